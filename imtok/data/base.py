@@ -1,0 +1,46 @@
+"""The contract that every kind of data keeps."""
+
+from abc import ABC, abstractmethod
+
+from imtok.data.images import ImageSet
+
+SPLITS = ("train", "val", "all")
+
+
+class Data(ABC):
+    """Where images come from: what ``data=...`` in a config builds."""
+
+    @abstractmethod
+    def train(self, image_size: int, seed: int) -> ImageSet:
+        """Images to train on: random crops, bad images replaced.
+
+        Args:
+            image_size: Side of the images, in pixels.
+            seed: The run's seed.
+
+        Raises:
+            InputError: If there is nothing to read.
+        """
+
+    @abstractmethod
+    def evaluation(self, image_size: int, split: str | None = None) -> ImageSet:
+        """Images to measure or export: nothing random, bad images left out.
+
+        Args:
+            image_size: Side of the images, in pixels.
+            split: "val" (held out of training), "train" or "all"; None = what suits the data.
+
+        Raises:
+            ValueError: If there is no such split.
+            InputError: If there is nothing to read.
+        """
+
+    def validation(self, image_size: int) -> ImageSet:
+        """The held-out images, measured at the end of training."""
+        return self.evaluation(image_size, "val")
+
+
+def check_split(split: str) -> None:
+    """Raise ValueError unless there is such a split."""
+    if split not in SPLITS:
+        raise ValueError(f"split must be one of {', '.join(SPLITS)}, got {split!r}")

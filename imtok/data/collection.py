@@ -1,0 +1,104 @@
+"""Collections of image files, of which a part is held out."""
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+from typing_extensions import override
+
+from imtok.data.base import Data, check_split
+from imtok.data.decode import MAX_PIXELS, WHITE
+from imtok.data.images import ImageSet, Source, Subset
+from imtok.data.names import hash_fraction
+from imtok.data.transforms import CentreCrop, RandomScaleCrop, check_scale
+
+
+class Collection(Data):
+    """Images under a path. Trains on random crops, evaluates on ADM's centre crop of every image by default.
+
+    Whether an image is held out depends on its key alone: more images may be added and none changes sides.
+
+    Args:
+        path: The images to train on and to evaluate.
+        val_path: Images held out of training; None = a part of ``path`` is.
+        val_fraction: That part, in (0, 1). Of two or more images at least one is
+            held out and one is not; a single image is on both sides.
+        scale: Smallest and largest side of a training crop, as fractions of an image's short side, in [0, 1].
+        flip: Mirror every other training crop.
+        max_pixels: Larger images are bad images.
+        background: What shows through transparent images: red, green and blue in [0, 255].
+
+    Raises:
+        ValueError: If an argument is out of range.
+    """
+
+    def __init__(
+        self,
+        path: str | Path,
+        val_path: str | Path | None = None,
+        val_fraction: float = 0.05,
+        scale: Sequence[float] = (0.8, 1.0),
+        flip: bool = True,
+        max_pixels: int = MAX_PIXELS,
+        background: Sequence[int] = WHITE,
+    ) -> None:
+        if not 0 < val_fraction < 1:
+            raise ValueError(f"val_fraction must lie between 0 and 1, got {val_fraction}")
+        if len(background) != 3 or not all(0 <= level <= 255 for level in background):
+            raise ValueError(f"background must be red, green and blue in [0, 255], got {list(background)}")
+        if max_pixels < 1:
+            raise ValueError(f"max_pixels must be at least 1, got {max_pixels}")
+        check_scale(scale)
+        self.path, self.val_path, self.val_fraction = str(path), val_path and str(val_path), val_fraction
+        self.scale, self.flip, self.max_pixels = scale, flip, max_pixels
+        self.background = (background[0], background[1], background[2])
+
+    @abstractmethod
+    def open(self, path: str, classes: list[str] | None) -> Source:
+        """List the images under ``path``.
+
+        Args:
+            path: As the user gave it.
+            classes: Number the classes like this; None = by their own names.
+
+        Raises:
+            InputError: If there are none, or they cannot be listed.
+        """
+
+    @override
+    def train(self, image_size: int, seed: int) -> ImageSet:
+        return ImageSet(self._part("train"), RandomScaleCrop(image_size, self.scale, self.flip), seed, training=True)
+
+    @override
+    def evaluation(self, image_size: int, split: str | None = None) -> ImageSet:
+        """Centre crops of every image of ``path``, or of ``split``."""
+        return ImageSet(self._part(split or "all"), CentreCrop(image_size))
+
+    def _part(self, split: str) -> Source:
+        check_split(split)
+        if split == "all" or (split == "train" and self.val_path is not None):
+            return self._all
+        if split == "val" and self.val_path is not None:
+            return self._opened(self.val_path, self._all.classes)
+        if len(self._all) == 1:  # to overfit one image is a fair thing to try
+            return self._all
+        return Subset(self._all, np.flatnonzero(self._held_out == (split == "val")))
+
+    @cached_property
+    def _all(self) -> Source:
+        return self._opened(self.path, None)
+
+    def _opened(self, path: str, classes: list[str] | None) -> Source:
+        source = self.open(path, classes)
+        source.max_pixels, source.background = self.max_pixels, self.background
+        return source
+
+    @cached_property
+    def _held_out(self) -> np.ndarray:
+        fractions = np.array([hash_fraction(self._all.key(index)) for index in range(len(self._all))])
+        held_out = fractions < self.val_fraction
+        held_out[fractions.argmin()] = True
+        held_out[fractions.argmax()] = False
+        return held_out

@@ -1,0 +1,111 @@
+"""Bytes to pixels: always uint8 RGB or a named error, never a crash.
+
+Pillow decodes: torchvision's PNG decoder can end the process on damaged files, and its JPEG decoder (the same
+libjpeg-turbo, no faster) is deprecated. The plug-ins are called directly, so that no other format can be reached,
+whatever the file claims to be.
+"""
+
+from io import BytesIO
+
+import numpy as np
+import torch
+from einops import rearrange
+from jaxtyping import UInt8
+from PIL import Image
+from PIL.JpegImagePlugin import JpegImageFile
+from PIL.PngImagePlugin import PngImageFile
+from PIL.WebPImagePlugin import WebPImageFile
+from torch import Tensor
+
+from imtok.data.headers import read_header
+from imtok.errors import InputError
+
+MAX_PIXELS = 64_000_000
+PLUGINS = {"JPEG": JpegImageFile, "PNG": PngImageFile, "WebP": WebPImageFile}
+WHITE = (255, 255, 255)
+ORIENTATION = 0x0112
+
+
+class DecodeError(InputError):
+    """An image that cannot be decoded; reads ``name: reason``."""
+
+
+def decode_image(
+    data: bytes, name: str, max_pixels: int = MAX_PIXELS, background: tuple[int, int, int] = WHITE
+) -> UInt8[Tensor, "3 h w"]:
+    """Decode a JPEG, PNG or WebP, upright, as 8-bit RGB.
+
+    Grey becomes RGB, CMYK is converted, 16 bits are scaled by 1/257, transparency shows ``background``; of an
+    animation the first frame is taken.
+
+    Args:
+        data: The file's bytes. The type is told from them, not from a name.
+        name: What errors call it: a path, or ``shard:member``.
+        max_pixels: Larger images are refused by what their header says.
+        background: Red, green and blue in [0, 255].
+
+    Raises:
+        DecodeError: If it is of another type, damaged, truncated or too large.
+
+    Example:
+        >>> file = BytesIO()
+        >>> Image.new("LA", (4, 2), (0, 0)).save(file, "PNG")
+        >>> decode_image(file.getvalue(), "clear.png", background=(9, 8, 7))[:, 0, 0]
+        tensor([9, 8, 7], dtype=torch.uint8)
+    """
+    try:
+        header = read_header(data)
+        _check_pixels(header.height, header.width, max_pixels)
+        with PLUGINS[header.format](BytesIO(data)) as image:
+            _check_pixels(image.height, image.width, max_pixels)  # a second header may tell another size
+            return _upright(_rgb(image, background), _orientation(image))
+    except MemoryError:
+        raise DecodeError(f"{name}: does not fit into memory") from None
+    except Exception as error:  # decoders raise many kinds: OSError, SyntaxError, ValueError, RuntimeError, zlib.error
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise DecodeError(f"{name}: {reason}") from None
+
+
+def _check_pixels(height: int, width: int, max_pixels: int) -> None:
+    if height < 1 or width < 1:
+        raise ValueError(f"says that it has {width} x {height} pixels")
+    if height * width > max_pixels:
+        raise ValueError(f"has {width} x {height} pixels, more than max_pixels={max_pixels}")
+
+
+def _rgb(image: Image.Image, background: tuple[int, int, int]) -> UInt8[np.ndarray, "h w 3"]:
+    """Pixels of any mode, composited over the background where they are transparent."""
+    transparent = image.info.get("transparency")
+    if image.mode.startswith("I"):  # 16-bit grey, where Pillow's own conversion saturates
+        levels = np.asarray(image).astype(np.uint32)
+        grey = np.repeat(((levels + 128) // 257).astype(np.uint8)[..., None], 3, axis=-1)
+        return grey if transparent is None else np.where((levels == transparent)[..., None], _row(background), grey)
+    if transparent is None and image.mode in ("RGB", "L", "1", "P", "CMYK"):
+        return np.array(image if image.mode == "RGB" else image.convert("RGB"))
+    pixels = np.asarray(image.convert("RGBA")).astype(np.uint16)
+    colour, alpha = pixels[..., :3], pixels[..., 3:]
+    return ((colour * alpha + _row(background) * (255 - alpha) + 127) // 255).astype(np.uint8)
+
+
+def _row(background: tuple[int, int, int]) -> UInt8[np.ndarray, "3"]:
+    return np.array(background, dtype=np.uint8)
+
+
+def _orientation(image: Image.Image) -> int:
+    """EXIF orientation, 1 to 8; 1 = upright also where the EXIF block is damaged."""
+    try:
+        orientation = image.getexif().get(ORIENTATION, 1)
+    except Exception:  # the picture itself is whole
+        return 1
+    return orientation if isinstance(orientation, int) and 1 <= orientation <= 8 else 1
+
+
+def _upright(pixels: UInt8[np.ndarray, "height width 3"], orientation: int) -> UInt8[Tensor, "3 h w"]:
+    image = rearrange(torch.from_numpy(pixels), "h w c -> c h w")
+    if orientation >= 5:
+        image = image.mT
+    if orientation in (2, 3, 6, 7):  # columns run backwards
+        image = image.flip(-1)
+    if orientation in (3, 4, 7, 8):
+        image = image.flip(-2)
+    return image

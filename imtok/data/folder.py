@@ -1,0 +1,128 @@
+"""A tree of image files, as it lies on the disk."""
+
+import os
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+from typing_extensions import override
+
+from imtok.data.collection import Collection
+from imtok.data.headers import SUFFIXES
+from imtok.data.images import MAX_BYTES, Source
+from imtok.data.names import Names, printable
+from imtok.errors import InputError
+
+OTHERS = (b".gif", b".bmp", b".tif", b".tiff", b".avif", b".heic", b".svg", b".npy", b".tar", b".zip", b".parquet")
+
+
+class Folder(Collection):
+    """Every JPEG, PNG and WebP below a folder; the first folder level is the class. Arguments: :class:`Collection`.
+
+    Keys are paths relative to the folder. Hidden files are ignored, links are followed. Files that lie directly in
+    the folder have no class (label -1), nor have files of ``val_path`` in a class that ``path`` does not have.
+
+    Raises:
+        InputError: From its methods, if the folder is missing, cannot be read or holds no image.
+
+    Example:
+        >>> import tempfile
+        >>> from PIL import Image
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     for name in ("cat", "dog"):
+        ...         (Path(folder) / name).mkdir()
+        ...         Image.new("RGB", (40, 30)).save(Path(folder) / name / "1.png")
+        ...     images = Folder(folder).evaluation(image_size=16)
+        ...     [(images[0, index].key, images[0, index].label) for index in range(len(images))]
+        [('cat/1.png', 0), ('dog/1.png', 1)]
+    """
+
+    @override
+    def open(self, path: str, classes: list[str] | None) -> Source:
+        return FileSource(Path(path), classes)
+
+
+class FileSource(Source):
+    """The image files below a folder, sorted by path.
+
+    Args:
+        folder: The folder.
+        classes: Names of the classes; None = the folders on the first level.
+
+    Raises:
+        InputError: If it is missing, cannot be read or holds no image.
+    """
+
+    def __init__(self, folder: Path, classes: list[str] | None = None) -> None:
+        if not folder.is_dir():
+            reason = "is a file" if folder.exists() else "does not exist"
+            raise InputError(f"data.path={folder} {reason}; give a folder of JPEG, PNG or WebP files")
+        others: Counter[str] = Counter()
+        try:
+            found = sorted(_walk(os.fsencode(folder), b"", others, ()))
+        except OSError as error:
+            raise InputError(f"data.path={folder} cannot be listed ({error.strerror}: {error.filename!r})") from None
+        if not found:
+            seen = ", ".join(f"{count} {suffix}" for suffix, count in others.most_common(3))
+            held = f"only {seen}" if seen else "no image"
+            raise InputError(f"data.path={folder} holds {held}; give a folder of JPEG, PNG or WebP files")
+        self.folder = os.fsencode(folder)
+        self.names = Names([name for name, _ in found])
+        self.sizes = np.array([size for _, size in found], dtype=np.int64)
+        levels = [name.split(b"/", 1)[0] if b"/" in name else None for name in self.names]
+        self.classes = (
+            sorted({printable(level) for level in levels if level is not None}) if classes is None else classes
+        )
+        number = {name: label for label, name in enumerate(self.classes)}
+        labels = (-1 if level is None else number.get(printable(level), -1) for level in levels)
+        self.labels = np.fromiter(labels, dtype=np.int64, count=len(levels))
+
+    @override
+    def __len__(self) -> int:
+        return len(self.names)
+
+    @override
+    def read(self, index: int) -> bytes:
+        with open(os.path.join(self.folder, self.names.raw(index)), "rb") as file:  # noqa: PTH118, PTH123, bytes paths
+            data = file.read(MAX_BYTES + 1)
+        if len(data) > MAX_BYTES:
+            raise OSError(f"is larger than {MAX_BYTES} bytes")
+        return data
+
+    @override
+    def key(self, index: int) -> str:
+        return self.names.text(index)
+
+    @override
+    def label(self, index: int) -> int:
+        return int(self.labels[index])
+
+    @override
+    def record(self, index: int) -> str:
+        return f"{self.key(index)}\t{self.sizes[index]}\t{self.labels[index]}"
+
+
+def _walk(
+    root: bytes, below: bytes, others: Counter[str], above: tuple[tuple[int, int], ...]
+) -> Iterator[tuple[bytes, int]]:
+    """Relative path and size of every image file; a link that leads back above itself is not followed."""
+    folder = os.path.join(root, below)  # noqa: PTH118, names need not be text
+    status = os.stat(folder)  # noqa: PTH116
+    identity = (status.st_dev, status.st_ino)
+    if identity in above:
+        return
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.name.startswith(b"."):
+                continue
+            name = below + entry.name
+            if entry.is_dir():
+                yield from _walk(root, name + b"/", others, (*above, identity))
+            elif name.lower().endswith(SUFFIXES):
+                if entry.is_file():
+                    yield name, entry.stat().st_size
+                elif entry.is_symlink() and not os.path.exists(entry.path):  # noqa: PTH110
+                    yield name, -1  # a link to nothing: a bad image with a name is better than one fewer
+            elif name.lower().endswith(OTHERS):
+                others[os.path.splitext(entry.name)[1].decode(errors="replace").lower()] += 1  # noqa: PTH122

@@ -1,0 +1,198 @@
+"""Sources of images, and the data set that turns one into samples: the same ones, whoever asks, whenever."""
+
+import hashlib
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from jaxtyping import Int64, UInt8
+from torch import Tensor
+from torch.utils.data import Dataset
+from typing_extensions import override
+
+from imtok.data.decode import MAX_PIXELS, WHITE, DecodeError, decode_image
+from imtok.data.order import Blocks
+from imtok.data.randomness import Purpose, bit_stream, generator
+from imtok.data.transforms import Transform
+from imtok.errors import InputError
+
+ATTEMPTS = 32  # where half of all images were bad, one sample in four billion would find no stand-in
+
+
+MAX_BYTES = 2**30  # no image that max_pixels allows is larger; a damaged size must not fill the memory
+
+
+class Source(ABC):
+    """A list of images, in a fixed order.
+
+    Attributes:
+        classes: Names of the classes; a label is a position in it, or -1.
+        max_pixels: Larger images are refused before they are decoded.
+        background: What shows through transparent images, red, green and blue in [0, 255].
+        blocks: Which samples lie together, where the order should mind that; None = it need not.
+    """
+
+    classes: list[str]
+    max_pixels: int = MAX_PIXELS
+    background: tuple[int, int, int] = WHITE
+    blocks: Blocks | None = None
+
+    @abstractmethod
+    def __len__(self) -> int: ...
+
+    @abstractmethod
+    def read(self, index: int) -> bytes:
+        """The encoded image.
+
+        Raises:
+            OSError: If this one cannot be read.
+            InputError: If more than this one cannot be read.
+        """
+
+    @abstractmethod
+    def key(self, index: int) -> str:
+        """The image's name, unlike any other's, in printable characters."""
+
+    @abstractmethod
+    def label(self, index: int) -> int:
+        """The image's class, -1 where there is none."""
+
+    @abstractmethod
+    def record(self, index: int) -> str:
+        """One line that changes when the image is moved or replaced: key, size, offset, label, ..."""
+
+    def image(self, index: int) -> UInt8[Tensor, "3 h w"]:
+        """The decoded image; DecodeError that names it if it is damaged."""
+        return decode_image(self.read(index), self.key(index), self.max_pixels, self.background)
+
+    @cached_property
+    def digest(self) -> str:
+        """Sha256 over all records: a run that resumes on another list of samples is another run."""
+        digest = hashlib.sha256()
+        for index in range(len(self)):
+            digest.update(self.record(index).encode() + b"\n")
+        return digest.hexdigest()
+
+
+class Subset(Source):
+    """Some images of a source.
+
+    Args:
+        source: The source.
+        indices: Which of its images, in ascending order.
+    """
+
+    def __init__(self, source: Source, indices: Int64[np.ndarray, " n"]) -> None:
+        self.source, self.indices, self.classes = source, indices, source.classes
+        if source.blocks is not None:
+            block = np.searchsorted(np.cumsum(source.blocks.sizes), indices, side="right")
+            sizes = np.bincount(block, minlength=len(source.blocks.sizes))
+            self.blocks = Blocks(tuple(sizes.tolist()), source.blocks.buffer)
+
+    @override
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    @override
+    def read(self, index: int) -> bytes:
+        return self.source.read(int(self.indices[index]))
+
+    @override
+    def image(self, index: int) -> UInt8[Tensor, "3 h w"]:
+        return self.source.image(int(self.indices[index]))
+
+    @override
+    def key(self, index: int) -> str:
+        return self.source.key(int(self.indices[index]))
+
+    @override
+    def label(self, index: int) -> int:
+        return self.source.label(int(self.indices[index]))
+
+    @override
+    def record(self, index: int) -> str:
+        return self.source.record(int(self.indices[index]))
+
+
+@dataclass(frozen=True)
+class Sample:
+    """What an :class:`ImageSet` holds.
+
+    Attributes:
+        image: The transformed image; None if it is bad and nothing stands in for it.
+        label: Class of the image that is shown, -1 where there is none.
+        index: Its position in the data set.
+        key: Its name.
+        bad: ``key: reason`` for every image that was tried and could not be decoded.
+        error: Why there can be no image in training; None otherwise.
+    """
+
+    image: UInt8[Tensor, "3 size size"] | None
+    label: int
+    index: int
+    key: str
+    bad: tuple[str, ...] = ()
+    error: str | None = None
+
+
+class ImageSet(Dataset[Sample]):
+    """Transformed images, each a pure function of the seed, the epoch and its index.
+
+    In training another image stands in for one that cannot be decoded: which one is a function of the same three, so
+    batches are full and the same for any number of workers. In evaluation nothing stands in.
+
+    Args:
+        source: The images.
+        transform: Makes them squares of one size.
+        seed: The run's seed, for random transforms.
+        training: Replace images that cannot be decoded.
+
+    Raises:
+        InputError: If the source is empty.
+    """
+
+    def __init__(self, source: Source, transform: Transform, seed: int = 0, training: bool = False) -> None:
+        if len(source) == 0:
+            raise InputError("the data set holds no image; give a path that does")
+        self.source, self.transform, self.seed, self.training = source, transform, seed, training
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    @property
+    def image_size(self) -> int:
+        """Side of the images, in pixels."""
+        return self.transform.size
+
+    @property
+    def blocks(self) -> Blocks | None:
+        """What :class:`~imtok.data.order.TrainBatches` should know of how the samples lie on the disk."""
+        return self.source.blocks
+
+    @property
+    def digest(self) -> str:
+        """Sha256 of the list of samples."""
+        return self.source.digest
+
+    @override
+    def __getitem__(self, place: tuple[int, int]) -> Sample:
+        """The sample at ``(epoch, index)``."""
+        epoch, index = place
+        shown, bad = index, []
+        for attempt in range(ATTEMPTS if self.training else 1):
+            try:
+                image = self.source.image(shown)
+            except DecodeError as error:
+                bad.append(str(error))
+            except OSError as error:
+                bad.append(f"{self.source.key(shown)}: {error.strerror or error}")
+            else:
+                image = self.transform(image, generator(Purpose.AUGMENT, self.seed, epoch, index))
+                return Sample(image, self.source.label(shown), shown, self.source.key(shown), tuple(bad))
+            if len(self) > 1:
+                draw = int(bit_stream(Purpose.REPLACE, self.seed, epoch, index, attempt).random_raw())
+                shown = (index + 1 + draw % (len(self) - 1)) % len(self)
+        error = f"no image could be decoded in {len(bad)} tries, the last being {bad[-1]}; check the data"
+        key, label = self.source.key(index), self.source.label(index)
+        return Sample(None, label, index, key, tuple(bad), error if self.training else None)

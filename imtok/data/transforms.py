@@ -1,0 +1,130 @@
+"""From an image of any size to a square of the size that a tokenizer reads; all on uint8."""
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from einops import rearrange
+from jaxtyping import UInt8
+from PIL import Image
+from torch import Tensor
+from torch.nn.functional import interpolate
+from typing_extensions import override
+
+LONGEST = 16  # long side over short side, beyond which CentreCrop cuts first: 1 x 60000 must not become 256 x 15 M
+
+
+class Transform(ABC):
+    """What an :class:`~imtok.data.images.ImageSet` does to each image.
+
+    Attributes:
+        size: Side of the squares that it makes, in pixels.
+    """
+
+    size: int
+
+    @abstractmethod
+    def __call__(self, image: UInt8[Tensor, "3 h w"], generator: np.random.Generator) -> UInt8[Tensor, "3 size size"]:
+        """A square of ``size`` pixels; ``generator`` is the only source of randomness."""
+
+
+class RandomScaleCrop(Transform):
+    """A square at a random place and scale, for training.
+
+    The side of the square is drawn log-uniformly between ``scale[0]`` and ``scale[1]`` of the image's short side, but
+    not below ``size`` pixels: an image is enlarged only where it is too small.
+
+    Args:
+        size: Side of the result, in pixels.
+        scale: Smallest and largest side, as fractions of the short side, in [0, 1]. (0, 1) is every scale from native
+            to the whole short side; (1, 1) is the largest square at a random place.
+        flip: Mirror every other image, left to right.
+
+    Raises:
+        ValueError: If the size or the scale is out of range.
+
+    Example:
+        >>> crop = RandomScaleCrop(32, scale=(0.5, 1.0))
+        >>> crop(torch.zeros(3, 100, 80, dtype=torch.uint8), np.random.default_rng(0)).shape
+        torch.Size([3, 32, 32])
+    """
+
+    def __init__(self, size: int, scale: Sequence[float] = (0.0, 1.0), flip: bool = True) -> None:
+        check_size(size)
+        check_scale(scale)
+        self.size = size
+        self.scale = (float(scale[0]), float(scale[1]))
+        self.flip = flip
+
+    @override
+    def __call__(self, image: UInt8[Tensor, "3 h w"], generator: np.random.Generator) -> UInt8[Tensor, "3 size size"]:
+        """Crop, resize with antialiasing and perhaps mirror."""
+        zoom, down, across, mirror = generator.random(4)
+        height, width = image.shape[-2:]
+        short = min(height, width)
+        largest = max(1.0, self.scale[1] * short)
+        smallest = min(max(self.size, self.scale[0] * short), largest)
+        side = min(short, round(smallest * (largest / smallest) ** zoom))
+        top, left = int(down * (height - side + 1)), int(across * (width - side + 1))
+        crop = image[:, top : top + side, left : left + side]
+        if side != self.size:
+            crop = interpolate(crop[None], (self.size, self.size), mode="bicubic", antialias=True)[0]
+        if self.flip and mirror < 0.5:
+            crop = crop.flip(-1)
+        return crop.contiguous()
+
+
+class CentreCrop(Transform):
+    """The centre square at the scale of the short side, for evaluation: ADM's crop (arXiv 2105.05233), to the pixel.
+
+    Halving by box filter while the short side is at least twice ``size``, then bicubic to ``size``, then the centre.
+    An image more than 16 times as long as wide is first cut to that, so that none grows without bound.
+
+    Args:
+        size: Side of the result, in pixels.
+
+    Raises:
+        ValueError: If the size is not positive.
+
+    Example:
+        >>> CentreCrop(32)(torch.zeros(3, 100, 80, dtype=torch.uint8), np.random.default_rng(0)).shape
+        torch.Size([3, 32, 32])
+    """
+
+    def __init__(self, size: int) -> None:
+        check_size(size)
+        self.size = size
+
+    @override
+    def __call__(self, image: UInt8[Tensor, "3 h w"], generator: np.random.Generator) -> UInt8[Tensor, "3 size size"]:
+        """Scale and crop; draws nothing from ``generator``."""
+        if image.shape[-2:] == (self.size, self.size):
+            return image.contiguous()
+        longest = LONGEST * min(image.shape[-2:])
+        picture = Image.fromarray(rearrange(_centre(image, longest, longest), "c h w -> h w c").contiguous().numpy())
+        while min(picture.size) >= 2 * self.size:
+            picture = picture.resize((picture.width // 2, picture.height // 2), Image.Resampling.BOX)
+        factor = self.size / min(picture.size)
+        scaled = (round(picture.width * factor), round(picture.height * factor))
+        pixels = torch.from_numpy(np.array(picture.resize(scaled, Image.Resampling.BICUBIC)))
+        return _centre(rearrange(pixels, "h w c -> c h w"), self.size, self.size).contiguous()
+
+
+def check_size(size: int) -> None:
+    """Raise ValueError unless ``size`` can be the side of an image."""
+    if size < 1:
+        raise ValueError(f"image size must be at least 1, got {size}")
+
+
+def check_scale(scale: Sequence[float]) -> None:
+    """Raise ValueError unless ``scale`` is a range of fractions."""
+    if len(scale) != 2 or not 0 <= scale[0] <= scale[1] <= 1 or scale[1] == 0 or not all(map(math.isfinite, scale)):
+        raise ValueError(f"scale must be two fractions of the short side, 0 <= low <= high <= 1, got {list(scale)}")
+
+
+def _centre(image: Tensor, height: int, width: int) -> Tensor:
+    """The centre of an image, at most so high and wide."""
+    top, left = max(0, image.shape[-2] - height) // 2, max(0, image.shape[-1] - width) // 2
+    return image[:, top : top + height, left : left + width]

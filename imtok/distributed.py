@@ -1,0 +1,87 @@
+"""The few collectives that imtok needs, in one place. Each is the identity in a single process."""
+
+import os
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from imtok.errors import InputError
+
+Value = TypeVar("Value")
+
+
+def world_size() -> int:
+    """Number of processes that train together."""
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+def rank() -> int:
+    """Index of this process among them."""
+    return dist.get_rank() if world_size() > 1 else 0
+
+
+def launched_rank() -> int:
+    """Index of this process as its launcher (Lightning, torchrun, SLURM) told it, before the processes have met.
+
+    0 stands for one process only; of the others some may share a number.
+    """
+    given = (os.environ.get(name) for name in ("RANK", "LOCAL_RANK", "SLURM_PROCID"))
+    number = int(next((value for value in given if value is not None), 0))
+    return number or (0 if "RANK" in os.environ else int(os.environ.get("NODE_RANK", 0)))
+
+
+def sum_over_ranks(value: Tensor) -> Tensor:
+    """The sum of ``value`` over ranks, without gradient."""
+    value = value.detach().clone(memory_format=torch.contiguous_format)
+    if world_size() > 1:
+        dist.all_reduce(value)
+    return value
+
+
+def mean_over_ranks(value: Tensor) -> Tensor:
+    """The mean of ``value`` over ranks, whose gradient is exact once DDP has averaged the gradients of all ranks.
+
+    The value is the global mean and the derivative that of the local value, so a function of it (an entropy, say)
+    has the derivative at the global mean: averaging over ranks gives the gradient of one big batch.
+    """
+    if world_size() == 1:
+        return value
+    return sum_over_ranks(value) / world_size() + (value - value.detach())
+
+
+def from_main(action: Callable[[], Value]) -> Value:
+    """Let rank 0 do something alone, such as writing a file; all ranks get its result, or its InputError.
+
+    An error that only rank 0 knew of would leave the others waiting for it.
+    """
+    outcome: list[Any] = [None, None]
+    if rank() == 0:
+        try:
+            outcome[0] = action()
+        except InputError as error:
+            outcome[1] = str(error)
+    if world_size() > 1:
+        dist.broadcast_object_list(outcome, src=0)
+    if outcome[1] is not None:
+        raise InputError(outcome[1])
+    return outcome[0]
+
+
+def gather_values(value: Value) -> list[Value]:
+    """The plain value of each rank, in the order of ranks."""
+    values: list[Any] = [value] * world_size()
+    if world_size() > 1:
+        dist.all_gather_object(values, value)
+    return values
+
+
+def gather_rows(rows: Tensor) -> Tensor:
+    """The rows of all ranks, in the order of ranks. Every rank must bring the same number of rows."""
+    if world_size() == 1:
+        return rows
+    parts = [torch.empty_like(rows) for _ in range(world_size())]
+    dist.all_gather(parts, rows.contiguous())
+    return torch.cat(parts)

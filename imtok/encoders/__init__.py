@@ -1,0 +1,1 @@
+"""Encoders: images ``b 3 h w`` to latents ``b n d``, a file each."""

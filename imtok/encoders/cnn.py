@@ -1,0 +1,88 @@
+"""The convolutional encoder of VQGAN (arXiv 2012.09841) and its descendants LlamaGen, IBQ and Open-MAGVIT2."""
+
+from collections.abc import Sequence
+from itertools import pairwise
+
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+from typing_extensions import override
+
+from imtok.encoders.base import Encoder, Latents
+from imtok.nn.convolution import Attention, ConvolutionStack, Layer, activated_norm, level_layers
+from imtok.nn.grid import grid_size, to_sequence
+from imtok.nn.resampling import Downsampling, downsampler
+
+
+class CNNEncoder(Encoder):
+    """Residual blocks at full, half, quarter, ... resolution; latents are read off the lowest, row by row.
+
+    Args:
+        out_dim: Width of the latents; the builder sets it to the quantizer's.
+        channels: Channels at full resolution.
+        multipliers: Channels of each level as a multiple of ``channels``, full resolution first. One level more
+            doubles the pixels per latent: 5 levels are 16 x 16 pixels.
+        blocks: Residual blocks per level.
+        attention: "lowest" = at the lowest resolution every residual block is followed by attention; "none".
+        middle: Layers at the lowest resolution, after its level.
+        downsample: How the resolution is halved (``imtok.nn.resampling``).
+        bias: Whether the first convolution and those of the residual blocks have a bias.
+        kernel_out: Side of the last convolution's kernel, odd.
+        latent_channels: Channels that the last convolution writes, and that a 1 x 1 convolution maps to ``out_dim``;
+            None = the last convolution writes the latents itself.
+
+    Raises:
+        ValueError: If an argument has no such choice; in ``forward`` and ``num_latents``, if the image is no multiple
+            of the pixels per latent.
+
+    Example:
+        >>> import torch
+        >>> encoder = CNNEncoder(out_dim=8, channels=32, multipliers=(1, 2), blocks=1)
+        >>> encoder(torch.rand(1, 3, 16, 32) * 2 - 1).shape
+        torch.Size([1, 128, 8])
+    """
+
+    def __init__(
+        self,
+        out_dim: int,
+        channels: int = 128,
+        multipliers: Sequence[int] = (1, 1, 2, 2, 4),
+        blocks: int = 2,
+        attention: Attention = "lowest",
+        middle: Sequence[Layer] = ("residual", "attention", "residual"),
+        downsample: Downsampling = "padded_end",
+        bias: bool = True,
+        kernel_out: int = 3,
+        latent_channels: int | None = 256,
+    ) -> None:
+        super().__init__()
+        if kernel_out % 2 == 0:
+            raise ValueError(f"kernel_out must be odd, got {kernel_out}")
+        self.factor = 2 ** (len(multipliers) - 1)
+        widths = [channels * multiplier for multiplier in multipliers]
+        self.conv_in = nn.Conv2d(3, channels, 3, padding=1, bias=bias)
+        self.levels = nn.ModuleList(
+            ConvolutionStack(layers, before, after, bias)
+            for layers, (before, after) in zip(
+                level_layers(len(widths), blocks, attention), pairwise([channels, *widths]), strict=True
+            )
+        )
+        self.downsamplers = nn.ModuleList(downsampler(downsample, width) for width in widths[:-1])
+        self.middle = ConvolutionStack(middle, widths[-1], widths[-1], bias)
+        self.norm_out = activated_norm(widths[-1])
+        self.conv_out = nn.Conv2d(widths[-1], latent_channels or out_dim, kernel_out, padding=kernel_out // 2)
+        self.project = nn.Conv2d(latent_channels, out_dim, 1) if latent_channels else nn.Identity()
+
+    @override
+    def forward(
+        self, image: Float[Tensor, "b 3 h w"], length: int | None = None, context: Tensor | None = None
+    ) -> Latents | tuple[Latents, Bool[Tensor, "b n"]]:
+        grid_size((image.shape[-2], image.shape[-1]), self.factor)
+        features = self.levels[0](self.conv_in(image))
+        for halve, level in zip(self.downsamplers, self.levels[1:], strict=True):
+            features = level(halve(features))
+        return to_sequence(self.project(self.conv_out(self.norm_out(self.middle(features)))))
+
+    @override
+    def num_latents(self, size: tuple[int, int]) -> int:
+        rows, columns = grid_size(size, self.factor)
+        return rows * columns

@@ -1,0 +1,5 @@
+"""The error that a user can mend: commands print it as one line and exit with code 2, without a traceback."""
+
+
+class InputError(ValueError):
+    """What the user gave cannot be used; the message names the file or key, the reason and the fix."""

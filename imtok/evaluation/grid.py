@@ -1,0 +1,60 @@
+"""Originals over their reconstructions, as one picture to look at."""
+
+import math
+from collections.abc import Sequence
+
+from einops import rearrange
+from jaxtyping import UInt8
+from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
+
+_PAPER, _INK, _FAINT = (255, 255, 255), (32, 32, 32), (110, 110, 110)
+_TILE = 128  # smaller images are enlarged to about this many pixels, without smoothing
+_GAP, _TEXT = 4, 14
+
+
+def draw_grid(
+    originals: Sequence[UInt8[Tensor, "3 h w"]], reconstructions: Sequence[UInt8[Tensor, "3 h w"]], columns: int = 8
+) -> Image.Image:
+    """Bands of originals, each over the band of its reconstructions, with the PSNR of each pair below.
+
+    Args:
+        originals: At least one image; all of one size.
+        reconstructions: As many.
+        columns: Pairs in a band.
+
+    Raises:
+        ValueError: If there is no pair, or an image without its counterpart.
+    """
+    if not originals or len(originals) != len(reconstructions):
+        raise ValueError(
+            f"originals must be paired with reconstructions, got {len(originals)} and {len(reconstructions)}"
+        )
+    height, width = originals[0].shape[-2:]
+    scale = max(1, round(_TILE / max(height, width)))
+    tile_width, tile_height = width * scale, height * scale
+    columns = min(columns, len(originals))
+    bands = math.ceil(len(originals) / columns)
+    font = ImageFont.load_default(size=_TEXT)
+    margin = math.ceil(max(font.getlength(text) for text in ("original", "reconstruction"))) + 2 * _GAP
+    band_height = 2 * (tile_height + _GAP) + _TEXT + 4 * _GAP
+    picture = Image.new("RGB", (margin + columns * (tile_width + _GAP), bands * band_height + _GAP), _PAPER)
+    draw = ImageDraw.Draw(picture)
+    for index, pair in enumerate(zip(originals, reconstructions, strict=True)):
+        band, column = divmod(index, columns)
+        left, top = margin + column * (tile_width + _GAP), _GAP + band * band_height
+        for row, (label, image) in enumerate(zip(("original", "reconstruction"), pair, strict=True)):
+            upper = top + row * (tile_height + _GAP)
+            picture.paste(to_picture(image).resize((tile_width, tile_height), Image.Resampling.NEAREST), (left, upper))
+            if not column:
+                draw.text((margin - _GAP, upper + tile_height / 2), label, _INK, font, anchor="rm")
+        error = (pair[0].double() - pair[1].double()).square().mean().item()
+        quality = f"{10 * math.log10(255**2 / error):.1f} dB" if error else "exact"
+        middle = (left + tile_width / 2, top + 2 * (tile_height + _GAP) + _GAP)
+        draw.text(middle, quality, _FAINT, font, anchor="ma")
+    return picture
+
+
+def to_picture(image: UInt8[Tensor, "3 h w"]) -> Image.Image:
+    """A tensor of pixels as a Pillow image."""
+    return Image.fromarray(rearrange(image, "c h w -> h w c").contiguous().cpu().numpy())

@@ -1,0 +1,1 @@
+"""Export: tokens, codebook and pictures for autoregressive generators."""

@@ -1,0 +1,41 @@
+"""The codebook as a file: a table per slot, whose look-ups add up to the latents."""
+
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import save_file
+
+from imtok.files import canonical_json
+from imtok.quantizers.base import Quantizer
+
+LARGEST = 2**29  # bytes of all tables; a vocabulary beyond that is decoded by the tokenizer, not by a table
+
+
+def write_codebook(quantizer: Quantizer, path: Path) -> str | None:
+    """Write ``slot_0``, ``slot_1``, ... of shape ``v d`` in float32, zero outside the slot's channels.
+
+    Args:
+        quantizer: Any with a vocabulary; the tables of codebook-free ones are computed.
+        path: A ``.safetensors`` file.
+
+    Returns:
+        Why there is no file; None if there is one.
+    """
+    size = 4 * quantizer.dim * sum(quantizer.vocab_sizes)
+    if size > LARGEST:
+        return f"its tables would take {size / 1e6:,.0f} MB, more than {LARGEST / 1e6:,.0f} MB"
+    tables = {f"slot_{slot}": table.float().contiguous().cpu() for slot, table in enumerate(quantizer.codebook())}
+    save_file(tables, path, {"format": "pt", "layout": canonical_json(layout(quantizer))})
+    return None
+
+
+def layout(quantizer: Quantizer) -> dict[str, Any]:
+    """How ids stand for latents, in words and numbers."""
+    return {
+        "quantizer": type(quantizer).__name__,
+        "latent_width": quantizer.dim,
+        "vocab_sizes": list(quantizer.vocab_sizes),
+        "bits_per_token": quantizer.bits_per_token,
+        "slots": "slot 0 stands for the first channels; latents are the sum over slots of the codebook's rows",
+        "digits": "inside a slot, channel 0 is the least significant digit of the id",
+    }

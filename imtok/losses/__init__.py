@@ -1,0 +1,1 @@
+"""Losses: what makes a reconstruction good, a file each."""

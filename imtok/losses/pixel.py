@@ -1,0 +1,36 @@
+"""Losses pixel by pixel, as VQGAN (L1, arXiv 2012.09841) and LlamaGen (L2, arXiv 2406.06525) use them."""
+
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
+from typing_extensions import override
+
+from imtok.losses.base import ImageLoss
+
+
+class L1Loss(ImageLoss):
+    """Mean absolute error over pixels and channels.
+
+    Example:
+        >>> import torch
+        >>> L1Loss()(torch.zeros(1, 3, 2, 2), torch.full((1, 3, 2, 2), 0.5))
+        tensor(0.5000)
+    """
+
+    @override
+    def forward(self, image: Float[Tensor, "b 3 h w"], target: Float[Tensor, "b 3 h w"]) -> Float[Tensor, ""]:
+        return F.l1_loss(image, target)
+
+
+class L2Loss(ImageLoss):
+    """Mean squared error over pixels and channels.
+
+    Example:
+        >>> import torch
+        >>> L2Loss()(torch.zeros(1, 3, 2, 2), torch.full((1, 3, 2, 2), 0.5))
+        tensor(0.2500)
+    """
+
+    @override
+    def forward(self, image: Float[Tensor, "b 3 h w"], target: Float[Tensor, "b 3 h w"]) -> Float[Tensor, ""]:
+        return F.mse_loss(image, target)

@@ -1,0 +1,1 @@
+"""Metrics: torchmetrics classes with sum-only states, a file each."""

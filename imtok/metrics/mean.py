@@ -1,0 +1,58 @@
+"""A mean over images that is the same number however the images are split into batches and ranks."""
+
+from abc import ABC, abstractmethod
+from typing import Any
+
+import torch
+from jaxtyping import Float, UInt8
+from torch import Tensor
+from torchmetrics import Metric
+from typing_extensions import override
+
+_UNIT = 2.0**-32  # sums of values up to 100 stay inside int64 for twenty million images
+
+
+class ImageMean(Metric, ABC):
+    """The mean of a value per pair of images.
+
+    Values are summed as integers, in units of 2^-32. Float sums depend on their order, so that batch size and number
+    of ranks would show in the last digits; integer sums do not.
+
+    Args:
+        **settings: Of :class:`torchmetrics.Metric`.
+
+    Raises:
+        ValueError: In ``update``, if the images differ in shape.
+    """
+
+    full_state_update = False
+    higher_is_better = True
+    total: Tensor
+    count: Tensor
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings)
+        self.add_state("total", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
+        self.add_state("count", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
+
+    @abstractmethod
+    def per_image(self, image: UInt8[Tensor, "b 3 h w"], target: UInt8[Tensor, "b 3 h w"]) -> Float[Tensor, " b"]:
+        """The value of each pair, float64."""
+
+    @override
+    def update(self, image: UInt8[Tensor, "b 3 h w"], target: UInt8[Tensor, "b 3 h w"]) -> None:
+        """Count pairs of images in.
+
+        Args:
+            image: Reconstructions.
+            target: What they should be.
+        """
+        if image.shape != target.shape:
+            raise ValueError(f"images must have the shape of their targets {tuple(target.shape)}, got {image.shape}")
+        self.total += (self.per_image(image, target) / _UNIT).round().long().sum()
+        self.count += len(image)
+
+    @override
+    def compute(self) -> Float[Tensor, ""]:
+        """The mean over all images so far, float64; NaN without any."""
+        return self.total.double() * _UNIT / self.count

@@ -1,0 +1,1 @@
+"""Building blocks: no idea of tokens or images."""

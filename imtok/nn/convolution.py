@@ -1,0 +1,133 @@
+"""Residual blocks, spatial attention and stacks of them, as VQGAN has them (arXiv 2012.09841)."""
+
+from collections.abc import Sequence
+from typing import Literal, get_args
+
+from einops import rearrange
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional as F
+from typing_extensions import override
+
+from imtok.nn.norms import group_norm
+
+Layer = Literal["residual", "attention"]
+Attention = Literal["lowest", "none"]
+
+
+class ResidualBlock(nn.Module):
+    """Norm, SiLU and 3 x 3 convolution, twice, added to the input.
+
+    Args:
+        in_channels: Channels of the input.
+        out_channels: Channels of the output; where they differ, a 1 x 1 convolution carries the input over.
+        bias: Whether the convolutions have a bias.
+
+    Example:
+        >>> import torch
+        >>> ResidualBlock(32, 64)(torch.randn(1, 32, 8, 8)).shape
+        torch.Size([1, 64, 8, 8])
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, bias: bool = True) -> None:
+        super().__init__()
+        self.norm1 = group_norm(in_channels)
+        self.conv1 = nn.Conv2d(in_channels, out_channels, 3, padding=1, bias=bias)
+        self.norm2 = group_norm(out_channels)
+        self.conv2 = nn.Conv2d(out_channels, out_channels, 3, padding=1, bias=bias)
+        same = in_channels == out_channels
+        self.shortcut = nn.Identity() if same else nn.Conv2d(in_channels, out_channels, 1, bias=bias)
+
+    @override
+    def forward(self, features: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c2 h w"]:
+        hidden = self.conv1(F.silu(self.norm1(features)))
+        return self.shortcut(features) + self.conv2(F.silu(self.norm2(hidden)))
+
+
+class SpatialAttention(nn.Module):
+    """Every position attends to all others with a single head, added to the input.
+
+    Args:
+        channels: Channels of input and output.
+
+    Example:
+        >>> import torch
+        >>> SpatialAttention(32)(torch.randn(1, 32, 8, 8)).shape
+        torch.Size([1, 32, 8, 8])
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.norm = group_norm(channels)
+        self.query = nn.Conv2d(channels, channels, 1)
+        self.key = nn.Conv2d(channels, channels, 1)
+        self.value = nn.Conv2d(channels, channels, 1)
+        self.project = nn.Conv2d(channels, channels, 1)
+
+    @override
+    def forward(self, features: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
+        normed = self.norm(features)
+        query, key, value = (
+            rearrange(conv(normed), "b c h w -> b 1 (h w) c") for conv in (self.query, self.key, self.value)
+        )
+        attended = F.scaled_dot_product_attention(query, key, value)
+        return features + self.project(rearrange(attended, "b 1 (h w) c -> b c h w", h=features.shape[-2]))
+
+
+class ConvolutionStack(nn.Sequential):
+    """Layers of one resolution, one after the other; the first residual block changes the number of channels.
+
+    Args:
+        layers: What comes after what: "residual" or "attention".
+        in_channels: Channels of the input.
+        out_channels: Channels of the output.
+        bias: Whether the convolutions of residual blocks have a bias.
+
+    Raises:
+        ValueError: If a layer has another name, or no residual block comes first where channels change.
+
+    Example:
+        >>> import torch
+        >>> ConvolutionStack(["residual", "attention"], 32, 64)(torch.randn(1, 32, 8, 8)).shape
+        torch.Size([1, 64, 8, 8])
+    """
+
+    def __init__(self, layers: Sequence[Layer], in_channels: int, out_channels: int, bias: bool = True) -> None:
+        if in_channels != out_channels and (not layers or layers[0] != "residual"):
+            raise ValueError(f"layers must begin with 'residual' where the channels change, got {list(layers)}")
+        modules: list[nn.Module] = []
+        channels = in_channels
+        for layer in layers:
+            if layer == "residual":
+                modules.append(ResidualBlock(channels, out_channels, bias))
+                channels = out_channels
+            elif layer == "attention":
+                modules.append(SpatialAttention(channels))
+            else:
+                raise ValueError(f"layers must be 'residual' or 'attention', got {layer!r}")
+        super().__init__(*modules)
+
+
+def activated_norm(channels: int) -> nn.Sequential:
+    """Norm and SiLU: what closes a chain of residual blocks before its last convolution."""
+    return nn.Sequential(group_norm(channels), nn.SiLU())
+
+
+def level_layers(levels: int, blocks: int, attention: Attention) -> list[list[Layer]]:
+    """The layers of every resolution of a pyramid, full resolution first.
+
+    Args:
+        levels: Number of resolutions, at least 1.
+        blocks: Residual blocks per level, at least 1.
+        attention: "lowest" = at the lowest resolution attention follows every residual block; "none".
+
+    Raises:
+        ValueError: If an argument is out of range.
+    """
+    if levels < 1 or blocks < 1:
+        raise ValueError(f"levels and blocks must be at least 1, got {levels} and {blocks}")
+    if attention not in get_args(Attention):
+        raise ValueError(f"attention must be one of {', '.join(get_args(Attention))}, got {attention!r}")
+    residual: list[Layer] = ["residual"] * blocks
+    attended: list[Layer] = ["residual", "attention"] * blocks
+    return [residual] * (levels - 1) + [attended if attention == "lowest" else residual]

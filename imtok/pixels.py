@@ -1,0 +1,29 @@
+"""Pixels at imtok's edges (uint8) and inside it (float in ``[-1, 1]``)."""
+
+import torch
+from jaxtyping import Float, UInt8
+from torch import Tensor
+
+
+def to_float(image: UInt8[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+    """Levels 0 to 255 as float32 in ``[-1, 1]``."""
+    return image.float() / 127.5 - 1
+
+
+def to_uint8(image: Float[Tensor, "*shape"]) -> UInt8[Tensor, "*shape"]:
+    """The nearest level of each value; ``to_float`` undone exactly on all 256 levels.
+
+    Values outside ``[-1, 1]`` are clamped first (a cast alone would wrap them around), and none is truncated, which
+    would darken a quarter of the levels by one.
+
+    Raises:
+        ValueError: If a value is NaN: as a level it would look like black.
+
+    Example:
+        >>> to_uint8(torch.tensor([-1.5, -1.0, 0.0, 1.0]))
+        tensor([  0,   0, 128, 255], dtype=torch.uint8)
+    """
+    if image.isnan().any():
+        raise ValueError("pixels must be numbers to become uint8, got NaN")
+    exact = image if image.dtype == torch.float64 else image.float()
+    return ((exact.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)

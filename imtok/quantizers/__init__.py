@@ -1,0 +1,1 @@
+"""Quantizers: latents ``b n d`` to ids ``b t g`` and back, a file each."""

@@ -1,0 +1,132 @@
+"""The contract that every quantizer keeps, and the numerics that all of them share."""
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import replace
+
+import torch
+from jaxtyping import Bool, Float, Int64
+from torch import Tensor, nn
+from typing_extensions import override
+
+from imtok.distributed import sum_over_ranks, world_size
+from imtok.types import Quantized
+
+
+class Quantizer(nn.Module, ABC):
+    """Maps latents to token ids and back.
+
+    ``forward`` takes care of what no method may get wrong: at least float32 with autocast off, and latents that are
+    not kept (they take part in nothing and come out as zero). A method only writes ``quantize`` and ``decode``.
+
+    Attributes:
+        dim: Width of the latents. Encoder and decoder are built to it.
+        vocab_sizes: Number of ids in each slot.
+    """
+
+    dim: int
+    vocab_sizes: tuple[int, ...]
+
+    @abstractmethod
+    def quantize(self, latents: Float[Tensor, "b n d"], keep: Bool[Tensor, "b n"] | None) -> Quantized:
+        """Quantize latents that are float32 or float64. Writes no buffer, draws no global random number.
+
+        Args:
+            latents: The encoder's latents; zero where they are not kept.
+            keep: True = transmitted; losses and statistics count only these. None = all of them.
+        """
+
+    @abstractmethod
+    def decode(self, ids: Int64[Tensor, "b t g"], slots: int | None = None) -> Float[Tensor, "b n d"]:
+        """The latents of ``ids``: exactly what ``forward`` returned with them.
+
+        Args:
+            ids: Token ids.
+            slots: Use only the first so many slots; None = all of them.
+        """
+
+    @abstractmethod
+    def codebook(self) -> list[Float[Tensor, "v d"]]:
+        """A table per slot, full width and zero outside its channels: latents are the sum of the look-ups."""
+
+    @abstractmethod
+    def neighbours(self, ids: Int64[Tensor, "b t g"], count: int) -> Int64[Tensor, "b t g count"]:
+        """The ``count`` nearest codes of the same slot, nearest first, so that each id comes first itself.
+
+        Raises:
+            ValueError: If ``count`` exceeds a slot's vocabulary.
+        """
+
+    def start(self, latents: Float[Tensor, "m d"]) -> None:
+        """Fit the codebook to the first latents (of all ranks), once, before step 0. Nothing to do by default."""
+
+    def update(self, stats: dict[str, Tensor]) -> None:
+        """Apply statistics summed over micro-batches and ranks, once per optimiser step. Nothing by default."""
+
+    def num_tokens(self, num_latents: int) -> int:
+        """Tokens (``t``) for so many latents (``n``)."""
+        return num_latents
+
+    @property
+    def part_dims(self) -> tuple[int, ...]:
+        """Widths of the channel groups that stand for different things: the targets of alignment losses."""
+        return (self.dim,)
+
+    @property
+    def bits_per_token(self) -> float:
+        """Nominal bits of one token: the sum over slots of log2 of the vocabulary."""
+        return sum(math.log2(size) for size in self.vocab_sizes)
+
+    @override
+    def forward(self, latents: Float[Tensor, "b n d"], keep: Bool[Tensor, "b n"] | None = None) -> Quantized:
+        """Quantize, with gradients to ``latents``.
+
+        Args:
+            latents: The encoder's latents, any float type.
+            keep: True = transmitted; None = all of them.
+        """
+        if latents.shape[-1] != self.dim:
+            raise ValueError(f"latents must be {self.dim} wide for {type(self).__name__}, got {latents.shape[-1]}")
+        with torch.autocast(latents.device.type, enabled=False):
+            exact = latents if latents.dtype == torch.float64 else latents.float()
+            if keep is not None:
+                exact = exact.masked_fill(~keep[..., None], 0)
+            quantized = self.quantize(exact, keep)
+        codes, ids = quantized.latents.to(latents.dtype), quantized.ids
+        if keep is not None:
+            codes = codes.masked_fill(~keep[..., None], 0)
+            ids = ids.masked_fill(~keep[..., None], 0) if ids.shape[1] == keep.shape[1] else ids
+        return replace(quantized, latents=codes, ids=ids, keep=keep)
+
+    @override
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "Quantizer":
+        """Follow a move to another device or to float64, but keep tables and sums out of half precision."""
+
+        def keep_exact(tensor: Tensor) -> Tensor:
+            moved = fn(tensor)
+            halved = moved.is_floating_point() and moved.element_size() < tensor.element_size()
+            return tensor.to(moved.device) if halved else moved
+
+        return super()._apply(keep_exact, recurse)
+
+    @override
+    def extra_repr(self) -> str:
+        return f"dim={self.dim}, vocab_sizes={self.vocab_sizes}"
+
+
+def straight_through(codes: Float[Tensor, "*shape"], latents: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+    """``codes`` bit for bit, with the gradient of ``latents`` (arXiv 1308.3432). NaN latents give NaN."""
+    return codes.detach() + (latents - latents.detach())
+
+
+def token_mean(values: Float[Tensor, "b n"], keep: Bool[Tensor, "b n"] | None) -> Float[Tensor, ""]:
+    """The mean over kept tokens of all ranks, as DDP's averaging of gradients wants it.
+
+    Each rank divides by the mean number of kept tokens per rank, so that tokens weigh the same on every rank. The
+    collective runs whenever a mask is given, which the config decides, and never by what the mask holds.
+    """
+    if keep is None:
+        return values.mean()
+    tokens = sum_over_ranks(keep.sum()) / world_size()
+    return (values * keep).sum() / tokens.clamp_min(1)

@@ -1,0 +1,78 @@
+"""Finite scalar quantization (FSQ, arXiv 2309.15505)."""
+
+import math
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Bool, Float, Int64
+from torch import Tensor
+from typing_extensions import override
+
+from imtok.quantizers.base import Quantizer, straight_through
+from imtok.quantizers.search import nearest_codes
+from imtok.types import Quantized
+
+
+class FSQ(Quantizer):
+    """Rounds each channel to one of a few evenly spaced levels in [-1, 1].
+
+    ``round(tanh(z + s) h - o)``, where ``h`` is half the width of the grid, ``o`` is 1/2 for an even number of
+    levels, and ``s = atanh(o / h)`` makes 0 stay 0. There is no codebook to learn and no loss: the codes are all
+    combinations of levels. The slope of the tanh is part of the gradient.
+
+    Args:
+        levels: Number of levels of each channel, at least 2 each; their number is the width of the latents.
+
+    Raises:
+        ValueError: For an empty list, a number of levels below 2, or a vocabulary above 2^62.
+
+    Example:
+        >>> quantizer = FSQ(levels=[8, 5, 5, 5])
+        >>> quantizer.dim, quantizer.vocab_sizes
+        (4, (1000,))
+        >>> quantizer(torch.zeros(1, 16, 4)).ids.shape
+        torch.Size([1, 16, 1])
+    """
+
+    levels: Int64[Tensor, " d"]
+    places: Int64[Tensor, " d"]
+
+    def __init__(self, levels: Sequence[int]) -> None:
+        super().__init__()
+        if not levels or min(levels) < 2 or math.prod(levels) > 2**62:
+            raise ValueError(
+                f"levels must be a list of whole numbers >= 2 with a product of at most 2^62, got {list(levels)}"
+            )
+        self.dim = len(levels)
+        self.vocab_sizes = (math.prod(levels),)
+        self.register_buffer("levels", torch.tensor(levels), persistent=False)
+        self.register_buffer("places", torch.tensor([1, *levels[:-1]]).cumprod(0), persistent=False)
+
+    @override
+    def quantize(self, latents: Float[Tensor, "b n d"], keep: Bool[Tensor, "b n"] | None) -> Quantized:
+        half_width = (self.levels - 1).to(latents.dtype) * (1 + 1e-3) / 2
+        offset = (1 - self.levels % 2).to(latents.dtype) / 2  # an even grid has no middle level
+        bounded = (latents + (offset / half_width).atanh()).tanh() * half_width - offset
+        digits = bounded.detach().nan_to_num().round().long()
+        codes = self._codes(digits).to(latents.dtype)
+        ids = ((digits + self.levels // 2) * self.places).sum(-1, keepdim=True)
+        return Quantized(straight_through(codes, bounded / (self.levels // 2)), ids)
+
+    @override
+    def decode(self, ids: Int64[Tensor, "b t g"], slots: int | None = None) -> Float[Tensor, "b n d"]:
+        return self._codes(self._digits(ids))
+
+    @override
+    def codebook(self) -> list[Float[Tensor, "v d"]]:
+        return [self._codes(self._digits(torch.arange(self.vocab_sizes[0], device=self.levels.device)[:, None]))]
+
+    @override
+    def neighbours(self, ids: Int64[Tensor, "b t g"], count: int) -> Int64[Tensor, "b t g count"]:
+        grid = self._digits(torch.arange(self.vocab_sizes[0], device=ids.device)[:, None]).float()
+        return nearest_codes(ids, grid, count)
+
+    def _digits(self, ids: Int64[Tensor, "*shape 1"]) -> Int64[Tensor, "*shape d"]:
+        return ids // self.places % self.levels - self.levels // 2
+
+    def _codes(self, digits: Int64[Tensor, "*shape d"]) -> Float[Tensor, "*shape d"]:
+        return digits.float() / (self.levels // 2)

@@ -1,0 +1,162 @@
+"""Vector quantization with a gradient-trained codebook (VQ-VAE, arXiv 1711.00937; VQGAN, arXiv 2012.09841)."""
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int64
+from torch import Tensor, nn
+from typing_extensions import override
+
+from imtok.quantizers.base import Quantizer, straight_through, token_mean
+from imtok.quantizers.entropy import assignment_entropies
+from imtok.quantizers.kmeans import kmeans
+from imtok.quantizers.search import nearest, nearest_codes
+from imtok.types import Loss, Quantized
+
+
+class VQ(Quantizer):
+    """Replaces each latent ``z`` by its nearest code ``e``.
+
+    ``codebook = mean |e - sg z|^2`` moves the codes, ``commit = mean |z - sg e|^2`` the encoder, both means over
+    tokens and channels. Unit-length codes of few channels (ViT-VQGAN, arXiv 2110.04627) keep large codebooks in use.
+
+    A code whose share of the tokens falls below ``restart_below`` of an even share is dead: it is drawn anew from
+    the mixture of Gaussians that the batch's clusters make, big clusters first. That is a random token of the global
+    batch up to its place inside its cluster, in a form that adds up over micro-batches and ranks.
+
+    Args:
+        dim: Width of latents and codes.
+        codebook_size: Number of codes.
+        normalize: Scale latents and codes to unit length.
+        codebook_weight: Weight of the codebook loss.
+        commit_weight: Weight of the commitment loss. 0.25 here and 1 above as in the paper's formula; taming's
+            ``legacy`` has them exchanged.
+        entropy_weight: Weight of the mean entropy of assignments minus the entropy of the mean assignment; 0 = off.
+        temperature: Softmax temperature of those assignments, whose logits are negative squared distances.
+        restart_below: Share of the tokens, relative to an even share, below which a code is dead; 0 = never.
+        usage_decay: Decay per step of the running share.
+        kmeans_start: Start from the cluster centres of the first latents instead of uniform noise.
+
+    Raises:
+        ValueError: For a size, weight or temperature out of range.
+
+    Example:
+        >>> quantizer = VQ(dim=8, codebook_size=64)
+        >>> quantized = quantizer(torch.randn(2, 16, 8))
+        >>> quantized.ids.shape, torch.equal(quantizer.decode(quantized.ids), quantized.latents)
+        (torch.Size([2, 16, 1]), True)
+    """
+
+    usage: Float[Tensor, " v"]
+    restarts: Int64[Tensor, ""]
+
+    def __init__(
+        self,
+        dim: int,
+        codebook_size: int,
+        normalize: bool = True,
+        codebook_weight: float = 1.0,
+        commit_weight: float = 0.25,
+        entropy_weight: float = 0.0,
+        temperature: float = 0.01,
+        restart_below: float = 0.0,
+        usage_decay: float = 0.99,
+        kmeans_start: bool = False,
+    ) -> None:
+        super().__init__()
+        if dim < 1 or codebook_size < 1:
+            raise ValueError(f"dim and codebook_size must be at least 1, got {dim} and {codebook_size}")
+        if temperature <= 0:
+            raise ValueError(f"temperature must be positive, got {temperature}")
+        if not 0 <= usage_decay < 1 or not 0 <= restart_below < 1:
+            raise ValueError(f"usage_decay and restart_below must be in [0, 1), got {usage_decay} and {restart_below}")
+        if min(codebook_weight, commit_weight, entropy_weight) < 0:
+            raise ValueError(
+                f"loss weights must not be negative, got {codebook_weight}, {commit_weight} and {entropy_weight}"
+            )
+        self.dim = dim
+        self.vocab_sizes = (codebook_size,)
+        self.normalize = normalize
+        self.codebook_weight = codebook_weight
+        self.commit_weight = commit_weight
+        self.entropy_weight = entropy_weight
+        self.temperature = temperature
+        self.restart_below = restart_below
+        self.usage_decay = usage_decay
+        self.kmeans_start = kmeans_start
+        self.weight = nn.Parameter(torch.empty(codebook_size, dim).uniform_(-1 / codebook_size, 1 / codebook_size))
+        self.register_buffer("usage", torch.full((codebook_size,), 1 / codebook_size))
+        self.register_buffer("restarts", torch.zeros((), dtype=torch.long))
+
+    @override
+    def quantize(self, latents: Float[Tensor, "b n d"], keep: Bool[Tensor, "b n"] | None) -> Quantized:
+        latents = self._on_sphere(latents)
+        table = self._table().to(latents.dtype)
+        ids = nearest(latents.flatten(0, 1), table).view(latents.shape[:2])
+        codes = F.embedding(ids, table)
+        losses = {
+            "codebook": Loss(token_mean((codes - latents.detach()).square().mean(-1), keep), self.codebook_weight),
+            "commit": Loss(token_mean((codes.detach() - latents).square().mean(-1), keep), self.commit_weight),
+        }
+        if self.entropy_weight:
+            per_token, of_mean = assignment_entropies(
+                lambda block: -torch.cdist(block, table).square() / self.temperature, latents, keep, len(table)
+            )
+            losses["entropy_token"] = Loss(per_token, self.entropy_weight)
+            losses["entropy_codebook"] = Loss(of_mean, -self.entropy_weight)
+        stats = self._stats(latents, ids, codes, keep) if self.training and self.restart_below else {}
+        return Quantized(straight_through(codes, latents), ids[..., None], losses=losses, stats=stats)
+
+    @override
+    def decode(self, ids: Int64[Tensor, "b t g"], slots: int | None = None) -> Float[Tensor, "b n d"]:
+        return F.embedding(ids[..., 0], self._table())
+
+    @override
+    def codebook(self) -> list[Float[Tensor, "v d"]]:
+        return [self._table().detach()]
+
+    @override
+    def neighbours(self, ids: Int64[Tensor, "b t g"], count: int) -> Int64[Tensor, "b t g count"]:
+        return nearest_codes(ids, self._table(), count)
+
+    @override
+    @torch.no_grad()
+    def start(self, latents: Float[Tensor, "m d"]) -> None:
+        if self.kmeans_start:
+            points = self._on_sphere(latents.to(self.weight.dtype))
+            generator = torch.Generator().manual_seed(0)
+            self.weight.copy_(kmeans(points, len(self.weight), generator, spherical=self.normalize))
+
+    @override
+    @torch.no_grad()
+    def update(self, stats: dict[str, Tensor]) -> None:
+        if not stats or not stats["counts"].any():
+            return
+        counts = stats["counts"].to(self.usage.dtype)
+        self.usage.lerp_(counts / counts.sum().clamp_min(1), 1 - self.usage_decay)
+        dead = self.usage < self.restart_below / len(self.usage)
+        generator = torch.Generator().manual_seed(int(self.restarts))
+        chosen = torch.multinomial(counts.double().cpu(), len(counts), replacement=True, generator=generator)
+        noise = torch.randn(self.weight.shape, generator=generator).to(self.weight)
+        size = counts.clamp_min(1)[:, None]
+        spread = (stats["errors"].to(size)[:, None] / size / self.dim).sqrt()
+        fresh = (stats["sums"].to(size) / size)[chosen.to(dead.device)] + spread[chosen.to(dead.device)] * noise
+        self.weight.copy_(torch.where(dead[:, None], self._on_sphere(fresh), self.weight))
+        self.usage.masked_fill_(dead, 1 / len(self.usage))
+        self.restarts += 1
+
+    def _stats(self, latents: Tensor, ids: Tensor, codes: Tensor, keep: Tensor | None) -> dict[str, Tensor]:
+        """Per code: number of tokens, sum of their latents, sum of their squared distances from the code."""
+        points, index, chosen = latents.detach().flatten(0, 1), ids.flatten(), codes.detach().flatten(0, 1)
+        weights = points.new_ones(len(points)) if keep is None else keep.flatten().to(points.dtype)
+        zeros = points.new_zeros(len(self.weight))
+        return {
+            "counts": zeros.index_add(0, index, weights),
+            "sums": torch.zeros_like(self.weight, dtype=points.dtype).index_add(0, index, points * weights[:, None]),
+            "errors": zeros.index_add(0, index, (points - chosen).square().sum(-1) * weights),
+        }
+
+    def _table(self) -> Float[Tensor, "v d"]:
+        return self._on_sphere(self.weight)
+
+    def _on_sphere(self, vectors: Float[Tensor, "*shape d"]) -> Float[Tensor, "*shape d"]:
+        return F.normalize(vectors, dim=-1) if self.normalize else vectors

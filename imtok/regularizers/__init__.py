@@ -1,0 +1,1 @@
+"""Regularisers: which tokens stay or change in training, a file each."""

@@ -1,0 +1,25 @@
+"""Values as pure functions of the optimiser step."""
+
+import math
+
+
+def warmup_cosine(step: int, peak: float, warmup_steps: int, total_steps: int, final: float = 0.0) -> float:
+    """Linear warm-up to ``peak``, then half a cosine down to ``final`` at ``total_steps`` (arXiv 1608.03983).
+
+    Args:
+        step: Optimiser steps taken so far, from 0.
+        peak: Value after the warm-up.
+        warmup_steps: Length of the warm-up; the first step already uses ``peak / warmup_steps``.
+        total_steps: Step at which ``final`` is reached.
+        final: Value at and after ``total_steps``.
+
+    Example:
+        >>> [round(warmup_cosine(step, 1.0, 2, 4), 3) for step in range(5)]
+        [0.5, 1.0, 1.0, 0.5, 0.0]
+    """
+    if step < warmup_steps:
+        return peak * (step + 1) / warmup_steps
+    if step >= total_steps:
+        return final
+    done = (step - warmup_steps) / max(1, total_steps - warmup_steps)
+    return final + (peak - final) * 0.5 * (1 + math.cos(math.pi * done))

@@ -1,0 +1,295 @@
+"""image -> encoder -> latents -> quantizer -> latents -> decoder -> image."""
+
+import hashlib
+import importlib
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from huggingface_hub import snapshot_download
+from jaxtyping import Float
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from typing_extensions import override
+
+from imtok.decoders.base import Decoder
+from imtok.encoders.base import Encoder
+from imtok.errors import InputError
+from imtok.files import canonical_json, new_folder, read_json, sha256, write_json
+from imtok.quantizers.base import Quantizer
+from imtok.regularizers.base import Regularizer
+from imtok.types import Quantized, Reconstruction, Tokens
+
+Config = dict[str, Any]
+CONFIG = "config.json"
+WEIGHTS = "model.safetensors"
+
+
+class Tokenizer(nn.Module):
+    """Turns images into discrete tokens and tokens into images. Plain torch: no losses, optimisers or Lightning.
+
+    Args:
+        encoder: Images to latents.
+        quantizer: Latents to ids and back.
+        decoder: Latents to images.
+        regularizer: Drops or changes tokens in training; None = nothing does.
+        config: The plain values that :meth:`from_config` would build it from; ``save`` needs them.
+
+    Example:
+        >>> tokenizer = Tokenizer.from_config({
+        ...     "encoder": {"_target_": "imtok.encoders.patch.PatchEncoder", "patch_size": 8, "width": 16, "depth": 1},
+        ...     "quantizer": {"_target_": "imtok.quantizers.fsq.FSQ", "levels": [8, 5, 5, 5]},
+        ...     "decoder": {"_target_": "imtok.decoders.patch.PatchDecoder", "patch_size": 8, "width": 16, "depth": 1},
+        ...     "image_size": 32,
+        ... })
+        >>> tokens = tokenizer.encode(torch.zeros(1, 3, 32, 32))
+        >>> tokens.ids.shape, tokenizer.decode(tokens, size=(32, 32)).shape
+        (torch.Size([1, 16, 1]), torch.Size([1, 3, 32, 32]))
+    """
+
+    def __init__(
+        self,
+        encoder: Encoder,
+        quantizer: Quantizer,
+        decoder: Decoder,
+        regularizer: Regularizer | None = None,
+        config: Config | None = None,
+    ) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.quantizer = quantizer
+        self.decoder = decoder
+        self.regularizer = regularizer
+        self.config = config
+
+    @override
+    def forward(
+        self,
+        image: Float[Tensor, "b 3 h w"],
+        taps: Sequence[str] = (),
+        length: int | None = None,
+        context: Tensor | None = None,
+        step: int = 0,
+        generator: torch.Generator | None = None,
+    ) -> Reconstruction:
+        """Reconstruct ``image``: the whole way, as training sees it.
+
+        Args:
+            image: In ``[-1, 1]``.
+            taps: Names of sub-modules ("decoder.trunk.blocks.2") whose outputs are wanted.
+            length: Latents per image, for encoders that can vary it.
+            context: Text, class or target quality, for parts that take it.
+            step: Optimiser step, for the regulariser's schedule.
+            generator: The regulariser's randomness; without it the regulariser stays out.
+        """
+        with _tapped(self, taps) as tapped:
+            quantized = self.quantize(image, length, context)  # image -> encoder -> latents -> quantizer -> latents
+            if self.training and self.regularizer is not None and generator is not None:
+                quantized = self.regularizer(quantized, self.quantizer, step, generator)
+            size = (image.shape[-2], image.shape[-1])
+            return Reconstruction(self.decoder(quantized.latents, size, quantized.keep, context), quantized, tapped)
+
+    def quantize(
+        self, image: Float[Tensor, "b 3 h w"], length: int | None = None, context: Tensor | None = None
+    ) -> Quantized:
+        """Image to quantized latents, with everything that training needs of them."""
+        encoded = self.encoder(image, length, context)
+        latents, keep = encoded if isinstance(encoded, tuple) else (encoded, None)
+        return self.quantizer(latents, keep)
+
+    @torch.no_grad()
+    def encode(self, image: Float[Tensor, "b 3 h w"], length: int | None = None) -> Tokens:
+        """Image in ``[-1, 1]`` to tokens.
+
+        Raises:
+            ValueError: If the image or its latents hold NaN or infinity: ids made of them would look valid.
+        """
+        quantized = self.quantize(image, length)
+        if not torch.isfinite(quantized.latents).all():
+            raise ValueError(
+                "latents must be finite to become ids, got NaN or infinity; check the image or the weights"
+            )
+        return Tokens(quantized.ids, quantized.keep)
+
+    @torch.no_grad()
+    def decode(self, tokens: Tokens, size: tuple[int, int]) -> Float[Tensor, "b 3 h w"]:
+        """Tokens to images of height and width ``size``, clamped to ``[-1, 1]``.
+
+        Raises:
+            ValueError: If an id lies outside its slot's vocabulary.
+        """
+        check_ids(tokens.ids, self.quantizer.vocab_sizes)
+        latents = self.quantizer.decode(tokens.ids).to(self.decoder.last_layer.dtype)
+        if tokens.keep is not None:
+            latents = latents.masked_fill(~tokens.keep[..., None], 0)
+        return self.decoder(latents, size, tokens.keep).clamp(-1, 1)
+
+    def num_tokens(self, size: tuple[int, int]) -> int:
+        """Tokens for an image of height and width ``size``, in pixels."""
+        return self.quantizer.num_tokens(self.encoder.num_latents(size))
+
+    @property
+    def image_size(self) -> int | None:
+        """Side of the images that it was trained on, in pixels, where the config says so."""
+        return (self.config or {}).get("image_size")
+
+    @classmethod
+    def from_config(cls, config: Config, packages: Sequence[str] | None = ("imtok",)) -> "Tokenizer":
+        """Build from plain values: ``encoder``, ``quantizer``, ``decoder``, ``regularizer``, ``image_size``.
+
+        The quantizer decides the width of the latents, so no width is written twice.
+
+        Args:
+            config: A dict per part with ``_target_``, the full path of its class, and its arguments.
+            packages: Only classes of these packages are built; None = of any. A stored config is a stranger's:
+                leave this as it is unless you trust its author.
+
+        Raises:
+            ValueError: If a class is not of ``packages``, or refuses its arguments.
+        """
+        quantizer = cast(Quantizer, construct(config["quantizer"], packages))
+        encoder = cast(Encoder, construct(config["encoder"], packages, out_dim=quantizer.dim))
+        decoder = cast(Decoder, construct(config["decoder"], packages, in_dim=quantizer.dim))
+        regularizer = construct(config["regularizer"], packages) if config.get("regularizer") else None
+        return cls(encoder, quantizer, decoder, cast(Regularizer | None, regularizer), config)
+
+    def save(self, folder: str | Path) -> None:
+        """Write ``config.json`` and ``model.safetensors``, each holding the hash of the other.
+
+        Args:
+            folder: Appears whole or not at all; an earlier tokenizer in it is replaced.
+
+        Raises:
+            ValueError: If the tokenizer was not built from a config, or a weight is not finite.
+        """
+        if self.config is None:
+            raise ValueError("a tokenizer must be built by Tokenizer.from_config to be saved, got one without a config")
+        weights = {name: value.detach().contiguous().cpu() for name, value in self.state_dict().items()}
+        for name, value in weights.items():
+            if value.is_floating_point() and not torch.isfinite(value).all():
+                raise ValueError(f"weights must be finite to be saved, got NaN or infinity in {name}")
+        with new_folder(Path(folder)) as aside:
+            config = canonical_json(self.config)
+            digest = hashlib.sha256(config.encode()).hexdigest()
+            save_file(weights, aside / WEIGHTS, {"format": "pt", "config": config, "config_sha256": digest})
+            write_json(aside / CONFIG, {**self.config, "weights_sha256": sha256(aside / WEIGHTS)})
+
+    @classmethod
+    def load(cls, source: str | Path, packages: Sequence[str] = ("imtok",)) -> "Tokenizer":
+        """Read a tokenizer that ``save`` wrote, in evaluation mode. Runs no code but that of ``packages``.
+
+        Args:
+            source: Its folder, a run folder that holds it as ``tokenizer/``, or a model name ("org/name") on the
+                Hugging Face Hub.
+            packages: Where its classes may come from; add the package of parts of your own.
+
+        Raises:
+            InputError: If a file is missing or was altered, or the weights do not fit the config.
+        """
+        folder = find_tokenizer(source)
+        config = read_json(folder / CONFIG)
+        if not isinstance(config, dict) or not {"encoder", "quantizer", "decoder", "weights_sha256"} <= config.keys():
+            raise InputError(f"{folder / CONFIG} is not the config of an imtok tokenizer")
+        expected = config.pop("weights_sha256")
+        if not (folder / WEIGHTS).is_file():
+            raise InputError(f"{folder / WEIGHTS} does not exist; copy the folder again")
+        if sha256(folder / WEIGHTS) != expected:
+            raise InputError(f"{folder / WEIGHTS} was altered (its sha256 is not the one in {CONFIG}); copy it again")
+        try:
+            with safe_open(folder / WEIGHTS, framework="pt") as file:
+                stored = (file.metadata() or {}).get("config_sha256")
+                weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118, not a dict
+        except SafetensorError as error:
+            raise InputError(f"{folder / WEIGHTS} is not a safetensors file ({error})") from None
+        if hashlib.sha256(canonical_json(config).encode()).hexdigest() != stored:
+            raise InputError(f"{folder / CONFIG} was altered after it was saved; copy it again")
+        try:
+            tokenizer = cls.from_config(config, packages)
+            tokenizer.load_state_dict(weights)
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise InputError(f"{folder} does not fit this version of imtok ({error})") from None
+        return tokenizer.eval()
+
+
+def find_tokenizer(source: str | Path) -> Path:
+    """The folder of a tokenizer, given itself, its run folder or its name on the Hugging Face Hub."""
+    folder = Path(source)
+    for candidate in (folder, folder / "tokenizer"):
+        if (candidate / CONFIG).is_file():
+            return candidate
+    name = str(source)
+    if folder.exists() or name.count("/") != 1 or name.startswith((".", "/", "~")):
+        reason = f"no {CONFIG} in it or in its tokenizer/" if folder.exists() else "it does not exist"
+        raise InputError(
+            f"tokenizer={source} is not a tokenizer ({reason}); give a run folder or its tokenizer/ folder"
+        )
+    try:
+        return Path(snapshot_download(name, allow_patterns=[CONFIG, WEIGHTS]))
+    except Exception as error:  # the hub's client raises many kinds: offline, unknown, private, ...
+        reason = str(error).strip().splitlines()[0]
+        raise InputError(
+            f"tokenizer={source} is no folder here and cannot be fetched from the hub ({reason})"
+        ) from None
+
+
+def construct(config: Any, packages: Sequence[str] | None = ("imtok",), **provided: Any) -> Any:
+    """Build the object that a dict with ``_target_`` describes; dicts and lists inside it too.
+
+    Args:
+        config: Plain values.
+        packages: Only classes of these packages; None = of any.
+        **provided: Arguments of the outermost object that its config leaves out.
+
+    Raises:
+        ValueError: If the class is not of ``packages`` or is not a class at all.
+    """
+    if isinstance(config, list):
+        return [construct(item, packages) for item in config]
+    if not isinstance(config, dict):
+        return config
+    arguments = {key: construct(value, packages) for key, value in config.items() if key != "_target_"}
+    if "_target_" not in config:
+        return arguments
+    target = str(config["_target_"])
+    if packages is not None and target.split(".")[0] not in packages:
+        raise ValueError(f"_target_ must be a class of {', '.join(packages)} in a stored config, got {target!r}")
+    module_name, _, class_name = target.rpartition(".")
+    try:
+        factory = getattr(importlib.import_module(module_name), class_name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ValueError(f"_target_ must name a class, got {target!r} ({error})") from None
+    if not (isinstance(factory, type) and factory.__module__ == module_name):
+        raise ValueError(f"_target_ must name a class by the module that defines it, got {target!r}")
+    return factory(**arguments, **provided)
+
+
+def check_ids(ids: Tensor, vocab_sizes: Sequence[int]) -> None:
+    """Raise ValueError unless every id (last axis: slots) lies in its slot's vocabulary."""
+    if ids.shape[-1] != len(vocab_sizes):
+        raise ValueError(f"ids must have {len(vocab_sizes)} slots in their last axis, got shape {tuple(ids.shape)}")
+    for slot, size in enumerate(vocab_sizes):
+        column = ids[..., slot]
+        if column.numel() and (column.min() < 0 or column.max() >= size):
+            raise ValueError(
+                f"ids of slot {slot} must lie in [0, {size}), got {int(column.min())} to {int(column.max())}"
+            )
+
+
+@contextmanager
+def _tapped(root: nn.Module, names: Sequence[str]) -> Iterator[dict[str, Tensor]]:
+    """Collects the outputs of named sub-modules by forward hooks for the length of a ``with``."""
+    outputs: dict[str, Tensor] = {}
+    modules = dict(root.named_modules()) if names else {}
+    with ExitStack() as hooks:
+        for name in names:
+            if name not in modules:
+                raise ValueError(f"taps must name sub-modules of the tokenizer, got {name!r}")
+
+            def record(_module: nn.Module, _args: Any, output: Tensor, name: str = name) -> None:
+                outputs[name] = output
+
+            hooks.callback(modules[name].register_forward_hook(record).remove)
+        yield outputs

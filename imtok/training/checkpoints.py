@@ -1,0 +1,171 @@
+"""Checkpoint folders that are whole or absent. Stock saving goes through $TMPDIR without fsync and loses good files."""
+
+import io
+import logging
+import os
+import re
+import shutil
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from imtok.errors import InputError
+from imtok.files import new_folder, read_json, remove_leftovers, sha256, write_bytes, write_json
+
+log = logging.getLogger(__name__)
+
+MANIFEST = "manifest.json"
+FORMAT = 1
+STATE = {"optimizers", "skipped", "ema_updates", "meters"}
+FILES = {"model.safetensors", "ema.safetensors", "trainer.pt"}
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """Everything a run needs to go on.
+
+    Attributes:
+        step: Optimiser steps finished.
+        model: Weights and buffers of tokenizer and objective, by name.
+        ema: Weights and buffers of the averaged tokenizer.
+        state: Plain values and tensors: optimisers by parameter name, counters, meters.
+        about: What the manifest says besides: config, digest of the data, versions.
+    """
+
+    step: int
+    model: dict[str, Tensor]
+    ema: dict[str, Tensor]
+    state: dict[str, Any]
+    about: dict[str, Any]
+
+
+def save(checkpoint: Checkpoint, folder: Path, keep: int) -> Path:
+    """Write ``folder/step_N``, read it back, and only then delete the oldest ones beyond ``keep``.
+
+    Raises:
+        InputError: If the disk has no room or a number is not finite; earlier checkpoints are untouched.
+    """
+    for name, value in (*checkpoint.model.items(), *checkpoint.ema.items()):
+        if value.is_floating_point() and not torch.isfinite(value).all():
+            raise InputError(f"checkpoint at step {checkpoint.step} not written: {name} holds NaN or infinity")
+    state = io.BytesIO()
+    torch.save(checkpoint.state, state)
+    needed = state.tell() + sum(value.nbytes for value in (*checkpoint.model.values(), *checkpoint.ema.values()))
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        free = shutil.disk_usage(folder).free
+    except OSError as error:
+        raise InputError(f"{folder} cannot be written to ({error.strerror or error})") from None
+    target = folder / f"step_{checkpoint.step}"
+    if free < 1.1 * needed:
+        raise InputError(
+            f"{target} not written: it needs {needed / 1e6:.1f} MB and {free / 1e6:.1f} MB are free; the earlier "
+            "checkpoints are whole: free some room and go on with ckpt=last"
+        )
+    try:
+        with new_folder(target) as aside:
+            save_file(checkpoint.model, aside / "model.safetensors")
+            save_file(checkpoint.ema, aside / "ema.safetensors")
+            write_bytes(aside / "trainer.pt", state.getvalue())
+            files = {
+                path.name: {"bytes": path.stat().st_size, "sha256": sha256(path)} for path in sorted(aside.iterdir())
+            }
+            write_json(
+                aside / MANIFEST, {"format": FORMAT, "step": checkpoint.step, "files": files, **checkpoint.about}
+            )
+    except (OSError, SafetensorError) as error:  # safetensors reports a full disk by an error of its own
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else error
+        raise InputError(
+            f"{target} not written ({reason}; {needed / 1e6:.1f} MB needed, {free / 1e6:.1f} MB were free); the earlier "
+            "checkpoints are whole: mend that and go on with ckpt=last"
+        ) from None
+    problem = damage(target)
+    if problem:
+        raise InputError(f"{target} was damaged while it was written ({problem}); check the disk")
+    _retire(folder, target, keep)
+    return target
+
+
+def find(folder: Path) -> Path | None:
+    """The newest checkpoint in ``folder`` that is whole; damaged newer ones are named in a warning."""
+    damaged: list[str] = []
+    for path in _newest_first(folder):
+        problem = damage(path)
+        if problem is None:
+            if damaged:
+                log.warning("%s; going back to %s", "; ".join(damaged), path)
+            return path
+        damaged.append(f"{path} is damaged ({problem})")
+    return None
+
+
+def damage(path: Path) -> str | None:
+    """What is wrong with a checkpoint folder; None if every file has the size and hash of the manifest."""
+    try:
+        manifest = read_json(path / MANIFEST)
+        if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
+            return f"{MANIFEST} is not of format {FORMAT}"
+        if manifest["files"].keys() != FILES:
+            return f"{MANIFEST} does not name the files of a checkpoint"
+        for name, about in manifest["files"].items():
+            file = path / name
+            if not file.is_file():
+                return f"{name} is missing"
+            if file.stat().st_size != about["bytes"] or sha256(file) != about["sha256"]:
+                return f"{name} was altered or cut"
+    except (InputError, OSError, KeyError, TypeError, AttributeError) as error:
+        return str(error)
+    return None
+
+
+def load(path: Path) -> Checkpoint:
+    """Read a checkpoint folder; InputError if it is damaged or hostile. Runs no code that it may hold."""
+    problem = damage(path)
+    if problem:
+        raise InputError(f"{path} is not a whole checkpoint ({problem}); choose another one")
+    manifest = read_json(path / MANIFEST)
+    about = {key: value for key, value in manifest.items() if key not in ("format", "step", "files")}
+    try:
+        with zipfile.ZipFile(path / "trainer.pt") as archive:
+            if any(member.compress_type != zipfile.ZIP_STORED for member in archive.infolist()):
+                raise ValueError("trainer.pt is compressed, which imtok never does: it may swell without end")
+        state = torch.load(path / "trainer.pt", map_location="cpu", weights_only=True)
+        model, ema = load_file(path / "model.safetensors"), load_file(path / "ema.safetensors")
+        if not isinstance(state, dict) or not state.keys() >= STATE:
+            raise ValueError(f"trainer.pt must hold {', '.join(sorted(STATE))}")
+        return Checkpoint(int(manifest["step"]), model, ema, state, about)
+    except Exception as error:  # unpicklers and parsers raise many kinds
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise InputError(f"{path} is not a checkpoint of imtok ({reason}); choose another one") from None
+
+
+def clean(folder: Path) -> None:
+    """Remove what a killed process left half-written."""
+    for path in folder.glob(".*.tmp"):
+        found = re.fullmatch(r"\.(.+)\.\d+(\.old)?\.tmp", path.name)
+        if found:
+            remove_leftovers(folder / found[1])
+
+
+def _newest_first(folder: Path) -> list[Path]:
+    found = [path for path in folder.glob("step_*") if path.name.removeprefix("step_").isdigit()]
+    return sorted(found, key=lambda path: int(path.name.removeprefix("step_")), reverse=True)
+
+
+def _retire(folder: Path, written: Path, keep: int) -> None:
+    """Delete the oldest beyond ``keep``, and those of later steps: damaged, or of a course that the run has left."""
+    found = _newest_first(folder)
+    at = found.index(written)
+    for path in (*found[:at], *found[at + keep :]):
+        try:
+            aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+            path.rename(aside)
+            shutil.rmtree(aside)
+        except OSError as error:
+            log.warning("%s could not be deleted (%s)", path, error)

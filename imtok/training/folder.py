@@ -1,0 +1,80 @@
+"""The run folder: what may be written to it, what it says about the run, where it goes on from."""
+
+import logging
+import platform
+import time
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from imtok.errors import InputError
+from imtok.files import claim_output, write_bytes, write_json
+from imtok.training import checkpoints
+from imtok.training.checkpoints import Checkpoint
+
+log = logging.getLogger(__name__)
+
+CONFIG = "config.yaml"
+_PACKAGES = ("imtok", "torch", "torchvision", "lightning", "hydra-core", "webdataset", "torchmetrics", "safetensors")
+
+
+def find_checkpoint(folder: Path, ckpt: str | None) -> Checkpoint | None:
+    """What ``ckpt`` names: ``last``, the newest whole checkpoint of the folder, or a checkpoint folder.
+
+    ``last`` in a folder without any run is the start of one: the same command begins a run and goes on with it.
+
+    Raises:
+        InputError: If it names nothing that can be read, or a run is there without a whole checkpoint.
+    """
+    if ckpt is None:
+        return None
+    if ckpt != "last":
+        if not Path(ckpt).is_dir():
+            raise InputError(f"ckpt={ckpt} is not a checkpoint folder; give RUN/checkpoints/step_N or ckpt=last")
+        return checkpoints.load(Path(ckpt))
+    found = checkpoints.find(folder / "checkpoints")
+    if found is not None:
+        return checkpoints.load(found)
+    if any((folder / "checkpoints").glob("step_*")):
+        raise InputError(f"{folder}/checkpoints holds no whole checkpoint; start anew in another folder")
+    log.info("no checkpoint in %s yet: starting at step 0", folder)
+    return None
+
+
+def claim(folder: Path, ckpt: str | None) -> None:
+    """Check that a run may start in ``folder``, and remove what a killed process left half-written.
+
+    Raises:
+        InputError: If the folder holds another run or something else.
+    """
+    claim_output(folder, CONFIG)
+    if (folder / CONFIG).exists() and ckpt is None:
+        raise InputError(f"out={folder} already holds a run; give another folder, or ckpt=last to go on with it")
+    folder.mkdir(parents=True, exist_ok=True)
+    checkpoints.clean(folder / "checkpoints")
+
+
+def describe(folder: Path, config_yaml: str, about: dict[str, Any], seed: int) -> None:
+    """Write ``config.yaml`` and ``run.json``: all that one needs to repeat the run, and nothing of the environment."""
+    write_bytes(folder / CONFIG, config_yaml.encode())
+    write_json(
+        folder / "run.json",
+        {
+            "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+            "seed": seed,
+            "data": about["data"],
+            "versions": {"python": platform.python_version(), **{name: _version(name) for name in _PACKAGES}},
+            "threads": torch.get_num_threads(),
+            "device": torch.cuda.get_device_name() if torch.cuda.is_available() else platform.processor() or "cpu",
+            "config": about["config"],
+        },
+    )
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "unknown"

@@ -1,0 +1,123 @@
+"""Rows of numbers and pictures of reconstructions, every so many steps."""
+
+import logging
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning import Callback, LightningModule, Trainer
+from typing_extensions import override
+
+from imtok.evaluation.grid import draw_grid
+from imtok.pixels import to_float, to_uint8
+from imtok.training.ema import EMA
+from imtok.training.progress import Bar
+from imtok.training.records import MetricsFile
+from imtok.training.task import TokenizerTask
+from imtok.training.wandb import Wandb
+from imtok.types import Batch
+
+log = logging.getLogger(__name__)
+
+
+class Log(Callback):
+    """Writes ``metrics.csv`` always, and the same to wandb where it is wanted.
+
+    Args:
+        folder: The run folder.
+        every: Steps between rows.
+        bar: Knows the speed.
+        wandb: The mirror; None = there is none.
+    """
+
+    def __init__(self, folder: Path, every: int, bar: Bar, wandb: Wandb | None) -> None:
+        self.path = folder / "metrics.csv"
+        self.every = every
+        self.bar = bar
+        self.wandb = wandb
+        self.file: MetricsFile | None = None
+
+    @override
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        assert isinstance(pl_module, TokenizerTask)
+        if trainer.is_global_zero:
+            try:
+                self.file = MetricsFile(self.path)
+                self.file.forget_from(pl_module.step + 1)
+            except OSError as error:
+                self._warn(error)
+
+    @override
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        assert isinstance(pl_module, TokenizerTask)
+        step = pl_module.step
+        if not pl_module.stepped or (step % self.every and step != pl_module.trainer_settings.max_steps):
+            return
+        row = pl_module.meters.read(pl_module.tokenizer.quantizer.vocab_sizes)
+        if not row or not trainer.is_global_zero or self.file is None:
+            return
+        row |= {"skipped": pl_module.skipped[0], "images_per_second": self.bar.images_per_second(step)}
+        if torch.cuda.is_available():
+            row["memory_gb"] = torch.cuda.max_memory_allocated() / 1e9
+        self.bar.latest = row
+        try:
+            self.file.write(step, row)
+        except OSError as error:  # a full disk must not stop the run: the next checkpoint will say so
+            self._warn(error)
+        if self.wandb is not None:
+            self.wandb.log(step, row)
+        if not sys.stderr.isatty():
+            left = self.bar.seconds_left(step, pl_module.last_step)
+            log.info(
+                "step %d of %d  loss %.4f  usage %.2f  %.0f images/s  %d:%02d left",
+                *(step, pl_module.last_step, row["loss"], row.get("usage", float("nan")), row["images_per_second"]),
+                *divmod(round(left), 60),
+            )
+
+    def _warn(self, error: OSError) -> None:
+        log.warning("%s could not be written (%s)", self.path, error.strerror or error)
+
+
+class Pictures(Callback):
+    """Writes originals over reconstructions (by the averaged weights) as ``images/step_N.png``.
+
+    Args:
+        folder: The run folder.
+        every: Steps between pictures; 0 = none.
+        batch: The images to show; always the same ones.
+        ema: The averaged weights.
+        wandb: The mirror; None = there is none.
+    """
+
+    def __init__(self, folder: Path, every: int, batch: Batch, ema: EMA, wandb: Wandb | None) -> None:
+        self.folder = folder / "images"
+        self.every = every
+        self.batch = batch
+        self.ema = ema
+        self.wandb = wandb
+
+    @override
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        assert isinstance(pl_module, TokenizerTask)
+        step = pl_module.step
+        if not (self.every and pl_module.stepped and step % self.every == 0 and trainer.is_global_zero):
+            return
+        path = self.folder / f"step_{step}.png"
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            with torch.no_grad():
+                dtype = self.ema.tokenizer.decoder.last_layer.dtype
+                image = self.ema.tokenizer(to_float(self.batch.image.to(pl_module.device)).to(dtype)).image
+            aside = path.with_suffix(".tmp.png")
+            draw_grid(list(self.batch.image), list(to_uint8(image).cpu())).save(aside)
+            aside.replace(path)
+        except (OSError, ValueError) as error:
+            log.warning("%s could not be written (%s)", path, error)
+            return
+        if self.wandb is not None:
+            self.wandb.picture(step, path)

@@ -1,0 +1,75 @@
+"""How a run is doing, on the terminal: one line that renews itself, or a line per interval where output is a file."""
+
+import sys
+import time
+from typing import Any
+
+from lightning import Callback, LightningModule, Trainer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from typing_extensions import override
+
+from imtok.training.task import TokenizerTask
+
+
+class Bar(Callback):
+    """A progress bar with images per second, time left and the latest numbers of the log.
+
+    Args:
+        images_per_step: Images of a step, over all ranks.
+
+    Attributes:
+        latest: What the log showed last; :class:`imtok.training.logging.Log` sets it.
+    """
+
+    def __init__(self, images_per_step: int) -> None:
+        self.images_per_step = images_per_step
+        self.latest: dict[str, float] = {}
+        self._progress: Progress | None = None
+        self._task_id: Any = None
+        self._start = (0.0, 0)
+
+    @override
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        assert isinstance(pl_module, TokenizerTask)
+        self._start = (time.monotonic(), pl_module.step)
+        if trainer.is_global_zero and sys.stderr.isatty():
+            self._progress = Progress(
+                TextColumn("training"),
+                BarColumn(bar_width=24),
+                MofNCompleteColumn(),
+                TimeElapsedColumn(),
+                TextColumn("left"),
+                TimeRemainingColumn(),
+                TextColumn("{task.fields[numbers]}"),
+                console=Console(stderr=True),
+            )
+            self._progress.start()
+            self._task_id = self._progress.add_task("", total=pl_module.last_step, completed=pl_module.step, numbers="")
+
+    @override
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        assert isinstance(pl_module, TokenizerTask)
+        if self._progress is not None and pl_module.stepped:
+            self._progress.update(self._task_id, completed=pl_module.step, numbers=self._numbers(pl_module))
+
+    @override
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        if self._progress is not None:
+            self._progress.stop()
+            self._progress = None
+
+    def images_per_second(self, step: int) -> float:
+        """Mean since the start of this process."""
+        return self.images_per_step * (step - self._start[1]) / max(1e-9, time.monotonic() - self._start[0])
+
+    def seconds_left(self, step: int, last_step: int) -> float:
+        """Estimate from the speed so far."""
+        return (last_step - step) * self.images_per_step / max(1e-9, self.images_per_second(step))
+
+    def _numbers(self, task: TokenizerTask) -> str:
+        shown = [f"{self.images_per_second(task.step):.0f} images/s"]
+        shown += [f"{name} {self.latest[name]:.3g}" for name in ("loss", "usage") if name in self.latest]
+        return "  ".join(shown)

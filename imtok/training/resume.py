@@ -1,0 +1,51 @@
+"""Whether a run may go on under a config that has changed since."""
+
+from typing import Any
+
+from imtok.errors import InputError
+
+# What may change without a question: where and how it runs and is written down, not what it computes.
+_FREE = {
+    "out", "ckpt", "init_from", "name", "logger", "allow_change", "trainer.stop_at", "trainer.accelerator",
+    "trainer.devices", "trainer.num_nodes", "trainer.strategy", "trainer.workers", "trainer.threads",
+    "trainer.log_every", "trainer.save_every", "trainer.keep", "trainer.pictures_every", "trainer.skip_nonfinite",
+    "trainer.accumulate",
+}  # fmt: skip
+
+
+def changes(old: dict[str, Any], new: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """Old and new value of each key that differs and that the result depends on."""
+    before, after = dict(_flat(old)), dict(_flat(new))
+    keys = sorted(key for key in before.keys() | after.keys() if before.get(key) != after.get(key))
+    return {key: (before.get(key), after.get(key)) for key in keys if key not in _FREE}
+
+
+def check_changes(old: dict[str, Any], new: dict[str, Any], allowed: list[str]) -> list[str]:
+    """Lines that name each change, all of them allowed.
+
+    Args:
+        old: Config of the run so far.
+        new: Config that it would go on with.
+        allowed: Keys (or their sections) that the user lets change.
+
+    Raises:
+        InputError: If a change is not allowed.
+    """
+    lines, refused = [], []
+    for key, (before, after) in changes(old, new).items():
+        lines.append(f"{key}: {before} -> {after}")
+        if not any(key == name or key.startswith((f"{name}.", f"{name}[")) for name in allowed):
+            refused.append(key)
+    if refused:
+        listed = "\n".join(f"  {line}" for line in lines)
+        raise InputError(
+            f"the config differs from that of the run so far:\n{listed}\n"
+            f"set it back, or say allow_change=[{','.join(refused)}] to go on all the same"
+        )
+    return lines
+
+
+def _flat(value: Any, path: str = "") -> list[tuple[str, Any]]:
+    if isinstance(value, dict) and value:
+        return [item for key, part in value.items() for item in _flat(part, f"{path}.{key}" if path else str(key))]
+    return [(path, value)]

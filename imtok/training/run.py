@@ -1,0 +1,219 @@
+"""A whole run: start or go on, train, save, finish."""
+
+import logging
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning import Trainer
+from lightning.fabric.utilities.warnings import PossibleUserWarning
+
+from imtok.data.base import Data
+from imtok.data.images import ImageSet
+from imtok.data.loader import evaluation_loader, train_loader
+from imtok.data.order import TrainBatches
+from imtok.distributed import launched_rank, rank, world_size
+from imtok.errors import InputError
+from imtok.evaluation.report import Report
+from imtok.objectives.base import Objective
+from imtok.tokenizer import Tokenizer
+from imtok.training import folder as run_folder
+from imtok.training.checkpoints import Checkpoint
+from imtok.training.damage import BadSampleCount
+from imtok.training.ema import EMA
+from imtok.training.finish import Finish
+from imtok.training.logging import Log, Pictures
+from imtok.training.progress import Bar
+from imtok.training.records import Events
+from imtok.training.resume import check_changes
+from imtok.training.saving import Saving, restore_weights
+from imtok.training.settings import EMASettings, OptimizerSettings, TrainerSettings
+from imtok.training.signals import Signals
+from imtok.training.task import TokenizerTask
+from imtok.training.wandb import Wandb
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run's parts and settings; :func:`train` carries it out.
+
+    Attributes:
+        tokenizer: What is trained.
+        objective: What is minimised.
+        data: Where images come from.
+        trainer: Length, hardware, cadence.
+        optimizer: Of tokenizer and critic.
+        ema: Averaging of the weights.
+        folder: The run folder.
+        image_size: Side of the training images, in pixels.
+        seed: Of all randomness.
+        config: Everything above as plain values.
+        config_yaml: The same as text.
+        ckpt: ``last`` or a checkpoint folder to go on from.
+        init_from: A tokenizer whose weights it starts from.
+        wandb: Whether to mirror the log.
+        allow_change: Config keys that may differ from the run so far.
+    """
+
+    tokenizer: Tokenizer
+    objective: Objective
+    data: Data
+    trainer: TrainerSettings
+    optimizer: OptimizerSettings
+    ema: EMASettings
+    folder: Path
+    image_size: int
+    seed: int
+    config: dict[str, Any]
+    config_yaml: str
+    ckpt: str | None = None
+    init_from: str | None = None
+    wandb: bool = False
+    allow_change: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a run ended.
+
+    Attributes:
+        report: The evaluation; None if the run is not at its last step.
+        step: Steps done.
+        signal: Number of the signal that ended it; 0 = none.
+        finished_before: It was finished already, and nothing was done.
+    """
+
+    report: Report | None
+    step: int
+    signal: int = 0
+    finished_before: bool = False
+
+
+def train(run: Run) -> Outcome:
+    """Carry out a run, from its start or from a checkpoint.
+
+    Raises:
+        InputError: If the folder, the checkpoint, the data or the config cannot be used. Before the first step
+            nothing has been written then; later, all checkpoints are whole.
+    """
+    if run.trainer.threads:
+        torch.set_num_threads(run.trainer.threads)
+    images = run.data.train(run.image_size, run.seed)
+    about = {"config": run.config, "data": {"images": len(images), "sha256": images.digest}}
+    resume = run_folder.find_checkpoint(run.folder, run.ckpt)
+    if resume is not None:
+        _check_resume(run, resume, about)
+        if resume.step >= run.trainer.max_steps:
+            return Outcome(None, resume.step, finished_before=True)
+    if run.init_from:
+        _init_from(run.tokenizer, run.init_from)
+    main = launched_rank() == 0
+    if main:
+        run_folder.claim(run.folder, run.ckpt)
+        run_folder.describe(run.folder, run.config_yaml, about, run.seed)
+    task = TokenizerTask(
+        run.tokenizer,
+        run.objective,
+        lambda first, last: _train_loader(run, images, first, last),
+        run.trainer,
+        run.optimizer,
+        run.seed,
+        start_codebook=run.init_from is None,
+    )
+    ema = EMA(run.tokenizer, run.ema.decay)
+    if resume is not None:
+        restore_weights(resume, task, ema)
+    events = Events(run.folder / "events.jsonl" if main else None)
+    mirror = Wandb(run.folder, run.config) if run.wandb and main else None
+    saving = Saving(ema, run.folder / "checkpoints", run.trainer.save_every, run.trainer.keep, about, events, resume)
+    signals = Signals(saving)
+    finish = Finish(run.folder, ema, lambda part, parts: _validation_loader(run, 64, part, parts))
+    bar = Bar(run.trainer.batch_size)
+    callbacks = [ema, bar, BadSampleCount(run.folder), Log(run.folder, run.trainer.log_every, bar, mirror)]
+    if run.trainer.pictures_every:
+        shown = next(iter(_validation_loader(run, 16, 0, 1)))
+        callbacks.append(Pictures(run.folder, run.trainer.pictures_every, shown, ema, mirror))
+    if run.trainer.compile:
+        run.tokenizer.encoder.compile()
+        run.tokenizer.decoder.compile()
+    events.write("start" if resume is None else "resume", step=task.step)
+    try:
+        _fit(task, run.trainer, [*callbacks, saving, signals, finish])
+    except BaseException as error:
+        events.write("error", step=task.step, reason=f"{type(error).__name__}: {error}")
+        raise
+    finally:
+        if mirror is not None:
+            mirror.finish()
+    events.write("signal" if signals.received else "end", step=task.step, signal=signals.received)
+    return Outcome(finish.report, task.step, signals.received)
+
+
+def _fit(task: TokenizerTask, settings: TrainerSettings, callbacks: list[Any]) -> None:
+    """Lightning runs one epoch, whose loader holds exactly the steps that are left."""
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", PossibleUserWarning)  # advice on workers: trainer.workers is the user's choice
+        warnings.filterwarnings("ignore", message=".*LeafSpec.*")  # Lightning's own use of torch
+        trainer = Trainer(
+            accelerator=settings.accelerator,
+            devices=settings.devices,
+            num_nodes=settings.num_nodes,
+            strategy=settings.strategy,
+            precision="bf16-mixed" if settings.precision == "bf16" else "32-true",
+            max_epochs=1,
+            callbacks=callbacks,
+            logger=False,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            use_distributed_sampler=False,
+        )
+        if settings.batch_size % (trainer.world_size * settings.accumulate):
+            raise InputError(
+                f"trainer.batch_size must be a multiple of processes x accumulate = {trainer.world_size} x "
+                f"{settings.accumulate}, got {settings.batch_size}"
+            )
+        trainer.fit(task)
+
+
+def _check_resume(run: Run, resume: Checkpoint, about: dict[str, Any]) -> None:
+    for line in check_changes(resume.about["config"], run.config, list(run.allow_change)):
+        log.warning("going on with a changed config: %s", line)
+    before, now = resume.about["data"], about["data"]
+    if before != now and "data" not in run.allow_change:
+        raise InputError(
+            f"the training images are not those of the run so far ({before['images']} then, {now['images']} now); "
+            "bring them back, or say allow_change=[data] to go on all the same"
+        )
+
+
+def _init_from(tokenizer: Tokenizer, source: str) -> None:
+    try:
+        tokenizer.load_state_dict(Tokenizer.load(source).state_dict())
+    except RuntimeError as error:
+        raise InputError(f"init_from={source} does not fit this config ({error})") from None
+
+
+def _train_loader(run: Run, images: ImageSet, first: int, last: int) -> Any:
+    settings = run.trainer
+    batches = TrainBatches(
+        len(images),
+        run.seed,
+        settings.batch_size,
+        settings.accumulate,
+        rank(),
+        world_size(),
+        first,
+        last,
+        images.blocks,
+    )
+    return train_loader(images, batches, settings.workers)
+
+
+def _validation_loader(run: Run, batch_size: int, part: int, parts: int) -> Any:
+    return evaluation_loader(run.data.validation(run.image_size), batch_size, run.trainer.workers, part, parts)

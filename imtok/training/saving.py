@@ -1,0 +1,130 @@
+"""When a run is saved, and how its state becomes a checkpoint and back."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning import Callback, LightningModule, Trainer
+from torch import Tensor, nn
+from torch.distributed.checkpoint.state_dict import (
+    StateDictOptions,
+    get_optimizer_state_dict,
+    set_optimizer_state_dict,
+)
+from typing_extensions import override
+
+from imtok.distributed import from_main, gather_values
+from imtok.errors import InputError
+from imtok.training import checkpoints
+from imtok.training.checkpoints import Checkpoint
+from imtok.training.ema import EMA
+from imtok.training.records import Events
+from imtok.training.task import TokenizerTask
+
+_WHOLE = StateDictOptions(full_state_dict=True, cpu_offload=True)
+
+
+class Saving(Callback):
+    """Writes a checkpoint every so many steps and at the end, and restores one at the start.
+
+    Args:
+        ema: The averaged weights.
+        folder: Where the checkpoints go.
+        every: Steps between them.
+        keep: How many stay.
+        about: What each manifest says besides: config and data.
+        events: Where each checkpoint is noted.
+        resume: What to go on from; None = start at step 0.
+    """
+
+    def __init__(
+        self,
+        ema: EMA,
+        folder: Path,
+        every: int,
+        keep: int,
+        about: dict[str, Any],
+        events: Events,
+        resume: Checkpoint | None = None,
+    ) -> None:
+        self.ema = ema
+        self.folder = folder
+        self.every = every
+        self.keep = keep
+        self.about = about
+        self.events = events
+        self.resume = resume
+        self.saved_step = resume.step if resume else -1
+
+    @override
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        assert isinstance(pl_module, TokenizerTask)
+        if self.resume is not None:
+            restore_optimizers(self.resume, pl_module)
+            pl_module.meters.load_state_dicts(self.resume.state["meters"], pl_module.device)
+
+    @override
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        assert isinstance(pl_module, TokenizerTask)
+        if pl_module.stepped and (pl_module.step % self.every == 0 or pl_module.step == pl_module.last_step):
+            self.save(trainer, pl_module)
+
+    def save(self, trainer: Trainer, task: TokenizerTask) -> None:
+        """Write a checkpoint of this moment, between two steps, unless there is one already."""
+        if self.saved_step != task.step:
+            checkpoint = take(task, self.ema, self.about)
+            from_main(lambda: checkpoints.save(checkpoint, self.folder, self.keep))
+            self.events.write("checkpoint", step=task.step)
+            self.saved_step = task.step
+
+
+def take(task: TokenizerTask, ema: EMA, about: dict[str, Any]) -> Checkpoint:
+    """The state of a run between two steps. Called on every rank."""
+    optimizers = task.optimizers(use_pl_optimizer=False)
+    listed: list[Any] = optimizers if isinstance(optimizers, list) else [optimizers]
+    state = {
+        "optimizers": [
+            get_optimizer_state_dict(_owner(task, index), optimizer, options=_WHOLE)
+            for index, optimizer in enumerate(listed)
+        ],
+        "skipped": list(task.skipped),
+        "ema_updates": ema.updates,
+        "meters": gather_values(task.meters.state_dict()),
+    }
+    return Checkpoint(task.step, _plain(task.state_dict()), _plain(ema.tokenizer.state_dict()), state, about)
+
+
+def restore_weights(checkpoint: Checkpoint, task: TokenizerTask, ema: EMA) -> None:
+    """Put everything but the optimisers back, before the run starts."""
+    try:
+        for module, stored in ((task, checkpoint.model), (ema.tokenizer, checkpoint.ema)):
+            for name, value in module.state_dict().items():
+                if name in stored and stored[name].dtype != value.dtype:
+                    raise RuntimeError(f"{name} is {stored[name].dtype} in it and {value.dtype} here")
+            module.load_state_dict(stored)
+    except RuntimeError as error:
+        raise InputError(f"the checkpoint at step {checkpoint.step} does not fit this config ({error})") from None
+    task.step = checkpoint.step
+    task.skipped = list(checkpoint.state["skipped"])
+    ema.updates = checkpoint.state["ema_updates"]
+
+
+def restore_optimizers(checkpoint: Checkpoint, task: TokenizerTask) -> None:
+    """Put the optimisers back, once they exist."""
+    optimizers = task.optimizers(use_pl_optimizer=False)
+    listed: list[Any] = optimizers if isinstance(optimizers, list) else [optimizers]
+    for index, (optimizer, state) in enumerate(zip(listed, checkpoint.state["optimizers"], strict=True)):
+        set_optimizer_state_dict(_owner(task, index), optimizer, state, options=_WHOLE)
+
+
+def _owner(task: TokenizerTask, index: int) -> nn.Module:
+    critic = task.objective.critic
+    return task.tokenizer if index == 0 or critic is None else critic
+
+
+def _plain(state: dict[str, Any]) -> dict[str, Tensor]:
+    """Whole tensors on the CPU, none of which shares memory with another (a condition of safetensors)."""
+    whole = {name: value.full_tensor() if hasattr(value, "full_tensor") else value for name, value in state.items()}
+    return {name: value.detach().cpu().clone(memory_format=torch.contiguous_format) for name, value in whole.items()}

@@ -1,0 +1,119 @@
+"""What can be set about a training run, with its units; the config's schema is made of these."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass
+class TrainerSettings:
+    """Length, hardware and cadence of a run. One step is one optimiser step on one global batch.
+
+    Attributes:
+        max_steps: Steps of the whole run; schedules end there.
+        stop_at: Stop after this step and leave the rest to ``ckpt=last``; None = go on to ``max_steps``.
+        batch_size: Images per step, over all devices and micro-batches.
+        accumulate: Micro-batches per step and device.
+        clip: Largest norm of the gradient; None = do not clip.
+        precision: ``fp32`` or ``bf16`` (autocast).
+        accelerator: Lightning's: ``auto``, ``cpu``, ``gpu``.
+        devices: Lightning's: a number or ``auto``.
+        num_nodes: Machines.
+        strategy: Lightning's: ``auto``, ``ddp``, ``fsdp``.
+        threads: CPU threads for torch; None = torch's choice.
+        compile: Compile encoder and decoder.
+        workers: Data loading processes per device; 0 = load in the training process.
+        skip_nonfinite: Steps in a row that may be skipped because of NaN or infinity; one more stops the run.
+        log_every: Steps between rows of ``metrics.csv``.
+        save_every: Steps between checkpoints.
+        keep: Checkpoints kept.
+        pictures_every: Steps between pictures of reconstructions; 0 = none.
+    """
+
+    max_steps: int = 1000
+    stop_at: int | None = None
+    batch_size: int = 32
+    accumulate: int = 1
+    clip: float | None = 1.0
+    precision: str = "fp32"
+    accelerator: str = "auto"
+    devices: Any = "auto"
+    num_nodes: int = 1
+    strategy: str = "auto"
+    threads: int | None = None
+    compile: bool = False
+    workers: int = 0
+    skip_nonfinite: int = 3
+    log_every: int = 50
+    save_every: int = 500
+    keep: int = 2
+    pictures_every: int = 500
+
+    def check(self) -> list[str]:
+        """What is out of range, one line each."""
+        problems = []
+        least_one = ("max_steps", "stop_at", "batch_size", "accumulate", "num_nodes", "threads", "log_every")
+        for name in (*least_one, "save_every", "keep"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                problems.append(f"trainer.{name} must be at least 1, got {value}")
+        for name in ("workers", "skip_nonfinite", "pictures_every"):
+            if getattr(self, name) < 0:
+                problems.append(f"trainer.{name} must not be negative, got {getattr(self, name)}")
+        if self.clip is not None and self.clip <= 0:
+            problems.append(f"trainer.clip must be positive or null, got {self.clip}")
+        if self.precision not in ("fp32", "bf16"):
+            reason = "; fp16 loses codes and overflows in losses: use bf16" if "16" in self.precision else ""
+            problems.append(f"trainer.precision must be fp32 or bf16, got {self.precision}{reason}")
+        if self.accumulate >= 1 and self.batch_size % self.accumulate:
+            problems.append(
+                f"trainer.batch_size must be a multiple of trainer.accumulate={self.accumulate}, got {self.batch_size}"
+            )
+        return problems
+
+
+@dataclass
+class OptimizerSettings:
+    """AdamW (arXiv 1711.05101) with linear warm-up and half a cosine.
+
+    Attributes:
+        lr: Peak learning rate.
+        betas: Decay of the running means of gradient and squared gradient.
+        weight_decay: On matrices and kernels only: never on norms, biases, embeddings and codebooks.
+        warmup_steps: Steps of the linear warm-up.
+        final_lr: Learning rate at the last step, as a fraction of the peak.
+    """
+
+    lr: float = 1e-4
+    betas: list[float] = field(default_factory=lambda: [0.9, 0.95])
+    weight_decay: float = 0.0
+    warmup_steps: int = 100
+    final_lr: float = 0.0
+
+    def check(self) -> list[str]:
+        """What is out of range, one line each."""
+        problems = []
+        if self.lr <= 0:
+            problems.append(f"optimizer.lr must be positive, got {self.lr}")
+        if len(self.betas) != 2 or not all(0 <= beta < 1 for beta in self.betas):
+            problems.append(f"optimizer.betas must be two numbers in [0, 1), got {list(self.betas)}")
+        if self.weight_decay < 0 or self.warmup_steps < 0 or not 0 <= self.final_lr <= 1:
+            problems.append(
+                "optimizer.weight_decay and warmup_steps must not be negative and final_lr must be in [0, 1], "
+                f"got {self.weight_decay}, {self.warmup_steps} and {self.final_lr}"
+            )
+        return problems
+
+
+@dataclass
+class EMASettings:
+    """Running average of the weights, which is what evaluation and export use.
+
+    Attributes:
+        decay: Per step, reached by a ramp ``(1 + updates) / (10 + updates)``; 0 = no averaging.
+    """
+
+    decay: float = 0.999
+
+    def check(self) -> list[str]:
+        """What is out of range, one line each."""
+        return [] if 0 <= self.decay < 1 else [f"ema.decay must be in [0, 1), got {self.decay}"]

@@ -1,0 +1,95 @@
+"""Signals as a flag that all ranks agree on. Lightning's own handler deadlocks two ranks and saves nothing."""
+
+import os
+import signal
+from types import FrameType
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from lightning import Callback, LightningModule, Trainer
+from torch.utils.data import DataLoader
+from typing_extensions import override
+
+from imtok.distributed import world_size
+from imtok.training.saving import Saving
+from imtok.training.task import TokenizerTask
+
+_WATCHED = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
+
+
+class Signals(Callback):
+    """Ends a run between two steps, with one checkpoint, when any rank was asked to.
+
+    SIGTERM and SIGUSR1 (which SLURM sends before the end of an allocation) and Ctrl-C set a flag. After each step all
+    ranks take the greatest flag; if it is set they save and stop. A second signal stops at once.
+
+    Args:
+        saving: Writes the checkpoint.
+
+    Attributes:
+        received: Number of the signal that ended the run; 0 = none did.
+    """
+
+    def __init__(self, saving: Saving) -> None:
+        self.saving = saving
+        self.received = 0
+        self._flag = 0
+        self._before: dict[int, Any] = {}
+
+    @override
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        for number in _WATCHED:
+            self._before[number] = signal.signal(number, self._note)
+
+    @override
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._hand_back()  # what follows takes long and can be repeated: there a signal ends the process
+
+    @override
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        self._hand_back()
+
+    def _hand_back(self) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler if handler is not None else signal.SIG_DFL)
+        self._before = {}
+
+    @override
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        assert isinstance(pl_module, TokenizerTask)
+        if not pl_module.stepped:
+            return
+        flag = self._flag
+        if world_size() > 1:
+            agreed = torch.tensor(flag, device=pl_module.device)
+            dist.all_reduce(agreed, dist.ReduceOp.MAX)
+            flag = int(agreed)
+        if flag:
+            self.received = flag
+            self.saving.save(trainer, pl_module)
+            trainer.should_stop = True
+
+    def _note(self, number: int, _frame: FrameType | None) -> None:
+        if self._flag:
+            os._exit(128 + number)
+        self._flag = number
+
+
+def spare_workers(loader: DataLoader[Any]) -> DataLoader[Any]:
+    """Keep ``loader``'s workers alive when a signal goes to all processes, as SLURM and terminals send it.
+
+    Without their data the step that is under way could not be finished. They end with the main process all the same.
+    """
+    before = loader.worker_init_fn
+
+    def start(worker: int) -> None:
+        if before is not None:
+            before(worker)
+        for number in _WATCHED:
+            signal.signal(number, signal.SIG_IGN)
+
+    loader.worker_init_fn = start
+    return loader

@@ -1,0 +1,208 @@
+"""One optimiser step: micro-batches, guard, clipping, codebook update; and the only step counter there is."""
+
+import logging
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import replace
+from typing import Any
+
+import torch
+from einops import rearrange
+from lightning import LightningModule
+from lightning.pytorch.strategies import DDPStrategy
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+from typing_extensions import override
+
+from imtok.distributed import gather_rows, rank, sum_over_ranks, world_size
+from imtok.errors import InputError
+from imtok.objectives.base import Objective
+from imtok.pixels import to_float
+from imtok.schedules import warmup_cosine
+from imtok.tokenizer import Tokenizer
+from imtok.training.meters import Meters
+from imtok.training.optimizers import make_optimizer
+from imtok.training.settings import OptimizerSettings, TrainerSettings
+from imtok.types import Batch, Shown
+
+log = logging.getLogger(__name__)
+MakeLoader = Callable[[int, int], DataLoader[Any]]
+
+
+class TokenizerTask(LightningModule):
+    """Trains a tokenizer on an objective, by manual optimisation.
+
+    All randomness of a step is seeded by (seed, step, rank), so a resumed run needs no random state.
+
+    Args:
+        tokenizer: What is trained.
+        objective: What is minimised.
+        make_loader: Called with the first and the last step, once the processes know their ranks; yields this rank's
+            micro-batches of these steps in order.
+        trainer: Length and accumulation.
+        optimizer: Settings of the optimiser, for tokenizer and critic alike.
+        seed: Of all randomness.
+        start_codebook: Whether the quantizer is fitted to the first global batch before step 0.
+
+    Attributes:
+        step: Optimiser steps finished; a step whose gradients were not finite counts too.
+        stepped: True after the last micro-batch of a step.
+        skipped: Steps whose update was left out because of NaN or infinity, in all and in a row.
+        meters: Means since they were last read.
+        shown: What the last micro-batch produced.
+    """
+
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        objective: Objective,
+        make_loader: MakeLoader,
+        trainer: TrainerSettings,
+        optimizer: OptimizerSettings,
+        seed: int = 0,
+        start_codebook: bool = True,
+    ) -> None:
+        super().__init__()
+        self.automatic_optimization = False
+        self.tokenizer = tokenizer
+        self.objective = objective
+        self.make_loader = make_loader
+        self.trainer_settings = trainer
+        self.optimizer_settings = optimizer
+        self.seed = seed
+        self.start_codebook = start_codebook
+        self.step = 0
+        self.stepped = False
+        self.skipped = [0, 0]
+        self.meters = Meters()
+        self.shown: Shown | None = None
+        self._micro = 0
+        self._stats: dict[str, Tensor] = {}
+        self._keys: list[str] = []
+        self._loss_is_finite = torch.ones(())
+
+    @property
+    def last_step(self) -> int:
+        """The step after which this process stops."""
+        settings = self.trainer_settings
+        return min(settings.max_steps, settings.stop_at or settings.max_steps)
+
+    @override
+    def configure_optimizers(self) -> list[torch.optim.Optimizer]:
+        modules = [self.tokenizer, self.objective.critic]
+        return [make_optimizer(module, self.optimizer_settings) for module in modules if module is not None]
+
+    @override
+    def train_dataloader(self) -> DataLoader[Any]:
+        return self.make_loader(self.step, self.last_step)
+
+    @override
+    def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
+        image, label = batch.image.to(device, non_blocking=True), batch.label.to(device, non_blocking=True)
+        return replace(batch, image=image, label=label)
+
+    @override
+    def on_fit_start(self) -> None:
+        if self.step == 0 and self.start_codebook:
+            self._start_codebook()
+
+    @override
+    def training_step(self, batch: Batch, batch_idx: int) -> None:
+        settings = self.trainer_settings
+        last = self._micro + 1 == settings.accumulate
+        self.stepped = False
+        generator = self._seed_step()
+        with nullcontext() if last else self._no_sync():
+            losses = self.objective(self.tokenizer, batch, self.step, generator)
+            self.manual_backward(losses.total / settings.accumulate)
+            self._critic_backward(losses.shown)
+        self.shown = Shown(losses.shown.target, losses.shown.image.detach(), losses.shown.quantized)
+        self._keys += batch.key
+        self._loss_is_finite = self._loss_is_finite.to(self.device) * torch.isfinite(losses.total.detach())
+        for name, value in losses.shown.quantized.stats.items():
+            self._stats[name] = self._stats[name] + value if name in self._stats else value
+        self.meters.note(losses)
+        self._micro += 1
+        if last:
+            self._finish_step()
+
+    def _finish_step(self) -> None:
+        """Update everything that a step updates, or nothing at all if a number is not finite on some rank."""
+        raw = self.optimizers(use_pl_optimizer=True)
+        optimizers: list[Any] = raw if isinstance(raw, list) else [raw]
+        norms = [self._clip(optimizer) for optimizer in optimizers]
+        finite = self._loss_is_finite * torch.isfinite(torch.stack(norms)).all()
+        if sum_over_ranks(finite).item() == world_size():
+            rate = warmup_cosine(
+                self.step,
+                self.optimizer_settings.lr,
+                self.optimizer_settings.warmup_steps,
+                self.trainer_settings.max_steps,
+                self.optimizer_settings.lr * self.optimizer_settings.final_lr,
+            )
+            for optimizer in optimizers:
+                for group in optimizer.param_groups:
+                    group["lr"] = rate
+                optimizer.step()
+            self.tokenizer.quantizer.update({name: sum_over_ranks(value) for name, value in self._stats.items()})
+            self.meters.commit({"lr": rate, "gradient_norm": norms[0].item()})
+            self.skipped[1] = 0
+        else:
+            self._skip()
+        for optimizer in optimizers:
+            optimizer.zero_grad(set_to_none=True)
+        self._micro, self._stats, self._keys = 0, {}, []
+        self._loss_is_finite = torch.ones(())
+        self.step += 1
+        self.stepped = True
+
+    def _skip(self) -> None:
+        self.skipped = [self.skipped[0] + 1, self.skipped[1] + 1]
+        keys = ", ".join(self._keys[:8]) + (", ..." if len(self._keys) > 8 else "")
+        message = (
+            f"step {self.step}: a loss or gradient was NaN or infinite on some rank; images of rank {rank()}: {keys}"
+        )
+        if self.skipped[1] > self.trainer_settings.skip_nonfinite:
+            raise InputError(
+                f"{message}. Stopped after {self.skipped[1]} such steps in a row (trainer.skip_nonfinite); nothing of "
+                "them was learnt, the last checkpoint is whole: lower optimizer.lr or look at these images"
+            )
+        self.meters.discard()
+        log.warning("%s. Skipped: neither weights, codebook nor averages have changed", message)
+
+    def _clip(self, optimizer: Any) -> Tensor:
+        parameters = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+        if not parameters:
+            return torch.zeros((), device=self.device)
+        return nn.utils.clip_grad_norm_(parameters, self.trainer_settings.clip or float("inf"))
+
+    def _critic_backward(self, shown: Shown) -> None:
+        if self.objective.critic is None:
+            return
+        detached = Shown(shown.target, shown.image.detach(), shown.quantized)
+        if self._micro == 0:  # what the tokenizer's backward left in the critic is not the critic's gradient
+            self.objective.critic.zero_grad(set_to_none=True)
+        loss = self.objective.critic_loss(detached, self.step)
+        if loss is not None:
+            self.manual_backward(loss / self.trainer_settings.accumulate)
+
+    def _no_sync(self) -> Any:
+        strategy = self.trainer.strategy
+        return strategy.block_backward_sync() if isinstance(strategy, DDPStrategy) else nullcontext()
+
+    def _seed_step(self) -> torch.Generator:
+        mixed = hash((self.seed, self.step, rank(), self._micro)) % 2**63  # of integers only: the same in every process
+        torch.manual_seed(mixed)
+        return torch.Generator().manual_seed(mixed)
+
+    @torch.no_grad()
+    def _start_codebook(self) -> None:
+        """Fit the codebook to the latents of the first global batch, the same on every rank and for any split."""
+        latents = []
+        for batch in self.make_loader(0, 1):
+            encoded = self.tokenizer.encoder(to_float(batch.image.to(self.device)))
+            rows = (encoded[0] if isinstance(encoded, tuple) else encoded).float()
+            latents.append(rows)
+        everywhere = gather_rows(torch.cat(latents))
+        in_order = rearrange(everywhere, "(rank image) n d -> (image rank n) d", rank=world_size())
+        self.tokenizer.quantizer.start(in_order)

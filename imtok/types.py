@@ -1,0 +1,131 @@
+"""The values that flow through imtok, one dataclass per stage.
+
+The shape alphabet, used in every signature and every einops pattern:
+
+===========  ==========================================================
+``b``        images in a batch
+``c h w``    channels, height and width of an image, in pixels
+``n``        latents per image
+``t``        tokens per image (``t = n`` except for multi-scale residual)
+``d``        width of a latent
+``g``        slots per token, each with a vocabulary of its own
+``v``        entries of one slot's vocabulary
+``l``        length of a context sequence
+===========  ==========================================================
+
+Images are float in ``[-1, 1]`` inside imtok and uint8 at its edges.
+"""
+
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from jaxtyping import Bool, Float, Int64, UInt8
+from torch import Tensor
+
+
+class Loss(NamedTuple):
+    """A named term of an objective: its textbook value and its factor in the total."""
+
+    value: Float[Tensor, ""]
+    weight: float
+
+
+@dataclass(frozen=True)
+class Quantized:
+    """What a quantizer returns.
+
+    Attributes:
+        latents: Quantized latents. Bit for bit what ``Quantizer.decode(ids)`` returns; gradients reach the
+            encoder through them.
+        ids: Token ids in ``[0, vocabulary of the slot)``. Slot 0 stands for the first channels; inside a slot,
+            channel 0 is the least significant digit.
+        keep: True where a latent is transmitted; None for fixed-length tokenizers. Where it is False, latents
+            and ids are zero.
+        losses: Auxiliary terms by name.
+        stats: Codebook statistics by name: detached sums over tokens, so that micro-batches and ranks add up.
+            ``Quantizer.update`` takes them.
+    """
+
+    latents: Float[Tensor, "b n d"]
+    ids: Int64[Tensor, "b t g"]
+    keep: Bool[Tensor, "b n"] | None = None
+    losses: dict[str, Loss] = field(default_factory=dict)
+    stats: dict[str, Tensor] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """An image as a generator sees it.
+
+    Attributes:
+        ids: Token ids, one column per slot.
+        keep: True where a latent is transmitted; None for fixed-length tokenizers.
+    """
+
+    ids: Int64[Tensor, "b t g"]
+    keep: Bool[Tensor, "b n"] | None = None
+
+
+@dataclass(frozen=True)
+class Reconstruction:
+    """What ``Tokenizer.forward`` returns: the image and how it got there.
+
+    Attributes:
+        image: In ``[-1, 1]`` up to overshoot.
+        quantized: What the quantizer (and the regulariser, in training) made of the latents.
+        taps: Outputs of the sub-modules that were asked for, by module name.
+    """
+
+    image: Float[Tensor, "b 3 h w"]
+    quantized: Quantized
+    taps: dict[str, Tensor] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Shown:
+    """What a training step shows to the critic, to pictures and to code counts.
+
+    Attributes:
+        target: The image to be reconstructed, in ``[-1, 1]``.
+        image: The reconstruction, in ``[-1, 1]`` up to overshoot.
+        quantized: The codes that it was decoded from.
+    """
+
+    target: Float[Tensor, "b 3 h w"]
+    image: Float[Tensor, "b 3 h w"]
+    quantized: Quantized
+
+
+@dataclass(frozen=True)
+class Losses:
+    """What an objective returns for one micro-batch.
+
+    Attributes:
+        total: The differentiated scalar: the sum of weight times value.
+        terms: Every term by name, for the log.
+        shown: What the step produced.
+    """
+
+    total: Float[Tensor, ""]
+    terms: dict[str, Loss]
+    shown: Shown
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What a data loader yields.
+
+    Attributes:
+        image: RGB pixels, uint8.
+        label: Class index, -1 where there is none.
+        index: Position of each sample in its data set.
+        key: Name of each sample: a relative path, or ``shard:member`` stem.
+        bad: ``key: reason`` for every sample that could not be decoded. In training another sample stands in
+            its place; in evaluation and export it is left out of ``image``.
+    """
+
+    image: UInt8[Tensor, "b 3 h w"]
+    label: Int64[Tensor, " b"]
+    index: Int64[Tensor, " b"]
+    key: list[str]
+    bad: list[str] = field(default_factory=list)

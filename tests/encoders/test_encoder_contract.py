@@ -1,0 +1,97 @@
+"""What every encoder promises. A new YAML in configs/encoder is tested by being there."""
+
+import importlib
+import inspect
+
+import pytest
+import torch
+from encoders.presets import names, preset, small, unchecked
+
+from imtok.tokenizer import construct
+
+SIZE = (32, 64)  # pixels; a multiple of every published factor, and not square
+DIM = 6
+
+
+def encode(encoder, image):
+    encoded = encoder(image)
+    return encoded[0] if isinstance(encoded, tuple) else encoded
+
+
+@pytest.fixture(params=names("encoder"))
+def name(request):
+    return request.param
+
+
+@pytest.fixture
+def encoder(name):
+    return construct(small("encoder", name), out_dim=DIM)
+
+
+@pytest.fixture
+def image():
+    return torch.rand(2, 3, *SIZE) * 2 - 1
+
+
+def test_the_published_size_keeps_its_shapes(name):
+    with torch.device("meta"):
+        encoder = construct(preset("encoder", name), out_dim=18)
+        for size in [(256, 256), (128, 192)]:
+            assert encode(encoder, torch.empty(1, 3, *size)).shape == (1, encoder.num_latents(size), 18)
+
+
+def test_a_preset_lists_every_argument(name):
+    config = preset("encoder", name)
+    module, _, cls = config["_target_"].rpartition(".")
+    arguments = inspect.signature(getattr(importlib.import_module(module), cls)).parameters
+    assert set(config) - {"_target_"} == set(arguments) - {"out_dim"}
+
+
+def test_num_latents_is_what_forward_returns(encoder, image):
+    assert encode(encoder, image).shape == (2, encoder.num_latents(SIZE), DIM)
+
+
+def test_a_size_that_does_not_fit_is_refused_with_the_rule(encoder):
+    size = (SIZE[0], SIZE[1] + 1)
+    with pytest.raises(ValueError, match=f"must be a positive multiple of .* got {size[0]} x {size[1]}"):
+        encoder.num_latents(size)
+    with pytest.raises(ValueError, match=f"must be a positive multiple of .* got {size[0]} x {size[1]}"):
+        encoder(torch.zeros(1, 3, *size))
+
+
+def test_gradients_reach_every_parameter(encoder, image):
+    latents = encode(encoder, image)
+    (latents * torch.randn_like(latents)).sum().backward()
+    unreached = [key for key, value in encoder.named_parameters() if value.grad is None or not value.grad.any()]
+    # A key's bias shifts all scores of a query alike, which softmax does not see: its gradient is rounding at most.
+    assert [key for key in unreached if not key.endswith("key.bias")] == []
+
+
+def test_latents_of_an_image_do_not_depend_on_its_batch(encoder, image):
+    encoder.double().eval()
+    image = image.double()
+    torch.testing.assert_close(encode(encoder, image)[1:], encode(encoder, image[1:]), rtol=1e-9, atol=1e-9)
+
+
+def test_latents_depend_on_every_pixel(encoder, image):
+    image.requires_grad_()
+    latents = encode(encoder, image)
+    (latents * torch.randn_like(latents)).sum().backward()
+    assert (image.grad.abs().sum(1) > 0).all()
+
+
+def test_it_compiles_as_one_graph(encoder, image):
+    encoder.eval()
+    torch.compiler.reset()
+    compiled = torch.compile(encoder, backend="eager", fullgraph=True)
+    with torch.no_grad(), unchecked():
+        torch.testing.assert_close(encode(compiled, image), encode(encoder, image))
+
+
+def test_it_runs_in_bfloat16(encoder, image):
+    encoder.eval()
+    with torch.no_grad():
+        exact = encode(encoder, image)
+        with torch.autocast("cpu", torch.bfloat16):
+            rounded = encode(encoder, image).float()
+    assert (rounded - exact).norm() < 0.05 * exact.norm()

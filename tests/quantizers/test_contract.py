@@ -1,0 +1,174 @@
+"""Every quantizer with a YAML file keeps the contract of ``imtok.quantizers.base.Quantizer``."""
+
+import math
+
+import pytest
+import torch
+from quantizers.contract import NAMES, build
+from torch.utils.checkpoint import checkpoint
+
+
+@pytest.fixture(params=NAMES)
+def quantizer(request):
+    return build(request.param)
+
+
+@pytest.fixture
+def latents(quantizer):
+    return torch.randn(2, 12, quantizer.dim, requires_grad=True)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("training", [True, False])
+def test_decode_returns_the_latents_of_forward_bit_for_bit(quantizer, latents, dtype, training):
+    quantized = quantizer.train(training)(latents.to(dtype))
+    assert quantized.latents.dtype == dtype
+    if dtype is torch.float64:  # the table is kept in float32
+        torch.testing.assert_close(quantizer.decode(quantized.ids).double(), quantized.latents, rtol=1e-6, atol=1e-6)
+    else:
+        assert torch.equal(quantizer.decode(quantized.ids).to(dtype), quantized.latents)
+
+
+def test_ids_are_whole_numbers_inside_the_vocabulary(quantizer, latents):
+    ids = quantizer(latents).ids
+    assert ids.dtype == torch.int64
+    assert ids.shape == (2, quantizer.num_tokens(12), len(quantizer.vocab_sizes))
+    assert (ids >= 0).all()
+    assert (ids < torch.tensor(quantizer.vocab_sizes)).all()
+
+
+def test_codebooks_sum_to_the_latents(quantizer, latents):
+    quantized = quantizer(latents)
+    tables = quantizer.codebook()
+    assert [tuple(table.shape) for table in tables] == [(size, quantizer.dim) for size in quantizer.vocab_sizes]
+    summed = sum(table[quantized.ids[..., slot]] for slot, table in enumerate(tables))
+    torch.testing.assert_close(summed, quantized.latents.detach())
+
+
+def test_bits_follow_from_the_vocabulary(quantizer):
+    assert quantizer.bits_per_token == pytest.approx(math.log2(math.prod(quantizer.vocab_sizes)))
+
+
+def test_gradients_of_the_output_reach_the_input(quantizer, latents):
+    (quantizer(latents).latents * torch.randn(2, 12, quantizer.dim)).sum().backward()
+    assert latents.grad is not None
+    assert (latents.grad != 0).float().mean() > 0.9
+
+
+def test_every_parameter_learns_in_one_step(quantizer, latents):
+    quantized = quantizer(latents)
+    terms = [value * weight for value, weight in quantized.losses.values()]
+    (quantized.latents.square().sum() + sum(terms)).backward()
+    for name, parameter in quantizer.named_parameters():
+        assert parameter.grad is not None, name
+        assert parameter.grad.abs().sum() > 0, name
+
+
+def test_losses_are_finite_scalars(quantizer, latents):
+    for name, (value, weight) in quantizer(latents).losses.items():
+        assert value.shape == (), name
+        assert torch.isfinite(value), name
+        assert math.isfinite(weight), name
+
+
+def test_forward_changes_no_state(quantizer, latents):
+    before = {name: value.clone() for name, value in quantizer.state_dict().items()}
+    quantizer(latents)
+    checkpoint(lambda x: quantizer(x).latents, latents, use_reentrant=False).sum().backward()
+    for name, value in quantizer.state_dict().items():
+        assert torch.equal(value, before[name]), name
+
+
+def test_a_mask_of_ones_changes_nothing(quantizer, latents):
+    settle(quantizer)
+    plain, masked = quantizer(latents), quantizer(latents, torch.ones(2, 12, dtype=torch.bool))
+    assert torch.equal(plain.latents, masked.latents)
+    assert torch.equal(plain.ids, masked.ids)
+    for name in plain.losses:
+        torch.testing.assert_close(plain.losses[name].value, masked.losses[name].value, rtol=1e-6, atol=1e-7)
+
+
+def test_masked_latents_take_part_in_nothing(quantizer, latents):
+    keep = torch.rand(2, 12) < 0.6
+    spoilt = latents.detach().masked_fill(~keep[..., None], float("nan")).requires_grad_()
+    settle(quantizer)
+    masked, compact = quantizer(spoilt, keep), quantizer(latents.detach()[keep][None])
+    assert torch.equal(masked.latents[keep], compact.latents[0])
+    assert torch.equal(masked.ids[keep], compact.ids[0])
+    assert not masked.latents[~keep].any()
+    assert not masked.ids[~keep].any()
+    for name in compact.losses:
+        torch.testing.assert_close(masked.losses[name].value, compact.losses[name].value, rtol=1e-5, atol=1e-6)
+    for name in compact.stats:
+        torch.testing.assert_close(masked.stats[name], compact.stats[name], rtol=1e-5, atol=1e-5)
+    masked.latents.sum().backward()
+    assert not spoilt.grad[~keep].any()
+
+
+def test_tokens_do_not_depend_on_their_company_or_memory_layout(quantizer, latents):
+    whole = quantizer.eval()(latents)
+    order = torch.randperm(12)
+    assert torch.equal(quantizer(latents[:, order]).ids, whole.ids[:, order])
+    assert torch.equal(quantizer(latents[:1, 3:5]).ids, whole.ids[:1, 3:5])
+    strided = latents.transpose(1, 2).contiguous().transpose(1, 2)
+    assert torch.equal(quantizer(strided).latents, whole.latents)
+
+
+@pytest.mark.parametrize("scale", [0.0, -0.0, 1e-8, 1e4])
+def test_extreme_latents_give_finite_values_and_gradients(quantizer, latents, scale):
+    extreme = (latents.detach() * scale).requires_grad_()
+    quantized = quantizer(extreme)
+    (quantized.latents.sum() + sum(value * weight for value, weight in quantized.losses.values())).backward()
+    assert torch.isfinite(quantized.latents).all()
+    assert torch.isfinite(extreme.grad).all()
+
+
+def test_nan_is_not_hidden_behind_a_code(quantizer, latents):
+    spoilt = latents.detach().clone()
+    spoilt[0, 3] = float("nan")
+    assert quantizer(spoilt).latents[0, 3].isnan().any()
+
+
+def test_neighbours_begin_with_the_code_itself_and_are_distinct(quantizer, latents):
+    ids = quantizer(latents).ids
+    near = quantizer.neighbours(ids, 5)
+    assert near.shape == (*ids.shape, 5)
+    assert torch.equal(near[..., 0], ids)
+    assert (near.sort(-1).values.diff(dim=-1) > 0).all()
+    assert (near < torch.tensor(quantizer.vocab_sizes)[:, None]).all()
+    assert (near >= 0).all()
+
+
+def test_more_neighbours_than_codes_are_refused(quantizer, latents):
+    with pytest.raises(ValueError, match="neighbours must be between 1 and the vocabulary"):
+        quantizer.neighbours(quantizer(latents).ids, max(quantizer.vocab_sizes) + 1)
+
+
+def test_tables_stay_out_of_half_precision(quantizer, latents):
+    before = {name: value.clone() for name, value in quantizer.state_dict().items()}
+    for cast in (quantizer.bfloat16, quantizer.half):
+        cast()
+        assert all(torch.equal(value, before[name]) for name, value in quantizer.state_dict().items())
+
+
+def test_saved_state_gives_the_same_codes(quantizer, latents):
+    quantized = quantizer(latents)
+    quantizer.update(quantized.stats)
+    twin = build_like(quantizer)
+    twin.load_state_dict(quantizer.state_dict())
+    assert torch.equal(settle(twin)(latents).latents, settle(quantizer)(latents).latents)
+
+
+def test_a_latent_of_the_wrong_width_is_refused(quantizer):
+    with pytest.raises(ValueError, match=f"must be {quantizer.dim} wide"):
+        quantizer(torch.randn(1, 4, quantizer.dim + 1))
+
+
+def settle(quantizer):
+    """Evaluation mode for quantizers that draw ids at random in training: two calls can only then be compared."""
+    return quantizer.train(quantizer.training and not getattr(quantizer, "stochastic", False))
+
+
+def build_like(quantizer):
+    torch.manual_seed(99)
+    return next(twin for twin in map(build, NAMES) if repr(twin) == repr(quantizer) and type(twin) is type(quantizer))

@@ -1,0 +1,62 @@
+"""What only FSQ promises."""
+
+import pytest
+import torch
+
+from imtok.quantizers.fsq import FSQ
+
+
+@pytest.mark.parametrize("level", range(2, 33))
+def test_every_number_of_levels_is_reached_in_order(level):
+    quantizer = FSQ([level])
+    latents = torch.linspace(-6, 6, 20_001)[None, :, None]
+    quantized = quantizer(latents)
+    assert quantized.ids.unique().tolist() == list(range(level))
+    assert (quantized.ids[0, 1:, 0] >= quantized.ids[0, :-1, 0]).all()
+    assert (quantized.latents.diff(dim=1) >= 0).all()
+
+
+@pytest.mark.parametrize("level", range(2, 33))
+def test_zero_stays_zero(level):
+    assert FSQ([level])(torch.zeros(1, 1, 1)).latents.item() == 0
+
+
+@pytest.mark.parametrize("levels", [[2, 2], [8, 5, 5], [3, 4, 7]])
+def test_every_code_is_distinct_and_reached(levels):
+    quantizer = FSQ(levels)
+    table = quantizer.codebook()[0]
+    assert table.unique(dim=0).shape[0] == quantizer.vocab_sizes[0]
+    assert quantizer(3 * torch.randn(1, 50_000, quantizer.dim)).ids.unique().numel() == quantizer.vocab_sizes[0]
+
+
+def test_the_first_channel_is_the_least_significant_digit():
+    quantizer = FSQ([8, 5, 5])
+    highest = torch.tensor([[[20.0, 0, 0], [0, 20.0, 0], [0, 0, 20.0]]])
+    zero = quantizer(torch.zeros(1, 1, 3)).ids.item()
+    assert zero == 4 + 2 * 8 + 2 * 40
+    assert (quantizer(highest).ids[0, :, 0] - zero).tolist() == [3, 2 * 8, 2 * 40]
+
+
+def test_the_gradient_is_the_slope_of_the_tanh():
+    quantizer = FSQ([5]).double()
+    latents = torch.linspace(-2, 2, 9, dtype=torch.float64)[None, :, None].requires_grad_()
+    quantizer(latents).latents.sum().backward()
+    half_width = 4 * (1 + 1e-3) / 2
+    torch.testing.assert_close(latents.grad, (1 - latents.detach().tanh() ** 2) * half_width / 2)
+
+
+def test_bfloat16_latents_give_the_ids_of_the_same_numbers_in_float32():
+    quantizer, latents = FSQ([8, 8, 8, 5, 5, 5]), torch.randn(4, 500, 6).bfloat16()
+    assert torch.equal(quantizer(latents).ids, quantizer(latents.float()).ids)
+
+
+def test_neighbours_lie_one_step_away_on_the_grid():
+    quantizer = FSQ([5, 5])
+    middle = torch.tensor([[[12]]])
+    assert sorted(quantizer.neighbours(middle, 5)[0, 0, 0].tolist()) == [7, 11, 12, 13, 17]
+
+
+@pytest.mark.parametrize("levels", [[], [1], [8, 1], [2] * 63])
+def test_bad_levels_are_refused(levels):
+    with pytest.raises(ValueError, match="levels must be"):
+        FSQ(levels)

@@ -1,0 +1,184 @@
+"""The commands as a user types them: what they leave behind, and one clear line when something is wrong."""
+
+import hashlib
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from imtok.pixels import to_float, to_uint8
+from imtok.tokenizer import Tokenizer
+
+ROOT = Path(__file__).parents[1]
+TINY = ("trainer.max_steps=3", "trainer.batch_size=4", "image_size=32", "encoder.width=16", "decoder.width=16")
+
+
+def call(*arguments, folder, check=True):
+    """Run a command in ``folder`` and return what it printed."""
+    script = ["-m", "imtok.cli"] if not str(arguments[0]).endswith(".py") else []
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "200", "PYTHONPATH": str(ROOT)}
+    result = subprocess.run(
+        [sys.executable, *script, *map(str, arguments)],
+        cwd=folder,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if check:
+        assert result.returncode == 0, result.stdout + result.stderr
+    return result
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory):
+    """Two classes of small pictures in three formats."""
+    folder = tmp_path_factory.mktemp("images")
+    numbers = np.random.default_rng(0)
+    for index in range(10):
+        path = folder / ("cats" if index < 6 else "dogs") / f"{index}.{('png', 'jpg', 'webp')[index % 3]}"
+        path.parent.mkdir(exist_ok=True)
+        coarse = Image.fromarray(numbers.integers(0, 256, (5, 6, 3), dtype=np.uint8))
+        coarse.resize((60, 50), Image.Resampling.BICUBIC).save(path)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory, images):
+    """A run on a folder of images, started as the README says."""
+    folder = tmp_path_factory.mktemp("work")
+    printed = call(ROOT / "train.py", "data=folder", f"data.path={images}", *TINY, "out=run", folder=folder)
+    assert "PSNR (dB)" in printed.stdout
+    assert "run/tokenizer" in printed.stdout
+    return folder / "run"
+
+
+@pytest.fixture(scope="module")
+def exported(run, images):
+    """The tokens of these images."""
+    arguments = (f"tokenizer={run}", "data=folder", f"data.path={images}", "out=tokens", "shard_size=4", "batch_size=3")
+    call("export", *arguments, folder=run.parent)
+    return run.parent / "tokens"
+
+
+def test_a_run_leaves_its_whole_folder(run):
+    names = {path.name for path in run.iterdir()}
+    assert names >= {"config.yaml", "metrics.csv", "checkpoints", "tokenizer", "summary.json", "evaluation", "run.json"}
+    summary = json.loads((run / "summary.json").read_text())
+    assert summary["steps"] == 3
+    assert summary["psnr"] > 5
+    assert 0 < summary["usage"] <= 1
+    assert -1 <= summary["ssim"] <= 1
+    assert {path.name for path in (run / "tokenizer").iterdir()} == {"config.json", "model.safetensors"}
+    assert (run / "evaluation/grid.png").stat().st_size > 1000
+
+
+def test_eval_reports_on_a_folder(run, images):
+    call(ROOT / "eval.py", f"tokenizer={run}", "data=folder", f"data.path={images}", "out=report", folder=run.parent)
+    report = json.loads((run.parent / "report/report.json").read_text())
+    assert report["images"] == 10
+    assert report["metrics"]["psnr"] > 5
+
+
+def test_info_tells_vocabulary_tokens_and_bits(run):
+    printed = call("info", run, folder=run.parent).stdout
+    for fact in ("PatchEncoder", "VQ", "512", "tokens per image", "16", "9.000", "144.0"):
+        assert fact in printed
+
+
+def test_every_exported_file_has_its_hash(exported):
+    manifest = json.loads((exported / "manifest.json").read_text())
+    files = {str(path.relative_to(exported)) for path in exported.rglob("*") if path.is_file()} - {"manifest.json"}
+    assert set(manifest["files"]) == files
+    for name, about in manifest["files"].items():
+        assert hashlib.sha256((exported / name).read_bytes()).hexdigest() == about["sha256"]
+
+
+def test_exported_ids_are_those_of_the_tokenizer(exported, run, images):
+    shards = [np.load(path, allow_pickle=False) for path in sorted(exported.glob("ids-*.npy"))]
+    ids = np.concatenate(shards)
+    assert [len(shard) for shard in shards] == [4, 4, 2]
+    assert ids.dtype == np.uint16
+    assert ids.shape == (10, 16, 1)
+    assert ids.max() < 512
+
+
+def test_decoded_pictures_are_the_reconstructions_bit_for_bit(exported, run):
+    call("decode", f"tokenizer={run}", f"ids={exported}", "out=pictures", "batch_size=3", folder=run.parent)
+    ids = np.concatenate([np.load(path, allow_pickle=False) for path in sorted(exported.glob("ids-*.npy"))])
+    pictures = sorted((run.parent / "pictures").glob("*.png"))
+    assert len(pictures) == 10
+    tokenizer = Tokenizer.load(run)
+    latents = tokenizer.quantizer.decode(torch.from_numpy(ids.astype(np.int64)))
+    with torch.no_grad():
+        expected = to_uint8(tokenizer.decoder(latents, (32, 32)).clamp(-1, 1))
+    for picture, image in zip(pictures, expected, strict=True):
+        shown = torch.from_numpy(np.asarray(Image.open(picture)).copy()).permute(2, 0, 1)
+        assert torch.equal(shown, image)
+        assert to_float(shown).abs().max() <= 1
+
+
+def test_a_generators_file_of_ids_decodes(run):
+    np.save(run.parent / "generated.npy", np.random.default_rng(0).integers(0, 512, (3, 16)))
+    call("decode", f"tokenizer={run}", "ids=generated.npy", "out=generated", folder=run.parent)
+    assert len(list((run.parent / "generated").glob("*.png"))) == 3
+
+
+def test_a_sweep_gives_each_job_its_folder(run, images):
+    arguments = ("data=folder", f"data.path={images}", *TINY, "trainer.max_steps=1", "out=sweep", "-m", "seed=0,1")
+    call(ROOT / "train.py", *arguments, folder=run.parent)
+    weights = [(run.parent / f"sweep/{job}/tokenizer/model.safetensors").read_bytes() for job in (0, 1)]
+    assert weights[0] != weights[1]
+
+
+def refused(*arguments, folder, naming):
+    """A refusal: exit code 2, one message, no traceback, nothing written."""
+    before = sorted(str(path) for path in folder.rglob("*"))
+    result = call(*arguments, folder=folder, check=False)
+    assert result.returncode == 2, result.stdout + result.stderr
+    assert result.stderr.startswith("imtok: ")
+    assert "Traceback" not in result.stderr
+    assert naming in result.stderr
+    assert sorted(str(path) for path in folder.rglob("*")) == before
+
+
+def test_wrong_configs_are_refused_all_at_once(tmp_path):
+    arguments = ("train", "quantizer=fsqq", "trainer.max_stepz=3", "optimizer.lr=fast")
+    refused(*arguments, folder=tmp_path, naming="did you mean fsq?")
+
+
+def test_unusable_data_is_refused(tmp_path):
+    (tmp_path / "empty").mkdir()
+    train = ("train", *TINY, "data=folder")
+    refused(*train, "data.path=missing", "out=run", folder=tmp_path, naming="missing")
+    refused(*train, "data.path=empty", "out=run", folder=tmp_path, naming="empty")
+
+
+def test_a_folder_that_holds_something_else_is_refused(tmp_path, run, images):
+    (tmp_path / "thesis").mkdir()
+    (tmp_path / "thesis/chapter.txt").write_text("years of work")
+    refused("train", *TINY, "out=thesis", folder=tmp_path, naming="already holds something else")
+    data = ("data=folder", f"data.path={images}")
+    refused("eval", f"tokenizer={run}", *data, "out=thesis", folder=tmp_path, naming="already holds something else")
+    refused("export", f"tokenizer={run}", *data, "out=thesis", folder=tmp_path, naming="already holds something else")
+
+
+def test_ids_that_cannot_be_are_refused(tmp_path, run):
+    np.save(tmp_path / "ids.npy", np.full((2, 16), 512))
+    decode = ("decode", f"tokenizer={run}", "out=pictures")
+    refused(*decode, "ids=ids.npy", folder=tmp_path, naming="512")
+    refused(*decode, "ids=missing.npy", folder=tmp_path, naming="missing.npy")
+
+
+def test_an_unknown_command_is_refused(tmp_path):
+    refused("trian", folder=tmp_path, naming="there is no command trian")
+
+
+def test_a_tokenizer_that_is_not_there_is_refused(tmp_path):
+    refused("info", "missing", folder=tmp_path, naming="does not exist")

@@ -1,0 +1,140 @@
+"""Configs compose and build, and mistakes are named all at once, each with its fix."""
+
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
+
+from imtok.build import build_part, build_tokenizer
+from imtok.config import check_command, config_folder, register_schemas
+from imtok.errors import InputError
+
+CONFIGS = Path(__file__).parents[1] / "configs"
+GROUPS = sorted(path.name for path in CONFIGS.iterdir() if path.is_dir())
+RECIPES = sorted(path.stem for path in (CONFIGS / "experiment").glob("*.yaml"))
+
+
+def options(group):
+    return sorted(path.stem for path in (CONFIGS / group).glob("*.yaml"))
+
+
+def test_configs_are_read_from_the_checkout():
+    assert config_folder() == CONFIGS
+
+
+@pytest.mark.parametrize("group", GROUPS)
+def test_every_file_of_every_group_composes_and_passes_the_check(group):
+    names = options(group)
+    assert names
+    for name in names:
+        path = ["data.path=somewhere"] if group == "experiment" or (group == "data" and name != "photos") else []
+        check_command("train", [f"{group}={name}", *path])
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_every_recipe_composes_and_builds_at_both_sizes(recipe):
+    for overrides in (["data.path=somewhere"], ["size=tiny"]):
+        check_command("train", [f"experiment={recipe}", *overrides])
+        register_schemas()
+        with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+            config = compose("train", overrides=[f"experiment={recipe}", *overrides])
+        with torch.device("meta"):
+            build_tokenizer(OmegaConf.to_container(config, resolve=True))
+
+
+@pytest.mark.parametrize("group", GROUPS)
+def test_every_file_says_what_it_is(group):
+    for path in (CONFIGS / group).glob("*.yaml"):
+        lines = [line for line in path.read_text().splitlines() if line != "# @package _global_"]
+        assert lines[0].startswith("# "), path
+        assert len(lines[0]) > 20, path
+
+
+@pytest.mark.parametrize("encoder", options("encoder"))
+def test_every_encoder_builds_with_its_decoder(encoder):
+    name = encoder if encoder in options("decoder") else "patch"
+    plain = {
+        section: yaml.safe_load((CONFIGS / section / f"{name}.yaml").read_text()) for section in ("encoder", "decoder")
+    }
+    plain["encoder"] = yaml.safe_load((CONFIGS / "encoder" / f"{encoder}.yaml").read_text())
+    plain |= {
+        "quantizer": {"_target_": "imtok.quantizers.fsq.FSQ", "levels": [8, 5, 5, 5]},
+        "image_size": 64,
+        "seed": 0,
+    }
+    with torch.device("meta"):
+        assert build_tokenizer(plain).num_tokens((64, 64)) >= 1
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["quantiser=fsq"], "quantiser: no such key; did you mean quantizer?"),
+        (["trainer.max_stepz=3"], "trainer.max_stepz: no such key; did you mean max_steps?"),
+        (["quantizer=fsqq"], "quantizer=fsqq: no such option; did you mean fsq?"),
+        (["quantizer.codebok_size=8"], "quantizer.codebok_size: no such key; did you mean codebook_size?"),
+        (
+            ["+quantizer.codebok_size=8"],
+            "quantizer.codebok_size: VQ has no argument codebok_size; did you mean codebook_size?",
+        ),
+        (["trainer.max_steps=many"], "trainer.max_steps: Value 'many' of type 'str' could not be converted to Integer"),
+        (["quantizer.codebook_size=lots"], "quantizer.codebook_size: must be int, got 'lots'"),
+        (["data=folder"], "data.path: required and not set; give data.path=VALUE"),
+        (["~quantizer.dim"], "quantizer.dim: required by VQ and not set; give +quantizer.dim=VALUE"),
+        (["quantizer._target_=imtok.quantizers.vq.VQQ"], "quantizer._target_: cannot import imtok.quantizers.vq.VQQ"),
+        (["trainer.precision=fp16"], "trainer.precision must be fp32 or bf16, got fp16; fp16 loses codes"),
+        (["trainer.max_steps=0"], "trainer.max_steps must be at least 1, got 0"),
+        (["optimizer.lr=-1"], "optimizer.lr must be positive, got -1"),
+        (["ckpt=last"], "ckpt=last needs out=DIR"),
+        (["trainer.devices=2"], "out=DIR must be given with several processes"),
+        (["trainer.batch_size=10", "trainer.accumulate=4"], "must be a multiple of trainer.accumulate=4, got 10"),
+        (["fsq"], "fsq: not an override; write KEY=VALUE"),
+        (["logger=tensorboard"], "logger must be csv or wandb, got tensorboard"),
+        (["image_size=${nowhere}"], "image_size: "),
+        (["experiment=titok_xxl"], "experiment=titok_xxl: no such option"),
+    ],
+)
+def test_each_kind_of_mistake_is_explained(overrides, message):
+    with pytest.raises(InputError) as error:
+        check_command("train", overrides)
+    assert message in str(error.value)
+    assert "1 mistake in the config:" in str(error.value)
+
+
+def test_all_mistakes_are_named_at_once():
+    with pytest.raises(InputError) as error:
+        check_command(
+            "train", ["quantizer=fsqq", "trainer.max_stepz=3", "encoder.width=wide", "optimizer.lr=0", "out=somewhere"]
+        )
+    assert str(error.value).startswith("4 mistakes in the config:\n")
+    assert len(str(error.value).splitlines()) == 5
+
+
+@pytest.mark.parametrize("command", ["eval", "export", "decode"])
+def test_a_missing_tokenizer_is_named(command):
+    with pytest.raises(InputError, match="tokenizer: required and not set; give tokenizer=VALUE"):
+        check_command(command, [])
+
+
+def test_a_part_that_refuses_its_settings_is_named():
+    register_schemas()
+    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        config = compose(
+            "train", overrides=["quantizer=fsq", "quantizer.levels=[8,1]", "objective.losses.l2.weight=-1.0"]
+        )
+    plain = OmegaConf.to_container(config, resolve=True)
+    with pytest.raises(InputError, match=r"the tokenizer cannot be built: levels must be .*\[8, 1\]"):
+        build_tokenizer(plain)
+    with pytest.raises(InputError, match=r"objective: weight must not be negative, got -1"):
+        build_part(plain, "objective")
+
+
+def test_an_image_size_that_the_encoder_cannot_read_is_named():
+    register_schemas()
+    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        config = compose("train", overrides=["image_size=60"])
+    with pytest.raises(InputError, match=r"the tokenizer cannot be built: .*60"):
+        build_tokenizer(OmegaConf.to_container(config, resolve=True))
