@@ -23,7 +23,7 @@ from imtok.config import check_command, config_folder, register_schemas
 from imtok.data.loader import evaluation_loader
 from imtok.errors import InputError
 from imtok.evaluation.evaluate import evaluate
-from imtok.evaluation.report import table, write_report
+from imtok.evaluation.report import summary, table, write_report
 from imtok.export.pictures import decode_ids
 from imtok.export.tokens import export_tokens
 from imtok.info import describe
@@ -101,6 +101,7 @@ def _train(config: DictConfig) -> None:
     if outcome.report is None:
         console.print(f"stopped after step {outcome.step} as trainer.stop_at says; go on with: ckpt=last out={folder}")
         return
+    console.print(f"[bold]{summary(outcome.report)}, held out of training[/bold]", soft_wrap=True)
     console.print(table(outcome.report))
     for name, what in _RESULTS.items():
         console.print(f"  {folder / name}  [dim]{what}[/dim]", soft_wrap=True)
@@ -125,6 +126,7 @@ def _eval(config: DictConfig) -> None:
     loader = evaluation_loader(data.evaluation(size, config.split), config.batch_size, config.workers)
     report = evaluate(tokenizer, loader, device)
     write_report(report, folder)
+    console.print(f"[bold]{summary(report)}[/bold]", soft_wrap=True)
     console.print(table(report))
     console.print(f"  {folder}/report.md", soft_wrap=True)
 

@@ -89,6 +89,12 @@ def _start_worker(_worker: int) -> None:
     warnings.filterwarnings("ignore", module="PIL")  # they tell of damaged metadata and name no file
 
 
+def spread_loader(images: ImageSet, number: int) -> Loader:
+    """One batch of ``number`` images (or all, if there are fewer) spread evenly over a data set."""
+    number = min(number, len(images))
+    return Loader(images, [[(0, index * len(images) // number) for index in range(number)]], 0)
+
+
 def _collate(samples: list[Sample], size: int) -> Batch | InputError:
     for sample in samples:
         if sample.error is not None:

@@ -44,7 +44,7 @@ def evaluate(
         tokenizer: Ends on ``device``, in the modes (training or evaluation) that it came in.
         loader: Images of one size.
         device: Where to compute.
-        pictures: How many of the first images to keep with their reconstructions, for the report's grid.
+        pictures: How many images to keep with their reconstructions, evenly over the data set, for the report's grid.
 
     Raises:
         InputError: If there is no image, the images differ in size, the tokenizer cannot read them, or a
@@ -56,7 +56,7 @@ def evaluate(
     quantizer, rate = tokenizer.quantizer, Rate().to(exact)
     countable = bool(quantizer.vocab_sizes) and max(quantizer.vocab_sizes) <= LARGEST_VOCABULARY
     codes = CodeUsage(quantizer.vocab_sizes).to(exact) if countable else None
-    kept, bad, size = Pictures(), list[str](), (0, 0)
+    kept, bad, size = Pictures(pictures), list[str](), (0, 0)
     with evaluating(tokenizer.to(device)):
         for batch, image, size in read_images(tokenizer, loader, device, bad):
             reconstruction = tokenizer(image)
@@ -72,7 +72,7 @@ def evaluate(
             rate.update(ids, size, keep)
             if codes is not None:
                 codes.update(ids, keep)
-            kept.add(batch.key, target, pixels, most=pictures)
+            kept.add(batch.key, target, pixels)
     with warnings.catch_warnings():  # a rank may have had no image at all
         warnings.filterwarnings("ignore", message=".*called before the ``update`` method")
         rates = rate.compute()
@@ -100,7 +100,7 @@ def evaluate(
         conventions={name: text for name, text in _CONVENTIONS.items() if name in values},
         absent=absent,
         bad=bad,
-        pictures=kept,
+        pictures=kept.finish(),
     )
 
 

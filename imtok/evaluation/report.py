@@ -1,5 +1,6 @@
 """What an evaluation found, as JSON, Markdown, a picture and a table for the terminal."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -30,20 +31,45 @@ _TITLES = {
 
 @dataclass
 class Pictures:
-    """The first images of a data set and their reconstructions."""
+    """Images spread evenly over a data set of unknown length, and their reconstructions.
 
+    Every ``stride``-th image is kept; whenever there are twice as many as wanted, every other one goes.
+
+    Attributes:
+        most: How many are wanted.
+    """
+
+    most: int
     keys: list[str] = field(default_factory=list)
     originals: list[UInt8[Tensor, "3 h w"]] = field(default_factory=list)
     reconstructions: list[UInt8[Tensor, "3 h w"]] = field(default_factory=list)
+    stride: int = 1
+    seen: int = 0
 
     def add(
-        self, keys: list[str], originals: UInt8[Tensor, "b 3 h w"], reconstructions: UInt8[Tensor, "b 3 h w"], most: int
+        self, keys: list[str], originals: UInt8[Tensor, "b 3 h w"], reconstructions: UInt8[Tensor, "b 3 h w"]
     ) -> None:
-        """Keep these as well, as long as there are no more than ``most``."""
-        room = max(most - len(self.keys), 0)
-        self.keys += keys[:room]
-        self.originals += list(originals[:room].cpu().clone())
-        self.reconstructions += list(reconstructions[:room].cpu().clone())
+        """Go through a batch."""
+        for key, original, reconstruction in zip(keys, originals, reconstructions, strict=True):
+            if self.most and self.seen % self.stride == 0:
+                self.keys.append(key)
+                self.originals.append(original.cpu().clone())
+                self.reconstructions.append(reconstruction.cpu().clone())
+                if len(self.keys) == 2 * self.most:
+                    self._take(range(0, 2 * self.most, 2))
+                    self.stride *= 2
+            self.seen += 1
+
+    def finish(self) -> "Pictures":
+        """No more than ``most`` of them, evenly."""
+        count = len(self.keys)
+        if count > self.most:
+            self._take([index * count // self.most for index in range(self.most)])
+        return self
+
+    def _take(self, chosen: Iterable[int]) -> None:
+        for kept in (self.keys, self.originals, self.reconstructions):
+            kept[:] = [kept[index] for index in chosen]
 
 
 @dataclass(frozen=True)
@@ -111,8 +137,8 @@ def write_report(report: Report, folder: Path) -> None:
 
 
 def table(report: Report) -> Table:
-    """The metrics for the terminal."""
-    rows = Table(title=_summary(report), title_justify="left", title_style="bold")
+    """The metrics for the terminal; ``summary`` says what they are of."""
+    rows = Table()
     rows.add_column("metric")
     rows.add_column("value", justify="right")
     for name, value in report.metrics.items():
@@ -125,7 +151,7 @@ def table(report: Report) -> Table:
 
 
 def _markdown(report: Report) -> str:
-    lines = ["# Evaluation", "", f"{_summary(report)}.", "", "| metric | value | convention |", "|---|---:|---|"]
+    lines = ["# Evaluation", "", f"{summary(report)}.", "", "| metric | value | convention |", "|---|---:|---|"]
     for name, value in report.metrics.items():
         lines.append(f"| {_TITLES.get(name, name)} | {_number(value)} | {report.conventions.get(name, '')} |")
     lines += [f"| {_TITLES.get(name, name)} | absent | {reason} |" for name, reason in report.absent.items()]
@@ -143,7 +169,8 @@ def _markdown(report: Report) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _summary(report: Report) -> str:
+def summary(report: Report) -> str:
+    """What was measured, in a line."""
     height, width = report.image_size
     slots = " + ".join(str(size) for size in report.vocab_sizes)
     codes = f"{slots} codes, {report.bits_per_token:g} bits per token" if slots else "continuous latents"

@@ -3,16 +3,19 @@
 import logging
 import warnings
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import torch
 from lightning import Trainer
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.fabric.utilities.warnings import PossibleUserWarning
+from lightning.pytorch.strategies import DDPStrategy
 
 from imtok.data.base import Data
 from imtok.data.images import ImageSet
-from imtok.data.loader import evaluation_loader, train_loader
+from imtok.data.loader import evaluation_loader, spread_loader, train_loader
 from imtok.data.order import TrainBatches
 from imtok.distributed import launched_rank, rank, world_size
 from imtok.errors import InputError
@@ -23,18 +26,21 @@ from imtok.training import folder as run_folder
 from imtok.training.checkpoints import Checkpoint
 from imtok.training.damage import BadSampleCount
 from imtok.training.ema import EMA
-from imtok.training.finish import Finish
+from imtok.training.failures import note_failure
+from imtok.training.finish import SUMMARY, finish
 from imtok.training.logging import Log, Pictures
 from imtok.training.progress import Bar
 from imtok.training.records import Events
 from imtok.training.resume import check_changes
 from imtok.training.saving import Saving, restore_weights
 from imtok.training.settings import EMASettings, OptimizerSettings, TrainerSettings
-from imtok.training.signals import Signals
+from imtok.training.signals import Signals, spare_workers
 from imtok.training.task import TokenizerTask
 from imtok.training.wandb import Wandb
 
 log = logging.getLogger(__name__)
+
+PATIENCE = timedelta(minutes=10)  # a rank that waits longer for another gives up; Lightning's own is 30
 
 
 @dataclass(frozen=True)
@@ -107,11 +113,12 @@ def train(run: Run) -> Outcome:
     resume = run_folder.find_checkpoint(run.folder, run.ckpt)
     if resume is not None:
         _check_resume(run, resume, about)
-        if resume.step >= run.trainer.max_steps:
+        if resume.step >= run.trainer.max_steps and (run.folder / SUMMARY).exists():
             return Outcome(None, resume.step, finished_before=True)
     if run.init_from:
         _init_from(run.tokenizer, run.init_from)
     main = launched_rank() == 0
+    trainer = _trainer(run.trainer, run.objective.critic is not None)
     if main:
         run_folder.claim(run.folder, run.ckpt)
         run_folder.describe(run.folder, run.config_yaml, about, run.seed)
@@ -127,57 +134,74 @@ def train(run: Run) -> Outcome:
     ema = EMA(run.tokenizer, run.ema.decay)
     if resume is not None:
         restore_weights(resume, task, ema)
-    events = Events(run.folder / "events.jsonl" if main else None)
+    events = Events(run.folder / "events.jsonl", main)
     mirror = Wandb(run.folder, run.config) if run.wandb and main else None
     saving = Saving(ema, run.folder / "checkpoints", run.trainer.save_every, run.trainer.keep, about, events, resume)
     signals = Signals(saving)
-    finish = Finish(run.folder, ema, lambda part, parts: _validation_loader(run, 64, part, parts))
     bar = Bar(run.trainer.batch_size)
     callbacks = [ema, bar, BadSampleCount(run.folder), Log(run.folder, run.trainer.log_every, bar, mirror)]
     if run.trainer.pictures_every:
-        shown = next(iter(_validation_loader(run, 16, 0, 1)))
+        shown = next(iter(spread_loader(run.data.validation(run.image_size), 16)))
         callbacks.append(Pictures(run.folder, run.trainer.pictures_every, shown, ema, mirror))
     if run.trainer.compile:
         run.tokenizer.encoder.compile()
         run.tokenizer.decoder.compile()
+    trainer.callbacks.extend([*callbacks, saving, signals])  # type: ignore[attr-defined]
     events.write("start" if resume is None else "resume", step=task.step)
+    report = None
     try:
-        _fit(task, run.trainer, [*callbacks, saving, signals, finish])
+        if task.step < task.last_step:
+            _fit(trainer, task)
+        elif not main:  # what is left to do takes one process
+            return Outcome(None, task.step)
+        if task.step >= run.trainer.max_steps and not signals.received:
+            loader = _validation_loader(run, 64, rank(), world_size())
+            ema.tokenizer.to(trainer.strategy.root_device)
+            report = finish(run.folder, ema.tokenizer, loader, task.step, task.skipped[0])
     except BaseException as error:
-        events.write("error", step=task.step, reason=f"{type(error).__name__}: {error}")
+        note_failure(events, task.step, error)
         raise
     finally:
         if mirror is not None:
             mirror.finish()
     events.write("signal" if signals.received else "end", step=task.step, signal=signals.received)
-    return Outcome(finish.report, task.step, signals.received)
+    return Outcome(report, task.step, signals.received)
 
 
-def _fit(task: TokenizerTask, settings: TrainerSettings, callbacks: list[Any]) -> None:
-    """Lightning runs one epoch, whose loader holds exactly the steps that are left."""
+def _trainer(settings: TrainerSettings, has_critic: bool) -> Trainer:
+    """Lightning's trainer, which runs one epoch: its loader holds exactly the steps that are left."""
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", PossibleUserWarning)  # advice on workers: trainer.workers is the user's choice
-        warnings.filterwarnings("ignore", message=".*LeafSpec.*")  # Lightning's own use of torch
+    strategy: Any = settings.strategy
+    if strategy == "ddp":  # a loss of the critic does not reach the tokenizer's parameters, nor the other way round
+        strategy = DDPStrategy(find_unused_parameters=has_critic, timeout=PATIENCE)
+    try:
         trainer = Trainer(
             accelerator=settings.accelerator,
             devices=settings.devices,
             num_nodes=settings.num_nodes,
-            strategy=settings.strategy,
+            strategy=strategy,
             precision="bf16-mixed" if settings.precision == "bf16" else "32-true",
             max_epochs=1,
-            callbacks=callbacks,
             logger=False,
             enable_checkpointing=False,
             enable_progress_bar=False,
             enable_model_summary=False,
             use_distributed_sampler=False,
         )
-        if settings.batch_size % (trainer.world_size * settings.accumulate):
-            raise InputError(
-                f"trainer.batch_size must be a multiple of processes x accumulate = {trainer.world_size} x "
-                f"{settings.accumulate}, got {settings.batch_size}"
-            )
+    except MisconfigurationException as error:
+        raise InputError(f"trainer: {error}") from None
+    if settings.batch_size % (trainer.world_size * settings.accumulate):
+        raise InputError(
+            f"trainer.batch_size must be a multiple of processes x accumulate = {trainer.world_size} x "
+            f"{settings.accumulate}, got {settings.batch_size}"
+        )
+    return trainer
+
+
+def _fit(trainer: Trainer, task: TokenizerTask) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", PossibleUserWarning)  # advice on workers: trainer.workers is the user's choice
+        warnings.filterwarnings("ignore", message=".*LeafSpec.*")  # Lightning's own use of torch
         trainer.fit(task)
 
 
@@ -212,7 +236,7 @@ def _train_loader(run: Run, images: ImageSet, first: int, last: int) -> Any:
         last,
         images.blocks,
     )
-    return train_loader(images, batches, settings.workers)
+    return spare_workers(train_loader(images, batches, settings.workers))
 
 
 def _validation_loader(run: Run, batch_size: int, part: int, parts: int) -> Any:

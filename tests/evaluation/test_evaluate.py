@@ -2,13 +2,14 @@
 
 import json
 
+import numpy as np
 import pytest
 import torch
 from rich.console import Console
 
 from imtok.errors import InputError
 from imtok.evaluation.evaluate import evaluate
-from imtok.evaluation.report import table, write_report
+from imtok.evaluation.report import Pictures, table, write_report
 from imtok.metrics.psnr import PSNR
 from imtok.pixels import to_float, to_uint8
 from imtok.tokenizer import Tokenizer
@@ -97,6 +98,16 @@ def test_the_report_is_written_whole(tokenizer, tmp_path):
     write_report(report, tmp_path / "report")  # an earlier report is replaced
     console = Console(record=True, width=100, quiet=True)
     console.print(table(report))
+
+
+def test_the_pictures_are_spread_over_the_data_set():
+    for count, most in ((1000, 8), (5, 8), (8, 8), (16, 8), (17, 8), (3, 0)):
+        pictures, image = Pictures(most), torch.zeros(1, 3, 2, 2, dtype=torch.uint8)
+        for index in range(count):
+            pictures.add([str(index)], image, image)
+        chosen = [int(key) for key in pictures.finish().keys]
+        assert len(chosen) == len(pictures.originals) == len(pictures.reconstructions) == min(count, most)
+        assert all(0 < gap <= 3 * count / most for gap in np.diff([*chosen, count]))
 
 
 def test_a_foreign_folder_is_not_touched(tokenizer, tmp_path):
