@@ -113,7 +113,7 @@ class DecodeConfig:
     ids: str = MISSING
     out: str = MISSING
     image_size: int | None = None
-    batch_size: int = 64
+    batch_size: int | None = None
     device: str = "auto"
     threads: int | None = None
 

@@ -1,6 +1,5 @@
 """image -> encoder -> latents -> quantizer -> latents -> decoder -> image."""
 
-import hashlib
 import importlib
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -157,7 +156,7 @@ class Tokenizer(nn.Module):
         return cls(encoder, quantizer, decoder, cast(Regularizer | None, regularizer), config)
 
     def save(self, folder: str | Path) -> None:
-        """Write ``config.json`` and ``model.safetensors``, each holding the hash of the other.
+        """Write ``config.json``, which holds the hash of the weights, and ``model.safetensors``, which holds the config.
 
         Args:
             folder: Appears whole or not at all; an earlier tokenizer in it is replaced.
@@ -172,9 +171,8 @@ class Tokenizer(nn.Module):
             if value.is_floating_point() and not torch.isfinite(value).all():
                 raise ValueError(f"weights must be finite to be saved, got NaN or infinity in {name}")
         with new_folder(Path(folder)) as aside:
-            config = canonical_json(self.config)
-            digest = hashlib.sha256(config.encode()).hexdigest()
-            save_file(weights, aside / WEIGHTS, {"format": "pt", "config": config, "config_sha256": digest})
+            # One key: safetensors writes several in random order, and the same tokenizer would have many hashes.
+            save_file(weights, aside / WEIGHTS, {"imtok": canonical_json(self.config)})
             write_json(aside / CONFIG, {**self.config, "weights_sha256": sha256(aside / WEIGHTS)})
 
     @classmethod
@@ -200,11 +198,11 @@ class Tokenizer(nn.Module):
             raise InputError(f"{folder / WEIGHTS} was altered (its sha256 is not the one in {CONFIG}); copy it again")
         try:
             with safe_open(folder / WEIGHTS, framework="pt") as file:
-                stored = (file.metadata() or {}).get("config_sha256")
+                stored = (file.metadata() or {}).get("imtok")
                 weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118, not a dict
         except SafetensorError as error:
             raise InputError(f"{folder / WEIGHTS} is not a safetensors file ({error})") from None
-        if hashlib.sha256(canonical_json(config).encode()).hexdigest() != stored:
+        if canonical_json(config) != stored:
             raise InputError(f"{folder / CONFIG} was altered after it was saved; copy it again")
         try:
             tokenizer = cls.from_config(config, packages)

@@ -5,7 +5,16 @@ from collections.abc import Iterable
 
 import torch
 
-from imtok.evaluation.inference import Size, evaluating, read_images, require_finite, require_images
+from imtok.distributed import gather_values
+from imtok.evaluation.inference import (
+    Size,
+    common_size,
+    evaluating,
+    read_images,
+    require_finite,
+    require_images,
+    together,
+)
 from imtok.evaluation.report import Pictures, Report
 from imtok.metrics.bits import Rate
 from imtok.metrics.codes import LARGEST_VOCABULARY, CodeUsage
@@ -37,8 +46,8 @@ def evaluate(
     """Reconstruct every image and measure the result.
 
     Every number is over all images: means per image, and counts that are exact whatever the batch size. With several
-    processes each brings its part of the images (none twice), and all get the numbers of the whole; pictures and
-    names of bad samples are those of the process.
+    processes each brings its part of the images (none twice), and all get the numbers of the whole; the
+    pictures are those of the process.
 
     Args:
         tokenizer: Ends on ``device``, in the modes (training or evaluation) that it came in.
@@ -57,7 +66,7 @@ def evaluate(
     countable = bool(quantizer.vocab_sizes) and max(quantizer.vocab_sizes) <= LARGEST_VOCABULARY
     codes = CodeUsage(quantizer.vocab_sizes).to(exact) if countable else None
     kept, bad, size = Pictures(pictures), list[str](), (0, 0)
-    with evaluating(tokenizer.to(device)):
+    with together(), evaluating(tokenizer.to(device)):
         for batch, image, size in read_images(tokenizer, loader, device, bad):
             reconstruction = tokenizer(image)
             require_finite(reconstruction.quantized.latents, batch.key, "latents")
@@ -73,6 +82,8 @@ def evaluate(
             if codes is not None:
                 codes.update(ids, keep)
             kept.add(batch.key, target, pixels)
+    bad = [sample for samples in gather_values(bad) for sample in samples]
+    size = common_size(size)
     with warnings.catch_warnings():  # a rank may have had no image at all
         warnings.filterwarnings("ignore", message=".*called before the ``update`` method")
         rates = rate.compute()

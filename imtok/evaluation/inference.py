@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from imtok.distributed import gather_values
 from imtok.errors import InputError
 from imtok.pixels import to_float
 from imtok.tokenizer import Tokenizer
@@ -26,6 +27,19 @@ def evaluating(tokenizer: Tokenizer) -> Iterator[None]:
     finally:
         for module, training in modes.items():
             module.training = training
+
+
+@contextmanager
+def together() -> Iterator[None]:
+    """Let an InputError of one rank end the block on all: the others would wait for the failed one without end."""
+    reason = None
+    try:
+        yield
+    except InputError as error:
+        reason = str(error)
+    first = next(filter(None, gather_values(reason)), None)
+    if first is not None:
+        raise InputError(first)
 
 
 def read_images(
@@ -57,6 +71,14 @@ def read_images(
         if size != first:
             raise InputError(f"{batch.key[0]}: images must all have {name_size(first)}, got {name_size(size)}")
         yield batch, to_float(batch.image.to(device)).to(tokenizer.decoder.last_layer.dtype), size
+
+
+def common_size(size: Size) -> Size:
+    """The size of the images of all ranks, (0, 0) standing for none; InputError if they differ."""
+    sizes = sorted(set(gather_values(size)) - {(0, 0)})
+    if len(sizes) > 1:
+        raise InputError(f"images must all have {name_size(sizes[0])}, got {name_size(sizes[1])} on another rank")
+    return sizes[0] if sizes else (0, 0)
 
 
 def require_images(count: int, bad: Sequence[str]) -> None:

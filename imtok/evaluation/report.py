@@ -68,8 +68,10 @@ class Pictures:
         return self
 
     def _take(self, chosen: Iterable[int]) -> None:
-        for kept in (self.keys, self.originals, self.reconstructions):
-            kept[:] = [kept[index] for index in chosen]
+        chosen = list(chosen)
+        self.keys = [self.keys[index] for index in chosen]
+        self.originals = [self.originals[index] for index in chosen]
+        self.reconstructions = [self.reconstructions[index] for index in chosen]
 
 
 @dataclass(frozen=True)

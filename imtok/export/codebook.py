@@ -1,10 +1,16 @@
 """The codebook as a file: a table per slot, whose look-ups add up to the latents."""
 
+import json
+import math
 from pathlib import Path
 from typing import Any
 
+from jaxtyping import Float
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
+from torch import Tensor
 
+from imtok.errors import InputError
 from imtok.files import canonical_json
 from imtok.quantizers.base import Quantizer
 
@@ -24,9 +30,25 @@ def write_codebook(quantizer: Quantizer, path: Path) -> str | None:
     size = 4 * quantizer.dim * sum(quantizer.vocab_sizes)
     if size > LARGEST:
         return f"its tables would take {size / 1e6:,.0f} MB, more than {LARGEST / 1e6:,.0f} MB"
-    tables = {f"slot_{slot}": table.float().contiguous().cpu() for slot, table in enumerate(quantizer.codebook())}
-    save_file(tables, path, {"format": "pt", "layout": canonical_json(layout(quantizer))})
+    tables = {f"slot_{slot}": table.detach().float().cpu().clone() for slot, table in enumerate(quantizer.codebook())}
+    save_file(tables, path, {"layout": canonical_json(layout(quantizer))})  # several keys come in any order
     return None
+
+
+def read_codebook(path: Path) -> list[Float[Tensor, "v d"]]:
+    """The table of each slot.
+
+    Raises:
+        InputError: If the file is missing, damaged or not one that ``write_codebook`` wrote.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            slots = len(json.loads((file.metadata() or {})["layout"])["vocab_sizes"])
+            return [file.get_tensor(f"slot_{slot}") for slot in range(slots)]
+    except FileNotFoundError:
+        raise InputError(f"{path} does not exist; codebook_absent in the manifest says why") from None
+    except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
+        raise InputError(f"{path} is not a codebook that imtok wrote ({error}); export again") from None
 
 
 def layout(quantizer: Quantizer) -> dict[str, Any]:
@@ -35,7 +57,9 @@ def layout(quantizer: Quantizer) -> dict[str, Any]:
         "quantizer": type(quantizer).__name__,
         "latent_width": quantizer.dim,
         "vocab_sizes": list(quantizer.vocab_sizes),
+        "places": [math.prod(quantizer.vocab_sizes[:slot]) for slot in range(len(quantizer.vocab_sizes))],
         "bits_per_token": quantizer.bits_per_token,
         "slots": "slot 0 stands for the first channels; latents are the sum over slots of the codebook's rows",
         "digits": "inside a slot, channel 0 is the least significant digit of the id",
+        "one_number": "a token as one number is the sum over slots of id times place",
     }

@@ -1,5 +1,6 @@
 """Ids, ours or a generator's, as pictures."""
 
+import math
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,13 +10,14 @@ import torch
 from imtok.errors import InputError
 from imtok.evaluation.grid import to_picture
 from imtok.evaluation.inference import Size, evaluating
-from imtok.export.store import TokenStore, fingerprint
+from imtok.export.store import MANIFEST, TokenStore, check_range, fingerprint, read_array
 from imtok.files import claim_output, new_folder, write_json
 from imtok.pixels import to_uint8
-from imtok.tokenizer import Tokenizer, check_ids
+from imtok.tokenizer import Tokenizer
 from imtok.types import Tokens
 
 MARKER = "pictures.json"
+_BATCH_SIZE = 64
 
 
 def decode_ids(
@@ -23,18 +25,23 @@ def decode_ids(
     source: Path,
     folder: Path,
     size: Size,
-    batch_size: int = 64,
+    batch_size: int | None = None,
     device: str | torch.device = "cpu",
 ) -> int:
     """Write a PNG per image: ``000000.png``, ``000001.png``, ...
 
+    Decoded in the batches that they were encoded in, the pictures of a store are the tokenizer's own reconstructions
+    bit for bit. Matrix products round differently in batches of one or two images, which can move a value by one
+    level of 255 here and there.
+
     Args:
         tokenizer: Ends on ``device``.
-        source: An export folder, or an ``.npy`` file of whole numbers whose last axes are tokens and slots (slots
-            may be left out where there is one); axes before them count images.
+        source: An export folder, one of its ``ids-*.npy``, or any ``.npy`` of whole numbers whose last axes hold one
+            image: ``(images, tokens)``, ``(images, tokens, slots)``, ``(images, rows, columns)``, LlamaGen's
+            ``(1, crops, tokens)``, ... Where there are several slots, they are the last axis.
         folder: Appears whole or not at all; earlier pictures of this command in it are replaced.
         size: Height and width of the pictures, in pixels.
-        batch_size: Images decoded at a time.
+        batch_size: Images decoded at a time; None = as many as the store was encoded in, or 64.
         device: Where to compute.
 
     Returns:
@@ -47,50 +54,64 @@ def decode_ids(
     count = 0
     device = torch.device(device)
     with new_folder(folder) as aside, evaluating(tokenizer.to(device)):
-        for name, tokens in _read(tokenizer, source, size):
+        for tokens in _read(tokenizer, source, size, batch_size):
+            keep = None if tokens.keep is None else tokens.keep.to(device)
             try:
-                check_ids(tokens.ids, tokenizer.quantizer.vocab_sizes)
+                images = tokenizer.decode(Tokens(tokens.ids.to(device), keep), size)
             except ValueError as error:
-                raise InputError(f"{name}: {error}") from None
-            for start in range(0, len(tokens.ids), batch_size):
-                rows = slice(start, start + batch_size)
-                keep = None if tokens.keep is None else tokens.keep[rows].to(device)
-                images = tokenizer.decode(Tokens(tokens.ids[rows].to(device), keep), size)
-                for image in to_uint8(images):
-                    to_picture(image).save(aside / f"{count:06d}.png")
-                    count += 1
+                raise InputError(f"{source} cannot be decoded to {size[1]}x{size[0]} pixels ({error})") from None
+            for image in to_uint8(images):
+                to_picture(image).save(aside / f"{count:06d}.png")
+                count += 1
         write_json(aside / MARKER, {"ids": source.name, "pictures": count, "tokenizer_sha256": fingerprint(tokenizer)})
     return count
 
 
-def _read(tokenizer: Tokenizer, source: Path, size: Size) -> Iterator[tuple[str, Tokens]]:
-    if source.is_dir():
-        store = TokenStore(source)
+def _read(tokenizer: Tokenizer, source: Path, size: Size, batch_size: int | None) -> Iterator[Tokens]:
+    """Batches of ids, all of them checked."""
+    shards = _shards_of_store(source)
+    if shards is not None:
+        store = TokenStore(source if source.is_dir() else source.parent)
         if store.manifest["tokenizer_sha256"] != fingerprint(tokenizer):
             raise InputError(f"{source} was exported with another tokenizer; give the one that wrote it")
         store.verify()
-        for number, shard in enumerate(store.shards()):
-            keep = None if shard.keep is None else torch.from_numpy(np.array(shard.keep))
-            yield f"{source}/ids-{number:05d}.npy", Tokens(torch.from_numpy(shard.ids.astype(np.int64)), keep)
+        yield from store.batches(batch_size or store.manifest["batch_size"], shards)
         return
+    rows, step = _rows(tokenizer, source, size), batch_size or _BATCH_SIZE
+    for start in range(0, len(rows), step):
+        part = rows[start : start + step]
+        check_range(part, tokenizer.quantizer.vocab_sizes, source, start)  # before the cast: uint64 could wrap around
+        yield Tokens(torch.from_numpy(part.astype(np.int64)))
+
+
+def _shards_of_store(source: Path) -> range | None:
+    """Which shards of a store ``source`` is; None for a file of somebody else's."""
+    if source.is_dir():
+        return range(TokenStore(source).manifest["shards"])
     try:
-        array = np.load(source, allow_pickle=False)
-    except FileNotFoundError:
-        raise InputError(f"ids={source} does not exist") from None
-    except (OSError, ValueError, EOFError) as error:
-        raise InputError(f"ids={source} is not an .npy file of numbers ({error})") from None
-    yield str(source), Tokens(_shaped(source, array, tokenizer, size))
+        shards = TokenStore(source.parent).manifest["shards"] if (source.parent / MANIFEST).is_file() else 0
+    except InputError:  # somebody else's manifest
+        return None
+    number = next((number for number in range(shards) if source.name == f"ids-{number:05d}.npy"), None)
+    return None if number is None else range(number, number + 1)
 
 
-def _shaped(source: Path, array: np.ndarray, tokenizer: Tokenizer, size: Size) -> torch.Tensor:
-    """Any array of ids as ``b t g``."""
-    tokens, slots = tokenizer.num_tokens(size), len(tokenizer.quantizer.vocab_sizes)
-    if not isinstance(array, np.ndarray) or not np.issubdtype(array.dtype, np.integer):
-        raise InputError(f"ids={source} must hold whole numbers, got {getattr(array, 'dtype', 'several arrays')}")
-    whole = array.shape[-2:] == (tokens, slots)
-    if not whole and not (slots == 1 and array.shape[-1:] == (tokens,)):
+def _rows(tokenizer: Tokenizer, source: Path, size: Size) -> np.ndarray:
+    """Any array of ids as ``images tokens slots``: as many of its last axes as hold one image are the image."""
+    slots = len(tokenizer.quantizer.vocab_sizes)
+    if not slots:
+        raise InputError(f"{type(tokenizer.quantizer).__name__} has continuous latents and no ids to decode")
+    try:
+        tokens = tokenizer.num_tokens(size)
+    except ValueError as error:
+        raise InputError(f"{size[1]}x{size[0]} pixels do not fit the tokenizer ({error}); give another size") from None
+    array = read_array(source)
+    if not np.issubdtype(array.dtype, np.integer):
+        raise InputError(f"{source} must hold whole numbers, got {array.dtype}")
+    one_image = any(math.prod(array.shape[axis:]) == tokens * slots for axis in range(array.ndim))
+    if not array.size or not one_image or (slots > 1 and array.shape[-1] != slots):
         raise InputError(
-            f"ids={source} must end in {tokens} tokens x {slots} slots for {size[1]}x{size[0]} pixels, "
+            f"{source} must end in {tokens} tokens x {slots} slots for {size[1]}x{size[0]} pixels, "
             f"got shape {array.shape}"
         )
-    return torch.from_numpy(array.astype(np.int64)).reshape(-1, tokens, slots)
+    return array.reshape(-1, tokens, slots)

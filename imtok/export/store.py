@@ -1,7 +1,7 @@
 """The token store: shards of ids with labels and keys beside them, and a manifest that knows every file's hash."""
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -13,9 +13,11 @@ import torch
 from imtok.errors import InputError
 from imtok.files import canonical_json, read_json, sha256
 from imtok.tokenizer import Tokenizer
+from imtok.types import Tokens
 
 MANIFEST = "manifest.json"
 FORMAT = 1
+_NEEDED = {"images", "tokens", "shards", "vocab_sizes", "image_size", "batch_size", "variable_length", "files"}
 
 
 @dataclass(frozen=True)
@@ -23,7 +25,7 @@ class Shard:
     """Consecutive images of a store.
 
     Attributes:
-        ids: ``images tokens slots``, uint16 or uint32.
+        ids: ``images tokens slots``, uint16, uint32 or int64.
         labels: Class of each image, -1 where there is none.
         keys: Name of each image.
         keep: ``images latents``, True where a latent is transmitted; None for fixed-length tokenizers.
@@ -52,19 +54,48 @@ class TokenStore:
         self.manifest: dict[str, Any] = read_json(folder / MANIFEST)
         if not isinstance(self.manifest, dict) or self.manifest.get("format") != FORMAT:
             raise InputError(f"{folder / MANIFEST} is not of format {FORMAT}")
+        missing = _NEEDED - self.manifest.keys()
+        if missing:
+            raise InputError(f"{folder / MANIFEST} is damaged (it lacks {min(missing)}); export again")
 
     def __len__(self) -> int:
         return self.manifest["images"]
 
+    def shard(self, number: int) -> Shard:
+        """One shard; ids, labels and masks are mapped, not read."""
+        arrays = {
+            name: read_array(self.folder / f"{name}-{number:05d}.npy")
+            for name in ("ids", "labels", *(("keep",) if self.manifest["variable_length"] else ()))
+        }
+        keys = read_json(self.folder / f"keys-{number:05d}.json")
+        return Shard(arrays["ids"], arrays["labels"], keys, arrays.get("keep"))
+
     def shards(self) -> Iterator[Shard]:
-        """The shards in order; ids, labels and masks are mapped, not read."""
-        for number in range(self.manifest["shards"]):
-            arrays = {
-                name: np.load(self.folder / f"{name}-{number:05d}.npy", mmap_mode="r", allow_pickle=False)
-                for name in ("ids", "labels", *(("keep",) if self.manifest["variable_length"] else ()))
-            }
-            keys = read_json(self.folder / f"keys-{number:05d}.json")
-            yield Shard(arrays["ids"], arrays["labels"], keys, arrays.get("keep"))
+        """The shards in order."""
+        return map(self.shard, range(self.manifest["shards"]))
+
+    def batches(self, batch_size: int, shards: Sequence[int] | None = None) -> Iterator[Tokens]:
+        """Tokens in order, ``batch_size`` images at a time whatever the size of the shards.
+
+        Args:
+            batch_size: Images in every batch but the last, at least 1.
+            shards: Only of these shards, by number; None = of all.
+        """
+        ids, keep = list[torch.Tensor](), list[torch.Tensor]()
+        for number in range(self.manifest["shards"]) if shards is None else shards:
+            shard = self.shard(number)
+            at = 0
+            while at < len(shard.ids):
+                rows = slice(at, at + batch_size - sum(map(len, ids)))
+                ids.append(torch.from_numpy(shard.ids[rows].astype(np.int64)))
+                if shard.keep is not None:
+                    keep.append(torch.from_numpy(np.array(shard.keep[rows])))
+                at += len(ids[-1])
+                if sum(map(len, ids)) == batch_size:
+                    yield Tokens(torch.cat(ids), torch.cat(keep) if keep else None)
+                    ids, keep = [], []
+        if ids:
+            yield Tokens(torch.cat(ids), torch.cat(keep) if keep else None)
 
     @cached_property
     def classes(self) -> list[str]:
@@ -72,7 +103,10 @@ class TokenStore:
         return list(self.manifest["classes"])
 
     def verify(self) -> None:
-        """Hash every file again; InputError that names the first one that is missing, altered or not ours."""
+        """Read every file again; InputError that names the first one that is missing, altered, wrong or not ours."""
+        about_itself = {name: value for name, value in self.manifest.items() if name != "sha256"}
+        if self.manifest.get("sha256") != manifest_digest(about_itself):
+            raise InputError(f"{self.folder / MANIFEST} was altered (its sha256 is not its own); export again")
         files: dict[str, Any] = self.manifest["files"]
         for name, about in files.items():
             path = self.folder / name
@@ -83,6 +117,67 @@ class TokenStore:
         strange = {path.name for path in self.folder.iterdir()} - files.keys() - {MANIFEST}
         if strange:
             raise InputError(f"{self.folder / min(strange)} is not in {MANIFEST}; move it elsewhere")
+        self._check_contents()
+
+    def _check_contents(self) -> None:
+        """What hashes cannot tell: that the files fit each other and the manifest."""
+        images, row = 0, (self.manifest["tokens"], len(self.manifest["vocab_sizes"]))
+        for number, shard in enumerate(self.shards()):
+            path = self.folder / f"ids-{number:05d}.npy"
+            if shard.ids.shape[1:] != row:
+                raise InputError(f"{path} must hold {row} tokens and slots per image, got {shard.ids.shape[1:]}")
+            lengths = {len(rows) for rows in (shard.ids, shard.labels, shard.keys, shard.keep) if rows is not None}
+            if len(lengths) > 1:
+                raise InputError(f"{path} and its labels, keys or masks differ in length; export again")
+            check_range(shard.ids, self.manifest["vocab_sizes"], path)
+            images += len(shard.ids)
+        if images != len(self):
+            raise InputError(f"{self.folder} must hold {len(self)} images as {MANIFEST} says, got {images}")
+
+
+def read_array(path: Path) -> np.ndarray:
+    """An ``.npy`` file of numbers, mapped and not read.
+
+    Raises:
+        InputError: If it is missing, damaged or holds anything else.
+    """
+    try:
+        array = np.load(path, mmap_mode="r", allow_pickle=False)
+    except FileNotFoundError:
+        raise InputError(f"{path} does not exist") from None
+    except (OSError, ValueError, EOFError) as error:
+        raise InputError(f"{path} is not an .npy file of numbers ({error})") from None
+    if not isinstance(array, np.ndarray):
+        raise InputError(f"{path} is not an .npy file of numbers (it holds several arrays)")
+    return array
+
+
+def check_range(ids: np.ndarray, vocab_sizes: Sequence[int], path: Path, first: int = 0) -> None:
+    """Check that ids (last axis: slots) lie in their slots' vocabularies.
+
+    Args:
+        ids: ``images tokens slots``, any integer type.
+        vocab_sizes: Number of ids of each slot.
+        path: Where they are from.
+        first: Number of the first image.
+
+    Raises:
+        InputError: That names the file, the first wrong id and where it is.
+    """
+    for slot, size in enumerate(vocab_sizes):
+        column = ids[..., slot]
+        wrong = np.argwhere((column < 0) | (column >= size))
+        if len(wrong):
+            image, token = wrong[0]
+            raise InputError(
+                f"{path}: ids of slot {slot} must lie in [0, {size}), got {column[image, token]} "
+                f"at token {token} of image {first + image}"
+            )
+
+
+def manifest_digest(manifest: dict[str, Any]) -> str:
+    """Sha256 of a manifest's values, without its own ``sha256``."""
+    return hashlib.sha256(canonical_json(manifest).encode()).hexdigest()
 
 
 def fingerprint(tokenizer: Tokenizer) -> str:

@@ -1,6 +1,6 @@
 """A data set as tokens, for generators to train on."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,7 @@ import torch
 from imtok.errors import InputError
 from imtok.evaluation.inference import evaluating, read_images, require_finite, require_images
 from imtok.export.codebook import layout, write_codebook
-from imtok.export.store import FORMAT, MANIFEST, fingerprint
+from imtok.export.store import FORMAT, MANIFEST, fingerprint, manifest_digest
 from imtok.files import claim_output, new_folder, sha256, write_json
 from imtok.tokenizer import Tokenizer
 from imtok.types import Batch
@@ -30,7 +30,7 @@ def export_tokens(
         tokenizer: Ends on ``device``.
         loader: Images of one size, in the order in which they are to be stored.
         folder: Appears whole or not at all; an earlier export in it is replaced.
-        shard_size: Images per shard.
+        shard_size: Images per shard, at least 1.
         device: Where to compute.
         classes: Names of the classes, by label.
 
@@ -39,20 +39,23 @@ def export_tokens(
 
     Raises:
         InputError: If the tokenizer has no ids, no image can be read, or the folder holds something else.
+        ValueError: If ``shard_size`` is less than 1.
     """
+    if shard_size < 1:
+        raise ValueError(f"shard_size must be at least 1, got {shard_size}")
     quantizer = tokenizer.quantizer
     if not quantizer.vocab_sizes:
         raise InputError(f"{type(quantizer).__name__} has continuous latents and no ids to export")
     claim_output(folder, MANIFEST)
     device, bad = torch.device(device), list[str]()
-    dtype = np.uint16 if max(quantizer.vocab_sizes) <= 2**16 else np.uint32
+    dtype = id_type(quantizer.vocab_sizes)
     with new_folder(folder) as aside, evaluating(tokenizer.to(device)):
-        shards, image_size, tokens = _Shards(aside, shard_size), (0, 0), 0
+        shards, image_size, tokens, batch_size = _Shards(aside, shard_size), (0, 0), 0, 0
         for batch, image, image_size in read_images(tokenizer, loader, device, bad):  # noqa: B007, the last one counts
             quantized = tokenizer.quantize(image)
             require_finite(quantized.latents, batch.key, "latents")
             ids = quantized.ids.cpu().numpy()
-            tokens = ids.shape[1]
+            tokens, batch_size = ids.shape[1], max(batch_size, len(ids))
             keep = None if quantized.keep is None else quantized.keep.cpu().numpy()
             shards.add(ids.astype(dtype), batch.label.numpy(), batch.key, keep)
         shards.finish()
@@ -65,7 +68,8 @@ def export_tokens(
             "tokens": tokens,
             "shards": shards.number,
             "shard_size": shard_size,
-            "ids": {"shape": ["images", "tokens", "slots"], "dtype": np.dtype(dtype).name},
+            "batch_size": batch_size,
+            "ids": {"shape": ["images", "tokens", "slots"], "dtype": dtype.name},
             "token_order": "that of the tokenizer's latents; of a grid row by row, from the top left",
             "variable_length": shards.variable_length,
             **layout(quantizer),
@@ -76,8 +80,15 @@ def export_tokens(
             "bad": bad,
             "files": files,
         }
+        manifest["sha256"] = manifest_digest(manifest)
         write_json(aside / MANIFEST, manifest)
     return manifest
+
+
+def id_type(vocab_sizes: Sequence[int]) -> np.dtype:
+    """The type that ids are stored in: uint16, or uint32, or int64, by the largest vocabulary."""
+    largest = max(vocab_sizes)
+    return np.dtype(np.uint16 if largest <= 2**16 else np.uint32 if largest <= 2**32 else np.int64)
 
 
 class _Shards:

@@ -1,5 +1,6 @@
 """An evaluation is over every image once, whatever the batches, and its report is whole or absent."""
 
+import io
 import json
 
 import numpy as np
@@ -96,8 +97,9 @@ def test_the_report_is_written_whole(tokenizer, tmp_path):
     assert set(stored["conventions"]) >= {"psnr", "ssim", "usage"}
     assert f"{report.metrics['psnr']:#.4g}" in (tmp_path / "report/report.md").read_text()
     write_report(report, tmp_path / "report")  # an earlier report is replaced
-    console = Console(record=True, width=100, quiet=True)
+    console = Console(record=True, width=100, file=io.StringIO())
     console.print(table(report))
+    assert f"{report.metrics['psnr']:#.4g}" in console.export_text()
 
 
 def test_the_pictures_are_spread_over_the_data_set():

@@ -139,8 +139,8 @@ def test_ids_of_a_generator_decode_in_the_usual_shapes(tokenizer, tmp_path, shap
 @pytest.mark.parametrize(
     ("array", "message"),
     [
-        (np.full((2, 6), 32), r"ids of slot 0 must lie in \[0, 32\), got 32 to 32"),
-        (np.full((2, 6), -1), r"got -1 to -1"),
+        (np.full((2, 6), 32), r"ids of slot 0 must lie in \[0, 32\), got 32 at token 0 of image 0"),
+        (np.full((2, 6), -1), r"got -1 at token 0 of image 0"),
         (np.zeros((2, 5), dtype=np.int64), r"must end in 6 tokens x 1 slots"),
         (np.zeros((2, 6)), "must hold whole numbers, got float64"),
         (np.zeros((), dtype=np.int64), "must end in 6 tokens"),
