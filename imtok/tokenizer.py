@@ -156,7 +156,7 @@ class Tokenizer(nn.Module):
         return cls(encoder, quantizer, decoder, cast(Regularizer | None, regularizer), config)
 
     def save(self, folder: str | Path) -> None:
-        """Write ``config.json``, which holds the hash of the weights, and ``model.safetensors``, which holds the config.
+        """Write ``config.json``, with the hash of the weights, and ``model.safetensors``, with the config in it.
 
         Args:
             folder: Appears whole or not at all; an earlier tokenizer in it is replaced.

@@ -118,7 +118,7 @@ class Batch:
     Attributes:
         image: RGB pixels, uint8.
         label: Class index, -1 where there is none.
-        index: Position of each sample in its data set.
+        index: Position of each sample in its data set; of a stream, epoch times shards plus shard.
         key: Name of each sample: a relative path, or ``shard:member`` stem.
         bad: ``key: reason`` for every sample that could not be decoded. In training another sample stands in
             its place; in evaluation and export it is left out of ``image``.

@@ -2,7 +2,7 @@
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import torch
@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from imtok.distributed import sum_over_ranks, world_size
+from imtok.quantizers.estimators import straight_through as straight_through
 from imtok.types import Quantized
 
 
@@ -23,14 +24,18 @@ class Quantizer(nn.Module, ABC):
     Attributes:
         dim: Width of the latents. Encoder and decoder are built to it.
         vocab_sizes: Number of ids in each slot.
+        num_latents: The only number of latents per image that it takes; None = any.
+        stochastic: Whether codes are drawn at random in training, from torch's global generator.
     """
 
     dim: int
     vocab_sizes: tuple[int, ...]
+    num_latents: int | None = None
+    stochastic: bool = False
 
     @abstractmethod
     def quantize(self, latents: Float[Tensor, "b n d"], keep: Bool[Tensor, "b n"] | None) -> Quantized:
-        """Quantize latents that are float32 or float64. Writes no buffer, draws no global random number.
+        """Quantize float32 or float64 latents. Writes no buffer; draws random numbers only where ``stochastic``.
 
         Args:
             latents: The encoder's latents; zero where they are not kept.
@@ -49,6 +54,22 @@ class Quantizer(nn.Module, ABC):
     @abstractmethod
     def codebook(self) -> list[Float[Tensor, "v d"]]:
         """A table per slot, full width and zero outside its channels: latents are the sum of the look-ups."""
+
+    def soft_decode(self, probabilities: Sequence[Float[Tensor, "b t _"]]) -> Float[Tensor, "b n d"]:
+        """The latents expected under a distribution over each slot's ids: a soft look-up (AiT, arXiv 2301.02229).
+
+        Affine in the probabilities, and :meth:`decode` where they are one-hot.
+
+        Args:
+            probabilities: A tensor per slot, as wide as its vocabulary; each row sums to 1.
+        """
+        if len(probabilities) != len(self.vocab_sizes) or not probabilities:
+            raise ValueError(
+                f"probabilities must be a tensor for each of {len(self.vocab_sizes)} slots, got {len(probabilities)}"
+            )
+        tables = self.codebook()
+        looked_up = [rows @ table.to(rows) for rows, table in zip(probabilities, tables, strict=True)]
+        return torch.stack(looked_up).sum(0)
 
     @abstractmethod
     def neighbours(self, ids: Int64[Tensor, "b t g"], count: int) -> Int64[Tensor, "b t g count"]:
@@ -76,7 +97,7 @@ class Quantizer(nn.Module, ABC):
     @property
     def bits_per_token(self) -> float:
         """Nominal bits of one token: the sum over slots of log2 of the vocabulary."""
-        return sum(math.log2(size) for size in self.vocab_sizes)
+        return sum((math.log2(size) for size in self.vocab_sizes), 0.0)
 
     @override
     def forward(self, latents: Float[Tensor, "b n d"], keep: Bool[Tensor, "b n"] | None = None) -> Quantized:
@@ -93,7 +114,8 @@ class Quantizer(nn.Module, ABC):
             if keep is not None:
                 exact = exact.masked_fill(~keep[..., None], 0)
             quantized = self.quantize(exact, keep)
-        codes, ids = quantized.latents.to(latents.dtype), quantized.ids
+        # The layout of a table look-up, as `decode` returns it: another one takes the decoder through other kernels.
+        codes, ids = quantized.latents.to(latents.dtype).contiguous(), quantized.ids
         if keep is not None:
             codes = codes.masked_fill(~keep[..., None], 0)
             ids = ids.masked_fill(~keep[..., None], 0) if ids.shape[1] == keep.shape[1] else ids
@@ -115,18 +137,14 @@ class Quantizer(nn.Module, ABC):
         return f"dim={self.dim}, vocab_sizes={self.vocab_sizes}"
 
 
-def straight_through(codes: Float[Tensor, "*shape"], latents: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
-    """``codes`` bit for bit, with the gradient of ``latents`` (arXiv 1308.3432). NaN latents give NaN."""
-    return codes.detach() + (latents - latents.detach())
-
-
 def token_mean(values: Float[Tensor, "b n"], keep: Bool[Tensor, "b n"] | None) -> Float[Tensor, ""]:
     """The mean over kept tokens of all ranks, as DDP's averaging of gradients wants it.
 
     Each rank divides by the mean number of kept tokens per rank, so that tokens weigh the same on every rank. The
-    collective runs whenever a mask is given, which the config decides, and never by what the mask holds.
+    collective runs whenever a mask is given and gradients are wanted, which the config decides, and never by what the
+    mask holds.
     """
     if keep is None:
         return values.mean()
-    tokens = sum_over_ranks(keep.sum()) / world_size()
-    return (values * keep).sum() / tokens.clamp_min(1)
+    tokens = sum_over_ranks(keep.sum()) / world_size() if torch.is_grad_enabled() else keep.sum()
+    return (values * keep).sum() / tokens.clamp_min(1 / world_size())

@@ -1,6 +1,7 @@
 """Entropies of soft code assignments (MAGVIT-v2, arXiv 2310.05737), exact and without a tokens x codes matrix."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -8,7 +9,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from imtok.distributed import mean_over_ranks
+from imtok.quantizers.ranks import mean_over_ranks
 
 BLOCK = 1 << 22  # logits held at a time: 16 MiB in float32
 JOINT_BITS = 20  # the joint distribution of so many bits is computed exactly: 4 MiB in float32
@@ -124,7 +125,7 @@ def _means(
     keep: Bool[Tensor, "b n"] | None,
     width: int,
 ) -> tuple[Tensor, Tensor]:
-    """Weighted sums over blocks of tokens (recomputed in the backward pass) over the number of kept tokens.
+    """Weighted sums over blocks of tokens over the number of kept tokens; several blocks are recomputed for gradients.
 
     Args:
         block_sums: From a block and its weights to the sum of entropies and the sum of assignments.
@@ -135,10 +136,9 @@ def _means(
     tokens = latents.flatten(0, 1)
     weights = tokens.new_ones(tokens.shape[0]) if keep is None else keep.flatten().to(tokens.dtype)
     size = max(1, BLOCK // width)
-    sums = [
-        checkpoint(block_sums, block, weight, use_reentrant=False)
-        for block, weight in zip(tokens.split(size), weights.split(size), strict=True)
-    ]
+    run = block_sums if len(tokens) <= size else partial(checkpoint, block_sums, use_reentrant=False)
+    blocks = zip(tokens.split(size), weights.split(size), strict=True)
+    sums = [run(block, weight) for block, weight in blocks]
     count = mean_over_ranks(weights.sum()).clamp_min(1)
     per_token = torch.stack([part[0] for part in sums]).sum() / count
     return per_token, mean_over_ranks(torch.stack([part[1] for part in sums]).sum(0) / count)

@@ -6,22 +6,24 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 from typing_extensions import override
 
-from imtok.quantizers.base import Quantizer, straight_through, token_mean
+from imtok.quantizers.base import token_mean
 from imtok.quantizers.entropy import assignment_entropies
+from imtok.quantizers.estimators import find_estimator
 from imtok.quantizers.kmeans import kmeans
-from imtok.quantizers.search import nearest, nearest_codes
+from imtok.quantizers.restart import code_stats, fresh_codes
+from imtok.quantizers.search import nearest
+from imtok.quantizers.table import TableQuantizer
 from imtok.types import Loss, Quantized
 
 
-class VQ(Quantizer):
+class VQ(TableQuantizer):
     """Replaces each latent ``z`` by its nearest code ``e``.
 
     ``codebook = mean |e - sg z|^2`` moves the codes, ``commit = mean |z - sg e|^2`` the encoder, both means over
     tokens and channels. Unit-length codes of few channels (ViT-VQGAN, arXiv 2110.04627) keep large codebooks in use.
 
-    A code whose share of the tokens falls below ``restart_below`` of an even share is dead: it is drawn anew from
-    the mixture of Gaussians that the batch's clusters make, big clusters first. That is a random token of the global
-    batch up to its place inside its cluster, in a form that adds up over micro-batches and ranks.
+    A code whose share of the tokens falls below ``restart_below`` of an even share is dead: it is drawn anew, almost
+    as a random token of the global batch (:func:`imtok.quantizers.restart.fresh_codes`).
 
     Args:
         dim: Width of latents and codes.
@@ -35,9 +37,10 @@ class VQ(Quantizer):
         restart_below: Share of the tokens, relative to an even share, below which a code is dead; 0 = never.
         usage_decay: Decay per step of the running share.
         kmeans_start: Start from the cluster centres of the first latents instead of uniform noise.
+        estimator: Gradient past the choice of a code: ``straight_through`` or ``rotation``.
 
     Raises:
-        ValueError: For a size, weight or temperature out of range.
+        ValueError: For a size, weight or temperature out of range, or an unknown estimator.
 
     Example:
         >>> quantizer = VQ(dim=8, codebook_size=64)
@@ -61,20 +64,13 @@ class VQ(Quantizer):
         restart_below: float = 0.0,
         usage_decay: float = 0.99,
         kmeans_start: bool = False,
+        estimator: str = "straight_through",
     ) -> None:
-        super().__init__()
-        if dim < 1 or codebook_size < 1:
-            raise ValueError(f"dim and codebook_size must be at least 1, got {dim} and {codebook_size}")
+        super().__init__(dim, codebook_size, (codebook_weight, commit_weight, entropy_weight))
         if temperature <= 0:
             raise ValueError(f"temperature must be positive, got {temperature}")
         if not 0 <= usage_decay < 1 or not 0 <= restart_below < 1:
             raise ValueError(f"usage_decay and restart_below must be in [0, 1), got {usage_decay} and {restart_below}")
-        if min(codebook_weight, commit_weight, entropy_weight) < 0:
-            raise ValueError(
-                f"loss weights must not be negative, got {codebook_weight}, {commit_weight} and {entropy_weight}"
-            )
-        self.dim = dim
-        self.vocab_sizes = (codebook_size,)
         self.normalize = normalize
         self.codebook_weight = codebook_weight
         self.commit_weight = commit_weight
@@ -83,15 +79,16 @@ class VQ(Quantizer):
         self.restart_below = restart_below
         self.usage_decay = usage_decay
         self.kmeans_start = kmeans_start
+        self.estimate = find_estimator(estimator)
         self.weight = nn.Parameter(torch.empty(codebook_size, dim).uniform_(-1 / codebook_size, 1 / codebook_size))
         self.register_buffer("usage", torch.full((codebook_size,), 1 / codebook_size))
         self.register_buffer("restarts", torch.zeros((), dtype=torch.long))
 
     @override
     def quantize(self, latents: Float[Tensor, "b n d"], keep: Bool[Tensor, "b n"] | None) -> Quantized:
-        latents = self._on_sphere(latents)
-        table = self._table().to(latents.dtype)
-        ids = nearest(latents.flatten(0, 1), table).view(latents.shape[:2])
+        latents = self.place(latents)
+        table = self.table().to(latents.dtype)
+        ids = self.choose(latents.flatten(0, 1), table).view(latents.shape[:2])
         codes = F.embedding(ids, table)
         losses = {
             "codebook": Loss(token_mean((codes - latents.detach()).square().mean(-1), keep), self.codebook_weight),
@@ -103,26 +100,27 @@ class VQ(Quantizer):
             )
             losses["entropy_token"] = Loss(per_token, self.entropy_weight)
             losses["entropy_codebook"] = Loss(of_mean, -self.entropy_weight)
-        stats = self._stats(latents, ids, codes, keep) if self.training and self.restart_below else {}
-        return Quantized(straight_through(codes, latents), ids[..., None], losses=losses, stats=stats)
+        counting = self.training and self.restart_below > 0
+        stats = code_stats(latents, ids, codes, keep, len(table)) if counting else {}
+        return Quantized(self.estimate(codes, latents), ids[..., None], losses=losses, stats=stats)
+
+    def place(self, vectors: Float[Tensor, "*shape d"]) -> Float[Tensor, "*shape d"]:
+        """Where latents and codes are compared: on the unit sphere, or where they are."""
+        return F.normalize(vectors, dim=-1) if self.normalize else vectors
+
+    def choose(self, latents: Float[Tensor, "m d"], table: Float[Tensor, "v d"]) -> Int64[Tensor, " m"]:
+        """The code of each latent."""
+        return nearest(latents, table)
 
     @override
-    def decode(self, ids: Int64[Tensor, "b t g"], slots: int | None = None) -> Float[Tensor, "b n d"]:
-        return F.embedding(ids[..., 0], self._table())
-
-    @override
-    def codebook(self) -> list[Float[Tensor, "v d"]]:
-        return [self._table().detach()]
-
-    @override
-    def neighbours(self, ids: Int64[Tensor, "b t g"], count: int) -> Int64[Tensor, "b t g count"]:
-        return nearest_codes(ids, self._table(), count)
+    def table(self) -> Float[Tensor, "v d"]:
+        return self.place(self.weight)
 
     @override
     @torch.no_grad()
     def start(self, latents: Float[Tensor, "m d"]) -> None:
         if self.kmeans_start:
-            points = self._on_sphere(latents.to(self.weight.dtype))
+            points = self.place(latents.to(self.weight.dtype))
             generator = torch.Generator().manual_seed(0)
             self.weight.copy_(kmeans(points, len(self.weight), generator, spherical=self.normalize))
 
@@ -134,29 +132,7 @@ class VQ(Quantizer):
         counts = stats["counts"].to(self.usage.dtype)
         self.usage.lerp_(counts / counts.sum().clamp_min(1), 1 - self.usage_decay)
         dead = self.usage < self.restart_below / len(self.usage)
-        generator = torch.Generator().manual_seed(int(self.restarts))
-        chosen = torch.multinomial(counts.double().cpu(), len(counts), replacement=True, generator=generator)
-        noise = torch.randn(self.weight.shape, generator=generator).to(self.weight)
-        size = counts.clamp_min(1)[:, None]
-        spread = (stats["errors"].to(size)[:, None] / size / self.dim).sqrt()
-        fresh = (stats["sums"].to(size) / size)[chosen.to(dead.device)] + spread[chosen.to(dead.device)] * noise
-        self.weight.copy_(torch.where(dead[:, None], self._on_sphere(fresh), self.weight))
+        fresh = self.place(fresh_codes(stats, seed=int(self.restarts)).to(self.weight))
+        self.weight.copy_(torch.where(dead[:, None], fresh, self.weight))
         self.usage.masked_fill_(dead, 1 / len(self.usage))
         self.restarts += 1
-
-    def _stats(self, latents: Tensor, ids: Tensor, codes: Tensor, keep: Tensor | None) -> dict[str, Tensor]:
-        """Per code: number of tokens, sum of their latents, sum of their squared distances from the code."""
-        points, index, chosen = latents.detach().flatten(0, 1), ids.flatten(), codes.detach().flatten(0, 1)
-        weights = points.new_ones(len(points)) if keep is None else keep.flatten().to(points.dtype)
-        zeros = points.new_zeros(len(self.weight))
-        return {
-            "counts": zeros.index_add(0, index, weights),
-            "sums": torch.zeros_like(self.weight, dtype=points.dtype).index_add(0, index, points * weights[:, None]),
-            "errors": zeros.index_add(0, index, (points - chosen).square().sum(-1) * weights),
-        }
-
-    def _table(self) -> Float[Tensor, "v d"]:
-        return self._on_sphere(self.weight)
-
-    def _on_sphere(self, vectors: Float[Tensor, "*shape d"]) -> Float[Tensor, "*shape d"]:
-        return F.normalize(vectors, dim=-1) if self.normalize else vectors

@@ -1,25 +1,66 @@
 """Every quantizer that the contract tests run over: one per YAML file, and a few nested ones."""
 
 from pathlib import Path
+from typing import Any
 
 import yaml
 
 from imtok.quantizers.base import Quantizer
-from imtok.quantizers.composition import fixed_length
 from imtok.tokenizer import construct
 
 CONFIGS = Path(__file__).parents[2] / "configs" / "quantizer"
 
 _Q = "imtok.quantizers"
 _GRID = {"_target_": f"{_Q}.fsq.FSQ", "levels": [5, 5]}
-_TABLE = {"_target_": f"{_Q}.vq.VQ", "dim": 4, "codebook_size": 64, "normalize": False, "restart_below": 0.1}
-_DEPTHS = {"_target_": f"{_Q}.residual.Residual", "stages": [_GRID], "depth": 3, "ratio": 0.25, "bound": 1.25}
+_TABLE = {"_target_": f"{_Q}.vq.VQ", "dim": 4, "codebook_size": 64, "normalize": False}
+_TABLE |= {"restart_below": 0.1, "usage_decay": 0.9}
+_DEPTHS = {"_target_": f"{_Q}.residual.Residual", "stages": [_GRID], "depth": 2, "ratio": 0.25, "bound": 1.25}
 _TABLES = {"_target_": f"{_Q}.residual.Residual", "stages": [_TABLE, _TABLE]}
 _PAIR = {"_target_": f"{_Q}.product.Product", "parts": [_TABLE, _TABLE], "disentangle_weight": 0.1}
-NESTED = {
+_SCALES = {"_target_": f"{_Q}.multiscale.MultiScale", "sizes": [1, 2, 4], "convolutions": 3}
+NESTED: dict[str, dict[str, Any]] = {
     "product_of_residual_of_grid": {"_target_": f"{_Q}.product.Product", "parts": [_DEPTHS, _TABLES]},
     "residual_of_product": {"_target_": f"{_Q}.residual.Residual", "stages": [_PAIR], "depth": 2},
-    "multi_scale_of_residual": {"_target_": f"{_Q}.multiscale.MultiScale", "quantizer": _TABLES, "sizes": [1, 2, 4]},
-    "segments_of_product": {"_target_": f"{_Q}.segments.Segments", "parts": [_PAIR, _DEPTHS | {"depth": 2}], "lengths": [5, 7]},
+    "multi_scale_of_residual": _SCALES | {"quantizer": _TABLES},
+    "segments_of_product": {"_target_": f"{_Q}.segments.Segments", "parts": [_PAIR, _TABLES], "lengths": [9, 3]},
 }
-NAMES = [*sorted(path.stem for path in CONFIGS.glob("*.yaml") if path.stem != "continuous")  # it has no ids
+PRESETS = sorted(path.stem for path in CONFIGS.glob("*.yaml") if path.stem != "continuous")  # it has no ids
+NAMES = [*PRESETS, *NESTED]
+MOST = {"codebook_size": 64, "convolutions": 3}
+SMALLER = {"sizes": [1, 2, 4], "lengths": [8, 24], "entropy_bits": 6}
+
+
+def config(name: str) -> dict[str, Any]:
+    """The plain values of ``configs/quantizer/NAME.yaml`` or of a nested quantizer."""
+    return NESTED[name] if name in NESTED else yaml.safe_load((CONFIGS / f"{name}.yaml").read_text())
+
+
+def build(name: str) -> Quantizer:
+    """The quantizer of that name."""
+    return construct(config(name))
+
+
+def smaller(settings: Any) -> Any:
+    """The same preset with at most 64 codes per table and 32 latents per image: quick, and 2,000 vectors use it."""
+    if isinstance(settings, list):
+        return [smaller(item) for item in settings]
+    if not isinstance(settings, dict):
+        return settings
+    reduced = {key: smaller(value) for key, value in settings.items()}
+    reduced |= {key: min(settings[key], most) for key, most in MOST.items() if key in settings}
+    return reduced | {key: value for key, value in SMALLER.items() if key in settings}
+
+
+def length(quantizer: Quantizer) -> int:
+    """A number of latents that the quantizer takes."""
+    return quantizer.num_latents or 12
+
+
+def any_length(quantizer: Quantizer) -> bool:
+    """Whether each latent is quantized by itself, so that they may come in any number and order."""
+    return quantizer.num_latents is None
+
+
+def multi_scale(quantizer: Quantizer) -> bool:
+    """Whether a token stands for part of several latents."""
+    return quantizer.num_tokens(length(quantizer)) != length(quantizer)

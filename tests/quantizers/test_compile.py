@@ -12,14 +12,15 @@ from quantizers.contract import NAMES
 SCRIPT = """
 import sys, torch
 sys.path.insert(0, "tests")
-from quantizers.contract import NAMES, build
+from imtok.tokenizer import construct
+from quantizers.contract import NAMES, config, length, smaller
 
 torch.manual_seed(0)
 torch.set_num_threads(1)
 for name in NAMES:
     torch.compiler.reset()
-    quantizer = build(name).eval()
-    latents = torch.randn(2, 12, quantizer.dim)
+    quantizer = construct(smaller(config(name))).eval()
+    latents = torch.randn(2, length(quantizer), quantizer.dim)
     compiled, plain = torch.compile(quantizer, backend="eager", fullgraph=True)(latents), quantizer(latents)
     assert torch.equal(compiled.ids, plain.ids) and torch.equal(compiled.latents, plain.latents), name
     print(name)

@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from quantizers.contract import NAMES, build
+from quantizers.contract import NAMES, any_length, build, length, multi_scale
 from torch.utils.checkpoint import checkpoint
 
 
@@ -15,7 +15,7 @@ def quantizer(request):
 
 @pytest.fixture
 def latents(quantizer):
-    return torch.randn(2, 12, quantizer.dim, requires_grad=True)
+    return torch.randn(2, length(quantizer), quantizer.dim, requires_grad=True)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.float16])
@@ -32,7 +32,7 @@ def test_decode_returns_the_latents_of_forward_bit_for_bit(quantizer, latents, d
 def test_ids_are_whole_numbers_inside_the_vocabulary(quantizer, latents):
     ids = quantizer(latents).ids
     assert ids.dtype == torch.int64
-    assert ids.shape == (2, quantizer.num_tokens(12), len(quantizer.vocab_sizes))
+    assert ids.shape == (2, quantizer.num_tokens(latents.shape[1]), len(quantizer.vocab_sizes))
     assert (ids >= 0).all()
     assert (ids < torch.tensor(quantizer.vocab_sizes)).all()
 
@@ -41,18 +41,24 @@ def test_codebooks_sum_to_the_latents(quantizer, latents):
     quantized = quantizer(latents)
     tables = quantizer.codebook()
     assert [tuple(table.shape) for table in tables] == [(size, quantizer.dim) for size in quantizer.vocab_sizes]
+    if multi_scale(quantizer):
+        return  # the latents are sums of look-ups only up to interpolation
     summed = sum(table[quantized.ids[..., slot]] for slot, table in enumerate(tables))
     torch.testing.assert_close(summed, quantized.latents.detach())
 
 
 def test_bits_follow_from_the_vocabulary(quantizer):
-    assert quantizer.bits_per_token == pytest.approx(math.log2(math.prod(quantizer.vocab_sizes)))
+    nominal = math.log2(math.prod(quantizer.vocab_sizes))
+    if any_length(quantizer) or multi_scale(quantizer):
+        assert quantizer.bits_per_token == pytest.approx(nominal)
+    else:  # what a token's place says of its id is no information
+        assert quantizer.bits_per_token < nominal
 
 
 def test_gradients_of_the_output_reach_the_input(quantizer, latents):
-    (quantizer(latents).latents * torch.randn(2, 12, quantizer.dim)).sum().backward()
+    (quantizer(latents).latents * torch.randn_like(latents)).sum().backward()
     assert latents.grad is not None
-    assert (latents.grad != 0).float().mean() > 0.9
+    assert (latents.grad != 0).float().mean() > 0.7  # the pieces of a sequence may differ in width
 
 
 def test_every_parameter_learns_in_one_step(quantizer, latents):
@@ -81,7 +87,9 @@ def test_forward_changes_no_state(quantizer, latents):
 
 def test_a_mask_of_ones_changes_nothing(quantizer, latents):
     settle(quantizer)
-    plain, masked = quantizer(latents), quantizer(latents, torch.ones(2, 12, dtype=torch.bool))
+    if multi_scale(quantizer):
+        pytest.skip("its scales mix all latents: it refuses masks")
+    plain, masked = quantizer(latents), quantizer(latents, torch.ones(latents.shape[:2], dtype=torch.bool))
     assert torch.equal(plain.latents, masked.latents)
     assert torch.equal(plain.ids, masked.ids)
     for name in plain.losses:
@@ -89,6 +97,8 @@ def test_a_mask_of_ones_changes_nothing(quantizer, latents):
 
 
 def test_masked_latents_take_part_in_nothing(quantizer, latents):
+    if not any_length(quantizer):
+        pytest.skip("tells latents apart by their place")
     keep = torch.rand(2, 12) < 0.6
     spoilt = latents.detach().masked_fill(~keep[..., None], float("nan")).requires_grad_()
     settle(quantizer)
@@ -107,6 +117,8 @@ def test_masked_latents_take_part_in_nothing(quantizer, latents):
 
 def test_tokens_do_not_depend_on_their_company_or_memory_layout(quantizer, latents):
     whole = quantizer.eval()(latents)
+    if not any_length(quantizer):
+        pytest.skip("tells latents apart by their place")
     order = torch.randperm(12)
     assert torch.equal(quantizer(latents[:, order]).ids, whole.ids[:, order])
     assert torch.equal(quantizer(latents[:1, 3:5]).ids, whole.ids[:1, 3:5])
@@ -166,7 +178,7 @@ def test_a_latent_of_the_wrong_width_is_refused(quantizer):
 
 def settle(quantizer):
     """Evaluation mode for quantizers that draw ids at random in training: two calls can only then be compared."""
-    return quantizer.train(quantizer.training and not getattr(quantizer, "stochastic", False))
+    return quantizer.train(quantizer.training and not quantizer.stochastic)
 
 
 def build_like(quantizer):

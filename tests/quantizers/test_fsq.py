@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from quantizers.contract import build
 
 from imtok.quantizers.fsq import FSQ
 
@@ -60,3 +61,30 @@ def test_neighbours_lie_one_step_away_on_the_grid():
 def test_bad_levels_are_refused(levels):
     with pytest.raises(ValueError, match="levels must be"):
         FSQ(levels)
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "bits"),
+    [
+        ("fsq_240", 240, 8),
+        ("fsq", 1000, 10),
+        ("fsq_4375", 4375, 12),
+        ("fsq_15360", 15360, 14),
+        ("fsq_64000", 64000, 16),
+    ],
+)
+def test_the_published_level_sets_are_those_of_the_paper(name, size, bits):
+    quantizer = build(name)
+    assert quantizer.vocab_sizes == (size,)
+    assert abs(quantizer.bits_per_token - bits) < 0.2
+
+
+@pytest.mark.parametrize("levels", [[2, 2], [8, 6, 5], [7, 5, 5, 5, 5]])
+def test_ids_of_codes_are_those_of_the_table(levels):
+    quantizer = FSQ(levels)
+    ids = torch.arange(quantizer.vocab_sizes[0])[None, :, None]
+    assert torch.equal(quantizer.decode(ids)[0], quantizer.codebook()[0])
+    inverse = (
+        (quantizer.decode(ids) * (quantizer.levels // 2)).round().long() + quantizer.levels // 2
+    ) @ quantizer.places
+    assert torch.equal(inverse, ids[..., 0])

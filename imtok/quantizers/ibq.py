@@ -1,0 +1,96 @@
+"""IBQ: index back-propagation, where every code learns from every token (arXiv 2412.02692)."""
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+from typing_extensions import override
+
+from imtok.quantizers.base import token_mean
+from imtok.quantizers.entropy import assignment_entropies
+from imtok.quantizers.search import most_similar
+from imtok.quantizers.table import TableQuantizer
+from imtok.types import Loss, Quantized
+
+
+class IBQ(TableQuantizer):
+    """The code with the greatest dot product; gradients go through the softmax over all codes.
+
+    With ``s = softmax(z E^T)`` and ``h`` the one-hot of its maximum, ``q = (h + s - sg s) E``. That is
+    ``E[k] + (A - sg A)`` with ``A`` the attention of z to the keys E and the values ``sg E``, in which form no tokens x
+    codes matrix is kept. Losses, all means over tokens and channels, with ``q' = h E``::
+
+        commit_soft = |q - z|^2     commit = |z - sg q'|^2     codebook = |q' - sg z|^2
+
+    The paper's formula weights the last two 0.25 and 1, its code, which the presets follow, 1 and 0.25.
+
+    Args:
+        dim: Width of latents and codes.
+        codebook_size: Number of codes.
+        commit_soft_weight: Weight of the loss that moves z and all codes.
+        commit_weight: Weight of the commitment loss.
+        codebook_weight: Weight of the codebook loss.
+        entropy_weight: Weight of the mean entropy of assignments minus the entropy of the mean assignment; 0 = off.
+        temperature: Softmax temperature of the assignments in the entropies; those of ``s`` have 1.
+
+    Raises:
+        ValueError: For a size, weight or temperature out of range.
+
+    Example:
+        >>> quantizer = IBQ(dim=8, codebook_size=64)
+        >>> quantizer(torch.randn(2, 16, 8)).latents.sum().backward()
+        >>> int(quantizer.weight.grad.abs().sum(-1).count_nonzero())
+        64
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        codebook_size: int,
+        commit_soft_weight: float = 1.0,
+        commit_weight: float = 1.0,
+        codebook_weight: float = 0.25,
+        entropy_weight: float = 0.05,
+        temperature: float = 0.01,
+    ) -> None:
+        super().__init__(dim, codebook_size, (commit_soft_weight, commit_weight, codebook_weight, entropy_weight))
+        if temperature <= 0:
+            raise ValueError(f"temperature must be positive, got {temperature}")
+        self.commit_soft_weight = commit_soft_weight
+        self.commit_weight = commit_weight
+        self.codebook_weight = codebook_weight
+        self.entropy_weight = entropy_weight
+        self.temperature = temperature
+        self.weight = nn.Parameter(torch.randn(codebook_size, dim))
+
+    @override
+    def quantize(self, latents: Float[Tensor, "b n d"], keep: Bool[Tensor, "b n"] | None) -> Quantized:
+        table = self.weight.to(latents.dtype)
+        ids = most_similar(latents.flatten(0, 1), table, table.new_zeros(len(table))).view(latents.shape[:2])
+        hard = F.embedding(ids, table)
+        codes = self._index_backpropagation(hard, latents, table)
+        losses = {
+            "commit_soft": Loss(token_mean((codes - latents).square().mean(-1), keep), self.commit_soft_weight),
+            "commit": Loss(token_mean((hard.detach() - latents).square().mean(-1), keep), self.commit_weight),
+            "codebook": Loss(token_mean((hard - latents.detach()).square().mean(-1), keep), self.codebook_weight),
+        }
+        if self.entropy_weight:
+            per_token, of_mean = assignment_entropies(
+                lambda block: block @ table.T / self.temperature, latents, keep, len(table)
+            )
+            losses["entropy_token"] = Loss(per_token, self.entropy_weight)
+            losses["entropy_codebook"] = Loss(of_mean, -self.entropy_weight)
+        return Quantized(codes, ids[..., None], losses=losses)
+
+    @override
+    def table(self) -> Float[Tensor, "v d"]:
+        return self.weight
+
+    @staticmethod
+    def _index_backpropagation(hard: Tensor, latents: Tensor, table: Tensor) -> Tensor:
+        if not torch.is_grad_enabled():
+            return hard + (latents - latents)  # NaN latents give NaN
+        tokens, codes = rearrange(latents, "b n d -> 1 1 (b n) d"), rearrange(table, "v d -> 1 1 v d")
+        soft = F.scaled_dot_product_attention(tokens, codes, codes.detach(), scale=1.0).view_as(hard)
+        return hard + (soft - soft.detach())

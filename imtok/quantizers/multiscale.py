@@ -1,0 +1,204 @@
+"""Multi-scale residual quantization of a square map, coarse to fine (VAR, arXiv 2404.02905)."""
+
+from collections.abc import Sequence
+from fractions import Fraction
+from itertools import accumulate
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from jaxtyping import Bool, Float, Int64
+from torch import Tensor, nn
+from typing_extensions import override
+
+from imtok.quantizers.base import Quantizer, straight_through
+from imtok.quantizers.composition import add_stats, as_images, merge_losses, stats_of
+from imtok.types import Loss, Quantized
+
+
+class MultiScale(Quantizer):
+    """Quantizes what is left over at growing resolutions, with one quantizer that all scales share.
+
+    ``r_0 = z``; at scale ``s``: ids of the area-averaged ``r_{s-1}``, their codes enlarged by bicubic interpolation
+    and passed through ``phi_s`` are ``c_s``, and ``r_s = r_{s-1} - sg c_s``. The result ``q = c_1 + ... + c_S`` has a
+    single straight-through estimator. ``phi_s(x) = (1 - mix) x + mix conv3x3(x)``, with a few convolutions that
+    neighbouring scales share. With ``q_s = c_1 + ... + c_s``, ``codebook = mean |q_s - sg z|^2`` and
+    ``commit = mean |z - sg q_s|^2``, both means over scales too. Terms of the inner quantizer (entropies, say) are
+    averaged over scales and added.
+
+    The ids of all scales stand one after the other, coarsest first and row by row, so there are more tokens than
+    latents. ``decode`` also takes the ids of the first few scales alone. The tables of ``codebook`` are those of the
+    inner quantizer: latents are sums of look-ups only before they are enlarged.
+
+    Args:
+        quantizer: Quantizes each position of each scale.
+        sizes: Side of the map at each scale, not decreasing; the last is the side of the latents' map.
+        convolutions: Number of convolutions that the scales share; 0 = none, codes are only enlarged.
+        mix: Share of the convolution in ``phi``, in (0, 1].
+        codebook_weight: Weight of the codebook loss; it trains the convolutions too.
+        commit_weight: Weight of the commitment loss.
+        normalize: Scale latents to unit length first.
+
+    Raises:
+        ValueError: For sizes that decrease or are below 1, a share or weight out of range, or more convolutions than
+            the scales use; in ``forward``, if latents do not fill the map or some are not kept.
+
+    Example:
+        >>> from imtok.quantizers.vq import VQ
+        >>> quantizer = MultiScale(VQ(dim=4, codebook_size=64, normalize=False), sizes=[1, 2, 3, 4])
+        >>> quantizer.num_tokens(16), quantizer(torch.randn(2, 16, 4)).ids.shape
+        (30, torch.Size([2, 30, 1]))
+    """
+
+    def __init__(
+        self,
+        quantizer: Quantizer,
+        sizes: Sequence[int],
+        convolutions: int = 4,
+        mix: float = 0.5,
+        codebook_weight: float = 1.0,
+        commit_weight: float = 0.25,
+        normalize: bool = False,
+    ) -> None:
+        super().__init__()
+        if not sizes or min(sizes) < 1 or list(sizes) != sorted(sizes):
+            raise ValueError(f"sizes must be a list of sides >= 1 that does not decrease, got {list(sizes)}")
+        if quantizer.num_latents is not None:
+            raise ValueError("the quantizer of a scale must take any number of latents, got one that does not")
+        if convolutions < 0 or not 0 < mix <= 1:
+            raise ValueError(f"convolutions must not be negative and mix be in (0, 1], got {convolutions} and {mix}")
+        used = len({convolution_of(scale, len(sizes), convolutions) for scale in range(len(sizes))})
+        if convolutions > used:
+            raise ValueError(
+                f"convolutions must be at most {used}, so that {len(sizes)} scales use all, got {convolutions}"
+            )
+        if min(codebook_weight, commit_weight) < 0:
+            raise ValueError(f"loss weights must not be negative, got {codebook_weight} and {commit_weight}")
+        self.quantizer = quantizer
+        self.sizes = tuple(sizes)
+        self.mix = mix
+        self.codebook_weight = codebook_weight
+        self.commit_weight = commit_weight
+        self.normalize = normalize
+        self.dim = quantizer.dim
+        self.vocab_sizes = quantizer.vocab_sizes
+        self.num_latents = self.sizes[-1] ** 2
+        self.convolutions = nn.ModuleList(nn.Conv2d(self.dim, self.dim, 3, padding=1) for _ in range(convolutions))
+
+    @override
+    def quantize(self, latents: Float[Tensor, "b n d"], keep: Bool[Tensor, "b n"] | None) -> Quantized:
+        self.num_tokens(latents.shape[1])
+        if keep is not None:
+            raise ValueError("keep must be None for a multi-scale quantizer, whose scales mix all latents, got a mask")
+        target = self._map(F.normalize(latents, dim=-1) if self.normalize else latents)
+        total = torch.zeros_like(target)
+        ids: list[Tensor] = []
+        losses: list[dict[str, Loss]] = []
+        stats: dict[str, Tensor] = {}
+        for scale, size in enumerate(self.sizes):
+            rest = F.interpolate(target - total.detach(), (size, size), mode="area")
+            result = self.quantizer.quantize(rearrange(rest, "b d h w -> b (h w) d"), None)
+            total = total + self._enlarged(self.quantizer.decode(result.ids), scale).to(target.dtype)
+            codebook = Loss((total - target.detach()).square().mean(), self.codebook_weight)
+            commit = Loss((total.detach() - target).square().mean(), self.commit_weight)
+            losses += [result.losses, {"codebook": codebook, "commit": commit}]
+            ids.append(result.ids)
+            add_stats(stats, 0, result.stats)
+        codes = rearrange(straight_through(total, target), "b d h w -> b (h w) d")
+        merged = merge_losses(losses, 1 / len(self.sizes))
+        return Quantized(codes, torch.cat(ids, dim=1), losses=merged, stats=stats)
+
+    @override
+    def decode(self, ids: Int64[Tensor, "b t g"], slots: int | None = None) -> Float[Tensor, "b n d"]:
+        scales = ids.split(self._scales(ids.shape[1]), dim=1)
+        return self._sum([self.quantizer.decode(own, slots) for own in scales])
+
+    @override
+    def soft_decode(self, probabilities: Sequence[Float[Tensor, "b t _"]]) -> Float[Tensor, "b n d"]:
+        slots = [slot.split(self._scales(slot.shape[1]), dim=1) for slot in probabilities]
+        return self._sum([self.quantizer.soft_decode(scale) for scale in zip(*slots, strict=True)])
+
+    @override
+    def codebook(self) -> list[Float[Tensor, "v d"]]:
+        return self.quantizer.codebook()
+
+    @override
+    def neighbours(self, ids: Int64[Tensor, "b t g"], count: int) -> Int64[Tensor, "b t g count"]:
+        return self.quantizer.neighbours(ids, count)
+
+    @override
+    @torch.no_grad()
+    def start(self, latents: Float[Tensor, "m d"]) -> None:
+        target = self._map(as_images(F.normalize(latents, dim=-1) if self.normalize else latents, self.num_latents))
+        self.quantizer.start(rearrange(target, "b d h w -> (b h w) d"))
+        rest, inputs = target, []
+        for scale, size in enumerate(self.sizes):
+            small = rearrange(F.interpolate(rest, (size, size), mode="area"), "b d h w -> b (h w) d")
+            inputs.append(small.flatten(0, 1))
+            rest = rest - self._enlarged(self.quantizer.decode(self.quantizer(small).ids), scale)
+        self.quantizer.start(torch.cat(inputs))
+
+    @override
+    def update(self, stats: dict[str, Tensor]) -> None:
+        self.quantizer.update(stats_of(0, stats))
+
+    @override
+    def num_tokens(self, num_latents: int) -> int:
+        if num_latents != self.num_latents:
+            side = self.sizes[-1]
+            raise ValueError(
+                f"latents must be {self.num_latents} ({side} x {side}) to fill the last of sizes, got {num_latents}"
+            )
+        return sum(self.scale_tokens)
+
+    @property
+    def scale_tokens(self) -> tuple[int, ...]:
+        """Number of tokens of each scale."""
+        return tuple(size**2 for size in self.sizes)
+
+    @property
+    @override
+    def part_dims(self) -> tuple[int, ...]:
+        return self.quantizer.part_dims
+
+    def _sum(self, scales: Sequence[Float[Tensor, "b _ d"]]) -> Float[Tensor, "b n d"]:
+        total = scales[0].new_zeros(())
+        for scale, codes in enumerate(scales):  # in the order of quantize, so that not even the last bit differs
+            total = total + self._enlarged(codes, scale)
+        return rearrange(total, "b d h w -> b (h w) d")
+
+    def _enlarged(self, codes: Float[Tensor, "b m d"], scale: int) -> Float[Tensor, "b d h w"]:
+        """The codes of one scale as a map of full size, with gradients to table and convolutions."""
+        size, side = self.sizes[scale], self.sizes[-1]
+        codes = rearrange(codes, "b (h w) d -> b d h w", h=size)
+        if size < side:
+            codes = F.interpolate(codes, (side, side), mode="bicubic")
+        if not self.convolutions:
+            return codes
+        convolution = self.convolutions[convolution_of(scale, len(self.sizes), len(self.convolutions))]
+        with torch.autocast(codes.device.type, enabled=False):
+            return codes.lerp(convolution(codes), self.mix)
+
+    def _scales(self, tokens: int) -> tuple[int, ...]:
+        """How the tokens of the first scales divide into scales."""
+        ends = list(accumulate(self.scale_tokens))
+        if tokens not in ends:
+            raise ValueError(f"ids must be those of whole scales, {self.scale_tokens} tokens, got {tokens} tokens")
+        return self.scale_tokens[: ends.index(tokens) + 1]
+
+    def _map(self, latents: Float[Tensor, "b n d"]) -> Float[Tensor, "b d h w"]:
+        return rearrange(latents, "b (h w) d -> b d h w", h=self.sizes[-1])
+
+
+def convolution_of(scale: int, scales: int, count: int) -> int:
+    """Which of ``count`` convolutions VAR's code gives to a scale: ticks spread over the scales, the nearest one.
+
+    The ticks of four stand a third of a step from the ends, those of another number half a step. In between the
+    later one is taken.
+    """
+    if not count:
+        return 0
+    edge = Fraction(1, (3 if count == 4 else 2) * count)
+    step = (1 - 2 * edge) / max(count - 1, 1)
+    place = Fraction(scale, max(scales - 1, 1))
+    return sum(place >= edge + step * (tick + Fraction(1, 2)) for tick in range(count - 1))
