@@ -3,7 +3,9 @@
 from abc import ABC, abstractmethod
 
 from imtok.data.images import ImageSet
+from imtok.data.stream import ImageStream
 
+Images = ImageSet | ImageStream
 SPLITS = ("train", "val", "all")
 
 
@@ -11,7 +13,7 @@ class Data(ABC):
     """Where images come from: what ``data=...`` in a config builds."""
 
     @abstractmethod
-    def train(self, image_size: int, seed: int) -> ImageSet:
+    def train(self, image_size: int, seed: int) -> Images:
         """Images to train on: random crops, bad images replaced.
 
         Args:
@@ -23,7 +25,7 @@ class Data(ABC):
         """
 
     @abstractmethod
-    def evaluation(self, image_size: int, split: str | None = None) -> ImageSet:
+    def evaluation(self, image_size: int, split: str | None = None) -> Images:
         """Images to measure or export: nothing random, bad images left out.
 
         Args:
@@ -35,7 +37,7 @@ class Data(ABC):
             InputError: If there is nothing to read.
         """
 
-    def validation(self, image_size: int) -> ImageSet:
+    def validation(self, image_size: int) -> Images:
         """The held-out images, measured at the end of training."""
         return self.evaluation(image_size, "val")
 

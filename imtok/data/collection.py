@@ -8,9 +8,10 @@ from pathlib import Path
 import numpy as np
 from typing_extensions import override
 
-from imtok.data.base import Data, check_split
+from imtok.data.base import Data, Images, check_split
 from imtok.data.decode import MAX_PIXELS, WHITE
-from imtok.data.images import ImageSet, Source, Subset
+from imtok.data.images import Columns, ImageSet, Indexable, Source, Subset
+from imtok.data.index import find_index, write_index
 from imtok.data.names import hash_fraction
 from imtok.data.transforms import CentreCrop, RandomScaleCrop, check_scale
 
@@ -29,6 +30,9 @@ class Collection(Data):
         flip: Mirror every other training crop.
         max_pixels: Larger images are bad images.
         background: What shows through transparent images: red, green and blue in [0, 255].
+        index: A file with the name, size and content hash of every image of ``path``: it is made if it is not there,
+            and from then on an image that is not byte for byte what it was is a bad image. That of ``val_path`` lies
+            beside it as ``NAME.val.SUFFIX``. None = images are taken as they are.
 
     Raises:
         ValueError: If an argument is out of range.
@@ -43,6 +47,7 @@ class Collection(Data):
         flip: bool = True,
         max_pixels: int = MAX_PIXELS,
         background: Sequence[int] = WHITE,
+        index: str | Path | None = None,
     ) -> None:
         if not 0 < val_fraction < 1:
             raise ValueError(f"val_fraction must lie between 0 and 1, got {val_fraction}")
@@ -53,26 +58,30 @@ class Collection(Data):
         check_scale(scale)
         self.path, self.val_path, self.val_fraction = str(path), val_path and str(val_path), val_fraction
         self.scale, self.flip, self.max_pixels = scale, flip, max_pixels
+        self.index = None if index is None else Path(index)
         self.background = (background[0], background[1], background[2])
 
+    kind: str  # of what an index is that fits
+
     @abstractmethod
-    def open(self, path: str, classes: list[str] | None) -> Source:
+    def open(self, path: str, classes: list[str] | None, stored: Columns | None) -> Indexable:
         """List the images under ``path``.
 
         Args:
             path: As the user gave it.
             classes: Number the classes like this; None = by their own names.
+            stored: An index of them; None = there is none.
 
         Raises:
-            InputError: If there are none, or they cannot be listed.
+            InputError: If there are none, or they cannot be listed, or are not those of the index.
         """
 
     @override
-    def train(self, image_size: int, seed: int) -> ImageSet:
+    def train(self, image_size: int, seed: int) -> Images:
         return ImageSet(self._part("train"), RandomScaleCrop(image_size, self.scale, self.flip), seed, training=True)
 
     @override
-    def evaluation(self, image_size: int, split: str | None = None) -> ImageSet:
+    def evaluation(self, image_size: int, split: str | None = None) -> Images:
         """Centre crops of every image of ``path``, or of ``split``."""
         return ImageSet(self._part(split or "all"), CentreCrop(image_size))
 
@@ -81,17 +90,24 @@ class Collection(Data):
         if split == "all" or (split == "train" and self.val_path is not None):
             return self._all
         if split == "val" and self.val_path is not None:
-            return self._opened(self.val_path, self._all.classes)
+            index = self.index and self.index.with_suffix(f".val{self.index.suffix}")
+            return self.opened(self.val_path, self._all.classes, index)
         if len(self._all) == 1:  # to overfit one image is a fair thing to try
             return self._all
         return Subset(self._all, np.flatnonzero(self._held_out == (split == "val")))
 
     @cached_property
     def _all(self) -> Source:
-        return self._opened(self.path, None)
+        return self.opened(self.path, None, self.index)
 
-    def _opened(self, path: str, classes: list[str] | None) -> Source:
-        source = self.open(path, classes)
+    def opened(self, path: str, classes: list[str] | None, index: Path | None) -> Source:
+        """The images under ``path`` with this collection's settings, checked by an index if there is one."""
+        stored = find_index(index, self.kind) if index else None
+        source = self.open(path, classes, stored)
+        if stored is not None:
+            source.content_hashes = np.asarray(stored["hashes"])
+        elif index is not None:
+            source.content_hashes = write_index(source, index)
         source.max_pixels, source.background = self.max_pixels, self.background
         return source
 

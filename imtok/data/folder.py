@@ -10,7 +10,8 @@ from typing_extensions import override
 
 from imtok.data.collection import Collection
 from imtok.data.headers import SUFFIXES
-from imtok.data.images import MAX_BYTES, Source
+from imtok.data.images import MAX_BYTES, Columns, Indexable
+from imtok.data.index import require_same
 from imtok.data.names import Names, printable
 from imtok.errors import InputError
 
@@ -38,12 +39,17 @@ class Folder(Collection):
         [('cat/1.png', 0), ('dog/1.png', 1)]
     """
 
+    kind = "files"
+
     @override
-    def open(self, path: str, classes: list[str] | None) -> Source:
-        return FileSource(Path(path), classes)
+    def open(self, path: str, classes: list[str] | None, stored: Columns | None) -> Indexable:
+        source = FileSource(Path(path), classes)
+        if stored is not None:
+            require_same(stored, source.columns(), "names", "sizes", "file")
+        return source
 
 
-class FileSource(Source):
+class FileSource(Indexable):
     """The image files below a folder, sorted by path.
 
     Args:
@@ -53,6 +59,8 @@ class FileSource(Source):
     Raises:
         InputError: If it is missing, cannot be read or holds no image.
     """
+
+    kind = "files"
 
     def __init__(self, folder: Path, classes: list[str] | None = None) -> None:
         if not folder.is_dir():
@@ -81,6 +89,10 @@ class FileSource(Source):
     @override
     def __len__(self) -> int:
         return len(self.names)
+
+    @override
+    def columns(self) -> Columns:
+        return {"names": self.names, "sizes": self.sizes}
 
     @override
     def read(self, index: int) -> bytes:

@@ -6,12 +6,14 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
+import xxhash
 from jaxtyping import Int64, UInt8
 from torch import Tensor
 from torch.utils.data import Dataset
 from typing_extensions import override
 
 from imtok.data.decode import MAX_PIXELS, WHITE, DecodeError, decode_image
+from imtok.data.names import Names
 from imtok.data.order import Blocks
 from imtok.data.randomness import Purpose, bit_stream, generator
 from imtok.data.transforms import Transform
@@ -19,7 +21,7 @@ from imtok.errors import InputError
 
 ATTEMPTS = 32  # where half of all images were bad, one sample in four billion would find no stand-in
 
-
+Columns = dict[str, Names | np.ndarray]
 MAX_BYTES = 2**30  # no image that max_pixels allows is larger; a damaged size must not fill the memory
 
 
@@ -31,12 +33,14 @@ class Source(ABC):
         max_pixels: Larger images are refused before they are decoded.
         background: What shows through transparent images, red, green and blue in [0, 255].
         blocks: Which samples lie together, where the order should mind that; None = it need not.
+        content_hashes: What the bytes of each image must hash to; None = they are taken as they are.
     """
 
     classes: list[str]
     max_pixels: int = MAX_PIXELS
     background: tuple[int, int, int] = WHITE
     blocks: Blocks | None = None
+    content_hashes: UInt8[np.ndarray, "images 16"] | None = None
 
     @abstractmethod
     def __len__(self) -> int: ...
@@ -63,8 +67,11 @@ class Source(ABC):
         """One line that changes when the image is moved or replaced: key, size, offset, label, ..."""
 
     def image(self, index: int) -> UInt8[Tensor, "3 h w"]:
-        """The decoded image; DecodeError that names it if it is damaged."""
-        return decode_image(self.read(index), self.key(index), self.max_pixels, self.background)
+        """The decoded image; DecodeError that names it if it is damaged or not the one of the index."""
+        data = self.read(index)
+        if self.content_hashes is not None and content_hash(data) != self.content_hashes[index].tobytes():
+            raise DecodeError(f"{self.key(index)}: does not have the content of the index")
+        return decode_image(data, self.key(index), self.max_pixels, self.background)
 
     @cached_property
     def digest(self) -> str:
@@ -73,6 +80,25 @@ class Source(ABC):
         for index in range(len(self)):
             digest.update(self.record(index).encode() + b"\n")
         return digest.hexdigest()
+
+
+class Indexable(Source):
+    """A source whose list of images can be stored.
+
+    Attributes:
+        kind: Of what it is a list.
+    """
+
+    kind: str
+
+    @abstractmethod
+    def columns(self) -> Columns:
+        """All that its list holds, in columns."""
+
+
+def content_hash(data: bytes) -> bytes:
+    """16 bytes that change with any of ``data``: xxh3, faster than any disk, not made against forgers."""
+    return xxhash.xxh3_128_digest(data)
 
 
 class Subset(Source):
@@ -174,6 +200,11 @@ class ImageSet(Dataset[Sample]):
     def digest(self) -> str:
         """Sha256 of the list of samples."""
         return self.source.digest
+
+    @property
+    def about(self) -> dict[str, int | str]:
+        """What a run must find again when it resumes."""
+        return {"images": len(self), "sha256": self.digest}
 
     @override
     def __getitem__(self, place: tuple[int, int]) -> Sample:

@@ -2,38 +2,41 @@
 
 import signal
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import partial
 from typing import Any
 
 import torch
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 from typing_extensions import override
 
-from imtok.data.images import ImageSet, Sample
+from imtok.data.collate import collate
+from imtok.data.images import ImageSet
 from imtok.data.order import TrainBatches
+from imtok.data.position import StreamPosition
+from imtok.data.stream import ImageStream
+from imtok.data.stream_batches import StreamBatches
 from imtok.errors import InputError
 from imtok.types import Batch
 
 
 class Loader(DataLoader[Any]):
-    """A DataLoader over batches of an :class:`ImageSet`.
+    """A DataLoader whose randomness is its own, over batches of an :class:`ImageSet` or a stream.
 
     Errors of workers arrive as values and are raised here, so that a user reads one line and no worker's traceback.
     """
 
-    def __init__(self, images: ImageSet, batches: Any, workers: int) -> None:
+    def __init__(self, images: Dataset[Any], workers: int, **options: Any) -> None:
         if workers < 0:
             raise ValueError(f"workers must be at least 0, got {workers}")
         super().__init__(
             images,
-            batch_sampler=batches,
             num_workers=workers,
-            collate_fn=partial(_collate, size=images.image_size),
             prefetch_factor=4 if workers else None,
             worker_init_fn=_start_worker,
             # Without a generator of its own, every pass would draw from the global one and shift the model's noise.
             generator=torch.Generator().manual_seed(0),
+            **options,
         )
 
     @override
@@ -57,16 +60,52 @@ def train_loader(images: ImageSet, batches: TrainBatches, workers: int = 0) -> L
     """
     if batches.count != len(images):
         raise ValueError(f"batches must be made for {len(images)} samples, got {batches.count}")
-    return Loader(images, batches, workers)
+    return _map_loader(images, batches, workers)
 
 
-def evaluation_loader(images: ImageSet, batch_size: int, workers: int = 0, rank: int = 0, world: int = 1) -> Loader:
+def train_stream_loader(
+    images: ImageStream,
+    batch_size: int,
+    batches: int,
+    workers: int = 0,
+    rank: int = 0,
+    world: int = 1,
+    position: StreamPosition | None = None,
+) -> Loader:
+    """Micro-batches of a training run on remote shards.
+
+    Args:
+        images: A stream in training mode.
+        batch_size: Images per micro-batch.
+        batches: How many of them there are.
+        workers: Worker processes, each of which reads shards of its own; 0 = read in this one.
+        rank: Index of this process.
+        world: Number of processes.
+        position: Which shards not to read again; None = start at the first.
+
+    Raises:
+        InputError: If there are fewer shards than readers.
+    """
+    readers = world * max(1, workers)
+    if len(images.shards) < readers:
+        raise InputError(
+            f"data.path names {len(images.shards)} shards for {readers} readers ({world} processes x {max(1, workers)} "
+            f"trainer.workers), each of which needs one; lower trainer.workers or write more, smaller shards"
+        )
+    position = position or StreamPosition(len(images.shards))
+    return _stream_loader(images, batch_size, workers, rank, world, batches, position)
+
+
+def evaluation_loader(
+    images: ImageSet | ImageStream, batch_size: int, workers: int = 0, rank: int = 0, world: int = 1
+) -> Loader:
     """Each image exactly once over all ranks, in ascending order, without padding.
 
     A batch may hold fewer images than the others, or none, if some could not be decoded; a rank may get no batch.
 
     Args:
-        images: A data set in evaluation mode.
+        images: A data set in evaluation mode. Of a stream each worker reads whole shards, so the order is that of
+            the shards only where there is one.
         batch_size: Images per batch and rank.
         workers: Worker processes; 0 = decode in this one.
         rank: Index of this process; it takes every ``world``-th image.
@@ -79,8 +118,10 @@ def evaluation_loader(images: ImageSet, batch_size: int, workers: int = 0, rank:
         raise ValueError(f"batch size must be at least 1, got {batch_size}")
     if not 0 <= rank < world:
         raise ValueError(f"rank must be at least 0 and below the world size {world}, got {rank}")
+    if isinstance(images, ImageStream):
+        return _stream_loader(images, batch_size, workers, rank, world)
     own = [(0, index) for index in range(rank, len(images), world)]
-    return Loader(images, [own[at : at + batch_size] for at in range(0, len(own), batch_size)], workers)
+    return _map_loader(images, [own[at : at + batch_size] for at in range(0, len(own), batch_size)], workers)
 
 
 def _start_worker(_worker: int) -> None:
@@ -89,22 +130,37 @@ def _start_worker(_worker: int) -> None:
     warnings.filterwarnings("ignore", module="PIL")  # they tell of damaged metadata and name no file
 
 
-def spread_loader(images: ImageSet, number: int) -> Loader:
-    """One batch of ``number`` images (or all, if there are fewer) spread evenly over a data set."""
+def spread_loader(images: ImageSet | ImageStream, number: int) -> Iterable[Batch]:
+    """One batch of ``number`` images (or all, if there are fewer) spread evenly over a data set.
+
+    Raises:
+        InputError: If the images are a stream, of which the first ones are taken, and it has none.
+    """
+    if isinstance(images, ImageStream):
+        first = next(iter(evaluation_loader(images, number)), None)
+        if first is None:
+            raise InputError("data.path holds no held-out image; give data.val_path, or raise data.val_fraction")
+        return [first]
     number = min(number, len(images))
-    return Loader(images, [[(0, index * len(images) // number) for index in range(number)]], 0)
+    return _map_loader(images, [[(0, index * len(images) // number) for index in range(number)]], 0)
 
 
-def _collate(samples: list[Sample], size: int) -> Batch | InputError:
-    for sample in samples:
-        if sample.error is not None:
-            return InputError(sample.error)
-    images = [sample.image for sample in samples if sample.image is not None]
-    good = [sample for sample in samples if sample.image is not None]
-    return Batch(
-        image=torch.stack(images) if images else torch.empty(0, 3, size, size, dtype=torch.uint8),
-        label=torch.tensor([sample.label for sample in good], dtype=torch.int64),
-        index=torch.tensor([sample.index for sample in good], dtype=torch.int64),
-        key=[sample.key for sample in good],
-        bad=[reason for sample in samples for reason in sample.bad],
-    )
+def _map_loader(images: ImageSet, batches: Any, workers: int) -> Loader:
+    return Loader(images, workers, batch_sampler=batches, collate_fn=partial(collate, size=images.image_size))
+
+
+def _stream_loader(
+    images: ImageStream,
+    batch_size: int,
+    workers: int,
+    rank: int,
+    world: int,
+    number: int = 0,
+    position: StreamPosition | None = None,
+) -> Loader:
+    batches = StreamBatches(images, batch_size, rank, world, number, position)
+    return Loader(batches, workers, batch_size=None, collate_fn=_as_it_is)
+
+
+def _as_it_is(batch: Batch | InputError) -> Batch | InputError:
+    return batch

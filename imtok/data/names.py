@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 import xxhash
+from jaxtyping import Int64
 
 
 class Names:
@@ -15,6 +16,10 @@ class Names:
     Args:
         names: The names.
 
+    Attributes:
+        block: All names, end to end.
+        ends: 0, and where each name ends in it.
+
     Example:
         >>> names = Names([b"cat/1.png", b"odd\n.png"])
         >>> names.raw(0), names.text(1)
@@ -22,18 +27,30 @@ class Names:
     """
 
     def __init__(self, names: Sequence[bytes]) -> None:
-        self._block = b"".join(names)
-        self._ends = np.cumsum([0, *map(len, names)], dtype=np.int64)
+        self.block = b"".join(names)
+        self.ends = np.cumsum([0, *map(len, names)], dtype=np.int64)
+
+    @classmethod
+    def of(cls, block: bytes, ends: Int64[np.ndarray, " ends"]) -> "Names":
+        """Names as they were stored: end to end, and where each one ends, from 0."""
+        names = cls([])
+        names.block, names.ends = block, ends
+        return names
 
     def __len__(self) -> int:
-        return len(self._ends) - 1
+        return len(self.ends) - 1
 
     def __iter__(self) -> Iterator[bytes]:
         return (self.raw(index) for index in range(len(self)))
 
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Names) and self.block == other.block and np.array_equal(self.ends, other.ends)
+
+    __hash__ = None  # type: ignore[assignment]
+
     def raw(self, index: int) -> bytes:
         """The name as it is."""
-        return self._block[self._ends[index] : self._ends[index + 1]]
+        return self.block[self.ends[index] : self.ends[index + 1]]
 
     def text(self, index: int) -> str:
         """The name in printable characters, for logs and keys."""

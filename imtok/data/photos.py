@@ -61,7 +61,7 @@ class Photos(Data):
         self,
         held_out: Sequence[str] = ("chelsea", "rocket", "flower"),
         crops_per_photo: int = 256,
-        scale: Sequence[float] = (0.0, 1.0),
+        scale: Sequence[float] = (0.0, 0.2),
         flip: bool = True,
     ) -> None:
         names = {Path(file).stem for *_, files in PACKAGES for file in files.split()}

@@ -16,6 +16,7 @@ class Purpose(IntEnum):
     ORDER = 0
     AUGMENT = 1
     REPLACE = 2
+    MIX = 3
 
 
 def bit_stream(purpose: Purpose, seed: int, epoch: int, index: int = 0, attempt: int = 0) -> np.random.Philox:

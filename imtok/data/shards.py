@@ -1,6 +1,5 @@
 """Tar shards on local disks as a list of images: byte ranges, read in any order without unpacking."""
 
-import json
 import os
 import time
 from collections import OrderedDict
@@ -12,16 +11,16 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 from typing_extensions import override
 
-from imtok.data.headers import SUFFIXES
-from imtok.data.images import MAX_BYTES, Source
-from imtok.data.names import Names, printable
+from imtok.data.images import MAX_BYTES, Columns, Indexable
+from imtok.data.index import require_same
+from imtok.data.members import CLASS, DESCRIPTION, IMAGE, MAX_LABEL_BYTES, label_of, sample_part, two_images
+from imtok.data.names import Names
 from imtok.data.order import Blocks
 from imtok.data.tar import Member, tar_members
 from imtok.errors import InputError
 
 PAUSES = (0.2, 2.0)  # seconds before the second and the third try, for file systems that hiccup
 OPEN_FILES = 64
-MAX_LABEL_BYTES = 2**16
 Result = TypeVar("Result")
 
 
@@ -35,7 +34,7 @@ class ShardIndex(NamedTuple):
     bytes: int
 
 
-class ShardSource(Source):
+class ShardSource(Indexable):
     """The images of tar shards, shard by shard.
 
     Of a shard only JPEG, PNG and WebP members are images; a ``.cls`` (or an integer "label" in a ``.json``) of the same
@@ -44,30 +43,56 @@ class ShardSource(Source):
     Args:
         paths: The shards.
         mixed: Mix so many shards at a time in training; None = any sample may follow any other.
+        stored: An index of them; None = it is made from their headers.
 
     Raises:
-        InputError: If a shard is missing, torn, no tar archive, or holds no image or one name twice.
+        InputError: If a shard is missing, torn, no tar archive, or holds no image or one name twice, or the
+            index is of others.
     """
 
-    def __init__(self, paths: list[Path], mixed: int | None = None) -> None:
+    kind = "shards"
+
+    def __init__(self, paths: list[Path], mixed: int | None = None, stored: Columns | None = None) -> None:
         root = Path(os.path.commonpath([path.absolute().parent for path in paths]))
         self.paths = paths
         self.shards = [path.absolute().relative_to(root).as_posix() for path in paths]
         if len(set(self.shards)) < len(self.shards):
             raise InputError(f"data.path names {_twice(self.shards)} twice; name each shard once")
-        with ThreadPoolExecutor(8) as pool:  # waits for the disk, mostly
-            indexes = list(pool.map(index_shard, paths))
+        self._columns = self._scan() if stored is None else self._checked(stored)
         self.classes: list[str] = []
-        self.stems = Names([stem for index in indexes for stem in index.stems])
-        self.offsets = np.array([offset for index in indexes for offset in index.offsets], dtype=np.int64)
-        self.sizes = np.array([size for index in indexes for size in index.sizes], dtype=np.int64)
-        self.labels = np.array([label for index in indexes for label in index.labels], dtype=np.int64)
-        self.shard_bytes = [index.bytes for index in indexes]
-        counts = [len(index.stems) for index in indexes]
+        self.stems: Any = self._columns["names"]
+        self.offsets, self.sizes, self.labels, self.shard_bytes, counts = (
+            np.asarray(self._columns[name]) for name in ("offsets", "sizes", "labels", "shard_bytes", "counts")
+        )
         self.ends = np.cumsum(counts)
         if mixed is not None:
-            self.blocks = Blocks(tuple(counts), mixed)
+            self.blocks = Blocks(tuple(counts.tolist()), mixed)
         self._open: OrderedDict[int, int] = OrderedDict()
+
+    def _scan(self) -> Columns:
+        with ThreadPoolExecutor(8) as pool:  # waits for the disk, mostly
+            indexes = list(pool.map(index_shard, self.paths))
+        return {
+            "shards": Names([os.fsencode(shard) for shard in self.shards]),
+            "shard_bytes": np.array([index.bytes for index in indexes], dtype=np.int64),
+            "counts": np.array([len(index.stems) for index in indexes], dtype=np.int64),
+            "names": Names([stem for index in indexes for stem in index.stems]),
+            "offsets": np.array([offset for index in indexes for offset in index.offsets], dtype=np.int64),
+            "sizes": np.array([size for index in indexes for size in index.sizes], dtype=np.int64),
+            "labels": np.array([label for index in indexes for label in index.labels], dtype=np.int64),
+        }
+
+    def _checked(self, stored: Columns) -> Columns:
+        """The index, if the shards have its names and sizes: their headers need not be read then."""
+        with ThreadPoolExecutor(8) as pool:
+            sizes = np.array(list(pool.map(_size, self.paths)), dtype=np.int64)
+        found: Columns = {"shards": Names([os.fsencode(shard) for shard in self.shards]), "shard_bytes": sizes}
+        require_same(stored, found, "shards", "shard_bytes", "shard")
+        return stored
+
+    @override
+    def columns(self) -> Columns:
+        return self._columns
 
     @override
     def __len__(self) -> int:
@@ -122,6 +147,17 @@ class ShardSource(Source):
         return data
 
 
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError as error:
+        raise _unreadable(path, error) from None
+
+
+def _unreadable(path: Path, error: OSError) -> InputError:
+    return InputError(f"{path} cannot be read ({error.strerror}); check data.path")
+
+
 def index_shard(path: Path) -> ShardIndex:
     """Find the images of one shard.
 
@@ -131,7 +167,7 @@ def index_shard(path: Path) -> ShardIndex:
     try:
         descriptor = os.open(path, os.O_RDONLY)
     except OSError as error:
-        raise InputError(f"{path} cannot be read ({error.strerror}); check data.path") from None
+        raise _unreadable(path, error) from None
     try:
         return _index(descriptor)
     except (ValueError, OSError) as error:
@@ -141,45 +177,28 @@ def index_shard(path: Path) -> ShardIndex:
 
 
 def _index(descriptor: int) -> ShardIndex:
-    images: dict[bytes, Member] = {}
-    labels: dict[bytes, dict[bytes, Member]] = {b".cls": {}, b".json": {}}
+    parts: dict[str, dict[bytes, Member]] = {IMAGE: {}, CLASS: {}, DESCRIPTION: {}}
     for member in tar_members(descriptor):
-        name = member.name.lstrip(b"/").removeprefix(b"./")
-        if b".." in name.split(b"/"):
-            raise ValueError(f"holds {printable(name)!r}, a name that leads out of it; write it again with plain names")
-        stem, dot, suffix = name.rpartition(b".")
-        suffix = (dot + suffix).lower()
-        if not stem or stem.split(b"/")[-1].startswith(b"."):
+        part = sample_part(member.name)
+        if part is None:
             continue
-        if suffix in SUFFIXES:
-            if stem in images:
-                raise ValueError(f"holds two images named {printable(stem)!r}; write it again with unlike names")
-            images[stem] = member
-        elif suffix in labels:
-            labels[suffix][stem] = member
+        if part.kind == IMAGE and part.stem in parts[IMAGE]:
+            raise two_images(part.stem)
+        parts[part.kind][part.stem] = member
+    images = parts[IMAGE]
     if not images:
         raise ValueError("holds no JPEG, PNG or WebP")
-    numbers = [_label(descriptor, stem, labels[b".cls"].get(stem), labels[b".json"].get(stem)) for stem in images]
+    numbers = [
+        label_of(stem, *(_start(descriptor, parts[kind].get(stem)) for kind in (CLASS, DESCRIPTION))) for stem in images
+    ]
     ranges = images.values()
     total = os.fstat(descriptor).st_size
     return ShardIndex(list(images), [m.offset for m in ranges], [m.size for m in ranges], numbers, total)
 
 
-def _label(descriptor: int, stem: bytes, plain: Member | None, described: Member | None) -> int:
-    """The class of an image: what its ``.cls`` says, else "label" in its ``.json`` if that is an integer, else -1."""
-    if plain is not None:
-        text = os.pread(descriptor, min(plain.size, MAX_LABEL_BYTES), plain.offset).strip()
-        if not text.isdigit() or len(text) > 9:
-            raise ValueError(f"holds {printable(stem)}.cls, which is not a class index ({printable(text[:20])!r})")
-        return int(text)
-    if described is not None and described.size <= MAX_LABEL_BYTES:
-        try:
-            content = json.loads(os.pread(descriptor, described.size, described.offset))
-        except (ValueError, RecursionError):
-            return -1  # it may be a caption's: nothing that reconstruction needs
-        label = content.get("label") if isinstance(content, dict) else None
-        return label if type(label) is int and 0 <= label < 10**9 else -1
-    return -1
+def _start(descriptor: int, member: Member | None) -> bytes | None:
+    """A member's first bytes: one more than a label may have."""
+    return None if member is None else os.pread(descriptor, min(member.size, MAX_LABEL_BYTES + 1), member.offset)
 
 
 def _three_tries(read: Callable[[], Result], path: Path) -> Result:

@@ -5,14 +5,16 @@ Here an archive must end with its end mark. Only the position of regular files i
 """
 
 import os
-from collections.abc import Iterator
-from typing import NamedTuple
+from collections.abc import Callable, Iterator
+from typing import NamedTuple, Protocol, runtime_checkable
 
 BLOCK = 512
 MAX_EXTENSION = 2**20  # bytes of an extended header; real ones have some hundred
+CHUNK = 2**20
 REGULAR = b"0\x007"
 WITHOUT_DATA = b"123456"  # links, devices, folders, pipes
 SPARSE = b"S"
+Read = Callable[[int, int], bytes]  # so many bytes, from that byte on; fewer only where the archive ends
 
 
 class Member(NamedTuple):
@@ -33,20 +35,64 @@ def tar_members(descriptor: int) -> Iterator[Member]:
         ValueError: With the reason, if it is no tar archive, is torn or has a damaged header.
         OSError: If it cannot be read.
     """
-    end = os.fstat(descriptor).st_size
-    if end == 0:
-        raise ValueError("is empty")
+    return read_members(lambda size, at: os.pread(descriptor, size, at), os.fstat(descriptor).st_size)
+
+
+@runtime_checkable
+class Readable(Protocol):
+    """A stream of bytes."""
+
+    def read(self, size: int, /) -> bytes:
+        """At most so many bytes; none only at the end."""
+        ...
+
+
+class Forward:
+    """Reads a stream, which only goes forward.
+
+    Args:
+        file: The stream.
+    """
+
+    def __init__(self, file: Readable) -> None:
+        self.file, self.at = file, 0
+
+    def __call__(self, size: int, at: int) -> bytes:
+        """``size`` bytes from byte ``at`` on; what lies before is passed over."""
+        while self.at < at and (passed := len(self.file.read(min(at - self.at, CHUNK)))):
+            self.at += passed
+        data = bytearray()
+        while self.at >= at and len(data) < size and (part := self.file.read(min(size - len(data), CHUNK))):
+            data += part
+            self.at += len(part)
+        return bytes(data)
+
+
+def read_members(read: Read, end: int | None = None) -> Iterator[Member]:
+    """The regular files of an archive, in order.
+
+    Args:
+        read: Reads it, each time from a byte not before the end of the time before.
+        end: Its size in bytes; None = it is not known, and who reads the last member must look whether it is whole.
+
+    Raises:
+        ValueError: With the reason, if it is no tar archive, is torn or has a damaged header.
+        OSError: If it cannot be read.
+    """
     at, name, size = 0, None, None
     while True:
-        header = os.pread(descriptor, BLOCK, at)
+        header = read(BLOCK, at)
+        if not header and at == 0:
+            raise ValueError("is empty")
         if len(header) < BLOCK:
-            raise ValueError(f"is torn: it ends at byte {end} without an end mark" if at else "is not a tar archive")
+            where = "ends without an end mark" if end is None else f"ends at byte {end} without an end mark"
+            raise ValueError(f"is torn: it {where}" if at else "is not a tar archive")
         if header.count(0) == BLOCK:
             break
         kind, own_size = header[156:157], _checked_size(header, at)
         at += BLOCK
         if kind in b"xgLK":
-            extension = _extension(descriptor, at, own_size)
+            extension = _extension(read, at, own_size)
             if kind == b"L":
                 name = extension.split(b"\0", 1)[0]
             elif kind == b"x":
@@ -61,12 +107,12 @@ def tar_members(descriptor: int) -> Iterator[Member]:
         name = size = None
         if kind in WITHOUT_DATA:
             continue
-        if at + own_size > end:
+        if end is not None and at + own_size > end:
             raise ValueError(f"is torn inside {own_name!r}")
         if kind in REGULAR:
             yield Member(own_name, at, own_size)
         at += _padded(own_size)
-    if os.pread(descriptor, 2**16, at).strip(b"\0"):
+    if read(2**16, at + BLOCK).strip(b"\0"):
         raise ValueError("goes on after its end mark (several archives joined?); write it again as one")
 
 
@@ -98,11 +144,11 @@ def _name(header: bytes) -> bytes:
     return prefix + b"/" + name if prefix else name
 
 
-def _extension(descriptor: int, at: int, size: int) -> bytes:
+def _extension(read: Read, at: int, size: int) -> bytes:
     """The data of an extended header."""
     if size > MAX_EXTENSION:
         raise ValueError(f"has an extended header of {size} bytes at byte {at}, more than {MAX_EXTENSION}")
-    data = os.pread(descriptor, size, at)
+    data = read(size, at)
     if len(data) < size:
         raise ValueError(f"is torn inside an extended header at byte {at}")
     return data

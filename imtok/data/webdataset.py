@@ -1,9 +1,9 @@
 """WebDataset shards: tar archives whose files of one name make a sample.
 
-They are read at random by byte range, so that a run resumes exactly, which a stream of shards cannot.
+On local disks they are read at random by byte range, so that a run resumes exactly. Remote ones are streamed, and a run
+resumes at the next shard.
 """
 
-import re
 from collections.abc import Sequence
 from glob import glob, has_magic
 from itertools import islice
@@ -12,21 +12,28 @@ from pathlib import Path
 from braceexpand import braceexpand
 from typing_extensions import override
 
+from imtok.data.base import Images, check_split
 from imtok.data.collection import Collection
 from imtok.data.decode import MAX_PIXELS, WHITE
-from imtok.data.images import Source
+from imtok.data.images import Columns, ImageSet, Indexable
+from imtok.data.remote import REMOTE, find_remote, is_remote
 from imtok.data.shards import ShardSource
+from imtok.data.stream import ImageStream, Part
+from imtok.data.transforms import CentreCrop, RandomScaleCrop, Transform
 from imtok.errors import InputError
 
 MAX_SHARDS = 1_000_000
-REMOTE = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 
 
 class WebDataset(Collection):
     """The images of tar shards.
 
+    On a local disk they are a list of images like any other. Behind a URL they are a stream: see :class:`ImageStream`
+    for what that changes. Then the held-out part is told by the hash alone, and to measure it all shards are read.
+
     Args:
-        path: A folder of ``.tar`` files, one file, or a pattern: ``DIR/shard-{000..009}.tar``, ``DIR/*.tar``.
+        path: A folder of ``.tar`` files, one file, or a pattern: ``DIR/shard-{000..009}.tar``, ``DIR/*.tar``; or URLs
+            that fsspec opens: ``https://host/shard-{000..009}.tar``, ``s3://...``.
         val_path: Another such path, held out of training; None = a part of ``path`` is.
         val_fraction: See :class:`Collection`.
         scale: See :class:`Collection`.
@@ -35,6 +42,8 @@ class WebDataset(Collection):
         background: See :class:`Collection`.
         shuffle_shards: Mix so many shards at a time in training, at least 1, for disks that are slow at random reads;
             None = any sample may follow any other.
+        shuffle_buffer: Of remote shards, mix so many images at a time in each worker in training, at least 1.
+        index: See :class:`Collection`. Where there is one, the headers of the shards are not read again.
 
     Raises:
         ValueError: If an argument is out of range.
@@ -51,15 +60,52 @@ class WebDataset(Collection):
         max_pixels: int = MAX_PIXELS,
         background: Sequence[int] = WHITE,
         shuffle_shards: int | None = None,
+        shuffle_buffer: int = 256,
+        index: str | Path | None = None,
     ) -> None:
-        super().__init__(path, val_path, val_fraction, scale, flip, max_pixels, background)
+        super().__init__(path, val_path, val_fraction, scale, flip, max_pixels, background, index)
         if shuffle_shards is not None and shuffle_shards < 1:
             raise ValueError(f"shuffle_shards must be at least 1, got {shuffle_shards}")
-        self.shuffle_shards = shuffle_shards
+        if shuffle_buffer < 1:
+            raise ValueError(f"shuffle_buffer must be at least 1, got {shuffle_buffer}")
+        if index is not None and any(is_remote(part) for part in (self.path, self.val_path or "")):
+            raise ValueError(f"index must be null for remote shards, which are read without one, got {index}")
+        self.shuffle_shards, self.shuffle_buffer = shuffle_shards, shuffle_buffer
 
     @override
-    def open(self, path: str, classes: list[str] | None) -> Source:
-        return ShardSource(find_shards(path), self.shuffle_shards)
+    def train(self, image_size: int, seed: int) -> Images:
+        if not is_remote(self.path):
+            return super().train(image_size, seed)
+        transform = RandomScaleCrop(image_size, self.scale, self.flip)
+        part = Part("train", self.val_fraction) if self.val_path is None else Part()
+        return self._stream(self.path, transform, part, seed, training=True)
+
+    @override
+    def evaluation(self, image_size: int, split: str | None = None) -> Images:
+        check_split(split or "all")
+        apart = split == "val" and self.val_path is not None
+        path = self.val_path if apart and self.val_path else self.path
+        if is_remote(path):
+            whole = apart or split in (None, "all") or self.val_path is not None
+            part = Part() if whole else Part(split or "all", self.val_fraction)
+            return self._stream(path, CentreCrop(image_size), part)
+        if apart and is_remote(self.path):
+            return ImageSet(self.opened(path, None, None), CentreCrop(image_size))
+        return super().evaluation(image_size, split)
+
+    def _stream(
+        self, path: str, transform: Transform, part: Part, seed: int = 0, training: bool = False
+    ) -> ImageStream:
+        shards = find_remote(path, MAX_SHARDS)
+        return ImageStream(
+            shards, transform, seed, training, part, self.shuffle_buffer, self.max_pixels, self.background
+        )
+
+    kind = "shards"
+
+    @override
+    def open(self, path: str, classes: list[str] | None, stored: Columns | None) -> Indexable:
+        return ShardSource(find_shards(path), self.shuffle_shards, stored)
 
 
 def find_shards(path: str) -> list[Path]:
@@ -75,7 +121,7 @@ def find_shards(path: str) -> list[Path]:
     if path.lstrip().startswith("pipe:") or "|" in path:
         raise InputError(f"data.path={path} is a command, which is never run; mount or download the shards")
     if REMOTE.search(path) or path.startswith("file:"):
-        raise InputError(f"data.path={path} is not on a local disk; mount or download the shards and give their path")
+        raise InputError(f"data.path={path} must be a plain path, or the URLs of remote shards only")
     if Path(path).is_file():
         return [Path(path)]
     if Path(path).is_dir():

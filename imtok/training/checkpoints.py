@@ -82,8 +82,8 @@ def save(checkpoint: Checkpoint, folder: Path, keep: int) -> Path:
     except (OSError, SafetensorError) as error:  # safetensors reports a full disk by an error of its own
         reason = error.strerror if isinstance(error, OSError) and error.strerror else error
         raise InputError(
-            f"{target} not written ({reason}; {needed / 1e6:.1f} MB needed, {free / 1e6:.1f} MB were free); the earlier "
-            "checkpoints are whole: mend that and go on with ckpt=last"
+            f"{target} not written ({reason}; {needed / 1e6:.1f} MB needed, {free / 1e6:.1f} MB were free); the "
+            "earlier checkpoints are whole: mend that and go on with ckpt=last"
         ) from None
     problem = damage(target)
     if problem:

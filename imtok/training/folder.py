@@ -52,25 +52,36 @@ def claim(folder: Path, ckpt: str | None) -> None:
     claim_output(folder, CONFIG)
     if (folder / CONFIG).exists() and ckpt is None:
         raise InputError(f"out={folder} already holds a run; give another folder, or ckpt=last to go on with it")
-    folder.mkdir(parents=True, exist_ok=True)
-    checkpoints.clean(folder / "checkpoints")
+    try:
+        (folder / "checkpoints").mkdir(parents=True, exist_ok=True)
+        for place in (folder, folder / "checkpoints"):
+            checkpoints.clean(place)
+    except OSError as error:
+        raise InputError(
+            f"out={folder} cannot be written to ({error.strerror or error}); give another folder"
+        ) from None
 
 
 def describe(folder: Path, config_yaml: str, about: dict[str, Any], seed: int) -> None:
-    """Write ``config.yaml`` and ``run.json``: all that one needs to repeat the run, and nothing of the environment."""
-    write_bytes(folder / CONFIG, config_yaml.encode())
-    write_json(
-        folder / "run.json",
-        {
-            "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-            "seed": seed,
-            "data": about["data"],
-            "versions": {"python": platform.python_version(), **{name: _version(name) for name in _PACKAGES}},
-            "threads": torch.get_num_threads(),
-            "device": torch.cuda.get_device_name() if torch.cuda.is_available() else platform.processor() or "cpu",
-            "config": about["config"],
-        },
-    )
+    """Write ``config.yaml`` and ``run.json``: all that one needs to repeat the run, and nothing of the environment.
+
+    Raises:
+        InputError: If the disk has no room.
+    """
+    facts = {
+        "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "seed": seed,
+        "data": about["data"],
+        "versions": {"python": platform.python_version(), **{name: _version(name) for name in _PACKAGES}},
+        "threads": torch.get_num_threads(),
+        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else platform.processor() or "cpu",
+        "config": about["config"],
+    }
+    try:
+        write_bytes(folder / CONFIG, config_yaml.encode())
+        write_json(folder / "run.json", facts)
+    except OSError as error:
+        raise InputError(f"out={folder} cannot be written to ({error.strerror or error}); free some room") from None
 
 
 def _version(package: str) -> str:

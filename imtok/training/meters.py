@@ -90,8 +90,9 @@ class Meters:
         number rank 0 takes all of them.
         """
         own = [states[rank()]] if len(states) == world_size() else states if rank() == 0 else []
+        nothing = torch.zeros((), dtype=torch.float64)
         for name in states[0]["sums"]:
-            self._sums[name] = sum((state["sums"][name] for state in own), torch.zeros((), dtype=torch.float64)).to(device)
+            self._sums[name] = torch.stack([nothing, *(state["sums"][name] for state in own)]).sum().to(device)
         codes = [entry for state in own for entry in state["codes"]]
         self._codes = [(ids.to(device), None if keep is None else keep.to(device)) for ids, keep in codes]
         self._images = sum(state["images"] for state in own)

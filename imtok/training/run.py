@@ -13,10 +13,11 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.fabric.utilities.warnings import PossibleUserWarning
 from lightning.pytorch.strategies import DDPStrategy
 
-from imtok.data.base import Data
-from imtok.data.images import ImageSet
-from imtok.data.loader import evaluation_loader, spread_loader, train_loader
+from imtok.data.base import Data, Images
+from imtok.data.loader import evaluation_loader, spread_loader, train_loader, train_stream_loader
 from imtok.data.order import TrainBatches
+from imtok.data.position import StreamPosition
+from imtok.data.stream import ImageStream
 from imtok.distributed import launched_rank, rank, world_size
 from imtok.errors import InputError
 from imtok.evaluation.report import Report
@@ -109,7 +110,7 @@ def train(run: Run) -> Outcome:
     if run.trainer.threads:
         torch.set_num_threads(run.trainer.threads)
     images = run.data.train(run.image_size, run.seed)
-    about = {"config": run.config, "data": {"images": len(images), "sha256": images.digest}}
+    about = {"config": run.config, "data": images.about}
     resume = run_folder.find_checkpoint(run.folder, run.ckpt)
     if resume is not None:
         _check_resume(run, resume, about)
@@ -122,10 +123,11 @@ def train(run: Run) -> Outcome:
     if main:
         run_folder.claim(run.folder, run.ckpt)
         run_folder.describe(run.folder, run.config_yaml, about, run.seed)
+    position = _stream_position(images, resume)
     task = TokenizerTask(
         run.tokenizer,
         run.objective,
-        lambda first, last: _train_loader(run, images, first, last),
+        lambda first, last: _train_loader(run, images, first, last, position),
         run.trainer,
         run.optimizer,
         run.seed,
@@ -136,7 +138,9 @@ def train(run: Run) -> Outcome:
         restore_weights(resume, task, ema)
     events = Events(run.folder / "events.jsonl", main)
     mirror = Wandb(run.folder, run.config) if run.wandb and main else None
-    saving = Saving(ema, run.folder / "checkpoints", run.trainer.save_every, run.trainer.keep, about, events, resume)
+    saving = Saving(
+        ema, run.folder / "checkpoints", run.trainer.save_every, run.trainer.keep, about, events, resume, position
+    )
     signals = Signals(saving)
     bar = Bar(run.trainer.batch_size)
     callbacks = [ema, bar, BadSampleCount(run.folder), Log(run.folder, run.trainer.log_every, bar, mirror)]
@@ -211,7 +215,7 @@ def _check_resume(run: Run, resume: Checkpoint, about: dict[str, Any]) -> None:
     before, now = resume.about["data"], about["data"]
     if before != now and "data" not in run.allow_change:
         raise InputError(
-            f"the training images are not those of the run so far ({before['images']} then, {now['images']} now); "
+            f"the training images are not those of the run so far ({_size(before)} then, {_size(now)} now); "
             "bring them back, or say allow_change=[data] to go on all the same"
         )
 
@@ -223,8 +227,32 @@ def _init_from(tokenizer: Tokenizer, source: str) -> None:
         raise InputError(f"init_from={source} does not fit this config ({error})") from None
 
 
-def _train_loader(run: Run, images: ImageSet, first: int, last: int) -> Any:
+def _size(about: dict[str, Any]) -> str:
+    return f"{about['shards']} shards" if "shards" in about else str(about.get("images"))
+
+
+def _stream_position(images: Images, resume: Checkpoint | None) -> StreamPosition | None:
+    """Where a run on remote shards goes on; None for images that can be read in any order."""
+    if not isinstance(images, ImageStream):
+        return None
+    position = StreamPosition(len(images.shards), resume.state.get("stream") if resume else None)
+    if resume is not None and launched_rank() == 0:
+        log.info(
+            "going on at the next shard boundary of epoch %d: what was left of the shards begun so far (%d of %d) is "
+            "not read in this epoch",
+            *(position.epoch, len(position.begun.get(position.epoch, ())), position.shards),
+        )
+    return position
+
+
+def _train_loader(run: Run, images: Images, first: int, last: int, position: StreamPosition | None) -> Any:
     settings = run.trainer
+    if isinstance(images, ImageStream):
+        micro = settings.batch_size // (world_size() * settings.accumulate)
+        number = (last - first) * settings.accumulate
+        return spare_workers(
+            train_stream_loader(images, micro, number, settings.workers, rank(), world_size(), position)
+        )
     batches = TrainBatches(
         len(images),
         run.seed,

@@ -13,6 +13,7 @@ from torch.distributed.checkpoint.state_dict import (
 )
 from typing_extensions import override
 
+from imtok.data.position import StreamPosition
 from imtok.distributed import from_main, gather_values
 from imtok.errors import InputError
 from imtok.training import checkpoints
@@ -35,6 +36,7 @@ class Saving(Callback):
         about: What each manifest says besides: config and data.
         events: Where each checkpoint is noted.
         resume: What to go on from; None = start at step 0.
+        stream: Which shards of a stream were begun; None for images that can be read in any order.
     """
 
     def __init__(
@@ -46,6 +48,7 @@ class Saving(Callback):
         about: dict[str, Any],
         events: Events,
         resume: Checkpoint | None = None,
+        stream: StreamPosition | None = None,
     ) -> None:
         self.ema = ema
         self.folder = folder
@@ -54,6 +57,7 @@ class Saving(Callback):
         self.about = about
         self.events = events
         self.resume = resume
+        self.stream = stream
         self.saved_step = resume.step if resume else -1
 
     @override
@@ -68,6 +72,8 @@ class Saving(Callback):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         assert isinstance(pl_module, TokenizerTask)
+        if self.stream is not None:
+            self.stream.note(batch)
         if pl_module.stepped and (pl_module.step % self.every == 0 or pl_module.step == pl_module.last_step):
             self.save(trainer, pl_module)
 
@@ -75,6 +81,8 @@ class Saving(Callback):
         """Write a checkpoint of this moment, between two steps, unless there is one already."""
         if self.saved_step != task.step:
             checkpoint = take(task, self.ema, self.about)
+            if self.stream is not None:
+                checkpoint.state["stream"] = self.stream.state()
             from_main(lambda: checkpoints.save(checkpoint, self.folder, self.keep))
             self.events.write("checkpoint", step=task.step)
             self.saved_step = task.step

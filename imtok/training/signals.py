@@ -2,6 +2,8 @@
 
 import os
 import signal
+from collections.abc import Callable
+from functools import partial
 from types import FrameType
 from typing import Any
 
@@ -83,13 +85,12 @@ def spare_workers(loader: DataLoader[Any]) -> DataLoader[Any]:
 
     Without their data the step that is under way could not be finished. They end with the main process all the same.
     """
-    before = loader.worker_init_fn
-
-    def start(worker: int) -> None:
-        if before is not None:
-            before(worker)
-        for number in _WATCHED:
-            signal.signal(number, signal.SIG_IGN)
-
-    loader.worker_init_fn = start
+    loader.worker_init_fn = partial(_start_worker, loader.worker_init_fn)
     return loader
+
+
+def _start_worker(before: Callable[[int], None] | None, worker: int) -> None:
+    if before is not None:
+        before(worker)
+    for number in _WATCHED:
+        signal.signal(number, signal.SIG_IGN)

@@ -1,8 +1,8 @@
 """One optimiser step: micro-batches, guard, clipping, codebook update; and the only step counter there is."""
 
 import logging
-from collections.abc import Callable
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from typing import Any
 
@@ -112,13 +112,16 @@ class TokenizerTask(LightningModule):
         last = self._micro + 1 == settings.accumulate
         self.stepped = False
         generator = self._seed_step()
+        self._loss_is_finite = self._loss_is_finite.to(self.device)
         with nullcontext() if last else self._no_sync():
-            losses = self.objective(self.tokenizer, batch, self.step, generator)
-            self.manual_backward(losses.total / settings.accumulate)
-            self._critic_backward(losses.shown)
-        self.shown = Shown(losses.shown.target, losses.shown.image.detach(), losses.shown.quantized)
+            with _fixed(self.objective.critic):
+                losses = self.objective(self.tokenizer, batch, self.step, generator)
+                self._backward(losses.total)
+            self.shown = _detached(losses.shown)
+            critic_loss = self.objective.critic_loss(self.shown, self.step) if self.objective.critic else None
+            if critic_loss is not None:
+                self._backward(critic_loss)
         self._keys += batch.key
-        self._loss_is_finite = self._loss_is_finite.to(self.device) * torch.isfinite(losses.total.detach())
         for name, value in losses.shown.quantized.stats.items():
             self._stats[name] = self._stats[name] + value if name in self._stats else value
         self.meters.note(losses)
@@ -176,15 +179,9 @@ class TokenizerTask(LightningModule):
             return torch.zeros((), device=self.device)
         return nn.utils.clip_grad_norm_(parameters, self.trainer_settings.clip or float("inf"))
 
-    def _critic_backward(self, shown: Shown) -> None:
-        if self.objective.critic is None:
-            return
-        detached = Shown(shown.target, shown.image.detach(), shown.quantized)
-        if self._micro == 0:  # what the tokenizer's backward left in the critic is not the critic's gradient
-            self.objective.critic.zero_grad(set_to_none=True)
-        loss = self.objective.critic_loss(detached, self.step)
-        if loss is not None:
-            self.manual_backward(loss / self.trainer_settings.accumulate)
+    def _backward(self, loss: Tensor) -> None:
+        self._loss_is_finite *= torch.isfinite(loss.detach())
+        self.manual_backward(loss / self.trainer_settings.accumulate)
 
     def _no_sync(self) -> Any:
         strategy = self.trainer.strategy
@@ -201,8 +198,26 @@ class TokenizerTask(LightningModule):
         latents = []
         for batch in self.make_loader(0, 1):
             encoded = self.tokenizer.encoder(to_float(batch.image.to(self.device)))
-            rows = (encoded[0] if isinstance(encoded, tuple) else encoded).float()
-            latents.append(rows)
+            rows = encoded[0] if isinstance(encoded, tuple) else encoded
+            latents.append(rows if rows.dtype == torch.float64 else rows.float())
         everywhere = gather_rows(torch.cat(latents))
         in_order = rearrange(everywhere, "(rank image) n d -> (image rank n) d", rank=world_size())
         self.tokenizer.quantizer.start(in_order)
+
+
+@contextmanager
+def _fixed(module: nn.Module | None) -> Iterator[None]:
+    """While the tokenizer learns, gradients pass through the critic but leave nothing in it."""
+    learning = [parameter for parameter in module.parameters() if parameter.requires_grad] if module else []
+    for parameter in learning:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter in learning:
+            parameter.requires_grad_(True)
+
+
+def _detached(shown: Shown) -> Shown:
+    quantized = replace(shown.quantized, latents=shown.quantized.latents.detach(), losses={})
+    return Shown(shown.target, shown.image.detach(), quantized)

@@ -1,9 +1,11 @@
 """Weights & Biases as a mirror of the log. Stock logging stops the run when the network or the key is missing."""
 
+import contextlib
 import logging
 import netrc
 import os
 import socket
+import threading
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlparse
@@ -73,11 +75,17 @@ def _mode() -> tuple[Any, str | None]:
     host = urlparse(os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")).hostname or "api.wandb.ai"
     if not (os.environ.get("WANDB_API_KEY") or _has_netrc(host)):
         return "offline", "no API key"
-    try:
+    reached = threading.Event()
+    threading.Thread(target=_knock, args=(host, reached), daemon=True).start()
+    if reached.wait(timeout=3):  # looking up a name has no time limit of its own
+        return "online", None
+    return "offline", f"{host} cannot be reached"
+
+
+def _knock(host: str, reached: threading.Event) -> None:
+    with contextlib.suppress(OSError):
         socket.create_connection((host, 443), timeout=3).close()
-    except OSError:
-        return "offline", f"{host} cannot be reached"
-    return "online", None
+        reached.set()
 
 
 def _has_netrc(host: str) -> bool:

@@ -1,0 +1,28 @@
+"""Samples to a batch."""
+
+import torch
+
+from imtok.data.images import Sample
+from imtok.errors import InputError
+from imtok.types import Batch
+
+
+def collate(samples: list[Sample], size: int) -> Batch | InputError:
+    """A batch of the samples that have an image; an error as a value, since workers' own would arrive as tracebacks.
+
+    Args:
+        samples: What a data set gave.
+        size: Side of the images, in pixels.
+    """
+    for sample in samples:
+        if sample.error is not None:
+            return InputError(sample.error)
+    images = [sample.image for sample in samples if sample.image is not None]
+    good = [sample for sample in samples if sample.image is not None]
+    return Batch(
+        image=torch.stack(images) if images else torch.empty(0, 3, size, size, dtype=torch.uint8),
+        label=torch.tensor([sample.label for sample in good], dtype=torch.int64),
+        index=torch.tensor([sample.index for sample in good], dtype=torch.int64),
+        key=[sample.key for sample in good],
+        bad=[reason for sample in samples for reason in sample.bad],
+    )

@@ -1,0 +1,179 @@
+"""Tar shards behind a URL, read from front to back: no copy on a disk, and every sample once however often it breaks.
+
+webdataset's own reader is not used here: it takes a shard that was cut for a whole one, and it runs ``pipe:`` commands.
+"""
+
+import re
+import time
+from collections.abc import Iterator
+from contextlib import closing
+from typing import Any, NamedTuple, cast
+from urllib.parse import urlsplit
+
+import fsspec
+from braceexpand import braceexpand
+
+from imtok.data.images import MAX_BYTES
+from imtok.data.members import CLASS, DESCRIPTION, IMAGE, MAX_LABEL_BYTES, label_of, sample_part, two_images
+from imtok.data.names import printable
+from imtok.data.tar import Forward, Member, Readable, read_members
+from imtok.errors import InputError
+
+PAUSES = (0.5, 5.0)  # seconds before the second and the third try
+REMOTE = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
+LOCAL = ("file", "local")
+SILENCE = 60  # seconds without a byte after which a connection counts as broken
+
+
+class RemoteShard(NamedTuple):
+    """A shard's URL, and what keys and messages call it: its path without host, user or query, which may be secret."""
+
+    url: str
+    name: str
+
+
+class EncodedImage(NamedTuple):
+    """An image as it lies in a shard: its name without suffix, its bytes (None = too many) and its class or -1."""
+
+    stem: str
+    data: bytes | None
+    label: int
+
+
+def is_remote(path: str) -> bool:
+    """Whether a path is a URL."""
+    found = REMOTE.match(path.strip())
+    return found is not None and found[1].lower() not in LOCAL
+
+
+def find_remote(path: str, most: int) -> list[RemoteShard]:
+    """The shards that a URL with braces names, in its order.
+
+    Args:
+        path: Such as ``https://host/shard-{000..009}.tar`` or any other URL that fsspec opens.
+        most: How many it may name.
+
+    Raises:
+        InputError: If it is no list of plain URLs of one host.
+
+    Example:
+        >>> [shard.name for shard in find_remote("s3://bucket/set/train-{08..10}.tar", 99)]
+        ['train-08.tar', 'train-09.tar', 'train-10.tar']
+    """
+    if "|" in path or "::" in path or "pipe:" in path.lower():
+        raise InputError(f"data.path={path} is a command or a chain, which is never run; give plain URLs")
+    urls: list[str] = []
+    try:
+        for url in braceexpand(path.strip()):
+            urls.append(url)
+            if len(urls) > most:
+                raise InputError(f"data.path={path} names more than {most} shards")
+    except ValueError as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(f"data.path={path} has a brace that is not closed") from None
+    if not all(is_remote(url) for url in urls):
+        raise InputError(f"data.path={path} names local and remote shards; give one kind")
+    places = [urlsplit(url) for url in urls]
+    paths = [f"{place.netloc.rpartition('@')[2]}{place.path}" for place in places]
+    if any("*" in name for name in paths):
+        raise InputError(f"data.path={path} has a star, and a URL cannot be listed; use braces: NAME-{{000..009}}.tar")
+    folder = _common_folder(paths)
+    names = [name[len(folder) :] for name in paths]
+    twice = next((name for name in names if names.count(name) > 1), None) if len(set(names)) < len(names) else None
+    if twice is not None:
+        raise InputError(f"data.path names {twice} twice; name each shard once")
+    return [RemoteShard(url, name) for url, name in zip(urls, names, strict=True)]
+
+
+def read_remote(shard: RemoteShard) -> Iterator[EncodedImage]:
+    """The images of a shard in its order; a connection that breaks is opened again where it was.
+
+    Raises:
+        InputError: If it fails three times without one more image in between.
+    """
+    done, failures = 0, 0
+    while True:
+        before = done
+        try:
+            with closing(_open(shard.url)) as file:
+                for place, image in enumerate(read_shard(file)):
+                    if place >= done:
+                        done += 1
+                        yield image
+            return
+        except Exception as error:  # every kind of storage has errors of its own
+            failures = 1 if done > before else failures + 1
+            if failures > len(PAUSES):
+                raise InputError(
+                    f"shard {shard.name} could not be read in {failures} tries ({_reason(error, shard)}); see that it "
+                    "can be reached and is whole, and resume"
+                ) from None
+            time.sleep(PAUSES[failures - 1])
+
+
+def read_shard(file: Readable) -> Iterator[EncodedImage]:
+    """The images of an archive that is read once from front to back.
+
+    A sample's members must follow each other, as WebDataset's writers leave them. Only images and labels are kept;
+    nothing else is looked at.
+
+    Raises:
+        ValueError: With the reason, if it is torn, damaged, or holds no image.
+    """
+    read, stem, parts, count = Forward(file), b"", dict[str, bytes | None](), 0
+    for member in read_members(read):
+        part = sample_part(member.name)
+        if part is None:
+            continue
+        if part.stem != stem:
+            if IMAGE in parts:
+                yield _finished(stem, parts)
+                count += 1
+            stem, parts = part.stem, {}
+        if part.kind == IMAGE and IMAGE in parts:
+            raise two_images(stem)
+        parts[part.kind] = _data(read, member, MAX_BYTES if part.kind == IMAGE else MAX_LABEL_BYTES)
+    if IMAGE in parts:
+        yield _finished(stem, parts)
+        count += 1
+    if not count:
+        raise ValueError("holds no JPEG, PNG or WebP")
+
+
+def _data(read: Forward, member: Member, most: int) -> bytes | None:
+    if member.size > most:
+        return None
+    data = read(member.size, member.offset)
+    if len(data) < member.size:
+        raise ValueError(f"is torn inside {member.name!r}")
+    return data
+
+
+def _finished(stem: bytes, parts: dict[str, bytes | None]) -> EncodedImage:
+    return EncodedImage(printable(stem), parts[IMAGE], label_of(stem, parts.get(CLASS), parts.get(DESCRIPTION)))
+
+
+def _open(url: str) -> Any:
+    options: dict[str, Any] = {}
+    if url.lower().startswith(("http:", "https:")):
+        import aiohttp  # here, since only these need it
+
+        # fsspec's own limit is five minutes for a whole file, which training may take longer to read
+        options["client_kwargs"] = {"timeout": aiohttp.ClientTimeout(total=None, sock_connect=30, sock_read=SILENCE)}
+    try:
+        return cast(Any, fsspec.open(url, "rb", **options)).open()
+    except ImportError as error:
+        raise OSError(str(error)) from None
+
+
+def _reason(error: Exception, shard: RemoteShard) -> str:
+    text = str(error).strip().replace(shard.url, shard.name)
+    return re.sub(r"\w+://\S+", shard.name, (text or type(error).__name__).splitlines()[0])
+
+
+def _common_folder(paths: list[str]) -> str:
+    """The folders that all paths start with, with a slash at the end."""
+    first, last = min(paths).split("/")[:-1], max(paths).split("/")[:-1]
+    same = next((at for at, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), min(len(first), len(last)))
+    return "".join(f"{part}/" for part in first[:same])

@@ -1,0 +1,157 @@
+"""Images of remote shards, which can only be read one after the other."""
+
+import hashlib
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import replace
+from itertools import count
+from typing import NamedTuple
+
+import numpy as np
+import xxhash
+
+from imtok.data.decode import MAX_PIXELS, WHITE, DecodeError, decode_image
+from imtok.data.images import ATTEMPTS, MAX_BYTES, Sample
+from imtok.data.names import hash_fraction
+from imtok.data.order import epoch_order
+from imtok.data.position import StreamPosition
+from imtok.data.randomness import Purpose, bit_stream, generator
+from imtok.data.remote import EncodedImage, RemoteShard, read_remote
+from imtok.data.transforms import Transform
+from imtok.errors import InputError
+
+
+class Part(NamedTuple):
+    """Which images of a stream are taken: "all", or the side ("train", "val") of a split by the hash of the key."""
+
+    split: str = "all"
+    val_fraction: float = 0.0
+
+    def holds(self, key: str) -> bool:
+        """Whether an image of that name is taken."""
+        return self.split == "all" or (hash_fraction(key) < self.val_fraction) == (self.split == "val")
+
+
+class ImageStream:
+    """Transformed images of remote shards.
+
+    In training it has no end: every epoch reads each shard once, in an order that is a function of seed and epoch, and
+    a buffer mixes the images of each reader. Crops are a function of seed, epoch and key. An image that cannot be
+    decoded is left out for the next one. Batches depend on how many processes and workers read, since each shard is
+    read by one of them.
+
+    Args:
+        shards: The shards.
+        transform: Makes the images squares of one size.
+        seed: The run's seed.
+        training: Read without end, shuffled.
+        part: Which images are taken.
+        buffer: Images that a reader mixes in training, at least 1; 1 = as they lie in the shards.
+        max_pixels: Larger images are bad images.
+        background: What shows through transparent images.
+
+    Raises:
+        ValueError: If ``buffer`` is not positive.
+    """
+
+    def __init__(
+        self,
+        shards: list[RemoteShard],
+        transform: Transform,
+        seed: int = 0,
+        training: bool = False,
+        part: Part = Part(),  # noqa: B008, it cannot change
+        buffer: int = 256,
+        max_pixels: int = MAX_PIXELS,
+        background: tuple[int, int, int] = WHITE,
+    ) -> None:
+        if buffer < 1:
+            raise ValueError(f"shuffle_buffer must be at least 1, got {buffer}")
+        self.shards, self.transform, self.seed, self.training = shards, transform, seed, training
+        self.part, self.buffer, self.max_pixels, self.background = part, buffer, max_pixels, background
+
+    @property
+    def image_size(self) -> int:
+        """Side of the images, in pixels."""
+        return self.transform.size
+
+    @property
+    def about(self) -> dict[str, int | str]:
+        """What a run must find again when it resumes: the shards' names, wherever they lie now."""
+        digest = hashlib.sha256("\n".join(shard.name for shard in self.shards).encode()).hexdigest()
+        return {"shards": len(self.shards), "sha256": digest}
+
+    def once(self, reader: int, readers: int) -> Iterator[Sample]:
+        """Every image of every ``readers``-th shard once, in order; bad ones as samples without an image.
+
+        Args:
+            reader: Index of this reader, of all workers of all processes.
+            readers: Their number.
+        """
+        for shard in range(reader, len(self.shards), readers):
+            for image in self._read(shard):
+                yield self._sample(image, 0, shard)
+
+    def endless(self, reader: int, readers: int, position: StreamPosition) -> Iterator[Sample]:
+        """One reader's images for training, from ``position`` on.
+
+        Raises:
+            InputError: If too many images in a row cannot be decoded, or a whole epoch's worth of shards has none.
+        """
+        bad: deque[str] = deque()
+        fruitless = 0
+        for epoch in count(position.epoch):
+            order = epoch_order(len(self.shards), self.seed, epoch).tolist()
+            own = position.left(epoch, order)[reader::readers]
+            found = False
+            for shard, image in self._mixed(own, epoch):
+                found = True
+                sample = self._sample(image, epoch, shard)
+                if sample.image is None:
+                    bad.extend(sample.bad)
+                    if len(bad) >= ATTEMPTS:
+                        raise InputError(
+                            f"no image could be decoded in {len(bad)} tries, the last being {bad[-1]}; check the data"
+                        )
+                    continue
+                yield replace(sample, bad=tuple(bad))
+                bad.clear()
+            fruitless = 0 if found else fruitless + len(own)
+            if fruitless >= len(self.shards):
+                raise InputError("data.path holds no image to train on: all are held out; lower data.val_fraction")
+
+    def _mixed(self, shards: list[int], epoch: int) -> Iterator[tuple[int, EncodedImage]]:
+        """The images of some shards through a buffer, from which the next one drives out any other."""
+        kept: list[tuple[int, EncodedImage]] = []
+        for shard in shards:
+            draws = bit_stream(Purpose.MIX, self.seed, epoch, shard)
+            for image in self._read(shard):
+                kept.append((shard, image))
+                if len(kept) >= self.buffer:
+                    yield _drawn(kept, draws)
+        draws = bit_stream(Purpose.MIX, self.seed, epoch, len(self.shards))
+        while kept:
+            yield _drawn(kept, draws)
+
+    def _read(self, shard: int) -> Iterator[EncodedImage]:
+        return (image for image in read_remote(self.shards[shard]) if self.part.holds(self._key(shard, image)))
+
+    def _key(self, shard: int, image: EncodedImage) -> str:
+        return f"{self.shards[shard].name}:{image.stem}"
+
+    def _sample(self, image: EncodedImage, epoch: int, shard: int) -> Sample:
+        key, reading = self._key(shard, image), epoch * len(self.shards) + shard
+        try:
+            if image.data is None:
+                raise DecodeError(f"{key}: is larger than {MAX_BYTES} bytes")
+            pixels = decode_image(image.data, key, self.max_pixels, self.background)
+        except DecodeError as error:
+            return Sample(None, image.label, reading, key, (str(error),))
+        random = generator(Purpose.AUGMENT, self.seed, epoch, xxhash.xxh3_64_intdigest(key.encode()))
+        return Sample(self.transform(pixels, random), image.label, reading, key)
+
+
+def _drawn(kept: list[tuple[int, EncodedImage]], draws: np.random.Philox) -> tuple[int, EncodedImage]:
+    at = int(draws.random_raw()) % len(kept)
+    kept[at], kept[-1] = kept[-1], kept[at]
+    return kept.pop()
