@@ -197,6 +197,9 @@ def main() -> int:
                 files.append(usage["files"])
             if code == 0 and (folder / "summary.json").exists():
                 break
+        else:
+            problems.append(f"{folder.name}: never finished: {runs.log()[-300:]}")
+            break
         if digest(folder) != clean:
             problems.append(f"{folder.name}: {digest(folder)} is not {clean}")
             folder.rename(work / f"differs{finished}")

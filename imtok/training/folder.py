@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from imtok.errors import InputError
-from imtok.files import claim_output, write_bytes, write_json
+from imtok.files import claim_output, remove_leftovers, write_bytes, write_json
 from imtok.training import checkpoints
 from imtok.training.checkpoints import Checkpoint
 
@@ -49,11 +49,12 @@ def claim(folder: Path, ckpt: str | None) -> None:
     Raises:
         InputError: If the folder holds another run or something else.
     """
+    remove_leftovers(folder / CONFIG)  # of a run that was killed at its very start
     claim_output(folder, CONFIG)
     if (folder / CONFIG).exists() and ckpt is None:
         raise InputError(f"out={folder} already holds a run; give another folder, or ckpt=last to go on with it")
     try:
-        (folder / "checkpoints").mkdir(parents=True, exist_ok=True)
+        folder.mkdir(parents=True, exist_ok=True)
         for place in (folder, folder / "checkpoints"):
             checkpoints.clean(place)
     except OSError as error:

@@ -94,7 +94,10 @@ def take(task: TokenizerTask, ema: EMA, about: dict[str, Any]) -> Checkpoint:
     listed: list[Any] = optimizers if isinstance(optimizers, list) else [optimizers]
     state = {
         "optimizers": [
+            # asked of an optimiser that has not stepped yet, torch would make it step, and count that
             get_optimizer_state_dict(_owner(task, index), optimizer, options=_WHOLE)
+            if optimizer.state
+            else {"state": {}}
             for index, optimizer in enumerate(listed)
         ],
         "skipped": list(task.skipped),
@@ -124,7 +127,8 @@ def restore_optimizers(checkpoint: Checkpoint, task: TokenizerTask) -> None:
     optimizers = task.optimizers(use_pl_optimizer=False)
     listed: list[Any] = optimizers if isinstance(optimizers, list) else [optimizers]
     for index, (optimizer, state) in enumerate(zip(listed, checkpoint.state["optimizers"], strict=True)):
-        set_optimizer_state_dict(_owner(task, index), optimizer, state, options=_WHOLE)
+        if state["state"]:
+            set_optimizer_state_dict(_owner(task, index), optimizer, state, options=_WHOLE)
 
 
 def _owner(task: TokenizerTask, index: int) -> nn.Module:

@@ -1,8 +1,11 @@
 """Small real runs for the tests of training."""
 
+import tarfile
 from pathlib import Path
 
+import numpy as np
 from hydra import compose, initialize_config_dir
+from PIL import Image
 from safetensors.torch import load_file
 
 from imtok.build import build_run
@@ -27,17 +30,28 @@ TINY = (
     "trainer.batch_size=4",
     "trainer.accelerator=cpu",
     "trainer.threads=1",
+    "trainer.workers=0",
     "trainer.log_every=3",
     "trainer.save_every=100",
     "trainer.pictures_every=0",
 )
 
 
+def tiny_overrides(folder: Path, *overrides: str) -> list[str]:
+    """The command line of such a run."""
+    groups = [override for override in overrides if override.startswith(("data=", "trainer=", "quantizer="))]
+    replaced = tuple(override.split("=")[0] + "." for override in groups if not override.startswith("trainer="))
+    if "quantizer=vq" in groups:
+        replaced = tuple(name for name in replaced if name != "quantizer.")
+    tiny = [override for override in TINY if not (replaced and override.startswith(replaced))]
+    return [*groups, *tiny, f"out={folder}", *(override for override in overrides if override not in groups)]
+
+
 def tiny_run(folder: Path, *overrides: str) -> Run:
     """A run of the default recipe at its smallest."""
     register_schemas()
     with initialize_config_dir(str(config_folder()), version_base="1.3"):
-        config = compose("train", overrides=[*TINY, f"out={folder}", *overrides])
+        config = compose("train", overrides=tiny_overrides(folder, *overrides))
     return build_run(config, folder)
 
 
@@ -70,3 +84,34 @@ def weights_of(folder: Path) -> dict[str, bytes]:
     """The saved tokenizer's weights."""
     weights = load_file(folder / "tokenizer/model.safetensors")
     return {name: value.numpy().tobytes() for name, value in weights.items()}
+
+
+def same_but_for_losses(folder: Path, other: Path) -> bool:
+    """Whether two runs computed the same; of the losses, those rows that both have."""
+    left, right = state_of(folder), state_of(other)
+    rows, others = left.pop("losses"), right.pop("losses")
+    assert isinstance(rows, list)
+    assert isinstance(others, list)
+    shorter = min(len(rows), len(others)) - 1
+    return left == right and rows[-shorter:] == others[-shorter:]
+
+
+def write_images(folder: Path, number: int) -> Path:
+    """Small PNGs, each unlike the others, in two classes."""
+    for index in range(number):
+        path = folder / "ab"[index % 2] / f"{index:03d}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        pixels = np.random.default_rng(index).integers(0, 256, (20, 18, 3), np.uint8)
+        Image.fromarray(pixels).save(path)
+    return folder
+
+
+def write_shards(folder: Path, images: Path, shards: int = 3) -> Path:
+    """The same images in tar shards."""
+    folder.mkdir(parents=True)
+    paths = sorted(images.rglob("*.png"))
+    for shard in range(shards):
+        with tarfile.open(folder / f"{shard:03d}.tar", "w") as archive:
+            for path in paths[shard::shards]:
+                archive.add(path, f"{path.stem}.png")
+    return folder

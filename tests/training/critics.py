@@ -1,0 +1,60 @@
+"""A small adversary, to test steps with two optimisers."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from torch import nn
+from training.runs import tiny_run
+
+import imtok.objectives.reconstruction as reconstruction
+import imtok.training.task as task
+from imtok.losses.pixel import L2Loss
+from imtok.objectives.reconstruction import ReconstructionObjective
+from imtok.training.run import Run
+from imtok.types import Loss, Losses
+
+
+class Adversarial(ReconstructionObjective):
+    """Reconstruction with a critic of one convolution, which learns from step ``start`` on."""
+
+    def __init__(self, start: int = 0) -> None:
+        super().__init__({"l2": L2Loss()})
+        torch.manual_seed(7)
+        self.discriminator = nn.Sequential(nn.Conv2d(3, 4, 4, 4), nn.SiLU(), nn.Conv2d(4, 1, 1))
+        self.start = start
+
+    @property
+    def critic(self):
+        return self.discriminator
+
+    def forward(self, tokenizer, batch, step, generator):
+        losses = super().forward(tokenizer, batch, step, generator)
+        fooled = -self.critic(losses.shown.image).mean()
+        return Losses(losses.total + 0.1 * fooled, {**losses.terms, "fooled": Loss(fooled, 0.1)}, losses.shown)
+
+    def critic_loss(self, shown, step):
+        if step < self.start:
+            return None
+        # the codes are among what is shown: nothing of the critic's loss may reach the tokenizer through them
+        codes = shown.quantized.latents.mean() * self.critic[0].weight.mean()
+        return self.critic(shown.image).mean() - self.critic(shown.target).mean() + 0.1 * codes
+
+
+def adversarial_run(folder: Path, *overrides: str, start: int = 0) -> Run:
+    return replace(tiny_run(folder, *overrides), objective=Adversarial(start))
+
+
+def in_float64(run: Run) -> Run:
+    """The same run in double precision, so that orders of summation do not show."""
+    run.tokenizer.double()
+    run.objective.double()
+    to_float = task.to_float
+    if not getattr(to_float, "doubled", False):
+
+        def doubled(image):
+            return image.double() / 127.5 - 1
+
+        doubled.doubled = True
+        task.to_float = reconstruction.to_float = doubled
+    return run

@@ -1,0 +1,82 @@
+"""A run on remote shards: resumed at the next shard, with what was begun in its checkpoints."""
+
+import logging
+
+import fsspec
+import pytest
+from training.faults import TokenizerTask
+from training.runs import run_tiny, write_images, write_shards
+
+from imtok.errors import InputError
+from imtok.training.checkpoints import load
+
+URL = "data.path='memory://training/{000..005}.tar'"  # quoted for Hydra
+STREAM = ["data=webdataset", URL, "data.val_path=memory://training/000.tar", "data.shuffle_buffer=4"]
+
+
+@pytest.fixture(autouse=True)
+def _shards(tmp_path):
+    """Six shards of four images."""
+    files = fsspec.filesystem("memory")
+    folder = write_shards(tmp_path / "shards", write_images(tmp_path / "images", 24), shards=6)
+    for path in folder.iterdir():
+        files.pipe(f"/training/{path.name}", path.read_bytes())
+    yield
+    files.rm("/training", recursive=True)
+
+
+@pytest.fixture
+def readings(monkeypatch):
+    """Key and reading (epoch x 6 + shard) of the images that were trained on, in order."""
+    seen: list[tuple[int, str]] = []
+    original = TokenizerTask.training_step
+
+    def noted(task, batch, batch_idx):
+        seen.extend(zip(batch.index.tolist(), batch.key, strict=True))
+        original(task, batch, batch_idx)
+
+    monkeypatch.setattr(TokenizerTask, "training_step", noted)
+    return seen
+
+
+def test_a_run_on_a_stream_ends_with_a_report(tmp_path, readings):
+    outcome = run_tiny(tmp_path / "run", *STREAM, "trainer.pictures_every=7", "trainer.workers=1")
+    assert outcome.report is not None
+    assert outcome.report.images == 4
+    assert (tmp_path / "run/images/step_7.png").exists()
+    assert len(readings) == 56
+    assert len(set(readings[:24])) == 24
+    assert {reading // 6 for reading, _ in readings[:24]} == {0}
+
+
+@pytest.mark.parametrize("stops", [(1,), (3, 4), (5, 7, 12)])
+def test_no_image_is_seen_twice_in_an_epoch_however_often_the_run_stops(stops, tmp_path, readings, caplog):
+    for stop in stops:
+        run_tiny(tmp_path / "run", *STREAM, "ckpt=last", f"trainer.stop_at={stop}")
+    begun = load(tmp_path / f"run/checkpoints/step_{stops[-1]}").state["stream"]
+    known = {reading for reading, _ in readings}
+    assert {epoch * 6 + shard for epoch, shards in begun["begun"].items() for shard in shards} == {
+        reading for reading in known if reading // 6 >= begun["epoch"]
+    }
+    caplog.clear()
+    before = len(readings)
+    with caplog.at_level(logging.INFO):
+        run_tiny(tmp_path / "run", *STREAM, "ckpt=last", "trainer.accumulate=2")
+    assert "going on at the next shard boundary of epoch" in caplog.text
+    assert len(readings) == 56
+    assert len(set(readings)) == 56
+    assert {reading for reading, _ in readings[before:]}.isdisjoint(known)
+    done = {reading for reading, _ in readings}
+    assert done >= {reading for reading in range(6) if stops == (1,)}, "no shard of an epoch is left out"
+
+
+def test_another_list_of_shards_is_refused(tmp_path):
+    run_tiny(tmp_path / "run", *STREAM, "trainer.stop_at=2")
+    fewer = [argument.replace("005", "004") for argument in STREAM]
+    with pytest.raises(InputError, match=r"6 shards then, 5 shards now"):
+        run_tiny(tmp_path / "run", *fewer, "ckpt=last", "allow_change=[data.path]")
+
+
+def test_too_many_workers_are_refused(tmp_path):
+    with pytest.raises(InputError, match=r"6 shards for 7 readers"):
+        run_tiny(tmp_path / "run", *STREAM, "trainer.workers=7")
