@@ -21,6 +21,7 @@ from imtok import __version__
 from imtok.build import build_data, build_run
 from imtok.config import check_command, config_folder, register_schemas
 from imtok.data.loader import evaluation_loader
+from imtok.distributed import launched_rank
 from imtok.errors import InputError
 from imtok.evaluation.evaluate import evaluate
 from imtok.evaluation.report import summary, table, write_report
@@ -91,6 +92,7 @@ def _train(config: DictConfig) -> None:
     console = Console(highlight=False)
     folder = _folder(config, config.name)
     outcome = train(build_run(config, folder))
+    console.quiet = launched_rank() != 0
     if outcome.finished_before:
         console.print(f"already finished: {folder} is at step {outcome.step}, its last; nothing was changed")
         return

@@ -157,6 +157,13 @@ def check_command(command: str, overrides: Sequence[str]) -> None:
 
 def check_config(config: DictConfig, schema: Any) -> list[str]:
     """Everything wrong with a composed config: missing values, wrong arguments and types, settings out of range."""
+    secret = [
+        f"{path}: must not read the environment ({value}), since configs are written to the run folder; write it out"
+        for path, value in _strings(OmegaConf.to_container(config))
+        if "${oc.env" in value
+    ]
+    if secret:
+        return secret
     try:
         missing = OmegaConf.missing_keys(config)
         problems = [f"{key}: required and not set; give {key}=VALUE" for key in sorted(missing)]
@@ -212,6 +219,13 @@ def _targets(node: Any, path: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
     elif isinstance(node, list):
         for index, value in enumerate(node):
             yield from _targets(value, f"{path}[{index}]")
+
+
+def _strings(node: Any, path: str = "") -> Iterator[tuple[str, str]]:
+    if isinstance(node, str):
+        yield path, node
+    for key, value in node.items() if isinstance(node, dict) else enumerate(node) if isinstance(node, list) else ():
+        yield from _strings(value, f"{path}.{key}" if path else str(key))
 
 
 def _check_node(path: str, node: dict[str, Any], provided: set[str]) -> Iterator[str]:

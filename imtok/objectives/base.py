@@ -17,7 +17,11 @@ class Objective(nn.Module, ABC):
         critic: A network that learns against the tokenizer, with an optimiser of its own; None = there is none.
     """
 
-    critic: nn.Module | None = None
+    critic: nn.Module | None
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.critic = None  # of the class, it would hide the sub-module that a subclass assigns
 
     @abstractmethod
     def forward(self, tokenizer: Tokenizer, batch: Batch, step: int, generator: torch.Generator) -> Losses:

@@ -50,6 +50,14 @@ def test_every_parameter_learns(tokenizer, batch):
         assert parameter.grad.abs().sum() > 0, name
 
 
+def test_a_critic_that_an_objective_assigns_is_its_critic():
+    objective = ReconstructionObjective({"l2": L2Loss()})
+    assert objective.critic is None
+    objective.critic = torch.nn.Linear(1, 1)
+    assert isinstance(objective.critic, torch.nn.Linear)
+    assert "critic.weight" in objective.state_dict()
+
+
 def test_an_objective_without_image_loss_is_refused():
     with pytest.raises(ValueError, match="at least one image loss"):
         ReconstructionObjective({})
