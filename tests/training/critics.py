@@ -21,12 +21,8 @@ class Adversarial(ReconstructionObjective):
     def __init__(self, start: int = 0) -> None:
         super().__init__({"l2": L2Loss()})
         torch.manual_seed(7)
-        self.discriminator = nn.Sequential(nn.Conv2d(3, 4, 4, 4), nn.SiLU(), nn.Conv2d(4, 1, 1))
+        self.critic = nn.Sequential(nn.Conv2d(3, 4, 4, 4), nn.SiLU(), nn.Conv2d(4, 1, 1))
         self.start = start
-
-    @property
-    def critic(self):
-        return self.discriminator
 
     def forward(self, tokenizer, batch, step, generator):
         losses = super().forward(tokenizer, batch, step, generator)
