@@ -13,7 +13,7 @@ from imtok.objectives.base import Objective
 from imtok.tokenizer import Tokenizer, construct
 from imtok.training.run import Run
 
-_TOKENIZER = ("encoder", "quantizer", "regularizer", "decoder", "image_size")
+_TOKENIZER = ("encoder", "quantizer", "regularizer", "decoder", "space", "image_size")
 
 
 def build_run(config: DictConfig, folder: Path) -> Run:
@@ -50,6 +50,7 @@ def build_tokenizer(plain: dict[str, Any]) -> Tokenizer:
     try:
         tokenizer = Tokenizer.from_config(config, packages=None)
         tokenizer.num_tokens((plain["image_size"], plain["image_size"]))
+        tokenizer.freeze(plain.get("freeze", []))
     except (TypeError, ValueError) as error:
         raise InputError(f"the tokenizer cannot be built: {error}") from None
     return tokenizer

@@ -20,7 +20,10 @@ from imtok.errors import InputError
 from imtok.training.settings import EMASettings, OptimizerSettings, TrainerSettings
 
 # Arguments that imtok.build passes itself, so that YAML files leave them out.
-PROVIDED = {"encoder": {"out_dim"}, "decoder": {"in_dim"}}
+PROVIDED = {
+    "encoder": {"out_dim", "image_size", "space"},
+    "decoder": {"in_dim", "image_size", "space", "num_latents"},
+}
 
 
 @dataclass
@@ -32,6 +35,7 @@ class TrainConfig:
     quantizer: Any = MISSING
     regularizer: Any = None
     decoder: Any = MISSING
+    space: Any = None
     objective: Any = MISSING
     trainer: TrainerSettings = field(default_factory=TrainerSettings)
     optimizer: OptimizerSettings = field(default_factory=OptimizerSettings)
@@ -43,6 +47,7 @@ class TrainConfig:
     out: str | None = None
     ckpt: str | None = None
     init_from: str | None = None
+    freeze: list[str] = field(default_factory=list)
     allow_change: list[str] = field(default_factory=list)
 
     def check(self) -> list[str]:
@@ -106,6 +111,22 @@ class ExportConfig(EvalConfig):
 
 
 @dataclass
+class QuantizeConfig(EvalConfig):
+    """A continuous tokenizer, the quantizer that is to give it ids, and images to fit and measure that on."""
+
+    quantizer: Any = MISSING
+    images: int = 1000
+    split: str | None = "val"
+
+    def check(self) -> list[str]:
+        """What is out of range, one line each."""
+        problems = super().check()
+        if self.images < 1:
+            problems.append(f"images to fit the quantizer to must be at least 1, got {self.images}")
+        return problems
+
+
+@dataclass
 class DecodeConfig:
     """A tokenizer, ids and where their pictures go."""
 
@@ -123,7 +144,13 @@ class DecodeConfig:
         return [f"{name} must be at least 1, got {v}" for name, v in least_one.items() if v is not None and v < 1]
 
 
-SCHEMAS: dict[str, Any] = {"train": TrainConfig, "eval": EvalConfig, "export": ExportConfig, "decode": DecodeConfig}
+SCHEMAS: dict[str, Any] = {
+    "train": TrainConfig,
+    "eval": EvalConfig,
+    "export": ExportConfig,
+    "quantize": QuantizeConfig,
+    "decode": DecodeConfig,
+}
 
 
 def register_schemas() -> None:
@@ -143,7 +170,7 @@ def check_command(command: str, overrides: Sequence[str]) -> None:
     """Compose what Hydra would compose, and raise InputError that lists every mistake, each with its fix.
 
     Args:
-        command: ``train``, ``eval``, ``export`` or ``decode``.
+        command: ``train``, ``eval``, ``export``, ``quantize`` or ``decode``.
         overrides: Hydra overrides of the command line, without sweeps.
     """
     register_schemas()

@@ -10,6 +10,18 @@ def to_float(image: UInt8[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
     return image.float() / 127.5 - 1
 
 
+def to_range(image: Float[Tensor, "*shape"], value_range: tuple[float, float]) -> Float[Tensor, "*shape"]:
+    """An image in ``[-1, 1]`` as a net wants it that was trained on ``value_range``."""
+    low, high = value_range
+    return image if (low, high) == (-1, 1) else (image + 1) * ((high - low) / 2) + low
+
+
+def from_range(image: Float[Tensor, "*shape"], value_range: tuple[float, float]) -> Float[Tensor, "*shape"]:
+    """The inverse of :func:`to_range`."""
+    low, high = value_range
+    return image if (low, high) == (-1, 1) else (image - low) * (2 / (high - low)) - 1
+
+
 def to_uint8(image: Float[Tensor, "*shape"]) -> UInt8[Tensor, "*shape"]:
     """The nearest level of each value; ``to_float`` undone exactly on all 256 levels.
 

@@ -1,7 +1,8 @@
 """image -> encoder -> latents -> quantizer -> latents -> decoder -> image."""
 
 import importlib
-from collections.abc import Iterator, Sequence
+import inspect
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, cast
@@ -20,6 +21,7 @@ from imtok.errors import InputError
 from imtok.files import canonical_json, new_folder, read_json, sha256, write_json
 from imtok.quantizers.base import Quantizer
 from imtok.regularizers.base import Regularizer
+from imtok.spaces.base import Space
 from imtok.types import Quantized, Reconstruction, Tokens
 
 Config = dict[str, Any]
@@ -35,6 +37,7 @@ class Tokenizer(nn.Module):
         quantizer: Latents to ids and back.
         decoder: Latents to images.
         regularizer: Drops or changes tokens in training; None = nothing does.
+        space: The frozen autoencoder in whose latents encoder or decoder work; None = they work on pixels.
         config: The plain values that :meth:`from_config` would build it from; ``save`` needs them.
 
     Example:
@@ -55,6 +58,7 @@ class Tokenizer(nn.Module):
         quantizer: Quantizer,
         decoder: Decoder,
         regularizer: Regularizer | None = None,
+        space: Space | None = None,
         config: Config | None = None,
     ) -> None:
         super().__init__()
@@ -62,7 +66,9 @@ class Tokenizer(nn.Module):
         self.quantizer = quantizer
         self.decoder = decoder
         self.regularizer = regularizer
+        self.space = space.requires_grad_(False).eval() if space is not None else None
         self.config = config
+        self._frozen: tuple[str, ...] = ()
 
     @override
     def forward(
@@ -100,22 +106,39 @@ class Tokenizer(nn.Module):
         return self.quantizer(latents, keep)
 
     @torch.no_grad()
-    def encode(self, image: Float[Tensor, "b 3 h w"], length: int | None = None) -> Tokens:
-        """Image in ``[-1, 1]`` to tokens.
+    def encode(
+        self, image: Float[Tensor, "b 3 h w"], length: int | None = None, context: Tensor | None = None
+    ) -> Tokens:
+        """Image to tokens.
+
+        Args:
+            image: In ``[-1, 1]``.
+            length: How many tokens to spend on each image, for tokenizers of variable length: the first so many of
+                all tokens, or as many as an encoder with a budget makes of it. None = all of them.
+            context: Text, class or target quality, for parts that take it.
 
         Raises:
-            ValueError: If the image or its latents hold NaN or infinity: ids made of them would look valid.
+            ValueError: If the image or its latents hold NaN or infinity: ids made of them would look valid; or if
+                ``length`` is out of range.
         """
-        quantized = self.quantize(image, length)
+        if length is not None:
+            most = self.num_tokens((image.shape[-2], image.shape[-1]))
+            if not self.decoder.flexible:
+                raise ValueError(f"length must be None for a tokenizer that always takes {most} tokens, got {length}")
+            if not 1 <= length <= most:
+                raise ValueError(f"length must lie in [1, {most}] tokens, got {length}")
+        quantized = self.quantize(image, length, context)
         if not torch.isfinite(quantized.latents).all():
             raise ValueError(
                 "latents must be finite to become ids, got NaN or infinity; check the image or the weights"
             )
-        return Tokens(quantized.ids, quantized.keep)
+        return Tokens(quantized.ids[:, :length], None if quantized.keep is None else quantized.keep[:, :length])
 
     @torch.no_grad()
-    def decode(self, tokens: Tokens, size: tuple[int, int]) -> Float[Tensor, "b 3 h w"]:
+    def decode(self, tokens: Tokens, size: tuple[int, int], context: Tensor | None = None) -> Float[Tensor, "b 3 h w"]:
         """Tokens to images of height and width ``size``, clamped to ``[-1, 1]``.
+
+        A tokenizer of variable length also decodes the first few tokens of each image.
 
         Raises:
             ValueError: If an id lies outside its slot's vocabulary.
@@ -124,7 +147,7 @@ class Tokenizer(nn.Module):
         latents = self.quantizer.decode(tokens.ids).to(self.decoder.last_layer.dtype)
         if tokens.keep is not None:
             latents = latents.masked_fill(~tokens.keep[..., None], 0)
-        return self.decoder(latents, size, tokens.keep).clamp(-1, 1)
+        return self.decoder(latents, size, tokens.keep, context).clamp(-1, 1)
 
     def num_tokens(self, size: tuple[int, int]) -> int:
         """Tokens for an image of height and width ``size``, in pixels."""
@@ -137,9 +160,11 @@ class Tokenizer(nn.Module):
 
     @classmethod
     def from_config(cls, config: Config, packages: Sequence[str] | None = ("imtok",)) -> "Tokenizer":
-        """Build from plain values: ``encoder``, ``quantizer``, ``decoder``, ``regularizer``, ``image_size``.
+        """Build from plain values: ``encoder``, ``quantizer``, ``decoder``, ``regularizer``, ``space``, ``image_size``.
 
-        The quantizer decides the width of the latents, so no width is written twice.
+        The quantizer decides the width of the latents, the encoder their number, ``image_size`` the size that learned
+        positions are for: encoder and decoder are given what they ask for by an argument (``out_dim``, ``in_dim``,
+        ``num_latents``, ``image_size``, ``space``), so that nothing is written twice.
 
         Args:
             config: A dict per part with ``_target_``, the full path of its class, and its arguments.
@@ -150,10 +175,44 @@ class Tokenizer(nn.Module):
             ValueError: If a class is not of ``packages``, or refuses its arguments.
         """
         quantizer = cast(Quantizer, construct(config["quantizer"], packages))
-        encoder = cast(Encoder, construct(config["encoder"], packages, out_dim=quantizer.dim))
-        decoder = cast(Decoder, construct(config["decoder"], packages, in_dim=quantizer.dim))
+        space = construct(config["space"], packages) if config.get("space") else None
+        side = config.get("image_size")
+        known = {"image_size": side, "space": space}
+        encoder = cast(Encoder, construct(config["encoder"], packages, known | {"out_dim": quantizer.dim}))
+        known |= {"in_dim": quantizer.dim, "num_latents": encoder.num_latents((side, side)) if side else None}
+        decoder = cast(Decoder, construct(config["decoder"], packages, known))
         regularizer = construct(config["regularizer"], packages) if config.get("regularizer") else None
-        return cls(encoder, quantizer, decoder, cast(Regularizer | None, regularizer), config)
+        return cls(
+            encoder, quantizer, decoder, cast(Regularizer | None, regularizer), cast(Space | None, space), config
+        )
+
+    def freeze(self, names: Sequence[str]) -> None:
+        """Let parts ("encoder", "decoder.codebook") stay as they are: no gradients, no updates, evaluation mode.
+
+        Raises:
+            ValueError: If a name is not that of a sub-module.
+        """
+        for name, part in self._parts(names):
+            part.requires_grad_(False).eval()
+            self._frozen = (*self._frozen, name)
+
+    def is_frozen(self, name: str) -> bool:
+        """Whether a sub-module was frozen, alone or with the part that it belongs to."""
+        return any(name == frozen or name.startswith(f"{frozen}.") for frozen in self._frozen)
+
+    @override
+    def train(self, mode: bool = True) -> "Tokenizer":
+        super().train(mode)
+        for _, part in self._parts(self._frozen):
+            part.eval()
+        return self
+
+    def _parts(self, names: Sequence[str]) -> Iterator[tuple[str, nn.Module]]:
+        modules = dict(self.named_modules()) if names else {}
+        for name in names:
+            if name not in modules:
+                raise ValueError(f"{name!r} must name a sub-module of the tokenizer: {', '.join(_top(modules))}, ...")
+            yield name, modules[name]
 
     def save(self, folder: str | Path) -> None:
         """Write ``config.json``, with the hash of the weights, and ``model.safetensors``, with the config in it.
@@ -233,13 +292,19 @@ def find_tokenizer(source: str | Path) -> Path:
         ) from None
 
 
-def construct(config: Any, packages: Sequence[str] | None = ("imtok",), **provided: Any) -> Any:
+def _top(names: Iterable[str]) -> list[str]:
+    return [name for name in names if name and "." not in name]
+
+
+def construct(
+    config: Any, packages: Sequence[str] | None = ("imtok",), provided: Mapping[str, Any] | None = None
+) -> Any:
     """Build the object that a dict with ``_target_`` describes; dicts and lists inside it too.
 
     Args:
         config: Plain values.
         packages: Only classes of these packages; None = of any.
-        **provided: Arguments of the outermost object that its config leaves out.
+        provided: Arguments that the outermost object's config leaves out; it gets those that its class takes.
 
     Raises:
         ValueError: If the class is not of ``packages`` or is not a class at all.
@@ -261,7 +326,8 @@ def construct(config: Any, packages: Sequence[str] | None = ("imtok",), **provid
         raise ValueError(f"_target_ must name a class, got {target!r} ({error})") from None
     if not (isinstance(factory, type) and factory.__module__ == module_name):
         raise ValueError(f"_target_ must name a class by the module that defines it, got {target!r}")
-    return factory(**arguments, **provided)
+    taken = inspect.signature(factory).parameters
+    return factory(**arguments, **{name: value for name, value in (provided or {}).items() if name in taken})
 
 
 def check_ids(ids: Tensor, vocab_sizes: Sequence[int]) -> None:

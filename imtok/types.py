@@ -87,12 +87,12 @@ class Shown:
 
     Attributes:
         target: The image to be reconstructed, in ``[-1, 1]``.
-        image: The reconstruction, in ``[-1, 1]`` up to overshoot.
+        image: The reconstruction, in ``[-1, 1]`` up to overshoot; None from objectives that make none.
         quantized: The codes that it was decoded from.
     """
 
     target: Float[Tensor, "b 3 h w"]
-    image: Float[Tensor, "b 3 h w"]
+    image: Float[Tensor, "b 3 h w"] | None
     quantized: Quantized
 
 

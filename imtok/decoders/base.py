@@ -2,15 +2,23 @@
 
 from abc import ABC, abstractmethod
 
+import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
+
+from imtok.types import Loss
 
 
 class Decoder(nn.Module, ABC):
     """Maps a sequence of latents back to an image.
 
     What a latent that was not kept becomes (absent, masked key, learned vector, zero) is the decoder's business.
+
+    Attributes:
+        flexible: Whether it decodes any first few of the latents as well as all of them, and takes ``keep``.
     """
+
+    flexible: bool = False
 
     @property
     @abstractmethod
@@ -35,4 +43,41 @@ class Decoder(nn.Module, ABC):
 
         Raises:
             ValueError: If the latents cannot fill an image of this size.
+        """
+
+
+class ProxyDecoder(Decoder):
+    """Predicts the codes of a frozen tokenizer, and makes the image from what it expects them to be."""
+
+    @abstractmethod
+    def logits(
+        self,
+        latents: Float[Tensor, "b n d"],
+        size: tuple[int, int],
+        keep: Bool[Tensor, "b n"] | None = None,
+        context: Tensor | None = None,
+    ) -> Float[Tensor, "b m v"]:
+        """Scores of the codes at each position of the frozen tokenizer's grid, row by row. Arguments as ``forward``."""
+
+
+class GenerativeDecoder(Decoder):
+    """Draws an image that fits the latents; ``forward`` samples, always from the same noise unless asked otherwise."""
+
+    @abstractmethod
+    def loss(
+        self,
+        image: Float[Tensor, "b 3 h w"],
+        latents: Float[Tensor, "b n d"],
+        keep: Bool[Tensor, "b n"] | None = None,
+        context: Tensor | None = None,
+        generator: torch.Generator | None = None,
+    ) -> dict[str, Loss]:
+        """What training minimises, by name.
+
+        Args:
+            image: What the latents stand for, in ``[-1, 1]``.
+            latents: Quantized latents.
+            keep: True where a latent was transmitted; None = all of them.
+            context: Text, class or target quality, where the decoder takes it.
+            generator: Randomness of times, noise and dropped conditions, on the CPU.
         """

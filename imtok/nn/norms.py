@@ -1,10 +1,14 @@
-"""Group normalisation, plain and adaptive (Open-MAGVIT2, arXiv 2409.04410)."""
+"""Norms of maps, plain and adaptive (Open-MAGVIT2, arXiv 2409.04410), and of tokens."""
+
+from typing import Literal, get_args
 
 import torch
 from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 from typing_extensions import override
+
+TokenNorm = Literal["layer", "layer_plain", "rms", "none"]
 
 
 def group_norm(channels: int, affine: bool = True) -> nn.GroupNorm:
@@ -56,3 +60,26 @@ class AdaptiveGroupNorm(nn.Module):
         scale = rearrange(self.scale((variance + 1e-6).sqrt()), "b c -> b c 1 1")
         bias = rearrange(self.bias(mean), "b c -> b c 1 1")
         return scale * self.norm(features) + bias
+
+
+def token_norm(kind: TokenNorm, width: int, eps: float = 1e-5) -> nn.Module:
+    """A norm over the channels of each token.
+
+    Args:
+        kind: "layer" = layer norm; "layer_plain" = the same without scale and bias; "rms" = root mean square with a
+            scale; "none".
+        width: Number of channels.
+        eps: Added to the variance.
+
+    Raises:
+        ValueError: If ``kind`` is none of these.
+    """
+    if kind == "layer":
+        return nn.LayerNorm(width, eps=eps)
+    if kind == "layer_plain":
+        return nn.LayerNorm(width, eps=eps, elementwise_affine=False)
+    if kind == "rms":
+        return nn.RMSNorm(width, eps=eps)
+    if kind == "none":
+        return nn.Identity()
+    raise ValueError(f"norm must be one of {', '.join(get_args(TokenNorm))}, got {kind!r}")

@@ -47,7 +47,8 @@ class EMA(Callback):
         """Take in the weights of ``tokenizer``."""
         decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
         for average, parameter in zip(self.tokenizer.parameters(), tokenizer.parameters(), strict=True):
-            average.lerp_(parameter, 1 - decay)
+            if parameter.requires_grad:
+                average.lerp_(parameter, 1 - decay)
         for copy, buffer in zip(self.tokenizer.buffers(), tokenizer.buffers(), strict=True):
             copy.copy_(buffer)
         self.updates += 1

@@ -22,6 +22,7 @@ from imtok.distributed import launched_rank, rank, world_size
 from imtok.errors import InputError
 from imtok.evaluation.report import Report
 from imtok.objectives.base import Objective
+from imtok.pretrained import fetch_weights
 from imtok.tokenizer import Tokenizer
 from imtok.training import folder as run_folder
 from imtok.training.checkpoints import Checkpoint
@@ -116,8 +117,11 @@ def train(run: Run) -> Outcome:
         _check_resume(run, resume, about)
         if resume.step >= run.trainer.max_steps and (run.folder / SUMMARY).exists():
             return Outcome(None, resume.step, finished_before=True)
+    fetch_weights(run.objective)
     if run.init_from:
         _init_from(run.tokenizer, run.init_from)
+    elif resume is None:
+        fetch_weights(run.tokenizer)
     main = launched_rank() == 0
     trainer = _trainer(run.trainer, run.objective.critic is not None)
     if main:

@@ -103,7 +103,7 @@ class TokenizerTask(LightningModule):
 
     @override
     def on_fit_start(self) -> None:
-        if self.step == 0 and self.start_codebook:
+        if self.step == 0 and self.start_codebook and not self.tokenizer.is_frozen("quantizer"):
             self._start_codebook()
 
     @override
@@ -147,7 +147,8 @@ class TokenizerTask(LightningModule):
                 for group in optimizer.param_groups:
                     group["lr"] = rate
                 optimizer.step()
-            self.tokenizer.quantizer.update({name: sum_over_ranks(value) for name, value in self._stats.items()})
+            if not self.tokenizer.is_frozen("quantizer"):
+                self.tokenizer.quantizer.update({name: sum_over_ranks(value) for name, value in self._stats.items()})
             self.meters.commit({"lr": rate, "gradient_norm": norms[0].item()})
             self.skipped[1] = 0
         else:
@@ -220,4 +221,4 @@ def _fixed(module: nn.Module | None) -> Iterator[None]:
 
 def _detached(shown: Shown) -> Shown:
     quantized = replace(shown.quantized, latents=shown.quantized.latents.detach(), losses={})
-    return Shown(shown.target, shown.image.detach(), quantized)
+    return Shown(shown.target, None if shown.image is None else shown.image.detach(), quantized)

@@ -21,7 +21,7 @@ from imtok.tokenizer import construct
 )
 def test_presets_have_as_many_parameters_as_the_official_code(name, dim, expected):
     with torch.device("meta"):
-        decoder = construct(preset("decoder", name), in_dim=dim)
+        decoder = construct(preset("decoder", name), provided={"in_dim": dim})
     assert sum(parameter.numel() for parameter in decoder.parameters()) == expected
 
 

@@ -5,12 +5,14 @@ import inspect
 
 import pytest
 import torch
-from encoders.presets import names, preset, small, unchecked
+from encoders.presets import DIM, SIDE, build_decoder, known, names, preset, unchecked
+from encoders.test_encoder_contract import wake
 
+from imtok.config import PROVIDED
+from imtok.decoders.base import GenerativeDecoder
 from imtok.tokenizer import construct
 
-SIZE = (32, 64)  # pixels; a multiple of every published factor, and not square
-DIM = 6
+SIZE = (SIDE, SIDE)
 
 
 @pytest.fixture(params=names("decoder"))
@@ -19,71 +21,118 @@ def name(request):
 
 
 @pytest.fixture
-def decoder(name):
-    return construct(small("decoder", name), in_dim=DIM)
+def built(name):
+    return build_decoder(name)
 
 
 @pytest.fixture
-def latents(name):
-    """As many latents as the encoder of the same name makes of an image of ``SIZE``."""
-    encoder = construct(small("encoder", name), out_dim=DIM)
-    return torch.randn(2, encoder.num_latents(SIZE), DIM)
+def decoder(built):
+    return built[0]
+
+
+@pytest.fixture
+def latents(built):
+    return torch.randn(2, built[1], DIM)
 
 
 def test_the_published_size_decodes_what_its_encoder_encodes(name):
+    number = 256
     with torch.device("meta"):
-        encoder = construct(preset("encoder", name), out_dim=18)
-        decoder = construct(preset("decoder", name), in_dim=18)
-        for size in [(256, 256), (128, 192)]:
-            assert decoder(torch.empty(1, encoder.num_latents(size), 18), size).shape == (1, 3, *size)
+        if name in names("encoder"):
+            encoder = construct(preset("encoder", name), provided=known(dim=18, side=256))
+            number = encoder.num_latents((256, 256))
+        decoder = construct(preset("decoder", name), provided=known(dim=18, side=256, num_latents=number))
+        if not isinstance(decoder, GenerativeDecoder):  # samples in many passes: shown at small size below
+            assert decoder(torch.empty(1, number, 18), (256, 256)).shape == (1, 3, 256, 256)
 
 
 def test_a_preset_lists_every_argument(name):
     config = preset("decoder", name)
     module, _, cls = config["_target_"].rpartition(".")
     arguments = inspect.signature(getattr(importlib.import_module(module), cls)).parameters
-    assert set(config) - {"_target_"} == set(arguments) - {"in_dim"}
+    assert set(config) - {"_target_"} == set(arguments) - PROVIDED["decoder"]
 
 
-def test_latents_that_do_not_fill_the_image_are_refused(decoder, latents):
-    with pytest.raises(ValueError, match=f"latents must be {latents.shape[1]} .* got {latents.shape[1] - 1}"):
-        decoder(latents[:, 1:], SIZE)
-    with pytest.raises(ValueError, match="latents must be "):
-        decoder(latents, (SIZE[0], 2 * SIZE[1]))
-    with pytest.raises(ValueError, match=f"positive multiple of .* got {SIZE[0] + 1} x {SIZE[1]}"):
+def test_it_fills_the_image(decoder, latents):
+    assert decoder(latents, SIZE).shape == (2, 3, *SIZE)
+
+
+def test_too_many_latents_and_other_sizes_are_refused(decoder, latents):
+    with pytest.raises(ValueError, match=f"latents must be .* got {latents.shape[1] + 1}"):
+        decoder(torch.cat([latents, latents[:, :1]], 1), SIZE)
+    with pytest.raises(
+        ValueError, match=f"must be (a positive multiple of .*|{SIDE} x {SIDE}.*) got {SIDE + 1} x {SIDE}"
+    ):
         decoder(latents, (SIZE[0] + 1, SIZE[1]))
 
 
-def test_a_mask_is_refused(decoder, latents):
+def test_a_decoder_of_fixed_length_refuses_fewer_latents_and_masks(decoder, latents):
+    if decoder.flexible:
+        pytest.skip("it is of variable length")
+    with pytest.raises(ValueError, match=f"latents must be {latents.shape[1]} .* got {latents.shape[1] - 1}"):
+        decoder(latents[:, 1:], SIZE)
     with pytest.raises(ValueError, match="keep must be None"):
         decoder(latents, SIZE, keep=torch.ones(latents.shape[:2], dtype=torch.bool))
+
+
+def test_latents_that_were_not_kept_carry_nothing(decoder, latents):
+    """A prefix decodes like the whole with the rest masked, whatever stands there, in batches of mixed lengths."""
+    if not decoder.flexible:
+        pytest.skip("it is of fixed length")
+    wake(decoder.double().eval())
+    latents, number = latents.double(), latents.shape[1]
+    lengths = [number - 1, max(1, number // 2)]
+    keep = torch.arange(number) < torch.tensor(lengths)[:, None]
+    mixed = decoder(latents, SIZE, keep)
+    torch.testing.assert_close(decoder(torch.where(keep[..., None], latents, 9.0), SIZE, keep), mixed)
+    for row, length in enumerate(lengths):
+        alone = decoder(latents[row : row + 1, :length], SIZE)
+        torch.testing.assert_close(alone, mixed[row : row + 1], rtol=1e-9, atol=1e-9)
+    assert not torch.allclose(mixed, decoder(latents, SIZE))
 
 
 def test_last_layer_writes_the_pixels(decoder, latents):
     """It is a parameter; the image is linear in it; and nothing but a bias per channel is added to what it writes."""
     assert any(decoder.last_layer is parameter for parameter in decoder.parameters())
+    if isinstance(decoder, GenerativeDecoder):
+        return
     decoder.double()
     latents = latents.double()
     with torch.no_grad():
         image = decoder(latents, SIZE)
         decoder.last_layer.zero_()
         rest = decoder(latents, SIZE)
-        assert torch.equal(rest, rest[:1, :, :1, :1].expand_as(rest))
         assert (image - rest).abs().flatten(1).amax(1).min() > 0.01
+        decoder.last_layer.normal_()
+        once = decoder(latents, SIZE) - rest
+        decoder.last_layer.mul_(2)
+        torch.testing.assert_close(decoder(latents, SIZE) - rest, 2 * once)
 
 
 def test_gradients_reach_every_parameter_and_every_latent(decoder, latents):
+    wake(decoder)
     latents.requires_grad_()
-    image = decoder(latents, SIZE)
-    (image * torch.randn_like(image)).sum().backward()
-    unreached = [key for key, value in decoder.named_parameters() if value.grad is None or not value.grad.any()]
+    if isinstance(decoder, GenerativeDecoder):
+        generator = torch.Generator().manual_seed(0)
+        image = torch.rand(2, 3, *SIZE) * 2 - 1
+        losses = decoder.loss(image, latents, generator=generator)
+        torch.stack([value * weight for value, weight in losses.values()]).sum().backward()
+    else:
+        image = decoder(latents, SIZE)
+        (image * torch.randn_like(image)).sum().backward()
+    unreached = [key for key, value in decoder.named_parameters() if value.grad is None]
+    if not isinstance(decoder, GenerativeDecoder):
+        unreached += [
+            key for key, value in decoder.named_parameters() if value.grad is not None and not value.grad.any()
+        ]
     # A key's bias shifts all scores of a query alike, which softmax does not see: its gradient is rounding at most.
-    assert [key for key in unreached if not key.endswith("key.bias")] == []
+    # What a missing latent becomes is in the graph (DDP waits for it), with no gradient while none is missing.
+    assert [key for key in unreached if not key.endswith("key.bias") and not key.startswith("missing")] == []
     assert latents.grad.ne(0).all()
 
 
 def test_an_image_does_not_depend_on_its_batch(decoder, latents):
-    decoder.double().eval()
+    wake(decoder.double().eval())
     latents = latents.double()
     torch.testing.assert_close(decoder(latents, SIZE)[1:], decoder(latents[1:], SIZE), rtol=1e-9, atol=1e-9)
 
@@ -97,7 +146,7 @@ def test_it_compiles_as_one_graph(decoder, latents):
 
 
 def test_it_runs_in_bfloat16(decoder, latents):
-    decoder.eval()
+    wake(decoder.eval())
     with torch.no_grad():
         exact = decoder(latents, SIZE)
         with torch.autocast("cpu", torch.bfloat16):

@@ -6,9 +6,36 @@ from pathlib import Path
 
 import jaxtyping
 from omegaconf import OmegaConf
+from torch import nn
+
+from imtok.spaces.base import Space
+from imtok.tokenizer import construct
 
 CONFIGS = Path(__file__).parents[2] / "configs"
-SMALL = {"channels": 16, "latent_channels": 12, "width": 16, "blocks": 1, "depth": 1}
+SMALL = {
+    "channels": 16, "latent_channels": 12, "width": 16, "blocks": 1, "depth": 1, "heads": 2, "latents": 5,
+}  # fmt: skip
+SIDE = 64  # pixels: the size that small presets are for
+DIM = 6
+
+
+class StubSpace(Space):
+    """Stands for a published autoencoder: eight pixels per position, four channels."""
+
+    dim, factor = 4, 8
+
+    def __init__(self):
+        super().__init__()
+        self.down, self.up = nn.Conv2d(3, 4, 8, 8), nn.ConvTranspose2d(4, 3, 8, 8)
+
+    def encode(self, image):
+        return self.down(image)
+
+    def decode(self, features):
+        return self.up(features)
+
+    def read_weights(self, path):
+        raise NotImplementedError
 
 
 def names(group: str) -> list[str]:
@@ -24,6 +51,23 @@ def preset(group: str, name: str) -> dict:
 def small(group: str, name: str) -> dict:
     """The same architecture, cheap enough to run in a test."""
     return {key: SMALL.get(key, value) if value is not None else None for key, value in preset(group, name).items()}
+
+
+def known(dim: int = DIM, side: int = SIDE, num_latents: int = 5) -> dict:
+    """What the builder tells a part."""
+    space = StubSpace().requires_grad_(False)
+    return {"out_dim": dim, "in_dim": dim, "image_size": side, "num_latents": num_latents, "space": space}
+
+
+def build_encoder(name: str):
+    """A small encoder."""
+    return construct(small("encoder", name), provided=known())
+
+
+def build_decoder(name: str):
+    """A small decoder, and how many latents it is for: those of the encoder of its name, if there is one."""
+    number = build_encoder(name).num_latents((SIDE, SIDE)) if name in names("encoder") else 5
+    return construct(small("decoder", name), provided=known(num_latents=number)), number
 
 
 @contextmanager

@@ -25,7 +25,7 @@ def parameters(module: torch.nn.Module) -> int:
 )
 def test_presets_have_as_many_parameters_as_the_official_code(name, dim, expected):
     with torch.device("meta"):
-        assert parameters(construct(preset("encoder", name), out_dim=dim)) == expected
+        assert parameters(construct(preset("encoder", name), provided={"out_dim": dim})) == expected
 
 
 @pytest.mark.parametrize(
@@ -33,7 +33,10 @@ def test_presets_have_as_many_parameters_as_the_official_code(name, dim, expecte
 )
 def test_llamagen_tokenizers_have_their_published_size(name, codes, expected):
     with torch.device("meta"):
-        parts = [construct(preset("encoder", name), out_dim=8), construct(preset("decoder", name), in_dim=8)]
+        parts = [
+            construct(preset("encoder", name), provided={"out_dim": 8}),
+            construct(preset("decoder", name), provided={"in_dim": 8}),
+        ]
     assert sum(map(parameters, parts)) + codes * 8 == expected
 
 

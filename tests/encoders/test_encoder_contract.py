@@ -5,12 +5,12 @@ import inspect
 
 import pytest
 import torch
-from encoders.presets import names, preset, small, unchecked
+from encoders.presets import DIM, SIDE, build_encoder, known, names, preset, unchecked
 
+from imtok.config import PROVIDED
 from imtok.tokenizer import construct
 
-SIZE = (32, 64)  # pixels; a multiple of every published factor, and not square
-DIM = 6
+SIZE = (SIDE, SIDE)
 
 
 def encode(encoder, image):
@@ -25,7 +25,7 @@ def name(request):
 
 @pytest.fixture
 def encoder(name):
-    return construct(small("encoder", name), out_dim=DIM)
+    return build_encoder(name)
 
 
 @pytest.fixture
@@ -35,31 +35,42 @@ def image():
 
 def test_the_published_size_keeps_its_shapes(name):
     with torch.device("meta"):
-        encoder = construct(preset("encoder", name), out_dim=18)
-        for size in [(256, 256), (128, 192)]:
-            assert encode(encoder, torch.empty(1, 3, *size)).shape == (1, encoder.num_latents(size), 18)
+        encoder = construct(preset("encoder", name), provided=known(dim=18, side=256))
+        assert encode(encoder, torch.empty(1, 3, 256, 256)).shape == (1, encoder.num_latents((256, 256)), 18)
 
 
 def test_a_preset_lists_every_argument(name):
     config = preset("encoder", name)
     module, _, cls = config["_target_"].rpartition(".")
     arguments = inspect.signature(getattr(importlib.import_module(module), cls)).parameters
-    assert set(config) - {"_target_"} == set(arguments) - {"out_dim"}
+    assert set(config) - {"_target_"} == set(arguments) - PROVIDED["encoder"]
 
 
 def test_num_latents_is_what_forward_returns(encoder, image):
     assert encode(encoder, image).shape == (2, encoder.num_latents(SIZE), DIM)
 
 
+def test_a_size_of_another_shape_is_read_or_refused_with_the_rule(encoder):
+    size = (SIDE // 2, SIDE)
+    image = torch.zeros(1, 3, *size)
+    if not reads(encoder, size):
+        with pytest.raises(ValueError, match=rf"image size must be {SIDE} x {SIDE}.* got {size[0]} x {size[1]}"):
+            encoder(image)
+    else:
+        assert encode(encoder, image).shape == (1, encoder.num_latents(size), DIM)
+
+
 def test_a_size_that_does_not_fit_is_refused_with_the_rule(encoder):
     size = (SIZE[0], SIZE[1] + 1)
-    with pytest.raises(ValueError, match=f"must be a positive multiple of .* got {size[0]} x {size[1]}"):
+    rule = f"must be (a positive multiple of .*|{SIDE} x {SIDE}.*) got {size[0]} x {size[1]}"
+    with pytest.raises(ValueError, match=rule):
         encoder.num_latents(size)
-    with pytest.raises(ValueError, match=f"must be a positive multiple of .* got {size[0]} x {size[1]}"):
+    with pytest.raises(ValueError, match=rule):
         encoder(torch.zeros(1, 3, *size))
 
 
 def test_gradients_reach_every_parameter(encoder, image):
+    wake(encoder)
     latents = encode(encoder, image)
     (latents * torch.randn_like(latents)).sum().backward()
     unreached = [key for key, value in encoder.named_parameters() if value.grad is None or not value.grad.any()]
@@ -68,12 +79,13 @@ def test_gradients_reach_every_parameter(encoder, image):
 
 
 def test_latents_of_an_image_do_not_depend_on_its_batch(encoder, image):
-    encoder.double().eval()
+    wake(encoder.double().eval())
     image = image.double()
     torch.testing.assert_close(encode(encoder, image)[1:], encode(encoder, image[1:]), rtol=1e-9, atol=1e-9)
 
 
 def test_latents_depend_on_every_pixel(encoder, image):
+    wake(encoder)
     image.requires_grad_()
     latents = encode(encoder, image)
     (latents * torch.randn_like(latents)).sum().backward()
@@ -89,9 +101,26 @@ def test_it_compiles_as_one_graph(encoder, image):
 
 
 def test_it_runs_in_bfloat16(encoder, image):
-    encoder.eval()
+    wake(encoder.eval())
     with torch.no_grad():
         exact = encode(encoder, image)
         with torch.autocast("cpu", torch.bfloat16):
             rounded = encode(encoder, image).float()
     assert (rounded - exact).norm() < 0.05 * exact.norm()
+
+
+def reads(encoder, size):
+    """Whether it takes images of this size; if not, ``num_latents`` says so by the rule."""
+    try:
+        return encoder.num_latents(size) > 0
+    except ValueError as error:
+        return f"image size must be {SIDE} x {SIDE}" not in str(error)
+
+
+def wake(module):
+    """Give parameters that start at zero (gates, last layers) some value, or nothing behind them could be seen."""
+    for parameter in module.parameters():
+        if not parameter.detach().any():
+            torch.nn.init.normal_(parameter, std=0.2)
+    if hasattr(module, "space"):
+        module.space.to(next(module.parameters()).dtype)

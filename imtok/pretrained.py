@@ -1,0 +1,65 @@
+"""Weights that a part starts from: read when a run starts, never when a saved tokenizer is loaded, which holds them."""
+
+from abc import ABC, abstractmethod
+from pathlib import Path
+from pickle import UnpicklingError
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from imtok.errors import InputError
+
+RANDOM = "random"
+
+
+class Pretrained(ABC):
+    """A module whose weights come from a file.
+
+    Attributes:
+        weights: Path of the file, or "random": leave them as they were drawn. A recipe must say that in clear.
+    """
+
+    weights: str
+
+    @abstractmethod
+    def read_weights(self, path: Path) -> None:
+        """Fill the parameters from ``path``.
+
+        Raises:
+            InputError: If the file is missing, damaged, or of another model.
+        """
+
+
+def fetch_weights(root: nn.Module) -> None:
+    """Read the weights of every pretrained part in ``root``, before a run's first step.
+
+    Raises:
+        InputError: If a file cannot be used.
+    """
+    for name, module in root.named_modules():
+        if isinstance(module, Pretrained) and module.weights != RANDOM:
+            path = Path(module.weights).expanduser()
+            if not path.is_file():
+                raise InputError(
+                    f"{name or type(module).__name__}.weights={module.weights} does not exist; give the path of its "
+                    "file, or weights=random to go without"
+                )
+            module.read_weights(path)
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """The tensors of a safetensors or torch file; nothing in it is run.
+
+    Raises:
+        InputError: If it is neither, or not a flat dict of tensors.
+    """
+    try:
+        found = load_file(path) if path.suffix == ".safetensors" else torch.load(path, "cpu", weights_only=True)
+    except (SafetensorError, UnpicklingError, RuntimeError, EOFError, OSError) as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise InputError(f"{path} cannot be read as weights ({reason})") from None
+    if not isinstance(found, dict) or not all(isinstance(value, Tensor) for value in found.values()):
+        raise InputError(f"{path} must hold a flat dict of tensors; see `imtok import` for checkpoints of other code")
+    return found

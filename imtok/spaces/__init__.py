@@ -1,0 +1,1 @@
+"""Frozen autoencoders in whose latents some tokenizers work, a file each."""
