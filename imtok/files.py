@@ -25,6 +25,20 @@ def canonical_json(value: Any) -> str:
     return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
 
 
+def sealed(manifest: dict[str, Any]) -> dict[str, Any]:
+    """A manifest with the hash of its own values as ``sha256``: what it says of others is only as good as itself."""
+    return {**manifest, "sha256": _digest(manifest)}
+
+
+def is_sealed(manifest: dict[str, Any]) -> bool:
+    """Whether a manifest still says what it said when it was sealed."""
+    return manifest.get("sha256") == _digest({name: value for name, value in manifest.items() if name != "sha256"})
+
+
+def _digest(values: dict[str, Any]) -> str:
+    return hashlib.sha256(canonical_json(values).encode()).hexdigest()
+
+
 def write_bytes(path: Path, data: bytes) -> None:
     """Write a file aside, flush it to the disk and rename it into place."""
     aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")

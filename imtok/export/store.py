@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from imtok.errors import InputError
-from imtok.files import canonical_json, read_json, sha256
+from imtok.files import canonical_json, is_sealed, read_json, sha256
 from imtok.tokenizer import Tokenizer
 from imtok.types import Tokens
 
@@ -104,8 +104,7 @@ class TokenStore:
 
     def verify(self) -> None:
         """Read every file again; InputError that names the first one that is missing, altered, wrong or not ours."""
-        about_itself = {name: value for name, value in self.manifest.items() if name != "sha256"}
-        if self.manifest.get("sha256") != manifest_digest(about_itself):
+        if not is_sealed(self.manifest):
             raise InputError(f"{self.folder / MANIFEST} was altered (its sha256 is not its own); export again")
         files: dict[str, Any] = self.manifest["files"]
         for name, about in files.items():
@@ -173,11 +172,6 @@ def check_range(ids: np.ndarray, vocab_sizes: Sequence[int], path: Path, first: 
                 f"{path}: ids of slot {slot} must lie in [0, {size}), got {column[image, token]} "
                 f"at token {token} of image {first + image}"
             )
-
-
-def manifest_digest(manifest: dict[str, Any]) -> str:
-    """Sha256 of a manifest's values, without its own ``sha256``."""
-    return hashlib.sha256(canonical_json(manifest).encode()).hexdigest()
 
 
 def fingerprint(tokenizer: Tokenizer) -> str:

@@ -10,8 +10,8 @@ import torch
 from imtok.errors import InputError
 from imtok.evaluation.inference import evaluating, read_images, require_finite, require_images
 from imtok.export.codebook import layout, write_codebook
-from imtok.export.store import FORMAT, MANIFEST, fingerprint, manifest_digest
-from imtok.files import claim_output, new_folder, sha256, write_json
+from imtok.export.store import FORMAT, MANIFEST, fingerprint
+from imtok.files import claim_output, new_folder, sealed, sha256, write_json
 from imtok.tokenizer import Tokenizer
 from imtok.types import Batch
 
@@ -80,7 +80,7 @@ def export_tokens(
             "bad": bad,
             "files": files,
         }
-        manifest["sha256"] = manifest_digest(manifest)
+        manifest = sealed(manifest)
         write_json(aside / MANIFEST, manifest)
     return manifest
 

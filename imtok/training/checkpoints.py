@@ -16,12 +16,12 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from imtok.errors import InputError
-from imtok.files import new_folder, read_json, remove_leftovers, sha256, write_bytes, write_json
+from imtok.files import is_sealed, new_folder, read_json, remove_leftovers, sealed, sha256, write_bytes, write_json
 
 log = logging.getLogger(__name__)
 
 MANIFEST = "manifest.json"
-FORMAT = 1
+FORMAT = 2
 STATE = {"optimizers", "skipped", "ema_updates", "meters"}
 FILES = {"model.safetensors", "ema.safetensors", "trainer.pt"}
 
@@ -76,9 +76,8 @@ def save(checkpoint: Checkpoint, folder: Path, keep: int) -> Path:
             files = {
                 path.name: {"bytes": path.stat().st_size, "sha256": sha256(path)} for path in sorted(aside.iterdir())
             }
-            write_json(
-                aside / MANIFEST, {"format": FORMAT, "step": checkpoint.step, "files": files, **checkpoint.about}
-            )
+            manifest = {"format": FORMAT, "step": checkpoint.step, "files": files, **checkpoint.about}
+            write_json(aside / MANIFEST, sealed(manifest))
     except (OSError, SafetensorError) as error:  # safetensors reports a full disk by an error of its own
         reason = error.strerror if isinstance(error, OSError) and error.strerror else error
         raise InputError(
@@ -111,6 +110,8 @@ def damage(path: Path) -> str | None:
         manifest = read_json(path / MANIFEST)
         if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
             return f"{MANIFEST} is not of format {FORMAT}"
+        if not is_sealed(manifest):
+            return f"{MANIFEST} was altered"
         if manifest["files"].keys() != FILES:
             return f"{MANIFEST} does not name the files of a checkpoint"
         for name, about in manifest["files"].items():
@@ -130,7 +131,7 @@ def load(path: Path) -> Checkpoint:
     if problem:
         raise InputError(f"{path} is not a whole checkpoint ({problem}); choose another one")
     manifest = read_json(path / MANIFEST)
-    about = {key: value for key, value in manifest.items() if key not in ("format", "step", "files")}
+    about = {key: value for key, value in manifest.items() if key not in ("format", "step", "files", "sha256")}
     try:
         with zipfile.ZipFile(path / "trainer.pt") as archive:
             if any(member.compress_type != zipfile.ZIP_STORED for member in archive.infolist()):

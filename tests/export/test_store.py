@@ -8,9 +8,9 @@ import torch
 
 from imtok.errors import InputError
 from imtok.export.codebook import LARGEST, read_codebook, write_codebook
-from imtok.export.store import MANIFEST, TokenStore, manifest_digest
+from imtok.export.store import MANIFEST, TokenStore
 from imtok.export.tokens import export_tokens, id_type
-from imtok.files import sha256
+from imtok.files import sealed, sha256
 from imtok.quantizers.fsq import FSQ
 from imtok.tokenizer import Tokenizer
 from imtok.types import Batch
@@ -42,7 +42,7 @@ def rewrite(folder, name, change):
     manifest = json.loads((folder / MANIFEST).read_text())
     manifest["files"][name] = {"bytes": (folder / name).stat().st_size, "sha256": sha256(folder / name)}
     del manifest["sha256"]
-    (folder / MANIFEST).write_text(json.dumps({**manifest, "sha256": manifest_digest(manifest)}))
+    (folder / MANIFEST).write_text(json.dumps(sealed(manifest)))
 
 
 def test_the_same_export_has_the_same_bytes(tokenizer, tmp_path):

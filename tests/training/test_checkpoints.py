@@ -19,7 +19,7 @@ from training.faults import plant
 from training.launch import Launched
 
 from imtok.errors import InputError
-from imtok.files import sha256
+from imtok.files import sealed, sha256
 from imtok.training import checkpoints
 from imtok.training.checkpoints import Checkpoint, clean, damage, find, load, save
 from imtok.training.folder import claim, find_checkpoint
@@ -45,7 +45,8 @@ def forge(path, name, data):
     (path / name).write_bytes(data)
     manifest = json.loads((path / "manifest.json").read_text())
     manifest["files"][name] = {"bytes": len(data), "sha256": sha256(path / name)}
-    (path / "manifest.json").write_text(json.dumps(manifest))
+    del manifest["sha256"]
+    (path / "manifest.json").write_text(json.dumps(sealed(manifest)))
 
 
 def test_what_was_saved_is_what_is_loaded(folder):
@@ -87,6 +88,22 @@ def test_every_one_of_300_flipped_bits_is_found(folder):
         (path / name).write_bytes(content[name])
     assert found == 300
     assert damage(path) is None
+
+
+def test_every_flipped_bit_of_the_manifest_is_found(folder):
+    """It holds the config too: with another one the run would be refused instead of going back a checkpoint."""
+    path = folder / "step_10/manifest.json"
+    content = path.read_bytes()
+    said = json.loads(content)
+    for position in range(8 * len(content)):
+        data = bytearray(content)
+        data[position // 8] ^= 1 << position % 8
+        path.write_bytes(data)
+        try:
+            same = json.loads(data) == said  # white space, or e for E
+        except ValueError:
+            same = False
+        assert same or damage(path.parent) is not None, position
 
 
 def test_without_any_whole_checkpoint_the_run_does_not_silently_start_anew(folder):
@@ -302,10 +319,11 @@ def test_a_hostile_safetensors_file_is_refused(folder, data):
     "manifest",
     [
         [],
+        {"format": 1},
         {"format": 2},
-        {"format": 1, "files": {}},
-        {"format": 1, "files": {"../../secret": {"bytes": 1, "sha256": ""}}},
-        {"format": 1, "files": None},
+        sealed({"format": 2, "files": {}}),
+        sealed({"format": 2, "files": {"../../secret": {"bytes": 1, "sha256": ""}}}),
+        sealed({"format": 2, "files": None}),
     ],
 )
 def test_a_manifest_that_is_none_is_refused(folder, manifest):
