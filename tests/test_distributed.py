@@ -17,8 +17,8 @@ STEPS = "trainer.max_steps=20"
 QUICK = ["vq", "fsq", "ema_vq"]
 # pixels; scales that end at 16x16, 14x14 and 11x11 latents of 8x8 pixels
 SIZES = {"var_msvq": 128, "tokenflow": 112, "xqgan_msbr10p2": 88, "xqgan_msvr10p2": 88}
-# takes its own encoder's 569 latents; samples its codes, each rank its own; has float32 codes meet float64 convolutions
-OTHERS = {"hita", "binary_64", "xqgan_msbr10p2"}
+# takes its own encoder's 569 latents; samples its codes, each rank its own
+OTHERS = {"hita", "binary_64"}
 QUANTIZERS = sorted({path.stem for path in (config_folder() / "quantizer").glob("*.yaml")} - OTHERS)
 
 

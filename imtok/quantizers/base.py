@@ -10,8 +10,8 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 from typing_extensions import override
 
-from imtok.distributed import sum_over_ranks, world_size
 from imtok.quantizers.estimators import straight_through as straight_through
+from imtok.quantizers.ranks import kept_per_rank
 from imtok.types import Quantized
 
 
@@ -68,7 +68,8 @@ class Quantizer(nn.Module, ABC):
                 f"probabilities must be a tensor for each of {len(self.vocab_sizes)} slots, got {len(probabilities)}"
             )
         tables = self.codebook()
-        looked_up = [rows @ table.to(rows) for rows, table in zip(probabilities, tables, strict=True)]
+        with torch.autocast(tables[0].device.type, enabled=False):
+            looked_up = [rows.to(table.dtype) @ table for rows, table in zip(probabilities, tables, strict=True)]
         return torch.stack(looked_up).sum(0)
 
     @abstractmethod
@@ -138,13 +139,7 @@ class Quantizer(nn.Module, ABC):
 
 
 def token_mean(values: Float[Tensor, "b n"], keep: Bool[Tensor, "b n"] | None) -> Float[Tensor, ""]:
-    """The mean over kept tokens of all ranks, as DDP's averaging of gradients wants it.
-
-    Each rank divides by the mean number of kept tokens per rank, so that tokens weigh the same on every rank. The
-    collective runs whenever a mask is given and gradients are wanted, which the config decides, and never by what the
-    mask holds.
-    """
+    """The mean over kept tokens of all ranks, as DDP's averaging of gradients wants it."""
     if keep is None:
         return values.mean()
-    tokens = sum_over_ranks(keep.sum()) / world_size() if torch.is_grad_enabled() else keep.sum()
-    return (values * keep).sum() / tokens.clamp_min(1 / world_size())
+    return (values * keep).sum() / kept_per_rank(keep, values.dtype)

@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from imtok.quantizers.ranks import mean_over_ranks
+from imtok.quantizers.ranks import kept_per_rank, mean_over_ranks
 
 BLOCK = 1 << 22  # logits held at a time: 16 MiB in float32
 JOINT_BITS = 20  # the joint distribution of so many bits is computed exactly: 4 MiB in float32
@@ -139,6 +139,6 @@ def _means(
     run = block_sums if len(tokens) <= size else partial(checkpoint, block_sums, use_reentrant=False)
     blocks = zip(tokens.split(size), weights.split(size), strict=True)
     sums = [run(block, weight) for block, weight in blocks]
-    count = mean_over_ranks(weights.sum()).clamp_min(1)
+    count = len(tokens) if keep is None else kept_per_rank(keep, tokens.dtype)
     per_token = torch.stack([part[0] for part in sums]).sum() / count
     return per_token, mean_over_ranks(torch.stack([part[1] for part in sums]).sum(0) / count)

@@ -36,6 +36,7 @@ class FSQ(Quantizer):
 
     levels: Int64[Tensor, " d"]
     places: Int64[Tensor, " d"]
+    halves: Float[Tensor, " d"]
 
     def __init__(self, levels: Sequence[int]) -> None:
         super().__init__()
@@ -47,6 +48,8 @@ class FSQ(Quantizer):
         self.vocab_sizes = (math.prod(levels),)
         self.register_buffer("levels", torch.tensor(levels), persistent=False)
         self.register_buffer("places", torch.tensor([1, *levels[:-1]]).cumprod(0), persistent=False)
+        # Not whole numbers: they follow the module to float64, and the codes follow them.
+        self.register_buffer("halves", (self.levels // 2).float(), persistent=False)
 
     @override
     def quantize(self, latents: Float[Tensor, "b n d"], keep: Bool[Tensor, "b n"] | None) -> Quantized:
@@ -75,4 +78,4 @@ class FSQ(Quantizer):
         return ids // self.places % self.levels - self.levels // 2
 
     def _codes(self, digits: Int64[Tensor, "*shape d"]) -> Float[Tensor, "*shape d"]:
-        return digits.float() / (self.levels // 2)
+        return digits.to(self.halves.dtype) / self.halves

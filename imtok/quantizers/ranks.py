@@ -4,6 +4,7 @@ Only a pass that will be differentiated talks to other ranks: ranks that evaluat
 """
 
 import torch
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from imtok import distributed
@@ -12,3 +13,16 @@ from imtok import distributed
 def mean_over_ranks(value: Tensor) -> Tensor:
     """:func:`imtok.distributed.mean_over_ranks` where gradients are wanted, else ``value`` itself."""
     return distributed.mean_over_ranks(value) if torch.is_grad_enabled() else value
+
+
+def kept_per_rank(keep: Bool[Tensor, "b n"], dtype: torch.dtype) -> Float[Tensor, ""]:
+    """Mean number of kept tokens per rank: what each rank divides its sums by, so that tokens weigh the same on all.
+
+    The collective runs whenever gradients are wanted and never by what the mask holds. Where no rank keeps a token,
+    it is what a single one would give, so that the mean of nothing is 0.
+
+    Args:
+        keep: True where a token is kept, on this rank; another rank may keep none.
+        dtype: Of the sums.
+    """
+    return mean_over_ranks(keep.sum(dtype=dtype)).clamp_min(1 / distributed.world_size())

@@ -43,7 +43,7 @@ class SignQuantizer(Quantizer):
         self.vocab_sizes = tuple(2**size for size in slot_bits)
         self.low = low
         self.high = high
-        self.register_buffer("anchor", torch.empty(0), persistent=False)  # tables are made where the module is
+        self.register_buffer("anchor", torch.empty(0), persistent=False)  # codes have its device and float type
 
     @override
     def decode(self, ids: Int64[Tensor, "b t g"], slots: int | None = None) -> Float[Tensor, "b n d"]:
@@ -74,7 +74,7 @@ class SignQuantizer(Quantizer):
         return ids[..., None] ^ torch.tensor([_flips(size, count) for size in self.slot_bits], device=ids.device)
 
     def _codes(self, bits: Bool[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
-        return torch.where(bits, self.high, self.low)
+        return torch.where(bits, self.anchor.new_full((), self.high), self.anchor.new_full((), self.low))
 
 
 def bits_to_ids(bits: Bool[Tensor, "*shape d"], slot_bits: Sequence[int]) -> Int64[Tensor, "*shape g"]:

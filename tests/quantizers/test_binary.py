@@ -73,3 +73,9 @@ def test_confidence_is_the_mean_variance_of_the_bits():
 def test_settings_out_of_range_are_refused_with_their_value(wrong, message):
     with pytest.raises(ValueError, match=message):
         Binary([8], **wrong)
+
+
+def test_a_channel_of_exactly_zero_is_a_bit_of_zero_in_evaluation():
+    quantized = Binary(slot_bits=[3]).eval()(torch.tensor([[[0.0, -0.0, 1e-30]]]))
+    assert quantized.latents.tolist() == [[[0, 0, 1]]]
+    assert quantized.ids.item() == 4

@@ -29,6 +29,29 @@ def test_decode_returns_the_latents_of_forward_bit_for_bit(quantizer, latents, d
         assert torch.equal(quantizer.decode(quantized.ids).to(dtype), quantized.latents)
 
 
+@pytest.mark.parametrize("training", [True, False])
+def test_in_float64_nothing_is_rounded_to_float32(quantizer, latents, training):
+    quantizer.double().train(training)
+    quantized = quantizer(latents.double())
+    assert quantizer.decode(quantized.ids).dtype == quantized.latents.dtype == torch.float64
+    assert torch.equal(quantizer.decode(quantized.ids), quantized.latents)
+    assert all(table.dtype == torch.float64 for table in quantizer.codebook())
+    assert all(loss.value.dtype == torch.float64 for loss in quantized.losses.values())
+
+
+def test_autocast_changes_nothing_inside(quantizer, latents):
+    settle(quantizer)
+    plain = quantizer(latents)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        cast = quantizer(latents)
+    assert torch.equal(cast.ids, plain.ids)
+    assert torch.equal(cast.latents, plain.latents)
+    for name, loss in plain.losses.items():
+        assert torch.equal(cast.losses[name].value, loss.value), name
+    for name, value in plain.stats.items():
+        assert torch.equal(cast.stats[name], value), name
+
+
 def test_ids_are_whole_numbers_inside_the_vocabulary(quantizer, latents):
     ids = quantizer(latents).ids
     assert ids.dtype == torch.int64

@@ -1,5 +1,7 @@
 """What only FSQ promises."""
 
+import math
+
 import pytest
 import torch
 from quantizers.contract import build
@@ -88,3 +90,32 @@ def test_ids_of_codes_are_those_of_the_table(levels):
         (quantizer.decode(ids) * (quantizer.levels // 2)).round().long() + quantizer.levels // 2
     ) @ quantizer.places
     assert torch.equal(inverse, ids[..., 0])
+
+
+def test_ids_of_a_vocabulary_beyond_float_precision_and_int32_are_exact():
+    quantizer = FSQ([2] * 30 + [5] * 10)
+    quantized = quantizer(3 * torch.randn(2, 50, 40))
+    assert quantized.ids.max() > 2**40
+    assert torch.equal(quantizer.decode(quantized.ids), quantized.latents)
+    digits = [int(digit) for digit in (quantized.latents[0, 0] * quantizer.halves + quantizer.halves).round()]
+    places = [math.prod(([2] * 30 + [5] * 10)[:channel]) for channel in range(40)]
+    assert quantized.ids[0, 0].item() == sum(a * b for a, b in zip(digits, places, strict=True))
+
+
+@pytest.mark.parametrize("level", range(2, 17))
+def test_zero_and_what_is_near_it_stays_zero(level):
+    quantizer = FSQ([level])
+    near = torch.tensor([[[-0.01], [0.0], [0.01]]])
+    assert not quantizer(near).latents.any()
+
+
+def test_latents_and_gradients_follow_the_formula_of_the_paper():
+    levels = [8, 6, 5, 4, 3]
+    latents = torch.randn(2, 30, 5, dtype=torch.float64, requires_grad=True)
+    for channel, level in enumerate(levels):
+        half, offset = (level - 1) * 1.001 / 2, 0.5 * (level % 2 == 0)
+        bounded = torch.tanh(latents[..., channel] + math.atanh(offset / half)) * half - offset
+        ours = FSQ(levels).double()(latents).latents[..., channel]
+        torch.testing.assert_close(ours, bounded.round() / (level // 2))
+        slopes = [torch.autograd.grad(value.sum(), latents)[0] for value in (ours, bounded / (level // 2))]
+        torch.testing.assert_close(*slopes)

@@ -4,6 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from imtok.quantizers.bsq import BSQ
 from imtok.quantizers.fsq import FSQ
 from imtok.quantizers.multiscale import MultiScale, convolution_of
 from imtok.quantizers.product import Product
@@ -176,3 +177,13 @@ def test_wrong_settings_are_refused(wrong, message):
 def test_a_scale_cannot_be_multi_scale_itself():
     with pytest.raises(ValueError, match="must take any number of latents"):
         multi_scale(quantizer=multi_scale())
+
+
+def test_what_a_scale_leaves_over_is_detached_so_that_inner_losses_move_only_the_latents():
+    quantizer = MultiScale(BSQ([4]), sizes=[1, 2, 4], convolutions=3)
+    latents = torch.randn(2, 16, 4, requires_grad=True)
+    inner = quantizer(latents).losses["entropy_token"].value
+    wanted = [latents, *quantizer.convolutions.parameters()]
+    to_latents, *to_convolutions = torch.autograd.grad(inner, wanted, allow_unused=True)
+    assert to_latents.abs().sum() > 0
+    assert all(gradient is None for gradient in to_convolutions)

@@ -27,6 +27,16 @@ def test_soft_decoding_is_affine_in_the_probabilities(quantizer):
     torch.testing.assert_close(quantizer.soft_decode(mixed), expected, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+def test_probabilities_of_any_type_give_codes_of_the_tables_type_under_autocast_too(quantizer, dtype):
+    ids = quantizer(torch.randn(1, length(quantizer), quantizer.dim)).ids
+    certain = [F.one_hot(ids[..., slot], size).to(dtype) for slot, size in enumerate(quantizer.vocab_sizes)]
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        codes = quantizer.soft_decode(certain)
+    assert codes.dtype == torch.float32
+    torch.testing.assert_close(codes, quantizer.decode(ids).detach(), rtol=1e-5, atol=1e-5)
+
+
 def test_a_distribution_for_each_slot_is_wanted():
     with pytest.raises(ValueError, match="probabilities must be a tensor for each of 1 slots, got 2"):
         VQ(4, 8).soft_decode([torch.rand(1, 2, 8)] * 2)

@@ -47,13 +47,16 @@ def learn(quantizer: Quantizer, parts: range) -> list[dict[str, Tensor]]:
     return states
 
 
-def inputs(quantizer: Quantizer) -> tuple[Tensor, Tensor]:
-    """Four images, and a mask that keeps unequal numbers of latents, none at all of the last two."""
+def inputs(quantizer: Quantizer) -> tuple[Tensor, dict[str, Tensor | None]]:
+    """Four images, and masks by name, uneven over two ranks: the last two images, the second rank's, keep nothing."""
     generator = torch.Generator().manual_seed(3)
     latents = torch.randn(4, length(quantizer), quantizer.dim, generator=generator, dtype=torch.float64)
-    keep = torch.rand(4, length(quantizer), generator=generator) < 0.5
-    keep[2:] = False
-    return latents, keep
+    some = torch.rand(4, length(quantizer), generator=generator) < 0.5
+    some[2:] = False
+    single = torch.zeros_like(some)
+    single[1, 3] = True
+    masks = {"some": some, "single": single, "none": torch.zeros_like(some)}
+    return latents, {"all": None} if multi_scale(quantizer) else {"all": None, **masks}
 
 
 def losses(quantizer: Quantizer, latents: Tensor, keep: Tensor | None) -> tuple[dict[str, Tensor], list[Tensor]]:
@@ -74,20 +77,18 @@ def prepared(name: str) -> Quantizer:
 
 
 def compare(name: str) -> dict[str, object]:
-    """This rank's losses and gradients on its half of the images, without and with a mask."""
+    """This rank's losses and gradients on its half of the images, with each mask."""
     quantizer = prepared(name)
-    latents, keep = inputs(quantizer)
+    latents, masks = inputs(quantizer)
     mine = slice(2 * rank(), 2 * rank() + 2)
-    seen: dict[str, object] = {"whole": losses(quantizer, latents[mine], None)}
-    if not multi_scale(quantizer):
-        seen["masked"] = losses(quantizer, latents[mine], keep[mine])
+    own = {name: None if keep is None else keep[mine] for name, keep in masks.items()}
+    seen: dict[str, object] = {name: losses(quantizer, latents[mine], keep) for name, keep in own.items()}
     calls = len(CALLS)
     twin = copy.deepcopy(quantizer).eval()
     with torch.no_grad():
-        twin(latents[mine])
+        for keep in own.values():
+            twin(latents[mine], keep)
         twin.decode(twin(latents[mine]).ids)
-        if not multi_scale(quantizer):
-            twin(latents[mine], keep[mine])
     seen["calls in evaluation"] = len(CALLS) - calls
     return seen
 

@@ -17,6 +17,7 @@ from imtok.training.ema import EMA
 from imtok.training.logging import Log
 from imtok.training.saving import Saving
 from imtok.training.task import TokenizerTask
+from imtok.types import Batch
 
 # Where a fault may strike: what is under way while the named function runs.
 POINTS: dict[str, tuple[Any, str]] = {
@@ -82,6 +83,18 @@ def noise(path: str) -> None:
             file.write(f"{launched_rank()} {torch.rand(()).item()!r}\n")
 
     _around(ReconstructionObjective, "forward", note)
+
+
+def readings(path: str) -> None:
+    """Each step writes reading and key of the images that it trains on to ``PATH.RANK``."""
+    original = TokenizerTask.training_step
+
+    def noted(task: TokenizerTask, batch: Batch, batch_idx: int) -> None:
+        with open(f"{path}.{launched_rank()}", "a") as file:  # noqa: PTH123
+            file.writelines(f"{reading} {key}\n" for reading, key in zip(batch.index.tolist(), batch.key, strict=True))
+        original(task, batch, batch_idx)
+
+    TokenizerTask.training_step = noted  # type: ignore[method-assign]
 
 
 def nonfinite(specification: str) -> None:

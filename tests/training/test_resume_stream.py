@@ -1,10 +1,14 @@
 """A run on remote shards: resumed at the next shard, with what was begun in its checkpoints."""
 
 import logging
+import threading
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 
 import fsspec
 import pytest
 from training.faults import TokenizerTask
+from training.launch import launch_ddp
 from training.runs import run_tiny, write_images, write_shards
 
 from imtok.errors import InputError
@@ -80,3 +84,49 @@ def test_another_list_of_shards_is_refused(tmp_path):
 def test_too_many_workers_are_refused(tmp_path):
     with pytest.raises(InputError, match=r"6 shards for 7 readers"):
         run_tiny(tmp_path / "run", *STREAM, "trainer.workers=7")
+
+
+class Quiet(SimpleHTTPRequestHandler):
+    def log_message(self, format, *args):
+        """Say nothing."""
+
+
+@pytest.fixture
+def url(tmp_path):
+    """The same shards behind a URL that other processes can read."""
+    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(tmp_path / "shards")))
+    server.daemon_threads = True
+    threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}/"
+    server.shutdown()
+    server.server_close()
+
+
+def test_two_ranks_stop_and_go_on_without_reading_a_shard_twice(tmp_path, url):
+    """What either rank has begun is in the checkpoint that the first one writes."""
+    stream = [f"data.path='{url}{{000..005}}.tar'", f"data.val_path={url}000.tar", "data.shuffle_buffer=2"]
+
+    def train_to(stop):
+        fault = f"training.faults:readings:{tmp_path}/to_{stop}"
+        ranks = launch_ddp(
+            tmp_path / "run", 2, "data=webdataset", *stream, "ckpt=last", f"trainer.stop_at={stop}", fault=fault
+        )
+        assert [rank.wait() for rank in ranks] == [0, 0], ranks[0].output + ranks[1].output
+        lines = [(tmp_path / f"to_{stop}.{rank}").read_text().splitlines() for rank in range(2)]
+        seen = [[(int(reading), key) for reading, key in map(str.split, own)] for own in lines]
+        begun = [{reading for reading, _ in own} for own in seen]
+        assert begun[0].isdisjoint(begun[1]), "each shard has one reader"
+        assert len(seen[0]) == len(seen[1])
+        return seen[0] + seen[1], begun
+
+    first, begun = train_to(3)
+    assert len(first) == 12
+    assert begun[0]
+    assert begun[1]
+    state = load(tmp_path / "run/checkpoints/step_3").state["stream"]
+    assert state == {"epoch": 0, "begun": {0: sorted(begun[0] | begun[1])}}
+    second, after = train_to(9)
+    assert len(second) == 24
+    assert (after[0] | after[1]).isdisjoint(begun[0] | begun[1])
+    assert begun[0] | begun[1] | after[0] | after[1] >= set(range(6)), "no shard of an epoch is left out"
+    assert len(set(first + second)) == 36
