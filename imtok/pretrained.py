@@ -2,14 +2,11 @@
 
 from abc import ABC, abstractmethod
 from pathlib import Path
-from pickle import UnpicklingError
 
-import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from imtok.errors import InputError
+from imtok.weights import read_weights
 
 RANDOM = "random"
 
@@ -55,11 +52,4 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     Raises:
         InputError: If it is neither, or not a flat dict of tensors.
     """
-    try:
-        found = load_file(path) if path.suffix == ".safetensors" else torch.load(path, "cpu", weights_only=True)
-    except (SafetensorError, UnpicklingError, RuntimeError, EOFError, OSError) as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise InputError(f"{path} cannot be read as weights ({reason})") from None
-    if not isinstance(found, dict) or not all(isinstance(value, Tensor) for value in found.values()):
-        raise InputError(f"{path} must hold a flat dict of tensors; see `imtok import` for checkpoints of other code")
-    return found
+    return dict(read_weights(path, None).tensors)

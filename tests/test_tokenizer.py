@@ -4,7 +4,10 @@ import json
 
 import pytest
 import torch
+from torch import nn
 
+from imtok.decoders.patch import PatchDecoder
+from imtok.encoders.patch import PatchEncoder
 from imtok.errors import InputError
 from imtok.quantizers.fsq import FSQ
 from imtok.tokenizer import Tokenizer, construct
@@ -161,3 +164,157 @@ def test_a_stored_config_builds_nothing_but_classes_of_imtok(target):
 def test_a_users_own_package_is_built_where_it_is_allowed():
     assert isinstance(construct({"_target_": "imtok.quantizers.fsq.FSQ", "levels": [4]}, packages=None), FSQ)
     assert construct({"_target_": "torch.nn.modules.linear.Identity"}, packages=("torch",)) is not None
+
+
+TITOK = {
+    "encoder": {
+        "_target_": "imtok.encoders.titok.TiTokEncoder",
+        "latents": 8,
+        "patch_size": 8,
+        "width": 16,
+        "depth": 1,
+        "heads": 2,
+        "latent_layout": "tokens",
+    },
+    "quantizer": {"_target_": "imtok.quantizers.fsq.FSQ", "levels": [8, 5, 5, 5]},
+    "decoder": {
+        "_target_": "imtok.decoders.titok.TiTokPixelDecoder",
+        "patch_size": 8,
+        "width": 16,
+        "depth": 1,
+        "heads": 2,
+        "flexible": True,
+    },
+    "image_size": 32,
+}
+
+
+@pytest.fixture
+def variable():
+    return Tokenizer.from_config(TITOK).double().eval()
+
+
+def test_the_first_tokens_are_those_of_the_whole(variable):
+    image = torch.rand(2, 3, 32, 32, dtype=torch.float64) * 2 - 1
+    whole = variable.encode(image)
+    for length in (1, 3, 8):
+        assert torch.equal(variable.encode(image, length=length).ids, whole.ids[:, :length])
+
+
+def test_a_prefix_decodes_like_the_whole_with_the_rest_masked(variable):
+    whole = variable.encode(torch.rand(2, 3, 32, 32, dtype=torch.float64) * 2 - 1)
+    images = [variable.decode(Tokens(whole.ids[:, :length]), (32, 32)) for length in (3, 5)]
+    keep = torch.arange(8) < torch.tensor([3, 5])[:, None]
+    mixed = variable.decode(Tokens(whole.ids, keep), (32, 32))
+    torch.testing.assert_close(mixed, torch.stack([images[0][0], images[1][1]]), rtol=1e-9, atol=1e-9)
+    other = torch.where(keep[..., None], whole.ids, 7)  # whatever stands where nothing was transmitted
+    assert torch.equal(variable.decode(Tokens(other, keep), (32, 32)), mixed)
+
+
+@pytest.mark.parametrize("length", [0, 9, -1])
+def test_lengths_out_of_range_are_refused(variable, length):
+    with pytest.raises(ValueError, match=rf"length must lie in \[1, 8\] tokens, got {length}"):
+        variable.encode(torch.zeros(1, 3, 32, 32, dtype=torch.float64), length=length)
+
+
+def test_a_tokenizer_of_fixed_length_refuses_another(tokenizer):
+    with pytest.raises(ValueError, match="length must be None for a tokenizer that always takes 16 tokens, got 3"):
+        tokenizer.encode(torch.zeros(1, 3, 32, 32), length=3)
+
+
+FROZEN_SPACE = {
+    "space": {
+        "_target_": "imtok.spaces.kl_vae.KLAutoencoder",
+        "dim": 4,
+        "channels": 16,
+        "multipliers": [1, 2],
+        "blocks": 1,
+        "weights": "random",
+    },
+    "encoder": {
+        "_target_": "imtok.encoders.registers.RegisterEncoder",
+        "latents": 4,
+        "width": 16,
+        "depth": 1,
+        "heads": 2,
+    },
+    "quantizer": {"_target_": "imtok.quantizers.fsq.FSQ", "levels": [8, 5, 5, 5]},
+    "decoder": {"_target_": "imtok.decoders.flow.FlowDecoder", "width": 16, "depth": 1, "heads": 2, "steps": 2},
+    "image_size": 32,
+}
+
+
+def test_a_frozen_space_is_held_once_and_never_trains(tmp_path):
+    tokenizer = Tokenizer.from_config(FROZEN_SPACE).train()
+    assert tokenizer.encoder.space is tokenizer.space
+    assert tokenizer.decoder.space is tokenizer.space
+    names = list(tokenizer.state_dict())
+    assert any(name.startswith("space.") for name in names)
+    assert not [name for name in names if ".space." in name]
+    assert not any(module.training for module in tokenizer.space.modules())
+    assert not any(parameter.requires_grad for parameter in tokenizer.space.parameters())
+    tokenizer.eval().save(tmp_path / "tokenizer")
+    again = Tokenizer.load(tmp_path / "tokenizer")
+    for name, value in tokenizer.state_dict().items():
+        assert torch.equal(again.state_dict()[name], value), name
+    image = torch.rand(2, 3, 32, 32) * 2 - 1
+    assert torch.equal(again.encode(image).ids, tokenizer.encode(image).ids)
+    assert again.encoder.space is again.space
+
+
+def test_frozen_parts_stay_in_evaluation_mode_and_get_no_gradient(tokenizer):
+    tokenizer.freeze(["encoder", "decoder.blocks.0"])
+    tokenizer.train()
+    assert not any(module.training for module in tokenizer.encoder.modules())
+    assert not tokenizer.decoder.blocks[0].training
+    assert tokenizer.decoder.training
+    tokenizer(torch.rand(2, 3, 32, 32)).image.square().sum().backward()
+    learnt = {name for name, value in tokenizer.named_parameters() if value.grad is not None}
+    assert learnt
+    assert not [name for name in learnt if name.startswith(("encoder.", "decoder.blocks.0."))]
+
+
+def test_what_is_frozen_is_known_by_whole_names(tokenizer):
+    tokenizer.freeze(["decoder.blocks"])
+    assert tokenizer.is_frozen("decoder.blocks")
+    assert tokenizer.is_frozen("decoder.blocks.0")
+    assert not tokenizer.is_frozen("decoder")
+    assert not tokenizer.is_frozen("decoder.blocks_of_another_name")
+
+
+def test_a_part_that_does_not_exist_cannot_be_frozen(tokenizer):
+    with pytest.raises(ValueError, match="'encodr' must name a sub-module of the tokenizer: encoder, quantizer, decod"):
+        tokenizer.freeze(["encodr"])
+
+
+class Told(nn.Module):
+    """Notes the context that a part is called with."""
+
+    def __init__(self, *arguments, **settings):
+        super().__init__(*arguments, **settings)
+        self.told = []
+
+    def forward(self, *arguments):
+        self.told.append(arguments[-1])
+        return super().forward(*arguments)
+
+
+class ToldEncoder(Told, PatchEncoder):
+    pass
+
+
+class ToldDecoder(Told, PatchDecoder):
+    pass
+
+
+def test_context_reaches_encoder_and_decoder_by_every_way():
+    sizes = {"patch_size": 8, "width": 16, "depth": 1}
+    tokenizer = Tokenizer(ToldEncoder(4, **sizes), FSQ([8, 5, 5, 5]), ToldDecoder(4, **sizes)).eval()
+    image, context = torch.zeros(1, 3, 32, 32), torch.randn(1, 2, 3)
+    tokenizer(image, context=context)
+    tokenizer.decode(tokenizer.encode(image, context=context), (32, 32), context)
+    assert [given is context for given in tokenizer.encoder.told] == [True, True]
+    assert [given is context for given in tokenizer.decoder.told] == [True, True]
+    tokenizer(image)
+    assert tokenizer.encoder.told[-1] is None
+    assert tokenizer.decoder.told[-1] is None

@@ -22,7 +22,7 @@ class ImageMean(Metric, ABC):
         **settings: Of :class:`torchmetrics.Metric`.
 
     Raises:
-        ValueError: In ``update``, if the images differ in shape.
+        ValueError: In ``update``, if the images differ in shape or a value is not finite.
     """
 
     full_state_update = False
@@ -49,7 +49,10 @@ class ImageMean(Metric, ABC):
         """
         if image.shape != target.shape:
             raise ValueError(f"images must have the shape of their targets {tuple(target.shape)}, got {image.shape}")
-        self.total += (self.per_image(image, target) / _UNIT).round().long().sum()
+        values = self.per_image(image, target)
+        if not torch.isfinite(values).all():
+            raise ValueError(f"the {type(self).__name__} of an image must be finite, got {values.tolist()}")
+        self.total += (values / _UNIT).round().long().sum()
         self.count += len(image)
 
     @override

@@ -40,14 +40,24 @@ class SSIM(ImageMean):
     def per_image(self, image: UInt8[Tensor, "b 3 h w"], target: UInt8[Tensor, "b 3 h w"]) -> Float[Tensor, " b"]:
         if min(image.shape[-2:]) < WINDOW:
             raise ValueError(f"images must be at least {WINDOW} pixels a side for SSIM, got {tuple(image.shape[-2:])}")
-        x, y = image.double(), target.double()
-        mean_x, mean_y = _blur(x), _blur(y)
-        variance_x, variance_y = _blur(x * x) - mean_x**2, _blur(y * y) - mean_y**2
-        covariance = _blur(x * y) - mean_x * mean_y
-        similarity = ((2 * mean_x * mean_y + _C1) * (2 * covariance + _C2)) / (
-            (mean_x**2 + mean_y**2 + _C1) * (variance_x + variance_y + _C2)
-        )
-        return reduce(similarity, "b c h w -> b", "mean")
+        luminance, contrast = similarity_maps(image.double(), target.double())
+        return reduce(luminance * contrast, "b c h w -> b", "mean")
+
+
+def similarity_maps(
+    x: Float[Tensor, "b c h w"], y: Float[Tensor, "b c h w"]
+) -> tuple[Float[Tensor, "b c h-10 w-10"], Float[Tensor, "b c h-10 w-10"]]:
+    """The two factors of SSIM around each pixel whose window lies inside: luminance, and contrast with structure.
+
+    Args:
+        x: Levels from 0 to 255.
+        y: The others.
+    """
+    mean_x, mean_y = _blur(x), _blur(y)
+    variance_x, variance_y = _blur(x * x) - mean_x**2, _blur(y * y) - mean_y**2
+    covariance = _blur(x * y) - mean_x * mean_y
+    luminance = (2 * mean_x * mean_y + _C1) / (mean_x**2 + mean_y**2 + _C1)
+    return luminance, (2 * covariance + _C2) / (variance_x + variance_y + _C2)
 
 
 def _blur(image: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h-10 w-10"]:

@@ -12,6 +12,7 @@ from typing_extensions import override
 from imtok.nn.norms import group_norm
 
 Layer = Literal["residual", "attention"]
+Shortcut = Literal["input", "output"]
 Attention = Literal["lowest", "none"]
 
 
@@ -20,8 +21,13 @@ class ResidualBlock(nn.Module):
 
     Args:
         in_channels: Channels of the input.
-        out_channels: Channels of the output; where they differ, a 1 x 1 convolution carries the input over.
+        out_channels: Channels of the output; where they differ, a 1 x 1 convolution stands for the input.
         bias: Whether the convolutions have a bias.
+        shortcut: What that 1 x 1 convolution reads: "input" (VQGAN), or "output" = what the second convolution wrote,
+            which leaves no direct way for the input (MaskGIT-VQGAN, arXiv 2202.04200).
+
+    Raises:
+        ValueError: If ``shortcut`` is neither.
 
     Example:
         >>> import torch
@@ -29,19 +35,24 @@ class ResidualBlock(nn.Module):
         torch.Size([1, 64, 8, 8])
     """
 
-    def __init__(self, in_channels: int, out_channels: int, bias: bool = True) -> None:
+    def __init__(self, in_channels: int, out_channels: int, bias: bool = True, shortcut: Shortcut = "input") -> None:
         super().__init__()
+        if shortcut not in get_args(Shortcut):
+            raise ValueError(f"shortcut must be one of {', '.join(get_args(Shortcut))}, got {shortcut!r}")
         self.norm1 = group_norm(in_channels)
         self.conv1 = nn.Conv2d(in_channels, out_channels, 3, padding=1, bias=bias)
         self.norm2 = group_norm(out_channels)
         self.conv2 = nn.Conv2d(out_channels, out_channels, 3, padding=1, bias=bias)
         same = in_channels == out_channels
-        self.shortcut = nn.Identity() if same else nn.Conv2d(in_channels, out_channels, 1, bias=bias)
+        read = in_channels if shortcut == "input" else out_channels
+        self.shortcut = nn.Identity() if same else nn.Conv2d(read, out_channels, 1, bias=bias)
+        self.shortcut_reads_output = shortcut == "output" and not same
 
     @override
     def forward(self, features: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c2 h w"]:
         hidden = self.conv1(F.silu(self.norm1(features)))
-        return self.shortcut(features) + self.conv2(F.silu(self.norm2(hidden)))
+        written = self.conv2(F.silu(self.norm2(hidden)))
+        return self.shortcut(written if self.shortcut_reads_output else features) + written
 
 
 class SpatialAttention(nn.Module):
@@ -82,6 +93,7 @@ class ConvolutionStack(nn.Sequential):
         in_channels: Channels of the input.
         out_channels: Channels of the output.
         bias: Whether the convolutions of residual blocks have a bias.
+        shortcut: Of residual blocks that change the number of channels, see there.
 
     Raises:
         ValueError: If a layer has another name, or no residual block comes first where channels change.
@@ -92,14 +104,21 @@ class ConvolutionStack(nn.Sequential):
         torch.Size([1, 64, 8, 8])
     """
 
-    def __init__(self, layers: Sequence[Layer], in_channels: int, out_channels: int, bias: bool = True) -> None:
+    def __init__(
+        self,
+        layers: Sequence[Layer],
+        in_channels: int,
+        out_channels: int,
+        bias: bool = True,
+        shortcut: Shortcut = "input",
+    ) -> None:
         if in_channels != out_channels and (not layers or layers[0] != "residual"):
             raise ValueError(f"layers must begin with 'residual' where the channels change, got {list(layers)}")
         modules: list[nn.Module] = []
         channels = in_channels
         for layer in layers:
             if layer == "residual":
-                modules.append(ResidualBlock(channels, out_channels, bias))
+                modules.append(ResidualBlock(channels, out_channels, bias, shortcut))
                 channels = out_channels
             elif layer == "attention":
                 modules.append(SpatialAttention(channels))

@@ -58,6 +58,7 @@ def test_it_fills_the_image(decoder, latents):
 
 
 def test_too_many_latents_and_other_sizes_are_refused(decoder, latents):
+    decoder.eval()  # training may add redundant ones
     with pytest.raises(ValueError, match=f"latents must be .* got {latents.shape[1] + 1}"):
         decoder(torch.cat([latents, latents[:, :1]], 1), SIZE)
     with pytest.raises(
@@ -109,7 +110,7 @@ def test_last_layer_writes_the_pixels(decoder, latents):
         torch.testing.assert_close(decoder(latents, SIZE) - rest, 2 * once)
 
 
-def test_gradients_reach_every_parameter_and_every_latent(decoder, latents):
+def test_gradients_reach_every_parameter_and_every_latent(name, decoder, latents):
     wake(decoder)
     latents.requires_grad_()
     if isinstance(decoder, GenerativeDecoder):
@@ -128,7 +129,9 @@ def test_gradients_reach_every_parameter_and_every_latent(decoder, latents):
     # A key's bias shifts all scores of a query alike, which softmax does not see: its gradient is rounding at most.
     # What a missing latent becomes is in the graph (DDP waits for it), with no gradient while none is missing.
     assert [key for key in unreached if not key.endswith("key.bias") and not key.startswith("missing")] == []
-    assert latents.grad.ne(0).all()
+    # Hita reads its causal trunk four positions early, so that it sees all latents but the last four.
+    seen = latents.grad[:, :-4] if name == "hita" else latents.grad
+    assert seen.ne(0).all()
 
 
 def test_an_image_does_not_depend_on_its_batch(decoder, latents):

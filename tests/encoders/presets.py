@@ -14,6 +14,7 @@ from imtok.tokenizer import construct
 CONFIGS = Path(__file__).parents[2] / "configs"
 SMALL = {
     "channels": 16, "latent_channels": 12, "width": 16, "blocks": 1, "depth": 1, "heads": 2, "latents": 5,
+    "redundant": 2, "patch_dim": 6, "steps": 2,
 }  # fmt: skip
 SIDE = 64  # pixels: the size that small presets are for
 DIM = 6
@@ -50,7 +51,7 @@ def preset(group: str, name: str) -> dict:
 
 def small(group: str, name: str) -> dict:
     """The same architecture, cheap enough to run in a test."""
-    return {key: SMALL.get(key, value) if value is not None else None for key, value in preset(group, name).items()}
+    return {key: SMALL.get(key, value) if value else value for key, value in preset(group, name).items()}
 
 
 def known(dim: int = DIM, side: int = SIDE, num_latents: int = 5) -> dict:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from imtok.metrics.codes import CodeUsage
+from imtok.metrics.codes import CodeUsage, PositionUsage
 
 
 def test_counts_are_those_of_numpy_and_add_up():
@@ -51,3 +51,48 @@ def test_what_is_not_kept_does_not_count():
 def test_ids_that_cannot_be_are_refused():
     with pytest.raises(ValueError, match=r"\[0, 8\), got 0 to 8"):
         CodeUsage([8]).update(torch.tensor([[[0], [8]]]))
+
+
+def test_the_correction_finds_the_entropy_of_few_tokens():
+    """Uniform over 4096 codes, 4 tokens per code: the plug-in value lacks 0.17 bits, the corrected one 0.02."""
+    metric = CodeUsage([4096])
+    metric.update(torch.randint(0, 4096, (64, 256, 1)))
+    statistics = metric.compute()
+    assert 11.80 < statistics["entropy_bits"][0] < 11.86
+    assert statistics["entropy_bits_corrected"][0] == pytest.approx(12, abs=0.03)
+    counts = metric.counts[0]
+    correction = (int((counts > 0).sum()) - 1) / (2 * 64 * 256 * np.log(2))
+    assert statistics["entropy_bits_corrected"][0] == pytest.approx(
+        statistics["entropy_bits"][0] + correction, rel=1e-12
+    )
+
+
+def test_positions_are_counted_apart():
+    ids = torch.stack([torch.randint(0, 7, (40, 6)), torch.randint(0, 30, (40, 6))], dim=-1)
+    keep = torch.rand(40, 6) < 0.7
+    metric, whole = PositionUsage([7, 30], tokens=6), CodeUsage([7, 30])
+    for rows in torch.arange(40).split(9):
+        metric.update(ids[rows], keep[rows])
+        whole.update(ids[rows], keep[rows])
+    statistics = metric.compute()
+    for slot in range(2):
+        assert torch.equal(metric.counts[slot].sum(0), whole.counts[slot])
+        for position in range(6):
+            alone = CodeUsage([7, 30])
+            alone.update(ids[:, position : position + 1], keep[:, position : position + 1])
+            expected = alone.compute()
+            assert statistics["tokens"][position, slot] == keep[:, position].sum()
+            for name in ("entropy_bits", "entropy_bits_corrected"):
+                assert statistics[name][position, slot].item() == pytest.approx(expected[name][slot], rel=1e-12)
+
+
+def test_positions_that_cannot_be_counted_are_refused():
+    metric = PositionUsage([8], tokens=3)
+    with pytest.raises(ValueError, match="ids must have 3 tokens of 1 slots, got"):
+        metric.update(torch.zeros(2, 4, 1, dtype=torch.int64))
+    with pytest.raises(ValueError, match=r"slot 0 must lie in \[0, 8\), got 0 to 8"):
+        metric.update(torch.tensor([[[0], [8], [0]]]))
+    with pytest.raises(ValueError, match="tokens times vocabularies must be 1 to"):
+        PositionUsage([2**20], tokens=1024)
+    metric.update(torch.zeros(0, 3, 1, dtype=torch.int64))
+    assert metric.compute()["entropy_bits"].tolist() == [[0], [0], [0]]

@@ -76,3 +76,13 @@ def test_a_rate_counts_what_is_transmitted():
     metric.update(torch.zeros(1, 16, 2, dtype=torch.int64), (32, 48))
     tokens, rate = int(keep.sum()) + 16, metric.compute()
     assert rate == {"images": 6, "tokens_per_image": tokens / 6, "tokens_per_pixel": tokens / (6 * 32 * 48)}
+
+
+def test_a_value_that_is_not_finite_is_refused():
+    class Broken(PSNR):
+        def per_image(self, image, target):
+            return super().per_image(image, target) / 0
+
+    image = torch.zeros(2, 3, 4, 4, dtype=torch.uint8)
+    with pytest.raises(ValueError, match=r"the Broken of an image must be finite, got \[inf, inf\]"):
+        Broken().update(image, image)

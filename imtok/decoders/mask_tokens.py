@@ -1,0 +1,132 @@
+"""The trunk of TiTok's decoders (arXiv 2406.07550): mask tokens read the latents in one transformer."""
+
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from einops import repeat
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from imtok.decoders.base import Decoder
+from imtok.nn.grid import grid_size
+from imtok.nn.initial import truncated_normal
+from imtok.nn.positions import GridPositions
+from imtok.nn.transformer import Transformer
+from imtok.nn.visibility import hide_keys
+
+
+class MaskTokenDecoder(Decoder):
+    """The trunk: a class token, a mask token per patch, latents and, last, text see each other in every block.
+
+    Latents that were not kept are absent: a shorter sequence, or tokens that nobody sees, which is the same.
+
+    Args:
+        in_dim: Width of the latents.
+        image_size: Side of the images that the positions are for, in pixels.
+        num_latents: The most latents that it decodes.
+        patch_size: Side of the patch that a mask token stands for, in pixels.
+        width: Width of the tokens.
+        depth: Number of blocks.
+        heads: Attention heads of each.
+        flexible: Whether it also decodes fewer latents; they are learned only if a regulariser drops some.
+        latent_positions: "learned", or "none" = the order of the latents means nothing (TokenSet).
+        context_dim: Width of the text features that it takes as ``context``; 0 = it takes none.
+        context_length: The most text tokens.
+        positions: Of the mask tokens: "fixed" = other image sizes are refused; "interpolated" = resized for them.
+        value_range: Of the pixels that the net writes.
+        checkpoint: Compute blocks again in the backward pass instead of keeping their activations.
+
+    Raises:
+        ValueError: If the image size is no multiple of ``patch_size``; in ``features``, if latents, size or text do
+            not fit.
+    """
+
+    def __init__(
+        self,
+        in_dim: int,
+        image_size: int,
+        num_latents: int,
+        patch_size: int,
+        width: int,
+        depth: int,
+        heads: int,
+        flexible: bool = False,
+        latent_positions: Literal["learned", "none"] = "learned",
+        context_dim: int = 0,
+        context_length: int = 77,
+        positions: Literal["fixed", "interpolated"] = "fixed",
+        value_range: Sequence[float] = (0.0, 1.0),
+        checkpoint: bool = False,
+    ) -> None:
+        super().__init__()
+        std = width**-0.5
+        grid = grid_size((image_size, image_size), patch_size)
+        self.flexible = flexible
+        self.num_latents = num_latents
+        self.patch_size = patch_size
+        self.value_range = (value_range[0], value_range[1])
+        self.embed = nn.Linear(in_dim, width)
+        # Nothing is read from the class token, but published weights hold it, and its position beside it.
+        self.class_token = nn.Parameter(torch.randn(1, width) * std)
+        self.class_position = nn.Parameter(torch.randn(1, width) * std)
+        self.mask_token = nn.Parameter(torch.randn(1, width) * std)
+        self.positions = GridPositions(grid, width, patch_size, positions == "interpolated", std)
+        self.latent_positions = (
+            nn.Parameter(torch.randn(num_latents, width) * std) if latent_positions == "learned" else None
+        )
+        if context_dim:
+            self.embed_context = nn.Linear(context_dim, width)
+            self.context_positions = nn.Parameter(torch.randn(context_length, width) * std)
+            self.missing_context = nn.Parameter(torch.zeros(context_dim))
+        self.takes_context = context_dim > 0
+        self.norm_in = nn.LayerNorm(width)
+        self.trunk = Transformer(width, depth, heads, checkpoint=checkpoint)
+        self.norm_out = nn.LayerNorm(width)
+        truncated_normal(self)
+
+    def features(
+        self,
+        latents: Float[Tensor, "b n d"],
+        size: tuple[int, int],
+        keep: Bool[Tensor, "b n"] | None = None,
+        context: Float[Tensor, "b l c"] | None = None,
+    ) -> Float[Tensor, "b m c2"]:
+        """What the mask tokens have become, row by row. Arguments as ``forward``."""
+        self._check(latents.shape[1], keep)
+        patches = self.positions(grid_size(size, self.patch_size)) + self.mask_token
+        embedded = self.embed(latents)
+        if self.latent_positions is not None:
+            embedded = embedded + self.latent_positions[: latents.shape[1]]
+        learned = torch.cat([self.class_token + self.class_position, patches])
+        segments = [repeat(learned, "n d -> b n d", b=len(latents)).to(embedded.dtype), embedded]
+        if self.takes_context:
+            segments.append(self._text(context, len(latents)).to(embedded.dtype))
+        tokens = torch.cat(segments, 1)
+        tokens = self.trunk(self.norm_in(tokens), None if keep is None else _visible(keep, segments))
+        return self.norm_out(tokens[:, 1 : 1 + len(patches)])
+
+    def _check(self, count: int, keep: Tensor | None) -> None:
+        if self.flexible and not 1 <= count <= self.num_latents:
+            raise ValueError(f"latents must be between 1 and {self.num_latents} for this decoder, got {count}")
+        if not self.flexible and count != self.num_latents:
+            raise ValueError(f"latents must be {self.num_latents} for this decoder, got {count}")
+        if not self.flexible and keep is not None:
+            raise ValueError("keep must be None for a decoder that needs every latent, got a mask")
+
+    def _text(self, context: Tensor | None, images: int) -> Tensor:
+        """The text tokens; without a text, as many as can be of a learned vector."""
+        most = len(self.context_positions)
+        if context is None:
+            context = repeat(self.missing_context, "c -> b n c", b=images, n=most)
+        if context.shape[1] > most:
+            raise ValueError(f"context must be at most {most} text tokens, got {context.shape[1]}")
+        return self.embed_context(context) + self.context_positions[: context.shape[1]]
+
+
+def _visible(keep: Bool[Tensor, "b n"], segments: Sequence[Tensor]) -> Bool[Tensor, "b m m"]:
+    """Everybody sees everything but the latents that were not kept."""
+    before, _, *after = (segment.shape[1] for segment in segments)
+    present = F.pad(keep, (before, sum(after)), value=True)
+    return hide_keys(None, present).expand(-1, present.shape[1], -1)

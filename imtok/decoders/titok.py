@@ -1,0 +1,100 @@
+"""TiTok's one-stage decoder (arXiv 2406.07550), with text as in TA-TiTok (arXiv 2501.07730): patches of pixels."""
+
+from collections.abc import Sequence
+from typing import Literal, cast
+
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+from typing_extensions import override
+
+from imtok.decoders.mask_tokens import MaskTokenDecoder
+from imtok.nn.grid import grid_size
+from imtok.nn.initial import truncated_normal
+from imtok.nn.patches import from_patches
+from imtok.pixels import from_range
+
+
+class TiTokPixelDecoder(MaskTokenDecoder):
+    """Each mask token writes its patch, and a 3 x 3 convolution goes over the image: the one-stage TiTok and TA-TiTok.
+
+    Text (TA-TiTok, arXiv 2501.07730) helps the decoder alone, so codes do not depend on it. An image without text gets
+    a learned vector of ``context_dim`` in place of each text token, which the published net does not have.
+
+    Args:
+        in_dim: Width of the latents; the builder sets it to the quantizer's.
+        image_size: Side of the images that the positions are for, in pixels; the builder sets it.
+        num_latents: The most latents that it decodes; the builder sets it.
+        patch_size: Side of a patch, in pixels.
+        width: Width of the tokens.
+        depth: Number of blocks.
+        heads: Attention heads of each.
+        flexible: Whether it also decodes fewer latents; they are learned only if a regulariser drops some.
+        context_dim: Width of the text features that it takes as ``context``; 0 = it takes none.
+        context_length: The most text tokens.
+        positions: "fixed" = other image sizes are refused; "interpolated" = the positions are resized for them.
+        value_range: Of the pixels that the net writes.
+        checkpoint: Compute blocks again in the backward pass instead of keeping their activations.
+
+    Raises:
+        ValueError: If the image size is no multiple of ``patch_size``; in ``forward``, if latents, size or text do
+            not fit.
+
+    Example:
+        >>> import torch
+        >>> decoder = TiTokPixelDecoder(in_dim=12, image_size=64, num_latents=8, width=32, depth=1, heads=2)
+        >>> decoder(torch.randn(1, 8, 12), size=(64, 64)).shape
+        torch.Size([1, 3, 64, 64])
+    """
+
+    def __init__(
+        self,
+        in_dim: int,
+        image_size: int,
+        num_latents: int,
+        patch_size: int = 16,
+        width: int = 1024,
+        depth: int = 24,
+        heads: int = 16,
+        flexible: bool = False,
+        context_dim: int = 0,
+        context_length: int = 77,
+        positions: Literal["fixed", "interpolated"] = "fixed",
+        value_range: Sequence[float] = (0.0, 1.0),
+        checkpoint: bool = False,
+    ) -> None:
+        super().__init__(
+            in_dim,
+            image_size,
+            num_latents,
+            patch_size,
+            width,
+            depth,
+            heads,
+            flexible=flexible,
+            context_dim=context_dim,
+            context_length=context_length,
+            positions=positions,
+            value_range=value_range,
+            checkpoint=checkpoint,
+        )
+        self.pixels = nn.Linear(width, 3 * patch_size**2)
+        self.conv_out = nn.Conv2d(3, 3, 3, padding=1)
+        truncated_normal(self.pixels)
+        truncated_normal(self.conv_out)
+
+    @property
+    @override
+    def last_layer(self) -> nn.Parameter:
+        return cast(nn.Parameter, self.conv_out.weight)
+
+    @override
+    def forward(
+        self,
+        latents: Float[Tensor, "b n d"],
+        size: tuple[int, int],
+        keep: Bool[Tensor, "b n"] | None = None,
+        context: Tensor | None = None,
+    ) -> Float[Tensor, "b 3 h w"]:
+        grid = grid_size(size, self.patch_size)
+        patches = from_patches(self.pixels(self.features(latents, size, keep, context)), grid, self.patch_size)
+        return from_range(self.conv_out(patches), self.value_range)

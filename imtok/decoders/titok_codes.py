@@ -1,0 +1,126 @@
+"""TiTok's two-stage decoder (arXiv 2406.07550): codes of MaskGIT's VQGAN first, then pixels from their mixture."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+from typing_extensions import override
+
+from imtok.decoders.base import ProxyDecoder
+from imtok.decoders.mask_tokens import MaskTokenDecoder
+from imtok.nn.grid import to_map
+from imtok.nn.initial import truncated_normal
+from imtok.nn.maskgit import MaskGITDecoder
+from imtok.pixels import from_range
+from imtok.pretrained import RANDOM, Pretrained, read_tensors
+from imtok.spaces.maskgit import PIXELS, load_codebook, load_exactly
+
+
+class TiTokCodeDecoder(MaskTokenDecoder, ProxyDecoder, Pretrained):
+    """Each mask token scores the codes at its position; MaskGIT's decoder draws the mean code that these scores expect.
+
+    Stage 1 trains the scores alone, against the codes of the frozen net (:mod:`imtok.objectives.proxy`): freeze
+    ``decoder.codebook`` and ``decoder.pixels``. Stage 2 trains the whole decoder on pixels, the codebook too, with
+    encoder and quantizer frozen. One-D-Piece (arXiv 2501.10064) is the same net, ``flexible``.
+
+    Args:
+        in_dim: Width of the latents; the builder sets it to the quantizer's.
+        image_size: Side of the images that the positions are for, in pixels; the builder sets it.
+        num_latents: The most latents that it decodes; the builder sets it.
+        width: Width of the tokens.
+        depth: Number of blocks.
+        heads: Attention heads of each.
+        flexible: Whether it also decodes fewer latents; they are learned only if a regulariser drops some.
+        positions: "fixed" = other image sizes are refused; "interpolated" = the positions are resized for them.
+        weights: Path of ``maskgit-vqgan-imagenet-f16-256.bin``, for codebook and convolutions, or "random".
+        channels: Channels of the convolutions at full resolution.
+        multipliers: Channels of each level as a multiple of ``channels``, full resolution first. One level more doubles
+            the pixels per code: 5 levels are 16 x 16 pixels, as published.
+        blocks: Residual blocks per level.
+        codes: Number of codes.
+        code_dim: Width of the codes.
+        checkpoint: Compute transformer blocks again in the backward pass instead of keeping their activations.
+
+    Raises:
+        ValueError: If the image size is no multiple of the pixels per code; in ``forward`` and ``logits``, if latents
+            or size do not fit.
+
+    Example:
+        >>> import torch
+        >>> decoder = TiTokCodeDecoder(in_dim=12, image_size=64, num_latents=8, width=32, depth=1, heads=2, channels=16)
+        >>> latents = torch.randn(1, 8, 12)
+        >>> decoder.logits(latents, size=(64, 64)).shape, decoder(latents, size=(64, 64)).shape
+        (torch.Size([1, 16, 1024]), torch.Size([1, 3, 64, 64]))
+    """
+
+    def __init__(
+        self,
+        in_dim: int,
+        image_size: int,
+        num_latents: int,
+        width: int = 1024,
+        depth: int = 24,
+        heads: int = 16,
+        flexible: bool = False,
+        positions: Literal["fixed", "interpolated"] = "fixed",
+        weights: str = RANDOM,
+        channels: int = 128,
+        multipliers: Sequence[int] = (1, 1, 2, 2, 4),
+        blocks: int = 2,
+        codes: int = 1024,
+        code_dim: int = 256,
+        checkpoint: bool = False,
+    ) -> None:
+        patch_size = 2 ** (len(multipliers) - 1)
+        super().__init__(
+            in_dim,
+            image_size,
+            num_latents,
+            patch_size,
+            width,
+            depth,
+            heads,
+            flexible=flexible,
+            positions=positions,
+            value_range=PIXELS,
+            checkpoint=checkpoint,
+        )
+        self.weights = weights
+        self.head = nn.Sequential(nn.Linear(width, 2 * width), nn.Tanh(), nn.Linear(2 * width, codes))
+        truncated_normal(self.head)
+        self.codebook = nn.Embedding(codes, code_dim)
+        self.pixels = MaskGITDecoder(code_dim, channels, multipliers, blocks)
+
+    @property
+    @override
+    def last_layer(self) -> nn.Parameter:
+        return self.pixels.last_layer
+
+    @override
+    def logits(
+        self,
+        latents: Float[Tensor, "b n d"],
+        size: tuple[int, int],
+        keep: Bool[Tensor, "b n"] | None = None,
+        context: Tensor | None = None,
+    ) -> Float[Tensor, "b m v"]:
+        return self.head(self.features(latents, size, keep))
+
+    @override
+    def forward(
+        self,
+        latents: Float[Tensor, "b n d"],
+        size: tuple[int, int],
+        keep: Bool[Tensor, "b n"] | None = None,
+        context: Tensor | None = None,
+    ) -> Float[Tensor, "b 3 h w"]:
+        mixture = self.logits(latents, size, keep).softmax(-1) @ self.codebook.weight
+        return from_range(self.pixels(to_map(mixture, size, self.patch_size)), self.value_range)
+
+    @override
+    def read_weights(self, path: Path) -> None:
+        tensors = read_tensors(path)
+        load_exactly(self.pixels, tensors, path, "decoder.")
+        load_codebook(self.codebook.weight, tensors, path)

@@ -1,0 +1,96 @@
+"""TokenSet's decoder (arXiv 2503.16425): the latents are a set, in any order the same image."""
+
+from collections.abc import Sequence
+from typing import Literal
+
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+from typing_extensions import override
+
+from imtok.decoders.mask_tokens import MaskTokenDecoder
+from imtok.nn.grid import to_map
+from imtok.nn.initial import truncated_normal
+from imtok.nn.maskgit import MaskGITDecoder
+from imtok.pixels import from_range
+
+
+class TokenSetDecoder(MaskTokenDecoder):
+    """Mask tokens read latents without positions, and write features that MaskGIT's decoder draws.
+
+    The official code also shuffles the latents whenever it decodes. Attention without positions makes the same of every
+    order, up to rounding, so this is left out and decoding stays a function of the set.
+
+    Args:
+        in_dim: Width of the latents; the builder sets it to the quantizer's.
+        image_size: Side of the images that the positions of mask tokens are for, in pixels; the builder sets it.
+        num_latents: How many latents it decodes; the builder sets it.
+        width: Width of the tokens.
+        depth: Number of blocks.
+        heads: Attention heads of each.
+        positions: "fixed" = other image sizes are refused; "interpolated" = the positions are resized for them.
+        feature_dim: Width of the features.
+        channels: Channels of the convolutions at full resolution.
+        multipliers: Channels of each level as a multiple of ``channels``, full resolution first. One level more doubles
+            the pixels per feature: 5 levels are 16 x 16 pixels, as published.
+        blocks: Residual blocks per level.
+        checkpoint: Compute transformer blocks again in the backward pass instead of keeping their activations.
+
+    Raises:
+        ValueError: If the image size is no multiple of the pixels per feature; in ``forward``, if latents or size do
+            not fit.
+
+    Example:
+        >>> import torch
+        >>> decoder = TokenSetDecoder(in_dim=12, image_size=64, num_latents=8, width=32, depth=1, heads=2, channels=16)
+        >>> latents = torch.randn(1, 8, 12, dtype=torch.float64)
+        >>> torch.allclose(decoder.double()(latents, (64, 64)), decoder(latents.flip(1), (64, 64)))
+        True
+    """
+
+    def __init__(
+        self,
+        in_dim: int,
+        image_size: int,
+        num_latents: int,
+        width: int = 768,
+        depth: int = 12,
+        heads: int = 12,
+        positions: Literal["fixed", "interpolated"] = "fixed",
+        feature_dim: int = 256,
+        channels: int = 128,
+        multipliers: Sequence[int] = (1, 1, 2, 2, 4),
+        blocks: int = 2,
+        checkpoint: bool = False,
+    ) -> None:
+        patch_size = 2 ** (len(multipliers) - 1)
+        super().__init__(
+            in_dim,
+            image_size,
+            num_latents,
+            patch_size,
+            width,
+            depth,
+            heads,
+            latent_positions="none",
+            positions=positions,
+            checkpoint=checkpoint,
+        )
+        self.head = nn.Sequential(nn.Linear(width, 2 * width), nn.Tanh(), nn.Linear(2 * width, feature_dim))
+        truncated_normal(self.head)
+        self.pixels = MaskGITDecoder(feature_dim, channels, multipliers, blocks)
+
+    @property
+    @override
+    def last_layer(self) -> nn.Parameter:
+        return self.pixels.last_layer
+
+    @override
+    def forward(
+        self,
+        latents: Float[Tensor, "b n d"],
+        size: tuple[int, int],
+        keep: Bool[Tensor, "b n"] | None = None,
+        context: Tensor | None = None,
+    ) -> Float[Tensor, "b 3 h w"]:
+        features = self.head(self.features(latents, size, keep))
+        return from_range(self.pixels(to_map(features, size, self.patch_size)), self.value_range)

@@ -1,0 +1,100 @@
+"""The transformer decoder of ViT-VQGAN (arXiv 2110.04627) and BSQ-ViT (arXiv 2406.07548): a patch per latent."""
+
+from collections.abc import Sequence
+from typing import Literal, cast
+
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+from typing_extensions import override
+
+from imtok.decoders.base import Decoder
+from imtok.nn.grid import grid_size
+from imtok.nn.initial import truncated_normal
+from imtok.nn.norms import TokenNorm, token_norm
+from imtok.nn.patches import from_patches
+from imtok.nn.positions import GridPositions
+from imtok.nn.transformer import Transformer
+from imtok.pixels import from_range
+
+Positions = Literal["fixed", "interpolated"]
+
+
+class ViTDecoder(Decoder):
+    """Latents with learned positions, transformer blocks, and two linear maps with a tanh between them.
+
+    Args:
+        in_dim: Width of the latents; the builder sets it to the quantizer's.
+        image_size: Side of the images that the positions are for, in pixels; the builder sets it.
+        patch_size: Side of a patch, in pixels.
+        width: Width of the tokens.
+        depth: Number of blocks.
+        heads: Attention heads of each.
+        hidden: Width between the two last maps.
+        norm_in: Of the tokens before the first block.
+        positions: "fixed" = other image sizes are refused; "interpolated" = the positions are resized for them.
+        value_range: Of the pixels that the net writes.
+        checkpoint: Compute blocks again in the backward pass instead of keeping their activations.
+
+    Raises:
+        ValueError: If the image size is no multiple of ``patch_size``; in ``forward``, for another size unless
+            positions are interpolated, or if the latents do not fill the image or some were not kept.
+
+    Example:
+        >>> import torch
+        >>> decoder = ViTDecoder(in_dim=8, image_size=32, patch_size=8, width=32, depth=1, heads=2)
+        >>> decoder(torch.randn(1, 16, 8), size=(32, 32)).shape
+        torch.Size([1, 3, 32, 32])
+    """
+
+    def __init__(
+        self,
+        in_dim: int,
+        image_size: int,
+        patch_size: int = 8,
+        width: int = 768,
+        depth: int = 12,
+        heads: int = 12,
+        hidden: int = 3072,
+        norm_in: TokenNorm = "layer",
+        positions: Positions = "fixed",
+        value_range: Sequence[float] = (-1.0, 1.0),
+        checkpoint: bool = False,
+    ) -> None:
+        super().__init__()
+        grid = grid_size((image_size, image_size), patch_size)
+        self.patch_size = patch_size
+        self.value_range = (value_range[0], value_range[1])
+        self.embed = nn.Linear(in_dim, width)
+        self.positions = GridPositions(grid, width, patch_size, positions == "interpolated")
+        self.norm_in = token_norm(norm_in, width)
+        self.trunk = Transformer(width, depth, heads, checkpoint=checkpoint)
+        self.norm_out = token_norm("layer", width)
+        self.head = nn.Sequential(nn.Linear(width, hidden), nn.Tanh())
+        self.pixels = nn.Linear(hidden, 3 * patch_size**2)
+        truncated_normal(self)
+
+    @property
+    @override
+    def last_layer(self) -> nn.Parameter:
+        return cast(nn.Parameter, self.pixels.weight)
+
+    @override
+    def forward(
+        self,
+        latents: Float[Tensor, "b n d"],
+        size: tuple[int, int],
+        keep: Bool[Tensor, "b n"] | None = None,
+        context: Tensor | None = None,
+    ) -> Float[Tensor, "b 3 h w"]:
+        if keep is not None:
+            raise ValueError("keep must be None for a decoder that needs every latent of the grid, got a mask")
+        grid = grid_size(size, self.patch_size)
+        positions = self.positions(grid)
+        if latents.shape[1] != len(positions):
+            raise ValueError(
+                f"latents must be {len(positions)} ({grid[0]} x {grid[1]}) to fill an image of {size[0]} x {size[1]}, "
+                f"got {latents.shape[1]}"
+            )
+        tokens = self.trunk(self.norm_in(self.embed(latents) + positions))
+        patches = self.pixels(self.head(self.norm_out(tokens)))
+        return from_range(from_patches(patches, grid, self.patch_size, "channel row column"), self.value_range)

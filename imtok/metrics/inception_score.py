@@ -1,0 +1,80 @@
+"""Inception score (Salimans et al., arXiv 1606.03498)."""
+
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from typing_extensions import override
+
+from imtok.errors import InputError
+from imtok.metrics.rows import RowMetric
+
+
+def inception_scores(logits: Float[Tensor, "n k"], splits: int) -> list[float]:
+    """``exp`` of the mean divergence of each image's classes from those of its split, in float64.
+
+    Args:
+        logits: A row per image, already in the order in which they are split.
+        splits: How many parts, which differ by at most one image.
+
+    Raises:
+        InputError: If there are fewer images than splits.
+    """
+    count = len(logits)
+    if count < splits or not count:
+        raise InputError(f"an inception score over {splits} splits needs at least as many images, got {count}")
+    scores: list[float] = []
+    for split in range(splits):
+        part = logits[split * count // splits : (split + 1) * count // splits].double()
+        logarithm = part.log_softmax(1)
+        probability = logarithm.exp()
+        together = torch.logsumexp(logarithm, 0) - np.log(len(part))
+        # where a probability underflows to 0, its logarithm is still finite
+        scores.append((probability * (logarithm - together)).sum(1).mean().exp().item())
+    return scores
+
+
+class InceptionScore(RowMetric):
+    """Inception score: 1 if all images look alike or like nothing, up to the number of classes.
+
+    ``inception_score`` is the mean over splits and ``inception_score_std`` their standard deviation (divisor: their
+    number). It grows with the images per split: compare only values of as many.
+
+    Args:
+        classes: Length of a vector of logits.
+        splits: Into how many parts, at least 1; ten is what is published.
+        seed: Of the shuffle before splitting, as torch-fidelity's; None = in the order of the data set, as ADM's
+            evaluator, which is misleading where images are ordered by class.
+        **settings: Of :class:`torchmetrics.Metric`.
+
+    Raises:
+        ValueError: If ``splits`` is not positive.
+        InputError: In ``compute``, if there are fewer images than splits.
+
+    Example:
+        >>> metric = InceptionScore(3, splits=1)
+        >>> metric.update(torch.eye(3) * 1000)  # surely one class each
+        >>> round(metric.compute()["inception_score"], 6)
+        3.0
+    """
+
+    higher_is_better = True
+    convention = "natural logarithm, mean over splits, logits without bias"
+
+    def __init__(self, classes: int, splits: int = 10, seed: int | None = 2020, **settings: Any) -> None:
+        super().__init__(classes, **settings)
+        if splits < 1:
+            raise ValueError(f"splits must be at least 1, got {splits}")
+        self.splits, self.seed = splits, seed
+
+    @override
+    def compute(self) -> dict[str, float]:
+        """``inception_score`` and ``inception_score_std``."""
+        logits = self.all_rows()
+        if self.seed is not None:
+            order = np.random.RandomState(self.seed).permutation(len(logits))
+            logits = logits[torch.from_numpy(order).to(logits.device)]
+        scores = inception_scores(logits, self.splits)
+        return {"inception_score": float(np.mean(scores)), "inception_score_std": float(np.std(scores))}

@@ -1,0 +1,39 @@
+"""How the weights of transformers start, where it is not torch's own way."""
+
+from typing import Literal, get_args
+
+import torch
+from torch import nn
+
+from imtok.nn.attention import SelfAttention
+from imtok.nn.modulation import Modulation
+
+Start = Literal["xavier", "normal"]
+
+
+def start_weights(module: nn.Module, start: Start) -> None:
+    """Draw the weights of all linear maps in ``module``, zero their biases; modulations stay as they are.
+
+    Args:
+        module: A network.
+        start: "xavier" = uniform by fan-in and fan-out, of query, key and value each on its own; "normal" = a normal
+            distribution of deviation 0.02, cut off at 2 (and so 100 deviations).
+
+    Raises:
+        ValueError: If ``start`` is neither.
+    """
+    if start not in get_args(Start):
+        raise ValueError(f"start must be one of {', '.join(get_args(Start))}, got {start!r}")
+    modulations = {id(part.linear) for part in module.modules() if isinstance(part, Modulation)}
+    fused = {id(part.query_key_value) for part in module.modules() if isinstance(part, SelfAttention)}
+    for part in module.modules():
+        if not isinstance(part, nn.Linear) or id(part) in modulations:
+            continue
+        with torch.no_grad():
+            for weight in part.weight.chunk(3) if id(part) in fused else [part.weight]:
+                if start == "xavier":
+                    nn.init.xavier_uniform_(weight)
+                else:
+                    nn.init.trunc_normal_(weight, std=0.02)
+        if part.bias is not None:
+            nn.init.zeros_(part.bias)

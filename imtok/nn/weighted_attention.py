@@ -1,0 +1,55 @@
+"""Self-attention in which a token can stand for many tokens that are the same."""
+
+from einops import rearrange
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn import functional as F
+from typing_extensions import override
+
+from imtok.nn.attention import SelfAttention, Visible
+from imtok.nn.positions import Rotation, rotate
+
+
+class WeightedSelfAttention(SelfAttention):
+    """Self-attention as if each token were there ``weights`` times, without computing it so often.
+
+    A key that is there m times takes m times its share of a softmax, which is log m on its score.
+
+    Args:
+        See :class:`imtok.nn.attention.SelfAttention`.
+
+    Example:
+        >>> import torch
+        >>> attention = WeightedSelfAttention(width=8, heads=2)
+        >>> tokens = torch.randn(1, 3, 8)
+        >>> often = attention(tokens[:, [0, 1, 2, 2, 2]])[:, :3]
+        >>> torch.allclose(attention(tokens, weights=torch.tensor([1.0, 1.0, 3.0])), often, atol=1e-6)
+        True
+    """
+
+    @override
+    def forward(
+        self,
+        tokens: Float[Tensor, "b n d"],
+        visible: Visible | None = None,
+        rotation: Rotation | None = None,
+        weights: Float[Tensor, " n"] | None = None,
+    ) -> Float[Tensor, "b n d"]:
+        """Attend; ``weights`` None = once each. With weights, every token sees every other.
+
+        Raises:
+            ValueError: If both ``weights`` and ``visible`` are given.
+        """
+        if weights is None:
+            return super().forward(tokens, visible, rotation)
+        if visible is not None:
+            raise ValueError("visible must be None where tokens are weighted, got a mask")
+        query, key, value = rearrange(
+            self.query_key_value(tokens), "b n (part k c) -> part b k n c", part=3, k=self.heads
+        )
+        query, key = self.query_norm(query), self.key_norm(key)
+        if rotation is not None:
+            query, key = rotate(query, rotation), rotate(key, rotation)
+        bias = rearrange(weights.log().to(query.dtype), "n -> 1 1 1 n")
+        attended = F.scaled_dot_product_attention(query, key, value, attn_mask=bias, scale=self.scale)
+        return self.project(rearrange(attended, "b k n c -> b n (k c)"))

@@ -1,0 +1,49 @@
+"""Train a decoder that draws: its own loss on the tokens that the regulariser leaves (FlexTok, arXiv 2502.13967)."""
+
+import torch
+from typing_extensions import override
+
+from imtok.decoders.base import GenerativeDecoder
+from imtok.objectives.base import Objective
+from imtok.pixels import to_float
+from imtok.spaces.once import encoded_once
+from imtok.tokenizer import Tokenizer
+from imtok.types import Batch, Losses, Shown
+
+
+class FlowObjective(Objective):
+    """Quantize, drop tokens, and ask the decoder how well it finds the way from noise to the image. No image is made.
+
+    Example:
+        >>> tokenizer = Tokenizer.from_config({
+        ...     "encoder": {
+        ...         "_target_": "imtok.encoders.registers.RegisterEncoder",
+        ...         "reads": "pixels", "patch_size": 8, "latents": 4, "width": 16, "depth": 1, "heads": 2,
+        ...     },
+        ...     "quantizer": {"_target_": "imtok.quantizers.fsq.FSQ", "levels": [8, 5, 5, 5]},
+        ...     "decoder": {
+        ...         "_target_": "imtok.decoders.flow.FlowDecoder", "patch_size": 8, "width": 16, "depth": 1, "heads": 2,
+        ...     },
+        ...     "image_size": 32,
+        ... })
+        >>> image = torch.zeros(2, 3, 32, 32, dtype=torch.uint8)
+        >>> batch = Batch(image, torch.tensor([-1, -1]), torch.tensor([0, 1]), ["a", "b"])
+        >>> losses = FlowObjective()(tokenizer, batch, step=0, generator=torch.Generator().manual_seed(0))
+        >>> list(losses.terms), losses.shown.image
+        (['velocity'], None)
+    """
+
+    @override
+    def forward(self, tokenizer: Tokenizer, batch: Batch, step: int, generator: torch.Generator) -> Losses:
+        decoder = tokenizer.decoder
+        if not isinstance(decoder, GenerativeDecoder):
+            raise ValueError(f"decoder must be one that draws for the objective flow, got {type(decoder).__name__}")
+        image = to_float(batch.image)
+        with encoded_once(tokenizer.space):
+            quantized = tokenizer.quantize(image)
+            if tokenizer.training and tokenizer.regularizer is not None:
+                quantized = tokenizer.regularizer(quantized, tokenizer.quantizer, step, generator)
+            terms = decoder.loss(image, quantized.latents, quantized.keep, generator=generator)
+        terms = terms | quantized.losses
+        total = torch.stack([value * weight for value, weight in terms.values() if weight]).sum()
+        return Losses(total, terms, Shown(image, None, quantized))

@@ -1,0 +1,123 @@
+"""LPIPS is that of the lpips package on the same weights, and safe to train with."""
+
+import warnings
+
+import lpips
+import pytest
+import torch
+
+from imtok.errors import InputError
+from imtok.losses.lpips import LPIPSLoss
+from imtok.metrics.lpips import LPIPS
+from imtok.pixels import to_float
+
+
+@pytest.fixture(scope="module", params=["vgg", "alex"])
+def network(request, tmp_path_factory):
+    """A backbone file as torchvision's, with random weights, and the package's LPIPS with the same."""
+    name = request.param
+    torch.manual_seed(0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # it builds torchvision's nets by an argument of old
+        peer = lpips.LPIPS(net=name, pnet_rand=True, verbose=False)
+    tensors = {}
+    for part in range(1, 6):
+        for position, layer in getattr(peer.net, f"slice{part}").named_children():
+            for kind, tensor in layer.named_parameters():
+                if kind == "weight":  # strong enough for all depths to matter
+                    torch.nn.init.kaiming_normal_(tensor)
+                tensors[f"features.{position}.{kind}"] = tensor.detach().clone()
+    path = tmp_path_factory.mktemp("lpips") / f"{name}.pth"
+    torch.save(tensors, path)
+    return name, path, peer
+
+
+@pytest.fixture
+def pairs():
+    target = torch.rand(3, 3, 40, 48, dtype=torch.float64) * 2 - 1
+    return (target + torch.randn_like(target) * torch.tensor([0, 0.05, 0.5])[:, None, None, None]).clamp(-1, 1), target
+
+
+def test_values_are_those_of_the_package(network, pairs):
+    name, path, peer = network
+    ours = LPIPSLoss(name, path, sha256=None).double()
+    with torch.no_grad():
+        theirs = peer.double()(*pairs).flatten()
+    torch.testing.assert_close(ours.per_image(*pairs), theirs, rtol=1e-6, atol=1e-12)
+    torch.testing.assert_close(ours(*pairs), theirs.mean(), rtol=1e-6, atol=1e-12)
+    assert ours.per_image(*pairs)[0] == 0
+
+
+def test_gradients_are_those_of_the_package(network, pairs):
+    name, path, peer = network
+    ours, gradients = LPIPSLoss(name, path, sha256=None).double(), []
+    for loss in (ours, lambda *images: peer.double()(*images).mean()):
+        image = pairs[0][1:].clone().requires_grad_()
+        gradients.append(torch.autograd.grad(loss(image, pairs[1][1:]), image)[0])
+    torch.testing.assert_close(*gradients, rtol=1e-5, atol=1e-9)
+
+
+def test_the_metric_is_the_mean_over_images(network):
+    name, path, peer = network
+    image, target = torch.randint(256, (2, 5, 3, 48, 48), dtype=torch.uint8)
+    metric = LPIPS(name, path, sha256=None)
+    metric.update(image[:2], target[:2])
+    metric.update(image[2:], target[2:])
+    with torch.no_grad():
+        theirs = peer.float()(to_float(image), to_float(target)).mean()
+    assert metric.compute().item() == pytest.approx(theirs.item(), rel=1e-5)
+    assert metric.name == f"lpips_{name}_unverified"
+
+
+def test_a_feature_of_nothing_has_a_gradient():
+    """The root of zero has none: the package's gradient is NaN here, and one such patch would end a training."""
+    loss = LPIPSLoss("vgg", backbone="random")
+    image = loss.shift.expand(1, 3, 32, 32).clone().requires_grad_()
+    for target in (image.detach().clone(), torch.rand(1, 3, 32, 32)):
+        (gradient,) = torch.autograd.grad(loss(image, target), image)
+        assert torch.isfinite(gradient).all()
+
+
+def test_its_weights_are_nobody_elses():
+    loss = LPIPSLoss("alex", backbone="random")
+    assert not list(loss.parameters())
+    assert not loss.state_dict()
+    loss.load_state_dict({})
+    torch.manual_seed(99)
+    other, image = LPIPSLoss("alex", backbone="random").train(), torch.rand(2, 3, 64, 64)
+    assert other(image, -image) == loss(image, -image) > 0
+    assert (loss.name, loss.hash) == (other.name, other.hash)
+    assert loss.name == "lpips_alex_random"
+
+
+def test_half_precision_is_compared_in_float32():
+    loss, image = LPIPSLoss("alex", backbone="random"), torch.rand(2, 3, 64, 64)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        value = loss(image, -image)
+    assert value.dtype == torch.float32
+    assert value.item() == pytest.approx(loss(image, -image).item(), rel=0.02)
+
+
+def test_weights_that_are_missing_or_wrong_are_named(network, tmp_path, monkeypatch):
+    name, path, _ = network
+    with pytest.raises(InputError, match="is not the expected weight file: its sha256 must begin with"):
+        LPIPSLoss(name, path)
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
+    with pytest.raises(InputError, match=r"\.pth is not in .*download https://download.pytorch.org.*backbone=PATH"):
+        LPIPSLoss(name)
+    with pytest.raises(InputError, match="heads=nowhere is not a file"):
+        LPIPSLoss(name, path, heads="nowhere", sha256=None)
+    with pytest.raises(InputError, match=r"is of another net: features\.0\.weight must have shape"):
+        LPIPSLoss("alex" if name == "vgg" else "vgg", path, sha256=None)
+    monkeypatch.setattr("imtok.losses.lpips.find_spec", lambda name: None)
+    with pytest.raises(InputError, match="the heads of LPIPS are missing; pip install lpips"):
+        LPIPSLoss(name, path, sha256=None)
+
+
+def test_images_that_do_not_fit_are_refused():
+    loss = LPIPSLoss("alex", backbone="random")
+    loss(torch.zeros(1, 3, 31, 31), torch.zeros(1, 3, 31, 31))
+    with pytest.raises(ValueError, match="at least 31 pixels a side for LPIPS with alex"):
+        loss(torch.zeros(1, 3, 30, 64), torch.zeros(1, 3, 30, 64))
+    with pytest.raises(ValueError, match="network must be one of vgg, alex, got 'squeeze'"):
+        LPIPSLoss("squeeze")

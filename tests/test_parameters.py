@@ -1,0 +1,130 @@
+"""Parameters of whole recipes at their published size, on the meta device, against the official modules'.
+
+Counted are the modules that a saved tokenizer holds, frozen spaces apart. Where the official number holds more, the
+difference is written out here.
+"""
+
+from functools import cache
+
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
+from torch import nn
+
+from imtok.build import build_tokenizer
+from imtok.config import config_folder, register_schemas
+
+TOTALS = {
+    "titok_l32": 641_054_735,
+    "titok_b64": 204_814_095,
+    "titok_s128": 83_674_639,
+    "one_d_piece_s256": 83_871_247,
+    "one_d_piece_b256": 205_256_463,
+    "one_d_piece_l256": 641_742_863,
+    "tokenset": 203_322_383,
+    "gigatok_ss": 129_252_619,
+    "gigatok_sb": 218_236_939,
+    "gigatok_bl": 597_510_923,
+    "gigatok_xlxxl": 2_842_052_875,
+    "llamagen_vq16": 71_883_403,
+    "open_magvit2": 49_751_442 + 65_376_387,
+}
+PARTS = {
+    ("open_magvit2", "encoder"): 49_751_442,
+    ("open_magvit2", "decoder"): 65_376_387,
+}
+
+# Millions, to the digits that were published or counted from the official code.
+MILLIONS = {
+    ("titok_bl64", ""): "390.02",
+    ("ta_titok", ""): "390.88",
+    ("titok_l32", "decoder.pixels"): "30.48",
+    ("bsq_vit", ""): "174.8",
+    ("llamagen_vq8", ""): "70.11",
+    ("wetok", "encoder"): "198.9",
+    ("wetok", "decoder"): "261.4",
+    ("wetok_generative", "encoder"): "720.2",
+    ("wetok_generative", "decoder"): "953.5",
+    ("hita", "encoder.trunk_all"): "9.47",
+    ("hita", "encoder.trunk_causal"): "9.47",
+    ("hita", "decoder.trunk"): "9.47",
+    ("instella_1d", ""): "427.8",
+    ("semanticist", "encoder"): "86.25",
+}
+
+# Millions of the official count; what it holds that ours does not.
+WITH = {
+    # the convolutions around the codebook are counted apart
+    ("ibq", "encoder"): ("46.75", -65_792),
+    ("ibq", "decoder"): ("59.90", -65_792),
+    # the alignment MLP, which is thrown away after training: GigaTok S-S with it has 136,073,227
+    ("retok", ""): ("136.3", 136_073_227 - 129_252_619),
+    # the fixed sines and cosines of 256 patches, stored as a parameter; of 64 in Semanticist
+    ("flextok_d12", "encoder"): ("85.4", 256 * 768),
+    ("flextok_d12", "decoder"): ("172.4", 256 * 768),
+    ("flextok_d18", "encoder"): ("287.3", 256 * 1152),
+    ("flextok_d18", "decoder"): ("578.6", 256 * 1152),
+    ("flextok_d18_d28", "decoder"): ("2169.7", 256 * 1792),
+    ("semanticist", "decoder"): ("457.1", 64 * 1024),
+    # both without the frozen net's codebook and decoder, which make the pixels
+    ("alit", "encoder+decoder"): ("207.5", -262_144 - 30_478_339),
+    # the same, and rows of latents and of their positions for 512 of which 256 are ever used
+    ("karl", "encoder+decoder"): ("216.3", -262_144 - 30_478_339 + 2 * 256 * 1024),
+}
+
+
+@cache
+def built(recipe):
+    register_schemas()
+    with initialize_config_dir(str(config_folder()), version_base="1.3"):
+        config = compose("train", overrides=[f"experiment={recipe}", "data.path=somewhere"])
+    with torch.device("meta"):
+        return build_tokenizer(OmegaConf.to_container(config, resolve=True))
+
+
+def count(module: nn.Module):
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
+def parameters(recipe, parts):
+    tokenizer = built(recipe)
+    if parts:
+        return sum(count(tokenizer.get_submodule(part)) for part in parts.split("+"))
+    return count(tokenizer) - (count(tokenizer.space) if tokenizer.space is not None else 0)
+
+
+@pytest.mark.parametrize("recipe", TOTALS)
+def test_the_total_is_the_official_one_to_the_last_parameter(recipe):
+    assert parameters(recipe, "") == TOTALS[recipe]
+
+
+@pytest.mark.parametrize(("recipe", "part"), PARTS)
+def test_each_part_has_the_official_number(recipe, part):
+    assert parameters(recipe, part) == PARTS[recipe, part]
+
+
+@pytest.mark.parametrize(("recipe", "part"), MILLIONS)
+def test_it_is_as_large_as_published(recipe, part):
+    assert millions(parameters(recipe, part), MILLIONS[recipe, part]) == MILLIONS[recipe, part]
+
+
+@pytest.mark.parametrize(("recipe", "part"), WITH)
+def test_it_is_as_large_as_published_with_what_is_counted_there(recipe, part):
+    published, difference = WITH[recipe, part]
+    assert millions(parameters(recipe, part) + difference, published) == published
+
+
+def millions(number, like):
+    """In millions, to as many digits after the point as ``like`` has."""
+    return f"{number / 1e6:.{len(like.partition('.')[2])}f}"
+
+
+@pytest.mark.parametrize("size", ["s128", "b64", "l32"])
+def test_both_stages_of_titok_have_the_same_weights(size):
+    """Stage 2 starts from stage 1 by name."""
+    first, second = (
+        {name: value.shape for name, value in built(f"titok_{size}{stage}").state_dict().items()}
+        for stage in ("_stage1", "")
+    )
+    assert first == second
