@@ -13,7 +13,7 @@ from typing_extensions import override
 
 from imtok.decoders.base import ProxyDecoder
 from imtok.nn.grid import grid_size, to_map
-from imtok.nn.initial import truncated_normal
+from imtok.nn.initialization import start_weights
 from imtok.nn.maskgit import MaskGITDecoder
 from imtok.nn.sampled_positions import SampledPositions
 from imtok.nn.transformer import Transformer
@@ -90,7 +90,7 @@ class KARLDecoder(ProxyDecoder, Pretrained):
         self.trunk = Transformer(width, depth, heads, checkpoint=checkpoint)
         self.norm_out = nn.LayerNorm(width)
         self.head = nn.Sequential(nn.Linear(width, 2 * width), nn.Tanh(), nn.Linear(2 * width, codes))
-        truncated_normal(self)
+        start_weights(self, "normal")
         self.codebook = nn.Embedding(codes, code_dim)
         self.pixels = MaskGITDecoder(code_dim, channels, multipliers, blocks)
 

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from imtok.decoders.base import Decoder
 from imtok.nn.grid import grid_size
-from imtok.nn.initial import truncated_normal
+from imtok.nn.initialization import start_weights
 from imtok.nn.positions import GridPositions
 from imtok.nn.transformer import Transformer
 from imtok.nn.visibility import hide_keys
@@ -84,7 +84,7 @@ class MaskTokenDecoder(Decoder):
         self.norm_in = nn.LayerNorm(width)
         self.trunk = Transformer(width, depth, heads, checkpoint=checkpoint)
         self.norm_out = nn.LayerNorm(width)
-        truncated_normal(self)
+        start_weights(self, "normal")
 
     def features(
         self,

@@ -9,7 +9,7 @@ from typing_extensions import override
 
 from imtok.decoders.mask_tokens import MaskTokenDecoder
 from imtok.nn.grid import grid_size
-from imtok.nn.initial import truncated_normal
+from imtok.nn.initialization import start_weights
 from imtok.nn.patches import from_patches
 from imtok.pixels import from_range
 
@@ -79,8 +79,8 @@ class TiTokPixelDecoder(MaskTokenDecoder):
         )
         self.pixels = nn.Linear(width, 3 * patch_size**2)
         self.conv_out = nn.Conv2d(3, 3, 3, padding=1)
-        truncated_normal(self.pixels)
-        truncated_normal(self.conv_out)
+        start_weights(self.pixels, "normal")
+        start_weights(self.conv_out, "normal")
 
     @property
     @override

@@ -11,7 +11,7 @@ from typing_extensions import override
 from imtok.decoders.base import ProxyDecoder
 from imtok.decoders.mask_tokens import MaskTokenDecoder
 from imtok.nn.grid import to_map
-from imtok.nn.initial import truncated_normal
+from imtok.nn.initialization import start_weights
 from imtok.nn.maskgit import MaskGITDecoder
 from imtok.pixels import from_range
 from imtok.pretrained import RANDOM, Pretrained, read_tensors
@@ -89,7 +89,7 @@ class TiTokCodeDecoder(MaskTokenDecoder, ProxyDecoder, Pretrained):
         )
         self.weights = weights
         self.head = nn.Sequential(nn.Linear(width, 2 * width), nn.Tanh(), nn.Linear(2 * width, codes))
-        truncated_normal(self.head)
+        start_weights(self.head, "normal")
         self.codebook = nn.Embedding(codes, code_dim)
         self.pixels = MaskGITDecoder(code_dim, channels, multipliers, blocks)
 

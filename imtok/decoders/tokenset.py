@@ -9,7 +9,7 @@ from typing_extensions import override
 
 from imtok.decoders.mask_tokens import MaskTokenDecoder
 from imtok.nn.grid import to_map
-from imtok.nn.initial import truncated_normal
+from imtok.nn.initialization import start_weights
 from imtok.nn.maskgit import MaskGITDecoder
 from imtok.pixels import from_range
 
@@ -76,7 +76,7 @@ class TokenSetDecoder(MaskTokenDecoder):
             checkpoint=checkpoint,
         )
         self.head = nn.Sequential(nn.Linear(width, 2 * width), nn.Tanh(), nn.Linear(2 * width, feature_dim))
-        truncated_normal(self.head)
+        start_weights(self.head, "normal")
         self.pixels = MaskGITDecoder(feature_dim, channels, multipliers, blocks)
 
     @property

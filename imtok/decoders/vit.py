@@ -9,7 +9,7 @@ from typing_extensions import override
 
 from imtok.decoders.base import Decoder
 from imtok.nn.grid import grid_size
-from imtok.nn.initial import truncated_normal
+from imtok.nn.initialization import start_weights
 from imtok.nn.norms import TokenNorm, token_norm
 from imtok.nn.patches import from_patches
 from imtok.nn.positions import GridPositions
@@ -71,7 +71,7 @@ class ViTDecoder(Decoder):
         self.norm_out = token_norm("layer", width)
         self.head = nn.Sequential(nn.Linear(width, hidden), nn.Tanh())
         self.pixels = nn.Linear(hidden, 3 * patch_size**2)
-        truncated_normal(self)
+        start_weights(self, "normal")
 
     @property
     @override

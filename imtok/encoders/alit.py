@@ -12,7 +12,7 @@ from typing_extensions import override
 from imtok.encoders.base import Encoder, Latents
 from imtok.encoders.base_features import BaseFeatures
 from imtok.nn.grid import grid_size
-from imtok.nn.initial import truncated_normal
+from imtok.nn.initialization import start_weights
 from imtok.nn.positions import GridPositions
 from imtok.nn.transformer import Transformer
 from imtok.spaces.base import Space, hold
@@ -82,8 +82,8 @@ class ALITEncoder(Encoder):
         self.norm_grow = nn.LayerNorm(width)
         self.norm_out = nn.LayerNorm(width)
         self.project = nn.Linear(width, out_dim)
-        truncated_normal(self.trunk)
-        truncated_normal(self.project)
+        start_weights(self.trunk, "normal")
+        start_weights(self.project, "normal")
 
     @override
     def forward(

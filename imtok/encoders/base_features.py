@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from imtok.nn.grid import to_sequence
-from imtok.nn.initial import truncated_normal
+from imtok.nn.initialization import start_weights
 from imtok.pixels import to_range
 from imtok.spaces.base import Space, hold
 
@@ -37,7 +37,7 @@ class BaseFeatures(nn.Module):
         self.factor = space.factor
         self.value_range = value_range
         self.patches = nn.Conv2d(3, width - space.dim, space.factor, stride=space.factor)
-        truncated_normal(self.patches)
+        start_weights(self.patches, "normal")
 
     @override
     def forward(self, image: Float[Tensor, "b 3 h w"]) -> tuple[Float[Tensor, "b n c"], Float[Tensor, "b n c2"]]:

@@ -11,7 +11,7 @@ from typing_extensions import override
 from imtok.encoders.base import Encoder, Latents
 from imtok.encoders.base_features import BaseFeatures
 from imtok.nn.grid import grid_size
-from imtok.nn.initial import truncated_normal
+from imtok.nn.initialization import start_weights
 from imtok.nn.sampled_positions import SampledPositions
 from imtok.nn.transformer import Transformer
 from imtok.spaces.base import Space, hold
@@ -91,7 +91,7 @@ class KARLEncoder(Encoder):
         self.project = nn.Linear(width, out_dim)
         self.halting = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, 512), nn.Tanh(), nn.Linear(512, 1))
         for part in (self.trunk, self.project, self.halting):
-            truncated_normal(part)
+            start_weights(part, "normal")
 
     @override
     def forward(

@@ -9,7 +9,7 @@ from typing_extensions import override
 
 from imtok.encoders.base import Encoder, Latents
 from imtok.nn.grid import grid_size, to_sequence
-from imtok.nn.initial import truncated_normal
+from imtok.nn.initialization import start_weights
 from imtok.nn.norms import TokenNorm, token_norm
 from imtok.nn.positions import GridPositions
 from imtok.nn.transformer import Transformer
@@ -67,7 +67,7 @@ class ViTEncoder(Encoder):
         self.trunk = Transformer(width, depth, heads, checkpoint=checkpoint)
         self.norm_out = token_norm("layer", width)
         self.project = nn.Linear(width, out_dim)
-        truncated_normal(self)
+        start_weights(self, "normal")
 
     @override
     def forward(

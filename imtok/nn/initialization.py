@@ -12,7 +12,7 @@ Start = Literal["xavier", "normal"]
 
 
 def start_weights(module: nn.Module, start: Start) -> None:
-    """Draw the weights of all linear maps in ``module``, zero their biases; modulations stay as they are.
+    """Draw the weights of all linear maps and convolutions in ``module``, zero their biases; modulations stay.
 
     Args:
         module: A network.
@@ -27,7 +27,7 @@ def start_weights(module: nn.Module, start: Start) -> None:
     modulations = {id(part.linear) for part in module.modules() if isinstance(part, Modulation)}
     fused = {id(part.query_key_value) for part in module.modules() if isinstance(part, SelfAttention)}
     for part in module.modules():
-        if not isinstance(part, nn.Linear) or id(part) in modulations:
+        if not isinstance(part, nn.Linear | nn.Conv2d) or id(part) in modulations:
             continue
         with torch.no_grad():
             for weight in part.weight.chunk(3) if id(part) in fused else [part.weight]:
