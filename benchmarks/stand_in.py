@@ -8,7 +8,6 @@ Needs `pip install -e '.[offline]'`.
 import argparse
 import sys
 import warnings
-from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
 
@@ -42,10 +41,10 @@ def degrade(kind: str, level: float, images: Tensor) -> Tensor:
     return torch.stack([compress(image, "jpeg", round(level))[0] for image in images])
 
 
-def distance(extractor: EffLite0, originals: FeatureStatistics, make: Callable[[], Tensor]) -> float:
+def distance(extractor: EffLite0, originals: FeatureStatistics, images: Tensor) -> float:
     """Of one set of images to the originals."""
     metric = FrechetDistance(extractor.dim, originals)
-    for part in make().split(BATCH):
+    for part in images.split(BATCH):
         metric.update(extractor(part).features)
     return float(metric.compute())
 
@@ -63,26 +62,32 @@ def main() -> None:
     extractor, originals = EffLite0(), FeatureStatistics(EffLite0.dim)
     for part in images.split(BATCH):
         originals.update(extractor(part).features)
-    figure = Figure(figsize=(9, 3.2), dpi=120, layout="constrained")
-    FigureCanvasAgg(figure)
-    for axes, (kind, levels) in zip(figure.subplots(1, len(LEVELS), sharey=True), LEVELS.items(), strict=True):
-        values = []
+    found: dict[str, list[float]] = {}
+    for kind, levels in LEVELS.items():
+        found[kind] = []
         for level in levels:
             worse = degrade(kind, level, images)
             psnr = PSNR()
             psnr.update(worse, images)
-            values.append(distance(extractor, originals, lambda worse=worse: worse))
-            print(
-                f"{kind:6} {level:5g}  fd_efflite0_224 {values[-1]:7.2f}  PSNR {float(psnr.compute()):.2f} dB",
-                flush=True,
-            )
-        rising = all(before < after for before, after in pairwise(values))
+            found[kind].append(distance(extractor, originals, worse))
+            quality = f"PSNR {float(psnr.compute()):.2f} dB"
+            print(f"{kind:6} {level:5g}  fd_efflite0_224 {found[kind][-1]:7.2f}  {quality}", flush=True)
+        rising = all(before < after for before, after in pairwise(found[kind]))
         print(f"{kind}: {'rises at every step' if rising else 'DOES NOT RISE'}", flush=True)
-        axes.plot([f"{level:g}" for level in levels], values, marker="o", color="#1f4e79")
-        axes.set(xlabel=NAMES[kind], ylim=(0, None))
+    draw(found, len(images), arguments.out)
+
+
+def draw(found: dict[str, list[float]], images: int, path: Path) -> None:
+    """A panel per kind, all on one scale."""
+    figure = Figure(figsize=(9, 3.2), dpi=120, layout="constrained")
+    FigureCanvasAgg(figure)
+    panels = figure.subplots(1, len(LEVELS), sharey=True)
+    for axes, (kind, levels) in zip(panels, LEVELS.items(), strict=True):
+        axes.plot([f"{level:g}" for level in levels], found[kind], marker="o", color="#1f4e79")
+        axes.set_xlabel(NAMES[kind])
         axes.spines[["top", "right"]].set_visible(False)
-    figure.axes[0].set_ylabel(f"fd_efflite0_224, {len(images)} images")
-    figure.savefig(arguments.out)
+    panels[0].set(ylabel=f"fd_efflite0_224, {images} images", ylim=(0, 1.05 * max(map(max, found.values()))))
+    figure.savefig(path)
 
 
 if __name__ == "__main__":

@@ -1,9 +1,11 @@
-"""The ``imtok`` command: train, eval, export, decode, info."""
+"""The ``imtok`` command: train, eval, compare, score, export, quantize, decode, import, info."""
 
 import logging
 import sys
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -16,27 +18,51 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
+from rich.table import Column, Table
 
 from imtok import __version__
-from imtok.build import build_data, build_run
-from imtok.config import check_command, config_folder, register_schemas
+from imtok.build import build_data, build_part, build_run
+from imtok.config import EvalConfig, check_command, config_folder, register_schemas
+from imtok.data.images import ImageSet
 from imtok.data.loader import evaluation_loader
 from imtok.distributed import launched_rank
 from imtok.errors import InputError
+from imtok.evaluation.command import (
+    SCORE,
+    claim_side_by_side,
+    compare_folders,
+    make_settings,
+    prepare,
+    side_by_side,
+    unique_names,
+    watched,
+    write_score,
+)
+from imtok.evaluation.compare import Comparison
 from imtok.evaluation.evaluate import evaluate
-from imtok.evaluation.report import summary, table, write_report
+from imtok.evaluation.generated import score
+from imtok.evaluation.page import write_page
+from imtok.evaluation.protocol import Protocol
+from imtok.evaluation.report import Report, summary, table, write_report
 from imtok.export.pictures import decode_ids
+from imtok.export.quantize import fit_and_save, spread, with_ids
 from imtok.export.tokens import export_tokens
 from imtok.info import describe
 from imtok.tokenizer import Tokenizer, find_tokenizer
+from imtok.training.folder import find_checkpoint
 from imtok.training.run import train
+from imtok.zoo.command import run_import
 
 _USAGE = f"""imtok {__version__}: train, evaluate and export discrete image tokenizers
 
   imtok train  [KEY=VALUE ...]                         train (the same as python train.py)
-  imtok eval   tokenizer=RUN [data=folder data.path=DIR] [out=DIR]
+  imtok eval   tokenizer=RUN [data=folder data.path=DIR] [metrics=[psnr,rfid]] [out=DIR]
+  imtok compare A B                                    reports of imtok eval, where they are comparable
+  imtok score  images=DIR_OR_NPZ reference=NPZ         FID, IS, precision, recall of generated images
   imtok export tokenizer=RUN [data=folder data.path=DIR] [out=DIR]
   imtok decode tokenizer=RUN ids=FILE_OR_EXPORT out=DIR
+  imtok quantize tokenizer=RUN [quantizer=tokenbridge_6] [data=folder data.path=DIR] [out=DIR]
+  imtok import source=NAME path=FILE out=DIR           a public checkpoint (docs/zoo.md)
   imtok info   RUN                                     vocabulary, tokens, bits, parameters
 
   imtok COMMAND --help shows every key of a command.
@@ -54,6 +80,10 @@ def main() -> None:
         run_hydra(command)
     elif command == "info":
         _refusing(lambda: _info(arguments))
+    elif command == "compare":
+        _refusing(lambda: _compare(arguments))
+    elif command == "import":
+        _refusing(lambda: _import(arguments))
     else:
         _refusing(lambda: _unknown(command))
 
@@ -76,9 +106,12 @@ def run_hydra(command: str) -> None:
 def _check(command: str) -> None:
     """Check every job that the command line asks for; leave Hydra's own questions (--help, --cfg) to Hydra."""
     arguments = get_args_parser().parse_args()
+    for name, instead in _REFUSED.items():
+        if getattr(arguments, name) is not None:
+            raise InputError(f"--{name.replace('_', '-')} is not taken, since nothing would check it; {instead}")
     if any((arguments.help, arguments.hydra_help, arguments.cfg, arguments.info)):
         return
-    if arguments.shell_completion or arguments.config_path or arguments.config_dir or arguments.config_name:
+    if arguments.shell_completion:
         return
     jobs = [list(arguments.overrides)]
     if arguments.multirun:
@@ -86,6 +119,15 @@ def _check(command: str) -> None:
         jobs = [job for batch in BasicSweeper.split_arguments(parsed, max_batch_size=None) for job in batch]
     for overrides in jobs:
         check_command(command, overrides)
+
+
+_OWN = "put your YAML file into DIR/experiment/NAME.yaml and give 'hydra.searchpath=[file://DIR]' experiment=NAME"
+_REFUSED = {
+    "config_dir": "give 'hydra.searchpath=[file://DIR]', with which the files below DIR are options too",
+    "config_name": _OWN,
+    "config_path": _OWN,
+    "experimental_rerun": "go on with a run by ckpt=last out=RUN, or repeat the overrides that it was started with",
+}
 
 
 def _train(config: DictConfig) -> None:
@@ -122,15 +164,61 @@ _RESULTS = {
 
 def _eval(config: DictConfig) -> None:
     console = Console(highlight=False)
-    tokenizer, device, size = _tokenizer(config)
-    folder = _folder(config, "eval")
-    data = build_data(cast(dict[str, Any], OmegaConf.to_container(config, resolve=True)))
-    loader = evaluation_loader(data.evaluation(size, config.split), config.batch_size, config.workers)
-    report = evaluate(tokenizer, loader, device)
-    write_report(report, folder)
-    console.print(f"[bold]{summary(report)}[/bold]", soft_wrap=True)
-    console.print(table(report))
-    console.print(f"  {folder}/report.md", soft_wrap=True)
+    typed = cast(EvalConfig, OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(EvalConfig), config)))
+    plain = cast(dict[str, Any], OmegaConf.to_container(config, resolve=True))
+    data, protocol = build_data(plain), cast(Protocol, build_part(plain, "protocol"))
+    sources = [typed.tokenizer] if isinstance(typed.tokenizer, str) else [str(source) for source in typed.tokenizer]
+    names, folder = unique_names(sources), _folder(config, "eval")
+    if len(sources) > 1:
+        claim_side_by_side(folder)
+    reports = list[Report]()
+    for source, name in zip(sources, names, strict=True):
+        tokenizer, device, size = _tokenizer(config, source)
+        if typed.weights == "raw":
+            _take_raw(tokenizer, source)
+        images = prepare(data.evaluation(size, config.split), protocol, typed.n)
+        settings = make_settings(typed, protocol, images)
+        loader = evaluation_loader(images, config.batch_size, config.workers)
+        batches = watched(loader, len(images) if isinstance(images, ImageSet) else None, name)
+        report = replace(evaluate(tokenizer, batches, device, settings=settings), name=name)
+        into = folder / name if len(sources) > 1 else folder
+        write_report(report, into, partial(write_page, report))
+        console.print(f"[bold]{summary(report)}[/bold]", soft_wrap=True)
+        console.print(table(report))
+        console.print(f"  {into}/report.html  [dim]report.md, report.json, codes.npz[/dim]", soft_wrap=True)
+        reports.append(report)
+    if len(reports) > 1:
+        _show(console, side_by_side(reports, folder))
+
+
+def _take_raw(tokenizer: Tokenizer, source: str) -> None:
+    """Put the weights of the run's last checkpoint in, as they are, without averaging."""
+    found = find_checkpoint(Path(source), "last")
+    if found is None:
+        raise InputError(f"weights=raw needs a run folder with checkpoints, and {source} has none; give weights=ema")
+    prefix = "tokenizer."
+    weights = {k.removeprefix(prefix): value for k, value in found.model.items() if k.startswith(prefix)}
+    tokenizer.load_state_dict(weights)
+
+
+def _compare(arguments: Sequence[str]) -> None:
+    _show(Console(highlight=False), compare_folders(arguments))
+
+
+def _show(console: Console, compared: Comparison) -> None:
+    console.print(compared.table())
+    for metric, why in compared.refused.items():
+        console.print(f"{metric} is not comparable: {why}", soft_wrap=True, markup=False)
+
+
+def _score(config: DictConfig) -> None:
+    plain = cast(dict[str, Any], OmegaConf.to_container(config, resolve=True))
+    protocol, folder = cast(Protocol, build_part(plain, "protocol")), _folder(config, "score")
+    found = score(Path(config.images), Path(config.reference), protocol, _device(config), config.batch_size)
+    rows, console = write_score(found, folder), Console(highlight=False)
+    console.print(f"[bold]{found['images']} images, protocol {found['protocol']['preset']}[/bold]")
+    console.print(rows)
+    console.print(f"  {folder}/{SCORE}", soft_wrap=True)
 
 
 def _export(config: DictConfig) -> None:
@@ -141,6 +229,29 @@ def _export(config: DictConfig) -> None:
     loader = evaluation_loader(data.evaluation(size, config.split), config.batch_size, config.workers)
     manifest = export_tokens(tokenizer, loader, folder, config.shard_size, device)
     console.print(f"{manifest['images']} images of {manifest['tokens']} tokens in {folder}", soft_wrap=True)
+
+
+def _quantize(config: DictConfig) -> None:
+    console = Console(highlight=False)
+    tokenizer, device, size = _tokenizer(config)
+    folder = _folder(config, "quantize")
+    plain = cast(dict[str, Any], OmegaConf.to_container(config, resolve=True))
+    quantized = with_ids(tokenizer, plain["quantizer"])
+    data = build_data(plain)
+    fitting, measuring = (
+        evaluation_loader(images, config.batch_size, config.workers)
+        for images in (spread(data.evaluation(size, "train"), config.images), data.evaluation(size, config.split))
+    )
+    report = fit_and_save(tokenizer, quantized, fitting, measuring, folder, config.images, device)
+    rows = Table("latents", Column("PSNR (dB)", justify="right"))
+    for name, value in report["psnr"].items():
+        rows.add_row(name, f"{value:.2f}")
+    bits = f"{quantized.quantizer.bits_per_token:g} bits per token, fitted to the latents of"
+    title = f"{report['images_measured']} images of {size}x{size} pixels, {bits} {report['images_fitted']}"
+    console.print(f"[bold]{title}[/bold]", soft_wrap=True)
+    console.print(rows)
+    console.print(f"  {folder / 'tokenizer'}", soft_wrap=True)
+    console.print(f"export:   imtok export tokenizer={folder} out=tokens", soft_wrap=True)
 
 
 def _decode(config: DictConfig) -> None:
@@ -156,28 +267,49 @@ def _info(arguments: Sequence[str]) -> None:
     Console(highlight=False).print(describe(Tokenizer.load(source), find_tokenizer(source)))
 
 
+def _import(arguments: Sequence[str]) -> None:
+    console = Console(highlight=False)
+    imported, folder = run_import(arguments, compose_training)
+    console.print(imported.describe(str(folder)))
+    console.print(f"evaluate: python eval.py tokenizer={folder}", soft_wrap=True)
+
+
+def compose_training(overrides: Sequence[str]) -> dict[str, Any]:
+    """The training config of a recipe, as plain values; what only a run must say ("???") may be open."""
+    register_schemas()
+    with hydra.initialize_config_dir(str(config_folder()), version_base="1.3"):
+        return cast(dict[str, Any], OmegaConf.to_container(hydra.compose("train", list(overrides)), resolve=True))
+
+
 def _unknown(command: str) -> None:
-    raise InputError(f"there is no command {command}; there are {', '.join([*_COMMANDS, 'info'])}")
+    raise InputError(f"there is no command {command}; there are {', '.join([*_COMMANDS, 'compare', 'import', 'info'])}")
 
 
 _COMMANDS: dict[str, Callable[[DictConfig], None]] = {
     "train": _train,
     "eval": _eval,
     "export": _export,
+    "quantize": _quantize,
     "decode": _decode,
+    "score": _score,
 }
 
 
-def _tokenizer(config: DictConfig) -> tuple[Tokenizer, torch.device, int]:
-    """The tokenizer that a config names, on its device, and the side of its images."""
+def _device(config: DictConfig) -> torch.device:
+    """Where to compute, as the config says; sets the number of threads too."""
     if config.threads:
         torch.set_num_threads(config.threads)
     name = config.device if config.device != "auto" else ("cuda" if torch.cuda.is_available() else "cpu")
     try:
-        device = torch.device(name)
+        return torch.device(name)
     except RuntimeError:
         raise InputError(f"device must be auto, cpu or cuda, got {name}") from None
-    tokenizer = Tokenizer.load(config.tokenizer).to(device)
+
+
+def _tokenizer(config: DictConfig, source: str | None = None) -> tuple[Tokenizer, torch.device, int]:
+    """The tokenizer that a config (or ``source``) names, on its device, and the side of its images."""
+    device = _device(config)
+    tokenizer = Tokenizer.load(source or config.tokenizer).to(device)
     size = config.image_size or tokenizer.image_size
     if size is None:
         raise InputError("image_size must be given: the tokenizer's config does not say what it was trained on")

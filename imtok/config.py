@@ -4,6 +4,7 @@ import difflib
 import inspect
 import re
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import NoneType, UnionType
@@ -15,8 +16,10 @@ from hydra.errors import HydraException
 from hydra.utils import get_object
 from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+from omegaconf.resolvers import oc
 
 from imtok.errors import InputError
+from imtok.evaluation.schema import MeasureConfig, ScoreConfig
 from imtok.training.settings import EMASettings, OptimizerSettings, TrainerSettings
 
 # Arguments that imtok.build passes itself, so that YAML files leave them out.
@@ -61,6 +64,9 @@ class TrainConfig:
             problems.append(f"logger must be csv or wandb, got {self.logger}")
         if self.ckpt and not self.out and self.ckpt == "last":
             problems.append("ckpt=last needs out=DIR: the run folder to go on with")
+        nets = [name for name in self.freeze if name.split(".")[0] in ("encoder", "decoder")]
+        if nets and not self.init_from and not self.ckpt:
+            problems.append(f"freeze={nets} needs init_from=RUN: a net that stays as it is must have learnt before")
         if self.ckpt and self.init_from:
             problems.append("ckpt (go on with a run) and init_from (start from weights) exclude each other")
         if not self.out and (self.trainer.num_nodes > 1 or str(self.trainer.devices) not in ("auto", "1")):
@@ -69,8 +75,8 @@ class TrainConfig:
 
 
 @dataclass
-class EvalConfig:
-    """A tokenizer, a data set and where the report goes."""
+class ImagesConfig:
+    """A tokenizer, a data set and where the results go."""
 
     tokenizer: str = MISSING
     data: Any = MISSING
@@ -97,7 +103,22 @@ class EvalConfig:
 
 
 @dataclass
-class ExportConfig(EvalConfig):
+class EvalConfig(MeasureConfig, ImagesConfig):
+    """Tokenizers, a data set, what to measure and where the report goes."""
+
+    tokenizer: Any = MISSING
+    protocol: Any = MISSING
+
+    def check(self) -> list[str]:
+        """What is out of range, one line each."""
+        problems = [*ImagesConfig.check(self), *MeasureConfig.check(self)]
+        if not self.tokenizer or not isinstance(self.tokenizer, (str, list)):
+            problems.append(f"tokenizer must be a run folder, or several as [A,B], got {self.tokenizer!r}")
+        return problems
+
+
+@dataclass
+class ExportConfig(ImagesConfig):
     """A tokenizer, a data set and where its tokens go."""
 
     shard_size: int = 10_000
@@ -111,7 +132,7 @@ class ExportConfig(EvalConfig):
 
 
 @dataclass
-class QuantizeConfig(EvalConfig):
+class QuantizeConfig(ImagesConfig):
     """A continuous tokenizer, the quantizer that is to give it ids, and images to fit and measure that on."""
 
     quantizer: Any = MISSING
@@ -150,6 +171,7 @@ SCHEMAS: dict[str, Any] = {
     "export": ExportConfig,
     "quantize": QuantizeConfig,
     "decode": DecodeConfig,
+    "score": ScoreConfig,
 }
 
 
@@ -170,7 +192,7 @@ def check_command(command: str, overrides: Sequence[str]) -> None:
     """Compose what Hydra would compose, and raise InputError that lists every mistake, each with its fix.
 
     Args:
-        command: ``train``, ``eval``, ``export``, ``quantize`` or ``decode``.
+        command: ``train``, ``eval``, ``export``, ``quantize``, ``decode`` or ``score``.
         overrides: Hydra overrides of the command line, without sweeps.
     """
     register_schemas()
@@ -185,16 +207,17 @@ def check_command(command: str, overrides: Sequence[str]) -> None:
 def check_config(config: DictConfig, schema: Any) -> list[str]:
     """Everything wrong with a composed config: missing values, wrong arguments and types, settings out of range."""
     secret = [
-        f"{path}: must not read the environment ({value}), since configs are written to the run folder; write it out"
+        f"{path}: {_ENVIRONMENT} (got {value})"
         for path, value in _strings(OmegaConf.to_container(config))
-        if "${oc.env" in value
+        if re.search(r"\$\{\s*oc\.env\b", value)
     ]
     if secret:
         return secret
     try:
         missing = OmegaConf.missing_keys(config)
         problems = [f"{key}: required and not set; give {key}=VALUE" for key in sorted(missing)]
-        plain = OmegaConf.to_container(config, resolve=True)
+        with _without_environment():
+            plain = OmegaConf.to_container(config, resolve=True)
     except OmegaConfBaseException as error:
         return [f"{error.full_key}: {str(error).splitlines()[0]}"]
     for path, node in _targets(plain):
@@ -202,6 +225,23 @@ def check_config(config: DictConfig, schema: Any) -> list[str]:
     if not missing:
         problems += OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(schema), config)).check()  # type: ignore
     return problems
+
+
+_ENVIRONMENT = "must not read the environment, since configs are written to the run folder; write the value out"
+
+
+@contextmanager
+def _without_environment() -> Iterator[None]:
+    """Resolve a config without the environment, however an interpolation may spell it (``${oc.${name}:KEY}``)."""
+
+    def refuse(*_: Any) -> None:
+        raise ValueError(_ENVIRONMENT)
+
+    OmegaConf.register_new_resolver("oc.env", refuse, replace=True)
+    try:
+        yield
+    finally:
+        OmegaConf.register_new_resolver("oc.env", oc.env, replace=True)
 
 
 def _compose(command: str, overrides: Sequence[str]) -> tuple[DictConfig, list[str]]:
@@ -233,8 +273,8 @@ def _explain(override: str, error: Exception, config: DictConfig) -> str:
     node = OmegaConf.select(config, ".".join(parents)) if parents else config
     if OmegaConf.is_dict(node) and name not in node:
         return f"{key}: no such key{_hint(name, [str(known) for known in node])}"
-    cause = (error.__cause__ or error) if "Error merging override" in text else error
-    return f"{key}: {str(cause).splitlines()[0]}"
+    cause = (error.__cause__ or error) if not text or "Error merging override" in text else error
+    return f"{key}: {(str(cause).splitlines() or [type(cause).__name__])[0]}"
 
 
 def _targets(node: Any, path: str = "") -> Iterator[tuple[str, dict[str, Any]]]:

@@ -9,8 +9,8 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "imtok"
 ROWS = [
     "errors", "types", "pixels", "files", "schedules", "distributed", "weights", "pretrained", "nn", "spaces",
-    "encoders", "quantizers", "regularizers", "decoders", "losses", "metrics", "data", "tokenizer", "info", "objectives",
-    "evaluation", "export", "zoo", "training", "config", "build", "cli",
+    "encoders", "quantizers", "regularizers", "decoders", "losses", "metrics", "data", "tokenizer", "info",
+    "objectives", "evaluation", "export", "zoo", "training", "config", "build", "cli",
 ]  # fmt: skip
 LEVEL = {name: level for level, name in enumerate(ROWS)}
 SAME_ROW = [{"errors", "types", "pixels"}, {"schedules", "distributed", "files"}]

@@ -1,8 +1,11 @@
 """The commands as a user types them: what they leave behind, and one clear line when something is wrong."""
 
+import csv
 import hashlib
 import json
 import os
+import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +15,7 @@ import pytest
 import torch
 from PIL import Image
 
+from imtok.cli import main
 from imtok.pixels import to_float, to_uint8
 from imtok.tokenizer import Tokenizer
 
@@ -86,10 +90,127 @@ def test_eval_reports_on_a_folder(run, images):
     assert report["metrics"]["psnr"] > 5
 
 
+_DISTANCES = ("protocol=offline", "metrics=[psnr,codes,rfid,pfid]", "pfid.alphas=[0,0.5]", "pfid.deltas=[1,8]")
+
+
+def test_tokenizers_are_evaluated_side_by_side_and_compared(run, images):
+    shutil.copytree(run, run.parent / "other")
+    data, folder = ("data=folder", f"data.path={images}", "n=6"), run.parent
+    printed = call("eval", "tokenizer=[run,other]", *data, *_DISTANCES, "out=both", folder=folder)
+    assert "over 6 measured images is far too large" in printed.stderr
+    first, second = (json.loads((folder / f"both/{name}/report.json").read_text()) for name in ("run", "other"))
+    assert first["metrics"] == second["metrics"]
+    assert first["images"] == 6
+    assert first["stand_ins"] == ["fd_efflite0_224", "pfd_efflite0_224"]
+    points = {(point["alpha"], point["delta"]): point["value"] for point in first["tables"]["pfid"]["grid"]}
+    assert points[0.0, 8] == points[0.5, 1] == first["metrics"]["fd_efflite0_224"]
+    assert "fd_efflite0_224" in (folder / "both/comparison.md").read_text()
+    call("eval", "tokenizer=run", *data, "weights=raw", "out=raw", folder=folder)
+    assert "PSNR" in call("compare", "both/run", "both/other", folder=folder).stdout
+    refused("compare", "both/run", "raw", folder=folder, naming="weights is ema or raw")
+
+
+def test_generated_images_are_scored(run, images):
+    printed = call(
+        "score", f"images={images}/cats", f"reference={images}", "protocol=offline", "out=s", folder=run.parent
+    )
+    found = json.loads((run.parent / "s/score.json").read_text())
+    assert found["images"] == 6
+    assert found["metrics"]["gfd_efflite0_224"] > 0
+    assert "gfd_efflite0_224" in printed.stdout
+
+
+def test_a_run_measures_itself_and_keeps_the_best(tmp_path, images):
+    often = ("trainer.evaluate_every=1", "trainer.evaluate_images=4", "trainer.best=psnr")
+    call(ROOT / "train.py", "data=folder", f"data.path={images}", *TINY, *often, "out=run", folder=tmp_path)
+    rows = list(csv.DictReader((tmp_path / "run/evaluation.csv").read_text().splitlines()))
+    assert [row["step"] for row in rows] == ["1", "2", "3"]
+    best = json.loads((tmp_path / "run/best/best.json").read_text())
+    assert best["value"] == max(float(row["psnr"]) for row in rows)
+    assert rows[best["step"] - 1]["psnr"] == str(best["value"])
+    assert Tokenizer.load(tmp_path / "run/best").image_size == 32
+
+
+def test_evaluations_that_cannot_be_are_refused(tmp_path):
+    wrong = {
+        "metrics=[psnr,rfdi]": "did you mean rfid?",
+        "n=0": "n must be at least 1 image",
+        "weights=best": "ema or raw",
+    }
+    wrong |= {
+        "pfid.deltas=[0]": "pfid.deltas must be",
+        "protocol=adn": "no such option",
+        "protocol.rounding=up": "rounding",
+    }
+    for override, naming in wrong.items():
+        refused("eval", "tokenizer=run", override, folder=tmp_path, naming=naming)
+
+
 def test_info_tells_vocabulary_tokens_and_bits(run):
     printed = call("info", run, folder=run.parent).stdout
     for fact in ("PatchEncoder", "VQ", "512", "tokens per image", "16", "9.000", "144.0"):
         assert fact in printed
+
+
+_Q = "imtok.quantizers"
+_GRID = {"_target_": f"{_Q}.fsq.FSQ", "levels": [8, 5, 5, 5]}
+_TABLE = {"_target_": f"{_Q}.vq.VQ", "dim": 4, "codebook_size": 512, "normalize": False}
+# what imtok info says of an image of 32x32 pixels in 4x4 latents: vocabulary, slots, bits per token, tokens, bits
+TOLD = {
+    "vq": (_TABLE, "512", 1, "9.000", 16, "144.0"),
+    "fsq": (_GRID, "1,000", 1, "9.966", 16, "159.5"),
+    "lfq": ({"_target_": f"{_Q}.lfq.LFQ", "slot_bits": [6, 12]}, "64 + 4,096", 2, "18.000", 16, "288.0"),
+    "residual": (
+        {"_target_": f"{_Q}.residual.Residual", "stages": [_TABLE], "depth": 3},
+        "512 + 512 + 512",
+        3,
+        "27.000",
+        16,
+        "432.0",
+    ),
+    "product": (
+        {"_target_": f"{_Q}.product.Product", "parts": [_TABLE, _GRID]},
+        "512 + 1,000",
+        2,
+        "18.966",
+        16,
+        "303.5",
+    ),
+    "multi-scale": (
+        {"_target_": f"{_Q}.multiscale.MultiScale", "quantizer": _TABLE, "sizes": [1, 2, 4], "convolutions": 3},
+        "512",
+        1,
+        "9.000",
+        21,
+        "189.0",
+    ),
+    "segments": (
+        {"_target_": f"{_Q}.segments.Segments", "parts": [_TABLE, _GRID], "lengths": [4, 12]},
+        "1,512",
+        1,
+        "9.724",  # the mean of 4 tokens of 9 bits and 12 of log2 1000
+        16,
+        "155.6",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", TOLD)
+def test_info_tells_them_of_every_kind_of_quantizer(name, tmp_path, monkeypatch, capsys):
+    quantizer, vocabulary, slots, bits, tokens, image_bits = TOLD[name]
+    patch = {"patch_size": 8, "width": 8, "depth": 1}
+    config = {
+        part: {"_target_": f"imtok.{part}s.patch.Patch{part.title()}", **patch} for part in ("encoder", "decoder")
+    }
+    Tokenizer.from_config({**config, "quantizer": quantizer, "image_size": 32}).save(tmp_path / "tokenizer")
+    monkeypatch.setattr("sys.argv", ["imtok", "info", str(tmp_path)])
+    main()
+    rows = dict(re.findall(r"^│ (.*?) +│ (.*?) +│$", capsys.readouterr().out, flags=re.MULTILINE))
+    assert rows["vocabulary"] == vocabulary
+    assert rows["slots per token"] == str(slots)
+    assert rows["bits per token"] == bits
+    assert rows["tokens per image"] == str(tokens)
+    assert rows["bits per image"].startswith(f"{image_bits} (")
 
 
 def test_every_exported_file_has_its_hash(exported):
@@ -128,6 +249,47 @@ def test_a_generators_file_of_ids_decodes(run):
     np.save(run.parent / "generated.npy", np.random.default_rng(0).integers(0, 512, (3, 16)))
     call("decode", f"tokenizer={run}", "ids=generated.npy", "out=generated", folder=run.parent)
     assert len(list((run.parent / "generated").glob("*.png"))) == 3
+
+
+@pytest.fixture(scope="module")
+def continuous(tmp_path_factory, images):
+    """A continuous autoencoder, four channels wide."""
+    folder = tmp_path_factory.mktemp("continuous")
+    arguments = ("data=folder", f"data.path={images}", *TINY, "quantizer=continuous", "quantizer.dim=4", "out=run")
+    call(ROOT / "train.py", *arguments, folder=folder)
+    return folder / "run"
+
+
+def test_a_continuous_tokenizer_is_given_ids_after_its_training(continuous, images):
+    folder, data = continuous.parent, ("data=folder", f"data.path={images}")
+    arguments = (f"tokenizer={continuous}", *data, "quantizer.dim=4", "images=7", "out=bridged", "split=all")
+    printed = call("quantize", *arguments, folder=folder).stdout
+    report = json.loads((folder / "bridged/quantize.json").read_text())
+    assert f"{report['psnr']['continuous']:.2f}" in printed
+    assert "10 images of 32x32 pixels, 24 bits per token, fitted to the latents of 7" in printed
+    assert abs(report["psnr"]["quantized, fitted"] - report["psnr"]["continuous"]) < 0.1
+    # latents of three steps of training are not spread as the preset assumes
+    assert report["psnr"]["quantized, fitted"] >= report["psnr"]["quantized, as given"]
+
+    before, after = Tokenizer.load(continuous), Tokenizer.load(folder / "bridged")
+    for part in ("encoder", "decoder"):
+        for name, value in getattr(before, part).state_dict().items():
+            assert torch.equal(getattr(after, part).state_dict()[name], value), f"{part}.{name}"
+    pixels = np.array(Image.open(images / "cats/0.png").resize((32, 32)))
+    shown = to_float(torch.from_numpy(pixels).permute(2, 0, 1))
+    with torch.no_grad():
+        latents, codes = before.quantize(shown[None]).latents, after.quantize(shown[None]).latents
+    assert (codes - latents).square().mean() < 0.002 * latents.var()  # 6 bits: 5/3 x 2^-5 of the deviation at most
+
+    call("export", "tokenizer=bridged", *data, "out=tokens", folder=folder)
+    ids = np.load(folder / "tokens/ids-00000.npy", allow_pickle=False)
+    assert ids.shape == (10, 16, 4)
+    assert 32 < ids.max() < 64
+
+
+def test_a_tokenizer_that_has_ids_is_not_quantized(tmp_path, run, images):
+    arguments = (f"tokenizer={run}", "data=folder", f"data.path={images}", "out=bridged")
+    refused("quantize", *arguments, folder=tmp_path, naming="tokenizer must be continuous")
 
 
 def test_a_sweep_gives_each_job_its_folder(run, images):

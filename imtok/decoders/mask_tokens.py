@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from imtok.decoders.base import Decoder
 from imtok.nn.grid import grid_size
-from imtok.nn.initialization import start_weights
+from imtok.nn.initialization import Start, start_weights
 from imtok.nn.positions import GridPositions
 from imtok.nn.transformer import Transformer
 from imtok.nn.visibility import hide_keys
@@ -36,6 +36,7 @@ class MaskTokenDecoder(Decoder):
         context_length: The most text tokens.
         positions: Of the mask tokens: "fixed" = other image sizes are refused; "interpolated" = resized for them.
         value_range: Of the pixels that the net writes.
+        start: How weights start (``imtok.nn.initialization``); the published "normal" is small for narrow nets.
         checkpoint: Compute blocks again in the backward pass instead of keeping their activations.
 
     Raises:
@@ -58,6 +59,7 @@ class MaskTokenDecoder(Decoder):
         context_length: int = 77,
         positions: Literal["fixed", "interpolated"] = "fixed",
         value_range: Sequence[float] = (0.0, 1.0),
+        start: Start = "normal",
         checkpoint: bool = False,
     ) -> None:
         super().__init__()
@@ -84,7 +86,7 @@ class MaskTokenDecoder(Decoder):
         self.norm_in = nn.LayerNorm(width)
         self.trunk = Transformer(width, depth, heads, checkpoint=checkpoint)
         self.norm_out = nn.LayerNorm(width)
-        start_weights(self, "normal")
+        start_weights(self, start)
 
     def features(
         self,

@@ -9,7 +9,7 @@ from typing_extensions import override
 
 from imtok.decoders.mask_tokens import MaskTokenDecoder
 from imtok.nn.grid import grid_size
-from imtok.nn.initialization import start_weights
+from imtok.nn.initialization import Start, start_weights
 from imtok.nn.patches import from_patches
 from imtok.pixels import from_range
 
@@ -33,6 +33,7 @@ class TiTokPixelDecoder(MaskTokenDecoder):
         context_length: The most text tokens.
         positions: "fixed" = other image sizes are refused; "interpolated" = the positions are resized for them.
         value_range: Of the pixels that the net writes.
+        start: How weights start (``imtok.nn.initialization``); the published "normal" is small for narrow nets.
         checkpoint: Compute blocks again in the backward pass instead of keeping their activations.
 
     Raises:
@@ -60,6 +61,7 @@ class TiTokPixelDecoder(MaskTokenDecoder):
         context_length: int = 77,
         positions: Literal["fixed", "interpolated"] = "fixed",
         value_range: Sequence[float] = (0.0, 1.0),
+        start: Start = "normal",
         checkpoint: bool = False,
     ) -> None:
         super().__init__(
@@ -75,12 +77,13 @@ class TiTokPixelDecoder(MaskTokenDecoder):
             context_length=context_length,
             positions=positions,
             value_range=value_range,
+            start=start,
             checkpoint=checkpoint,
         )
         self.pixels = nn.Linear(width, 3 * patch_size**2)
         self.conv_out = nn.Conv2d(3, 3, 3, padding=1)
-        start_weights(self.pixels, "normal")
-        start_weights(self.conv_out, "normal")
+        start_weights(self.pixels, start)
+        start_weights(self.conv_out, start)
 
     @property
     @override

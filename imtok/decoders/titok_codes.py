@@ -11,7 +11,7 @@ from typing_extensions import override
 from imtok.decoders.base import ProxyDecoder
 from imtok.decoders.mask_tokens import MaskTokenDecoder
 from imtok.nn.grid import to_map
-from imtok.nn.initialization import start_weights
+from imtok.nn.initialization import Start, start_weights
 from imtok.nn.maskgit import MaskGITDecoder
 from imtok.pixels import from_range
 from imtok.pretrained import RANDOM, Pretrained, read_tensors
@@ -41,6 +41,7 @@ class TiTokCodeDecoder(MaskTokenDecoder, ProxyDecoder, Pretrained):
         blocks: Residual blocks per level.
         codes: Number of codes.
         code_dim: Width of the codes.
+        start: How weights start (``imtok.nn.initialization``); the published "normal" is small for narrow nets.
         checkpoint: Compute transformer blocks again in the backward pass instead of keeping their activations.
 
     Raises:
@@ -71,6 +72,7 @@ class TiTokCodeDecoder(MaskTokenDecoder, ProxyDecoder, Pretrained):
         blocks: int = 2,
         codes: int = 1024,
         code_dim: int = 256,
+        start: Start = "normal",
         checkpoint: bool = False,
     ) -> None:
         patch_size = 2 ** (len(multipliers) - 1)
@@ -85,11 +87,12 @@ class TiTokCodeDecoder(MaskTokenDecoder, ProxyDecoder, Pretrained):
             flexible=flexible,
             positions=positions,
             value_range=PIXELS,
+            start=start,
             checkpoint=checkpoint,
         )
         self.weights = weights
         self.head = nn.Sequential(nn.Linear(width, 2 * width), nn.Tanh(), nn.Linear(2 * width, codes))
-        start_weights(self.head, "normal")
+        start_weights(self.head, start)
         self.codebook = nn.Embedding(codes, code_dim)
         self.pixels = MaskGITDecoder(code_dim, channels, multipliers, blocks)
 

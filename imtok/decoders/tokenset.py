@@ -9,7 +9,7 @@ from typing_extensions import override
 
 from imtok.decoders.mask_tokens import MaskTokenDecoder
 from imtok.nn.grid import to_map
-from imtok.nn.initialization import start_weights
+from imtok.nn.initialization import Start, start_weights
 from imtok.nn.maskgit import MaskGITDecoder
 from imtok.pixels import from_range
 
@@ -33,6 +33,7 @@ class TokenSetDecoder(MaskTokenDecoder):
         multipliers: Channels of each level as a multiple of ``channels``, full resolution first. One level more doubles
             the pixels per feature: 5 levels are 16 x 16 pixels, as published.
         blocks: Residual blocks per level.
+        start: How weights start (``imtok.nn.initialization``); the published "normal" is small for narrow nets.
         checkpoint: Compute transformer blocks again in the backward pass instead of keeping their activations.
 
     Raises:
@@ -60,6 +61,7 @@ class TokenSetDecoder(MaskTokenDecoder):
         channels: int = 128,
         multipliers: Sequence[int] = (1, 1, 2, 2, 4),
         blocks: int = 2,
+        start: Start = "normal",
         checkpoint: bool = False,
     ) -> None:
         patch_size = 2 ** (len(multipliers) - 1)
@@ -73,10 +75,11 @@ class TokenSetDecoder(MaskTokenDecoder):
             heads,
             latent_positions="none",
             positions=positions,
+            start=start,
             checkpoint=checkpoint,
         )
         self.head = nn.Sequential(nn.Linear(width, 2 * width), nn.Tanh(), nn.Linear(2 * width, feature_dim))
-        start_weights(self.head, "normal")
+        start_weights(self.head, start)
         self.pixels = MaskGITDecoder(feature_dim, channels, multipliers, blocks)
 
     @property

@@ -9,7 +9,7 @@ from typing_extensions import override
 
 from imtok.decoders.base import Decoder
 from imtok.nn.grid import grid_size
-from imtok.nn.initialization import start_weights
+from imtok.nn.initialization import Start, start_weights
 from imtok.nn.norms import TokenNorm, token_norm
 from imtok.nn.patches import from_patches
 from imtok.nn.positions import GridPositions
@@ -33,6 +33,7 @@ class ViTDecoder(Decoder):
         norm_in: Of the tokens before the first block.
         positions: "fixed" = other image sizes are refused; "interpolated" = the positions are resized for them.
         value_range: Of the pixels that the net writes.
+        start: How weights start (``imtok.nn.initialization``); the published "normal" is small for narrow nets.
         checkpoint: Compute blocks again in the backward pass instead of keeping their activations.
 
     Raises:
@@ -58,6 +59,7 @@ class ViTDecoder(Decoder):
         norm_in: TokenNorm = "layer",
         positions: Positions = "fixed",
         value_range: Sequence[float] = (-1.0, 1.0),
+        start: Start = "normal",
         checkpoint: bool = False,
     ) -> None:
         super().__init__()
@@ -71,7 +73,7 @@ class ViTDecoder(Decoder):
         self.norm_out = token_norm("layer", width)
         self.head = nn.Sequential(nn.Linear(width, hidden), nn.Tanh())
         self.pixels = nn.Linear(hidden, 3 * patch_size**2)
-        start_weights(self, "normal")
+        start_weights(self, start)
 
     @property
     @override

@@ -11,7 +11,7 @@ from typing_extensions import override
 
 from imtok.encoders.base import Encoder, Latents
 from imtok.nn.grid import grid_size, to_sequence
-from imtok.nn.initialization import start_weights
+from imtok.nn.initialization import Start, start_weights
 from imtok.nn.positions import GridPositions
 from imtok.nn.transformer import Transformer
 from imtok.pixels import to_range
@@ -40,6 +40,7 @@ class TiTokEncoder(Encoder):
         latent_positions: "learned", or "none" = nothing but the latent tokens themselves tells them apart (TokenSet).
         positions: Of the patches: "fixed" = other image sizes are refused; "interpolated" = resized for them.
         value_range: Of the pixels that the net computes with; [0, 1] in all published ones.
+        start: How weights start (``imtok.nn.initialization``); the published "normal" is small for narrow nets.
         checkpoint: Compute blocks again in the backward pass instead of keeping their activations.
 
     Raises:
@@ -65,6 +66,7 @@ class TiTokEncoder(Encoder):
         latent_positions: Literal["learned", "none"] = "learned",
         positions: Literal["fixed", "interpolated"] = "fixed",
         value_range: Sequence[float] = (0.0, 1.0),
+        start: Start = "normal",
         checkpoint: bool = False,
     ) -> None:
         super().__init__()
@@ -88,7 +90,7 @@ class TiTokEncoder(Encoder):
         self.trunk = Transformer(width, depth, heads, checkpoint=checkpoint)
         self.norm_out = nn.LayerNorm(width)
         self.project = nn.Linear(width, out_dim)
-        start_weights(self, "normal")
+        start_weights(self, start)
 
     @override
     def forward(

@@ -9,7 +9,7 @@ from typing_extensions import override
 
 from imtok.encoders.base import Encoder, Latents
 from imtok.nn.grid import grid_size, to_sequence
-from imtok.nn.initialization import start_weights
+from imtok.nn.initialization import Start, start_weights
 from imtok.nn.norms import TokenNorm, token_norm
 from imtok.nn.positions import GridPositions
 from imtok.nn.transformer import Transformer
@@ -31,6 +31,7 @@ class ViTEncoder(Encoder):
         norm_in: Of the tokens before the first block; with "none" the patches get a bias instead.
         positions: "fixed" = other image sizes are refused; "interpolated" = the positions are resized for them.
         value_range: Of the pixels that the net computes with.
+        start: How weights start (``imtok.nn.initialization``); the published "normal" is small for narrow nets.
         checkpoint: Compute blocks again in the backward pass instead of keeping their activations.
 
     Raises:
@@ -55,6 +56,7 @@ class ViTEncoder(Encoder):
         norm_in: TokenNorm = "layer",
         positions: Positions = "fixed",
         value_range: Sequence[float] = (-1.0, 1.0),
+        start: Start = "normal",
         checkpoint: bool = False,
     ) -> None:
         super().__init__()
@@ -67,7 +69,7 @@ class ViTEncoder(Encoder):
         self.trunk = Transformer(width, depth, heads, checkpoint=checkpoint)
         self.norm_out = token_norm("layer", width)
         self.project = nn.Linear(width, out_dim)
-        start_weights(self, "normal")
+        start_weights(self, start)
 
     @override
     def forward(

@@ -1,32 +1,23 @@
 """What an evaluation found, as JSON, Markdown, a picture and a table for the terminal."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from jaxtyping import UInt8
+from rich.markup import escape
 from rich.table import Table
 from torch import Tensor
 
 from imtok.evaluation.grid import draw_grid
+from imtok.evaluation.titles import is_stand_in, number, title
 from imtok.files import claim_output, new_folder, write_bytes, write_json
 
-SCHEMA = 1
+SCHEMA = 2
 REPORT = "report.json"
-_TITLES = {
-    "psnr": "PSNR (dB)",
-    "ssim": "SSIM",
-    "usage": "codebook usage",
-    "entropy_bits": "entropy (bits per slot)",
-    "perplexity": "perplexity",
-    "relative_perplexity": "perplexity / vocabulary",
-    "frequent": "codes above 8 % of uniform use",
-    "tokens_per_image": "tokens per image",
-    "bits_per_pixel": "bits per pixel",
-    "bits_per_pixel_entropy": "bits per pixel, by entropy",
-}
 
 
 @dataclass
@@ -89,6 +80,14 @@ class Report:
         absent: Why a metric is not among ``metrics``, by name.
         bad: ``key: reason`` for every sample that could not be decoded; they are in no number.
         pictures: Originals and reconstructions to look at.
+        protocol: What all numbers have in common: preset, crop, number and hash of images, which weights.
+        ids: For each metric the ``id`` of its protocol and all that went into it. Numbers of different ids must not
+            be compared.
+        tables: Longer results by name: rate, pfid, language, ...
+        arrays: Counts and ids for ``codes.npz``.
+        drawings: PNG files by title.
+        warnings: What to bear in mind.
+        name: Of the tokenizer.
     """
 
     images: int
@@ -101,11 +100,19 @@ class Report:
     absent: dict[str, str]
     bad: list[str]
     pictures: Pictures
+    protocol: dict[str, Any] = field(default_factory=dict)
+    ids: dict[str, dict[str, Any]] = field(default_factory=dict)
+    tables: dict[str, Any] = field(default_factory=dict)
+    arrays: dict[str, np.ndarray] = field(default_factory=dict)
+    drawings: dict[str, bytes] = field(default_factory=dict)
+    warnings: list[str] = field(default_factory=list)
+    name: str = ""
 
     def values(self) -> dict[str, Any]:
         """Everything but the pictures, as plain values for JSON."""
         return {
             "schema": SCHEMA,
+            "name": self.name,
             "images": self.images,
             "image_size": list(self.image_size),
             "vocab_sizes": list(self.vocab_sizes),
@@ -114,17 +121,23 @@ class Report:
             "slots": self.slots,
             "conventions": self.conventions,
             "absent": self.absent,
+            "stand_ins": [name for name in self.metrics if is_stand_in(name)],
+            "protocol": self.protocol,
+            "protocol_ids": self.ids,
+            "tables": self.tables,
+            "warnings": self.warnings,
             "bad": self.bad,
             "versions": {package: _version(package) for package in ("imtok", "torch")},
         }
 
 
-def write_report(report: Report, folder: Path) -> None:
+def write_report(report: Report, folder: Path, more: Callable[[Path], None] | None = None) -> None:
     """Write ``report.json``, ``report.md`` and, if there are pictures, ``grid.png``.
 
     Args:
         report: What ``evaluate`` returned.
         folder: Appears whole or not at all; an earlier report in it is replaced.
+        more: Writes further files into the folder that it is given.
 
     Raises:
         InputError: If the folder holds something else.
@@ -134,8 +147,10 @@ def write_report(report: Report, folder: Path) -> None:
         pictures = report.pictures
         if pictures.keys:
             draw_grid(pictures.originals, pictures.reconstructions).save(aside / "grid.png")
-        write_bytes(aside / "report.md", _markdown(report).encode())
+        write_bytes(aside / "report.md", markdown(report).encode())
         write_json(aside / REPORT, report.values())
+        if more is not None:
+            more(aside)
 
 
 def table(report: Report) -> Table:
@@ -144,25 +159,46 @@ def table(report: Report) -> Table:
     rows.add_column("metric")
     rows.add_column("value", justify="right")
     for name, value in report.metrics.items():
-        rows.add_row(_TITLES.get(name, name), _number(value))
+        rows.add_row(title(name), number(value))
     for name, reason in report.absent.items():
-        rows.add_row(_TITLES.get(name, name), f"[dim]{reason}[/dim]")
+        rows.add_row(title(name), f"[dim]{escape(reason)}[/dim]")
     if report.bad:
         rows.add_row("[red]unreadable samples[/red]", f"[red]{len(report.bad)}[/red]")
     return rows
 
 
-def _markdown(report: Report) -> str:
-    lines = ["# Evaluation", "", f"{summary(report)}.", "", "| metric | value | convention |", "|---|---:|---|"]
+def markdown(report: Report) -> str:
+    """Everything but long tables, for people to read."""
+    lines = ["# Evaluation", "", f"{summary(report)}."]
+    if report.protocol:
+        changed = "".join(f"; {override}" for override in report.protocol["overrides"])
+        lines += ["", f"Protocol: {report.protocol['preset']}{changed}. Weights: {report.protocol['weights']}."]
+    lines += ["", "| metric | value | convention |", "|---|---:|---|"]
     for name, value in report.metrics.items():
-        lines.append(f"| {_TITLES.get(name, name)} | {_number(value)} | {report.conventions.get(name, '')} |")
-    lines += [f"| {_TITLES.get(name, name)} | absent | {reason} |" for name, reason in report.absent.items()]
+        if not is_stand_in(name):
+            lines.append(f"| {title(name)} | {number(value)} | {report.conventions.get(name, '')} |")
+    lines += [f"| {title(name)} | absent | {reason} |" for name, reason in report.absent.items()]
+    if any(map(is_stand_in, report.metrics)):
+        lines += [
+            "",
+            "## Not comparable to published numbers",
+            "",
+            "| stand-in | value | convention |",
+            "|---|---:|---|",
+        ]
+        for name in filter(is_stand_in, report.metrics):
+            lines.append(f"| {name} | {number(report.metrics[name])} | {report.conventions.get(name, '')} |")
+    lines += [""] * bool(report.warnings) + [f"- {warning}" for warning in report.warnings]
+    if report.ids:
+        images = report.images
+        lines += ["", "## Protocol ids", "", "| metric | images | id |", "|---|---:|---|"]
+        lines += [f"| {title(name)} | {images} | `{facts['id']}` |" for name, facts in report.ids.items()]
     if len(report.slots) > 1:
         names = list(report.slots[0])
-        titles = " | ".join(_TITLES.get(name, name) for name in names)
+        titles = " | ".join(map(title, names))
         lines += ["", "## Slots", "", f"| slot | vocabulary | {titles} |", "|---:|---:|" + "---:|" * len(names)]
         for slot, (size, values) in enumerate(zip(report.vocab_sizes, report.slots, strict=True)):
-            lines.append(f"| {slot} | {size} | " + " | ".join(_number(values[name]) for name in names) + " |")
+            lines.append(f"| {slot} | {size} | " + " | ".join(number(values[name]) for name in names) + " |")
     if report.pictures.keys:
         lines += ["", "## Originals over reconstructions", "", "![originals over reconstructions](grid.png)"]
     if report.bad:
@@ -177,10 +213,6 @@ def summary(report: Report) -> str:
     slots = " + ".join(str(size) for size in report.vocab_sizes)
     codes = f"{slots} codes, {report.bits_per_token:g} bits per token" if slots else "continuous latents"
     return f"{report.images:,} images of {width}x{height} pixels, {codes}"
-
-
-def _number(value: float) -> str:
-    return f"{value:,.0f}" if value >= 1000 or value == int(value) > 1 else f"{value:#.4g}"
 
 
 def _version(package: str) -> str:

@@ -2,6 +2,7 @@
 
 import logging
 import sys
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,12 @@ import torch
 from lightning import Callback, LightningModule, Trainer
 from typing_extensions import override
 
+from imtok.errors import InputError
+from imtok.evaluation.evaluate import evaluate
 from imtok.evaluation.grid import draw_grid
+from imtok.evaluation.settings import Settings
+from imtok.evaluation.titles import lower_is_better
+from imtok.files import read_json, write_json
 from imtok.pixels import to_float, to_uint8
 from imtok.training.ema import EMA
 from imtok.training.progress import Bar
@@ -121,3 +127,81 @@ class Pictures(Callback):
             return
         if self.wandb is not None:
             self.wandb.picture(step, path)
+
+
+class Evaluation(Callback):
+    """Measures the averaged weights on the same held-out images, and keeps the best tokenizer by one of the numbers.
+
+    Writes ``evaluation.csv``, the same to wandb, and ``best/`` with ``tokenizer/`` and ``best.json``.
+
+    Args:
+        folder: The run folder.
+        every: Steps between evaluations.
+        make_batches: This rank's part of the images, each time from the start.
+        settings: What to measure.
+        best: Name of the number that chooses the best; None = nothing is kept.
+        ema: The averaged weights.
+        wandb: The mirror; None = there is none.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        every: int,
+        make_batches: Callable[[], Iterable[Batch]],
+        settings: Settings,
+        best: str | None,
+        ema: EMA,
+        wandb: Wandb | None,
+    ) -> None:
+        self.folder = folder
+        self.every = every
+        self.make_batches = make_batches
+        self.settings = settings
+        self.best = best
+        self.ema = ema
+        self.wandb = wandb
+        self.file: MetricsFile | None = None
+
+    @override
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        assert isinstance(pl_module, TokenizerTask)
+        if trainer.is_global_zero:
+            self.file = MetricsFile(self.folder / "evaluation.csv")
+            self.file.forget_from(pl_module.step + 1)
+
+    @override
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        assert isinstance(pl_module, TokenizerTask)
+        step = pl_module.step
+        if not pl_module.stepped or step % self.every:
+            return
+        report = evaluate(self.ema.tokenizer, self.make_batches(), pl_module.device, 0, self.settings)
+        if self.best is not None and self.best not in report.metrics:
+            raise InputError(
+                f"trainer.best={self.best} is not among what is measured: {', '.join(report.metrics)}; give one of "
+                "these, or more trainer.evaluate_metrics"
+            )
+        if self.file is None:
+            return
+        try:
+            self.file.write(step, {"images": report.images, **report.metrics})
+            if self.best is not None:
+                self._keep_best(step, report.metrics[self.best])
+        except OSError as error:  # a full disk must not stop the run: the next checkpoint will say so
+            log.warning("%s could not be written (%s)", error.filename or self.folder, error.strerror or error)
+        if self.wandb is not None:
+            self.wandb.log(step, {f"evaluation/{name}": value for name, value in report.metrics.items()})
+
+    def _keep_best(self, step: int, value: float) -> None:
+        assert self.best is not None
+        path = self.folder / "best" / "best.json"
+        before = read_json(path) if path.exists() else {}
+        if before.get("metric") == self.best and before["step"] <= step:  # a later one is of a killed run
+            better = value < before["value"] if lower_is_better(self.best) else value > before["value"]
+            if not better:
+                return
+        self.ema.tokenizer.save(self.folder / "best" / "tokenizer")
+        write_json(path, {"metric": self.best, "value": value, "step": step})

@@ -2,8 +2,10 @@
 
 import logging
 import warnings
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import timedelta
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +22,10 @@ from imtok.data.position import StreamPosition
 from imtok.data.stream import ImageStream
 from imtok.distributed import launched_rank, rank, world_size
 from imtok.errors import InputError
+from imtok.evaluation.command import prepare
+from imtok.evaluation.protocol import Protocol
 from imtok.evaluation.report import Report
+from imtok.evaluation.settings import Settings
 from imtok.objectives.base import Objective
 from imtok.pretrained import fetch_weights
 from imtok.tokenizer import Tokenizer
@@ -30,7 +35,7 @@ from imtok.training.damage import BadSampleCount
 from imtok.training.ema import EMA
 from imtok.training.failures import note_failure
 from imtok.training.finish import SUMMARY, finish
-from imtok.training.logging import Log, Pictures
+from imtok.training.logging import Evaluation, Log, Pictures
 from imtok.training.progress import Bar
 from imtok.training.records import Events
 from imtok.training.resume import check_changes
@@ -39,6 +44,7 @@ from imtok.training.settings import EMASettings, OptimizerSettings, TrainerSetti
 from imtok.training.signals import Signals, spare_workers
 from imtok.training.task import TokenizerTask
 from imtok.training.wandb import Wandb
+from imtok.types import Batch
 
 log = logging.getLogger(__name__)
 
@@ -151,6 +157,8 @@ def train(run: Run) -> Outcome:
     if run.trainer.pictures_every:
         shown = next(iter(spread_loader(run.data.validation(run.image_size), 16)))
         callbacks.append(Pictures(run.folder, run.trainer.pictures_every, shown, ema, mirror))
+    if run.trainer.evaluate_every:
+        callbacks.append(_evaluation(run, ema, mirror))
     if run.trainer.compile:
         run.tokenizer.encoder.compile()
         run.tokenizer.decoder.compile()
@@ -273,3 +281,15 @@ def _train_loader(run: Run, images: Images, first: int, last: int, position: Str
 
 def _validation_loader(run: Run, batch_size: int, part: int, parts: int) -> Any:
     return evaluation_loader(run.data.validation(run.image_size), batch_size, run.trainer.workers, part, parts)
+
+
+def _evaluation(run: Run, ema: EMA, mirror: Wandb | None) -> Evaluation:
+    settings, protocol, images = run.trainer, Protocol("offline"), run.data.validation(run.image_size)
+    some = prepare(images, protocol, settings.evaluate_images) if not isinstance(images, ImageStream) else images
+
+    def batches() -> Iterable[Batch]:
+        loader = evaluation_loader(some, 64, 0, rank(), world_size())
+        return islice(loader, -(-settings.evaluate_images // (64 * world_size())))
+
+    asked = Settings(settings.evaluate_metrics, protocol, seed=run.seed)
+    return Evaluation(run.folder, settings.evaluate_every, batches, asked, settings.best, ema, mirror)

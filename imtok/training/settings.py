@@ -3,6 +3,8 @@
 from dataclasses import dataclass, field
 from typing import Any
 
+from imtok.evaluation.settings import DEFAULT, check_metrics
+
 
 @dataclass
 class TrainerSettings:
@@ -27,6 +29,10 @@ class TrainerSettings:
         save_every: Steps between checkpoints.
         keep: Checkpoints kept.
         pictures_every: Steps between pictures of reconstructions; 0 = none.
+        evaluate_every: Steps between evaluations of the averaged weights into ``evaluation.csv``; 0 = none.
+        evaluate_images: How many held-out images that is over, always the same ones.
+        evaluate_metrics: What is measured, by the names of ``imtok eval``, under the protocol ``offline``.
+        best: The metric whose best tokenizer stays in ``best/``, as ``evaluation.csv`` calls it; None = none does.
     """
 
     max_steps: int = 1000
@@ -47,16 +53,20 @@ class TrainerSettings:
     save_every: int = 500
     keep: int = 2
     pictures_every: int = 500
+    evaluate_every: int = 0
+    evaluate_images: int = 256
+    evaluate_metrics: list[str] = field(default_factory=lambda: list(DEFAULT))
+    best: str | None = None
 
     def check(self) -> list[str]:
         """What is out of range, one line each."""
         problems = []
         least_one = ("max_steps", "stop_at", "batch_size", "accumulate", "num_nodes", "threads", "log_every")
-        for name in (*least_one, "save_every", "keep"):
+        for name in (*least_one, "save_every", "keep", "evaluate_images"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 problems.append(f"trainer.{name} must be at least 1, got {value}")
-        for name in ("workers", "skip_nonfinite", "pictures_every"):
+        for name in ("workers", "skip_nonfinite", "pictures_every", "evaluate_every"):
             if getattr(self, name) < 0:
                 problems.append(f"trainer.{name} must not be negative, got {getattr(self, name)}")
         if self.clip is not None and self.clip <= 0:
@@ -64,6 +74,11 @@ class TrainerSettings:
         if self.precision not in ("fp32", "bf16"):
             reason = "; fp16 loses codes and overflows in losses: use bf16" if "16" in self.precision else ""
             problems.append(f"trainer.precision must be fp32 or bf16, got {self.precision}{reason}")
+        unknown = check_metrics(self.evaluate_metrics)
+        if unknown:
+            problems.append(f"trainer.evaluate_{unknown}")
+        if self.best is not None and not self.evaluate_every:
+            problems.append(f"trainer.evaluate_every must be positive for trainer.best={self.best}, got 0")
         if self.accumulate >= 1 and self.batch_size % self.accumulate:
             problems.append(
                 f"trainer.batch_size must be a multiple of trainer.accumulate={self.accumulate}, got {self.batch_size}"

@@ -1,0 +1,118 @@
+"""From names of metrics to what computes them; what cannot be had is absent, with its reason, and never replaced."""
+
+import torch
+
+from imtok.errors import InputError
+from imtok.evaluation.codes import CodeMeasure, PositionMeasure
+from imtok.evaluation.corpus import LanguageMeasure
+from imtok.evaluation.features import FeatureMeasure, Net
+from imtok.evaluation.lengths import LengthMeasure
+from imtok.evaluation.looks import PatchMeasure, SwapMeasure
+from imtok.evaluation.measures import ImageMeasure, Measure
+from imtok.evaluation.pfid import PerturbedMeasure
+from imtok.evaluation.probe import ProbeMeasure
+from imtok.evaluation.protocol import Protocol
+from imtok.evaluation.rate import RateMeasure
+from imtok.evaluation.settings import METRICS, Settings
+from imtok.metrics.extractors.timm import TimmExtractor
+from imtok.metrics.lpips import LPIPS
+from imtok.metrics.msssim import MSSSIM, SMALLEST
+from imtok.metrics.psnr import PSNR
+from imtok.metrics.references import ReferenceKey
+from imtok.metrics.ssim import SSIM, WINDOW
+from imtok.tokenizer import Tokenizer
+
+
+def choose(
+    settings: Settings, tokenizer: Tokenizer, device: torch.device, exact: torch.device
+) -> tuple[list[Measure], dict[str, str]]:
+    """The measures for the metrics asked for, and why some are absent.
+
+    Args:
+        settings: The metrics and their settings.
+        tokenizer: What is measured.
+        device: Where nets compute.
+        exact: Where float64 sums are kept.
+
+    Raises:
+        InputError: If a weight file that was named is missing or another one, or a setting does not fit the tokenizer.
+    """
+    wanted, absent = [name for name in METRICS if name in settings.metrics], dict[str, str]()
+    measures: list[Measure] = []
+    quantizer = tokenizer.quantizer
+    if not quantizer.vocab_sizes:
+        for name in ("positions", "pfid", "language", "looks", "rate"):
+            if name in wanted:
+                wanted.remove(name)
+                absent[name] = "latents are continuous: there are no ids"
+    if "psnr" in wanted:
+        measures.append(ImageMeasure("psnr", PSNR().to(exact)))
+    if "ssim" in wanted:
+        measures.append(ImageMeasure("ssim", SSIM().to(exact), WINDOW))
+    if "msssim" in wanted:
+        measures.append(ImageMeasure("msssim", MSSSIM().to(exact), SMALLEST))
+    for name, network in (("lpips", "alex"), ("lpips_vgg", "vgg")):
+        if name in wanted:
+            try:
+                metric = LPIPS(network, settings.backbone).to(device)
+                measures.append(ImageMeasure(metric.name, metric, 32, {"extractor_hash": metric.hash[:16]}))
+            except InputError as error:
+                _absent(absent, [name], error, "backbone", named=settings.backbone is not None)
+    net = None
+    over_net = [name for name in ("rfid", "kid", "is", "pfid") if name in wanted]
+    if over_net or "rate" in wanted:
+        try:
+            net = _net(settings, device, exact)
+        except InputError as error:
+            damaged = settings.cache is not None and str(settings.cache) in str(error)
+            named = settings.protocol.weights is not None or settings.reference is not None or damaged
+            _absent(absent, over_net, error, "protocol.weights", named)
+    if net is not None and over_net:
+        measures.append(FeatureMeasure(net, over_net))
+    if "fdd" in wanted:
+        try:
+            extractor = TimmExtractor(weights=settings.dino).to(device)
+            measures.append(FeatureMeasure(Net(extractor, _rounding(settings.protocol), exact), ["rfid"]))
+        except InputError as error:
+            _absent(absent, ["fdd"], error, "dino", named=settings.dino is not None)
+    if net is not None and "pfid" in wanted:
+        measures.append(PerturbedMeasure(net, tokenizer, settings.pfid_alphas, settings.pfid_deltas, settings.seed))
+    if "codes" in wanted:
+        measures.append(CodeMeasure(quantizer.vocab_sizes, quantizer.bits_per_token, exact))
+    if "positions" in wanted:
+        measures.append(PositionMeasure(exact))
+    if "rate" in wanted:
+        measures.append(RateMeasure(tokenizer, exact, settings.lengths, net if over_net else None))
+    if "length" in wanted:
+        measures.append(LengthMeasure(settings.length_target))
+    if "language" in wanted:
+        measures.append(LanguageMeasure(quantizer.vocab_sizes, seed=settings.seed))
+    if "looks" in wanted:
+        measures += [PatchMeasure(), SwapMeasure()]
+    if "probe" in wanted:
+        measures.append(ProbeMeasure())
+    return measures, absent
+
+
+def _net(settings: Settings, device: torch.device, exact: torch.device) -> Net:
+    extractor, protocol = settings.protocol.build().to(device), settings.protocol
+    if settings.reference is not None and len(settings.reference.mean) != extractor.dim:
+        found = len(settings.reference.mean)
+        raise InputError(f"reference must be of {extractor.dim} features for {extractor.name}, got {found}")
+    net = Net(extractor, protocol, exact, settings.reference, settings.reference_name)
+    if settings.reference is None and settings.cache is not None and settings.data:
+        net.use_cache(settings.cache, ReferenceKey(settings.data, str(protocol.crop), extractor.hash))
+    return net
+
+
+def _rounding(protocol: Protocol) -> Protocol:
+    """FDD has one way of resizing: of the protocol, crop and rounding count."""
+    return Protocol("adm", crop=protocol.crop, rounding=protocol.rounding)
+
+
+def _absent(absent: dict[str, str], names: list[str], error: InputError, key: str, named: bool) -> None:
+    """Note why metrics are missing; a file that was named must be right, though."""
+    reason = str(error).replace(" weights=", f" {key}=").replace(" backbone=", f" {key}=")
+    if named:
+        raise InputError(reason)
+    absent |= dict.fromkeys(names, reason)

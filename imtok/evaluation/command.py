@@ -1,0 +1,128 @@
+"""What ``imtok eval``, ``imtok compare`` and ``imtok score`` do once their config is read."""
+
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+
+from imtok.data.images import ImageSet, Subset
+from imtok.data.stream import ImageStream
+from imtok.errors import InputError
+from imtok.evaluation.compare import Comparison, compare, read_report
+from imtok.evaluation.generated import load_statistics
+from imtok.evaluation.protocol import Protocol
+from imtok.evaluation.report import Report
+from imtok.evaluation.schema import MeasureConfig
+from imtok.evaluation.settings import Settings
+from imtok.evaluation.titles import number, title
+from imtok.files import claim_output, sha256, write_bytes, write_json
+from imtok.types import Batch
+
+COMPARISON = "comparison.md"
+SCORE = "score.json"
+
+
+def make_settings(config: MeasureConfig, protocol: Protocol, images: ImageSet | ImageStream) -> Settings:
+    """The settings that a config describes.
+
+    Raises:
+        InputError: If the reference cannot be read.
+    """
+    reference = Path(config.reference) if config.reference is not None else None
+    count = len(images) if isinstance(images, ImageSet) else 0
+    settings = Settings(
+        metrics=tuple(config.metrics),
+        protocol=protocol,
+        weights=config.weights,
+        reference=load_statistics(reference) if reference is not None else None,
+        pfid_alphas=tuple(config.pfid.alphas),
+        pfid_deltas=tuple(config.pfid.deltas),
+        lengths=tuple(config.lengths) if config.lengths is not None else None,
+        length_target=config.length_target,
+        backbone=Path(config.backbone) if config.backbone is not None else None,
+        dino=Path(config.dino) if config.dino is not None else None,
+        cache=Path(config.cache) if config.cache is not None else None,
+        data=f"{images.digest} {count} {images.image_size}" if isinstance(images, ImageSet) else "",
+        seed=config.seed,
+    )
+    if reference is None:
+        return settings
+    return Settings(**{**vars(settings), "reference_name": sha256(reference)[:16]})
+
+
+def prepare(images: ImageSet | ImageStream, protocol: Protocol, n: int | None) -> ImageSet | ImageStream:
+    """The images as a protocol crops them, and no more than ``n`` of them, evenly over a list; of a stream all."""
+    if isinstance(images, ImageStream):
+        if n is not None:
+            raise InputError("n must be null for remote shards: they are read from end to end")
+        images.transform = protocol.transform(images.image_size)
+        return images
+    source = images.source
+    if n is not None and n < len(source):
+        source = Subset(source, np.arange(n, dtype=np.int64) * len(source) // n)
+    return ImageSet(source, protocol.transform(images.image_size))
+
+
+def watched(loader: Iterable[Batch], total: int | None, name: str) -> Iterator[Batch]:
+    """The batches, with a progress bar on a terminal."""
+    if not sys.stderr.isatty():
+        yield from loader
+        return
+    columns = (TextColumn("{task.description}"), BarColumn(bar_width=24), MofNCompleteColumn())
+    with Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=Console(stderr=True)) as progress:
+        task = progress.add_task(name, total=total)
+        for batch in loader:
+            yield batch
+            progress.advance(task, len(batch.image) + len(batch.bad))
+
+
+def unique_names(sources: Sequence[str]) -> list[str]:
+    """A short name for each tokenizer: the last part of its path, or as many as make them differ."""
+    for parts in range(1, 12):
+        names = ["_".join(Path(source).absolute().parts[1:][-parts:]) for source in sources]
+        if len(set(names)) == len(names):
+            return names
+    raise InputError(f"tokenizer must name different tokenizers, got {', '.join(sources)}")
+
+
+def claim_side_by_side(folder: Path) -> None:
+    """Check that reports of several tokenizers may be written below ``folder``."""
+    claim_output(folder, COMPARISON)
+
+
+def side_by_side(reports: Sequence[Report], folder: Path) -> Comparison:
+    """Write ``comparison.md`` of reports that were made together."""
+    compared = compare([report.values() for report in reports], [report.name for report in reports])
+    write_bytes(folder / COMPARISON, compared.markdown().encode())
+    return compared
+
+
+def compare_folders(sources: Sequence[str]) -> Comparison:
+    """Compare stored reports.
+
+    Raises:
+        InputError: If there are fewer than two, one cannot be read, or nothing in them is comparable.
+    """
+    if len(sources) < 2:
+        raise InputError("imtok compare takes two or more folders that imtok eval wrote")
+    return compare([read_report(source) for source in sources], unique_names(sources))
+
+
+def write_score(found: dict[str, Any], folder: Path) -> Table:
+    """Write ``score.json``; returns what to show."""
+    claim_output(folder, SCORE)
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(folder / SCORE, found)
+    rows = Table()
+    rows.add_column("metric")
+    rows.add_column("value", justify="right")
+    for name, value in found["metrics"].items():
+        rows.add_row(title(name), number(value))
+    for name, reason in found["absent"].items():
+        rows.add_row(title(name), f"[dim]{reason}[/dim]")
+    return rows

@@ -1,0 +1,45 @@
+"""Keeps the ids of some images, in the order of the data set, for what needs more than their counts."""
+
+import numpy as np
+from typing_extensions import override
+
+from imtok.distributed import gather_values
+from imtok.evaluation.language import language
+from imtok.evaluation.measures import Found, Measure, Seen
+
+
+class LanguageMeasure(Measure):
+    """Statistics of the token language, for each slot.
+
+    Args:
+        vocab_sizes: Number of ids of each slot.
+        most: Images whose ids are kept, so that memory does not grow with the data set.
+        seed: Of the order of images in the growth of the vocabulary.
+    """
+
+    def __init__(self, vocab_sizes: tuple[int, ...], most: int = 10_000, seed: int = 0) -> None:
+        self.vocab_sizes, self.most, self.seed = vocab_sizes, most, seed
+        self.kept: dict[int, np.ndarray] = {}
+        self.flexible = False
+
+    @override
+    def update(self, seen: Seen) -> None:
+        self.flexible |= seen.reconstruction.quantized.keep is not None
+        ids = seen.reconstruction.quantized.ids.cpu().numpy().astype(np.int32)
+        for index, row in zip(seen.batch.index.tolist(), ids, strict=True):
+            if len(self.kept) < self.most:
+                self.kept[index] = row
+
+    @override
+    def finish(self) -> Found:
+        merged: dict[int, np.ndarray] = {}
+        flexible = False
+        for kept, some in gather_values((self.kept, self.flexible)):
+            merged |= kept
+            flexible |= some
+        if not self.vocab_sizes or not merged or flexible:
+            reason = "images have different numbers of tokens" if flexible else "there are no ids"
+            return Found(absent={"language": reason})
+        ids = np.stack([merged[index] for index in sorted(merged)[: self.most]])
+        rows = [language(ids[..., slot], size, self.seed) for slot, size in enumerate(self.vocab_sizes)]
+        return Found(tables={"language": rows}, arrays={"ids": ids})

@@ -1,0 +1,61 @@
+"""The crop of the tokenizers that do not follow ADM: resize the short side, then cut out the centre."""
+
+import numpy as np
+import torch
+from einops import rearrange
+from jaxtyping import UInt8
+from PIL import Image
+from torch import Tensor
+from typing_extensions import override
+
+from imtok.data.transforms import LONGEST, Transform, check_size
+
+FILTERS = {
+    "bilinear": Image.Resampling.BILINEAR,
+    "bicubic": Image.Resampling.BICUBIC,
+    "lanczos": Image.Resampling.LANCZOS,
+}
+
+
+class ResizeCrop(Transform):
+    """torchvision's ``Resize`` and ``CenterCrop`` of a Pillow image, to the pixel.
+
+    An image more than 16 times as long as wide is first cut to that, so that none grows without bound.
+
+    Args:
+        size: Side of the result, in pixels.
+        resampling: "bilinear", "bicubic" or "lanczos", each with Pillow's low-pass filter.
+
+    Raises:
+        ValueError: If the size is not positive or there is no such filter.
+
+    Example:
+        >>> ResizeCrop(32, "bicubic")(torch.zeros(3, 100, 80, dtype=torch.uint8), np.random.default_rng(0)).shape
+        torch.Size([3, 32, 32])
+    """
+
+    def __init__(self, size: int, resampling: str) -> None:
+        check_size(size)
+        if resampling not in FILTERS:
+            raise ValueError(f"resampling must be one of {', '.join(FILTERS)}, got {resampling!r}")
+        self.size = size
+        self.resampling = resampling
+
+    @override
+    def __call__(self, image: UInt8[Tensor, "3 h w"], generator: np.random.Generator) -> UInt8[Tensor, "3 size size"]:
+        """Scale and crop; draws nothing from ``generator``."""
+        if image.shape[-2:] == (self.size, self.size):
+            return image.contiguous()
+        most = LONGEST * min(image.shape[-2:])
+        image = _centre(image, min(most, image.shape[-2]), min(most, image.shape[-1]))
+        height, width = image.shape[-2:]
+        short = min(height, width)
+        scaled = (int(self.size * width / short), int(self.size * height / short))  # torchvision truncates
+        picture = Image.fromarray(rearrange(image, "c h w -> h w c").contiguous().numpy())
+        pixels = torch.from_numpy(np.array(picture.resize(scaled, FILTERS[self.resampling])))
+        return _centre(rearrange(pixels, "h w c -> c h w"), self.size, self.size).contiguous()
+
+
+def _centre(image: Tensor, height: int, width: int) -> Tensor:
+    top, left = round((image.shape[-2] - height) / 2), round((image.shape[-1] - width) / 2)
+    return image[:, top : top + height, left : left + width]

@@ -1,0 +1,83 @@
+"""How many tokens an image needs: the least prefix that decodes well enough (One-D-Piece, arXiv 2501.10064)."""
+
+from collections.abc import Sequence
+from typing import Literal, NamedTuple
+
+import torch
+from jaxtyping import Float, Float64, Int64
+from torch import Tensor
+
+from imtok.evaluation.inference import evaluating
+from imtok.metrics.mean import ImageMean
+from imtok.metrics.psnr import PSNR
+from imtok.pixels import to_uint8
+from imtok.tokenizer import Tokenizer
+from imtok.types import Tokens
+
+
+class Lengths(NamedTuple):
+    """The least number of tokens for each image of a batch, and what they reach."""
+
+    lengths: Int64[Tensor, " b"]
+    values: Float64[Tensor, " b"]
+
+
+def search_length(
+    tokenizer: Tokenizer,
+    image: Float[Tensor, "b 3 h w"],
+    target: float,
+    metric: ImageMean | None = None,
+    lengths: Sequence[int] | None = None,
+    encode: Literal["once", "each"] = "once",
+    context: Tensor | None = None,
+) -> Lengths:
+    """The least number of tokens, for each image, whose reconstruction reaches ``target``.
+
+    Lengths are tried from the shortest on, so the answer is exact even where more tokens make an image worse, and only
+    images that have not reached the target go on to the next. An image is measured alone: the answer does not depend on
+    the batch.
+
+    Args:
+        tokenizer: Of variable length; left in the modes (training or evaluation) that it came in.
+        image: In ``[-1, 1]``, on the tokenizer's device.
+        target: What the metric is to reach: at least so many dB of PSNR, at most so much LPIPS.
+        metric: Of uint8 images, such as ``LPIPS()``; None = PSNR.
+        lengths: Numbers of tokens to try; None = all of them. Powers of two are a coarse answer at little cost.
+        encode: "once" = all tokens once, then their prefixes; "each" = for each length anew, for encoders that make
+            another code of another budget (ALIT, KARL).
+        context: Text, class or target quality, for parts that take it; one for each image.
+
+    Returns:
+        Lengths, and the metric's values there. An image that no length serves has the last one and its value.
+
+    Raises:
+        ValueError: If the tokenizer is of fixed length, or a length is out of range.
+    """
+    metric = metric or PSNR()
+    most = tokenizer.num_tokens((image.shape[-2], image.shape[-1]))
+    if not tokenizer.decoder.flexible:
+        raise ValueError(f"the tokenizer must be of variable length to search one, got one that always takes {most}")
+    tried = sorted(set(range(1, most + 1) if lengths is None else lengths))
+    if not tried or tried[0] < 1 or tried[-1] > most:
+        raise ValueError(f"lengths must be some of 1 to {most} tokens, got {lengths}")
+    found = torch.full((len(image),), tried[-1], device=image.device)
+    values = torch.full((len(image),), float("nan"), device=image.device, dtype=torch.float64)
+    open_rows = torch.arange(len(image), device=image.device)
+    pixels = to_uint8(image)
+    with evaluating(tokenizer):
+        whole = tokenizer.encode(image, context=context) if encode == "once" else None
+        for length in tried:
+            if not len(open_rows):
+                break
+            described = None if context is None else context[open_rows]
+            if whole is None:
+                tokens = tokenizer.encode(image[open_rows], length, described)
+            else:
+                keep = None if whole.keep is None else whole.keep[open_rows, :length]
+                tokens = Tokens(whole.ids[open_rows, :length], keep)
+            decoded = tokenizer.decode(tokens, (image.shape[-2], image.shape[-1]), described)
+            reached = metric.per_image(to_uint8(decoded), pixels[open_rows])
+            enough = reached >= target if metric.higher_is_better else reached <= target
+            values[open_rows], found[open_rows] = reached.to(values.dtype), length
+            open_rows = open_rows[~enough]
+    return Lengths(found, values)

@@ -1,0 +1,59 @@
+"""How many tokens the images of a data set need for a given quality: statistics of ``search_length``."""
+
+from typing import Any
+
+import numpy as np
+from typing_extensions import override
+
+from imtok.distributed import gather_values
+from imtok.evaluation.inference import Size
+from imtok.evaluation.length import search_length
+from imtok.evaluation.measures import Found, Measure, Seen
+from imtok.tokenizer import Tokenizer
+
+
+class LengthMeasure(Measure):
+    """The least number of tokens, a power of two or all of them, at which each image reaches a PSNR.
+
+    Args:
+        target: In dB.
+    """
+
+    def __init__(self, target: float) -> None:
+        self.target = target
+        self.tried: list[int] = []
+        self.lengths: list[int] = []
+        self.reached = 0
+        self.reason: str | None = None
+
+    @override
+    def start(self, tokenizer: Tokenizer, size: Size) -> None:
+        most = tokenizer.num_tokens(size)
+        self.tried = sorted({2**power for power in range(most.bit_length())} | {most})
+        if not tokenizer.decoder.flexible:
+            self.reason = f"the tokenizer always takes {most} tokens"
+
+    @override
+    def update(self, seen: Seen) -> None:
+        if self.reason is None:
+            lengths, values = search_length(seen.tokenizer, seen.image, self.target, lengths=self.tried)
+            self.lengths += lengths.tolist()
+            self.reached += int((values >= self.target).sum())
+
+    @override
+    def finish(self) -> Found:
+        parts = gather_values((self.reason, self.lengths, self.reached))
+        reason = next((reason for reason, *_ in parts if reason), None)
+        lengths = np.array([length for _, own, _ in parts for length in own])
+        if reason or not len(lengths):
+            return Found(absent={"length": reason or "there is no image"})
+        values, counts = np.unique(lengths, return_counts=True)
+        table: dict[str, Any] = {
+            "target_psnr": self.target,
+            "reached": sum(count for *_, count in parts) / len(lengths),
+            "mean": float(lengths.mean()),
+            "median": float(np.median(lengths)),
+            "lengths": values.tolist(),
+            "images": counts.tolist(),
+        }
+        return Found(tables={"length": table})

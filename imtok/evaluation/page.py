@@ -1,0 +1,122 @@
+"""A report as one HTML file that needs nothing else, and the files for machines beside it."""
+
+import csv
+import html
+import io
+from base64 import b64encode
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from imtok.evaluation.plots import draw_plots, error_map, picture_bytes
+from imtok.evaluation.report import Report, summary
+from imtok.evaluation.titles import is_stand_in, number, title
+from imtok.files import write_bytes
+
+_STYLE = """body{font:15px/1.5 system-ui,sans-serif;max-width:1060px;margin:2em auto;padding:0 1em;color:#202020}
+table{border-collapse:collapse;margin:1em 0}td,th{padding:.25em .8em;border-bottom:1px solid #ddd;text-align:left}
+td.n{text-align:right;font-variant-numeric:tabular-nums}code{color:#666}figure{display:inline-block;margin:.4em}
+figcaption{color:#666;font-size:13px;overflow-wrap:anywhere}.grid img{width:150px;image-rendering:pixelated}
+.plot img{max-width:100%}.note{color:#8a4b00}"""
+
+
+def write_page(report: Report, folder: Path) -> None:
+    """Write ``report.html``, ``codes.npz`` and, where there is a rate-distortion table, ``rd.csv``.
+
+    Args:
+        report: What ``evaluate`` returned.
+        folder: Exists.
+    """
+    write_bytes(folder / "report.html", page(report).encode())
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, **dict(report.arrays))  # type: ignore[arg-type]
+    write_bytes(folder / "codes.npz", buffer.getvalue())
+    rows = report.tables.get("rate")
+    if rows:
+        text = io.StringIO()
+        writer = csv.DictWriter(text, list(dict.fromkeys(name for row in rows for name in row)))
+        writer.writeheader()
+        writer.writerows(rows)
+        write_bytes(folder / "rd.csv", text.getvalue().encode())
+
+
+def page(report: Report) -> str:
+    """The whole report; pictures are inside it, and nothing is fetched from anywhere."""
+    name = report.name or "Evaluation"
+    parts = [f"<h1>{html.escape(name)}</h1>", f"<p>{html.escape(summary(report))}.</p>"]
+    if report.protocol:
+        settings = ", ".join(f"{key} {value}" for key, value in report.protocol.items() if value not in ([], None))
+        parts.append(f"<p>Protocol: {html.escape(settings)}.</p>")
+    parts += [f'<p class="note">{html.escape(note)}</p>' for note in report.warnings]
+    parts += _numbers("Metrics", report, [name for name in report.metrics if not is_stand_in(name)])
+    parts += _numbers("Not comparable to published numbers", report, list(filter(is_stand_in, report.metrics)))
+    if report.absent:
+        rows = "".join(
+            f"<tr><td>{_text(title(k))}</td><td>{_text(reason)}</td></tr>" for k, reason in report.absent.items()
+        )
+        parts.append(f"<h2>Absent</h2><table>{rows}</table>")
+    plots = draw_plots(report)
+    if plots:
+        parts.append("<h2>Plots</h2>")
+        parts += [f'<figure class="plot">{_image(data, t)}</figure>' for t, data in plots.items()]
+    for caption, data in report.drawings.items():
+        parts.append(f'<h2>{_text(caption)}</h2><figure class="plot">{_image(data, caption)}</figure>')
+    parts += _grid(report)
+    for key in ("pfid", "rate", "swaps"):
+        if key in report.tables:
+            found = report.tables[key]
+            parts += _rows(key, found["grid"] if key == "pfid" else found)
+    if report.bad:
+        rows = "".join(f"<li>{_text(sample)}</li>" for sample in report.bad[:200])
+        parts.append(f"<h2>Unreadable samples ({len(report.bad)}, in no number above)</h2><ul>{rows}</ul>")
+    head = f'<meta charset="utf-8"><title>{html.escape(name)}</title><style>{_STYLE}</style>'
+    return f'<!doctype html>\n<html lang="en"><head>{head}</head><body>\n' + "\n".join(parts) + "\n</body></html>\n"
+
+
+def _numbers(heading: str, report: Report, names: list[str]) -> list[str]:
+    if not names:
+        return []
+    rows = [
+        f'<tr><td>{_text(title(name))}</td><td class="n">{number(report.metrics[name])}</td>'
+        f"<td class='n'>{report.images}</td><td><code>{report.ids.get(name, {}).get('id', '')}</code></td>"
+        f"<td>{_text(report.conventions.get(name, ''))}</td></tr>"
+        for name in names
+    ]
+    head = "<tr><th>metric</th><th>value</th><th>images</th><th>protocol id</th><th>convention</th></tr>"
+    return [f"<h2>{_text(heading)}</h2>", f"<table>{head}{''.join(rows)}</table>"]
+
+
+def _grid(report: Report) -> list[str]:
+    pictures = report.pictures
+    if not pictures.keys:
+        return []
+    parts = ['<h2>Originals, reconstructions, errors</h2><table class="grid"><tr><th>original</th>']
+    parts.append("<th>reconstruction</th><th>error, white = 64 levels</th><th></th></tr>")
+    for key, original, image in zip(pictures.keys, pictures.originals, pictures.reconstructions, strict=True):
+        cells = (picture_bytes(original), picture_bytes(image), error_map(original, image))
+        parts.append(
+            "<tr>" + "".join(f"<td>{_image(cell, key)}</td>" for cell in cells) + f"<td>{_text(key)}</td></tr>"
+        )
+    return [*parts, "</table>"]
+
+
+def _rows(key: str, rows: list[dict[str, Any]]) -> list[str]:
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    head = "".join(f"<th>{_text(name)}</th>" for name in names)
+    body = "".join("<tr>" + "".join(_cell(row.get(name)) for name in names) + "</tr>" for row in rows)
+    return [f"<h2>{_text(key)}</h2><table><tr>{head}</tr>{body}</table>"]
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, float):
+        return f'<td class="n">{number(value)}</td>'
+    return f"<td>{'' if value is None else _text(str(value))}</td>"
+
+
+def _image(data: bytes, text: str) -> str:
+    return f'<img alt="{html.escape(text, quote=True)}" src="data:image/png;base64,{b64encode(data).decode()}">'
+
+
+def _text(value: str) -> str:
+    return html.escape(value)

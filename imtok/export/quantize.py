@@ -1,0 +1,175 @@
+"""Give a continuous tokenizer ids after its training (TokenBridge, arXiv 2503.16430)."""
+
+import copy
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from imtok.data.base import Images
+from imtok.data.images import ImageSet, Subset
+from imtok.errors import InputError
+from imtok.evaluation.inference import evaluating, read_images, require_finite, require_images
+from imtok.export.store import fingerprint
+from imtok.files import claim_output, new_folder, write_json
+from imtok.metrics.psnr import PSNR
+from imtok.pixels import to_uint8
+from imtok.quantizers.base import Quantizer
+from imtok.quantizers.continuous import Continuous
+from imtok.quantizers.tokenbridge import TokenBridge
+from imtok.tokenizer import Tokenizer, construct
+from imtok.types import Batch
+
+REPORT = "quantize.json"
+
+
+def with_ids(tokenizer: Tokenizer, section: dict[str, Any]) -> Tokenizer:
+    """A copy of a continuous tokenizer, around a quantizer that has ids.
+
+    Args:
+        tokenizer: Its quantizer is :class:`Continuous`.
+        section: Config of a :class:`TokenBridge`, which is still to be fitted.
+
+    Raises:
+        InputError: If the tokenizer has ids already, or the quantizer does not suit it.
+    """
+    if not isinstance(tokenizer.quantizer, Continuous):
+        raise InputError(
+            f"tokenizer must be continuous (trained with quantizer=continuous), got one with ids already, by "
+            f"{type(tokenizer.quantizer).__name__}; it needs no other quantizer"
+        )
+    try:
+        quantizer = construct(section)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"quantizer: {error}") from None
+    if not isinstance(quantizer, TokenBridge):
+        raise InputError(
+            f"quantizer must be one that is fitted to finished latents (quantizer=tokenbridge_6), got "
+            f"{type(quantizer).__name__}; train with that one"
+        )
+    width = tokenizer.quantizer.dim
+    if quantizer.dim != width:
+        raise InputError(
+            f"quantizer.dim must be {width}, the width of the tokenizer's latents, got {quantizer.dim}; "
+            f"give quantizer.dim={width}"
+        )
+    quantized = Tokenizer.from_config({**(tokenizer.config or {}), "quantizer": section})
+    own = {f"quantizer.{name}": value for name, value in quantizer.state_dict().items()}
+    quantized.load_state_dict(tokenizer.state_dict() | own)  # a continuous quantizer has no state
+    return quantized.to(tokenizer.decoder.last_layer.device).eval()
+
+
+def fit_and_save(
+    tokenizer: Tokenizer,
+    quantized: Tokenizer,
+    fitting: Iterable[Batch],
+    measuring: Iterable[Batch],
+    folder: Path,
+    most: int,
+    device: torch.device,
+) -> dict[str, Any]:
+    """Fit, measure and write ``tokenizer/`` and ``quantize.json``.
+
+    Args:
+        tokenizer: The continuous tokenizer, on ``device``.
+        quantized: What :func:`with_ids` made of it; its quantizer is fitted.
+        fitting: Images to fit to.
+        measuring: Images to measure on.
+        folder: Appears whole or not at all; an earlier result in it is replaced.
+        most: Fit to at most so many images.
+        device: Where to compute.
+
+    Returns:
+        What ``quantize.json`` holds.
+
+    Raises:
+        InputError: If the folder holds something else, there is no image to read, or the latents cannot be fitted.
+    """
+    claim_output(folder, REPORT)
+    latents, images = latents_of(tokenizer, fitting, device, most)
+    fitted = cast(TokenBridge, quantized.quantizer)
+    given = copy.deepcopy(fitted)
+    try:
+        fitted.fit(latents)
+    except ValueError as error:
+        raise InputError(f"the quantizer cannot be fitted: {error}; is the tokenizer trained?") from None
+    steps = {"continuous": tokenizer.quantizer, "quantized, as given": given, "quantized, fitted": fitted}
+    psnr, measured = compare_psnr(tokenizer, steps, measuring, device)
+    report = {
+        "continuous_tokenizer_sha256": fingerprint(tokenizer),
+        "quantizer": (quantized.config or {})["quantizer"],
+        "images_fitted": images,
+        "images_measured": measured,
+        "psnr": psnr,
+    }
+    with new_folder(folder) as aside:
+        quantized.save(aside / "tokenizer")
+        write_json(aside / REPORT, report)
+    return report
+
+
+def spread(images: Images, most: int) -> Images:
+    """At most so many of the images, evenly over a list of them: neighbours often are of one class.
+
+    Of a stream all; :func:`latents_of` takes the first ones.
+    """
+    if not isinstance(images, ImageSet) or len(images) <= most:
+        return images
+    chosen = np.arange(most, dtype=np.int64) * len(images) // most
+    return ImageSet(Subset(images.source, chosen), images.transform)
+
+
+def latents_of(
+    tokenizer: Tokenizer, loader: Iterable[Batch], device: torch.device, most: int
+) -> tuple[Float[Tensor, "m d"], int]:
+    """Latents of the first ``most`` images, on the CPU, and how many images they are of.
+
+    Raises:
+        InputError: If there is no image, the tokenizer cannot read one, or a latent is not finite.
+    """
+    found, bad, count = list[Tensor](), list[str](), 0
+    with evaluating(tokenizer):
+        for batch, image, _ in read_images(tokenizer, loader, device, bad):
+            quantized = tokenizer.quantize(image[: most - count])
+            require_finite(quantized.latents, batch.key, "latents")
+            kept = quantized.latents.flatten(0, 1) if quantized.keep is None else quantized.latents[quantized.keep]
+            found.append(kept.cpu())
+            count += len(quantized.latents)
+            if count >= most:
+                break
+    require_images(count, bad)
+    return torch.cat(found), count
+
+
+def compare_psnr(
+    tokenizer: Tokenizer, quantizers: Mapping[str, Quantizer], loader: Iterable[Batch], device: torch.device
+) -> tuple[dict[str, float], int]:
+    """PSNR in dB of the reconstructions with each of some quantizers, by name, and the number of images.
+
+    Args:
+        tokenizer: Encodes and decodes; continuous, so that its own quantizer changes nothing.
+        quantizers: What its latents go through in between, on ``device``.
+        loader: The images.
+        device: Where the tokenizer is.
+
+    Raises:
+        InputError: If there is no image, the tokenizer cannot read one, or a reconstruction is not finite.
+    """
+    exact = torch.device("cpu") if device.type == "mps" else device  # mps knows no float64
+    metrics = {name: PSNR().to(exact) for name in quantizers}
+    bad, count = list[str](), 0
+    with evaluating(tokenizer):
+        for batch, image, size in read_images(tokenizer, loader, device, bad):
+            latents = tokenizer.quantize(image)
+            for name, quantizer in quantizers.items():
+                codes = quantizer(latents.latents, latents.keep)
+                shown = tokenizer.decoder(codes.latents, size, codes.keep)
+                require_finite(shown, batch.key, "reconstruction")
+                metrics[name].update(to_uint8(shown).to(exact), batch.image.to(exact))
+            count += len(image)
+    require_images(count, bad)
+    return {name: metric.compute().item() for name, metric in metrics.items()}, count

@@ -1,0 +1,129 @@
+"""Checkpoints of convolutional tokenizers: LlamaGen, VQGAN (taming-transformers), IBQ and Open-MAGVIT2."""
+
+from collections.abc import Sequence
+
+from typing_extensions import override
+
+from imtok.zoo.averages import averaged
+from imtok.zoo.convolutions import Layout, decoder_rules, encoder_rules, sizes
+from imtok.zoo.files import Checkpoint
+from imtok.zoo.rules import Drop, Leave, Rename, Rule
+from imtok.zoo.source import Config, Source, State
+from imtok.zoo.table import Table
+
+LLAMAGEN = Layout("conv_blocks", "conv_blocks", "res", "downsample.conv", "upsample.conv", ("mid.*",), True)
+TAMING = Layout("down", "up", "block", "downsample.conv", "upsample.conv", ("mid.block_1", "mid.attn_1", "mid.block_2"))
+MAGVIT2 = Layout("down", "up", "block", "downsample", "upsample.conv1", ("mid_block.*",))
+
+_PROJECTIONS: list[Rule] = [
+    Rename("quant_conv", "encoder.project"),
+    Rename("post_quant_conv", "decoder.project"),
+    Rename("quantize.embedding.weight", "quantizer.weight"),
+]
+_VQ_STATE: list[Rule] = [
+    Leave("quantizer.usage", "running use of the codes, for restarts"),
+    Leave("quantizer.restarts", "number of restarts"),
+]
+
+
+class LlamaGen(Source):
+    """VQ-16 and VQ-8."""
+
+    name = "llamagen"
+    title = "LlamaGen VQ-16 and VQ-8 (arXiv 2406.06525)"
+    layout = LLAMAGEN
+
+    @override
+    def open(self, checkpoint: Checkpoint) -> State:
+        return State(checkpoint.tensors("ema", "model", "state_dict"))
+
+    @override
+    def recipe(self, state: State) -> Sequence[str]:
+        return ["experiment=llamagen_vq16"]
+
+    @override
+    def settings(self, state: State, config: Config) -> Config:
+        codes, width = state.shape("quantize.embedding.weight")
+        config = sizes(state, self.layout, config)
+        return {**config, "quantizer": {**config["quantizer"], "codebook_size": codes, "dim": width}}
+
+    @override
+    def table(self, config: Config) -> Table:
+        nets = encoder_rules(self.layout, config["encoder"]) + decoder_rules(self.layout, config["decoder"])
+        return Table([*nets, *_PROJECTIONS, *_VQ_STATE, Drop("quantize.codebook_used", "window of used codes")])
+
+
+class Taming(LlamaGen):
+    """VQGAN f16 of taming-transformers, as its trainer saved it."""
+
+    name = "taming"
+    title = "VQGAN f16 of taming-transformers (arXiv 2012.09841)"
+    layout = TAMING
+
+    @override
+    def open(self, checkpoint: Checkpoint) -> State:
+        return State(checkpoint.tensors("state_dict"))
+
+    @override
+    def recipe(self, state: State) -> Sequence[str]:
+        return ["encoder=cnn_taming", "quantizer=vq_taming", "decoder=cnn_taming", "image_size=256"]
+
+    @override
+    def table(self, config: Config) -> Table:
+        nets = encoder_rules(self.layout, config["encoder"]) + decoder_rules(self.layout, config["decoder"])
+        return Table([*nets, *_PROJECTIONS, *_VQ_STATE, Drop("loss.*", "loss")])
+
+
+class IBQ(Taming):
+    """IBQ of SEED-Voken, with averaged weights."""
+
+    name = "ibq"
+    title = "IBQ of SEED-Voken (arXiv 2412.02692)"
+
+    @override
+    def open(self, checkpoint: Checkpoint) -> State:
+        return State(*averaged(checkpoint.tensors("state_dict")))
+
+    @override
+    def recipe(self, state: State) -> Sequence[str]:
+        return ["experiment=ibq"]
+
+    @override
+    def table(self, config: Config) -> Table:
+        nets = encoder_rules(self.layout, config["encoder"]) + decoder_rules(self.layout, config["decoder"])
+        return Table([*nets, *_PROJECTIONS, Drop("loss.*", "loss")])
+
+
+class OpenMAGVIT2(Source):
+    """Open-MAGVIT2, with averaged weights; its codes are signs and have no weights."""
+
+    name = "open_magvit2"
+    title = "Open-MAGVIT2 of SEED-Voken (arXiv 2409.04410)"
+
+    @override
+    def open(self, checkpoint: Checkpoint) -> State:
+        return State(*averaged(checkpoint.tensors("state_dict")))
+
+    @override
+    def recipe(self, state: State) -> Sequence[str]:
+        small = state.count("encoder.down.*.") == 4  # the 8 x 8 pixels per latent of the 128 px model
+        net, side = ("cnn_magvit2_f8", 128) if small else ("cnn_magvit2", 256)
+        bits = state.shape("encoder.conv_out.weight")[0]
+        quantizer = "lfq_18" if bits == 18 else "lfq_14"
+        return [f"encoder={net}", f"quantizer={quantizer}", f"decoder={net}", f"image_size={side}"]
+
+    @override
+    def settings(self, state: State, config: Config) -> Config:
+        config = sizes(state, MAGVIT2, config)
+        middle = ["residual"] * state.count("encoder.mid_block.*.")
+        for part in ("encoder", "decoder"):
+            config[part]["middle"] = middle
+        bits = state.shape("encoder.conv_out.weight")[0]
+        if bits != sum(config["quantizer"]["slot_bits"]):
+            config["quantizer"] = {**config["quantizer"], "slot_bits": [bits]}
+        return config
+
+    @override
+    def table(self, config: Config) -> Table:
+        nets = encoder_rules(MAGVIT2, config["encoder"]) + decoder_rules(MAGVIT2, config["decoder"])
+        return Table([*nets, Drop("loss.*", "loss")])

@@ -1,0 +1,124 @@
+"""Rules of what convolutional nets of the VQGAN line share, whatever their codes call the modules."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from imtok.zoo.blocks import named
+from imtok.zoo.rules import Rename, Rule
+from imtok.zoo.source import Config, State
+
+
+@dataclass(frozen=True)
+class Layout:
+    """What a code calls the modules of its two nets; ``{level}`` is 0 at full resolution.
+
+    Attributes:
+        encoder_level: A level of the encoder.
+        decoder_level: A level of the decoder.
+        block: A residual block in a level.
+        halve: What lowers the resolution, in a level of the encoder.
+        double: What raises it, in a level of the decoder.
+        middle: The modules at the lowest resolution, in order; ``*`` = any number of them.
+        lowest_first: Whether the decoder's levels are counted from the lowest resolution.
+    """
+
+    encoder_level: str
+    decoder_level: str
+    block: str
+    halve: str
+    double: str
+    middle: tuple[str, ...]
+    lowest_first: bool = False
+
+
+_RESIDUAL = {"norm1": "norm1", "conv1": "conv1", "norm2": "norm2", "conv2": "conv2", "nin_shortcut": "shortcut"}
+_ATTENTION = {"norm": "norm", "q": "query", "k": "key", "v": "value", "proj_out": "project"}
+_ENDS = {"conv_in": "conv_in", "norm_out": "norm_out.0", "conv_out": "conv_out"}
+
+
+def sizes(state: State, layout: Layout, config: Config, encoder: str = "encoder", decoder: str = "decoder") -> Config:
+    """The sections ``encoder`` and ``decoder`` of ``config`` with channels, levels and blocks as the weights have them.
+
+    Args:
+        state: The weights.
+        layout: How their code names them.
+        config: The published settings.
+        encoder: What the code calls its convolutional encoder.
+        decoder: What it calls its convolutional decoder.
+    """
+    first, level = f"{encoder}.conv_in.weight", f"{encoder}.{layout.encoder_level}"
+    channels = state.shape(first)[0]
+    number = state.count(f"{level}.*.")
+    widths = [state.shape(f"{level}.{index}.{layout.block}.0.conv2.weight")[0] for index in range(number)]
+    common = {"channels": channels, "multipliers": [width // channels for width in widths]}
+    out = state.shape(f"{encoder}.conv_out.weight")[0]
+    if config["encoder"]["latent_channels"] is not None:
+        common["latent_channels"] = out
+    blocks = state.count(f"{level}.0.{layout.block}.*.")
+    decoder_blocks = state.count(f"{decoder}.{layout.decoder_level}.0.{layout.block}.*.")
+    return {
+        **config,
+        "encoder": {**config["encoder"], **common, "blocks": blocks},
+        "decoder": {**config["decoder"], **common, "blocks": decoder_blocks},
+    }
+
+
+def encoder_rules(layout: Layout, settings: Config, source: str = "encoder", target: str = "encoder") -> list[Rule]:
+    """What becomes of the keys of a convolutional encoder.
+
+    Args:
+        layout: How its code names them.
+        settings: The arguments of :class:`imtok.encoders.cnn.CNNEncoder`.
+        source: The name of the net in its code.
+        target: Its name in imtok.
+    """
+    rules = _ends(source, target)
+    levels = len(settings["multipliers"])
+    for level in range(levels):
+        attention = settings["attention"] == "lowest" and level == levels - 1
+        place = f"{source}.{layout.encoder_level}.{level}"
+        rules += _level(layout, place, f"{target}.levels.{level}", settings["blocks"], attention)
+        if level < levels - 1:
+            inner = ".1" if settings["downsample"] == "padded_end" else ""
+            rules.append(Rename(f"{place}.{layout.halve}", f"{target}.downsamplers.{level}{inner}"))
+    return rules + _middle(layout, source, target, settings["middle"])
+
+
+def decoder_rules(layout: Layout, settings: Config, source: str = "decoder", target: str = "decoder") -> list[Rule]:
+    """What becomes of the keys of a convolutional decoder; arguments as :func:`encoder_rules`."""
+    rules = _ends(source, target)
+    levels = len(settings["multipliers"])
+    for level in range(levels):
+        attention = settings["attention"] == "lowest" and level == 0
+        number = level if layout.lowest_first else levels - 1 - level
+        place = f"{source}.{layout.decoder_level}.{number}"
+        rules += _level(layout, place, f"{target}.levels.{level}", settings["blocks"], attention)
+        if level < levels - 1:
+            rules.append(Rename(f"{place}.{layout.double}", f"{target}.upsamplers.{level}.conv"))
+        if settings["adaptive_norm"] == "levels":
+            names = {"gamma": "scale", "beta": "bias"}
+            rules += named(names, f"{source}.adaptive.{number}", f"{target}.adaptive_norms.{level}")
+    return rules + _middle(layout, source, target, settings["middle"])
+
+
+def _ends(source: str, target: str) -> list[Rule]:
+    return named(_ENDS, source, target)
+
+
+def _level(layout: Layout, source: str, target: str, blocks: int, attention: bool) -> list[Rule]:
+    rules: list[Rule] = []
+    for block in range(blocks):
+        place = block * (2 if attention else 1)
+        rules += named(_RESIDUAL, f"{source}.{layout.block}.{block}", f"{target}.{place}")
+        if attention:
+            rules += named(_ATTENTION, f"{source}.attn.{block}", f"{target}.{place + 1}")
+    return rules
+
+
+def _middle(layout: Layout, source: str, target: str, layers: Sequence[str]) -> list[Rule]:
+    rules: list[Rule] = []
+    for index, layer in enumerate(layers):
+        name = layout.middle[0].replace("*", str(index)) if len(layout.middle) == 1 else layout.middle[index]
+        names = _RESIDUAL if layer == "residual" else _ATTENTION
+        rules += named(names, f"{source}.{name}", f"{target}.middle.{index}")
+    return rules

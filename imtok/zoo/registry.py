@@ -1,0 +1,23 @@
+"""The sources that ``imtok import`` knows, by name."""
+
+from imtok.errors import InputError
+from imtok.zoo.bsq_vit import BSQViT
+from imtok.zoo.cnn import IBQ, LlamaGen, OpenMAGVIT2, Taming
+from imtok.zoo.flextok import FlexTok
+from imtok.zoo.gigatok import GigaTok
+from imtok.zoo.source import Source
+from imtok.zoo.titok import OneDPiece, TiTok
+
+_ALL = (LlamaGen(), Taming(), IBQ(), OpenMAGVIT2(), TiTok(), OneDPiece(), GigaTok(), FlexTok(), BSQViT())
+SOURCES: dict[str, Source] = {source.name: source for source in _ALL}
+
+
+def find_source(name: str) -> Source:
+    """The source of a name.
+
+    Raises:
+        InputError: If there is none; lists all.
+    """
+    if name not in SOURCES:
+        raise InputError(f"source={name} is not known; there are {', '.join(SOURCES)}")
+    return SOURCES[name]

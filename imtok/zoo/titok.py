@@ -1,0 +1,158 @@
+"""Checkpoints of TiTok, TA-TiTok and One-D-Piece, two-stage and one-stage."""
+
+from collections.abc import Sequence
+from math import isqrt
+from typing import ClassVar
+
+from typing_extensions import override
+
+from imtok.zoo.blocks import heads_of, linear_of_convolution, named, self_attention_blocks
+from imtok.zoo.convolutions import Layout, decoder_rules
+from imtok.zoo.files import Checkpoint
+from imtok.zoo.layouts import Rearrange, Split
+from imtok.zoo.rules import Drop, Leave, Rename, Rule
+from imtok.zoo.source import Config, Source, State
+from imtok.zoo.table import Table, TableError
+
+MASKGIT = Layout("down", "up", "block", "", "upsample_conv", ("mid.*",))
+_CODE_HEAD = "decoder.ffn.2.weight"
+_TEXT = "decoder.text_guidance_positional_embedding"
+_PROXY = "pixel_quantize.embedding.weight"
+
+
+class TiTok(Source):
+    """TiTok L-32, B-64, S-128 (two-stage, stage 2), BL-64, BL-128, SL-256 (one-stage), and TA-TiTok with codes."""
+
+    name = "titok"
+    title = "TiTok (arXiv 2406.07550) or TA-TiTok (arXiv 2501.07730) with codes"
+    recipes: ClassVar[dict[int, str]] = {512: "titok_s128", 768: "titok_b64", 1024: "titok_l32"}
+
+    @override
+    def open(self, checkpoint: Checkpoint) -> State:
+        told = checkpoint.beside().get("model", {})
+        return State(checkpoint.tensors(), facts=told.get("vq_model", {}))
+
+    @override
+    def recipe(self, state: State) -> Sequence[str]:
+        if _CODE_HEAD not in state.tensors:
+            return [f"experiment={'ta_titok' if _TEXT in state.tensors else 'titok_bl64'}"]
+        width = state.shape("encoder.class_embedding")[1]
+        return [f"experiment={self.recipes.get(width, self.recipes[1024])}"]
+
+    @override
+    def settings(self, state: State, config: Config) -> Config:
+        patch_size = state.shape("encoder.patch_embed.weight")[-1]
+        side = isqrt(state.shape("encoder.positional_embedding")[0] - 1) * patch_size
+        codes, dim = state.shape("quantize.embedding.weight")
+        encoder = {
+            **config["encoder"],
+            **_trunk(state, "encoder"),
+            "latents": state.shape("latent_tokens")[0],
+            "latent_layout": _layout(state),
+            "patch_size": patch_size,
+        }
+        quantizer = {**config["quantizer"], "codebook_size": codes, "dim": dim}
+        quantizer["normalize"] = bool(state.facts.get("use_l2_norm", quantizer["normalize"]))
+        decoder = {**config["decoder"], **_trunk(state, "decoder")}
+        if _CODE_HEAD in state.tensors:
+            decoder |= _pixel_net(state) | {"weights": "random"}
+        else:
+            decoder["patch_size"] = isqrt(state.shape("decoder.ffn.0.weight")[0] // 3)
+        return {**config, "encoder": encoder, "quantizer": quantizer, "decoder": decoder, "image_size": side}
+
+    @override
+    def table(self, config: Config) -> Table:
+        grid = (config["image_size"] // config["encoder"]["patch_size"]) ** 2
+        rules = [
+            Rename("latent_tokens", "encoder.latents"),
+            Rename("encoder.patch_embed", "encoder.patches"),
+            *linear_of_convolution("encoder.conv_out", "encoder.project"),
+            Rename("quantize.embedding.weight", "quantizer.weight"),
+            Drop("quantize.embed_prob", "running use of the codes"),
+            Leave("quantizer.usage", "running use of the codes, for restarts"),
+            Leave("quantizer.restarts", "number of restarts"),
+            Rename("decoder.decoder_embed", "decoder.embed"),
+            Rearrange("decoder.mask_token", "decoder.mask_token", "1 1 d", "1 d"),
+        ]
+        for part in ("encoder", "decoder"):
+            rules += _trunk_rules(part, config[part]["depth"], grid)
+        if "codes" in config["decoder"]:
+            return Table(rules + _two_stage_rules(config["decoder"]))
+        rules += [*linear_of_convolution("decoder.ffn.0", "decoder.pixels"), _same("decoder.conv_out")]
+        if config["decoder"]["context_dim"]:
+            rules += [
+                Rename("decoder.text_guidance_proj", "decoder.embed_context"),
+                Rename(_TEXT, "decoder.context_positions"),
+                Leave("decoder.missing_context", "stands for a missing text, which the published net does not know"),
+            ]
+        return Table(rules)
+
+
+class OneDPiece(TiTok):
+    """One-D-Piece S, B and L with 256 tokens, stage 2."""
+
+    name = "one_d_piece"
+    title = "One-D-Piece (arXiv 2501.10064)"
+    recipes: ClassVar[dict[int, str]] = {512: "one_d_piece_s256", 768: "one_d_piece_b256", 1024: "one_d_piece_l256"}
+
+
+def _trunk(state: State, part: str) -> Config:
+    width = state.shape(f"{part}.class_embedding")[1]
+    return {"width": width, "depth": state.count(f"{part}.transformer.*."), "heads": heads_of(width)}
+
+
+def _layout(state: State) -> str:
+    """How latents are read off their buffer: in the code the same flag chooses the head, which the weights show.
+
+    Raises:
+        TableError: If config.json says otherwise.
+    """
+    legacy = _CODE_HEAD in state.tensors
+    told = state.facts.get("is_legacy", legacy)
+    if told != legacy:
+        raise TableError(
+            f"config.json beside it says is_legacy: {told}, but its decoder has the head of is_legacy: {legacy}"
+        )
+    return "legacy_view" if legacy else "tokens"
+
+
+def _pixel_net(state: State) -> Config:
+    codes, code_dim = state.shape(_PROXY)
+    levels = state.count("pixel_decoder.up.*.")
+    widths = [state.shape(f"pixel_decoder.up.{level}.block.0.conv2.weight")[0] for level in range(levels)]
+    return {
+        "channels": widths[0],
+        "multipliers": [width // widths[0] for width in widths],
+        "blocks": state.count("pixel_decoder.up.0.block.*."),
+        "codes": codes,
+        "code_dim": code_dim,
+    }
+
+
+def _trunk_rules(part: str, depth: int, grid: int) -> list[Rule]:
+    names = {
+        "class_embedding": "class_token",
+        "latent_token_positional_embedding": "latent_positions",
+        "ln_pre": "norm_in",
+        "ln_post": "norm_out",
+    }
+    positions = (f"{part}.class_position", f"{part}.positions.table")
+    return [
+        *named(names, part, part),
+        Split(f"{part}.positional_embedding", positions, (1, grid)),
+        *self_attention_blocks(f"{part}.transformer", f"{part}.trunk", depth),
+    ]
+
+
+def _two_stage_rules(settings: Config) -> list[Rule]:
+    net = {**settings, "attention": "none", "adaptive_norm": "none", "middle": ["residual"] * settings["blocks"]}
+    return [
+        *linear_of_convolution("decoder.ffn.0", "decoder.head.0"),
+        *linear_of_convolution("decoder.ffn.2", "decoder.head.2"),
+        Rename(_PROXY, "decoder.codebook.weight"),
+        *decoder_rules(MASKGIT, net, "pixel_decoder", "decoder.pixels"),
+    ]
+
+
+def _same(name: str) -> Rule:
+    return Rename(name, name)

@@ -1,0 +1,39 @@
+"""One of several processes that evaluate together; ``test_many_ranks.py`` compares them with one."""
+
+import json
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+from evaluation.tiny import Tiny, batches, tokenizer
+
+from imtok.errors import InputError
+from imtok.evaluation import codecs
+from imtok.evaluation.evaluate import evaluate
+from imtok.evaluation.protocol import Protocol
+from imtok.evaluation.settings import Settings
+
+COUNTS = (1, 7, 11, 12)
+METRICS = ("psnr", "ssim", "codes", "positions", "rfid", "kid", "is", "pfid", "rate", "language", "length", "probe")
+
+
+def outcome(count: int, rank: int = 0, world: int = 1) -> dict:
+    """What the evaluation of this rank's part of ``count`` images finds."""
+    Protocol.build = lambda self: Tiny()
+    codecs.QUALITIES = {"jpeg": (20,)}
+    settings = Settings(METRICS, pfid_alphas=(0.5,), pfid_deltas=(8,))
+    try:
+        report = evaluate(tokenizer().double(), batches(range(rank, count, world), 2), pictures=0, settings=settings)
+    except InputError as error:
+        return {"error": str(error)}
+    values = report.values()
+    return {name: values[name] for name in ("images", "metrics", "slots", "absent", "tables", "protocol_ids")}
+
+
+def run(rank: int, world: int, folder: str) -> None:
+    """Write down what this rank found for each number of images."""
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=world)
+    found = {str(count): outcome(count, rank, world) for count in COUNTS}
+    Path(folder, f"{rank}.json").write_text(json.dumps(found))
+    dist.destroy_process_group()

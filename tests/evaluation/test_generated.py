@@ -1,0 +1,85 @@
+"""Generated images against ADM's layout of references, and what is said of damaged files."""
+
+import numpy as np
+import pytest
+import torch
+from evaluation.tiny import Tiny, batches
+from PIL import Image
+
+from imtok.errors import InputError
+from imtok.evaluation.generated import score
+from imtok.evaluation.protocol import Protocol
+from imtok.metrics.frechet import FeatureStatistics
+
+pytestmark = pytest.mark.filterwarnings("ignore:a Fréchet distance over")
+ADM = Protocol("adm")
+
+
+@pytest.fixture(autouse=True)
+def _small_extractor(monkeypatch):
+    monkeypatch.setattr(Protocol, "build", lambda self: Tiny())
+
+
+@pytest.fixture
+def pixels():
+    (batch,) = batches(range(40), 40)
+    return batch.image.permute(0, 2, 3, 1).contiguous().numpy()
+
+
+def test_a_set_is_at_no_distance_from_itself(pixels, tmp_path):
+    np.savez(tmp_path / "set.npz", arr_0=pixels)
+    found = score(tmp_path / "set.npz", tmp_path / "set.npz", ADM, batch_size=7)
+    assert found["metrics"]["gfd_tiny"] < 1e-6
+    assert found["metrics"]["precision"] == found["metrics"]["recall"] == 1
+    assert found["metrics"]["inception_score"] >= 1
+    assert found["images"] == found["reference_images"] == 40
+    assert len(found["protocol"]["id"]) == 12
+
+
+def test_a_folder_is_as_good_as_an_npz_and_statistics_as_good_as_images(pixels, tmp_path):
+    (tmp_path / "folder").mkdir()
+    for index, image in enumerate(pixels[:20]):
+        Image.fromarray(image).save(tmp_path / f"folder/{index:02}.png")
+    np.savez(tmp_path / "reference.npz", arr_0=pixels)
+    statistics = FeatureStatistics(12)
+    statistics.update(Tiny()(torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous()).features)
+    gaussian = statistics.compute()
+    np.savez(tmp_path / "statistics.npz", mu=gaussian.mean.numpy(), sigma=gaussian.covariance.numpy())
+    whole = score(tmp_path / "folder", tmp_path / "reference.npz", ADM)
+    short = score(tmp_path / "folder", tmp_path / "statistics.npz", ADM)
+    assert short["metrics"]["gfd_tiny"] == pytest.approx(whole["metrics"]["gfd_tiny"], rel=1e-6)
+    assert "statistics only" in short["absent"]["precision"]
+
+
+def test_what_cannot_be_read_is_named(pixels, tmp_path):
+    np.savez(tmp_path / "set.npz", arr_0=pixels)
+    np.savez(tmp_path / "float.npz", arr_0=pixels.astype(np.float32))
+    np.savez(tmp_path / "nan.npz", mu=np.full(12, np.nan), sigma=np.eye(12))
+    np.savez(tmp_path / "skew.npz", mu=np.zeros(12), sigma=np.triu(np.ones((12, 12))))
+    np.savez(tmp_path / "short.npz", mu=np.zeros(5), sigma=np.eye(5))
+    np.savez(tmp_path / "none.npz", other=np.zeros(5))
+    (tmp_path / "cut.npz").write_bytes((tmp_path / "set.npz").read_bytes()[:3000])
+    (tmp_path / "objects.npz").write_bytes(b"no zip at all")
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "mixed").mkdir()
+    Image.new("RGB", (8, 8)).save(tmp_path / "mixed/a.png")
+    Image.new("RGB", (9, 8)).save(tmp_path / "mixed/b.png")
+    (tmp_path / "damaged").mkdir()
+    (tmp_path / "damaged/a.png").write_bytes(b"nothing")
+    for name, reason in {
+        "float.npz": "must hold uint8 images arr_0",
+        "nan.npz": "mu and sigma must be finite",
+        "skew.npz": "sigma must be symmetric",
+        "short.npz": "mu must have 12 values, got 5",
+        "none.npz": "must hold images arr_0, or statistics",
+        "cut.npz": "is no npz file of plain arrays",
+        "objects.npz": "is no npz file of plain arrays",
+        "missing.npz": "does not exist",
+        "empty": "holds no JPEG, PNG or WebP",
+        "mixed": "images must all have 8x8 pixels, got 9x8",
+        "damaged": "cannot be read",
+    }.items():
+        with pytest.raises(InputError, match=reason) as caught:
+            score(tmp_path / "set.npz", tmp_path / name, ADM)
+        assert name in str(caught.value)
+        assert "\n" not in str(caught.value)

@@ -1,0 +1,118 @@
+"""Every recipe runs: on the meta device at its published size, and from images to a saved tokenizer at size=tiny."""
+
+import csv
+import json
+import math
+from contextlib import nullcontext
+from pathlib import Path
+
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
+
+from imtok.build import build_run, build_tokenizer
+from imtok.config import check_command, config_folder, register_schemas
+from imtok.data.loader import evaluation_loader
+from imtok.decoders.base import GenerativeDecoder
+from imtok.pixels import to_float
+from imtok.tokenizer import Tokenizer
+from imtok.training.run import train
+from imtok.types import Tokens
+
+CONFIGS = Path(__file__).parents[1] / "configs"
+RECIPES = sorted(path.stem for path in (CONFIGS / "experiment").glob("*.yaml"))
+QUICK = (
+    "size=tiny",
+    "data.crops_per_photo=4",
+    "data.held_out=[chelsea]",
+    "trainer.max_steps=2",
+    "trainer.batch_size=2",
+    "trainer.log_every=1",
+    "trainer.save_every=2",
+    "trainer.pictures_every=2",
+    "trainer.accelerator=cpu",
+    "trainer.workers=0",
+)
+
+
+def composed(recipe, *overrides):
+    check_command("train", [f"experiment={recipe}", *overrides])
+    register_schemas()
+    with initialize_config_dir(str(config_folder()), version_base="1.3"):
+        return compose("train", overrides=[f"experiment={recipe}", *overrides])
+
+
+def paths(recipe):
+    """Overrides for what the user must give: where images and published weights are."""
+    register_schemas()
+    with initialize_config_dir(str(config_folder()), version_base="1.3"):
+        config = compose("train", overrides=[f"experiment={recipe}"])
+    needed = OmegaConf.missing_keys(config) | ({"init_from"} if config.freeze else set())
+    return [f"{key}=somewhere" for key in sorted(needed)]
+
+
+def weights(module):
+    return {name: value.clone() for name, value in module.state_dict().items()}
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_its_parts_fit_together_at_the_published_size(recipe, monkeypatch):
+    """An image on the meta device: its latents are as many and as wide as the quantizer and the decoder expect."""
+    monkeypatch.setattr(torch, "autocast", lambda *_, **__: nullcontext())  # the meta device knows none
+    plain = OmegaConf.to_container(composed(recipe, *paths(recipe)), resolve=True)
+    side = plain["image_size"]
+    with torch.device("meta"):
+        tokenizer = build_tokenizer(plain).eval()
+        encoded = tokenizer.encoder(torch.empty(1, 3, side, side))
+        latents = encoded[0] if isinstance(encoded, tuple) else encoded
+        number = tokenizer.encoder.num_latents((side, side))
+        assert latents.shape == (1, number, tokenizer.quantizer.dim)
+        assert tokenizer.num_tokens((side, side)) == tokenizer.quantizer.num_tokens(number)
+        if not isinstance(tokenizer.decoder, GenerativeDecoder):  # samples in many steps: done below
+            assert tokenizer.decoder(latents, (side, side)).shape == (1, 3, side, side)
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_two_steps_at_size_tiny_train_measure_and_save_a_tokenizer(recipe, tmp_path):
+    config = composed(recipe, *QUICK, f"out={tmp_path}")
+    run = build_run(config, tmp_path)
+    before = weights(run.tokenizer)
+    outcome = train(run)
+
+    assert (outcome.step, outcome.signal) == (2, 0)
+    assert outcome.report is not None
+    assert outcome.report.image_size == (config.image_size, config.image_size)
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    assert math.isfinite(summary["psnr"])
+    rows = list(csv.DictReader((tmp_path / "metrics.csv").read_text().splitlines()))
+    assert [row["step"] for row in rows] == ["1", "2"]
+    assert all(math.isfinite(float(row["loss"])) for row in rows)
+    assert all(float(row["gradient_norm"]) > 0 for row in rows)
+    assert list((tmp_path / "images").iterdir())
+
+    after = weights(run.tokenizer)
+    trained = {name for name, value in after.items() if not torch.equal(value, before[name])}
+    frozen = {name for name, _ in run.tokenizer.named_modules() if run.tokenizer.is_frozen(name)}
+    if run.tokenizer.space is not None:
+        frozen.add("space")
+    assert trained
+    assert not [name for name in trained if any(name.startswith(f"{part}.") for part in frozen)]
+    for part in ("encoder", "decoder"):
+        assert part in frozen or any(name.startswith(f"{part}.") for name in trained)
+
+    tokenizer = Tokenizer.load(tmp_path)
+    assert not any(module.training for module in tokenizer.modules())
+    size = (config.image_size, config.image_size)
+    image = to_float(next(iter(evaluation_loader(run.data.validation(config.image_size), 2, 0))).image)
+    with torch.no_grad():
+        reconstruction = tokenizer(image)
+    assert torch.isfinite(reconstruction.image).all()
+    if tokenizer.quantizer.vocab_sizes:
+        tokens = tokenizer.encode(image)
+        assert tokens.ids.shape[1:] == (tokenizer.num_tokens(size), len(tokenizer.quantizer.vocab_sizes))
+        assert torch.equal(tokenizer.decode(tokens, size), reconstruction.image.clamp(-1, 1))
+    if tokenizer.decoder.flexible and tokenizer.quantizer.vocab_sizes:
+        first = tokenizer.decode(Tokens(tokens.ids[:, :1]), size)
+        assert torch.isfinite(first).all()
+        assert not torch.equal(first, reconstruction.image.clamp(-1, 1))

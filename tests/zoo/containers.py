@@ -1,0 +1,223 @@
+"""Fabricated checkpoints: our own small tokenizers under the names, and in the files, of other code."""
+
+import copy
+import json
+from argparse import Namespace
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+
+from imtok.cli import compose_training
+from imtok.nn.positions import sincos_positions
+from imtok.tokenizer import Tokenizer
+from imtok.zoo.registry import SOURCES
+from imtok.zoo.rules import Leave
+
+PARTS = ("encoder", "quantizer", "regularizer", "decoder", "space", "image_size")
+LOSS = {"loss.discriminator.main.0.weight": torch.ones(3)}
+
+
+@dataclass(frozen=True)
+class Case:
+    """A small model of a source.
+
+    Attributes:
+        recipe: Overrides that give the published settings.
+        changes: Small numbers in their place, by section.
+        file: What the checkpoint is called.
+        write: Writes tensors into it as the source does.
+    """
+
+    recipe: list[str]
+    changes: dict
+    file: str
+    write: Callable[[dict, Path], None]
+
+
+def with_averages(tensors):
+    """Live weights that differ from the averages, which have no dots; the trainer's losses beside them."""
+    live = {name: torch.randn_like(value) for name, value in tensors.items()}
+    averages = {f"model_ema.{name.replace('.', '')}": value for name, value in tensors.items()}
+    counters = {"model_ema.decay": torch.tensor(0.999), "model_ema.num_updates": torch.tensor(7)}
+    return live | counters | averages | LOSS | {"model_ema.lossdiscriminatormain0weight": torch.ones(3)}
+
+
+def write_llamagen(tensors, path):
+    model = tensors | {"quantize.codebook_used": torch.zeros(9)}
+    torch.save({"model": model, "optimizer": {"state": {0: {}}}, "steps": 3, "args": Namespace(lr=1e-4)}, path)
+
+
+def write_gigatok(tensors, path):
+    average = tensors | {"s1to2decoder.distill_mlp.0.weight": torch.zeros(2, 2)}
+    live = {name: torch.zeros_like(value) for name, value in average.items()}
+    torch.save({"model": live, "ema": average, "args": Namespace(lr=1e-4)}, path)
+
+
+def write_taming(tensors, path):
+    torch.save({"epoch": 3, "state_dict": tensors | LOSS, "optimizer_states": [{}]}, path)
+
+
+def write_averages(tensors, path):
+    torch.save({"epoch": 3, "state_dict": with_averages(tensors), "loops": {}}, path)
+
+
+def write_flat(tensors, path):
+    torch.save(tensors, path)
+
+
+def write_hub(tensors, path):
+    save_file({name: value.contiguous() for name, value in tensors.items()}, path)
+    legacy = "decoder.ffn.2.weight" in tensors
+    facts = {"is_legacy": legacy, "use_l2_norm": legacy, "num_latent_tokens": len(tensors["latent_tokens"])}
+    (path.parent / "config.json").write_text(json.dumps({"model": {"vq_model": facts}}))
+
+
+def write_bsq_vit(tensors, path):
+    counters = {"quantize.basis": torch.ones(3), "quantize.group_basis": torch.ones(1)}
+    average = {f"module.module.{name}": value for name, value in (tensors | counters).items()}
+    live = {f"module.{name}": torch.zeros_like(value) for name, value in (tensors | counters).items()}
+    torch.save({"state_dict": live, "ema_state_dict": average, "args": Namespace(gpu=0)}, path)
+
+
+def write_flextok(tensors, path):
+    tables = {f"{part}.posembs": sincos(4, 64) for part in ("encoder.module_dict.enc_posemb_module",)}
+    tables["decoder.module_dict.dec_patches_posemb_module.posembs"] = sincos(4, 64)
+    facts = {
+        "vae": {"scaling_factor": 0.5},
+        "regularizer": {"levels": [8, 8, 8, 5, 5, 5]},
+        "_target_": "flextok.FlexTok",
+    }
+    values = {name: value.contiguous() for name, value in (tensors | tables).items()}
+    save_file(values, path, {name: str(value) for name, value in facts.items()})
+
+
+def sincos(side, width):
+    """The table of FlexTok for a grid of side x side, as its code stores it."""
+    return sincos_positions((side, side), width).T.reshape(1, width, side, side)
+
+
+CNN = {"channels": 32, "multipliers": [1, 2]}
+TRUNK = {"width": 64, "depth": 2, "heads": 1}
+CODES = {"codebook_size": 50}
+MASKGIT = {"codes": 20, "code_dim": 12, "channels": 16, "multipliers": [1, 1, 2]}
+TITOK = {"encoder": {**TRUNK, "latents": 6, "patch_size": 4}, "quantizer": CODES, "image_size": 16}
+GIGATOK = {"channels": 32, "multipliers": [1, 2], "latent_channels": 16, **TRUNK}
+CASES = {
+    "llamagen": Case(
+        ["experiment=llamagen_vq16"], {"encoder": CNN, "decoder": CNN, "quantizer": CODES}, "vq.pt", write_llamagen
+    ),
+    "taming": Case(
+        ["encoder=cnn_taming", "quantizer=vq_taming", "decoder=cnn_taming", "image_size=256"],
+        {"encoder": CNN, "decoder": CNN, "quantizer": CODES},
+        "last.ckpt",
+        write_taming,
+    ),
+    "ibq": Case(
+        ["experiment=ibq"], {"encoder": CNN, "decoder": CNN, "quantizer": CODES}, "last.ckpt", write_averages
+    ),
+    "open_magvit2": Case(
+        ["experiment=open_magvit2"], {"encoder": CNN, "decoder": CNN}, "last.ckpt", write_averages
+    ),
+    "titok": Case(
+        ["experiment=titok_l32"], TITOK | {"decoder": TRUNK | MASKGIT | {"weights": "random"}}, "a.bin", write_flat
+    ),
+    "titok one-stage": Case(
+        ["experiment=titok_bl64"], TITOK | {"decoder": TRUNK | {"patch_size": 4}}, "model.safetensors", write_hub
+    ),
+    "titok with text": Case(
+        ["experiment=ta_titok"], TITOK | {"decoder": TRUNK | {"patch_size": 4}}, "model.safetensors", write_hub
+    ),
+    "one_d_piece": Case(
+        ["experiment=one_d_piece_l256"],
+        TITOK | {"decoder": TRUNK | MASKGIT | {"weights": "random"}},
+        "model.safetensors",
+        write_hub,
+    ),
+    "gigatok": Case(
+        ["experiment=gigatok_xlxxl"],
+        {"encoder": GIGATOK | {"latents": 8}, "decoder": GIGATOK, "quantizer": CODES, "image_size": 8},
+        "model.pt",
+        write_gigatok,
+    ),
+    "gigatok with redundant latents": Case(
+        ["experiment=retok"],
+        {
+            "encoder": GIGATOK | {"latents": 8, "redundant": 3},
+            "decoder": GIGATOK | {"redundant": 3},
+            "quantizer": CODES,
+            "image_size": 8,
+        },
+        "model.pt",
+        write_gigatok,
+    ),
+    "flextok": Case(
+        ["experiment=flextok_d12", "space.weights=random"],
+        {
+            "encoder": {**TRUNK, "latents": 6},
+            "decoder": {**TRUNK, "steps": 20},
+            "space": {"dim": 4, "channels": 16, "multipliers": [1, 2], "blocks": 1, "scale": 0.5},
+            "image_size": 16,
+        },
+        "model.safetensors",
+        write_flextok,
+    ),
+    "bsq_vit": Case(
+        ["experiment=bsq_vit"],
+        {"encoder": {**TRUNK, "patch_size": 4}, "decoder": {**TRUNK, "patch_size": 4, "hidden": 24}, "image_size": 16},
+        "checkpoint.pt",
+        write_bsq_vit,
+    ),
+}  # fmt: skip
+
+
+def source_of(name):
+    """The source of a case."""
+    return SOURCES[name.split()[0]]
+
+
+@cache
+def composed(overrides):
+    """A training config, composed once for all tests."""
+    return compose_training(overrides)
+
+
+def compose(overrides):
+    """A training config of one's own."""
+    return copy.deepcopy(composed(tuple(overrides)))
+
+
+def published(overrides):
+    """The tokenizer's part of a training config."""
+    return {key: value for key, value in compose(overrides).items() if key in PARTS and value is not None}
+
+
+def small_config(name):
+    """The published config of a case with small numbers."""
+    config = published(CASES[name].recipe)
+    for part, value in CASES[name].changes.items():
+        config[part] = {**config[part], **value} if isinstance(value, dict) else value
+    return config
+
+
+def named_as(name, config, state):
+    """A state dict of ours under the names of a case's source."""
+    return source_of(name).table(config).inverse().convert(state).tensors
+
+
+def fabricate(name, folder):
+    """A small tokenizer, its weights under the source's names, and the file that holds them."""
+    config = small_config(name)
+    tokenizer = Tokenizer.from_config(config).eval()
+    stay = [rule for rule in source_of(name).table(config).rules if isinstance(rule, Leave)]
+    with torch.no_grad():
+        for key, value in tokenizer.named_parameters():
+            if not any(rule.stays(key) for rule in stay):
+                value.normal_(std=0.3)
+    tensors = named_as(name, config, tokenizer.state_dict())
+    path = folder / CASES[name].file
+    CASES[name].write(tensors, path)
+    return tokenizer, tensors, path

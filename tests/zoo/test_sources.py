@@ -1,0 +1,130 @@
+"""Checkpoints of every source: what is imported, and what is refused."""
+
+import pytest
+import torch
+from zoo.containers import CASES, compose, fabricate, named_as, published, small_config, source_of
+
+from imtok.errors import InputError
+from imtok.tokenizer import Tokenizer
+from imtok.zoo.importing import import_checkpoint
+from imtok.zoo.registry import SOURCES
+from imtok.zoo.source import State
+
+each = pytest.mark.parametrize("name", CASES)
+
+
+def imported(name, path):
+    return import_checkpoint(source_of(name), path, compose)
+
+
+def refused(name, path):
+    with pytest.raises(InputError) as caught:
+        imported(name, path)
+    assert "\n" not in str(caught.value)
+    assert str(path) in str(caught.value)
+    return str(caught.value)
+
+
+def test_every_source_has_a_case():
+    assert {name.split()[0] for name in CASES} == set(SOURCES)
+
+
+@each
+def test_an_import_has_the_weights_and_the_sizes_of_its_checkpoint(name, tmp_path):
+    tokenizer, _, path = fabricate(name, tmp_path)
+    found = imported(name, path)
+    assert found.tokenizer.config == small_config(name)
+    expected = tokenizer.state_dict()
+    assert all(torch.equal(value, expected[key]) for key, value in found.tokenizer.state_dict().items())
+    found.tokenizer.save(tmp_path / "out")
+    side = found.tokenizer.image_size if name.split()[0] not in ("llamagen", "taming", "ibq", "open_magvit2") else 16
+    image = torch.rand(1, 3, side, side) * 2 - 1
+    loaded = Tokenizer.load(tmp_path / "out")
+    assert torch.equal(loaded.encode(image).ids, tokenizer.encode(image).ids)
+    assert torch.equal(loaded(image).image, tokenizer(image).image)
+
+
+@each
+def test_converting_there_and_back_is_the_identity(name, tmp_path):
+    tokenizer, tensors, _ = fabricate(name, tmp_path)
+    table = source_of(name).table(small_config(name))
+    shapes = {key: value.shape for key, value in tokenizer.state_dict().items()}
+    converted = table.convert(tensors, shapes)
+    assert set(converted.mapped) == set(tensors)
+    assert not converted.dropped
+    back = table.inverse().convert(converted.tensors).tensors
+    assert back.keys() == tensors.keys()
+    assert all(torch.equal(back[key], tensors[key]) for key in tensors)
+
+
+@each
+def test_what_the_table_counts_is_every_key_of_the_file(name, tmp_path):
+    _, tensors, path = fabricate(name, tmp_path)
+    found = imported(name, path)
+    assert sum(found.mapped.values()) == len(tensors)
+    assert set(found.mapped) <= {"encoder", "quantizer", "decoder", "space"}
+
+
+@each
+def test_one_error_lists_every_key_that_does_not_fit(name, tmp_path):
+    _, tensors, path = fabricate(name, tmp_path)
+    bias = [key for key in tensors if key.endswith("bias") and "adaLN" not in key]
+    missing, short = bias[0], bias[-1]
+    changed = {key: value for key, value in tensors.items() if key != missing}
+    changed |= {short: tensors[short][:-1], "encoder.surprise": torch.zeros(1)}
+    CASES[name].write(changed, path)
+    message = refused(name, path)
+    assert f"missing: {missing}" in message
+    assert "unknown: encoder.surprise" in message
+    assert f"{short} must have shape {list(tensors[short].shape)}, got [{len(tensors[short]) - 1}]" in message
+
+
+@each
+def test_the_checkpoint_of_another_source_is_refused(name, tmp_path):
+    _, _, path = fabricate(name, tmp_path)
+    other = "bsq_vit" if name != "bsq_vit" else "titok"
+    with pytest.raises(InputError, match=r"is not a checkpoint of|must hold tensors"):
+        imported(other, path)
+
+
+PUBLISHED = {
+    "llamagen": ["llamagen_vq16", "llamagen_vq8"],
+    "ibq": ["ibq"],
+    "open_magvit2": ["open_magvit2"],
+    "titok": ["titok_l32", "titok_b64", "titok_s128", "titok_bl64", "ta_titok"],
+    "one_d_piece": ["one_d_piece_s256", "one_d_piece_b256", "one_d_piece_l256"],
+    "gigatok": ["gigatok_ss", "gigatok_sb", "gigatok_bl", "gigatok_xlxxl", "retok"],
+    "flextok": ["flextok_d12", "flextok_d18", "flextok_d18_d28"],
+    "bsq_vit": ["bsq_vit"],
+}
+
+
+@pytest.mark.parametrize(("name", "recipe"), [(name, recipe) for name in PUBLISHED for recipe in PUBLISHED[name]])
+def test_full_size_weights_are_known_by_their_shapes_as_their_recipe(name, recipe):
+    random = ["space.weights=random"] if name == "flextok" else []
+    config = published([f"experiment={recipe}", *random])
+    with torch.device("meta"):
+        state = Tokenizer.from_config(config).state_dict()
+    found = State(named_as(name, config, state))
+    source = source_of(name)
+    recognised = source.settings(found, published(source.recipe(found)))
+    assert recognised == config
+
+
+def test_a_layout_flag_that_the_weights_deny_is_refused(tmp_path):
+    _, _, path = fabricate("one_d_piece", tmp_path)
+    (tmp_path / "config.json").write_text('{"model": {"vq_model": {"is_legacy": false}}}')
+    assert "is_legacy" in refused("one_d_piece", path)
+
+
+def test_titok_without_a_config_beside_it_reads_the_layout_off_the_head(tmp_path):
+    _, _, path = fabricate("titok one-stage", tmp_path)
+    (tmp_path / "config.json").unlink()
+    assert imported("titok", path).tokenizer.config["encoder"]["latent_layout"] == "tokens"
+
+
+def test_live_weights_are_taken_where_there_are_no_averages(tmp_path):
+    tokenizer, tensors, path = fabricate("bsq_vit", tmp_path)
+    torch.save({"state_dict": {f"module.{key}": value for key, value in tensors.items()}}, path)
+    found = imported("bsq_vit", path).tokenizer.state_dict()
+    assert all(torch.equal(found[key], value) for key, value in tokenizer.state_dict().items())
