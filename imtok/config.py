@@ -64,7 +64,7 @@ class TrainConfig:
             problems.append(f"logger must be csv or wandb, got {self.logger}")
         if self.ckpt and not self.out and self.ckpt == "last":
             problems.append("ckpt=last needs out=DIR: the run folder to go on with")
-        nets = [name for name in self.freeze if name.split(".")[0] in ("encoder", "decoder")]
+        nets = [name for name in self.freeze if name in ("encoder", "decoder")]
         if nets and not self.init_from and not self.ckpt:
             problems.append(f"freeze={nets} needs init_from=RUN: a net that stays as it is must have learnt before")
         if self.ckpt and self.init_from:

@@ -73,7 +73,11 @@ class HalvesAttention(SelfAttention):
 
     @override
     def forward(
-        self, tokens: Float[Tensor, "b n d"], visible: Visible | None = None, rotation: Rotation | None = None
+        self,
+        tokens: Float[Tensor, "b n d"],
+        visible: Visible | None = None,
+        rotation: Rotation | None = None,
+        weights: None = None,
     ) -> Float[Tensor, "b n d"]:
         query, key, value = rearrange(
             self.query_key_value(tokens), "b n (part k c) -> part b k n c", part=3, k=self.heads
