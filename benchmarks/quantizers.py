@@ -202,7 +202,46 @@ def page(arguments: argparse.Namespace, rows: list[str]) -> str:
         "| quantizer | codes | tokens | ours, ms | peer, ms | ratio | ours, MiB | peer, MiB | ratio |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
-    return "\n".join([*lines, *rows]) + "\n"
+    growth = [
+        "",
+        "How ours grows: exponents between the smallest and the largest measured, at the most codes or tokens:",
+        "",
+    ]
+    return "\n".join([*lines, *rows, *growth, *slopes(rows)]) + "\n"
+
+
+def slopes(rows: list[str]) -> list[str]:
+    """Exponents of our time and memory over the number of tokens (most codes that were measured at several) and codes.
+
+    1 = proportional; less where fixed costs still show.
+    """
+    found: dict[str, dict[tuple[int, int], tuple[float, float]]] = {}
+    for text in rows:
+        case, codes, tokens, mine, _, _, grown, *_ = (cell.strip() for cell in text.strip("|").split("|"))
+        if codes.startswith("2^") and mine != "-":
+            found.setdefault(case, {})[int(codes[2:]), int(tokens)] = float(mine), max(float(grown), 1.0)
+    lines = [
+        "| quantizer | time over tokens | time over codes | memory over tokens | memory over codes |",
+        "|---|" + "---|" * 4,
+    ]
+    for case, points in found.items():
+        cells = []
+        for quantity in (0, 1):
+            for axis in (1, 0):
+                lengths: dict[int, list[int]] = {}
+                for point in points:
+                    lengths.setdefault(point[1 - axis], []).append(point[axis])
+                fixed = max((fixed for fixed, values in lengths.items() if len(values) > 1), default=None)
+                if fixed is None:
+                    cells.append("-")
+                    continue
+                first, last = (
+                    (fixed, end) if axis else (end, fixed) for end in (min(lengths[fixed]), max(lengths[fixed]))
+                )
+                span = math.log(last[1] / first[1]) if axis else (last[0] - first[0]) * math.log(2)
+                cells.append(f"{math.log(points[last][quantity] / points[first][quantity]) / span:.2f}")
+        lines.append("| " + " | ".join([case, *cells]) + " |")
+    return lines
 
 
 def main() -> None:
