@@ -27,16 +27,30 @@ def most_similar(
     Codes are streamed in blocks with a running best, so memory is linear in tokens plus codes.
     """
     rows = TOKENS if latents.device.type == "cpu" else DEVICE_TOKENS
+    memory = _scratch(latents, table, rows)
     found = []
     for block in latents.split(rows):
         best, ids = block.new_full(block.shape[:1], -torch.inf), block.new_zeros(block.shape[:1], dtype=torch.long)
         for start in range(0, table.shape[0], CODES):
-            scores = torch.addmm(offsets[start : start + CODES], block, table[start : start + CODES].T)
+            codes = table[start : start + CODES]
+            out = None if memory is None else memory[: len(block) * len(codes)].view(len(block), len(codes))
+            scores = torch.addmm(offsets[start : start + CODES], block, codes.T, out=out)
             score, index = _row_max(scores)
             better = score > best  # strictly: an earlier block keeps a tie
             best, ids = torch.where(better, score, best), torch.where(better, index + start, ids)
         found.append(ids)
     return torch.cat(found) if found else latents.new_zeros(0, dtype=torch.long)
+
+
+def _scratch(latents: Float[Tensor, "m d"], table: Float[Tensor, "v d"], rows: int) -> Tensor | None:
+    """One piece of memory for all blocks of scores: new pages cost a processor more than the scores themselves.
+
+    None where torch.compile plans the memory itself.
+    """
+    if torch.compiler.is_compiling():
+        return None
+    size = min(rows, len(latents)) * min(CODES, len(table))
+    return torch.empty(size, dtype=torch.result_type(latents, table), device=latents.device)
 
 
 def _row_max(scores: Float[Tensor, "m v"]) -> tuple[Float[Tensor, " m"], Int64[Tensor, " m"]]:
