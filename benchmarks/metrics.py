@@ -1,6 +1,7 @@
-"""Time of the Fréchet distance of 2048-d statistics against the form with scipy's sqrtm, and rise of the stand-in.
+"""Time of the Fréchet distance against scipy's sqrtm, of a whole evaluation, and rise of the stand-in.
 
-    python benchmarks/metrics.py frechet          # a minute; nuclear norm against sqrtm, in turns
+    python benchmarks/metrics.py frechet          # a minute; nuclear norm against sqrtm, of 2048-d statistics, in turns
+    python benchmarks/metrics.py evaluation --images 1000 --side 256  # some minutes; scoring PNGs against features alone
     python benchmarks/metrics.py standin          # some minutes; efflite0 against blur, noise and JPEG
 
 Needs `pip install -e '.[bench,offline]'`.
@@ -11,6 +12,7 @@ import io
 import itertools
 import statistics
 import sys
+import tempfile
 import time
 import warnings
 from collections.abc import Callable
@@ -72,6 +74,46 @@ def frechet(repeats: int, threads: int) -> None:
         print(f"{what} time, sqrtm over ours: {ratio:.1f}")
 
 
+def evaluation(repeats: int, images: int, side: int, threads: int) -> None:
+    """Scoring a folder of PNGs with efflite0, in turns with nothing but its forward passes on decoded images."""
+    from torchvision.transforms.v2.functional import to_pil_image
+
+    from imtok.data.photos import Photos
+    from imtok.evaluation.generated import read_images, score
+    from imtok.evaluation.protocol import Protocol
+
+    torch.set_num_threads(threads)
+    data = Photos(crops_per_photo=-(-images // 9)).train(side, seed=0)
+    protocol = Protocol(preset="offline", extractor="efflite0", resize="antialiased", dtype="float32")
+    extractor = protocol.build()
+    clocks: dict[str, Callable[[], float]] = {"wall": time.perf_counter, "processor": time.process_time}
+    spent: dict[str, dict[str, list[float]]] = {clock: {"scoring": [], "features": []} for clock in clocks}
+    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # a thousand images are few
+        stored, reference = Path(folder) / "images", Path(folder) / "reference.npz"
+        stored.mkdir()
+        for index in range(images):
+            to_pil_image(data[0, index].image).save(stored / f"{index:06}.png")
+        decoded = list(read_images(stored, 64))
+        sums = FeatureStatistics(extractor.dim)
+        for _ in range(repeats + 1):  # the first round warms up
+            started = {clock: read() for clock, read in clocks.items()}
+            for part in decoded:
+                sums.update(extractor(part).features)
+            middle = {clock: read() for clock, read in clocks.items()}
+            if not reference.exists():
+                gaussian = sums.compute()
+                np.savez(reference, mu=gaussian.mean.numpy(), sigma=gaussian.covariance.numpy())
+                continue
+            score(stored, reference, protocol)
+            for clock, read in clocks.items():
+                spent[clock]["features"].append(middle[clock] - started[clock])
+                spent[clock]["scoring"].append(read() - middle[clock])
+    for clock, sides in spent.items():
+        alone, whole = (statistics.median(sides[name]) for name in ("features", "scoring"))
+        print(f"{clock}: features alone {alone:.1f} s, scoring {images} PNGs {whole:.1f} s, ratio {whole / alone:.3f}")
+
+
 def standin(images: int, side: int, threads: int) -> None:
     """The stand-in's distance between crops of the bundled photographs and their damaged copies."""
     from PIL import Image
@@ -121,14 +163,16 @@ def standin(images: int, side: int, threads: int) -> None:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["frechet", "standin"])
+    parser.add_argument("what", choices=["frechet", "evaluation", "standin"])
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--images", type=int, default=198)
+    parser.add_argument("--images", type=int, default=198, help="of evaluation and standin")
     parser.add_argument("--side", type=int, default=128)
     parser.add_argument("--threads", type=int, default=2)
     given = parser.parse_args()
     warnings.filterwarnings("ignore", message=".*disp argument")
     if given.what == "frechet":
         frechet(given.repeats, given.threads)
+    elif given.what == "evaluation":
+        evaluation(given.repeats, given.images, given.side, given.threads)
     else:
         standin(given.images, given.side, given.threads)
