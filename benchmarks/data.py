@@ -1,9 +1,9 @@
-"""Images per second of imtok's data path beside torchvision's ImageFolder, over the same files, in one run.
+"""Images per second and core of imtok's data path beside torchvision's and webdataset's, over the same files.
 
     python benchmarks/data.py [--images 640] [--rounds 5] [--workers 0 2] [--out docs/benchmarks-data.md]
 
-Both decode, crop and resize the same JPEGs to uint8 batches; what differs is how a sample is found, checked and
-drawn. Rounds alternate between the two, so that a slower minute of the machine is shared; the table shows medians.
+All decode, crop and resize the same JPEGs. Seconds are those of the CPU, of all processes together, so that other work
+on the machine changes little. Rounds alternate between the readers; the table shows medians.
 """
 
 import argparse
@@ -14,15 +14,26 @@ import statistics
 import tarfile
 import tempfile
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from importlib.metadata import version
 from pathlib import Path
 
 import torch
+import webdataset
 from PIL import Image
 from torch.utils.data import DataLoader
 from torchvision.datasets import ImageFolder
-from torchvision.transforms import Compose, InterpolationMode, PILToTensor, RandomHorizontalFlip, RandomResizedCrop
+from torchvision.transforms import (
+    Compose,
+    InterpolationMode,
+    Normalize,
+    PILToTensor,
+    RandomCrop,
+    RandomHorizontalFlip,
+    RandomResizedCrop,
+    Resize,
+    ToTensor,
+)
 
 from imtok.data.folder import Folder
 from imtok.data.images import ImageSet, content_hash
@@ -30,6 +41,7 @@ from imtok.data.loader import train_loader
 from imtok.data.order import TrainBatches
 from imtok.data.photos import Photos
 from imtok.data.webdataset import WebDataset
+from imtok.pixels import to_float
 
 SIDE, BATCH, SHARDS = 256, 32, 4
 Row = tuple[str, float, float]
@@ -49,8 +61,8 @@ def main() -> None:
         write_images(root / "files", arguments.images)
         write_shards(root / "files", root / "shards")
         sections = [table(root, arguments.images, arguments.rounds, workers) for workers in arguments.workers]
-        checking = cost_of_checking(root / "files")
-    text = page(arguments.images, arguments.rounds, arguments.workers, sections, checking)
+        checking, scaled = cost_of_checking(root / "files"), scaled_decoding(root)
+    text = page(arguments.images, arguments.rounds, arguments.workers, sections, checking, scaled)
     arguments.out.write_text(text)
     print(text)
 
@@ -80,17 +92,22 @@ def write_shards(images: Path, folder: Path) -> None:
 
 
 def table(root: Path, images: int, rounds: int, workers: int) -> list[Row]:
-    """Name, median images per second and median ratio to ImageFolder in the same round."""
+    """Name, median images per second and median ratio to the first reader in the same round."""
     steps = images // BATCH
+    files, shards = root / "files", root / "shards"
     readers: dict[str, Callable[[], Iterable[object]]] = {
-        "torchvision ImageFolder + DataLoader": lambda: plain(root / "files", workers),
-        "imtok folder": lambda: ours(Folder(root / "files").train(SIDE, 0), steps, workers),
-        "imtok folder, with index": lambda: ours(
-            Folder(root / "files", index=root / "files.index").train(SIDE, 0), steps, workers
+        "PIL, torchvision v1: Resize, RandomCrop, flip, ToTensor, Normalize": lambda: plain(files, workers, WHOLE),
+        "PIL, torchvision v1: RandomResizedCrop, flip, ToTensor, Normalize": lambda: plain(files, workers, FLOATS),
+        "PIL, torchvision v1: RandomResizedCrop, flip, PILToTensor (bytes)": lambda: plain(files, workers, BYTES),
+        "webdataset with decode(pil), the second line's transforms": lambda: theirs(shards, workers, FLOATS),
+        "imtok folder, to float": lambda: floats(ours(Folder(files).train(SIDE, 0), steps, workers)),
+        "imtok folder (bytes)": lambda: ours(Folder(files).train(SIDE, 0), steps, workers),
+        "imtok folder with crop=adm, to float": lambda: floats(
+            ours(Folder(files, crop="adm").train(SIDE, 0), steps, workers)
         ),
-        "imtok shards": lambda: ours(WebDataset(root / "shards").train(SIDE, 0), steps, workers),
-        "imtok shards, with index": lambda: ours(
-            WebDataset(root / "shards", index=root / "shards.index").train(SIDE, 0), steps, workers
+        "imtok shards, to float": lambda: floats(ours(WebDataset(shards).train(SIDE, 0), steps, workers)),
+        "imtok shards with index, to float": lambda: floats(
+            ours(WebDataset(shards, index=root / "shards.index").train(SIDE, 0), steps, workers)
         ),
     }
     speeds: dict[str, list[float]] = {name: [] for name in readers}
@@ -106,17 +123,19 @@ def table(root: Path, images: int, rounds: int, workers: int) -> list[Row]:
     ]
 
 
-def plain(folder: Path, workers: int) -> Iterable[object]:
-    """What one would write without imtok, with the same area of crops."""
-    transform = Compose(
-        [
-            RandomResizedCrop(
-                SIDE, scale=(0.48, 0.75), ratio=(1.0, 1.0), interpolation=InterpolationMode.BICUBIC, antialias=True
-            ),
-            RandomHorizontalFlip(),
-            PILToTensor(),
-        ]
-    )
+CUT = RandomResizedCrop(
+    SIDE, scale=(0.48, 0.75), ratio=(1.0, 1.0), interpolation=InterpolationMode.BICUBIC, antialias=True
+)  # the same area as imtok's crops on average
+TO_FLOAT = (ToTensor(), Normalize([0.5] * 3, [0.5] * 3))
+WHOLE = Compose(
+    [Resize(SIDE, InterpolationMode.BICUBIC, antialias=True), RandomCrop(SIDE), RandomHorizontalFlip(), *TO_FLOAT]
+)
+FLOATS = Compose([CUT, RandomHorizontalFlip(), *TO_FLOAT])
+BYTES = Compose([CUT, RandomHorizontalFlip(), PILToTensor()])
+
+
+def plain(folder: Path, workers: int, transform: Compose) -> Iterable[object]:
+    """What one would write without imtok."""
     return DataLoader(
         ImageFolder(str(folder), transform),
         BATCH,
@@ -127,6 +146,20 @@ def plain(folder: Path, workers: int) -> Iterable[object]:
     )
 
 
+def theirs(folder: Path, workers: int, transform: Compose) -> Iterable[object]:
+    """Webdataset's own reader and decoder."""
+    shards = [str(path) for path in sorted(folder.glob("*.tar"))]
+    samples = webdataset.WebDataset(shards, shardshuffle=SHARDS, empty_check=False).shuffle(256)
+    samples = samples.decode("pil", only=["jpg"]).to_tuple("jpg").map_tuple(transform)
+    return DataLoader(samples, BATCH, drop_last=True, num_workers=workers)
+
+
+def floats(batches: Iterable[object]) -> Iterator[torch.Tensor]:
+    """The batches as a net takes them."""
+    for batch in batches:
+        yield to_float(batch.image)
+
+
 def ours(images: object, steps: int, workers: int) -> Iterable[object]:
     """The training loader of a run."""
     assert isinstance(images, ImageSet)
@@ -134,11 +167,27 @@ def ours(images: object, steps: int, workers: int) -> Iterable[object]:
 
 
 def images_per_second(loader: Iterable[object]) -> float:
-    """Over one epoch, the start of the workers included."""
-    start, batches = time.perf_counter(), 0
+    """Over one epoch, in seconds of the CPU of all processes."""
+    start, batches = sum(os.times()[:4]), 0
     for _ in loader:
         batches += 1
-    return batches * BATCH / (time.perf_counter() - start)
+    return batches * BATCH / (sum(os.times()[:4]) - start)
+
+
+def scaled_decoding(folder: Path) -> list[Row]:
+    """Large photographs, decoded whole and as far as their crops show, in one process."""
+    crops = Photos(crops_per_photo=8, scale=(1.0, 1.0)).train(1200, 0)
+    for index in range(BATCH):
+        image = crops[0, index].image
+        assert image is not None
+        (folder / "large").mkdir(exist_ok=True)
+        Image.fromarray(image.permute(1, 2, 0).numpy()).save(folder / "large" / f"{index}.jpg", quality=90)
+    rows: list[Row] = []
+    for decode in ("exact", "scaled"):
+        images = Folder(folder / "large", decode=decode).train(SIDE, 0)
+        speed = statistics.median(images_per_second(ours(images, 1, 0)) for _ in range(5))
+        rows.append((f"decode={decode}", speed, speed / (rows[0][1] if rows else speed)))
+    return rows
 
 
 def cost_of_checking(folder: Path) -> tuple[float, float]:
@@ -154,22 +203,40 @@ def cost_of_checking(folder: Path) -> tuple[float, float]:
     return statistics.median(times) * 1e6, statistics.mean(map(len, encoded))
 
 
-def page(images: int, rounds: int, workers: list[int], sections: list[list[Row]], checking: tuple[float, float]) -> str:
+def page(
+    images: int,
+    rounds: int,
+    workers: list[int],
+    sections: list[list[Row]],
+    checking: tuple[float, float],
+    scaled: list[Row],
+) -> str:
     """The results as Markdown."""
-    packages = ", ".join(f"{name} {version(name)}" for name in ("torch", "torchvision", "pillow"))
+    packages = ", ".join(f"{name} {version(name)}" for name in ("torch", "torchvision", "pillow", "webdataset"))
     lines = [
         "# Speed of the data path",
         "",
-        f"Images per second from {images} JPEGs of 500 x 375 pixels to uint8 batches of {BATCH} x 3 x {SIDE} x {SIDE}, "
-        "random crop, bicubic with antialiasing, mirrored. The crops of both have the same areas on average.",
-        f"Medians of {rounds} rounds; in a round every reader runs once over all images, one after the other, start of "
-        "the workers included. The ratio is the median over rounds of the speed by ImageFolder's in the same round.",
+        f"Images per second of CPU time (so per core) from {images} JPEGs of 500 x 375 pixels to batches of {BATCH} "
+        f"x 3 x {SIDE} x {SIDE}: random crop, bicubic with antialiasing, mirrored. imtok's batches are bytes, which "
+        "the training step turns into floats; where a line says so, that is counted in. Every pixel that it decodes is "
+        "Pillow's and torchvision's (`tests/data/test_decode.py`).",
+        "",
+        f"Medians of {rounds} rounds; in a round every reader runs once over all images, start of the workers "
+        "included. The ratio is the median over rounds of the speed by the first line's in the same round.",
         f"{os.cpu_count()} CPU cores ({platform.machine()}), one thread per process, files in the page cache; "
         f"{packages}. Written by `python benchmarks/data.py`.",
     ]
     for number, rows in zip(workers, sections, strict=True):
         lines += ["", f"## {number} workers", "", "| reader | images/s | ratio |", "|---|---:|---:|"]
         lines += [f"| {name} | {speed:.0f} | {ratio:.2f} |" for name, speed, ratio in rows]
+    lines += [
+        "",
+        "## JPEGs of 1200 x 1200 pixels",
+        "",
+        "| imtok folder (bytes) | images/s | ratio |",
+        "|---|---:|---:|",
+    ]
+    lines += [f"| {name} | {speed:.0f} | {ratio:.2f} |" for name, speed, ratio in scaled]
     cost, size = checking
     lines += ["", f"To hash an image ({size / 1000:.0f} kB on average) for the check of an index takes {cost:.1f} us."]
     return "\n".join(lines) + "\n"

@@ -12,6 +12,11 @@ SPLITS = ("train", "val", "all")
 class Data(ABC):
     """Where images come from: what ``data=...`` in a config builds."""
 
+    @property
+    def holds_out(self) -> bool:
+        """Whether it has held-out images of its own, and not a part of the others that is chosen here."""
+        return True
+
     @abstractmethod
     def train(self, image_size: int, seed: int) -> Images:
         """Images to train on: random crops, bad images replaced.

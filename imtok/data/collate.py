@@ -19,10 +19,12 @@ def collate(samples: list[Sample], size: int) -> Batch | InputError:
             return InputError(sample.error)
     images = [sample.image for sample in samples if sample.image is not None]
     good = [sample for sample in samples if sample.image is not None]
+    sources = [sample.source for sample in good if sample.source is not None]
     return Batch(
         image=torch.stack(images) if images else torch.empty(0, 3, size, size, dtype=torch.uint8),
         label=torch.tensor([sample.label for sample in good], dtype=torch.int64),
         index=torch.tensor([sample.index for sample in good], dtype=torch.int64),
         key=[sample.key for sample in good],
         bad=[reason for sample in samples for reason in sample.bad],
+        source=torch.stack(sources) if sources else None,
     )

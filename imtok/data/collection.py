@@ -4,6 +4,7 @@ from abc import abstractmethod
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from typing_extensions import override
@@ -13,7 +14,10 @@ from imtok.data.decode import MAX_PIXELS, WHITE
 from imtok.data.images import Columns, ImageSet, Indexable, Source, Subset
 from imtok.data.index import find_index, write_index
 from imtok.data.names import hash_fraction
-from imtok.data.transforms import CentreCrop, RandomScaleCrop, check_scale
+from imtok.data.transforms import CentreCrop, RandomScaleCrop, RandomScaledCrop, Transform, check_scale
+from imtok.errors import InputError
+
+CROPS = {"square": RandomScaleCrop, "adm": RandomScaledCrop}
 
 
 class Collection(Data):
@@ -28,6 +32,10 @@ class Collection(Data):
             held out and one is not; a single image is on both sides.
         scale: Smallest and largest side of a training crop, as fractions of an image's short side, in [0, 1].
         flip: Mirror every other training crop.
+        crop: What training crops are: "square", a square of the image at a random place and scale
+            (:class:`RandomScaleCrop`), or "adm", a square of the randomly scaled image (:class:`RandomScaledCrop`).
+        decode: "exact", or "scaled": in training, JPEGs of which no crop shows all the detail are decoded at a half, a
+            quarter or an eighth of their size. Faster from twice the size that the crops need.
         max_pixels: Larger images are bad images.
         background: What shows through transparent images: red, green and blue in [0, 255].
         index: A file with the name, size and content hash of every image of ``path``: it is made if it is not there,
@@ -45,6 +53,8 @@ class Collection(Data):
         val_fraction: float = 0.05,
         scale: Sequence[float] = (0.8, 1.0),
         flip: bool = True,
+        crop: Literal["square", "adm"] = "square",
+        decode: Literal["exact", "scaled"] = "exact",
         max_pixels: int = MAX_PIXELS,
         background: Sequence[int] = WHITE,
         index: str | Path | None = None,
@@ -56,6 +66,9 @@ class Collection(Data):
         if max_pixels < 1:
             raise ValueError(f"max_pixels must be at least 1, got {max_pixels}")
         check_scale(scale)
+        if crop not in CROPS or decode not in ("exact", "scaled"):
+            raise ValueError(f"crop must be square or adm and decode exact or scaled, got {crop} and {decode}")
+        self.crop, self.decode = crop, decode
         self.path, self.val_path, self.val_fraction = str(path), val_path and str(val_path), val_fraction
         self.scale, self.flip, self.max_pixels = scale, flip, max_pixels
         self.index = None if index is None else Path(index)
@@ -64,7 +77,7 @@ class Collection(Data):
     kind: str  # of what an index is that fits
 
     @abstractmethod
-    def open(self, path: str, classes: list[str] | None, stored: Columns | None) -> Indexable:
+    def open(self, path: str, classes: list[str] | None, stored: Columns | None) -> Source:
         """List the images under ``path``.
 
         Args:
@@ -78,7 +91,18 @@ class Collection(Data):
 
     @override
     def train(self, image_size: int, seed: int) -> Images:
-        return ImageSet(self._part("train"), RandomScaleCrop(image_size, self.scale, self.flip), seed, training=True)
+        transform = self.training_crop(image_size)
+        least = transform.least if self.decode == "scaled" else None
+        return ImageSet(self._part("train"), transform, seed, training=True, least=least)
+
+    @property
+    @override
+    def holds_out(self) -> bool:
+        return self.val_path is not None
+
+    def training_crop(self, image_size: int) -> Transform:
+        """The crop that the settings ask for."""
+        return CROPS[self.crop](image_size, self.scale, self.flip)
 
     @override
     def evaluation(self, image_size: int, split: str | None = None) -> Images:
@@ -107,6 +131,8 @@ class Collection(Data):
         if stored is not None:
             source.content_hashes = np.asarray(stored["hashes"])
         elif index is not None:
+            if not isinstance(source, Indexable):
+                raise InputError(f"data.index={index} cannot be made of this kind of data; leave it out")
             source.content_hashes = write_index(source, index)
         source.max_pixels, source.background = self.max_pixels, self.background
         return source

@@ -10,8 +10,9 @@ from typing_extensions import override
 
 from imtok.data.collection import Collection
 from imtok.data.headers import SUFFIXES
-from imtok.data.images import MAX_BYTES, Columns, Indexable
+from imtok.data.images import MAX_BYTES, Columns, Indexable, Source
 from imtok.data.index import require_same
+from imtok.data.members import MAX_LABEL_BYTES
 from imtok.data.names import Names, printable
 from imtok.errors import InputError
 
@@ -22,7 +23,8 @@ class Folder(Collection):
     """Every JPEG, PNG and WebP below a folder; the first folder level is the class. Arguments: :class:`Collection`.
 
     Keys are paths relative to the folder. Hidden files are ignored, links are followed. Files that lie directly in
-    the folder have no class (label -1), nor have files of ``val_path`` in a class that ``path`` does not have.
+    the folder have no class (label -1), nor have files of ``val_path`` in a class that ``path`` does not have. A
+    ``.txt`` beside an image, of the same name, is its caption.
 
     Raises:
         InputError: From its methods, if the folder is missing, cannot be read or holds no image.
@@ -42,7 +44,7 @@ class Folder(Collection):
     kind = "files"
 
     @override
-    def open(self, path: str, classes: list[str] | None, stored: Columns | None) -> Indexable:
+    def open(self, path: str, classes: list[str] | None, stored: Columns | None) -> Source:
         source = FileSource(Path(path), classes)
         if stored is not None:
             require_same(stored, source.columns(), "names", "sizes", "file")
@@ -105,6 +107,15 @@ class FileSource(Indexable):
     @override
     def key(self, index: int) -> str:
         return self.names.text(index)
+
+    @override
+    def caption(self, index: int) -> str | None:
+        path = os.path.splitext(os.path.join(self.folder, self.names.raw(index)))[0] + b".txt"  # noqa: PTH118, PTH122
+        try:
+            with open(path, "rb") as file:  # noqa: PTH123, bytes paths
+                return file.read(MAX_LABEL_BYTES).decode("utf-8", "replace")
+        except OSError:
+            return None
 
     @override
     def label(self, index: int) -> int:

@@ -13,6 +13,7 @@ from torch.utils.data import Dataset
 from typing_extensions import override
 
 from imtok.data.decode import MAX_PIXELS, WHITE, DecodeError, decode_image
+from imtok.data.headers import SUFFIXES
 from imtok.data.names import Names
 from imtok.data.order import Blocks
 from imtok.data.randomness import Purpose, bit_stream, generator
@@ -66,12 +67,27 @@ class Source(ABC):
     def record(self, index: int) -> str:
         """One line that changes when the image is moved or replaced: key, size, offset, label, ..."""
 
-    def image(self, index: int) -> UInt8[Tensor, "3 h w"]:
-        """The decoded image; DecodeError that names it if it is damaged or not the one of the index."""
+    def stem(self, index: int) -> str:
+        """The image's name where it came from, without its suffix; others may bear it too."""
+        key = self.key(index)
+        return key.rpartition(".")[0] if key.lower().endswith(tuple(map(bytes.decode, SUFFIXES))) else key
+
+    def caption(self, index: int) -> str | None:
+        """A text about the image; None where there is none."""
+        return None
+
+    def image(self, index: int, least: int | None = None) -> UInt8[Tensor, "3 h w"]:
+        """The decoded image; DecodeError that names it if it is damaged or not the one of the index.
+
+        Args:
+            index: Which image.
+            least: It may be decoded at a half, a quarter or an eighth of its size as long as its short side keeps so
+                many pixels; None = at its own size.
+        """
         data = self.read(index)
         if self.content_hashes is not None and content_hash(data) != self.content_hashes[index].tobytes():
             raise DecodeError(f"{self.key(index)}: does not have the content of the index")
-        return decode_image(data, self.key(index), self.max_pixels, self.background)
+        return decode_image(data, self.key(index), self.max_pixels, self.background, least)
 
     @cached_property
     def digest(self) -> str:
@@ -125,8 +141,16 @@ class Subset(Source):
         return self.source.read(int(self.indices[index]))
 
     @override
-    def image(self, index: int) -> UInt8[Tensor, "3 h w"]:
-        return self.source.image(int(self.indices[index]))
+    def image(self, index: int, least: int | None = None) -> UInt8[Tensor, "3 h w"]:
+        return self.source.image(int(self.indices[index]), least)
+
+    @override
+    def stem(self, index: int) -> str:
+        return self.source.stem(int(self.indices[index]))
+
+    @override
+    def caption(self, index: int) -> str | None:
+        return self.source.caption(int(self.indices[index]))
 
     @override
     def key(self, index: int) -> str:
@@ -152,6 +176,7 @@ class Sample:
         key: Its name.
         bad: ``key: reason`` for every image that was tried and could not be decoded.
         error: Why there can be no image in training; None otherwise.
+        source: What the image is to be made from, where that is not the image itself; see :class:`Batch`.
     """
 
     image: UInt8[Tensor, "3 size size"] | None
@@ -160,6 +185,7 @@ class Sample:
     key: str
     bad: tuple[str, ...] = ()
     error: str | None = None
+    source: Tensor | None = None
 
 
 class ImageSet(Dataset[Sample]):
@@ -173,15 +199,19 @@ class ImageSet(Dataset[Sample]):
         transform: Makes them squares of one size.
         seed: The run's seed, for random transforms.
         training: Replace images that cannot be decoded.
+        least: See :meth:`Source.image`.
 
     Raises:
         InputError: If the source is empty.
     """
 
-    def __init__(self, source: Source, transform: Transform, seed: int = 0, training: bool = False) -> None:
+    def __init__(
+        self, source: Source, transform: Transform, seed: int = 0, training: bool = False, least: int | None = None
+    ) -> None:
         if len(source) == 0:
             raise InputError("the data set holds no image; give a path that does")
         self.source, self.transform, self.seed, self.training = source, transform, seed, training
+        self.least = least
 
     def __len__(self) -> int:
         return len(self.source)
@@ -213,7 +243,7 @@ class ImageSet(Dataset[Sample]):
         shown, bad = index, []
         for attempt in range(ATTEMPTS if self.training else 1):
             try:
-                image = self.source.image(shown)
+                image = self.source.image(shown, self.least)
             except DecodeError as error:
                 bad.append(str(error))
             except OSError as error:

@@ -1,5 +1,6 @@
 """A stored index: every image's name, place, size and content hash in one file, made once and read ever after."""
 
+import json
 import logging
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -16,7 +17,7 @@ from safetensors.numpy import save
 from imtok.data.images import Columns, Indexable, content_hash
 from imtok.data.names import Names, printable
 from imtok.errors import InputError
-from imtok.files import write_bytes
+from imtok.files import canonical_json, write_bytes
 
 log = logging.getLogger(__name__)
 
@@ -66,6 +67,16 @@ def write_index(source: Indexable, path: Path) -> UInt8[np.ndarray, "images 16"]
     if not path.absolute().parent.is_dir():
         raise InputError(f"data.index={path} cannot be written: {path.parent} is not a folder; make it first")
     hashes = _hash_all(source)
+    try:
+        store_index(source, hashes, path)
+    except OSError as error:
+        raise InputError(f"data.index={path} cannot be written ({error.strerror or error}); free some room") from None
+    log.info("index of %d images written to %s", len(source), path)
+    return hashes
+
+
+def store_index(source: Indexable, hashes: UInt8[np.ndarray, "images 16"], path: Path) -> None:
+    """Store an index whose hashes are known, whole or not at all."""
     columns: Columns = {**source.columns(), "hashes": hashes}
     arrays: dict[str, np.ndarray] = {}
     for name, column in columns.items():
@@ -74,12 +85,15 @@ def write_index(source: Indexable, path: Path) -> UInt8[np.ndarray, "images 16"]
         else:
             arrays[name] = np.ascontiguousarray(column)
     about = {"format": FORMAT, "kind": source.kind, "checksum": _checksum(arrays)}
-    try:
-        write_bytes(path, save(arrays, about))
-    except OSError as error:
-        raise InputError(f"data.index={path} cannot be written ({error.strerror or error}); free some room") from None
-    log.info("index of %d images written to %s", len(source), path)
-    return hashes
+    write_bytes(path, _in_order(save(arrays, about)))
+
+
+def _in_order(data: bytes) -> bytes:
+    """A safetensors file with its header's keys in order; the library shuffles those of the metadata."""
+    size = int.from_bytes(data[:8], "little")
+    header = canonical_json(json.loads(data[8 : 8 + size])).encode().ljust(size)
+    assert len(header) == size  # no key is left out or written otherwise, so the offsets stay right
+    return data[:8] + header + data[8 + size :]
 
 
 def require_same(stored: Columns, found: Columns, names: str, sizes: str, what: str) -> None:

@@ -6,12 +6,12 @@ from typing import NamedTuple
 from imtok.data.headers import SUFFIXES
 from imtok.data.names import printable
 
-IMAGE, CLASS, DESCRIPTION = "image", ".cls", ".json"
+IMAGE, CLASS, DESCRIPTION, CAPTION = "image", ".cls", ".json", ".txt"
 MAX_LABEL_BYTES = 2**16
 
 
 class Part(NamedTuple):
-    """Which sample a member belongs to, and whether it is its image, its class or its description."""
+    """Which sample a member belongs to, and whether it is its image, its class, its description or its caption."""
 
     stem: bytes
     kind: str
@@ -36,7 +36,7 @@ def sample_part(name: bytes) -> Part | None:
         return None
     if suffix in SUFFIXES:
         return Part(stem, IMAGE)
-    return Part(stem, suffix.decode()) if suffix in (b".cls", b".json") else None
+    return Part(stem, suffix.decode()) if suffix in (b".cls", b".json", b".txt") else None
 
 
 def two_images(stem: bytes) -> ValueError:

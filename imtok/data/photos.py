@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 from typing_extensions import override
 
+from imtok.data.arrays import as_png
 from imtok.data.base import Data, check_split
 from imtok.data.decode import decode_image
 from imtok.data.images import ImageSet, Source
@@ -109,7 +110,7 @@ class _Photographs(Source):
 
     @override
     def read(self, index: int) -> bytes:
-        return self.files[self.photo(index)].read_bytes()
+        return as_png(self.image(index))
 
     @override
     def label(self, index: int) -> int:
@@ -144,7 +145,7 @@ class _Crops(_Photographs):
         return f"{self.files[self.photo(index)].name}#{index % self.crops}"
 
     @override
-    def image(self, index: int) -> UInt8[Tensor, "3 h w"]:
+    def image(self, index: int, least: int | None = None) -> UInt8[Tensor, "3 h w"]:
         return self.photos[self.photo(index)]
 
 
@@ -176,7 +177,7 @@ class _Tiles(_Photographs):
         return f"{self.files[photo].name}#{top},{left}"
 
     @override
-    def image(self, index: int) -> UInt8[Tensor, "3 h w"]:
+    def image(self, index: int, least: int | None = None) -> UInt8[Tensor, "3 h w"]:
         photo, top, left = self.places[index]
         return self.photos[photo][:, top : top + self.size, left : left + self.size]
 

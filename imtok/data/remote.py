@@ -5,7 +5,7 @@ webdataset's own reader is not used here: it takes a shard that was cut for a wh
 
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from typing import Any, NamedTuple, cast
 from urllib.parse import urlsplit
@@ -14,7 +14,7 @@ import fsspec
 from braceexpand import braceexpand
 
 from imtok.data.images import MAX_BYTES
-from imtok.data.members import CLASS, DESCRIPTION, IMAGE, MAX_LABEL_BYTES, label_of, sample_part, two_images
+from imtok.data.members import CAPTION, CLASS, DESCRIPTION, IMAGE, MAX_LABEL_BYTES, label_of, sample_part, two_images
 from imtok.data.names import printable
 from imtok.data.tar import Forward, Member, Readable, read_members
 from imtok.errors import InputError
@@ -23,6 +23,9 @@ PAUSES = (0.5, 5.0)  # seconds before the second and the third try
 REMOTE = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
 LOCAL = ("file", "local")
 SILENCE = 60  # seconds without a byte after which a connection counts as broken
+
+
+Opener = Callable[[str], Any]  # called with a URL, it returns an open file: something with read(size) and close()
 
 
 class RemoteShard(NamedTuple):
@@ -86,8 +89,12 @@ def find_remote(path: str, most: int) -> list[RemoteShard]:
     return [RemoteShard(url, name) for url, name in zip(urls, names, strict=True)]
 
 
-def read_remote(shard: RemoteShard) -> Iterator[EncodedImage]:
+def read_remote(shard: RemoteShard, opener: Opener | None = None) -> Iterator[EncodedImage]:
     """The images of a shard in its order; a connection that breaks is opened again where it was.
+
+    Args:
+        shard: The shard.
+        opener: What opens it; None = fsspec.
 
     Raises:
         InputError: If it fails three times without one more image in between.
@@ -96,7 +103,7 @@ def read_remote(shard: RemoteShard) -> Iterator[EncodedImage]:
     while True:
         before = done
         try:
-            with closing(_open(shard.url)) as file:
+            with closing((opener or open_url)(shard.url)) as file:
                 for place, image in enumerate(read_shard(file)):
                     if place >= done:
                         done += 1
@@ -124,7 +131,7 @@ def read_shard(file: Readable) -> Iterator[EncodedImage]:
     read, stem, parts, count = Forward(file), b"", dict[str, bytes | None](), 0
     for member in read_members(read):
         part = sample_part(member.name)
-        if part is None:
+        if part is None or part.kind == CAPTION:
             continue
         if part.stem != stem:
             if IMAGE in parts:
@@ -154,7 +161,8 @@ def _finished(stem: bytes, parts: dict[str, bytes | None]) -> EncodedImage:
     return EncodedImage(printable(stem), parts[IMAGE], label_of(stem, parts.get(CLASS), parts.get(DESCRIPTION)))
 
 
-def _open(url: str) -> Any:
+def open_url(url: str) -> Any:
+    """A file behind a URL, by fsspec: http(s), s3 (package s3fs), gs (package gcsfs) and what else it knows."""
     options: dict[str, Any] = {}
     if url.lower().startswith(("http:", "https:")):
         import aiohttp  # here, since only these need it

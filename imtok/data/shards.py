@@ -13,24 +13,27 @@ from typing_extensions import override
 
 from imtok.data.images import MAX_BYTES, Columns, Indexable
 from imtok.data.index import require_same
-from imtok.data.members import CLASS, DESCRIPTION, IMAGE, MAX_LABEL_BYTES, label_of, sample_part, two_images
+from imtok.data.members import CAPTION, CLASS, DESCRIPTION, IMAGE, MAX_LABEL_BYTES, label_of, sample_part, two_images
 from imtok.data.names import Names
 from imtok.data.order import Blocks
 from imtok.data.tar import Member, tar_members
 from imtok.errors import InputError
+from imtok.files import read_json
 
+CLASSES = "classes.json"
 PAUSES = (0.2, 2.0)  # seconds before the second and the third try, for file systems that hiccup
 OPEN_FILES = 64
 Result = TypeVar("Result")
 
 
 class ShardIndex(NamedTuple):
-    """The images of one shard: name without suffix, byte range and label."""
+    """The images of one shard: name without suffix, byte range, label, and byte range of the caption (0, 0: none)."""
 
     stems: list[bytes]
     offsets: list[int]
     sizes: list[int]
     labels: list[int]
+    captions: list[tuple[int, int]]
     bytes: int
 
 
@@ -38,7 +41,8 @@ class ShardSource(Indexable):
     """The images of tar shards, shard by shard.
 
     Of a shard only JPEG, PNG and WebP members are images; a ``.cls`` (or an integer "label" in a ``.json``) of the same
-    name gives the class. Other members, links and devices are never read, and nothing is ever unpickled.
+    name gives the class, a ``.txt`` the caption. Other members, links and devices are never read, and nothing is ever
+    unpickled. A ``classes.json`` beside the shards, as ``imtok pack`` writes it, names the classes.
 
     Args:
         paths: The shards.
@@ -59,7 +63,8 @@ class ShardSource(Indexable):
         if len(set(self.shards)) < len(self.shards):
             raise InputError(f"data.path names {_twice(self.shards)} twice; name each shard once")
         self._columns = self._scan() if stored is None else self._checked(stored)
-        self.classes: list[str] = []
+        self.classes = find_classes(paths[0].parent)
+        self.captions = np.asarray(self._columns.get("captions", np.zeros((0, 2), np.int64)))  # older indexes have none
         self.stems: Any = self._columns["names"]
         self.offsets, self.sizes, self.labels, self.shard_bytes, counts = (
             np.asarray(self._columns[name]) for name in ("offsets", "sizes", "labels", "shard_bytes", "counts")
@@ -80,6 +85,7 @@ class ShardSource(Indexable):
             "offsets": np.array([offset for index in indexes for offset in index.offsets], dtype=np.int64),
             "sizes": np.array([size for index in indexes for size in index.sizes], dtype=np.int64),
             "labels": np.array([label for index in indexes for label in index.labels], dtype=np.int64),
+            "captions": np.array([place for index in indexes for place in index.captions], dtype=np.int64),
         }
 
     def _checked(self, stored: Columns) -> Columns:
@@ -109,6 +115,23 @@ class ShardSource(Indexable):
     @override
     def key(self, index: int) -> str:
         return f"{self.shards[self._shard(index)]}:{self.stems.text(index)}"
+
+    @override
+    def stem(self, index: int) -> str:
+        return self.stems.text(index)
+
+    def path(self, index: int) -> Path:
+        """The shard of an image."""
+        return self.paths[self._shard(index)]
+
+    @override
+    def caption(self, index: int) -> str | None:
+        offset, size = self.captions[index].tolist() if len(self.captions) else (0, 0)
+        if not size:
+            return None
+        shard = self._shard(index)
+        data = _three_tries(lambda: self._read(shard, offset, min(size, MAX_LABEL_BYTES)), self.paths[shard])
+        return data.decode("utf-8", "replace")
 
     @override
     def label(self, index: int) -> int:
@@ -177,7 +200,7 @@ def index_shard(path: Path) -> ShardIndex:
 
 
 def _index(descriptor: int) -> ShardIndex:
-    parts: dict[str, dict[bytes, Member]] = {IMAGE: {}, CLASS: {}, DESCRIPTION: {}}
+    parts: dict[str, dict[bytes, Member]] = {IMAGE: {}, CLASS: {}, DESCRIPTION: {}, CAPTION: {}}
     for member in tar_members(descriptor):
         part = sample_part(member.name)
         if part is None:
@@ -191,9 +214,11 @@ def _index(descriptor: int) -> ShardIndex:
     numbers = [
         label_of(stem, *(_start(descriptor, parts[kind].get(stem)) for kind in (CLASS, DESCRIPTION))) for stem in images
     ]
-    ranges = images.values()
+    ranges, nothing = images.values(), Member(b"", 0, 0)
+    texts = [parts[CAPTION].get(stem, nothing) for stem in images]
     total = os.fstat(descriptor).st_size
-    return ShardIndex(list(images), [m.offset for m in ranges], [m.size for m in ranges], numbers, total)
+    captions = [(text.offset, text.size) for text in texts]
+    return ShardIndex(list(images), [m.offset for m in ranges], [m.size for m in ranges], numbers, captions, total)
 
 
 def _start(descriptor: int, member: Member | None) -> bytes | None:
@@ -212,6 +237,21 @@ def _three_tries(read: Callable[[], Result], path: Path) -> Result:
     except OSError as error:
         reason = error.strerror or error
         raise InputError(f"shard {path} can no longer be read ({reason}); restore it and resume") from None
+
+
+def find_classes(folder: Path) -> list[str]:
+    """Names of the classes from ``classes.json``, a map of names to numbers from 0; none where there is no such file.
+
+    Raises:
+        InputError: If it is something else.
+    """
+    path = folder / CLASSES
+    if not path.is_file():
+        return []
+    content = read_json(path)
+    if not isinstance(content, dict) or sorted(map(str, content.values())) != sorted(map(str, range(len(content)))):
+        raise InputError(f"{path} is not a map of class names to numbers from 0; mend or remove it")
+    return sorted(content, key=lambda name: int(content[name]))
 
 
 def _twice(names: list[str]) -> str:

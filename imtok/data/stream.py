@@ -16,7 +16,7 @@ from imtok.data.names import hash_fraction
 from imtok.data.order import epoch_order
 from imtok.data.position import StreamPosition
 from imtok.data.randomness import Purpose, bit_stream, generator
-from imtok.data.remote import EncodedImage, RemoteShard, read_remote
+from imtok.data.remote import EncodedImage, Opener, RemoteShard, open_url, read_remote
 from imtok.data.transforms import Transform
 from imtok.errors import InputError
 
@@ -50,6 +50,10 @@ class ImageStream:
         max_pixels: Larger images are bad images.
         background: What shows through transparent images.
 
+    Attributes:
+        opener: What opens a shard.
+        least: See :meth:`imtok.data.images.Source.image`.
+
     Raises:
         ValueError: If ``buffer`` is not positive.
     """
@@ -69,6 +73,8 @@ class ImageStream:
             raise ValueError(f"shuffle_buffer must be at least 1, got {buffer}")
         self.shards, self.transform, self.seed, self.training = shards, transform, seed, training
         self.part, self.buffer, self.max_pixels, self.background = part, buffer, max_pixels, background
+        self.opener: Opener = open_url
+        self.least: int | None = None
 
     @property
     def image_size(self) -> int:
@@ -134,7 +140,9 @@ class ImageStream:
             yield _drawn(kept, draws)
 
     def _read(self, shard: int) -> Iterator[EncodedImage]:
-        return (image for image in read_remote(self.shards[shard]) if self.part.holds(self._key(shard, image)))
+        return (
+            image for image in read_remote(self.shards[shard], self.opener) if self.part.holds(self._key(shard, image))
+        )
 
     def _key(self, shard: int, image: EncodedImage) -> str:
         return f"{self.shards[shard].name}:{image.stem}"
@@ -144,7 +152,7 @@ class ImageStream:
         try:
             if image.data is None:
                 raise DecodeError(f"{key}: is larger than {MAX_BYTES} bytes")
-            pixels = decode_image(image.data, key, self.max_pixels, self.background)
+            pixels = decode_image(image.data, key, self.max_pixels, self.background, self.least)
         except DecodeError as error:
             return Sample(None, image.label, reading, key, (str(error),))
         random = generator(Purpose.AUGMENT, self.seed, epoch, xxhash.xxh3_64_intdigest(key.encode()))

@@ -21,9 +21,11 @@ class Transform(ABC):
 
     Attributes:
         size: Side of the squares that it makes, in pixels.
+        least: Short side, in pixels, above which an image has more detail than it ever shows; None = all shows.
     """
 
     size: int
+    least: int | None = None
 
     @abstractmethod
     def __call__(self, image: UInt8[Tensor, "3 h w"], generator: np.random.Generator) -> UInt8[Tensor, "3 size size"]:
@@ -57,6 +59,7 @@ class RandomScaleCrop(Transform):
         self.size = size
         self.scale = (float(scale[0]), float(scale[1]))
         self.flip = flip
+        self.least = math.ceil(size / self.scale[0]) if self.scale[0] else None
 
     @override
     def __call__(self, image: UInt8[Tensor, "3 h w"], generator: np.random.Generator) -> UInt8[Tensor, "3 size size"]:
@@ -103,13 +106,67 @@ class CentreCrop(Transform):
         if image.shape[-2:] == (self.size, self.size):
             return image.contiguous()
         longest = LONGEST * min(image.shape[-2:])
-        picture = Image.fromarray(rearrange(_centre(image, longest, longest), "c h w -> h w c").contiguous().numpy())
-        while min(picture.size) >= 2 * self.size:
-            picture = picture.resize((picture.width // 2, picture.height // 2), Image.Resampling.BOX)
-        factor = self.size / min(picture.size)
-        scaled = (round(picture.width * factor), round(picture.height * factor))
-        pixels = torch.from_numpy(np.array(picture.resize(scaled, Image.Resampling.BICUBIC)))
-        return _centre(rearrange(pixels, "h w c -> c h w"), self.size, self.size).contiguous()
+        scaled = scale_short_side(_centre(image, longest, longest), self.size)
+        return _centre(scaled, self.size, self.size).contiguous()
+
+
+class RandomScaledCrop(Transform):
+    """A square at a random place of the whole image at a random scale, for training: ADM's, which LlamaGen trains on.
+
+    The short side is drawn evenly from ``size / scale[1]`` to ``size / scale[0]`` pixels, and the image scaled to it as
+    :class:`CentreCrop` does; to the pixel what ``random_crop_arr`` makes of the same draws. Small images are enlarged.
+    Slower than :class:`RandomScaleCrop`, which scales only what shows.
+
+    Args:
+        size: Side of the result, in pixels.
+        scale: Smallest and largest part of the short side that shows, in (0, 1]; (0.8, 1) in LlamaGen (arXiv
+            2406.06525).
+        flip: Mirror every other image, left to right.
+
+    Raises:
+        ValueError: If the size or the scale is out of range.
+
+    Example:
+        >>> RandomScaledCrop(32)(torch.zeros(3, 100, 80, dtype=torch.uint8), np.random.default_rng(0)).shape
+        torch.Size([3, 32, 32])
+    """
+
+    def __init__(self, size: int, scale: Sequence[float] = (0.8, 1.0), flip: bool = True) -> None:
+        check_size(size)
+        check_scale(scale)
+        if scale[0] <= 0:
+            raise ValueError(f"scale of crop=adm must be above 0, got {list(scale)}")
+        self.size, self.flip = size, flip
+        self.shortest, self.longest = math.ceil(size / scale[1]), math.ceil(size / scale[0])
+        self.least = self.longest
+
+    @override
+    def __call__(self, image: UInt8[Tensor, "3 h w"], generator: np.random.Generator) -> UInt8[Tensor, "3 size size"]:
+        """Scale, crop and perhaps mirror."""
+        zoom, down, across, mirror = generator.random(4)
+        short = self.shortest + int(zoom * (self.longest - self.shortest + 1))
+        longest = LONGEST * min(image.shape[-2:])
+        scaled = scale_short_side(_centre(image, longest, longest), short)
+        height, width = scaled.shape[-2:]
+        top, left = int(down * (height - self.size + 1)), int(across * (width - self.size + 1))
+        crop = scaled[:, top : top + self.size, left : left + self.size]
+        return (crop.flip(-1) if self.flip and mirror < 0.5 else crop).contiguous()
+
+
+def scale_short_side(image: UInt8[Tensor, "3 height width"], short: int) -> UInt8[Tensor, "3 h w"]:
+    """ADM's scaling (arXiv 2105.05233): halved by box filter while it can be, then bicubic to the short side asked for.
+
+    Args:
+        image: Any image.
+        short: Its new short side, in pixels.
+    """
+    picture = Image.fromarray(rearrange(image, "c h w -> h w c").contiguous().numpy())
+    while min(picture.size) >= 2 * short:
+        picture = picture.resize((picture.width // 2, picture.height // 2), Image.Resampling.BOX)
+    factor = short / min(picture.size)
+    size = (round(picture.width * factor), round(picture.height * factor))
+    pixels = torch.from_numpy(np.array(picture.resize(size, Image.Resampling.BICUBIC)))
+    return rearrange(pixels, "h w c -> c h w")
 
 
 def check_size(size: int) -> None:

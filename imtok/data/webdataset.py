@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from glob import glob, has_magic
 from itertools import islice
 from pathlib import Path
+from typing import Literal
 
 from braceexpand import braceexpand
 from typing_extensions import override
@@ -16,10 +17,10 @@ from imtok.data.base import Images, check_split
 from imtok.data.collection import Collection
 from imtok.data.decode import MAX_PIXELS, WHITE
 from imtok.data.images import Columns, ImageSet, Indexable
-from imtok.data.remote import REMOTE, find_remote, is_remote
+from imtok.data.remote import REMOTE, Opener, find_remote, is_remote
 from imtok.data.shards import ShardSource
 from imtok.data.stream import ImageStream, Part
-from imtok.data.transforms import CentreCrop, RandomScaleCrop, Transform
+from imtok.data.transforms import CentreCrop, Transform
 from imtok.errors import InputError
 
 MAX_SHARDS = 1_000_000
@@ -38,12 +39,16 @@ class WebDataset(Collection):
         val_fraction: See :class:`Collection`.
         scale: See :class:`Collection`.
         flip: See :class:`Collection`.
+        crop: See :class:`Collection`.
+        decode: See :class:`Collection`.
         max_pixels: See :class:`Collection`.
         background: See :class:`Collection`.
         shuffle_shards: Mix so many shards at a time in training, at least 1, for disks that are slow at random reads;
             None = any sample may follow any other.
         shuffle_buffer: Of remote shards, mix so many images at a time in each worker in training, at least 1.
         index: See :class:`Collection`. Where there is one, the headers of the shards are not read again.
+        opener: What opens a remote shard: an object that is called with a URL and returns a file to read; None =
+            fsspec. In a config a class of your own, by ``_target_``.
 
     Raises:
         ValueError: If an argument is out of range.
@@ -57,26 +62,29 @@ class WebDataset(Collection):
         val_fraction: float = 0.05,
         scale: Sequence[float] = (0.8, 1.0),
         flip: bool = True,
+        crop: Literal["square", "adm"] = "square",
+        decode: Literal["exact", "scaled"] = "exact",
         max_pixels: int = MAX_PIXELS,
         background: Sequence[int] = WHITE,
         shuffle_shards: int | None = None,
         shuffle_buffer: int = 256,
         index: str | Path | None = None,
+        opener: Opener | None = None,
     ) -> None:
-        super().__init__(path, val_path, val_fraction, scale, flip, max_pixels, background, index)
+        super().__init__(path, val_path, val_fraction, scale, flip, crop, decode, max_pixels, background, index)
         if shuffle_shards is not None and shuffle_shards < 1:
             raise ValueError(f"shuffle_shards must be at least 1, got {shuffle_shards}")
         if shuffle_buffer < 1:
             raise ValueError(f"shuffle_buffer must be at least 1, got {shuffle_buffer}")
         if index is not None and any(is_remote(part) for part in (self.path, self.val_path or "")):
             raise ValueError(f"index must be null for remote shards, which are read without one, got {index}")
-        self.shuffle_shards, self.shuffle_buffer = shuffle_shards, shuffle_buffer
+        self.shuffle_shards, self.shuffle_buffer, self.opener = shuffle_shards, shuffle_buffer, opener
 
     @override
     def train(self, image_size: int, seed: int) -> Images:
         if not is_remote(self.path):
             return super().train(image_size, seed)
-        transform = RandomScaleCrop(image_size, self.scale, self.flip)
+        transform = self.training_crop(image_size)
         part = Part("train", self.val_fraction) if self.val_path is None else Part()
         return self._stream(self.path, transform, part, seed, training=True)
 
@@ -97,9 +105,12 @@ class WebDataset(Collection):
         self, path: str, transform: Transform, part: Part, seed: int = 0, training: bool = False
     ) -> ImageStream:
         shards = find_remote(path, MAX_SHARDS)
-        return ImageStream(
+        stream = ImageStream(
             shards, transform, seed, training, part, self.shuffle_buffer, self.max_pixels, self.background
         )
+        stream.opener = self.opener or stream.opener
+        stream.least = transform.least if training and self.decode == "scaled" else None
+        return stream
 
     kind = "shards"
 

@@ -311,3 +311,45 @@ print(sum(verdicts))
     done = subprocess.run([sys.executable, "-c", script, tmp_path], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == "200"
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
+def test_a_jpeg_is_decoded_smaller_only_as_far_as_it_may(mode: str):
+    numbers = np.random.default_rng(0).integers(0, 256, (10, 15, 3), np.uint8)
+    large = Image.fromarray(numbers).resize((1500, 1000), Image.Resampling.BICUBIC).convert(mode)
+    data = save(large, "JPEG", quality=95)
+    whole = decode_image(data, "")
+    for least, factor in ((1000, 1), (501, 1), (500, 2), (251, 2), (250, 4), (126, 4), (125, 8), (10, 8), (2000, 1)):
+        image = decode_image(data, "", least=least)
+        assert tuple(image.shape) == (3, -(-1000 // factor), -(-1500 // factor))
+        boxes = torch.nn.functional.avg_pool2d(whole.float(), factor, ceil_mode=True)
+        assert (image.float() - boxes).abs().mean() < 1.5  # of 255: it is the mean of each block
+    odd = save(large.resize((1001, 513)), "JPEG")
+    assert decode_image(odd, "", least=256).shape[1:] == (257, 501)
+    other = save(large.convert("RGB"), "PNG")
+    assert torch.equal(decode_image(other, "", least=10), decode_image(other, ""))
+
+
+def test_only_training_that_asks_for_it_sees_smaller_jpegs(tmp_path: Path):
+    numbers = np.random.default_rng(0).integers(0, 256, (700, 800, 3), np.uint8)
+    for name in "12":
+        (tmp_path / f"{name}.jpg").write_bytes(encode(numbers, "JPEG"))
+    exact, scaled = Folder(tmp_path), Folder(tmp_path, decode="scaled")
+    assert (exact.train(64, 0).least, scaled.train(64, 0).least, scaled.evaluation(64).least) == (None, 80, None)
+    assert torch.equal(exact.evaluation(64)[0, 0].image, scaled.evaluation(64)[0, 0].image)
+    assert scaled.train(64, 0)[0, 0].image.shape == (3, 64, 64)
+    assert not torch.equal(exact.train(64, 0)[0, 0].image, scaled.train(64, 0)[0, 0].image)
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"subsampling": 0}, {"subsampling": 1}, {"progressive": True}, {"quality": 30}]
+)
+def test_decoding_is_equal_to_torchvisions_and_pillows_in_every_pixel(options: dict):
+    from torchvision.io import ImageReadMode, decode_jpeg
+
+    numbers = np.random.default_rng(0).integers(0, 256, (20, 30, 3), np.uint8)
+    pixels = np.array(Image.fromarray(numbers).resize((301, 203), Image.Resampling.BICUBIC))
+    data = encode(pixels, "JPEG", **options)
+    ours = decode_image(data, "")
+    assert np.array_equal(ours.permute(1, 2, 0).numpy(), np.array(Image.open(io.BytesIO(data)).convert("RGB")))
+    assert torch.equal(ours, decode_jpeg(torch.frombuffer(bytearray(data), dtype=torch.uint8), ImageReadMode.RGB))

@@ -1,6 +1,7 @@
 """Remote shards: each read once by one reader, resumed at the next one, and every fault named."""
 
 import collections
+import io
 import pickle
 import threading
 from collections.abc import Callable, Iterator
@@ -351,3 +352,33 @@ def test_names_hold_no_secret_and_tell_shards_apart():
 def test_an_index_of_remote_shards_is_refused(memory: str, tmp_path: Path):
     with pytest.raises(ValueError, match="index must be null for remote shards"):
         WebDataset(memory, index=tmp_path / "index")
+
+
+class Counting:
+    """An opener of one's own: shards from a dictionary, by any URL."""
+
+    def __init__(self, shards: dict[str, bytes]) -> None:
+        self.shards, self.opened = shards, list[str]()
+
+    def __call__(self, url: str) -> io.BytesIO:
+        self.opened.append(url)
+        return io.BytesIO(self.shards[url])
+
+
+def test_an_opener_of_ones_own_reads_what_fsspec_does_not_know(folder: Path, memory: str):
+    shards = {f"vault://host/shard-{at}.tar": (folder / f"shard-{at}.tar").read_bytes() for at in range(SHARDS)}
+    opener = Counting(shards)
+    data = WebDataset(f"vault://host/shard-{{0..{SHARDS - 1}}}.tar", opener=opener)
+    shown = list(evaluation_loader(data.evaluation(8), 4))
+    assert opener.opened == list(shards)
+    plain = list(evaluation_loader(WebDataset(memory).evaluation(8), 4))
+    assert [batch.key for batch in shown] == [batch.key for batch in plain]
+    assert all(torch.equal(ours.image, theirs.image) for ours, theirs in zip(shown, plain, strict=True))
+    training = train_stream_loader(data.train(8, 0), 4, 6, workers=2)
+    assert sum(len(batch.key) for batch in training) == 24
+
+
+def test_an_opener_that_fails_is_named_by_shard(pauses: list[float]):
+    data = WebDataset("vault://host/shard-{0..1}.tar", opener=Counting({}))
+    with pytest.raises(InputError, match=r"shard shard-0\.tar could not be read in 3 tries"):
+        list(evaluation_loader(data.evaluation(8), 4))

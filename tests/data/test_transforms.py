@@ -5,7 +5,7 @@ import pytest
 import torch
 from PIL import Image
 
-from imtok.data.transforms import CentreCrop, RandomScaleCrop
+from imtok.data.transforms import CentreCrop, RandomScaleCrop, RandomScaledCrop
 
 SHAPES = [(256, 256), (300, 451), (427, 640), (513, 512), (64, 65), (20, 31), (129, 1000), (1000, 97), (1, 1), (2, 31)]
 
@@ -85,3 +85,52 @@ def test_half_of_the_crops_are_mirrored():
 def test_scales_that_make_no_range_are_refused(scale: tuple[float, ...]):
     with pytest.raises(ValueError, match="scale must be"):
         RandomScaleCrop(64, scale)
+
+
+def scaled_reference(image: torch.Tensor, size: int, short: int, top: float, left: float) -> torch.Tensor:
+    """ADM's random crop for draws that are known, written with Pillow and nothing of ours."""
+    pil = Image.fromarray(image.permute(1, 2, 0).numpy())
+    while min(*pil.size) >= 2 * short:
+        pil = pil.resize(tuple(x // 2 for x in pil.size), resample=Image.Resampling.BOX)
+    scale = short / min(*pil.size)
+    pixels = np.array(pil.resize(tuple(round(x * scale) for x in pil.size), resample=Image.Resampling.BICUBIC))
+    y, x = int(top * (pixels.shape[0] - size + 1)), int(left * (pixels.shape[1] - size + 1))
+    return torch.from_numpy(pixels[y : y + size, x : x + size]).permute(2, 0, 1)
+
+
+@pytest.mark.parametrize("shape", [(300, 451), (427, 640), (64, 65), (20, 31), (129, 1000)])
+@pytest.mark.parametrize("size", [16, 64])
+def test_the_adm_crop_is_adms_to_the_pixel_for_the_same_draws(shape: tuple[int, int], size: int):
+    image = noise(shape)
+    shorts = set()
+    for seed in range(12):
+        zoom, top, left, mirror = np.random.default_rng(seed).random(4)
+        least, most = -(-size // 1), -(-size * 10 // 8)
+        short = least + int(zoom * (most - least + 1))
+        shorts.add(short)
+        expected = scaled_reference(image, size, short, top, left)
+        crop = RandomScaledCrop(size, (0.8, 1.0))(image, np.random.default_rng(seed))
+        assert torch.equal(crop, expected.flip(-1) if mirror < 0.5 else expected)
+    assert len(shorts) > 3
+
+
+def test_the_adm_crop_shows_every_scale_equally_often(monkeypatch: pytest.MonkeyPatch):
+    shorts: list[int] = []
+
+    def remember(image: torch.Tensor, short: int) -> torch.Tensor:
+        shorts.append(short)
+        return torch.zeros(3, short, short, dtype=torch.uint8)
+
+    monkeypatch.setattr("imtok.data.transforms.scale_short_side", remember)
+    crop, random = RandomScaledCrop(8, (0.8, 1.0)), np.random.default_rng(0)
+    for _ in range(3000):
+        crop(noise((9, 9)), random)
+    assert set(shorts) == {8, 9, 10}
+    assert all(abs(shorts.count(short) - 1000) < 100 for short in (8, 9, 10))
+
+
+def test_a_crop_says_what_detail_it_never_shows():
+    assert RandomScaleCrop(256, (0.8, 1.0)).least == 320
+    assert RandomScaleCrop(256, (0.0, 1.0)).least is None
+    assert RandomScaledCrop(256, (0.8, 1.0)).least == 320
+    assert CentreCrop(256).least is None

@@ -1,0 +1,112 @@
+"""``imtok check``: a folder, shards, a pack or tables, looked at from end to end, and every fault named."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from imtok.data.folder import FileSource
+from imtok.data.huggingface import TABLES, find_tables
+from imtok.data.images import Source
+from imtok.data.index import find_index, require_same
+from imtok.data.inspect import Findings, find_twice, look, open_all
+from imtok.data.pack import FORMAT, INDEX, MANIFEST, PROGRESS
+from imtok.data.shards import ShardSource
+from imtok.data.tables import TableSource
+from imtok.data.webdataset import find_shards
+from imtok.errors import InputError
+from imtok.files import is_sealed, read_json, sha256
+
+Advance = Callable[[int, int], None]  # how many images more were looked at, and how many there are
+
+
+def check(path: str, workers: int = 0, advance: Advance = lambda count, total: None) -> Findings:
+    """Look at every image below a path.
+
+    Args:
+        path: A folder of images, of ``.tar`` shards (a pattern such as ``DIR/{000..009}.tar`` too), of what ``imtok
+            pack`` wrote, or of ``.parquet`` or ``.arrow`` files.
+        workers: Processes that read and decode; 0 = this one.
+        advance: Called as it goes on.
+
+    Raises:
+        InputError: If there is nothing to look at.
+    """
+    if not Path(path).exists() and not any(mark in path for mark in "*?[{:|"):
+        raise InputError(f"{path} does not exist; give a folder of images, of shards or of tables")
+    findings = Findings()
+    sources = _sources(path, findings)
+    total = sum(map(len, sources))
+    for source in sources:
+        look(source, findings, workers, lambda count: advance(count, total))
+    return findings
+
+
+def _sources(path: str, findings: Findings) -> list[Source]:
+    place = Path(path)
+    if place.is_dir() and (place / PROGRESS).is_dir() and not (place / MANIFEST).exists():
+        findings.faults.append(f"{path}: was not packed to its end; run imtok pack again with the same settings")
+    if place.is_dir() and not _holds(place, (".tar",)) and not (place / MANIFEST).exists():
+        if _holds(place, TABLES) or any(_holds(folder, TABLES) for folder in place.iterdir() if folder.is_dir()):
+            return open_all(find_tables(place), lambda file: TableSource([file]), findings)
+        return [FileSource(place)]
+    if place.is_file() and place.suffix in TABLES:
+        return [TableSource([place])]
+    shards = _stated(place, findings) if (place / MANIFEST).is_file() else find_shards(path)
+    sources = open_all(shards, lambda shard: ShardSource([shard]), findings)
+    names = [(source.shards[0], source.stem(at)) for source in _shards(sources) for at in range(len(source))]
+    find_twice(names, findings)
+    if (place / INDEX).is_file():
+        _compare(_shards(sources), place / INDEX, len(shards), findings)
+    return sources
+
+
+def _shards(sources: list[Source]) -> list[ShardSource]:
+    return [source for source in sources if isinstance(source, ShardSource)]
+
+
+def _holds(folder: Path, suffixes: tuple[str, ...]) -> bool:
+    return any(file.suffix in suffixes and not file.name.startswith(".") for file in folder.iterdir())
+
+
+def _stated(folder: Path, findings: Findings) -> list[Path]:
+    """The shards of a pack; what does not agree with its manifest is a fault."""
+    manifest = read_json(folder / MANIFEST)
+    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
+        return find_shards(str(folder))  # somebody else's
+    if not is_sealed(manifest):
+        raise InputError(f"{folder / MANIFEST} is damaged (its checksum is wrong); pack again into another folder")
+    shards: list[dict[str, Any]] = manifest["shards"]
+    expected = {shard["name"]: shard["sha256"] for shard in shards} | manifest["files"]
+    for name, digest in expected.items():
+        path = folder / name
+        if not path.is_file():
+            findings.faults.append(f"{path}: is in the manifest and not there; pack again into another folder")
+        elif sha256(path) != digest:
+            findings.faults.append(f"{path}: does not have the sha256 of the manifest; pack again into another folder")
+    others = sorted(path.name for path in folder.glob("[!.]*.tar") if path.name not in expected)
+    findings.faults += [f"{folder / name}: is not in the manifest; remove it" for name in others]
+    return [folder / shard["name"] for shard in shards if (folder / shard["name"]).is_file()]
+
+
+def _compare(sources: list[ShardSource], index: Path, shards: int, findings: Findings) -> None:
+    """The index against the shards: names, places, and from then on the content of each image."""
+    try:
+        stored = find_index(index, ShardSource.kind)
+        assert stored is not None
+        if len(sources) < shards or not sources:
+            return  # a shard that cannot be opened is a fault already
+        whole = ShardSource([path for source in sources for path in source.paths])
+        found = whole.columns()
+        require_same(stored, found, "shards", "shard_bytes", "shard")
+        require_same(stored, found, "names", "sizes", "image")
+        if not np.array_equal(np.asarray(stored["offsets"]), np.asarray(found["offsets"])):
+            raise InputError(f"{index}: does not have the places of the images; delete it")
+    except InputError as error:
+        findings.faults.append(str(error))
+        return
+    at = 0
+    for source in sources:
+        source.content_hashes = np.asarray(stored["hashes"])[at : at + len(source)]
+        at += len(source)

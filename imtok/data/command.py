@@ -1,0 +1,170 @@
+"""``imtok pack`` and ``imtok check`` as a user sees them: a progress bar on a terminal, and tables."""
+
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Column, Table
+
+from imtok.data.base import Data
+from imtok.data.check import check
+from imtok.data.images import ImageSet
+from imtok.data.inspect import Findings
+from imtok.data.pack import BAD, Layout, pack
+from imtok.data.packing import Encoding
+from imtok.data.schema import PackConfig
+from imtok.errors import InputError
+
+SHOWN = 20  # faults that are printed
+CHECK_USAGE = "imtok check takes a folder of images, shards or tables, and --workers N"
+
+
+def run_pack(config: PackConfig, data: Data) -> None:
+    """Pack what a config names, and say what was packed.
+
+    Raises:
+        InputError: As :func:`imtok.data.pack.pack`; or if the data is a stream, or does not say which split to take.
+    """
+    if config.split is None and data.holds_out:
+        raise InputError(
+            "split must be train, val or all: this data holds out images of its own; pack one after another"
+        )
+    images = data.evaluation(config.image_size, config.split or "all")
+    if not isinstance(images, ImageSet):
+        raise InputError("data.path names remote shards, which are shards already; copy them here to pack them anew")
+    layout = Layout(config.shard_images, round(config.shard_megabytes * 1e6), config.shuffle)
+    encoding = Encoding(config.resize, config.encode, config.quality)
+    with _bar("packing") as advance:
+        manifest = pack(
+            images.source,
+            Path(config.out),
+            layout,
+            encoding,
+            config.workers,
+            lambda count: advance(count, len(images)),
+        )
+    console = Console(highlight=False)
+    console.print(_packed(manifest))
+    console.print(f"train:    python train.py data=webdataset data.path={config.out}", soft_wrap=True)
+
+
+def _packed(manifest: dict[str, Any]) -> Table:
+    rows = Table(show_header=False)
+    rows.add_column()
+    rows.add_column(justify="right")
+    size = sum(shard["bytes"] for shard in manifest["shards"])
+    rows.add_row("shards", str(len(manifest["shards"])))
+    rows.add_row("images", str(manifest["images"]))
+    rows.add_row("classes", str(manifest["classes"]))
+    rows.add_row("captions", str(manifest["captions"]))
+    rows.add_row("megabytes", f"{size / 1e6:.1f}")
+    rows.add_row(f"left out ({BAD})", str(manifest["bad"]))
+    return rows
+
+
+def run_check(arguments: Sequence[str]) -> int:
+    """Check the path that a command line names, and say what is there; returns 1 if something is wrong, else 0.
+
+    Raises:
+        InputError: If the arguments are others, or there is nothing to look at.
+    """
+    path, workers = _check_arguments(arguments)
+    with _bar("looking") as advance:
+        findings = check(path, workers, advance)
+    _show(findings, Console(highlight=False))
+    return 0 if findings.good else 1
+
+
+def _show(findings: Findings, console: Console) -> None:
+    """Print what was found: a table, then every fault by name."""
+    rows = Table(show_header=False)
+    rows.add_column()
+    rows.add_column(justify="right")
+    rows.add_row("images", str(findings.images))
+    rows.add_row("broken", str(len(findings.broken)))
+    rows.add_row("megabytes", f"{findings.bytes / 1e6:.1f}")
+    rows.add_row("formats", _counts(findings.formats))
+    rows.add_row("modes", _counts(findings.modes))
+    for name, sides in (("short side", findings.short), ("long side", findings.long)):
+        if sides:
+            rows.add_row(f"{name} (px): least, median, most", " ".join(map(str, _spread(sides))))
+    labels = {label: count for label, count in findings.labels.items() if label >= 0}
+    rows.add_row("classes", str(len(findings.classes) or len(labels)))
+    if labels:
+        rows.add_row("images per class: least, most", f"{min(labels.values())} {max(labels.values())}")
+    rows.add_row("without a class", str(findings.labels[-1]))
+    rows.add_row("captions", str(findings.captions))
+    console.print(rows)
+    if findings.classes and labels:
+        console.print(_class_table(findings.classes, labels))
+    lines = [*findings.faults, *(f"{key}: {reason}" for key, reason in findings.broken.items())]
+    for line in lines[:SHOWN]:
+        console.print(line, soft_wrap=True, markup=False)
+    if len(lines) > SHOWN:
+        console.print(f"and {len(lines) - SHOWN} more", soft_wrap=True)
+    count = f"{len(lines)} fault{'s' * (len(lines) > 1)}"
+    console.print(f"[bold]{'nothing is wrong' if findings.good else count}[/bold]")
+
+
+def _class_table(classes: list[str], labels: dict[int, int]) -> Table:
+    rows = Table(Column("label", justify="right"), "class", Column("images", justify="right"))
+    shown = (
+        range(len(classes)) if len(classes) <= SHOWN else [*range(SHOWN // 2), *range(len(classes) - 3, len(classes))]
+    )
+    last = -1
+    for label in shown:
+        if label != last + 1:
+            rows.add_row("...", "", "")
+        rows.add_row(str(label), classes[label], str(labels.get(label, 0)))
+        last = label
+    return rows
+
+
+def _counts(counts: Counter[str]) -> str:
+    return ", ".join(f"{count} {name}" for name, count in counts.most_common()) or "none"
+
+
+def _spread(sides: Counter[int]) -> tuple[int, int, int]:
+    """Least, median and most."""
+    before, half = 0, (sides.total() + 1) // 2
+    for side in sorted(sides):
+        before += sides[side]
+        if before >= half:
+            return min(sides), side, max(sides)
+    raise ValueError("sides must be at least one, got none")
+
+
+def _check_arguments(arguments: Sequence[str]) -> tuple[str, int]:
+    paths, workers = list[str](), "0"
+    left = iter(arguments)
+    for argument in left:
+        if argument == "--workers" or argument.startswith(("--workers=", "workers=")):
+            workers = argument.partition("=")[2] or next(left, "")
+        elif argument.startswith("-"):
+            raise InputError(CHECK_USAGE)
+        else:
+            paths.append(argument.removeprefix("path="))
+    if len(paths) != 1 or not workers.isdigit():
+        raise InputError(CHECK_USAGE)
+    return paths[0], int(workers)
+
+
+@contextmanager
+def _bar(name: str) -> Iterator[Callable[[int, int], None]]:
+    """Something to call with how many more are done and how many there are: a bar on a terminal, nothing elsewhere."""
+    if not sys.stderr.isatty():
+        yield lambda count, total: None
+        return
+    columns = (TextColumn("{task.description}"), BarColumn(bar_width=24), MofNCompleteColumn())
+    with Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=Console(stderr=True)) as progress:
+        task = progress.add_task(name, total=None)
+
+        def advance(count: int, total: int) -> None:
+            progress.update(task, advance=count, total=total)
+
+        yield advance

@@ -1,0 +1,76 @@
+"""Plain tar archives of images, whose classes are the folders in them or the archives themselves."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from typing_extensions import override
+
+from imtok.data.collection import Collection
+from imtok.data.decode import MAX_PIXELS, WHITE
+from imtok.data.images import Columns, Source
+from imtok.data.names import printable
+from imtok.data.shards import ShardSource
+from imtok.data.webdataset import find_shards
+
+
+class Tars(Collection):
+    """The images of tar archives, such as ImageNet's ``n01440764.tar``, read where they lie and never unpacked.
+
+    Args:
+        path: A folder of ``.tar`` files, one file, or a pattern: ``DIR/n*.tar``.
+        labels: What an image's class is: "folder", the first folder of its name in the archive; "archive", the
+            archive's name; or "member", what a ``.cls`` or ``.json`` beside it says, as in WebDataset's shards.
+        val_path: See :class:`Collection`.
+        val_fraction: See :class:`Collection`.
+        scale: See :class:`Collection`.
+        flip: See :class:`Collection`.
+        crop: See :class:`Collection`.
+        decode: See :class:`Collection`.
+        max_pixels: See :class:`Collection`.
+        background: See :class:`Collection`.
+        index: See :class:`Collection`.
+
+    Raises:
+        ValueError: If an argument is out of range.
+        InputError: From its methods, if an archive is missing or damaged.
+    """
+
+    kind = "shards"
+
+    def __init__(
+        self,
+        path: str | Path,
+        labels: Literal["folder", "archive", "member"] = "folder",
+        val_path: str | Path | None = None,
+        val_fraction: float = 0.05,
+        scale: Sequence[float] = (0.8, 1.0),
+        flip: bool = True,
+        crop: Literal["square", "adm"] = "square",
+        decode: Literal["exact", "scaled"] = "exact",
+        max_pixels: int = MAX_PIXELS,
+        background: Sequence[int] = WHITE,
+        index: str | Path | None = None,
+    ) -> None:
+        super().__init__(path, val_path, val_fraction, scale, flip, crop, decode, max_pixels, background, index)
+        if labels not in ("folder", "archive", "member"):
+            raise ValueError(f"labels must be folder, archive or member, got {labels}")
+        self.labels = labels
+
+    @override
+    def open(self, path: str, classes: list[str] | None, stored: Columns | None) -> Source:
+        source = ShardSource(find_shards(path), stored=stored)
+        if self.labels == "member":
+            return source
+        names = [self._class(source, index) for index in range(len(source))]
+        source.classes = sorted({name for name in names if name is not None}) if classes is None else classes
+        number = {name: label for label, name in enumerate(source.classes)}
+        source.labels = np.array([-1 if name is None else number.get(name, -1) for name in names], dtype=np.int64)
+        return source
+
+    def _class(self, source: ShardSource, index: int) -> str | None:
+        if self.labels == "archive":
+            return source.path(index).stem
+        folder, slash, _ = source.stems.raw(index).removeprefix(b"./").lstrip(b"/").partition(b"/")
+        return printable(folder) if slash else None
