@@ -28,7 +28,7 @@ def decode_ids(
     batch_size: int | None = None,
     device: str | torch.device = "cpu",
 ) -> int:
-    """Write a PNG per image: ``000000.png``, ``000001.png``, ...
+    """Write a PNG per image (of a store with several views, per view): ``000000.png``, ``000001.png``, ...
 
     Decoded in the batches that they were encoded in, the pictures of a store are the tokenizer's own reconstructions
     bit for bit. Matrix products round differently in batches of one or two images, which can move a value by one
@@ -75,7 +75,7 @@ def _read(tokenizer: Tokenizer, source: Path, size: Size, batch_size: int | None
         if store.manifest["tokenizer_sha256"] != fingerprint(tokenizer):
             raise InputError(f"{source} was exported with another tokenizer; give the one that wrote it")
         store.verify()
-        yield from store.batches(batch_size or store.manifest["batch_size"], shards)
+        yield from store.batches(batch_size or store.manifest["batch_size"] * store.views, shards)
         return
     rows, step = _rows(tokenizer, source, size), batch_size or _BATCH_SIZE
     for start in range(0, len(rows), step):

@@ -1,6 +1,7 @@
 """The token store: shards of ids with labels and keys beside them, and a manifest that knows every file's hash."""
 
 import hashlib
+import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -16,8 +17,14 @@ from imtok.tokenizer import Tokenizer
 from imtok.types import Tokens
 
 MANIFEST = "manifest.json"
-FORMAT = 1
-_NEEDED = {"images", "tokens", "shards", "vocab_sizes", "image_size", "batch_size", "variable_length", "files"}
+PLAN = "plan.json"
+FORMAT = 2
+_NEEDED = {"images", "tokens", "shards", "vocab_sizes", "image_size", "batch_size", "variable_length", "views", "files"}
+
+
+def record_name(number: int) -> str:
+    """The file that says what a shard holds: keys, unreadable samples, and the hashes of its arrays."""
+    return f"shard-{number:05d}.json"
 
 
 @dataclass(frozen=True)
@@ -25,10 +32,10 @@ class Shard:
     """Consecutive images of a store.
 
     Attributes:
-        ids: ``images tokens slots``, uint16, uint32 or int64.
+        ids: ``images views tokens slots``, uint16, uint32 or int64. Files of stores with one view lack that axis.
         labels: Class of each image, -1 where there is none.
         keys: Name of each image.
-        keep: ``images latents``, True where a latent is transmitted; None for fixed-length tokenizers.
+        keep: ``images views latents``, True where a latent is transmitted; None for fixed-length tokenizers.
     """
 
     ids: np.ndarray
@@ -63,33 +70,51 @@ class TokenStore:
 
     def shard(self, number: int) -> Shard:
         """One shard; ids, labels and masks are mapped, not read."""
-        arrays = {
-            name: read_array(self.folder / f"{name}-{number:05d}.npy")
-            for name in ("ids", "labels", *(("keep",) if self.manifest["variable_length"] else ()))
-        }
-        keys = read_json(self.folder / f"keys-{number:05d}.json")
+        keys = self.record(number)["keys"]
+        names = ("ids", "labels", *(("keep",) if self.manifest["variable_length"] else ()))
+        if not keys:  # all of its images were unreadable
+            ids = np.zeros((0, self.views, self.manifest["tokens"], len(self.manifest["vocab_sizes"])), np.uint16)
+            return Shard(ids, np.zeros(0, np.int64), [], ids[..., 0] > 0 if "keep" in names else None)
+        arrays = {name: read_array(self.folder / f"{name}-{number:05d}.npy") for name in names}
+        if self.views == 1:
+            arrays = {name: rows if name == "labels" else rows[:, None] for name, rows in arrays.items()}
         return Shard(arrays["ids"], arrays["labels"], keys, arrays.get("keep"))
+
+    def record(self, number: int) -> dict[str, Any]:
+        """What a shard's own file says of it."""
+        path = self.folder / record_name(number)
+        record = read_json(path)
+        if not isinstance(record, dict) or "keys" not in record:
+            raise InputError(f"{path} is damaged; export again")
+        return record
+
+    @property
+    def views(self) -> int:
+        """Crops of each image."""
+        return len(self.manifest["views"])
 
     def shards(self) -> Iterator[Shard]:
         """The shards in order."""
         return map(self.shard, range(self.manifest["shards"]))
 
     def batches(self, batch_size: int, shards: Sequence[int] | None = None) -> Iterator[Tokens]:
-        """Tokens in order, ``batch_size`` images at a time whatever the size of the shards.
+        """Tokens in order, ``batch_size`` views of images at a time whatever the size of the shards.
 
         Args:
-            batch_size: Images in every batch but the last, at least 1.
+            batch_size: Views in every batch but the last, at least 1; all of an image come before the next image's.
             shards: Only of these shards, by number; None = of all.
         """
         ids, keep = list[torch.Tensor](), list[torch.Tensor]()
         for number in range(self.manifest["shards"]) if shards is None else shards:
             shard = self.shard(number)
+            views = shard.ids.reshape(-1, *shard.ids.shape[2:])
+            kept = None if shard.keep is None else shard.keep.reshape(len(views), -1)
             at = 0
-            while at < len(shard.ids):
+            while at < len(views):
                 rows = slice(at, at + batch_size - sum(map(len, ids)))
-                ids.append(torch.from_numpy(shard.ids[rows].astype(np.int64)))
-                if shard.keep is not None:
-                    keep.append(torch.from_numpy(np.array(shard.keep[rows])))
+                ids.append(torch.from_numpy(views[rows].astype(np.int64)))
+                if kept is not None:
+                    keep.append(torch.from_numpy(np.array(kept[rows])))
                 at += len(ids[-1])
                 if sum(map(len, ids)) == batch_size:
                     yield Tokens(torch.cat(ids), torch.cat(keep) if keep else None)
@@ -104,7 +129,7 @@ class TokenStore:
 
     def verify(self) -> None:
         """Read every file again; InputError that names the first one that is missing, altered, wrong or not ours."""
-        if not is_sealed(self.manifest):
+        if not is_sealed(self.manifest) or (self.folder / MANIFEST).read_bytes() != as_json(self.manifest):
             raise InputError(f"{self.folder / MANIFEST} was altered (its sha256 is not its own); export again")
         files: dict[str, Any] = self.manifest["files"]
         for name, about in files.items():
@@ -120,18 +145,23 @@ class TokenStore:
 
     def _check_contents(self) -> None:
         """What hashes cannot tell: that the files fit each other and the manifest."""
-        images, row = 0, (self.manifest["tokens"], len(self.manifest["vocab_sizes"]))
+        images, row = 0, (self.views, self.manifest["tokens"], len(self.manifest["vocab_sizes"]))
         for number, shard in enumerate(self.shards()):
             path = self.folder / f"ids-{number:05d}.npy"
             if shard.ids.shape[1:] != row:
-                raise InputError(f"{path} must hold {row} tokens and slots per image, got {shard.ids.shape[1:]}")
+                raise InputError(f"{path} must hold {row} views, tokens and slots, got {shard.ids.shape[1:]}")
             lengths = {len(rows) for rows in (shard.ids, shard.labels, shard.keys, shard.keep) if rows is not None}
             if len(lengths) > 1:
                 raise InputError(f"{path} and its labels, keys or masks differ in length; export again")
-            check_range(shard.ids, self.manifest["vocab_sizes"], path)
+            check_range(shard.ids.reshape(-1, *row[1:]), self.manifest["vocab_sizes"], path)
             images += len(shard.ids)
         if images != len(self):
             raise InputError(f"{self.folder} must hold {len(self)} images as {MANIFEST} says, got {images}")
+
+
+def as_json(manifest: dict[str, Any]) -> bytes:
+    """A manifest as it is written: the same bytes for the same values."""
+    return (json.dumps(manifest, indent=2, allow_nan=False) + "\n").encode()
 
 
 def read_array(path: Path) -> np.ndarray:

@@ -1,88 +1,96 @@
 """A data set as tokens, for generators to train on."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator, Sequence
+from functools import partial
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from einops import rearrange
 
 from imtok.errors import InputError
-from imtok.evaluation.inference import evaluating, read_images, require_finite, require_images
+from imtok.evaluation.inference import evaluating, name_size, require_finite
+from imtok.export.building import Building
 from imtok.export.codebook import layout, write_codebook
-from imtok.export.store import FORMAT, MANIFEST, fingerprint
-from imtok.files import claim_output, new_folder, sealed, sha256, write_json
+from imtok.export.feed import Feed
+from imtok.export.store import FORMAT, fingerprint
+from imtok.export.views import Views
+from imtok.pixels import to_float
 from imtok.tokenizer import Tokenizer
 from imtok.types import Batch
+
+_ROW = 128  # bytes of an image's label and key, about
 
 
 def export_tokens(
     tokenizer: Tokenizer,
-    loader: Iterable[Batch],
+    feed: Feed,
     folder: Path,
-    shard_size: int = 10_000,
+    views: Views | None = None,
     device: str | torch.device = "cpu",
-    classes: list[str] | None = None,
 ) -> dict[str, Any]:
     """Write ids, labels and keys of every image in shards, the codebook, and last the manifest.
 
+    Any number of processes may do this at once, on the same folder with the same arguments: each takes shards that no
+    other has, and all return when the store is whole. After a kill the same call goes on where whole shards end; of a
+    store that is finished it changes nothing. The files are the same whatever happened in between.
+
     Args:
         tokenizer: Ends on ``device``.
-        loader: Images of one size, in the order in which they are to be stored.
-        folder: Appears whole or not at all; an earlier export in it is replaced.
-        shard_size: Images per shard, at least 1.
+        feed: The images, in the order in which they are to be stored.
+        folder: Appears whole or not at all (``folder.partial`` until then); an export by other settings is replaced.
+        views: Which crops of each image; None = the image.
         device: Where to compute.
-        classes: Names of the classes, by label.
 
     Returns:
         The manifest.
 
     Raises:
-        InputError: If the tokenizer has no ids, no image can be read, or the folder holds something else.
-        ValueError: If ``shard_size`` is less than 1.
+        InputError: If the tokenizer has no ids, no image can be read, the disk is full, or the folder or the rest of
+            an earlier export holds something else.
     """
-    if shard_size < 1:
-        raise ValueError(f"shard_size must be at least 1, got {shard_size}")
-    quantizer = tokenizer.quantizer
+    quantizer, views = tokenizer.quantizer, views or Views()
     if not quantizer.vocab_sizes:
         raise InputError(f"{type(quantizer).__name__} has continuous latents and no ids to export")
-    claim_output(folder, MANIFEST)
-    device, bad = torch.device(device), list[str]()
-    dtype = id_type(quantizer.vocab_sizes)
-    with new_folder(folder) as aside, evaluating(tokenizer.to(device)):
-        shards, image_size, tokens, batch_size = _Shards(aside, shard_size), (0, 0), 0, 0
-        for batch, image, image_size in read_images(tokenizer, loader, device, bad):  # noqa: B007, the last one counts
-            quantized = tokenizer.quantize(image)
-            require_finite(quantized.latents, batch.key, "latents")
-            ids = quantized.ids.cpu().numpy()
-            tokens, batch_size = ids.shape[1], max(batch_size, len(ids))
-            keep = None if quantized.keep is None else quantized.keep.cpu().numpy()
-            shards.add(ids.astype(dtype), batch.label.numpy(), batch.key, keep)
-        shards.finish()
-        require_images(shards.images, bad)
-        no_codebook = write_codebook(quantizer, aside / "codebook.safetensors")
-        files = {path.name: {"bytes": path.stat().st_size, "sha256": sha256(path)} for path in sorted(aside.iterdir())}
-        manifest = {
-            "format": FORMAT,
-            "images": shards.images,
-            "tokens": tokens,
-            "shards": shards.number,
-            "shard_size": shard_size,
-            "batch_size": batch_size,
-            "ids": {"shape": ["images", "tokens", "slots"], "dtype": dtype.name},
+    size = None if feed.side is None else _view_size(feed.side, views)
+    plan = {
+        "format": FORMAT,
+        "tokenizer_sha256": fingerprint(tokenizer),
+        "data": feed.about,
+        "image_size": size,
+        "augment": views.augment,
+        "shard_size": feed.shard_size,
+        "batch_size": feed.batch_size,
+    }
+    building = Building(folder, plan)
+    if building.finished():
+        return building.manifest()
+    try:
+        with evaluating(tokenizer.to(device)):
+            coder = _Coder(tokenizer, views, size, torch.device(device))
+            if feed.images is not None and size is not None:
+                building.require_room(_bytes_left(building, feed, tokenizer, len(views), size))
+            for wait in (False, True):  # once what nobody has, then what others have left
+                _write_shards(building, feed, coder, wait)
+                if all(map(building.has, range(feed.shards))):
+                    break
+        shape = ["images", *(["views"] if len(views) > 1 else []), "tokens", "slots"]
+        head = {
+            "augment": views.augment,
+            "views": views.about,
+            "shard_size": feed.shard_size,
+            "ids": {"shape": shape, "dtype": id_type(quantizer.vocab_sizes).name},
             "token_order": "that of the tokenizer's latents; of a grid row by row, from the top left",
-            "variable_length": shards.variable_length,
             **layout(quantizer),
-            "image_size": list(image_size),
-            "classes": classes or [],
-            "tokenizer_sha256": fingerprint(tokenizer),
-            "codebook_absent": no_codebook,
-            "bad": bad,
-            "files": files,
+            "classes": feed.classes,
+            "tokenizer_sha256": plan["tokenizer_sha256"],
         }
-        manifest = sealed(manifest)
-        write_json(aside / MANIFEST, manifest)
-    return manifest
+        return building.finish(feed.shards, partial(write_codebook, quantizer), head)
+    finally:
+        building.close()
 
 
 def id_type(vocab_sizes: Sequence[int]) -> np.dtype:
@@ -91,36 +99,84 @@ def id_type(vocab_sizes: Sequence[int]) -> np.dtype:
     return np.dtype(np.uint16 if largest <= 2**16 else np.uint32 if largest <= 2**32 else np.int64)
 
 
-class _Shards:
-    """Collects rows and writes a shard whenever enough of them have come."""
+def _view_size(side: int, views: Views) -> int:
+    """The size of the views that squares of ``side`` pixels were made for."""
+    size = next((size for size in range(1, side + 1) if views.square(size) >= side), side)
+    if views.square(size) != side:
+        raise ValueError(f"images for augment={views.augment} must be int(size * {views.resize}) pixels, got {side}")
+    return size
 
-    def __init__(self, folder: Path, size: int) -> None:
-        self.folder, self.size = folder, size
-        self.number = self.images = 0
-        self.variable_length = False
-        self._rows: dict[str, list[np.ndarray]] = {"ids": [], "labels": [], "keep": []}
-        self._keys: list[str] = []
 
-    def add(self, ids: np.ndarray, labels: np.ndarray, keys: list[str], keep: np.ndarray | None) -> None:
-        self._rows["ids"].extend(ids)
-        self._rows["labels"].extend(labels)
-        self._keys.extend(keys)
-        self.images += len(keys)
-        if keep is not None:
-            self._rows["keep"].extend(keep)
-            self.variable_length = True
-        while len(self._keys) >= self.size:
-            self._write()
+def _bytes_left(building: Building, feed: Feed, tokenizer: Tokenizer, views: int, size: int) -> int:
+    try:
+        tokens = tokenizer.num_tokens((size, size))
+    except ValueError as error:
+        raise InputError(f"the tokenizer cannot read {name_size((size, size))} ({error})") from None
+    sizes = tokenizer.quantizer.vocab_sizes
+    each = views * tokens * len(sizes) * id_type(sizes).itemsize + _ROW
+    left = sum(not building.has(number) for number in range(feed.shards))
+    return each * min(left * feed.shard_size, feed.images or 0)
 
-    def finish(self) -> None:
-        if self._keys:
-            self._write()
 
-    def _write(self) -> None:
-        for name, rows in self._rows.items():
-            if rows:
-                np.save(self.folder / f"{name}-{self.number:05d}.npy", np.stack(rows[: self.size]), allow_pickle=False)
-                self._rows[name] = rows[self.size :]
-        write_json(self.folder / f"keys-{self.number:05d}.json", self._keys[: self.size])
-        self._keys = self._keys[self.size :]
-        self.number += 1
+class _Coder:
+    """Batches of images to arrays of ids, checking that all images have one size."""
+
+    def __init__(self, tokenizer: Tokenizer, views: Views, size: int | None, device: torch.device) -> None:
+        self.tokenizer, self.views, self.size, self.device = tokenizer, views, size, device
+        self.dtype = id_type(tokenizer.quantizer.vocab_sizes)
+        self.image_size: tuple[int, int] | None = None
+
+    def __call__(self, batch: Batch) -> dict[str, np.ndarray]:
+        """Ids ``images views tokens slots``, and ``keep`` where lengths vary."""
+        # to numbers first: ten crops have eight times the pixels of the square that they are cut from
+        square = to_float(batch.image.to(self.device)).to(self.tokenizer.decoder.last_layer.dtype)
+        image = self.views(square, self.size)
+        size = (image.shape[-2], image.shape[-1])
+        if self.image_size is None:
+            self.image_size = size
+            try:
+                self.tokenizer.num_tokens(size)
+            except ValueError as error:
+                raise InputError(f"{batch.key[0]}: the tokenizer cannot read {name_size(size)} ({error})") from None
+        if size != self.image_size:
+            expected = name_size(self.image_size)
+            raise InputError(f"{batch.key[0]}: images must all have {expected}, got {name_size(size)}")
+        quantized = self.tokenizer.quantize(rearrange(image, "b a c h w -> (b a) c h w"))
+        keys = [key for key in batch.key for _ in self.views.all]
+        require_finite(quantized.latents, keys, "latents")
+        arrays = {"ids": quantized.ids.cpu().numpy().astype(self.dtype)}
+        if quantized.keep is not None:
+            arrays["keep"] = quantized.keep.cpu().numpy()
+        if len(self.views) == 1:
+            return arrays
+        return {name: rows.reshape(len(batch.image), len(self.views), *rows.shape[1:]) for name, rows in arrays.items()}
+
+
+def _write_shards(building: Building, feed: Feed, coder: _Coder, wait: bool) -> None:
+    """Encode and write what can be claimed."""
+    batches = feed.batches(partial(building.claim, wait=wait))
+    for number, group in groupby(batches, key=itemgetter(0)):
+        building.write(number, *_gather(coder, (batch for _, batch in group)))
+
+
+def _gather(coder: _Coder, batches: Iterator[Batch]) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """Arrays of one shard, and what its record says of them."""
+    parts: dict[str, list[np.ndarray]] = {}
+    keys, bad, largest = list[str](), list[str](), 0
+    for batch in batches:
+        bad.extend(batch.bad)
+        if len(batch.image):
+            keys.extend(batch.key)
+            largest = max(largest, len(batch.image))
+            for name, rows in {**coder(batch), "labels": batch.label.numpy()}.items():
+                parts.setdefault(name, []).append(rows)
+    arrays = {name: np.concatenate(rows) for name, rows in parts.items()}
+    about = {
+        "image_size": list(coder.image_size or (0, 0)),
+        "tokens": arrays["ids"].shape[-2] if keys else 0,
+        "batch_size": largest,
+        "variable_length": "keep" in arrays,
+        "keys": keys,
+        "bad": bad,
+    }
+    return arrays, about

@@ -8,6 +8,7 @@ import torch
 from safetensors.torch import load_file
 
 from imtok.errors import InputError
+from imtok.export.feed import Passing
 from imtok.export.pictures import decode_ids
 from imtok.export.store import TokenStore, fingerprint
 from imtok.export.tokens import export_tokens
@@ -41,7 +42,7 @@ def batches(images, size=3):
 
 @pytest.fixture
 def exported(tokenizer, images, tmp_path):
-    export_tokens(tokenizer, batches(images), tmp_path / "tokens", shard_size=4, classes=["even", "odd"])
+    export_tokens(tokenizer, Passing(batches(images), 4, classes=["even", "odd"]), tmp_path / "tokens")
     return tmp_path / "tokens"
 
 
@@ -57,7 +58,7 @@ def test_ids_labels_and_keys_read_back(exported, tokenizer, images):
     ids = np.concatenate([shard.ids for shard in shards])
     assert ids.dtype == np.uint16
     expected = [tokenizer.encode(to_float(batch.image)).ids for batch in batches(images)]
-    assert np.array_equal(ids, torch.cat(expected).numpy())
+    assert np.array_equal(ids, torch.cat(expected)[:, None].numpy())
 
 
 def test_the_codebook_decodes_the_ids(exported, tokenizer):
@@ -81,7 +82,7 @@ def test_a_large_vocabulary_is_stored_in_32_bits(tmp_path, images):
         "quantizer": {"_target_": "imtok.quantizers.fsq.FSQ", "levels": [8, 8, 8, 8, 8, 4]},
         "decoder": {"_target_": "imtok.decoders.patch.PatchDecoder", "patch_size": 8, "width": 16, "depth": 1},
     }
-    export_tokens(Tokenizer.from_config(parts), batches(images), tmp_path / "tokens")
+    export_tokens(Tokenizer.from_config(parts), Passing(batches(images)), tmp_path / "tokens")
     assert np.load(tmp_path / "tokens/ids-00000.npy", allow_pickle=False).dtype == np.uint32
 
 
@@ -103,20 +104,21 @@ def test_every_altered_or_missing_or_foreign_file_is_named(exported):
         TokenStore(exported).verify()
 
 
-def test_an_error_midway_leaves_nothing(tokenizer, images, tmp_path):
+def test_an_error_midway_leaves_no_store_but_what_was_whole(tokenizer, images, tmp_path):
     def failing():
         yield from batches(images[:4])
         raise OSError("the disk is gone")
 
     with pytest.raises(OSError, match="gone"):
-        export_tokens(tokenizer, failing(), tmp_path / "tokens", shard_size=2)
-    assert not any(tmp_path.iterdir())
+        export_tokens(tokenizer, Passing(failing(), 2), tmp_path / "tokens")
+    assert [path.name for path in tmp_path.iterdir()] == ["tokens.partial"]
+    assert (tmp_path / "tokens.partial/shard-00000.json").is_file()
 
 
 def test_a_foreign_folder_is_refused(tokenizer, images, tmp_path):
     (tmp_path / "notes.txt").write_text("mine")
     with pytest.raises(InputError, match="already holds something else"):
-        export_tokens(tokenizer, batches(images), tmp_path)
+        export_tokens(tokenizer, Passing(batches(images)), tmp_path)
 
 
 def test_ids_of_another_tokenizer_are_refused(exported, tmp_path, tokenizer):

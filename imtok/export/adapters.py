@@ -1,0 +1,167 @@
+"""A tokenizer behind the interface that generators call: taming-transformers' first stage, or LlamaGen's VQ model."""
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from einops import rearrange
+from jaxtyping import Float, Int64
+from torch import Tensor, nn
+from typing_extensions import override
+
+from imtok.errors import InputError
+from imtok.tokenizer import Tokenizer
+
+Map = Float[Tensor, "b d rows columns"]
+
+
+class LlamaGenModel(nn.Module):
+    """What LlamaGen's (arXiv 2406.06525) samplers and extractors call a VQ model.
+
+    Several slots become one number per token, the sum over slots of id times place. Latents that form no square are
+    a map of one row.
+
+    Args:
+        tokenizer: A tokenizer, or where it is stored.
+        image_size: Side of the images, in pixels; None = what the tokenizer was trained on.
+
+    Raises:
+        InputError: If the tokenizer has no ids, leaves tokens out, or does not say its image size.
+
+    Example:
+        >>> part = {"patch_size": 8, "width": 16, "depth": 1}
+        >>> tokenizer = Tokenizer.from_config({
+        ...     "encoder": {"_target_": "imtok.encoders.patch.PatchEncoder", **part},
+        ...     "quantizer": {"_target_": "imtok.quantizers.fsq.FSQ", "levels": [8, 5, 5, 5]},
+        ...     "decoder": {"_target_": "imtok.decoders.patch.PatchDecoder", **part},
+        ... })
+        >>> model = LlamaGenModel(tokenizer, image_size=32)
+        >>> quant, _, (_, _, indices) = model.encode(torch.zeros(2, 3, 32, 32))
+        >>> model.decode_code(indices, quant.shape).shape
+        torch.Size([2, 3, 32, 32])
+    """
+
+    def __init__(self, tokenizer: Tokenizer | str | Path, image_size: int | None = None) -> None:
+        super().__init__()
+        self.tokenizer = tokenizer if isinstance(tokenizer, Tokenizer) else Tokenizer.load(tokenizer)
+        self.tokenizer.requires_grad_(False).eval()
+        side = image_size or self.tokenizer.image_size
+        quantizer = self.tokenizer.quantizer
+        if side is None:
+            raise InputError("image_size must be given: the tokenizer's config does not say what it was trained on")
+        if not quantizer.vocab_sizes or math.prod(quantizer.vocab_sizes) >= 2**63:
+            raise InputError(f"a token must be one number of 64 bits, got slots of {list(quantizer.vocab_sizes)}")
+        self.side, self.tokens = side, self.tokenizer.num_tokens((side, side))
+        latents = self.tokenizer.encoder.num_latents((side, side))
+        rows = math.isqrt(latents)
+        self.rows, self.columns = (rows, rows) if rows**2 == latents else (1, latents)
+        self.quantize = self.codes()
+
+    def codes(self) -> "Codes":
+        """What stands in for the quantizer."""
+        return Codes(self)
+
+    @override
+    def train(self, mode: bool = True) -> "LlamaGenModel":
+        return super().train(False)
+
+    @torch.no_grad()
+    def encode(self, x: Float[Tensor, "b 3 h w"]) -> tuple[Map, Tensor, tuple[None, None, Int64[Tensor, " tokens"]]]:
+        """The map of quantized latents, a loss of zero, and in the last place one number per token, flat."""
+        quantized = self.tokenizer.quantize(x)
+        if quantized.keep is not None:
+            raise InputError("a tokenizer that leaves tokens out has no fixed map; export its tokens instead")
+        ids = (quantized.ids * quantized.ids.new_tensor(self._places)).sum(-1)
+        return self.to_map(quantized.latents), x.new_zeros(()), (None, None, ids.flatten())
+
+    @torch.no_grad()
+    def decode(self, quant: Map) -> Float[Tensor, "b 3 h w"]:
+        """A map of quantized latents to images."""
+        latents = rearrange(quant, "b d rows columns -> b (rows columns) d")
+        return self.tokenizer.decoder(latents, (self.side, self.side)).clamp(-1, 1)
+
+    @torch.no_grad()
+    def decode_code(
+        self, code_b: Tensor, shape: Sequence[int] | None = None, channel_first: bool = True
+    ) -> Float[Tensor, "b 3 h w"]:
+        """One number per token, in any shape, to images.
+
+        Args:
+            code_b: Tokens of whole images, one image after the other.
+            shape: Of the map; only there because callers give it.
+            channel_first: As ``shape``.
+        """
+        return self.decode(self.to_map(self.latents(code_b)))
+
+    def latents(self, indices: Tensor) -> Float[Tensor, "b n d"]:
+        """The latents of whole images.
+
+        Raises:
+            ValueError: If a number is no token.
+        """
+        numbers = indices.reshape(-1, self.tokens).long()
+        sizes = numbers.new_tensor(self.tokenizer.quantizer.vocab_sizes)
+        if (numbers < 0).any() or (numbers >= sizes.prod()).any():
+            found = f"{int(numbers.min())} to {int(numbers.max())}"
+            raise ValueError(f"tokens must lie in [0, {int(sizes.prod())}), got {found}")
+        ids = numbers[..., None] // numbers.new_tensor(self._places) % sizes
+        return self.tokenizer.quantizer.decode(ids).to(self.tokenizer.decoder.last_layer.dtype)
+
+    def to_map(self, latents: Float[Tensor, "b n d"]) -> Map:
+        """Latents row by row as a map."""
+        return rearrange(latents, "b (rows columns) d -> b d rows columns", rows=self.rows)
+
+    @property
+    def _places(self) -> list[int]:
+        sizes = self.tokenizer.quantizer.vocab_sizes
+        return [math.prod(sizes[:slot]) for slot in range(len(sizes))]
+
+
+class Codes:
+    """LlamaGen's quantizer, as far as generators call it.
+
+    Args:
+        model: Whose it is.
+    """
+
+    def __init__(self, model: LlamaGenModel) -> None:
+        self.model = model
+
+    def get_codebook_entry(
+        self, indices: Tensor, shape: Sequence[int] | None = None, channel_first: bool = True
+    ) -> Tensor:
+        """The latents of tokens of whole images.
+
+        Args:
+            indices: One number per token.
+            shape: ``b d h w`` (or ``b h w d``) of the result; None = a row per latent.
+            channel_first: Which of the two ``shape`` is.
+        """
+        latents = self.model.latents(indices)
+        if shape is None:
+            return rearrange(latents, "b n d -> (b n) d")
+        found = self.model.to_map(latents)
+        return found if channel_first else rearrange(found, "b d rows columns -> b rows columns d")
+
+
+class TamingModel(LlamaGenModel):
+    """What taming-transformers (arXiv 2012.09841) and its descendants call a first stage.
+
+    In a config: ``first_stage_config: {target: imtok.export.adapters.TamingModel, params: {tokenizer: RUN}}``.
+    Arguments: :class:`LlamaGenModel`.
+    """
+
+    @override
+    def codes(self) -> Codes:
+        return TamingCodes(self)
+
+
+class TamingCodes(Codes):
+    """Taming's quantizer, which takes the shape of the map as ``b h w d`` and returns ``b d h w``."""
+
+    @override
+    def get_codebook_entry(
+        self, indices: Tensor, shape: Sequence[int] | None = None, channel_first: bool = True
+    ) -> Tensor:
+        return super().get_codebook_entry(indices, shape)

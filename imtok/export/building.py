@@ -1,0 +1,289 @@
+"""A token store while it is built: shards whole or absent, shared by processes, taken up again after a kill."""
+
+import contextlib
+import errno
+import fcntl
+import hashlib
+import io
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from imtok.errors import InputError
+from imtok.evaluation.inference import require_images
+from imtok.export.store import FORMAT, MANIFEST, PLAN, as_json, record_name
+from imtok.files import claim_output, flush, is_sealed, read_json, remove_leftovers, sealed, sha256, write_bytes
+
+LOCK = ".lock"
+_ALL, _FINISH = 2**40, 2**41  # bytes of the lock file beyond any shard's number
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+
+
+class Building:
+    """The folder ``NAME.partial`` beside the store, which takes the store's name once all shards are in it.
+
+    A shard's record is written last and holds the hashes of its files: without it there is no such shard. Each shard
+    is written by one process, which holds a lock that ends with the process, however that ends.
+
+    Args:
+        folder: The store to be.
+        plan: All that decides what the store will hold, as plain values. Shards of another plan are never mixed in.
+
+    Raises:
+        InputError: If something else lies in the way, a rest of another plan included, or there can be no lock.
+    """
+
+    def __init__(self, folder: Path, plan: dict[str, Any]) -> None:
+        claim_output(folder, MANIFEST)
+        self.folder, self.plan = folder, plan
+        self.aside = folder.with_name(f"{folder.name}.partial")
+        self._known: dict[int, bool] = {}
+        remove_leftovers(folder)
+        self._lock = -1
+        while self._lock < 0 and not self.finished():
+            self._enter()
+        if self._lock < 0:
+            with contextlib.suppress(OSError):  # of a process that was killed after its last step but one
+                (folder / LOCK).unlink()
+
+    def _enter(self) -> None:
+        """Open the folder that all processes share, or find that another process has finished it just now."""
+        if self.aside.is_dir() and any(self.aside.iterdir()) and not (self.aside / LOCK).exists():
+            raise InputError(f"{self.aside} is in the way and not the rest of an export; move it elsewhere")
+        with _room(self.aside, 4096), contextlib.suppress(FileNotFoundError):
+            self.aside.mkdir(parents=True, exist_ok=True)
+            self._lock = os.open(self.aside / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
+        if self._lock < 0:
+            return
+        self._acquire(_ALL)
+        try:
+            if self.finished() and self._is_ours():  # and we opened a new folder since
+                shutil.rmtree(self.aside)
+            if self._is_ours():
+                self._adopt()
+                return
+        finally:
+            self._release(_ALL)
+        os.close(self._lock)
+        self._lock = -1
+
+    def _is_ours(self) -> bool:
+        """Whether the lock that we hold is that of the folder which is there now."""
+        with contextlib.suppress(FileNotFoundError):
+            return os.fstat(self._lock).st_ino == (self.aside / LOCK).stat().st_ino
+        return False
+
+    def _adopt(self) -> None:
+        """Write the plan, or check that the one that is there is the same."""
+        if not (self.aside / PLAN).exists():
+            self._write(PLAN, _json(self.plan))
+            return
+        before = read_json(self.aside / PLAN)
+        if before != json.loads(_json(self.plan)):
+            changed = sorted(key for key in {*before, *self.plan} if before.get(key) != self.plan.get(key))
+            raise InputError(
+                f"{self.aside} holds shards of another export (different: {', '.join(changed)}); remove it to start "
+                "again, or give another out"
+            )
+
+    def finished(self) -> bool:
+        """Whether the store is there, made by the same plan."""
+        plan = self.folder / PLAN
+        return plan.is_file() and (self.folder / MANIFEST).is_file() and read_json(plan) == json.loads(_json(self.plan))
+
+    def manifest(self) -> dict[str, Any]:
+        """That of the finished store."""
+        return read_json(self.folder / MANIFEST)
+
+    def has(self, number: int) -> bool:
+        """Whether a shard is there and its files have the hashes of its record; each is read once."""
+        if not self._known.get(number):
+            self._known[number] = self._check(number) or self.finished()
+        return self._known[number]
+
+    def _check(self, number: int) -> bool:
+        try:
+            record = read_json(self.aside / record_name(number))
+        except InputError:
+            return False
+        return is_sealed(record) and all(
+            (self.aside / name).is_file() and sha256(self.aside / name) == about["sha256"]
+            for name, about in record["files"].items()
+        )
+
+    def claim(self, number: int, wait: bool = False) -> bool:
+        """Take a shard that is not there for this process; False if another process has it or it is there.
+
+        Args:
+            number: Of the shard.
+            wait: Until the other process is done or dead.
+        """
+        if self.has(number):
+            return False
+        if not self._acquire(number, wait):
+            return False
+        if self.has(number):  # finished meanwhile
+            self._release(number)
+            return False
+        for leftover in self.aside.glob(f".*-{number:05d}.*.tmp"):
+            leftover.unlink()
+        return True
+
+    def write(self, number: int, arrays: dict[str, np.ndarray], about: dict[str, Any]) -> None:
+        """Write a claimed shard: its arrays, then its record; and let go of it.
+
+        Raises:
+            InputError: If the disk is full; whole shards stay.
+        """
+        files = {}
+        for name, array in arrays.items():
+            buffer = io.BytesIO()
+            np.save(buffer, array, allow_pickle=False)
+            data = buffer.getvalue()
+            files[f"{name}-{number:05d}.npy"] = {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+            self._write(f"{name}-{number:05d}.npy", data)
+        self._write(record_name(number), _json(sealed({"number": number, **about, "files": files})))
+        self._known[number] = True
+        self._release(number)
+
+    def require_room(self, needed: int) -> None:
+        """Raise InputError unless so many more bytes fit on the disk."""
+        free = shutil.disk_usage(self.folder.absolute().parent).free
+        if needed > free:
+            raise _full(self.aside, needed, free)
+
+    def finish(self, shards: int, codebook: Callable[[Path], str | None], head: dict[str, Any]) -> dict[str, Any]:
+        """Write codebook and manifest, and give the store its name. The first process to come does it.
+
+        Args:
+            shards: How many there must be.
+            codebook: Writes the tables to the path that it is given; returns why there are none.
+            head: What the manifest says besides.
+
+        Raises:
+            InputError: If a shard is not there, or the shards do not fit each other.
+        """
+        if self._lock < 0:
+            return self.manifest()
+        self._acquire(_FINISH)
+        try:
+            if self.finished():
+                return self.manifest()
+            manifest = self._seal(shards, codebook, head)
+            self._acquire(_ALL)  # no process may come in while the folder moves
+            try:
+                self._publish()
+            finally:
+                self._release(_ALL)
+        finally:
+            self._release(_FINISH)
+        return manifest
+
+    def _seal(self, shards: int, codebook: Callable[[Path], str | None], head: dict[str, Any]) -> dict[str, Any]:
+        records = []
+        for number in range(shards):
+            if not self.has(number):
+                raise InputError(f"{self.aside / record_name(number)} is missing; run the same command again")
+            records.append(read_json(self.aside / record_name(number)))
+        for path in self.aside.glob(".*.tmp"):
+            path.unlink()
+        full = [record for record in records if record["keys"]]
+        bad = [bad for record in records for bad in record["bad"]]
+        require_images(len(full), bad)
+        shapes = {(*record["image_size"], record["tokens"]) for record in full}
+        if len(shapes) > 1:
+            raise InputError(f"images must all have one size, got {sorted(shapes)} (height, width, tokens)")
+        with _room(self.aside, 2**20):
+            absent = codebook(self.aside / "codebook.safetensors")
+        files: dict[str, Any] = {}
+        for path in sorted(self.aside.iterdir()):
+            if path.name not in (MANIFEST, LOCK):
+                files[path.name] = {"bytes": path.stat().st_size, "sha256": sha256(path)}
+        manifest = {
+            "format": FORMAT,
+            "images": sum(len(record["keys"]) for record in records),
+            "tokens": full[0]["tokens"],
+            "image_size": full[0]["image_size"],
+            "batch_size": max(record["batch_size"] for record in full),
+            "variable_length": any(record["variable_length"] for record in full),
+            "shards": shards,
+            **head,
+            "codebook_absent": absent,
+            "bad": bad,
+            "files": files,
+        }
+        manifest = sealed(manifest)
+        self._write(MANIFEST, as_json(manifest))
+        return manifest
+
+    def _publish(self) -> None:
+        """The folder takes the store's name; an earlier store in it goes."""
+        for path in self.aside.iterdir():
+            if path.name != LOCK:  # to close a file once more would let go of all locks on it
+                flush(path)
+        old = self.folder.with_name(f".{self.folder.name}.{os.getpid()}.old.tmp")
+        if self.folder.exists():
+            self.folder.rename(old)
+        self.aside.rename(self.folder)
+        flush(self.folder.parent)
+        (self.folder / LOCK).unlink()
+        shutil.rmtree(old, ignore_errors=True)
+
+    def close(self) -> None:
+        """Let go of all shards; a folder without a whole shard goes, unless another process is at work in it."""
+        if self._lock < 0:
+            return
+        with contextlib.suppress(OSError):
+            fcntl.lockf(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if self.aside.is_dir() and not any(self.aside.glob("ids-*.npy")):
+                shutil.rmtree(self.aside)
+        os.close(self._lock)
+        self._lock = -1
+
+    def _acquire(self, number: int, wait: bool = True) -> bool:
+        flags = fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB
+        try:
+            # of one byte of the file, and of this process alone: workers that are forked do not keep it alive
+            fcntl.lockf(self._lock, flags, 1, number)
+        except OSError as error:
+            if error.errno in (errno.EACCES, errno.EAGAIN):
+                return False
+            raise InputError(
+                f"{self.aside / LOCK} cannot be locked ({error.strerror}); give out=DIR elsewhere"
+            ) from None
+        return True
+
+    def _release(self, number: int) -> None:
+        fcntl.lockf(self._lock, fcntl.LOCK_UN, 1, number)
+
+    def _write(self, name: str, data: bytes) -> None:
+        with _room(self.aside / name, len(data)):
+            write_bytes(self.aside / name, data)
+
+
+@contextlib.contextmanager
+def _room(path: Path, needed: int) -> Iterator[None]:
+    """A full disk as one line that names the path, and what is needed and free."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _FULL:
+            raise
+        there = next(parent for parent in path.parents if parent.exists())
+        raise _full(path, needed, shutil.disk_usage(there).free) from None
+
+
+def _full(path: Path, needed: int, free: int) -> InputError:
+    return InputError(
+        f"{path} not written: it needs {needed} bytes and {free} are free; finished shards are kept: free some room "
+        "and run the same command again"
+    )
+
+
+def _json(value: dict[str, Any]) -> bytes:
+    return (json.dumps(value, allow_nan=False) + "\n").encode()

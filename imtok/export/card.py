@@ -1,0 +1,97 @@
+"""The model card: what a tokenizer is, how good, by which protocol, and how to use it."""
+
+import json
+from typing import Any
+
+from huggingface_hub import ModelCardData
+
+from imtok.evaluation.titles import number, title
+from imtok.export.codebook import layout
+from imtok.tokenizer import Tokenizer
+
+
+def card(
+    tokenizer: Tokenizer, size: int | None, report: dict[str, Any] | None, licence: str | None, files: dict[str, str]
+) -> str:
+    """``README.md`` of a model repository.
+
+    Args:
+        tokenizer: The tokenizer.
+        size: Side of its images, in pixels; None where it is not known.
+        report: What ``imtok eval`` measured; None = there are no numbers.
+        licence: As the hub spells it: "apache-2.0", "mit", ...
+        files: What else is in the folder: what each is, by name.
+    """
+    front = ModelCardData(
+        license=licence, library_name="imtok", tags=["imtok", "image-tokenizer", "vector-quantization"]
+    )
+    config = {name: value for name, value in (tokenizer.config or {}).items() if name != "weights_sha256"}
+    parts = [
+        f"---\n{front.to_yaml()}\n---",
+        "# Image tokenizer",
+        _rows([["what", ""], *_facts(tokenizer, size)]),
+        "## Quality",
+        _quality(report),
+        "## Use",
+        _USE.format(size=size or 256),
+        "## Files",
+        _rows([["file", "what"], *([f"`{name}`", what] for name, what in files.items())]),
+        "## How ids stand for latents",
+        "\n".join(f"* {name.replace('_', ' ')}: {value}" for name, value in layout(tokenizer.quantizer).items()),
+        "## Configuration",
+        f"```json\n{json.dumps(config, indent=2)}\n```",
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+_USE = """```python
+from imtok.tokenizer import Tokenizer
+
+tokenizer = Tokenizer.load("NAMESPACE/NAME")      # or this folder
+tokens = tokenizer.encode(images)                 # images b 3 h w in [-1, 1], RGB -> ids b t g
+images = tokenizer.decode(tokens, ({size}, {size}))   # back to [-1, 1]
+```"""
+
+
+def _facts(tokenizer: Tokenizer, size: int | None) -> list[list[str]]:
+    quantizer = tokenizer.quantizer
+    rows = [
+        ["encoder, decoder", f"{type(tokenizer.encoder).__name__}, {type(tokenizer.decoder).__name__}"],
+        ["quantizer", type(quantizer).__name__],
+        ["ids of each slot", " + ".join(f"{count:,}" for count in quantizer.vocab_sizes) or "none: continuous"],
+        ["width of a latent", str(quantizer.dim)],
+        ["bits per token", f"{quantizer.bits_per_token:g}"],
+        ["parameters", f"{sum(parameter.numel() for parameter in tokenizer.parameters()):,}"],
+        ["pixels", "RGB, float in [-1, 1]"],
+    ]
+    if size is not None:
+        tokens = tokenizer.num_tokens((size, size))
+        rows.insert(0, ["image size", f"{size}x{size}"])
+        rows.insert(1, ["tokens per image", f"{tokens} ({tokens * quantizer.bits_per_token:,.0f} bits)"])
+    return rows
+
+
+def _quality(report: dict[str, Any] | None) -> str:
+    if report is None:
+        return "Not measured. `imtok eval` measures, and says by which protocol."
+    protocol, ids = report.get("protocol", {}), report.get("protocol_ids", {})
+    rows = [["metric", "value", "how", "protocol id"]]
+    for name, value in report["metrics"].items():
+        known = ids.get(name, {}).get("id", "")
+        rows.append([title(name), number(value), report["conventions"].get(name, ""), f"`{known}`" if known else ""])
+    height, width = report["image_size"]
+    preset = protocol.get("preset", "none")
+    changed = "".join(f", {change}" for change in protocol.get("overrides", ()))
+    lines = [
+        f"{report['images']:,} images of {width}x{height} pixels; protocol `{preset}`{changed}. "
+        f"Weights: {protocol.get('weights', 'as saved')}. Numbers of different protocol ids must not be compared.",
+        "",
+        _rows(rows),
+    ]
+    absent = report.get("absent", {})
+    return "\n".join([*lines, "", *(f"* no {title(name)}: {why}" for name, why in absent.items())]).rstrip()
+
+
+def _rows(rows: list[list[str]]) -> str:
+    head, *others = ([cell.replace("|", "\\|") for cell in row] for row in rows)
+    return "\n".join(f"| {' | '.join(row)} |" for row in [head, ["---"] * len(head), *others])

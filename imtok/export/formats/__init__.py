@@ -1,0 +1,1 @@
+"""Token data sets in the layouts that generators read: a file per consumer."""

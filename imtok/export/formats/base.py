@@ -1,0 +1,78 @@
+"""The contract that every format keeps, and what several of them share."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from imtok.errors import InputError
+from imtok.export.sequences import Sequencing
+from imtok.export.store import TokenStore
+
+
+class Format(ABC):
+    """Writes a token store as one consumer reads it. File names come from counters, never from keys."""
+
+    def check(self, store: TokenStore, folder: Path) -> None:  # noqa: B027, most formats take any store
+        """Refuse before anything is written.
+
+        Args:
+            store: What is to be written.
+            folder: The result's path, whose name means something to some consumers.
+
+        Raises:
+            InputError: If the consumer could not read the result as it is meant.
+        """
+
+    @abstractmethod
+    def write(self, store: TokenStore, folder: Path) -> dict[str, Any]:
+        """Write all files into ``folder``.
+
+        Returns:
+            What the consumer must be told: vocabulary, length, offsets, ... as plain values.
+        """
+
+
+class Row(NamedTuple):
+    """One image as sequences.
+
+    Attributes:
+        number: Of the image, from 0.
+        key: Its name.
+        label: Its class, -1 where there is none.
+        views: A sequence per view, of full length.
+        lengths: Up to where each must be stored.
+    """
+
+    number: int
+    key: str
+    label: int
+    views: np.ndarray
+    lengths: np.ndarray
+
+
+def rows(store: TokenStore, sequencing: Sequencing) -> Iterator[Row]:
+    """Every image of a store, in order."""
+    number = 0
+    for shard in store.shards():
+        for start in range(0, len(shard.keys), 1024):
+            part = slice(start, start + 1024)
+            keep = None if shard.keep is None else np.asarray(shard.keep[part])
+            views = sequencing.join(shard.ids[part], keep)
+            lengths = sequencing.lengths(keep, views.shape[:-1])
+            for key, label, own, own_lengths in zip(
+                shard.keys[part], shard.labels[part].tolist(), views, lengths, strict=True
+            ):
+                yield Row(number, key, label, own, own_lengths)
+                number += 1
+
+
+def class_of(row: Row, unlabelled: int | None) -> int:
+    """The class of an image, for consumers that must have one."""
+    if row.label >= 0:
+        return row.label
+    if unlabelled is None:
+        raise InputError(f"{row.key} has no class; give format.unlabelled=NUMBER, the class of such images")
+    return unlabelled

@@ -1,0 +1,91 @@
+"""nanoGPT and its kin: one stream of tokens, in which each image begins, says its class, and ends."""
+
+import pickle
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+from typing_extensions import override
+
+from imtok.data.names import hash_fraction
+from imtok.errors import InputError
+from imtok.export.formats.base import Format, rows
+from imtok.export.sequences import Sequencing
+from imtok.export.store import TokenStore
+from imtok.files import write_json
+
+TYPES = {"uint16": 2**16, "uint32": 2**32}
+
+
+class NanoGPT(Format):
+    """``train.bin`` and ``val.bin`` without header, ``meta.pkl`` with ``vocab_size``, ``vocab.json`` with all offsets.
+
+    Each view of an image is ``begin class tokens... end``. In the vocabulary codes come first, then (where images leave
+    tokens out) padding, the classes, ``no_class``, ``begin`` and ``end``. All views of an image are on one side of the
+    split, which depends on its key alone.
+
+    Args:
+        slots: What becomes of several slots: "interleave", "combine", or None where there is one.
+        val_fraction: Part of the images in ``val.bin``, in [0, 1).
+        dtype: "uint16", which nanoGPT reads, or "uint32".
+
+    Raises:
+        ValueError: If an argument is out of range.
+    """
+
+    def __init__(self, slots: str | None = None, val_fraction: float = 0.01, dtype: str = "uint16") -> None:
+        if not 0 <= val_fraction < 1:
+            raise ValueError(f"val_fraction must lie in [0, 1), got {val_fraction}")
+        if dtype not in TYPES:
+            raise ValueError(f"dtype must be uint16 or uint32, got {dtype!r}")
+        self.slots, self.val_fraction, self.dtype = slots, val_fraction, dtype
+
+    @override
+    def check(self, store: TokenStore, folder: Path) -> None:
+        sequencing = Sequencing.of(store, self.slots)
+        vocab = vocabulary(sequencing, _classes(store))
+        if vocab["vocab_size"] > TYPES[self.dtype]:
+            raise InputError(
+                f"the vocabulary of {vocab['vocab_size']} does not fit {self.dtype}; give format.dtype=uint32 and read "
+                "it as np.uint32, or format.slots=interleave"
+            )
+
+    @override
+    def write(self, store: TokenStore, folder: Path) -> dict[str, Any]:
+        sequencing = Sequencing.of(store, self.slots)
+        vocab = vocabulary(sequencing, _classes(store))
+        counts = {"train": 0, "val": 0}
+        with (folder / "train.bin").open("wb") as train, (folder / "val.bin").open("wb") as val:
+            files: dict[str, BinaryIO] = {"train": train, "val": val}
+            for row in rows(store, sequencing):
+                key = row.key.encode("utf-8", "backslashreplace").decode()
+                side = "val" if hash_fraction(key) < self.val_fraction else "train"
+                name = vocab["no_class"] if row.label < 0 else vocab["classes"]["offset"] + row.label
+                for tokens, length in zip(row.views, row.lengths.tolist(), strict=True):
+                    stream = np.concatenate([[vocab["begin"], name], tokens[:length], [vocab["end"]]])
+                    files[side].write(stream.astype(f"<{np.dtype(self.dtype).str[1:]}").tobytes())
+                    counts[side] += len(stream)
+        write_json(folder / "vocab.json", {**vocab, "dtype": self.dtype})
+        (folder / "meta.pkl").write_bytes(pickle.dumps({"vocab_size": vocab["vocab_size"]}, protocol=2))
+        block = sequencing.length + 3
+        notes = [f"{counts['train']} tokens in train.bin, {counts['val']} in val.bin; block_size {block} is one image"]
+        return {"sequence": sequencing.about, "vocab": vocab, "streams": counts, "notes": notes}
+
+
+def vocabulary(sequencing: Sequencing, classes: int) -> dict[str, Any]:
+    """Where each kind of token lies in the vocabulary of a stream."""
+    first = sequencing.vocabulary
+    return {
+        "codes": {"offset": 0, "size": sequencing.codes},
+        "padding": sequencing.padding,
+        "classes": {"offset": first, "size": classes},
+        "no_class": first + classes,
+        "begin": first + classes + 1,
+        "end": first + classes + 2,
+        "vocab_size": first + classes + 3,
+    }
+
+
+def _classes(store: TokenStore) -> int:
+    """Classes that are named or used."""
+    return max(len(store.classes), *(int(shard.labels.max(initial=-1)) + 1 for shard in store.shards()))

@@ -1,0 +1,96 @@
+"""Parquet: a row per view, for pandas, Hugging Face trainers, torchtitan and anything with columns."""
+
+from collections.abc import Iterator
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from typing_extensions import override
+
+from imtok.errors import InputError
+from imtok.export.formats.base import Format, Row, rows
+from imtok.export.sequences import Sequencing
+from imtok.export.store import TokenStore
+from imtok.files import canonical_json
+
+
+class Parquet(Format):
+    """``data/train-00000-of-00001.parquet``, ...: columns ``key``, ``label``, ``view``, ``input_ids`` and ``length``.
+
+    ``input_ids`` is a list of int32 (int64 where the vocabulary needs it). An image that leaves tokens out at its end
+    has a shorter list.
+
+    Args:
+        slots: What becomes of several slots: "interleave", "combine", or None where there is one.
+        rows_per_file: Views per file, at least 1.
+
+    Raises:
+        ValueError: If ``rows_per_file`` is not positive.
+    """
+
+    def __init__(self, slots: str | None = None, rows_per_file: int = 500_000) -> None:
+        if rows_per_file < 1:
+            raise ValueError(f"rows_per_file must be at least 1, got {rows_per_file}")
+        self.slots, self.rows_per_file = slots, rows_per_file
+
+    @override
+    def check(self, store: TokenStore, folder: Path) -> None:
+        Sequencing.of(store, self.slots)
+        arrow()
+
+    @override
+    def write(self, store: TokenStore, folder: Path) -> dict[str, Any]:
+        pyarrow, parquet = arrow()
+        sequencing = Sequencing.of(store, self.slots)
+        wide = pyarrow.int32() if sequencing.vocabulary <= 2**31 else pyarrow.int64()
+        schema = pyarrow.schema(
+            [
+                ("key", pyarrow.string()),
+                ("label", pyarrow.int64()),
+                ("view", pyarrow.int32()),
+                ("input_ids", pyarrow.list_(wide)),
+                ("length", pyarrow.int32()),
+            ],
+            metadata=self.metadata(store, sequencing),
+        )
+        (folder / "data").mkdir()
+        total = len(store) * store.views
+        files = -(-total // self.rows_per_file)
+        source = _columns(store, sequencing)
+        for number in range(files):
+            path = folder / "data" / f"train-{number:05d}-of-{files:05d}.parquet"
+            left = min(self.rows_per_file, total - number * self.rows_per_file)
+            with parquet.ParquetWriter(path, schema, compression="zstd") as writer:
+                while left:
+                    part = [next(source) for _ in range(min(left, 8192))]
+                    writer.write_table(pyarrow.Table.from_pylist(part, schema=schema))
+                    left -= len(part)
+        notes = [f"{total} rows in {files} files, vocabulary {sequencing.vocabulary}"]
+        return {"sequence": sequencing.about, "notes": notes}
+
+    def metadata(self, store: TokenStore, sequencing: Sequencing) -> dict[str, str]:
+        """What the schema of each file says besides."""
+        return {"imtok": canonical_json({"sequence": sequencing.about, "classes": store.classes})}
+
+
+def _columns(store: TokenStore, sequencing: Sequencing) -> Iterator[dict[str, Any]]:
+    for row in rows(store, sequencing):
+        yield from _views(row)
+
+
+def _views(row: Row) -> Iterator[dict[str, Any]]:
+    key = row.key.encode("utf-8", "backslashreplace").decode()  # columns are UTF-8, names of files need not be
+    for view, (tokens, length) in enumerate(zip(row.views.tolist(), row.lengths.tolist(), strict=True)):
+        yield {"key": key, "label": row.label, "view": view, "input_ids": tokens[:length], "length": length}
+
+
+def arrow() -> tuple[Any, Any]:
+    """The modules pyarrow and pyarrow.parquet.
+
+    Raises:
+        InputError: If they are not installed.
+    """
+    try:
+        return import_module("pyarrow"), import_module("pyarrow.parquet")
+    except ImportError:
+        raise InputError("this format needs pyarrow, which is not installed; pip install 'imtok[parquet]'") from None

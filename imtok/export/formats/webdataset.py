@@ -1,0 +1,71 @@
+"""WebDataset: tar archives of ``.npy``, ``.cls`` and ``.json`` members, the same bytes every time."""
+
+import io
+import json
+import tarfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from typing_extensions import override
+
+from imtok.export.formats.base import Format
+from imtok.export.store import Shard, TokenStore
+
+
+class WebDataset(Format):
+    """``tokens-000000.tar``, ...: per image ``00000000.npy``, ``.cls`` (if it has a class) and ``.json`` (its key).
+
+    Arrays are ``views tokens slots``, without the last axis where there is one slot. Where images leave tokens out,
+    ``.keep.npy`` of shape ``views tokens`` says which are there.
+
+    Args:
+        images_per_file: At least 1.
+
+    Raises:
+        ValueError: If ``images_per_file`` is not positive.
+    """
+
+    def __init__(self, images_per_file: int = 10_000) -> None:
+        if images_per_file < 1:
+            raise ValueError(f"images_per_file must be at least 1, got {images_per_file}")
+        self.images_per_file = images_per_file
+
+    @override
+    def write(self, store: TokenStore, folder: Path) -> dict[str, Any]:
+        number, archive = 0, None
+        for shard in store.shards():
+            for row in range(len(shard.keys)):
+                if number % self.images_per_file == 0:
+                    if archive is not None:
+                        archive.close()
+                    path = folder / f"tokens-{number // self.images_per_file:06d}.tar"
+                    archive = tarfile.open(path, "w", format=tarfile.USTAR_FORMAT)  # noqa: SIM115, closed as the next one is due
+                for suffix, data in _members(shard, row).items():
+                    member = tarfile.TarInfo(f"{number:08d}.{suffix}")
+                    member.size, member.mtime = len(data), 0
+                    assert archive is not None
+                    archive.addfile(member, io.BytesIO(data))
+                number += 1
+        if archive is not None:
+            archive.close()
+        files = -(-number // self.images_per_file)
+        notes = [f"{number} images in tokens-{{000000..{files - 1:06d}}}.tar"]
+        return {"vocab_sizes": store.manifest["vocab_sizes"], "tokens": store.manifest["tokens"], "notes": notes}
+
+
+def _members(shard: Shard, row: int) -> dict[str, bytes]:
+    ids = np.asarray(shard.ids[row])
+    members = {"npy": _npy(ids[..., 0] if ids.shape[-1] == 1 else ids)}
+    if shard.keep is not None:
+        members["keep.npy"] = _npy(np.asarray(shard.keep[row]))
+    if shard.labels[row] >= 0:
+        members["cls"] = str(int(shard.labels[row])).encode()
+    members["json"] = json.dumps({"key": shard.keys[row]}).encode()
+    return members
+
+
+def _npy(array: np.ndarray) -> bytes:
+    buffer = io.BytesIO()
+    np.save(buffer, np.ascontiguousarray(array), allow_pickle=False)
+    return buffer.getvalue()

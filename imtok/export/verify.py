@@ -1,0 +1,102 @@
+"""Read an export again: every byte against its manifest, and a few images to look at."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from rich.table import Table
+
+from imtok.errors import InputError
+from imtok.evaluation.grid import to_picture
+from imtok.evaluation.inference import evaluating
+from imtok.export.convert import REPORT, verify_converted
+from imtok.export.store import MANIFEST, Shard, TokenStore, fingerprint
+from imtok.files import claim_output, new_folder, write_json
+from imtok.pixels import to_uint8
+from imtok.tokenizer import Tokenizer
+from imtok.types import Tokens
+
+SAMPLE = "sample.json"
+
+
+def verify(folder: Path) -> Table:
+    """Read everything in a token store, or in a folder that ``imtok convert`` wrote.
+
+    Returns:
+        What it holds, for the terminal.
+
+    Raises:
+        InputError: That names the first file that is missing, altered, wrong or not of it.
+    """
+    if (folder / REPORT).is_file():
+        report = verify_converted(folder)
+        rows = {"format": report["format"], "images": report["images"], "views": len(report["views"])}
+        return _table(folder, {**rows, "files": f"{report['files']}, all as they were written"})
+    store = TokenStore(folder)
+    store.verify()
+    manifest = store.manifest
+    labels = np.concatenate([np.asarray(shard.labels) for shard in store.shards()])
+    size = sum(about["bytes"] for about in manifest["files"].values())
+    return _table(
+        folder,
+        {
+            "images": manifest["images"],
+            "views": f"{store.views} ({manifest['augment']})",
+            "tokens": f"{manifest['tokens']} per view, slots of {', '.join(map(str, manifest['vocab_sizes']))} ids",
+            "classes": f"{len(np.unique(labels[labels >= 0]))} used, {len(store.classes)} named, "
+            f"{int((labels < 0).sum())} images without",
+            "unreadable": len(manifest["bad"]),
+            "files": f"{len(manifest['files'])}, {size:,} bytes, all as they were written",
+        },
+    )
+
+
+def decode_sample(folder: Path, tokenizer: Tokenizer, out: Path, number: int = 16) -> int:
+    """Decode a few images of a store, evenly over it, to ``out/000123.png`` by their place in the store.
+
+    Args:
+        folder: The store; what was converted from it is not enough.
+        tokenizer: The one that made it, on its device.
+        out: Appears whole or not at all; an earlier sample in it is replaced.
+        number: How many images.
+
+    Returns:
+        How many pictures there are: one for each view.
+
+    Raises:
+        InputError: If the tokenizer is another one or ``out`` holds something else.
+    """
+    if not (folder / MANIFEST).is_file():
+        raise InputError(f"{folder} is not a token store, and only such can be decoded; give the one it came from")
+    store, device = TokenStore(folder), tokenizer.decoder.last_layer.device
+    if store.manifest["tokenizer_sha256"] != fingerprint(tokenizer):
+        raise InputError(f"{folder} was exported with another tokenizer; give the one that wrote it")
+    claim_output(out, SAMPLE)
+    count, size = min(number, len(store)), (store.manifest["image_size"][0], store.manifest["image_size"][1])
+    wanted = {index * len(store) // count for index in range(count)}
+    names: dict[str, str] = {}
+    with new_folder(out) as aside, evaluating(tokenizer):
+        first = 0
+        for shard in store.shards():
+            for place in sorted(wanted & set(range(first, first + len(shard.keys)))):
+                images = tokenizer.decode(_tokens(shard, place - first, device), size)
+                for view, image in enumerate(to_uint8(images)):
+                    name = f"{place:06d}.png" if store.views == 1 else f"{place:06d}_{view}.png"
+                    to_picture(image).save(aside / name)
+                    names[name] = shard.keys[place - first]
+            first += len(shard.keys)
+        write_json(aside / SAMPLE, {"pictures": names, "store_sha256": store.manifest["sha256"]})
+    return len(names)
+
+
+def _tokens(shard: Shard, row: int, device: torch.device) -> Tokens:
+    ids = torch.from_numpy(shard.ids[row].astype(np.int64)).to(device)
+    keep = None if shard.keep is None else torch.from_numpy(np.array(shard.keep[row])).to(device)
+    return Tokens(ids, keep)
+
+
+def _table(folder: Path, rows: dict[str, object]) -> Table:
+    table = Table(title=str(folder), title_justify="left", show_header=False)
+    for name, value in rows.items():
+        table.add_row(name, str(value))
+    return table

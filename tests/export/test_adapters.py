@@ -1,0 +1,62 @@
+"""Generators call a tokenizer as they call their own, and get its own latents, ids and images."""
+
+import pytest
+import torch
+from export.stores import tokenizer_of
+
+from imtok.errors import InputError
+from imtok.export.adapters import LlamaGenModel, TamingModel
+from imtok.export.sequences import Sequencing
+
+
+@pytest.fixture(params=["one slot", "two slots"])
+def tokenizer(request):
+    return tokenizer_of(request.param)
+
+
+@pytest.fixture
+def image():
+    return torch.rand(3, 3, 16, 16) * 2 - 1
+
+
+@torch.no_grad()
+def test_llamagens_extraction_and_sampling(tokenizer, image):
+    model = LlamaGenModel(tokenizer)
+    quant, _, [_, _, indices] = model.encode(image)  # as extract_codes_c2i.py
+    codes = indices.reshape(len(image), -1)
+    ids = tokenizer.encode(image).ids
+    assert torch.equal(
+        codes, torch.from_numpy(Sequencing(tokenizer.quantizer.vocab_sizes, 4, "combine", False).join(ids.numpy()))
+    )
+    expected = tokenizer(image).image.clamp(-1, 1)
+    assert torch.equal(model.decode_code(codes, [3, quant.shape[1], 2, 2]), expected)  # as sample_c2i.py
+    assert torch.equal(model.quantize.get_codebook_entry(indices, quant.shape, channel_first=True), quant)
+    flat = model.quantize.get_codebook_entry(indices)
+    assert torch.equal(flat, quant.permute(0, 2, 3, 1).reshape(-1, quant.shape[1]))
+
+
+@torch.no_grad()
+def test_tamings_transformer(tokenizer, image):
+    model = TamingModel(tokenizer)
+    quant, _, info = model.encode(image)  # Net2NetTransformer.encode_to_z
+    indices = info[2].view(quant.shape[0], -1)
+    shape = quant.shape
+    entries = model.quantize.get_codebook_entry(indices.reshape(-1), shape=(shape[0], shape[2], shape[3], shape[1]))
+    assert torch.equal(entries, quant)
+    assert torch.equal(model.decode(entries), tokenizer(image).image.clamp(-1, 1))
+
+
+def test_a_model_stays_in_evaluation_mode_and_takes_a_folder(tmp_path):
+    tokenizer_of("one slot").save(tmp_path)
+    model = TamingModel(tokenizer=str(tmp_path)).train()
+    assert not any(module.training for module in model.modules())
+    assert not any(parameter.requires_grad for parameter in model.parameters())
+
+
+def test_what_is_no_token_and_what_has_no_map_are_refused(tokenizer):
+    model = LlamaGenModel(tokenizer)
+    with pytest.raises(ValueError, match=r"tokens must lie in \[0, \d+\), got 0 to 640"):
+        model.decode_code(torch.tensor([[0, 1, 2, 640]]))
+    variable = LlamaGenModel(tokenizer_of("variable"), image_size=16)
+    with pytest.raises(InputError, match="has no fixed map"):
+        variable.encode(torch.zeros(1, 3, 16, 16))

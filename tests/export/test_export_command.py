@@ -1,0 +1,58 @@
+"""The commands from export to a generator's files, as a user gives them."""
+
+import json
+import sys
+
+import pytest
+from export.readers import llamagen
+from export.stores import tokenizer_of
+from training.runs import write_images
+
+from imtok.cli import main
+from imtok.export.store import TokenStore
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch, capsys):
+    """Run a command in a folder that holds a tokenizer and images."""
+    tokenizer_of("one slot").save(tmp_path / "tokenizer")
+    write_images(tmp_path / "images", 7)
+    monkeypatch.chdir(tmp_path)
+
+    def call(*arguments, code=0):
+        monkeypatch.setattr(sys, "argv", ["imtok", *arguments])
+        try:
+            main()
+            ended = 0
+        except SystemExit as exit_:
+            ended = exit_.code
+        printed = capsys.readouterr()
+        assert ended == code, printed
+        return printed.out if code == 0 else printed.err
+
+    return call
+
+
+EXPORT = ("export", "tokenizer=tokenizer", "data=folder", "data.path=images", "shard_size=3", "threads=1", "device=cpu")
+
+
+def test_export_verify_convert_and_publish(run, tmp_path):
+    assert "7 images of 4 tokens" in run(*EXPORT, "out=tokens", "augment=flip", "batch_size=4")
+    manifest = TokenStore(tmp_path / "tokens").manifest
+    assert (manifest["shards"], manifest["batch_size"], manifest["classes"]) == (3, 2, ["a", "b"])
+    assert "2 (flip)" in run("verify", "tokens", "tokenizer=tokenizer", "out=sample")
+    assert len(list((tmp_path / "sample").glob("*.png"))) == 14
+    assert "--vocab-size 32, 4 tokens per image" in run("convert", "store=tokens", "format=llamagen", "out=codes_flip")
+    assert [int(llamagen(tmp_path / "codes_flip", 16, number, 1)[1]) for number in range(7)] == [0, 0, 0, 0, 1, 1, 1]
+    assert "LlamaGen" in run("verify", "codes_flip")
+    assert "config.json" in run("publish", "tokenizer=tokenizer", "out=hub", "programs=false")
+    assert json.loads((tmp_path / "hub/config.json").read_text())["image_size"] == 16
+
+
+def test_mistakes_are_one_line_each(run, tmp_path):
+    assert "augment must be one of centre, flip" in run(*EXPORT, "augment=nine_crop", code=2)
+    assert "did you mean llamagen?" in run("convert", "store=a", "out=b", "format=llamagn", code=2)
+    assert "is not a token store" in run("convert", "store=images", "out=b", "format=rar", code=2)
+    assert "is not a token store" in run("verify", "images", code=2)
+    assert "takes a folder" in run("verify", "tokens", "out=x", code=2)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["images", "tokenizer"]
