@@ -35,11 +35,22 @@ from imtok.tokenizer import Tokenizer
 from imtok.training.run import Run, train
 
 ROOT = Path(__file__).parents[1]
-RECIPES = {
-    "one_d_piece": "one_d_piece_s256",
-    "retok": "retok",
-    "flextok": "flextok_d12",
-    "semanticist": "semanticist",
+# The recipe of each, and how its run differs. Judges and critics are left out, since at this size they are random nets.
+# One-D-Piece has the pixel head of TiTok's one-stage recipe: its own head starts from a published net's codes.
+RECIPES: dict[str, tuple[str, ...]] = {
+    "one_d_piece": (
+        "titok_bl64",
+        "regularizer=one_d_piece",
+        "decoder.flexible=true",
+        "quantizer.kmeans_start=true",
+        "quantizer.restart_below=0.1",
+        "~objective.losses.lpips",
+        "~objective.losses.convnext",
+        "~objective.adversary",
+    ),
+    "retok": ("retok", "~objective.losses.lpips", "~objective.adversary", "~objective.alignments"),
+    "flextok": ("flextok_d12",),
+    "semanticist": ("semanticist",),
 }
 START, END = "<!-- flexible -->", "<!-- end of flexible -->"
 PACE = 20  # steps from which the number of steps for the time is told
@@ -87,7 +98,7 @@ def measure(name: str, seconds: float) -> dict[str, Any]:
         lengths, values = curve_of(tokenizer, run)
     drawn = isinstance(tokenizer.decoder, GenerativeDecoder)
     return {
-        "recipe": RECIPES[name],
+        "recipe": RECIPES[name][0],
         "measure": "loss" if drawn else "PSNR (dB)",
         "lengths": lengths,
         "values": values,
@@ -98,7 +109,8 @@ def measure(name: str, seconds: float) -> dict[str, Any]:
 
 def prepared(name: str, steps: int, out: Path) -> Run:
     """A run at size=tiny."""
-    overrides = [f"experiment={RECIPES[name]}", "size=tiny", f"trainer.max_steps={steps}", f"out={out}"]
+    recipe, *changes = RECIPES[name]
+    overrides = [f"experiment={recipe}", "size=tiny", *changes, f"trainer.max_steps={steps}", f"out={out}"]
     overrides += [f"trainer.save_every={steps}", "trainer.pictures_every=0", "ema.decay=0.99"]
     overrides += [f"trainer.log_every={PACE // 2}"]
     check_command("train", overrides)
@@ -165,12 +177,12 @@ def write(page: Path, name: str, curve: dict[str, Any]) -> None:
         "",
     ]
     lengths = sorted({length for row in curves.values() for length in row["lengths"]})
-    lines += ["| recipe | measure | " + " | ".join(map(str, lengths)) + " | steps | seconds |"]
-    lines += ["|---|---|" + "---:|" * (len(lengths) + 2)]
-    for row in curves.values():
+    lines += ["| system | recipe | measure | " + " | ".join(map(str, lengths)) + " | steps | seconds |"]
+    lines += ["|---|---|---|" + "---:|" * (len(lengths) + 2)]
+    for name, row in curves.items():
         digits = 4 if row["measure"] == "loss" else 2
         by_length = {k: f"{value:.{digits}f}" for k, value in zip(row["lengths"], row["values"], strict=True)}
-        cells = [f"`{row['recipe']}`", row["measure"], *(by_length.get(length, "") for length in lengths)]
+        cells = [name, f"`{row['recipe']}`", row["measure"], *(by_length.get(length, "") for length in lengths)]
         lines.append("| " + " | ".join([*cells, str(row["steps"]), str(row["seconds"])]) + " |")
     block = "\n".join([*lines, END])
     page.parent.mkdir(parents=True, exist_ok=True)

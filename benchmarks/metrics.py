@@ -1,7 +1,7 @@
 """Time of the Fréchet distance against scipy's sqrtm, of a whole evaluation, and rise of the stand-in.
 
     python benchmarks/metrics.py frechet          # a minute; nuclear norm against sqrtm, of 2048-d statistics, in turns
-    python benchmarks/metrics.py evaluation --images 1000 --side 256  # some minutes; scoring PNGs against features alone
+    python benchmarks/metrics.py evaluation --images 1000 --side 256  # minutes; scoring PNGs against features alone
     python benchmarks/metrics.py standin          # some minutes; efflite0 against blur, noise and JPEG
 
 Needs `pip install -e '.[bench,offline]'`.

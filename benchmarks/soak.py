@@ -23,6 +23,8 @@ import numpy as np
 from PIL import Image
 from safetensors.torch import load_file
 
+from imtok.training.records import SPEED
+
 STEPS = 240
 # Forks in which a run is carried out, so that a process costs no ten seconds of imports.
 SERVER = """
@@ -124,7 +126,7 @@ def digest(folder: Path) -> str:
     for name, value in sorted(load_file(folder / "tokenizer/model.safetensors").items()):
         found.update(name.encode() + value.numpy().tobytes())
     header, *rows = [line.split(",") for line in (folder / "metrics.csv").read_text().splitlines()]
-    kept = [index for index, name in enumerate(header) if name != "images_per_second"]
+    kept = [index for index, name in enumerate(header) if name not in SPEED]
     for row in [header, *rows]:
         found.update(",".join(row[index] for index in kept).encode())
     return found.hexdigest()[:16]

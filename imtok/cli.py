@@ -1,4 +1,4 @@
-"""The ``imtok`` command: train, eval, compare, score, export, quantize, decode, import, info."""
+"""The ``imtok`` command: pack, check, train, eval, compare, score, export, convert, verify, publish, decode, ..."""
 
 import logging
 import sys
@@ -23,8 +23,10 @@ from rich.table import Column, Table
 from imtok import __version__
 from imtok.build import build_data, build_part, build_run
 from imtok.config import EvalConfig, check_command, config_folder, register_schemas
+from imtok.data.command import run_check, run_pack
 from imtok.data.images import ImageSet
 from imtok.data.loader import evaluation_loader
+from imtok.data.schema import PackConfig
 from imtok.distributed import launched_rank
 from imtok.errors import InputError
 from imtok.evaluation.command import (
@@ -44,9 +46,14 @@ from imtok.evaluation.generated import score
 from imtok.evaluation.page import write_page
 from imtok.evaluation.protocol import Protocol
 from imtok.evaluation.report import Report, summary, table, write_report
+from imtok.export.command import run_convert, run_publish, run_verify
+from imtok.export.feed import make_feed
+from imtok.export.formats.base import Format
 from imtok.export.pictures import decode_ids
 from imtok.export.quantize import fit_and_save, spread, with_ids
+from imtok.export.schema import PublishConfig
 from imtok.export.tokens import export_tokens
+from imtok.export.views import Views
 from imtok.info import describe
 from imtok.tokenizer import Tokenizer, find_tokenizer
 from imtok.training.folder import find_checkpoint
@@ -60,9 +67,14 @@ _USAGE = f"""imtok {__version__}: train, evaluate and export discrete image toke
   imtok compare A B                                    reports of imtok eval, where they are comparable
   imtok score  images=DIR_OR_NPZ reference=NPZ         FID, IS, precision, recall of generated images
   imtok export tokenizer=RUN [data=folder data.path=DIR] [out=DIR]
+  imtok convert store=EXPORT format=llamagen out=DIR   gigatok, fqgan, rar, nanogpt, parquet, webdataset, huggingface
+  imtok verify EXPORT [tokenizer=RUN out=DIR]          every byte against the manifest; a sample as pictures
+  imtok publish tokenizer=RUN out=DIR                  a folder for the hub: weights, card, codebook, programs
   imtok decode tokenizer=RUN ids=FILE_OR_EXPORT out=DIR
   imtok quantize tokenizer=RUN [quantizer=tokenbridge_6] [data=folder data.path=DIR] [out=DIR]
   imtok import source=NAME path=FILE out=DIR           a public checkpoint (docs/zoo.md)
+  imtok pack   data=folder data.path=DIR out=DIR       WebDataset shards of any data set (docs/data.md)
+  imtok check  PATH [--workers N]                      counts, sizes, classes and every fault of a data set
   imtok info   RUN                                     vocabulary, tokens, bits, parameters
 
   imtok COMMAND --help shows every key of a command.
@@ -80,8 +92,12 @@ def main() -> None:
         run_hydra(command)
     elif command == "info":
         _refusing(lambda: _info(arguments))
+    elif command == "verify":
+        _refusing(lambda: run_verify(arguments, Console(highlight=False)))
     elif command == "compare":
         _refusing(lambda: _compare(arguments))
+    elif command == "check":
+        _refusing(lambda: sys.exit(run_check(arguments)))
     elif command == "import":
         _refusing(lambda: _import(arguments))
     else:
@@ -222,13 +238,26 @@ def _score(config: DictConfig) -> None:
 
 
 def _export(config: DictConfig) -> None:
-    console = Console(highlight=False)
+    console = Console(highlight=False, quiet=launched_rank() != 0)
     tokenizer, device, size = _tokenizer(config)
     folder = _folder(config, "export")
     data = build_data(cast(dict[str, Any], OmegaConf.to_container(config, resolve=True)))
-    loader = evaluation_loader(data.evaluation(size, config.split), config.batch_size, config.workers)
-    manifest = export_tokens(tokenizer, loader, folder, config.shard_size, device)
+    views = Views(config.augment)
+    images = data.evaluation(views.square(size), config.split)
+    feed = make_feed(images, config.shard_size, max(1, config.batch_size // len(views)), config.workers)
+    manifest = export_tokens(tokenizer, feed, folder, views, device)
     console.print(f"{manifest['images']} images of {manifest['tokens']} tokens in {folder}", soft_wrap=True)
+
+
+def _convert(config: DictConfig) -> None:
+    plain = cast(dict[str, Any], OmegaConf.to_container(config, resolve=True))
+    form = cast(Format, build_part(plain, "format"))
+    run_convert(Path(config.store), form, Path(config.out), Console(highlight=False))
+
+
+def _publish(config: DictConfig) -> None:
+    settings = cast(PublishConfig, OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(PublishConfig), config)))
+    run_publish(settings, Console(highlight=False))
 
 
 def _quantize(config: DictConfig) -> None:
@@ -260,6 +289,11 @@ def _decode(config: DictConfig) -> None:
     Console(highlight=False).print(f"{count} pictures in {config.out}", soft_wrap=True)
 
 
+def _pack(config: DictConfig) -> None:
+    plain = cast(dict[str, Any], OmegaConf.to_container(config, resolve=True))
+    run_pack(PackConfig(**{name: plain[name] for name in vars(PackConfig())}), build_data(plain))
+
+
 def _info(arguments: Sequence[str]) -> None:
     if len(arguments) != 1:
         raise InputError("imtok info takes one argument: a run folder, a tokenizer folder or a name on the hub")
@@ -282,16 +316,20 @@ def compose_training(overrides: Sequence[str]) -> dict[str, Any]:
 
 
 def _unknown(command: str) -> None:
-    raise InputError(f"there is no command {command}; there are {', '.join([*_COMMANDS, 'compare', 'import', 'info'])}")
+    commands = ", ".join([*_COMMANDS, "check", "compare", "import", "info", "verify"])
+    raise InputError(f"there is no command {command}; there are {commands}")
 
 
 _COMMANDS: dict[str, Callable[[DictConfig], None]] = {
     "train": _train,
     "eval": _eval,
     "export": _export,
+    "convert": _convert,
+    "publish": _publish,
     "quantize": _quantize,
     "decode": _decode,
     "score": _score,
+    "pack": _pack,
 }
 
 

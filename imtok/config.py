@@ -2,6 +2,7 @@
 
 import difflib
 import inspect
+import os
 import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -18,8 +19,11 @@ from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from omegaconf.resolvers import oc
 
+from imtok.data.schema import PackConfig
 from imtok.errors import InputError
 from imtok.evaluation.schema import MeasureConfig, ScoreConfig
+from imtok.export.schema import ConvertConfig, PublishConfig
+from imtok.export.views import AUGMENTS
 from imtok.training.settings import EMASettings, OptimizerSettings, TrainerSettings
 
 # Arguments that imtok.build passes itself, so that YAML files leave them out.
@@ -122,12 +126,17 @@ class ExportConfig(ImagesConfig):
     """A tokenizer, a data set and where its tokens go."""
 
     shard_size: int = 10_000
+    augment: str = "centre"
 
     def check(self) -> list[str]:
         """What is out of range, one line each."""
         problems = super().check()
         if self.shard_size < 1:
             problems.append(f"shard_size must be at least 1 image, got {self.shard_size}")
+        if self.augment not in AUGMENTS:
+            problems.append(f"augment must be one of {', '.join(AUGMENTS)}, got {self.augment}")
+        if self.out is None and int(os.environ.get("WORLD_SIZE", 1)) > 1:
+            problems.append("out=DIR must be given with several processes, so that all of them write to one folder")
         return problems
 
 
@@ -169,9 +178,12 @@ SCHEMAS: dict[str, Any] = {
     "train": TrainConfig,
     "eval": EvalConfig,
     "export": ExportConfig,
+    "convert": ConvertConfig,
+    "publish": PublishConfig,
     "quantize": QuantizeConfig,
     "decode": DecodeConfig,
     "score": ScoreConfig,
+    "pack": PackConfig,
 }
 
 
@@ -192,7 +204,7 @@ def check_command(command: str, overrides: Sequence[str]) -> None:
     """Compose what Hydra would compose, and raise InputError that lists every mistake, each with its fix.
 
     Args:
-        command: ``train``, ``eval``, ``export``, ``quantize``, ``decode`` or ``score``.
+        command: A key of ``SCHEMAS``.
         overrides: Hydra overrides of the command line, without sweeps.
     """
     register_schemas()

@@ -23,3 +23,20 @@ def warmup_cosine(step: int, peak: float, warmup_steps: int, total_steps: int, f
         return final
     done = (step - warmup_steps) / max(1, total_steps - warmup_steps)
     return final + (peak - final) * 0.5 * (1 + math.cos(math.pi * done))
+
+
+def linear_ramp(step: int, start: int, length: int) -> float:
+    """0 before ``start``, then linearly up to 1, which the step ``start + length - 1`` is the first to use.
+
+    Args:
+        step: Optimiser steps taken so far, from 0.
+        start: First step that uses more than 0.
+        length: Steps of the ramp; 0 = 1 from ``start`` on.
+
+    Example:
+        >>> [linear_ramp(step, 2, 4) for step in range(7)]
+        [0.0, 0.0, 0.25, 0.5, 0.75, 1.0, 1.0]
+    """
+    if step < start:
+        return 0.0
+    return min(1.0, (step - start + 1) / max(1, length))

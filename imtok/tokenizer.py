@@ -90,12 +90,12 @@ class Tokenizer(nn.Module):
             step: Optimiser step, for the regulariser's schedule.
             generator: The regulariser's randomness; without it the regulariser stays out.
         """
-        with _tapped(self, taps) as tapped:
+        with tapped(self, taps) as outputs:
             quantized = self.quantize(image, length, context)  # image -> encoder -> latents -> quantizer -> latents
             if self.training and self.regularizer is not None and generator is not None:
                 quantized = self.regularizer(quantized, self.quantizer, step, generator)
             size = (image.shape[-2], image.shape[-1])
-            return Reconstruction(self.decoder(quantized.latents, size, quantized.keep, context), quantized, tapped)
+            return Reconstruction(self.decoder(quantized.latents, size, quantized.keep, context), quantized, outputs)
 
     def quantize(
         self, image: Float[Tensor, "b 3 h w"], length: int | None = None, context: Tensor | None = None
@@ -343,8 +343,8 @@ def check_ids(ids: Tensor, vocab_sizes: Sequence[int]) -> None:
 
 
 @contextmanager
-def _tapped(root: nn.Module, names: Sequence[str]) -> Iterator[dict[str, Tensor]]:
-    """Collects the outputs of named sub-modules by forward hooks for the length of a ``with``."""
+def tapped(root: nn.Module, names: Sequence[str]) -> Iterator[dict[str, Tensor]]:
+    """Collects the outputs of named sub-modules (of a quantizer its latents) by hooks for the length of a ``with``."""
     outputs: dict[str, Tensor] = {}
     modules = dict(root.named_modules()) if names else {}
     with ExitStack() as hooks:
@@ -352,8 +352,9 @@ def _tapped(root: nn.Module, names: Sequence[str]) -> Iterator[dict[str, Tensor]
             if name not in modules:
                 raise ValueError(f"taps must name sub-modules of the tokenizer, got {name!r}")
 
-            def record(_module: nn.Module, _args: Any, output: Tensor, name: str = name) -> None:
-                outputs[name] = output
+            def record(_module: nn.Module, _args: Any, output: Any, name: str = name) -> None:
+                latents = output.latents if isinstance(output, Quantized) else output
+                outputs[name] = latents[0] if isinstance(latents, tuple) else latents  # latents with a mask
 
             hooks.callback(modules[name].register_forward_hook(record).remove)
         yield outputs

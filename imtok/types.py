@@ -44,6 +44,7 @@ class Quantized:
         losses: Auxiliary terms by name.
         stats: Codebook statistics by name: detached sums over tokens, so that micro-batches and ranks add up.
             ``Quantizer.update`` takes them.
+        encoded: What was quantized: the encoder's latents, without gradient; None where nobody noted them.
     """
 
     latents: Float[Tensor, "b n d"]
@@ -51,6 +52,7 @@ class Quantized:
     keep: Bool[Tensor, "b n"] | None = None
     losses: dict[str, Loss] = field(default_factory=dict)
     stats: dict[str, Tensor] = field(default_factory=dict)
+    encoded: Float[Tensor, "b _ d"] | None = None
 
 
 @dataclass(frozen=True)
@@ -104,11 +106,30 @@ class Losses:
         total: The differentiated scalar: the sum of weight times value.
         terms: Every term by name, for the log.
         shown: What the step produced.
+        numbers: Scalars by name that are logged and are no part of the total.
     """
 
     total: Float[Tensor, ""]
     terms: dict[str, Loss]
     shown: Shown
+    numbers: dict[str, Tensor] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class CriticLosses:
+    """What an objective returns for its critic on one micro-batch.
+
+    Attributes:
+        total: The differentiated scalar: the sum of weight times value.
+        terms: Every term by name, for the log.
+        numbers: Scalars by name that are logged and are no part of the total.
+        stats: Detached sums, so that micro-batches and ranks add up. ``Objective.update`` takes them.
+    """
+
+    total: Float[Tensor, ""]
+    terms: dict[str, Loss]
+    numbers: dict[str, Tensor] = field(default_factory=dict)
+    stats: dict[str, Tensor] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -122,6 +143,8 @@ class Batch:
         key: Name of each sample: a relative path, or ``shard:member`` stem.
         bad: ``key: reason`` for every sample that could not be decoded. In training another sample stands in
             its place; in evaluation and export it is left out of ``image``.
+        source: What each image is to be made from, where that is not the image itself: ids ``b t g`` (int64), latents
+            ``b n d`` (float) or other images ``b 3 h w`` (uint8).
     """
 
     image: UInt8[Tensor, "b 3 h w"]
@@ -129,3 +152,4 @@ class Batch:
     index: Int64[Tensor, " b"]
     key: list[str]
     bad: list[str] = field(default_factory=list)
+    source: Tensor | None = None

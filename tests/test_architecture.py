@@ -9,7 +9,7 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "imtok"
 ROWS = [
     "errors", "types", "pixels", "files", "schedules", "distributed", "weights", "pretrained", "nn", "spaces",
-    "encoders", "quantizers", "regularizers", "decoders", "losses", "metrics", "data", "tokenizer", "info",
+    "encoders", "quantizers", "regularizers", "decoders", "critics", "losses", "metrics", "data", "tokenizer", "info",
     "objectives", "evaluation", "export", "zoo", "training", "config", "build", "cli",
 ]  # fmt: skip
 LEVEL = {name: level for level, name in enumerate(ROWS)}

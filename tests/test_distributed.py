@@ -12,6 +12,7 @@ from imtok.distributed import from_main, gather_values, launched_rank
 from imtok.errors import InputError
 from imtok.training import task as training_task
 from imtok.training.checkpoints import load
+from imtok.training.records import SPEED
 
 STEPS = "trainer.max_steps=20"
 QUICK = ["vq", "fsq", "ema_vq"]
@@ -52,10 +53,7 @@ def assert_same_run(folder, other, step=20):
 
 def table(folder):
     header, *rows = [line.split(",") for line in (folder / "metrics.csv").read_text().splitlines()]
-    return [
-        {name: float(cell) for name, cell in zip(header, row, strict=True) if name != "images_per_second"}
-        for row in rows
-    ]
+    return [{name: float(cell) for name, cell in zip(header, row, strict=True) if name not in SPEED} for row in rows]
 
 
 def assert_same_log(folder, other):

@@ -3,7 +3,9 @@
 import csv
 import json
 import math
+import re
 from contextlib import nullcontext
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -12,7 +14,7 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 from imtok.build import build_run, build_tokenizer
-from imtok.config import check_command, config_folder, register_schemas
+from imtok.config import TrainConfig, check_config, config_folder, register_schemas
 from imtok.data.loader import evaluation_loader
 from imtok.decoders.base import GenerativeDecoder
 from imtok.pixels import to_float
@@ -34,22 +36,24 @@ QUICK = (
     "trainer.accelerator=cpu",
     "trainer.workers=0",
 )
+EAGER = {"critic_start": 0, "generator_start": 0, "ramp_steps": 0}
+TRAINED: set[str] = set()
+
+
+@cache
+def published(recipe):
+    """The config of a recipe with what the user must give: where images and published weights are."""
+    config = composed(recipe)
+    needed = OmegaConf.missing_keys(config) | ({"init_from"} if config.freeze else set())
+    for key in needed:
+        OmegaConf.update(config, key, "somewhere")
+    return config
 
 
 def composed(recipe, *overrides):
-    check_command("train", [f"experiment={recipe}", *overrides])
     register_schemas()
     with initialize_config_dir(str(config_folder()), version_base="1.3"):
         return compose("train", overrides=[f"experiment={recipe}", *overrides])
-
-
-def paths(recipe):
-    """Overrides for what the user must give: where images and published weights are."""
-    register_schemas()
-    with initialize_config_dir(str(config_folder()), version_base="1.3"):
-        config = compose("train", overrides=[f"experiment={recipe}"])
-    needed = OmegaConf.missing_keys(config) | ({"init_from"} if config.freeze else set())
-    return [f"{key}=somewhere" for key in sorted(needed)]
 
 
 def weights(module):
@@ -57,10 +61,32 @@ def weights(module):
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
+def test_its_published_config_has_no_mistake(recipe):
+    assert check_config(published(recipe), TrainConfig) == []
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_its_first_lines_name_the_paper_and_the_published_figures(recipe):
+    rows = (CONFIGS / "experiment" / f"{recipe}.yaml").read_text().splitlines()
+    comment = [row for row in rows[: rows.index("defaults:")] if row.startswith("# ")]
+    assert comment[0] == "# @package _global_"
+    assert sum(row.startswith("# Published: ") for row in comment) == 1
+    assert re.search(r"\(arXiv \d{4}\.\d{5}", " ".join(row.removeprefix("# ") for row in comment))
+    assert published(recipe).name == recipe
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_the_page_of_recipes_has_it(recipe):
+    """Written by ``python benchmarks/recipes.py --page``."""
+    assert f"\n| `{recipe}` |" in (CONFIGS.parent / "docs" / "recipes.md").read_text()
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
 def test_its_parts_fit_together_at_the_published_size(recipe, monkeypatch):
     """An image on the meta device: its latents are as many and as wide as the quantizer and the decoder expect."""
     monkeypatch.setattr(torch, "autocast", lambda *_, **__: nullcontext())  # the meta device knows none
-    plain = OmegaConf.to_container(composed(recipe, *paths(recipe)), resolve=True)
+    monkeypatch.setattr(torch.Tensor, "__bool__", lambda _: True)  # nor values: what is asked of one is answered
+    plain = OmegaConf.to_container(published(recipe), resolve=True)
     side = plain["image_size"]
     with torch.device("meta"):
         tokenizer = build_tokenizer(plain).eval()
@@ -75,7 +101,16 @@ def test_its_parts_fit_together_at_the_published_size(recipe, monkeypatch):
 
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_two_steps_at_size_tiny_train_measure_and_save_a_tokenizer(recipe, tmp_path):
-    config = composed(recipe, *QUICK, f"out={tmp_path}")
+    """With its full objective: the critic is there from the first step on."""
+    config = composed(recipe, *QUICK)
+    assert check_config(config, TrainConfig) == []
+    if config.objective.get("adversary"):
+        config.objective.adversary.update(EAGER)
+    same = OmegaConf.to_yaml(OmegaConf.masked_copy(config, [key for key in config if key != "name"]))
+    if same in TRAINED:  # sizes of one family are one at size=tiny
+        return
+    TRAINED.add(same)
+    config.out = str(tmp_path)
     run = build_run(config, tmp_path)
     before = weights(run.tokenizer)
     outcome = train(run)
@@ -89,6 +124,11 @@ def test_two_steps_at_size_tiny_train_measure_and_save_a_tokenizer(recipe, tmp_p
     assert [row["step"] for row in rows] == ["1", "2"]
     assert all(math.isfinite(float(row["loss"])) for row in rows)
     assert all(float(row["gradient_norm"]) > 0 for row in rows)
+    objective = config.objective
+    expected = [*(objective.get("losses") or ()), *(objective.get("alignments") or ())]
+    expected += ["adversarial", "critic"] if objective.get("adversary") else []
+    named = {re.sub("_(estimate|tokenize)$", "", name) for name in rows[-1]}
+    assert named >= set(expected)
     assert list((tmp_path / "images").iterdir())
 
     after = weights(run.tokenizer)

@@ -13,13 +13,14 @@ from typing_extensions import override
 
 from imtok.errors import InputError
 from imtok.losses.base import ImageLoss
+from imtok.nn.frozen import warn_random
+from imtok.pretrained import RANDOM
 from imtok.weights import WeightFile, Weights, identity, read_weights
 
-RANDOM = "random"
 _HUB = "https://download.pytorch.org/models/"
 PUBLISHED = {
-    "vgg": WeightFile(("vgg16-397923af.pth",), "397923af", f"{_HUB}vgg16-397923af.pth", option="backbone"),
-    "alex": WeightFile(("alexnet-owt-7be5be79.pth",), "7be5be79", f"{_HUB}alexnet-owt-7be5be79.pth", option="backbone"),
+    "vgg": WeightFile(("vgg16-397923af.pth",), "397923af", f"{_HUB}vgg16-397923af.pth"),
+    "alex": WeightFile(("alexnet-owt-7be5be79.pth",), "7be5be79", f"{_HUB}alexnet-owt-7be5be79.pth"),
 }
 # What follows each other in torchvision's `features`: a convolution (channels, kernel, stride, padding) with its
 # ReLU, or a pooling (kernel, stride). A dot marks the features that are compared.
@@ -41,21 +42,21 @@ class LPIPSLoss(ImageLoss):
     all-zero feature is NaN.
 
     Args:
-        network: "vgg" (VGG16, the usual choice for training) or "alex" (AlexNet, the usual choice for measuring).
-        backbone: torchvision's weight file; None = the one in the cache of ``torch.hub``. Nothing is downloaded.
+        net: "vgg" (VGG16, the usual choice for training) or "alex" (AlexNet, the usual choice for measuring).
+        weights: torchvision's weight file; None = the one in the cache of ``torch.hub``. Nothing is downloaded.
             "random" = no file: fixed random weights and equal heads, for trying things out only.
         heads: The five weightings; None = those that come with the PyPI package ``lpips``.
         weight: Factor in the total.
-        sha256: First digits of the hash of the backbone's file; "published" = those of torchvision's; None accepts any
+        sha256: First digits of the hash of the weight file; "published" = those of torchvision's; None accepts any
             file, and the name says ``unverified``.
 
     Raises:
         InputError: If a weight file is missing, another one or damaged.
-        ValueError: If there is no such network or ``weight`` is negative; in use, if images are too small or differ
+        ValueError: If there is no such net or ``weight`` is negative; in use, if images are too small or differ
             in shape.
 
     Example:
-        >>> loss = LPIPSLoss("alex", backbone="random")
+        >>> loss = LPIPSLoss("alex", weights="random")
         >>> image = torch.rand(2, 3, 64, 64) * 2 - 1
         >>> loss(image, image).item(), loss(image, -image).item() > 0
         (0.0, True)
@@ -66,29 +67,30 @@ class LPIPSLoss(ImageLoss):
 
     def __init__(
         self,
-        network: str = "vgg",
-        backbone: str | Path | None = None,
+        net: str = "vgg",
+        weights: str | Path | None = None,
         heads: str | Path | None = None,
         weight: float = 1.0,
         sha256: str | None = "published",
     ) -> None:
         super().__init__(weight)
-        if network not in _LAYERS:
-            raise ValueError(f"network must be one of {', '.join(_LAYERS)}, got {network!r}")
-        self.network = network
-        self.layers = [layer.split() for layer in _LAYERS[network].split(",")]
+        if net not in _LAYERS:
+            raise ValueError(f"net must be one of {', '.join(_LAYERS)}, got {net!r}")
+        self.net = net
+        self.layers = [layer.split() for layer in _LAYERS[net].split(",")]
         self.convolutions = [position for position, layer in _positions(self.layers) if len(layer) > 2]
-        if backbone == RANDOM:
+        if weights == RANDOM:
             genuine, digests = False, (RANDOM, RANDOM)
+            warn_random("LPIPS")
             self._draw()
         else:
-            published = PUBLISHED[network]
+            published = PUBLISHED[net]
             expected = published.sha256 if sha256 == "published" else sha256
-            stored = read_weights(published.find(backbone), expected)
-            table = read_weights(_find_heads(network, heads), None)
+            stored = read_weights(published.find(weights), expected)
+            table = read_weights(_find_heads(net, heads), None)
             genuine, digests = stored.sha256.startswith(published.sha256), (stored.sha256, table.sha256)
             self._read(stored, table)
-        self.name = f"lpips_{network}" + ("" if genuine else f"_{RANDOM if backbone == RANDOM else 'unverified'}")
+        self.name = f"lpips_{net}" + ("" if genuine else f"_{RANDOM if weights == RANDOM else 'unverified'}")
         self.hash = identity(net=self.name, backbone=digests[0], heads=digests[1])
         for name, values in (("shift", (-0.030, -0.088, -0.188)), ("scale", (0.458, 0.448, 0.450))):
             self.register_buffer(name, torch.tensor(values).view(3, 1, 1), persistent=False)
@@ -101,9 +103,9 @@ class LPIPSLoss(ImageLoss):
         """The distance of each pair, float32 or better; images in ``[-1, 1]``."""
         if image.shape != target.shape:
             raise ValueError(f"images must have the shape of their targets {tuple(target.shape)}, got {image.shape}")
-        if min(image.shape[-2:]) < _SMALLEST[self.network]:
+        if min(image.shape[-2:]) < _SMALLEST[self.net]:
             raise ValueError(
-                f"images must be at least {_SMALLEST[self.network]} pixels a side for LPIPS with {self.network}, "
+                f"images must be at least {_SMALLEST[self.net]} pixels a side for LPIPS with {self.net}, "
                 f"got {tuple(image.shape[-2:])}"
             )
         distance = image.new_zeros(len(image), dtype=torch.promote_types(image.dtype, torch.float32))
@@ -177,14 +179,14 @@ def _unit(features: Tensor) -> Tensor:
     return features / (features.square().sum(1, keepdim=True) + _EPSILON).sqrt()
 
 
-def _find_heads(network: str, heads: str | Path | None) -> Path:
+def _find_heads(net: str, heads: str | Path | None) -> Path:
     if heads is not None:
         if Path(heads).is_file():
             return Path(heads)
-        raise InputError(f"heads={heads} is not a file; give the {network}.pth of LPIPS 0.1, or pip install lpips")
+        raise InputError(f"heads={heads} is not a file; give the {net}.pth of LPIPS 0.1, or pip install lpips")
     package = find_spec("lpips")
     if package is None or package.origin is None:
         raise InputError(
             "the heads of LPIPS are missing; pip install lpips, or give the path of its file as heads=PATH"
         )
-    return Path(package.origin).parent / "weights" / "v0.1" / f"{network}.pth"
+    return Path(package.origin).parent / "weights" / "v0.1" / f"{net}.pth"

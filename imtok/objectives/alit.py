@@ -1,7 +1,6 @@
 """The two stages of ALIT (arXiv 2411.02393): codes after every rollout, then pixels after one of them in turn."""
 
 from collections.abc import Mapping, Sequence
-from typing import cast
 
 import torch
 from jaxtyping import Bool, Float, Int64
@@ -9,9 +8,11 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from imtok.encoders.alit import ALITEncoder
+from imtok.losses.adversarial import Adversary
 from imtok.losses.base import ImageLoss
 from imtok.objectives.base import Objective
 from imtok.objectives.codes import code_parts, code_terms
+from imtok.objectives.images import image_terms
 from imtok.objectives.passes import together
 from imtok.pixels import to_float
 from imtok.tokenizer import Tokenizer
@@ -85,20 +86,23 @@ class ALITFinetuning(Objective):
     """Stage 2: pixel losses after one rollout, the next one in every step.
 
     Nothing is taken out of the rollouts, as in the public code. That also trains the frozen net's encoder and has a
-    discriminator for each rollout, which is updated in 8 of 9 steps; here the space stays frozen.
+    discriminator for each rollout, which is updated in 8 of 9 steps; here the space stays frozen, and one critic sees
+    the images of all rollouts.
 
     Args:
         losses: Image losses by the name under which they are logged.
+        adversary: A critic that learns to tell reconstructions from originals; None = there is none.
 
     Raises:
         ValueError: If there is no image loss; in ``forward``, if the encoder is not ALIT's.
     """
 
-    def __init__(self, losses: Mapping[str, ImageLoss]) -> None:
+    def __init__(self, losses: Mapping[str, ImageLoss], adversary: Adversary | None = None) -> None:
         super().__init__()
         if not losses:
             raise ValueError("losses must name at least one image loss, got none")
         self.losses = nn.ModuleDict(losses)
+        self.critic = adversary
 
     @override
     def forward(self, tokenizer: Tokenizer, batch: Batch, step: int, generator: torch.Generator) -> Losses:
@@ -108,11 +112,11 @@ class ALITFinetuning(Objective):
         rollouts = step % encoder.rollouts + 1
         quantized = tokenizer.quantize(target, rollouts * encoder.latents)
         image = tokenizer.decoder(quantized.latents, size).to(target.dtype)
-        terms = {
-            name: Loss(loss(image, target), cast(ImageLoss, loss).weight) for name, loss in self.losses.items()
-        } | quantized.losses
-        total = torch.stack([value * weight for value, weight in terms.values() if weight]).sum()
-        return Losses(total + 0 * _untouched(encoder), terms, Shown(target, image, quantized))
+        losses = dict(self.losses.items())
+        total, terms, numbers = image_terms(image, target, losses, self.adversary, tokenizer.decoder, step)
+        weighted = [value * weight for value, weight in quantized.losses.values() if weight]
+        total = torch.stack([total, *weighted, 0 * _untouched(encoder)]).sum()
+        return Losses(total, terms | quantized.losses, Shown(target, image, quantized), numbers)
 
 
 def alit_encoder(tokenizer: Tokenizer) -> ALITEncoder:

@@ -3,18 +3,18 @@
 from abc import ABC, abstractmethod
 
 import torch
-from jaxtyping import Float
 from torch import Tensor, nn
 
+from imtok.losses.adversarial import Adversary
 from imtok.tokenizer import Tokenizer
-from imtok.types import Batch, Losses, Shown
+from imtok.types import Batch, CriticLosses, Losses, Shown
 
 
 class Objective(nn.Module, ABC):
     """What a training step minimises, and the only place that knows how a step is made.
 
     Attributes:
-        critic: A network that learns against the tokenizer, with an optimiser of its own; None = there is none.
+        critic: What learns against the tokenizer, with an optimiser of its own; None = there is none.
     """
 
     critic: nn.Module | None
@@ -22,6 +22,11 @@ class Objective(nn.Module, ABC):
     def __init__(self) -> None:
         super().__init__()
         self.critic = None  # of the class, it would hide the sub-module that a subclass assigns
+
+    @property
+    def adversary(self) -> Adversary | None:
+        """The critic, where it is an adversary of images; None = there is none."""
+        return self.critic if isinstance(self.critic, Adversary) else None
 
     @abstractmethod
     def forward(self, tokenizer: Tokenizer, batch: Batch, step: int, generator: torch.Generator) -> Losses:
@@ -34,6 +39,23 @@ class Objective(nn.Module, ABC):
             generator: Randomness of this step and rank.
         """
 
-    def critic_loss(self, shown: Shown, step: int) -> Float[Tensor, ""] | None:
-        """The critic's loss on what the step has shown; None while the critic does not learn."""
+    def heads(self) -> nn.Module | None:
+        """What learns with the tokenizer and is no part of it, such as a projector to a teacher's features.
+
+        It shares the tokenizer's optimiser, and is in checkpoints, but in no average of the weights and no export.
+        """
         return None
+
+    def critic_loss(self, shown: Shown, step: int) -> CriticLosses | None:
+        """The critic's losses on what the step has shown; None while the critic does not learn."""
+        if self.adversary is None or shown.image is None:
+            return None
+        return self.adversary.losses(shown.target, shown.image, step)
+
+    def update(self, stats: dict[str, Tensor]) -> None:
+        """Apply what the critic's losses of a step counted, summed over micro-batches and ranks.
+
+        Called once for each step in which the critic has learnt.
+        """
+        if self.adversary is not None:
+            self.adversary.update(stats)

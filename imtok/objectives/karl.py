@@ -2,7 +2,7 @@
 
 from abc import abstractmethod
 from collections.abc import Callable, Mapping
-from typing import cast
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float, Int64
@@ -12,16 +12,25 @@ from typing_extensions import override
 
 from imtok.distributed import gather_rows
 from imtok.encoders.karl import ERRORS, KARLEncoder
+from imtok.losses.adversarial import Adversary
 from imtok.losses.base import ImageLoss
 from imtok.nn.grid import to_map
 from imtok.objectives.base import Objective
 from imtok.objectives.codes import code_parts, code_terms
+from imtok.objectives.images import image_terms
 from imtok.objectives.passes import together
 from imtok.pixels import to_float
 from imtok.tokenizer import Tokenizer
 from imtok.types import Batch, Loss, Losses, Quantized, Shown
 
-Terms = tuple[dict[str, Loss], Float[Tensor, "b 3 h w"]]
+
+class Pass(NamedTuple):
+    """What one pass makes of the codes: a total to differentiate, its terms, the image, and what else to log."""
+
+    total: Float[Tensor, ""]
+    terms: dict[str, Loss]
+    image: Float[Tensor, "b 3 h w"]
+    numbers: dict[str, Tensor]
 
 
 class KARLObjective(Objective):
@@ -61,8 +70,10 @@ class KARLObjective(Objective):
         self.register_buffer("odds", low / low.sum())
 
     @abstractmethod
-    def reconstructor(self, tokenizer: Tokenizer, target: Float[Tensor, "b 3 h w"]) -> Callable[[Quantized], Terms]:
-        """What makes the terms of a pass, and its image, of the codes."""
+    def reconstructor(
+        self, tokenizer: Tokenizer, target: Float[Tensor, "b 3 h w"], step: int
+    ) -> Callable[[Quantized], Pass]:
+        """What makes a pass's terms and image of the codes."""
 
     @override
     def forward(self, tokenizer: Tokenizer, batch: Batch, step: int, generator: torch.Generator) -> Losses:
@@ -75,25 +86,27 @@ class KARLObjective(Objective):
         budget = min(steps * self.budget_step, most)
         estimate, odds = encoder.judge(target, budget, self._draw(len(target), generator))
         first = tokenizer.quantizer(estimate)
-        reconstruct = self.reconstructor(tokenizer, target)
-        terms, image = reconstruct(first)
-        all_terms = {f"{name}_estimate": term for name, term in terms.items()}
-        all_terms["active_estimate"] = Loss(F.softplus(odds).mean(), self.halting_weight)
-        error = (image.detach() - target).abs().flatten(1).mean(1) / 2  # of pixels in [0, 1]
+        reconstruct = self.reconstructor(tokenizer, target, step)
+        estimated = reconstruct(first)
+        halting = {"active_estimate": Loss(F.softplus(odds).mean(), self.halting_weight)}
+        error = (estimated.image.detach() - target).abs().flatten(1).mean(1) / 2  # of pixels in [0, 1]
         self._note(error)
 
         latents, odds = encoder.judge(target, None, self._wanted(encoder, error, budget, generator))
         second = tokenizer.quantizer(latents, encoder.keep(odds))
-        terms, image = reconstruct(second)
-        all_terms |= {f"{name}_tokenize": term for name, term in terms.items()}
-        all_terms["active_tokenize"] = Loss(F.softplus(odds[:, :budget]).mean(), self.halting_weight)
+        tokenized = reconstruct(second)
+        halting["active_tokenize"] = Loss(F.softplus(odds[:, :budget]).mean(), self.halting_weight)
         beyond = F.softplus(-odds[:, budget:]).sum() / (odds[:, budget:].numel() or 1)
-        all_terms["halted_tokenize"] = Loss(beyond, self.halting_weight)
+        halting["halted_tokenize"] = Loss(beyond, self.halting_weight)
 
         quantized = together([first, second])
-        all_terms |= quantized.losses
-        total = torch.stack([value * weight for value, weight in all_terms.values() if weight]).sum()
-        return Losses(total, all_terms, Shown(target, image, quantized))
+        others = halting | quantized.losses
+        weighted = [value * weight for value, weight in others.values() if weight]
+        total = torch.stack([estimated.total, tokenized.total, *weighted]).sum()
+        passes = {"estimate": estimated, "tokenize": tokenized}
+        terms = {f"{name}_{key}": term for key, part in passes.items() for name, term in part.terms.items()}
+        numbers = {f"{name}_{key}": value for key, part in passes.items() for name, value in part.numbers.items()}
+        return Losses(total, terms | others, Shown(target, tokenized.image, quantized), numbers)
 
     def _draw(self, images: int, generator: torch.Generator) -> Int64[Tensor, " b"]:
         """Levels of wanted error for the first pass."""
@@ -148,17 +161,22 @@ class KARLDistillation(KARLObjective):
         self.weights = (codes_weight, mixture_weight)
 
     @override
-    def reconstructor(self, tokenizer: Tokenizer, target: Float[Tensor, "b 3 h w"]) -> Callable[[Quantized], Terms]:
+    def reconstructor(
+        self, tokenizer: Tokenizer, target: Float[Tensor, "b 3 h w"], step: int
+    ) -> Callable[[Quantized], Pass]:
         decoder, space = code_parts(tokenizer)
         size = (target.shape[-2], target.shape[-1])
         codes = space.ids(target)
 
-        def reconstruct(quantized: Quantized) -> Terms:
+        def reconstruct(quantized: Quantized) -> Pass:
             logits = decoder.logits(quantized.latents, size, quantized.keep)
             with torch.no_grad():
                 mixture = logits.detach().to(space.codebook.dtype).softmax(-1) @ space.codebook
                 image = space.decode(to_map(mixture, size, space.factor)).to(target.dtype)
-            return code_terms(logits, codes, space, self.weights), image
+            terms = code_terms(logits, codes, space, self.weights)
+            weighted = [value * weight for value, weight in terms.values() if weight]
+            total = torch.stack(weighted).sum() if weighted else 0 * logits.sum()
+            return Pass(total, terms, image, {})
 
         return reconstruct
 
@@ -171,6 +189,8 @@ class KARLFinetuning(KARLObjective):
         budget_step: Budgets of the first pass are the multiples of this.
         spread: Chance that a wanted error is moved, where that is sensible.
         halting_weight: Weight of each cross entropy (nats) of what is to halt.
+        adversary: A critic that the images of both passes are to fool, and which learns from those of the second;
+            None = there is none.
 
     Raises:
         ValueError: If there is no image loss or an argument is out of range; in ``forward``, if the encoder is not
@@ -183,19 +203,22 @@ class KARLFinetuning(KARLObjective):
         budget_step: int = 16,
         spread: float = 0.45,
         halting_weight: float = 1.0,
+        adversary: Adversary | None = None,
     ) -> None:
         super().__init__(budget_step, spread, halting_weight)
         if not losses:
             raise ValueError("losses must name at least one image loss, got none")
         self.losses = nn.ModuleDict(losses)
+        self.critic = adversary
 
     @override
-    def reconstructor(self, tokenizer: Tokenizer, target: Float[Tensor, "b 3 h w"]) -> Callable[[Quantized], Terms]:
-        def reconstruct(quantized: Quantized) -> Terms:
+    def reconstructor(
+        self, tokenizer: Tokenizer, target: Float[Tensor, "b 3 h w"], step: int
+    ) -> Callable[[Quantized], Pass]:
+        def reconstruct(quantized: Quantized) -> Pass:
             image = tokenizer.decoder(quantized.latents, (target.shape[-2], target.shape[-1]), quantized.keep)
             image = image.to(target.dtype)
-            return {
-                name: Loss(loss(image, target), cast(ImageLoss, loss).weight) for name, loss in self.losses.items()
-            }, image
+            found = image_terms(image, target, dict(self.losses.items()), self.adversary, tokenizer.decoder, step)
+            return Pass(found.total, found.terms, image, found.numbers)
 
         return reconstruct

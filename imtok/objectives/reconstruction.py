@@ -1,42 +1,74 @@
-"""Reconstruct the image: pixel losses and the quantizer's own (VQ-VAE, arXiv 1711.00937)."""
+"""Reconstruct the image: VQ-VAE (arXiv 1711.00937), and VQGAN (arXiv 2012.09841) with an adversary."""
 
 from collections.abc import Mapping
 from typing import cast
 
 import torch
-from torch import nn
+from jaxtyping import Float
+from torch import Tensor, nn
 from typing_extensions import override
 
+from imtok.losses.adversarial import NAMES, Adversary
+from imtok.losses.alignment.base import AlignmentLoss
 from imtok.losses.base import ImageLoss
 from imtok.objectives.base import Objective
+from imtok.objectives.images import image_terms
 from imtok.pixels import to_float
 from imtok.tokenizer import Tokenizer
-from imtok.types import Batch, Loss, Losses, Shown
+from imtok.types import Batch, Loss, Losses, Reconstruction, Shown
 
 
 class ReconstructionObjective(Objective):
-    """The weighted sum of image losses and quantizer losses.
+    """The weighted sum of image losses, quantizer losses, an adversary's and alignments.
 
     Args:
-        losses: Image losses by the name under which they are logged.
+        losses: Image losses by the name under which they are logged. An adaptive adversary balances itself against
+            their sum.
+        adversary: A critic that learns to tell reconstructions from originals; None = there is none.
+        alignments: Losses between the tokenizer's features and those of other nets, by name.
 
     Raises:
-        ValueError: If there is no image loss.
+        ValueError: If there is no image loss, or two terms share a name.
     """
 
-    def __init__(self, losses: Mapping[str, ImageLoss]) -> None:
+    def __init__(
+        self,
+        losses: Mapping[str, ImageLoss],
+        adversary: Adversary | None = None,
+        alignments: Mapping[str, AlignmentLoss] | None = None,
+    ) -> None:
         super().__init__()
         if not losses:
             raise ValueError("losses must name at least one image loss, got none")
+        twice = sorted((losses.keys() | NAMES) & (alignments or {}).keys() | losses.keys() & set(NAMES))
+        if twice:
+            raise ValueError(f"names of losses and alignments must differ from each other and {NAMES}, got {twice}")
         self.losses = nn.ModuleDict(losses)
+        self.alignments = nn.ModuleDict(alignments)
+        self.critic = adversary
+        self.taps = tuple(dict.fromkeys(name for part in (alignments or {}).values() for name in part.needs))
 
     @override
     def forward(self, tokenizer: Tokenizer, batch: Batch, step: int, generator: torch.Generator) -> Losses:
         target = to_float(batch.image)
-        reconstruction = tokenizer(target, step=step, generator=generator)
+        reconstruction = tokenizer(target, taps=self.taps, step=step, generator=generator)
+        return self.judge(tokenizer, target, reconstruction, step)
+
+    def judge(
+        self, tokenizer: Tokenizer, target: Float[Tensor, "b 3 h w"], reconstruction: Reconstruction, step: int
+    ) -> Losses:
+        """The losses of a reconstruction, however it was made."""
         image = reconstruction.image.to(target.dtype)
-        terms = {
-            name: Loss(loss(image, target), cast(ImageLoss, loss).weight) for name, loss in self.losses.items()
-        } | reconstruction.quantized.losses
-        total = torch.stack([value * weight for value, weight in terms.values() if weight]).sum()
-        return Losses(total, terms, Shown(target, image, reconstruction.quantized))
+        losses = dict(self.losses.items())
+        total, terms, numbers = image_terms(image, target, losses, self.adversary, tokenizer.decoder, step)
+        others = reconstruction.quantized.losses | {
+            name: Loss(part(target, reconstruction, step), cast(AlignmentLoss, part).weight)
+            for name, part in self.alignments.items()
+        }
+        weighted = [value * weight for value, weight in others.values() if weight]
+        total = torch.stack([total, *weighted]).sum()
+        return Losses(total, terms | others, Shown(target, image, reconstruction.quantized), numbers)
+
+    @override
+    def heads(self) -> nn.Module | None:
+        return self.alignments if any(part.requires_grad for part in self.alignments.parameters()) else None

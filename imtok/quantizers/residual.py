@@ -64,9 +64,10 @@ class Residual(Quantizer):
         depth = len(stages) if depth is None else depth
         if depth < 1 or len(stages) not in (1, depth):
             raise ValueError(f"depth must be the number of stages, or at least 1 for a single stage, got {depth}")
-        factors = torch.as_tensor(ratio, dtype=torch.float32).expand(stages[0].dim)
-        if not (factors > 0).all() or (bound is not None and bound <= 0):
+        ratios = ratio if isinstance(ratio, Sequence) else [ratio]
+        if not all(value > 0 for value in ratios) or (bound is not None and bound <= 0):
             raise ValueError(f"ratio and bound must be positive, got {ratio} and {bound}")
+        factors = torch.tensor(ratios, dtype=torch.float32).expand(stages[0].dim)
         self.stages = nn.ModuleList(stages)
         self.dim = stages[0].dim
         self.depth = depth

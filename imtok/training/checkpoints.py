@@ -21,7 +21,7 @@ from imtok.files import is_sealed, new_folder, read_json, remove_leftovers, seal
 log = logging.getLogger(__name__)
 
 MANIFEST = "manifest.json"
-FORMAT = 2
+FORMAT = 3
 STATE = {"optimizers", "skipped", "ema_updates", "meters"}
 FILES = {"model.safetensors", "ema.safetensors", "trainer.pt"}
 

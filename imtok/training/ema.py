@@ -1,13 +1,17 @@
 """Average of the weights. Lightning's averages buffers and critic too, and with two optimisers may never update."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from copy import deepcopy
 from typing import Any
 
 import torch
 from lightning import Callback, LightningModule, Trainer
+from torch import Tensor
 from typing_extensions import override
 
 from imtok.tokenizer import Tokenizer
+from imtok.training.sharding import is_sharded, own, own_part, whole
 from imtok.training.task import TokenizerTask
 
 
@@ -21,7 +25,7 @@ class EMA(Callback):
         decay: Weight of the past at each step, reached by the ramp ``(1 + updates) / (10 + updates)``; 0 = a copy.
 
     Attributes:
-        tokenizer: The average, in evaluation mode.
+        tokenizer: The average, in evaluation mode. Of sharded weights it holds what :meth:`gather` gathered last.
         updates: Steps that it has taken in.
     """
 
@@ -29,10 +33,17 @@ class EMA(Callback):
         self.tokenizer = deepcopy(tokenizer).eval().requires_grad_(False)
         self.decay = decay
         self.updates = 0
+        self._averages, self._copies = _values(self.tokenizer)
 
     @override
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self.tokenizer.to(pl_module.device)
+        assert isinstance(pl_module, TokenizerTask)
+        learning, buffers = _values(pl_module.tokenizer)
+        if not is_sharded(learning):  # else it stays on the CPU, and what changes is averaged where it is
+            self.tokenizer.to(pl_module.device)
+        averages, copies = _values(self.tokenizer)
+        self._averages = [own_part(average, like) for average, like in zip(averages, learning, strict=True)]
+        self._copies = [copy.to(like.device) for copy, like in zip(copies, buffers, strict=True)]
 
     @override
     def on_train_batch_end(
@@ -46,9 +57,34 @@ class EMA(Callback):
     def update(self, tokenizer: Tokenizer) -> None:
         """Take in the weights of ``tokenizer``."""
         decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
-        for average, parameter in zip(self.tokenizer.parameters(), tokenizer.parameters(), strict=True):
+        learning, buffers = _values(tokenizer)
+        for average, parameter in zip(self._averages, learning, strict=True):
             if parameter.requires_grad:
-                average.lerp_(parameter, 1 - decay)
-        for copy, buffer in zip(self.tokenizer.buffers(), tokenizer.buffers(), strict=True):
+                own(average).lerp_(own(parameter), 1 - decay)
+        for copy, buffer in zip(self._copies, buffers, strict=True):
             copy.copy_(buffer)
         self.updates += 1
+
+    @torch.no_grad()
+    def gather(self) -> Tokenizer:
+        """The average with all its weights. Every rank must call it at the same step."""
+        for values, latest in zip(_values(self.tokenizer), (self._averages, self._copies), strict=True):
+            for value, late in zip(values, latest, strict=True):
+                if value is not late:
+                    value.copy_(whole(late))
+        return self.tokenizer
+
+    @contextmanager
+    def lent(self, device: torch.device) -> Iterator[None]:
+        """Keep ``tokenizer`` on ``device`` for the length of a ``with``: sharded training leaves it on the CPU."""
+        home = self.tokenizer.decoder.last_layer.device
+        try:
+            self.tokenizer.to(device)
+            yield
+        finally:
+            self.tokenizer.to(home)
+
+
+def _values(tokenizer: Tokenizer) -> tuple[list[Tensor], list[Tensor]]:
+    """Its parameters and its buffers."""
+    return list(tokenizer.parameters()), list(tokenizer.buffers())

@@ -18,8 +18,9 @@ from imtok.evaluation.titles import lower_is_better
 from imtok.files import read_json, write_json
 from imtok.pixels import to_float, to_uint8
 from imtok.training.ema import EMA
-from imtok.training.progress import Bar
-from imtok.training.records import MetricsFile
+from imtok.training.health import Health
+from imtok.training.progress import Bar, memory_gb
+from imtok.training.records import Events, MetricsFile
 from imtok.training.task import TokenizerTask
 from imtok.training.wandb import Wandb
 from imtok.types import Batch
@@ -34,13 +35,17 @@ class Log(Callback):
         folder: The run folder.
         every: Steps between rows.
         bar: Knows the speed.
+        health: Says what goes wrong.
+        events: Where it is noted, too.
         wandb: The mirror; None = there is none.
     """
 
-    def __init__(self, folder: Path, every: int, bar: Bar, wandb: Wandb | None) -> None:
+    def __init__(self, folder: Path, every: int, bar: Bar, health: Health, events: Events, wandb: Wandb | None) -> None:
         self.path = folder / "metrics.csv"
         self.every = every
         self.bar = bar
+        self.health = health
+        self.events = events
         self.wandb = wandb
         self.file: MetricsFile | None = None
 
@@ -62,12 +67,19 @@ class Log(Callback):
         step = pl_module.step
         if not pl_module.stepped or (step % self.every and step != pl_module.trainer_settings.max_steps):
             return
+        terms, tokens = sorted(pl_module.meters.terms), pl_module.meters.tokens
         row = pl_module.meters.read(pl_module.tokenizer.quantizer.vocab_sizes)
         if not row or not trainer.is_global_zero or self.file is None:
             return
-        row |= {"skipped": pl_module.skipped[0], "images_per_second": self.bar.images_per_second(step)}
-        if torch.cuda.is_available():
-            row["memory_gb"] = torch.cuda.max_memory_allocated() / 1e9
+        for said in self.health.read({**row, "tokens": tokens}, terms):
+            log.warning("step %d: %s", step, said)
+            self.events.write("health", step=step, said=said)
+        row |= {
+            "skipped": pl_module.skipped[0],
+            "images_per_second": self.bar.images_per_second(step),
+            "seconds_left": self.bar.seconds_left(step, pl_module.last_step),
+            "memory_gb": memory_gb(),
+        }
         self.bar.latest = row
         try:
             self.file.write(step, row)
@@ -76,11 +88,10 @@ class Log(Callback):
         if self.wandb is not None:
             self.wandb.log(step, row)
         if not sys.stderr.isatty():
-            left = self.bar.seconds_left(step, pl_module.last_step)
             log.info(
-                "step %d of %d  loss %.4f  usage %.2f  %.0f images/s  %d:%02d left",
+                "step %d of %d  loss %.4f  usage %.2f  %.0f images/s  %.1f GB  %s left",
                 *(step, pl_module.last_step, row["loss"], row.get("usage", float("nan")), row["images_per_second"]),
-                *divmod(round(left), 60),
+                *(row["memory_gb"], self.bar.left(step, pl_module.last_step)),
             )
 
     def _warn(self, error: OSError) -> None:
@@ -111,14 +122,17 @@ class Pictures(Callback):
     ) -> None:
         assert isinstance(pl_module, TokenizerTask)
         step = pl_module.step
-        if not (self.every and pl_module.stepped and step % self.every == 0 and trainer.is_global_zero):
+        if not (self.every and pl_module.stepped and step % self.every == 0):
+            return
+        tokenizer = self.ema.gather()
+        if not trainer.is_global_zero:
             return
         path = self.folder / f"step_{step}.png"
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            with torch.no_grad():
-                dtype = self.ema.tokenizer.decoder.last_layer.dtype
-                image = self.ema.tokenizer(to_float(self.batch.image.to(pl_module.device)).to(dtype)).image
+            with torch.no_grad(), self.ema.lent(pl_module.device):
+                target = to_float(self.batch.image.to(pl_module.device)).to(tokenizer.decoder.last_layer.dtype)
+                image = tokenizer(target).image
             aside = path.with_suffix(".tmp.png")
             draw_grid(list(self.batch.image), list(to_uint8(image).cpu())).save(aside)
             aside.replace(path)
@@ -178,7 +192,9 @@ class Evaluation(Callback):
         step = pl_module.step
         if not pl_module.stepped or step % self.every:
             return
-        report = evaluate(self.ema.tokenizer, self.make_batches(), pl_module.device, 0, self.settings)
+        tokenizer = self.ema.gather()
+        with self.ema.lent(pl_module.device):
+            report = evaluate(tokenizer, self.make_batches(), pl_module.device, 0, self.settings)
         if self.best is not None and self.best not in report.metrics:
             raise InputError(
                 f"trainer.best={self.best} is not among what is measured: {', '.join(report.metrics)}; give one of "

@@ -6,6 +6,8 @@ from torch import nn
 from imtok.quantizers.base import Quantizer
 from imtok.training.settings import OptimizerSettings
 
+_MATRICES = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+
 
 def make_optimizer(module: nn.Module, settings: OptimizerSettings) -> torch.optim.Optimizer:
     """AdamW over the parameters of ``module`` that learn; the learning rate is set anew at every step."""
@@ -16,14 +18,18 @@ def make_optimizer(module: nn.Module, settings: OptimizerSettings) -> torch.opti
 
 
 def parameter_groups(module: nn.Module) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
-    """Parameters that decay (matrices and kernels), and those that do not: norms, biases, embeddings, codebooks."""
-    exempt = {
-        id(parameter)
-        for part in module.modules()
-        if isinstance(part, (Quantizer, nn.Embedding))
-        for parameter in part.parameters()
+    """Parameters that decay, and those that do not.
+
+    The matrices of linear layers and the kernels of convolutions decay. Nothing else does: norms, biases, embeddings,
+    codebooks with all that belongs to them, and what stands by itself, such as learned tokens and positions.
+    """
+    kept = {
+        id(parameter) for part in module.modules() if isinstance(part, Quantizer) for parameter in part.parameters()
     }
-    learning = [parameter for parameter in module.parameters() if parameter.requires_grad]
-    decayed = [parameter for parameter in learning if parameter.ndim >= 2 and id(parameter) not in exempt]
-    chosen = {id(parameter) for parameter in decayed}
-    return decayed, [parameter for parameter in learning if id(parameter) not in chosen]
+    decayed: dict[int, nn.Parameter] = {}
+    for part in module.modules():
+        if isinstance(part, _MATRICES):
+            decayed |= {id(p): p for p in part.parameters(recurse=False) if p.requires_grad and p.ndim >= 2}
+    chosen = [parameter for key, parameter in decayed.items() if key not in kept]
+    names = {id(parameter) for parameter in chosen}
+    return chosen, [p for p in module.parameters() if p.requires_grad and id(p) not in names]

@@ -1,15 +1,19 @@
 """How a run is doing, on the terminal: one line that renews itself, or a line per interval where output is a file."""
 
+import resource
 import sys
 import time
 from typing import Any
 
+import torch
 from lightning import Callback, LightningModule, Trainer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from typing_extensions import override
 
 from imtok.training.task import TokenizerTask
+
+_KILOBYTES = sys.platform != "darwin"  # what the system counts memory in; bytes there
 
 
 class Bar(Callback):
@@ -69,7 +73,24 @@ class Bar(Callback):
         """Estimate from the speed so far."""
         return (last_step - step) * self.images_per_step / max(1e-9, self.images_per_second(step))
 
+    def left(self, step: int, last_step: int) -> str:
+        """The same for a reader: ``2:05`` (minutes), ``1:02:05`` or ``3d 1:02:05``."""
+        minutes, seconds = divmod(round(self.seconds_left(step, last_step)), 60)
+        hours, minutes = divmod(minutes, 60)
+        days, hours = divmod(hours, 24)
+        if not (days or hours):
+            return f"{minutes}:{seconds:02d}"
+        return f"{f'{days}d ' if days else ''}{hours}:{minutes:02d}:{seconds:02d}"
+
     def _numbers(self, task: TokenizerTask) -> str:
         shown = [f"{self.images_per_second(task.step):.0f} images/s"]
         shown += [f"{name} {self.latest[name]:.3g}" for name in ("loss", "usage") if name in self.latest]
         return "  ".join(shown)
+
+
+def memory_gb() -> float:
+    """The most memory that this process has used so far: of its GPU, or of the machine where it computes on the CPU."""
+    if torch.cuda.is_available() and torch.cuda.max_memory_allocated():
+        return torch.cuda.max_memory_allocated() / 1e9
+    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return most * (1024 if _KILOBYTES else 1) / 1e9

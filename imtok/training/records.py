@@ -13,6 +13,8 @@ from imtok.files import write_bytes
 
 log = logging.getLogger(__name__)
 
+SPEED = ("images_per_second", "seconds_left", "memory_gb")  # columns of metrics.csv that differ from run to run
+
 
 class MetricsFile:
     """A CSV file with one row per step, whole at every moment.

@@ -9,7 +9,7 @@ _FREE = {
     "out", "ckpt", "init_from", "name", "logger", "allow_change", "trainer.stop_at", "trainer.accelerator",
     "trainer.devices", "trainer.num_nodes", "trainer.strategy", "trainer.workers", "trainer.threads",
     "trainer.log_every", "trainer.save_every", "trainer.keep", "trainer.pictures_every", "trainer.skip_nonfinite",
-    "trainer.accumulate", "data.index",
+    "trainer.accumulate", "trainer.micro_batch", "data.index",
 }  # fmt: skip
 
 

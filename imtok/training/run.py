@@ -3,17 +3,14 @@
 import logging
 import warnings
 from collections.abc import Iterable
-from dataclasses import dataclass
-from datetime import timedelta
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import torch
 from lightning import Trainer
-from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.fabric.utilities.warnings import PossibleUserWarning
-from lightning.pytorch.strategies import DDPStrategy
 
 from imtok.data.base import Data, Images
 from imtok.data.loader import evaluation_loader, spread_loader, train_loader, train_stream_loader
@@ -35,6 +32,9 @@ from imtok.training.damage import BadSampleCount
 from imtok.training.ema import EMA
 from imtok.training.failures import note_failure
 from imtok.training.finish import SUMMARY, finish
+from imtok.training.hardware import make_trainer, with_micro_batches
+from imtok.training.health import Health
+from imtok.training.in_batch import in_batch_terms
 from imtok.training.logging import Evaluation, Log, Pictures
 from imtok.training.progress import Bar
 from imtok.training.records import Events
@@ -47,8 +47,6 @@ from imtok.training.wandb import Wandb
 from imtok.types import Batch
 
 log = logging.getLogger(__name__)
-
-PATIENCE = timedelta(minutes=10)  # a rank that waits longer for another gives up; Lightning's own is 30
 
 
 @dataclass(frozen=True)
@@ -129,8 +127,10 @@ def train(run: Run) -> Outcome:
     elif resume is None:
         fetch_weights(run.tokenizer)
     main = launched_rank() == 0
-    trainer = _trainer(run.trainer, run.objective.critic is not None)
+    trainer = make_trainer(run.trainer, run.objective.critic is not None)
+    run = replace(run, trainer=with_micro_batches(run.trainer, trainer.world_size))
     if main:
+        _warn_of_micro_batches(run)
         run_folder.claim(run.folder, run.ckpt)
         run_folder.describe(run.folder, run.config_yaml, about, run.seed)
     position = _stream_position(images, resume)
@@ -153,7 +153,8 @@ def train(run: Run) -> Outcome:
     )
     signals = Signals(saving)
     bar = Bar(run.trainer.batch_size)
-    callbacks = [ema, bar, BadSampleCount(run.folder), Log(run.folder, run.trainer.log_every, bar, mirror)]
+    logged = Log(run.folder, run.trainer.log_every, bar, Health(run.tokenizer.quantizer), events, mirror)
+    callbacks = [ema, bar, BadSampleCount(run.folder), logged]
     if run.trainer.pictures_every:
         shown = next(iter(spread_loader(run.data.validation(run.image_size), 16)))
         callbacks.append(Pictures(run.folder, run.trainer.pictures_every, shown, ema, mirror))
@@ -172,8 +173,8 @@ def train(run: Run) -> Outcome:
             return Outcome(None, task.step)
         if task.step >= run.trainer.max_steps and not signals.received:
             loader = _validation_loader(run, 64, rank(), world_size())
-            ema.tokenizer.to(trainer.strategy.root_device)
-            report = finish(run.folder, ema.tokenizer, loader, task.step, task.skipped[0])
+            averaged = ema.gather().to(trainer.strategy.root_device)
+            report = finish(run.folder, averaged, loader, task.step, task.skipped[0])
     except BaseException as error:
         note_failure(events, task.step, error)
         raise
@@ -184,34 +185,13 @@ def train(run: Run) -> Outcome:
     return Outcome(report, task.step, signals.received)
 
 
-def _trainer(settings: TrainerSettings, has_critic: bool) -> Trainer:
-    """Lightning's trainer, which runs one epoch: its loader holds exactly the steps that are left."""
-    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
-    strategy: Any = settings.strategy
-    if strategy == "ddp":  # a loss of the critic does not reach the tokenizer's parameters, nor the other way round
-        strategy = DDPStrategy(find_unused_parameters=has_critic, timeout=PATIENCE)
-    try:
-        trainer = Trainer(
-            accelerator=settings.accelerator,
-            devices=settings.devices,
-            num_nodes=settings.num_nodes,
-            strategy=strategy,
-            precision="bf16-mixed" if settings.precision == "bf16" else "32-true",
-            max_epochs=1,
-            logger=False,
-            enable_checkpointing=False,
-            enable_progress_bar=False,
-            enable_model_summary=False,
-            use_distributed_sampler=False,
-        )
-    except MisconfigurationException as error:
-        raise InputError(f"trainer: {error}") from None
-    if settings.batch_size % (trainer.world_size * settings.accumulate):
-        raise InputError(
-            f"trainer.batch_size must be a multiple of processes x accumulate = {trainer.world_size} x "
-            f"{settings.accumulate}, got {settings.batch_size}"
-        )
-    return trainer
+def _warn_of_micro_batches(run: Run) -> None:
+    if run.trainer.accumulate > 1:
+        for term in in_batch_terms(run.objective, run.tokenizer.quantizer):
+            log.warning(
+                "with %d micro-batches per step %s differs from that of one batch of %d images",
+                *(run.trainer.accumulate, term, run.trainer.batch_size),
+            )
 
 
 def _fit(trainer: Trainer, task: TokenizerTask) -> None:

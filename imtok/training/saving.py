@@ -5,24 +5,19 @@ from typing import Any
 
 import torch
 from lightning import Callback, LightningModule, Trainer
-from torch import Tensor, nn
-from torch.distributed.checkpoint.state_dict import (
-    StateDictOptions,
-    get_optimizer_state_dict,
-    set_optimizer_state_dict,
-)
+from torch import Tensor
 from typing_extensions import override
 
 from imtok.data.position import StreamPosition
-from imtok.distributed import from_main, gather_values
+from imtok.distributed import from_main, gather_values, rank
 from imtok.errors import InputError
 from imtok.training import checkpoints
 from imtok.training.checkpoints import Checkpoint
 from imtok.training.ema import EMA
+from imtok.training.optimizer_state import optimizer_state, restore_optimizer
 from imtok.training.records import Events
+from imtok.training.sharding import whole
 from imtok.training.task import TokenizerTask
-
-_WHOLE = StateDictOptions(full_state_dict=True, cpu_offload=True)
 
 
 class Saving(Callback):
@@ -89,22 +84,14 @@ class Saving(Callback):
 
 
 def take(task: TokenizerTask, ema: EMA, about: dict[str, Any]) -> Checkpoint:
-    """The state of a run between two steps. Called on every rank."""
-    optimizers = task.optimizers(use_pl_optimizer=False)
-    listed: list[Any] = optimizers if isinstance(optimizers, list) else [optimizers]
+    """The state of a run between two steps. Every rank must call it; rank 0 gets the tensors."""
     state = {
-        "optimizers": [
-            # asked of an optimiser that has not stepped yet, torch would make it step, and count that
-            get_optimizer_state_dict(_owner(task, index), optimizer, options=_WHOLE)
-            if optimizer.state
-            else {"state": {}}
-            for index, optimizer in enumerate(listed)
-        ],
+        "optimizers": [optimizer_state(task, optimizer) for optimizer in _optimizers(task)],
         "skipped": list(task.skipped),
         "ema_updates": ema.updates,
         "meters": gather_values(task.meters.state_dict()),
     }
-    return Checkpoint(task.step, _plain(task.state_dict()), _plain(ema.tokenizer.state_dict()), state, about)
+    return Checkpoint(task.step, _plain(task.state_dict()), _plain(ema.gather().state_dict()), state, about)
 
 
 def restore_weights(checkpoint: Checkpoint, task: TokenizerTask, ema: EMA) -> None:
@@ -124,19 +111,25 @@ def restore_weights(checkpoint: Checkpoint, task: TokenizerTask, ema: EMA) -> No
 
 def restore_optimizers(checkpoint: Checkpoint, task: TokenizerTask) -> None:
     """Put the optimisers back, once they exist."""
+    try:
+        for optimizer, state in zip(_optimizers(task), checkpoint.state["optimizers"], strict=True):
+            restore_optimizer(task, optimizer, state)
+    except (KeyError, ValueError) as error:
+        raise InputError(
+            f"the checkpoint at step {checkpoint.step} does not fit this config (optimisers differ: {error})"
+        ) from None
+
+
+def _optimizers(task: TokenizerTask) -> list[Any]:
     optimizers = task.optimizers(use_pl_optimizer=False)
-    listed: list[Any] = optimizers if isinstance(optimizers, list) else [optimizers]
-    for index, (optimizer, state) in enumerate(zip(listed, checkpoint.state["optimizers"], strict=True)):
-        if state["state"]:
-            set_optimizer_state_dict(_owner(task, index), optimizer, state, options=_WHOLE)
-
-
-def _owner(task: TokenizerTask, index: int) -> nn.Module:
-    critic = task.objective.critic
-    return task.tokenizer if index == 0 or critic is None else critic
+    return optimizers if isinstance(optimizers, list) else [optimizers]
 
 
 def _plain(state: dict[str, Any]) -> dict[str, Tensor]:
-    """Whole tensors on the CPU, none of which shares memory with another (a condition of safetensors)."""
-    whole = {name: value.full_tensor() if hasattr(value, "full_tensor") else value for name, value in state.items()}
-    return {name: value.detach().cpu().clone(memory_format=torch.contiguous_format) for name, value in whole.items()}
+    """Whole tensors on rank 0's CPU, none of which shares memory with another (a condition of safetensors)."""
+    found = {}
+    for name, value in state.items():
+        gathered = whole(value.detach())
+        if rank() == 0:
+            found[name] = gathered.cpu().clone(memory_format=torch.contiguous_format)
+    return found

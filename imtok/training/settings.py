@@ -1,6 +1,6 @@
 """What can be set about a training run, with its units; the config's schema is made of these."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from imtok.evaluation.settings import DEFAULT, check_metrics
@@ -15,12 +15,15 @@ class TrainerSettings:
         stop_at: Stop after this step and leave the rest to ``ckpt=last``; None = go on to ``max_steps``.
         batch_size: Images per step, over all devices and micro-batches.
         accumulate: Micro-batches per step and device.
+        micro_batch: Images per micro-batch and device, in place of ``accumulate``, which then follows from the number
+            of devices; None = ``accumulate`` says it.
         clip: Largest norm of the gradient; None = do not clip.
         precision: ``fp32`` or ``bf16`` (autocast).
         accelerator: Lightning's: ``auto``, ``cpu``, ``gpu``.
         devices: Lightning's: a number or ``auto``.
         num_nodes: Machines.
-        strategy: Lightning's: ``auto``, ``ddp``, ``fsdp``.
+        strategy: ``auto`` (one process), ``ddp`` (weights whole on every device), ``fsdp`` (in shards), or any other
+            of Lightning's that leaves the weights whole.
         threads: CPU threads for torch; None = torch's choice.
         compile: Compile encoder and decoder.
         workers: Data loading processes per device; 0 = load in the training process.
@@ -39,6 +42,7 @@ class TrainerSettings:
     stop_at: int | None = None
     batch_size: int = 32
     accumulate: int = 1
+    micro_batch: int | None = None
     clip: float | None = 1.0
     precision: str = "fp32"
     accelerator: str = "auto"
@@ -61,8 +65,8 @@ class TrainerSettings:
     def check(self) -> list[str]:
         """What is out of range, one line each."""
         problems = []
-        least_one = ("max_steps", "stop_at", "batch_size", "accumulate", "num_nodes", "threads", "log_every")
-        for name in (*least_one, "save_every", "keep", "evaluate_images"):
+        least_one = ("max_steps", "stop_at", "batch_size", "accumulate", "micro_batch", "num_nodes", "threads")
+        for name in (*least_one, "log_every", "save_every", "keep", "evaluate_images"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 problems.append(f"trainer.{name} must be at least 1, got {value}")
@@ -79,11 +83,30 @@ class TrainerSettings:
             problems.append(f"trainer.evaluate_{unknown}")
         if self.best is not None and not self.evaluate_every:
             problems.append(f"trainer.evaluate_every must be positive for trainer.best={self.best}, got 0")
+        if self.micro_batch is not None and self.accumulate != 1:
+            problems.append(
+                f"trainer.accumulate must be 1 where trainer.micro_batch says how a batch is cut, got {self.accumulate}"
+            )
         if self.accumulate >= 1 and self.batch_size % self.accumulate:
             problems.append(
                 f"trainer.batch_size must be a multiple of trainer.accumulate={self.accumulate}, got {self.batch_size}"
             )
         return problems
+
+
+@dataclass
+class CriticSettings:
+    """What differs in the critic's optimiser; its learning rate follows the tokenizer's schedule.
+
+    Attributes:
+        lr: Peak learning rate; None = the tokenizer's.
+        betas: Decay of the running means; None = the tokenizer's.
+        weight_decay: On matrices and kernels only; None = the tokenizer's.
+    """
+
+    lr: float | None = None
+    betas: list[float] | None = None
+    weight_decay: float | None = None
 
 
 @dataclass
@@ -93,9 +116,10 @@ class OptimizerSettings:
     Attributes:
         lr: Peak learning rate.
         betas: Decay of the running means of gradient and squared gradient.
-        weight_decay: On matrices and kernels only: never on norms, biases, embeddings and codebooks.
+        weight_decay: On matrices and kernels only: never on norms, biases, embeddings, tokens, positions and codebooks.
         warmup_steps: Steps of the linear warm-up.
         final_lr: Learning rate at the last step, as a fraction of the peak.
+        critic: What differs for the critic, where the objective has one.
     """
 
     lr: float = 1e-4
@@ -103,10 +127,18 @@ class OptimizerSettings:
     weight_decay: float = 0.0
     warmup_steps: int = 100
     final_lr: float = 0.0
+    critic: CriticSettings = field(default_factory=CriticSettings)
+
+    def for_critic(self) -> "OptimizerSettings":
+        """The critic's settings, with nothing left to fill in."""
+        own = {name: value for name, value in vars(self.critic).items() if value is not None}
+        return replace(self, **own, critic=CriticSettings())
 
     def check(self) -> list[str]:
         """What is out of range, one line each."""
         problems = []
+        if self.critic != CriticSettings():
+            problems += [line.replace("optimizer.", "optimizer.critic.", 1) for line in self.for_critic().check()]
         if self.lr <= 0:
             problems.append(f"optimizer.lr must be positive, got {self.lr}")
         if len(self.betas) != 2 or not all(0 <= beta < 1 for beta in self.betas):

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from einops import rearrange
 from lightning import LightningModule
-from lightning.pytorch.strategies import DDPStrategy
+from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from typing_extensions import override
@@ -23,6 +23,7 @@ from imtok.tokenizer import Tokenizer
 from imtok.training.meters import Meters
 from imtok.training.optimizers import make_optimizer
 from imtok.training.settings import OptimizerSettings, TrainerSettings
+from imtok.training.sharding import average_gradients, clip_gradients, shard
 from imtok.types import Batch, Shown
 
 log = logging.getLogger(__name__)
@@ -78,6 +79,8 @@ class TokenizerTask(LightningModule):
         self.shown: Shown | None = None
         self._micro = 0
         self._stats: dict[str, Tensor] = {}
+        self._critic_stats: dict[str, Tensor] = {}
+        self._critic_learnt = False
         self._keys: list[str] = []
         self._loss_is_finite = torch.ones(())
 
@@ -88,9 +91,21 @@ class TokenizerTask(LightningModule):
         return min(settings.max_steps, settings.stop_at or settings.max_steps)
 
     @override
+    def configure_model(self) -> None:
+        strategy = self.trainer.strategy
+        if isinstance(strategy, ModelParallelStrategy):
+            shard(self.tokenizer, strategy.device_mesh["data_parallel"])
+
+    @override
     def configure_optimizers(self) -> list[torch.optim.Optimizer]:
-        modules = [self.tokenizer, self.objective.critic]
-        return [make_optimizer(module, self.optimizer_settings) for module in modules if module is not None]
+        settings = (self.optimizer_settings, self.optimizer_settings.for_critic())
+        return [make_optimizer(module, given) for module, given in zip(self.learners(), settings, strict=False)]
+
+    def learners(self) -> list[nn.Module]:
+        """What each optimiser trains: the tokenizer (with the objective's heads), and the critic if there is one."""
+        heads, critic = self.objective.heads(), self.objective.critic
+        tokenizer = self.tokenizer if heads is None else nn.ModuleDict({"tokenizer": self.tokenizer, "heads": heads})
+        return [tokenizer] if critic is None else [tokenizer, critic]
 
     @override
     def train_dataloader(self) -> DataLoader[Any]:
@@ -118,13 +133,14 @@ class TokenizerTask(LightningModule):
                 losses = self.objective(self.tokenizer, batch, self.step, generator)
                 self._backward(losses.total)
             self.shown = _detached(losses.shown)
-            critic_loss = self.objective.critic_loss(self.shown, self.step) if self.objective.critic else None
-            if critic_loss is not None:
-                self._backward(critic_loss)
+            critic = self.objective.critic_loss(self.shown, self.step) if self.objective.critic else None
+            if critic is not None:
+                self._backward(critic.total)
+                _add(self._critic_stats, critic.stats)
+                self._critic_learnt = True
         self._keys += batch.key
-        for name, value in losses.shown.quantized.stats.items():
-            self._stats[name] = self._stats[name] + value if name in self._stats else value
-        self.meters.note(losses)
+        _add(self._stats, losses.shown.quantized.stats)
+        self.meters.note(losses, critic)
         self._micro += 1
         if last:
             self._finish_step()
@@ -132,33 +148,36 @@ class TokenizerTask(LightningModule):
     def _finish_step(self) -> None:
         """Update everything that a step updates, or nothing at all if a number is not finite on some rank."""
         raw = self.optimizers(use_pl_optimizer=True)
-        optimizers: list[Any] = raw if isinstance(raw, list) else [raw]
+        listed: list[Any] = raw if isinstance(raw, list) else [raw]
+        optimizers = listed if self._critic_learnt else listed[:1]
         norms = [self._clip(optimizer) for optimizer in optimizers]
         finite = self._loss_is_finite * torch.isfinite(torch.stack(norms)).all()
         if sum_over_ranks(finite).item() == world_size():
-            rate = warmup_cosine(
-                self.step,
-                self.optimizer_settings.lr,
-                self.optimizer_settings.warmup_steps,
-                self.trainer_settings.max_steps,
-                self.optimizer_settings.lr * self.optimizer_settings.final_lr,
-            )
-            for optimizer in optimizers:
+            rates = [self._rate(self.optimizer_settings), self._rate(self.optimizer_settings.for_critic())]
+            for optimizer, rate in zip(optimizers, rates, strict=False):
                 for group in optimizer.param_groups:
                     group["lr"] = rate
                 optimizer.step()
             if not self.tokenizer.is_frozen("quantizer"):
                 self.tokenizer.quantizer.update({name: sum_over_ranks(value) for name, value in self._stats.items()})
-            self.meters.commit({"lr": rate, "gradient_norm": norms[0].item()})
+            if self._critic_learnt:
+                self.objective.update({name: sum_over_ranks(value) for name, value in self._critic_stats.items()})
+            names = ("gradient_norm", "gradient_norm_critic")
+            shown = dict(zip(names, torch.stack(norms).tolist(), strict=False))
+            self.meters.commit({"lr": rates[0], **shown})
             self.skipped[1] = 0
         else:
             self._skip()
-        for optimizer in optimizers:
+        for optimizer in listed:
             optimizer.zero_grad(set_to_none=True)
-        self._micro, self._stats, self._keys = 0, {}, []
+        self._micro, self._stats, self._critic_stats, self._critic_learnt, self._keys = 0, {}, {}, False, []
         self._loss_is_finite = torch.ones(())
         self.step += 1
         self.stepped = True
+
+    def _rate(self, settings: OptimizerSettings) -> float:
+        total = self.trainer_settings.max_steps
+        return warmup_cosine(self.step, settings.lr, settings.warmup_steps, total, settings.lr * settings.final_lr)
 
     def _skip(self) -> None:
         self.skipped = [self.skipped[0] + 1, self.skipped[1] + 1]
@@ -175,10 +194,12 @@ class TokenizerTask(LightningModule):
         log.warning("%s. Skipped: neither weights, codebook nor averages have changed", message)
 
     def _clip(self, optimizer: Any) -> Tensor:
-        parameters = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
-        if not parameters:
+        parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+        if isinstance(self.trainer.strategy, ModelParallelStrategy):
+            average_gradients(parameters)
+        if all(parameter.grad is None for parameter in parameters):
             return torch.zeros((), device=self.device)
-        return nn.utils.clip_grad_norm_(parameters, self.trainer_settings.clip or float("inf"))
+        return clip_gradients(parameters, self.trainer_settings.clip or float("inf"))
 
     def _backward(self, loss: Tensor) -> None:
         self._loss_is_finite *= torch.isfinite(loss.detach())
@@ -204,6 +225,11 @@ class TokenizerTask(LightningModule):
         everywhere = gather_rows(torch.cat(latents))
         in_order = rearrange(everywhere, "(rank image) n d -> (image rank n) d", rank=world_size())
         self.tokenizer.quantizer.start(in_order)
+
+
+def _add(sums: dict[str, Tensor], values: dict[str, Tensor]) -> None:
+    for name, value in values.items():
+        sums[name] = sums[name] + value if name in sums else value
 
 
 @contextmanager

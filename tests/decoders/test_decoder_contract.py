@@ -5,7 +5,7 @@ import inspect
 
 import pytest
 import torch
-from encoders.presets import DIM, SIDE, build_decoder, known, names, preset, unchecked
+from encoders.presets import DIM, SIDE, build_decoder, encoder_of, known, names, preset, published_side, unchecked
 from encoders.test_encoder_contract import wake
 
 from imtok.config import PROVIDED
@@ -36,14 +36,14 @@ def latents(built):
 
 
 def test_the_published_size_decodes_what_its_encoder_encodes(name):
-    number = 256
+    number, side, partner = 256, published_side(name), encoder_of(name)
     with torch.device("meta"):
-        if name in names("encoder"):
-            encoder = construct(preset("encoder", name), provided=known(dim=18, side=256))
-            number = encoder.num_latents((256, 256))
-        decoder = construct(preset("decoder", name), provided=known(dim=18, side=256, num_latents=number))
+        if partner is not None:
+            encoder = construct(preset("encoder", partner), provided=known(dim=18, side=side))
+            number = encoder.num_latents((side, side))
+        decoder = construct(preset("decoder", name), provided=known(dim=18, side=side, num_latents=number))
         if not isinstance(decoder, GenerativeDecoder):  # samples in many passes: shown at small size below
-            assert decoder(torch.empty(1, number, 18), (256, 256)).shape == (1, 3, 256, 256)
+            assert decoder(torch.empty(1, number, 18), (side, side)).shape == (1, 3, side, side)
 
 
 def test_a_preset_lists_every_argument(name):

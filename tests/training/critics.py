@@ -12,7 +12,7 @@ import imtok.training.task as task
 from imtok.losses.pixel import L2Loss
 from imtok.objectives.reconstruction import ReconstructionObjective
 from imtok.training.run import Run
-from imtok.types import Loss, Losses
+from imtok.types import CriticLosses, Loss, Losses
 
 
 class Adversarial(ReconstructionObjective):
@@ -34,7 +34,8 @@ class Adversarial(ReconstructionObjective):
             return None
         # the codes are among what is shown: nothing of the critic's loss may reach the tokenizer through them
         codes = shown.quantized.latents.mean() * self.critic[0].weight.mean()
-        return self.critic(shown.image).mean() - self.critic(shown.target).mean() + 0.1 * codes
+        apart = self.critic(shown.image).mean() - self.critic(shown.target).mean()
+        return CriticLosses(apart + 0.1 * codes, {"critic": Loss(apart, 1.0), "codes": Loss(codes, 0.1)})
 
 
 def adversarial_run(folder: Path, *overrides: str, start: int = 0) -> Run:

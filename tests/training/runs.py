@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 from imtok.build import build_run
 from imtok.config import config_folder, register_schemas
 from imtok.training.checkpoints import load
+from imtok.training.records import SPEED
 from imtok.training.run import Outcome, Run, train
 
 # 9 photographs x 2 crops = 18 samples per epoch; 14 steps of 4 are a little more than 3 epochs.
@@ -76,7 +77,7 @@ def state_of(folder: Path, step: int = 14) -> dict[str, object]:
 def losses_of(folder: Path) -> list[str]:
     """``metrics.csv`` without its speed."""
     header, *rows = [line.split(",") for line in (folder / "metrics.csv").read_text().splitlines()]
-    columns = [index for index, name in enumerate(header) if name != "images_per_second"]
+    columns = [index for index, name in enumerate(header) if name not in SPEED]
     return [",".join(row[index] for index in columns) for row in [header, *rows]]
 
 

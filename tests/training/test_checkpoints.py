@@ -320,10 +320,10 @@ def test_a_hostile_safetensors_file_is_refused(folder, data):
     [
         [],
         {"format": 1},
-        {"format": 2},
-        sealed({"format": 2, "files": {}}),
-        sealed({"format": 2, "files": {"../../secret": {"bytes": 1, "sha256": ""}}}),
-        sealed({"format": 2, "files": None}),
+        {"format": 3},
+        sealed({"format": 3, "files": {}}),
+        sealed({"format": 3, "files": {"../../secret": {"bytes": 1, "sha256": ""}}}),
+        sealed({"format": 3, "files": None}),
     ],
 )
 def test_a_manifest_that_is_none_is_refused(folder, manifest):

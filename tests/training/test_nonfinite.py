@@ -1,5 +1,7 @@
 """A step that met NaN or infinity changes nothing: neither weights, optimisers and codebook nor averages."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from training.critics import adversarial_run
@@ -52,7 +54,12 @@ def damage_critic_gradient(task, batch, value):
 
 def damage_critic_loss(task, batch, value):
     original = task.objective.critic_loss
-    task.objective.critic_loss = lambda *args: original(*args) + value
+
+    def damaged(*args):
+        losses = original(*args)
+        return replace(losses, total=losses.total + value)
+
+    task.objective.critic_loss = damaged
     return lambda: task.objective.__dict__.pop("critic_loss")
 
 

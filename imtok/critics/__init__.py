@@ -1,0 +1,1 @@
+"""Critics: what tells photographs from reconstructions, a file each."""

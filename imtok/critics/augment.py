@@ -1,0 +1,91 @@
+"""Changes of images that let a critic learn from few of them without learning them by heart (arXiv 2006.10738)."""
+
+from collections.abc import Sequence
+from typing import Literal, get_args
+
+import torch
+from einops import rearrange
+from jaxtyping import Bool, Float, Int64
+from torch import Tensor
+from typing_extensions import override
+
+from imtok.critics.base import Augmentation
+
+Change = Literal["color", "translation", "cutout"]
+
+
+class DiffAugment(Augmentation):
+    """Colour, place and a square hole, drawn anew for every image.
+
+    Args:
+        changes: Which of "color" (brightness, saturation, contrast), "translation" and "cutout", in this order.
+        translation: Largest shift, as a fraction of each side; what is left behind becomes 0.
+        cutout: Side of the hole, as a fraction of the image's; it becomes 0 and may lie partly outside.
+
+    Raises:
+        ValueError: If a change is unknown or a fraction is not in [0, 1].
+
+    Example:
+        >>> image = torch.rand(2, 3, 16, 16) * 2 - 1
+        >>> DiffAugment()(image).shape, bool((DiffAugment(changes=[])(image) == image).all())
+        (torch.Size([2, 3, 16, 16]), True)
+    """
+
+    def __init__(
+        self,
+        changes: Sequence[Change] = ("color", "translation", "cutout"),
+        translation: float = 0.125,
+        cutout: float = 0.5,
+    ) -> None:
+        super().__init__()
+        if unknown := set(changes) - set(get_args(Change)):
+            raise ValueError(f"changes must be among {', '.join(get_args(Change))}, got {sorted(unknown)}")
+        if not 0 <= translation <= 1 or not 0 <= cutout <= 1:
+            raise ValueError(f"translation and cutout must be in [0, 1], got {translation} and {cutout}")
+        self.changes = tuple(changes)
+        self.translation = translation
+        self.cutout = cutout
+
+    @override
+    def forward(self, image: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b 3 h2 w2"]:
+        if "color" in self.changes:
+            image = _recolor(image)
+        if "translation" in self.changes:
+            image = _shift(image, self.translation)
+        if "cutout" in self.changes:
+            image = image.masked_fill(_hole(image, self.cutout), 0)
+        return image
+
+
+def _recolor(image: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b 3 h w"]:
+    brightness, saturation, contrast = torch.rand(3, len(image), 1, 1, 1).to(image)  # on the CPU: the same everywhere
+    image = image + brightness - 0.5
+    grey = image.mean(1, keepdim=True)
+    image = grey + (image - grey) * 2 * saturation
+    level = image.mean((1, 2, 3), keepdim=True)
+    return level + (image - level) * (contrast + 0.5)
+
+
+def _shift(image: Float[Tensor, "b 3 h w"], most: float) -> Float[Tensor, "b 3 h w"]:
+    for axis in (-2, -1):
+        side = image.shape[axis]
+        reach = round(side * most)
+        shift = torch.randint(-reach, reach + 1, (len(image), 1)).to(image.device)
+        places = torch.arange(side, device=image.device) + shift
+        at = rearrange(places, "b h -> b 1 h 1" if axis == -2 else "b w -> b 1 1 w")
+        outside = (at < 0) | (at >= side)
+        image = image.gather(axis, at.clamp(0, side - 1).expand(image.shape)).masked_fill(outside, 0)
+    return image
+
+
+def _hole(image: Float[Tensor, "b 3 h w"], share: float) -> Bool[Tensor, "b 1 h w"]:
+    inside = []
+    for side in image.shape[-2:]:
+        length = round(side * share)
+        begin = torch.randint(0, side + 1 - length % 2, (len(image), 1)).to(image.device) - length // 2
+        inside.append(_between(torch.arange(side, device=image.device), begin, length))
+    return rearrange(inside[0], "b h -> b 1 h 1") & rearrange(inside[1], "b w -> b 1 1 w")
+
+
+def _between(places: Int64[Tensor, " n"], begin: Int64[Tensor, "b 1"], length: int) -> Bool[Tensor, "b n"]:
+    return (places >= begin) & (places < begin + length)

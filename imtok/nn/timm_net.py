@@ -1,0 +1,67 @@
+"""Nets of timm with weights from a file or from the cache of the hub; nothing is fetched."""
+
+from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any
+
+from huggingface_hub import try_to_load_from_cache
+from safetensors import SafetensorError
+
+from imtok.errors import InputError
+from imtok.nn.frozen import drawn
+from imtok.pretrained import RANDOM
+
+_FILES = ("model.safetensors", "open_clip_model.safetensors")
+
+
+def timm_net(name: str, weights: str | Path | None, **settings: Any) -> Any:
+    """A net of timm.
+
+    Args:
+        name: Name in timm, with the tag of its weights: ``vit_small_patch16_224.dino``.
+        weights: Weight file (safetensors or torch); None = the one that timm left in the cache of the Hugging Face hub.
+            "random" = no file: always the same random weights.
+        **settings: Of ``timm.create_model``.
+
+    Raises:
+        InputError: If timm or the weight file is missing, or the file is of another net.
+        ValueError: If timm has no such net.
+
+    Example:
+        >>> timm_net("test_vit", "random", img_size=32).embed_dim
+        64
+    """
+    if find_spec("timm") is None:
+        raise InputError(f"timm is missing, which {name} needs; pip install timm (imtok's extra `timm`)")
+    timm: Any = import_module("timm")
+    if not timm.is_model(name):
+        raise ValueError(f"net must be a name that timm knows, got {name!r}")
+    if weights == RANDOM:
+        return drawn(lambda: timm.create_model(name, **settings), name)
+    config = timm.get_pretrained_cfg(name)
+    path = _find(name, config.hf_hub_id if config else None, weights)
+    try:  # the classifier stays in, as only then does timm insist on every weight
+        return timm.create_model(name, pretrained=True, pretrained_cfg_overlay={"file": str(path)}, **settings)
+    except (RuntimeError, ValueError, KeyError, TypeError, OSError, UnpicklingError, SafetensorError) as error:
+        reason = str(error).split("\n")[0]
+        raise InputError(f"{path} does not hold the weights of {name} ({reason})") from None
+
+
+def _find(name: str, repository: str | None, weights: str | Path | None) -> Path:
+    remedy = "give the path of its file as weights=PATH, or weights=random to try things out"
+    if weights is not None:
+        if Path(weights).expanduser().is_file():
+            return Path(weights).expanduser()
+        raise InputError(f"weights={weights} is not a file; {remedy}")
+    if repository is None:
+        raise InputError(f"the weights of {name} are not on the hub; {remedy}")
+    cached = (try_to_load_from_cache(repository, file) for file in _FILES)
+    found = next((path for path in cached if isinstance(path, str)), None)
+    if found is None:
+        raise InputError(
+            f"the weights of {name} are not on this machine; download https://huggingface.co/{repository} "
+            f"(hf download {repository} {_FILES[0]}), or {remedy}"
+        )
+    return Path(found)

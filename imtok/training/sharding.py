@@ -1,0 +1,138 @@
+"""Weights, gradients and optimiser state in shards, one per device (FSDP2): for tokenizers too large for one device.
+
+The blocks of transformers and the stages of convolutional nets are sharded: they hold nearly all weights and are
+always called as modules. What is left (embeddings, last layers, codebooks, critics, small heads) stays whole on every
+device, so that objectives may look at it at any time; its gradients are averaged once per step.
+"""
+
+from collections.abc import Iterable, Iterator
+
+import torch
+from torch import Tensor, nn
+from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import DTensor, distribute_tensor
+
+from imtok.distributed import sum_over_ranks, world_size
+from imtok.nn.convolution import ConvolutionStack
+from imtok.nn.qformer import QFormer, QFormerBlock
+from imtok.nn.transformer import Block, Transformer
+
+_UNITS = (Block, QFormerBlock, ConvolutionStack)  # gathered whole, one at a time, while they compute
+_TRUNKS = (Transformer, QFormer)  # they let one unit be gathered while the one before computes
+_BUCKET = 32 * 2**20  # elements that are averaged at a time
+
+
+def shard(module: nn.Module, mesh: DeviceMesh) -> None:
+    """Leave each device its part of the weights of every block and stage in ``module``, in place.
+
+    Args:
+        module: With the same weights on every device.
+        mesh: The devices, in one dimension.
+    """
+    for part in _outermost(module, _UNITS):
+        fully_shard(part, mesh=mesh, reshard_after_forward=True)
+    for part in _outermost(module, _TRUNKS):
+        fully_shard(part, mesh=mesh, reshard_after_forward=True)
+
+
+def is_sharded(parameters: Iterable[Tensor]) -> bool:
+    """Whether any of them lies in shards."""
+    return any(isinstance(parameter, DTensor) for parameter in parameters)
+
+
+def whole(value: Tensor) -> Tensor:
+    """The value with all its shards; every rank must ask for it."""
+    return value.full_tensor() if isinstance(value, DTensor) else value
+
+
+def own(value: Tensor) -> Tensor:
+    """What this rank holds of a tensor: all of it, or its shard. Shares its memory."""
+    return value.to_local() if isinstance(value, DTensor) else value
+
+
+def own_part(value: Tensor, like: Tensor) -> Tensor:
+    """A tensor that lies as ``like`` does, from one that is whole on every rank."""
+    if not isinstance(like, DTensor):
+        return value.to(like.device)
+    value = value.to(like.device_mesh.device_type)
+    return distribute_tensor(value, like.device_mesh, like.placements, src_data_rank=None)  # no data travels
+
+
+@torch.no_grad()
+def average_gradients(parameters: Iterable[nn.Parameter]) -> None:
+    """Average over ranks the gradients of parameters that are whole on each of them.
+
+    One that no rank has a gradient for keeps none. Sharded ones were averaged in the backward pass.
+    """
+    shared = [p for p in parameters if p.requires_grad and not isinstance(p, DTensor)]
+    if world_size() == 1 or not shared:
+        return
+    used = torch.tensor([float(parameter.grad is not None) for parameter in shared], device=shared[0].device)
+    found = sum_over_ranks(used).tolist()
+    shared = [parameter for parameter, count in zip(shared, found, strict=True) if count]
+    for parameter in shared:
+        if parameter.grad is None:
+            parameter.grad = torch.zeros_like(parameter)
+    for bucket in _buckets(shared):
+        gradients = [parameter.grad for parameter in bucket if parameter.grad is not None]
+        flat = sum_over_ranks(torch.cat([gradient.reshape(-1) for gradient in gradients])) / world_size()
+        for gradient, mean in zip(gradients, flat.split([gradient.numel() for gradient in gradients]), strict=True):
+            gradient.copy_(mean.view_as(gradient))
+
+
+@torch.no_grad()
+def clip_gradients(parameters: Iterable[nn.Parameter], limit: float) -> Tensor:
+    """Scale gradients so that their norm is at most ``limit``; returns the norm that they had.
+
+    The norm is that of all weights, also where each rank holds only a part of some.
+    """
+    learning = [parameter for parameter in parameters if parameter.grad is not None]
+    if not is_sharded(learning):
+        return nn.utils.clip_grad_norm_(learning, limit)
+    gradients = [parameter.grad for parameter in learning if parameter.grad is not None]
+    parts = [own(gradient) for gradient in gradients if isinstance(gradient, DTensor)]
+    shared = [gradient for gradient in gradients if not isinstance(gradient, DTensor)]
+    square = sum_over_ranks(_square(parts)) + (_square(shared) if shared else 0)
+    norm = square.sqrt()
+    scale = (limit / (norm + 1e-6)).clamp(max=1)
+    for gradient in [*parts, *shared]:
+        gradient.mul_(scale.to(gradient.dtype))
+    return norm
+
+
+def split_groups(optimizer: torch.optim.Optimizer) -> None:
+    """Let no parameter group hold both sharded and whole parameters: kernels for many tensors take one kind."""
+    groups = []
+    for group in optimizer.param_groups:
+        kinds = [[p for p in group["params"] if isinstance(p, DTensor) is sharded] for sharded in (True, False)]
+        groups += [{**group, "params": parameters} for parameters in kinds if parameters]
+    optimizer.param_groups[:] = groups
+
+
+def _square(values: list[Tensor]) -> Tensor:
+    return torch.stack([value.square().sum() for value in values]).sum()
+
+
+def _outermost(module: nn.Module, kinds: tuple[type[nn.Module], ...]) -> list[nn.Module]:
+    """Modules of these kinds that have weights and lie in no other one, each once."""
+    inside: set[int] = set()
+    found = []
+    for part in module.modules():  # parents come before their children, and a shared module comes once
+        if isinstance(part, kinds) and id(part) not in inside and next(part.parameters(), None) is not None:
+            inside.update(id(child) for child in part.modules())
+            found.append(part)
+    return found
+
+
+def _buckets(parameters: list[nn.Parameter]) -> Iterator[list[nn.Parameter]]:
+    """Lists of one type each that are not too long."""
+    for dtype in dict.fromkeys(parameter.dtype for parameter in parameters):
+        bucket: list[nn.Parameter] = []
+        for parameter in (parameter for parameter in parameters if parameter.dtype == dtype):
+            if bucket and sum(other.numel() for other in bucket) + parameter.numel() > _BUCKET:
+                yield bucket
+                bucket = []
+            bucket.append(parameter)
+        if bucket:
+            yield bucket

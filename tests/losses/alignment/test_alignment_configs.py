@@ -1,0 +1,55 @@
+"""Every published setting of an alignment composes, passes the check, and fits the teacher that it names."""
+
+from contextlib import nullcontext
+
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
+
+from imtok.config import check_command, config_folder, register_schemas
+from imtok.losses.alignment.alignment import Alignment
+from imtok.tokenizer import construct
+from imtok.types import Quantized, Reconstruction
+
+FOLDER = config_folder() / "objective" / "alignment"
+NAMES = sorted(path.stem for path in FOLDER.glob("*.yaml"))
+GIVEN = {"repa": ["source=decoder.blocks", "head.in_dim=768"]}
+PLACES = {"gigatok": 256, "retok": 256, "imagefolder": 121, "repa": 256, "uniwetok_pre": 64, "uniwetok_post": 64}
+
+
+def overrides(name):
+    key = "objective.alignments.teacher"
+    return [f"+objective/alignment@{key}={name}", *(f"{key}.{given}" for given in GIVEN.get(name, []))]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_its_widths_are_those_of_the_teacher_and_of_the_features(name, monkeypatch):
+    """On the meta device, from the teacher's own image size to a loss."""
+    monkeypatch.setattr(torch, "autocast", lambda *_, **__: nullcontext())  # the meta device knows none
+    check_command("train", overrides(name))
+    register_schemas()
+    with initialize_config_dir(str(config_folder()), version_base="1.3"):
+        config = OmegaConf.to_container(compose("train", overrides=overrides(name)), resolve=True)
+    section = config["objective"]["alignments"]["teacher"]
+    section["teacher"]["weights"] = "random"
+    with torch.device("meta"):
+        alignment = construct(section)
+        assert isinstance(alignment, Alignment)
+        width = alignment.head.in_dim if alignment.head is not None else alignment.width
+        width += alignment.channels.start if alignment.channels is not None else 0
+        places = PLACES.get(name) or len(alignment.head.positions)
+        features = torch.empty(2, places, width)
+        if alignment.channels is not None:
+            assert width == alignment.channels.stop
+        quantized = Quantized(features, torch.empty(2, places, 1, dtype=torch.long))
+        image = torch.empty(2, 3, 64, 64)
+        value = alignment(image, Reconstruction(image, quantized, {alignment.source: features}), 0)
+        assert value.shape == ()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_it_says_what_it_is(name):
+    first = (FOLDER / f"{name}.yaml").read_text().splitlines()[0]
+    assert first.startswith("# ")
+    assert "arXiv" in first

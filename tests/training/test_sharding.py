@@ -1,0 +1,191 @@
+"""Sharded training is whole training: the same numbers and files, from weights of which each rank holds a part."""
+
+import json
+from copy import deepcopy
+from pathlib import Path
+
+import pytest
+import torch
+import torch.distributed as dist
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
+from safetensors.torch import load_file
+from torch import nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.tensor import DTensor
+from training.launch import Launched, launch_ranks
+
+from imtok.build import build_run
+from imtok.config import config_folder, register_schemas
+from imtok.nn.transformer import Transformer
+from imtok.pretrained import fetch_weights
+from imtok.training.checkpoints import load
+from imtok.training.sharding import average_gradients, clip_gradients, own, own_part, shard, split_groups, whole
+from imtok.types import Batch
+
+STEPS = 4
+BASE = [
+    *(f"trainer.max_steps={STEPS}", "trainer.batch_size=4", "trainer.clip=0.1", "trainer.save_every=2"),
+    *("trainer.keep=9", "trainer.log_every=2", "ema.decay=0.9", "data.crops_per_photo=1"),
+]
+ALONG = ["trainer.evaluate_every=2", "trainer.evaluate_images=4", "trainer.pictures_every=4"]
+RUNS = {"vit": ALONG, "vit_critic": ["trainer.accumulate=2"], "cnn": []}
+
+
+def carry_out(world, root, runs, log):
+    arguments = [str(root / str(world)), runs]
+    if world == 1:
+        processes = [Launched("training.sharded:train_nets", arguments, log.with_suffix(".log"))]
+    else:
+        processes = launch_ranks(world, "training.sharded:train_nets", arguments, log)
+    codes = [process.wait(600) for process in processes]
+    assert codes == [0] * world, "\n".join(process.output for process in processes)
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """The same runs in one process and in shards over two, and two that went on the other way."""
+    root = tmp_path_factory.mktemp("sharded")
+    for world in (1, 2):
+        (root / str(world)).mkdir()
+    runs = {name: [*BASE, *more] for name, more in RUNS.items()}
+    whole_batches = {name: [item for item in given if "accumulate" not in item] for name, given in runs.items()}
+    carry_out(1, root, whole_batches, root / "first1")
+    sharded = {name: ["trainer=fsdp", *given, "trainer.accelerator=cpu"] for name, given in runs.items()}
+    back = {"vit_back": [*sharded["vit"], f"ckpt={root}/1/vit/checkpoints/step_2"]}
+    carry_out(2, root, sharded | back, root / "first2")
+    back = {"vit_back": [*runs["vit"], f"ckpt={root}/2/vit/checkpoints/step_2"]}
+    carry_out(1, root, back, root / "back1")
+    return root
+
+
+def tensors(folder):
+    checkpoint = load(folder / f"checkpoints/step_{STEPS}")
+    found = {f"model.{name}": value for name, value in checkpoint.model.items()}
+    found |= {f"ema.{name}": value for name, value in checkpoint.ema.items()}
+    for index, optimizer in enumerate(checkpoint.state["optimizers"]):
+        for name, state in optimizer["state"].items():
+            found |= {f"optimizer{index}.{name}.{key}": value for key, value in state.items()}
+    return found | load_file(folder / "tokenizer/model.safetensors")
+
+
+@pytest.mark.parametrize("name", ["1/vit_back", *(f"2/{name}" for name in [*RUNS, "vit_back"])])
+def test_shards_on_two_ranks_train_like_one_process(runs, name):
+    """Weights, averages, both optimisers and the saved tokenizer; also where a run changes from one to the other."""
+    other = "vit_critic" if "critic" in name else name.split("/")[1].split("_")[0]
+    found, expected = tensors(runs / name), tensors(runs / "1" / other)
+    assert found.keys() == expected.keys()
+    for key, value in expected.items():
+        torch.testing.assert_close(found[key], value, rtol=1e-9, atol=1e-9, msg=lambda text, key=key: f"{key}: {text}")
+
+
+@pytest.mark.parametrize("name", ["vit", "cnn"])
+def test_each_rank_holds_its_share_of_the_weights(runs, name):
+    counts = [json.loads((runs / f"2/{name}.{rank}.json").read_text()) for rank in range(2)]
+    for held, of in counts:
+        assert held < 0.75 * of  # the nets are tiny: what stays whole weighs more than it ever does
+    assert json.loads((runs / f"1/{name}.0.json").read_text()) == [counts[0][1]] * 2
+
+
+def test_what_is_measured_along_the_way_is_the_same(runs):
+    for file in ("evaluation.csv", "metrics.csv"):
+        found, expected = (
+            [line.split(",") for line in (runs / world / "vit" / file).read_text().splitlines()] for world in "21"
+        )
+        assert found[0] == expected[0]
+        kept = [i for i, name in enumerate(found[0]) if name not in ("images_per_second", "seconds_left", "memory_gb")]
+        for row, other in zip(found[1:], expected[1:], strict=True):
+            assert [float(row[i]) for i in kept] == pytest.approx([float(other[i]) for i in kept], rel=1e-6)
+    assert (runs / "2/vit/images/step_4.png").exists()
+
+
+@pytest.fixture(scope="module")
+def mesh():
+    """A process group of this process alone: its only shard is all there is, and still no whole tensor."""
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    yield init_device_mesh("cpu", (1,))
+    dist.destroy_process_group()
+
+
+def sharded_net(mesh):
+    torch.manual_seed(0)
+    net = nn.ModuleDict({"trunk": Transformer(8, 2, 2), "last": nn.Linear(8, 3)})
+    shard(net, mesh)
+    return net
+
+
+# one of each way in which an objective uses blocks: rollouts, two passes, masks, flows, taps, tables, stages
+QUICK = ["alit_stage1", "flextok_d12", "gigatok_ss", "hita", "karl", "llamagen_vq16", "titok_l32", "uniwetok"]
+RECIPES = sorted(path.stem for path in (config_folder() / "experiment").glob("*.yaml"))
+
+
+@pytest.mark.parametrize(
+    "recipe", [pytest.param(name, marks=[] if name in QUICK else pytest.mark.slow) for name in RECIPES]
+)
+def test_a_recipes_objective_has_the_same_gradients_in_shards(mesh, recipe):
+    """Nothing looks at a weight of a block from outside: it would be a shard."""
+    register_schemas()
+    with initialize_config_dir(str(config_folder()), version_base="1.3"):
+        config = compose("train", overrides=[f"experiment={recipe}", "size=tiny"])
+    for key in OmegaConf.missing_keys(config):
+        OmegaConf.update(config, key, "somewhere")
+    run = build_run(config, Path("nowhere"))
+    fetch_weights(run.objective)
+    fetch_weights(run.tokenizer)
+    whole_one, sharded = deepcopy(run.tokenizer), run.tokenizer
+    shard(sharded, mesh)
+    pixels = torch.randint(0, 256, (2, 3, config.image_size, config.image_size), dtype=torch.uint8)
+    batch = Batch(pixels, torch.full((2,), -1), torch.arange(2), ["a", "b"])
+    for tokenizer in (whole_one, sharded):
+        torch.manual_seed(1)
+        generator = torch.Generator().manual_seed(1)
+        run.objective(tokenizer.train(), batch, 10**6, generator).total.backward()
+    kinds = [isinstance(parameter, DTensor) for parameter in sharded.parameters()]
+    assert sum(kinds) > 30
+    for (name, one), other in zip(whole_one.named_parameters(), sharded.parameters(), strict=True):
+        assert (one.grad is None) == (other.grad is None), name
+        if one.grad is not None and other.grad is not None:
+            torch.testing.assert_close(own(other.grad), one.grad, rtol=1e-5, atol=1e-6, msg=name)
+
+
+def test_blocks_are_sharded_and_the_rest_stays_whole(mesh):
+    net = sharded_net(mesh)
+    kinds = {name: isinstance(parameter, DTensor) for name, parameter in net.named_parameters()}
+    assert all(sharded == name.startswith("trunk.blocks.") for name, sharded in kinds.items())
+    assert sum(kinds.values()) > 10
+
+
+def test_the_norm_is_that_of_all_gradients_and_clipping_scales_them_alike(mesh):
+    net = sharded_net(mesh)
+    net["last"](net["trunk"](torch.randn(2, 5, 8))).square().sum().backward()
+    gradients = [own(parameter.grad).clone() for parameter in net.parameters()]
+    expected = torch.cat([gradient.flatten() for gradient in gradients]).norm()
+    norm = clip_gradients(net.parameters(), expected.item() / 4)
+    torch.testing.assert_close(norm, expected)
+    for parameter, before in zip(net.parameters(), gradients, strict=True):
+        torch.testing.assert_close(own(parameter.grad), before / 4, rtol=1e-5, atol=1e-8)
+
+
+def test_a_parameter_without_gradient_keeps_none(mesh):
+    net = sharded_net(mesh)
+    net["trunk"](torch.randn(2, 5, 8)).sum().backward()
+    average_gradients(net.parameters())
+    assert net["last"].weight.grad is None
+    assert net["trunk"].blocks[0].norm1.weight.grad is not None
+
+
+def test_groups_of_an_optimiser_hold_one_kind_and_keep_their_settings(mesh):
+    net = sharded_net(mesh)
+    optimizer = torch.optim.AdamW(net.parameters(), lr=0.1, weight_decay=0.3)
+    split_groups(optimizer)
+    kinds = [{isinstance(parameter, DTensor) for parameter in group["params"]} for group in optimizer.param_groups]
+    assert sorted(map(list, kinds)) == [[False], [True]]
+    assert [(group["lr"], group["weight_decay"]) for group in optimizer.param_groups] == [(0.1, 0.3)] * 2
+    assert sum(len(group["params"]) for group in optimizer.param_groups) == len(list(net.parameters()))
+
+
+def test_a_part_and_the_whole_invert_each_other(mesh):
+    parameter = sharded_net(mesh)["trunk"].blocks[0].mlp[0].weight
+    value = torch.randn(parameter.shape)
+    assert isinstance(own_part(value, parameter), DTensor)
+    torch.testing.assert_close(whole(own_part(value, parameter)), value, rtol=0, atol=0)
