@@ -75,7 +75,7 @@ def frechet(repeats: int, threads: int) -> None:
 
 
 def evaluation(repeats: int, images: int, side: int, threads: int) -> None:
-    """Scoring a folder of PNGs with efflite0, in turns with nothing but its forward passes on decoded images."""
+    """Scoring stored images with efflite0, in turns with nothing but its forward passes on decoded images."""
     from torchvision.transforms.v2.functional import to_pil_image
 
     from imtok.data.photos import Photos
@@ -87,7 +87,8 @@ def evaluation(repeats: int, images: int, side: int, threads: int) -> None:
     protocol = Protocol(preset="offline", extractor="efflite0", resize="antialiased", dtype="float32")
     extractor = protocol.build()
     clocks: dict[str, Callable[[], float]] = {"wall": time.perf_counter, "processor": time.process_time}
-    spent: dict[str, dict[str, list[float]]] = {clock: {"scoring": [], "features": []} for clock in clocks}
+    sides = ("features alone", "scoring an npz", "scoring PNGs")
+    spent: dict[str, dict[str, list[float]]] = {clock: {side: [] for side in sides} for clock in clocks}
     with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # a thousand images are few
         stored, reference = Path(folder) / "images", Path(folder) / "reference.npz"
@@ -95,23 +96,34 @@ def evaluation(repeats: int, images: int, side: int, threads: int) -> None:
         for index in range(images):
             to_pil_image(data[0, index].image).save(stored / f"{index:06}.png")
         decoded = list(read_images(stored, 64))
+        array = Path(folder) / "images.npz"
+        np.savez(array, arr_0=torch.cat(decoded).permute(0, 2, 3, 1).numpy())
         sums = FeatureStatistics(extractor.dim)
-        for _ in range(repeats + 1):  # the first round warms up
-            started = {clock: read() for clock, read in clocks.items()}
+        for part in decoded:  # warms up
+            sums.update(extractor(part).features)
+        gaussian = sums.compute()
+        np.savez(reference, mu=gaussian.mean.numpy(), sigma=gaussian.covariance.numpy())
+
+        def features() -> None:
             for part in decoded:
                 sums.update(extractor(part).features)
-            middle = {clock: read() for clock, read in clocks.items()}
-            if not reference.exists():
-                gaussian = sums.compute()
-                np.savez(reference, mu=gaussian.mean.numpy(), sigma=gaussian.covariance.numpy())
-                continue
-            score(stored, reference, protocol)
-            for clock, read in clocks.items():
-                spent[clock]["features"].append(middle[clock] - started[clock])
-                spent[clock]["scoring"].append(read() - middle[clock])
-    for clock, sides in spent.items():
-        alone, whole = (statistics.median(sides[name]) for name in ("features", "scoring"))
-        print(f"{clock}: features alone {alone:.1f} s, scoring {images} PNGs {whole:.1f} s, ratio {whole / alone:.3f}")
+
+        ways: tuple[Callable[[], object], ...] = (
+            features,
+            lambda: score(array, reference, protocol),
+            lambda: score(stored, reference, protocol),
+        )
+        for _ in range(repeats):
+            for side, way in zip(sides, ways, strict=True):
+                started = {clock: read() for clock, read in clocks.items()}
+                way()
+                for clock, read in clocks.items():
+                    spent[clock][side].append(read() - started[clock])
+    for clock, seconds in spent.items():
+        alone = statistics.median(seconds[sides[0]])
+        for side in sides:
+            whole = statistics.median(seconds[side])
+            print(f"{clock}: {side} of {images} images {whole:.1f} s, ratio {whole / alone:.3f}")
 
 
 def standin(images: int, side: int, threads: int) -> None:
