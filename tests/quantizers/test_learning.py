@@ -10,9 +10,7 @@ from imtok.tokenizer import construct
 
 STEPS = 200
 VECTORS, WIDTH, CLUSTERS = 2000, 16, 64
-# Published without restarts and without a k-means start: nothing revives their codes. (SEED's, with a quarter of the
-# weight on the codebook, has 47 % in use here.)
-COLLAPSING = {"ema_vq_ait", "vq_seed"}
+COLLAPSING = {"ema_vq_ait"}  # published without restarts and without a k-means start: nothing revives its codes
 
 
 def mixture(images: int, tokens: int) -> torch.Tensor:
