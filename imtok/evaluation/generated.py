@@ -2,6 +2,7 @@
 
 import zipfile
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -119,20 +120,27 @@ _SUFFIXES = tuple(suffix.decode() for suffix in SUFFIXES)
 
 
 def _from_files(files: list[Path], batch_size: int) -> Iterator[UInt8[Tensor, "b 3 h w"]]:
+    """Batches in order; while one is measured, threads decode the next."""
+    batches = [files[at : at + batch_size] for at in range(0, len(files), batch_size)]
     first: tuple[int, ...] | None = None
-    for at in range(0, len(files), batch_size):
-        images: list[Tensor] = []
-        for file in files[at : at + batch_size]:
-            try:
-                image = decode_image(file.read_bytes(), file.name)
-            except DecodeError as error:
-                raise InputError(f"{file} cannot be read ({error})") from None
-            first = first or tuple(image.shape)
-            if tuple(image.shape) != first:
-                sides = f"{image.shape[2]}x{image.shape[1]}"
-                raise InputError(f"{file}: images must all have {first[2]}x{first[1]} pixels, got {sides}")
-            images.append(image)
-        yield torch.stack(images)
+    with ThreadPoolExecutor(torch.get_num_threads()) as pool:
+        decoded = pool.map(_read, batches[0])
+        for batch, following in zip(batches, [*batches[1:], []], strict=True):
+            images = list(decoded)
+            decoded = pool.map(_read, following)
+            first = first or tuple(images[0].shape)
+            for file, image in zip(batch, images, strict=True):
+                if tuple(image.shape) != first:
+                    sides = f"{image.shape[2]}x{image.shape[1]}"
+                    raise InputError(f"{file}: images must all have {first[2]}x{first[1]} pixels, got {sides}")
+            yield torch.stack(images)
+
+
+def _read(file: Path) -> UInt8[Tensor, "3 h w"]:
+    try:
+        return decode_image(file.read_bytes(), file.name)
+    except DecodeError as error:
+        raise InputError(f"{file} cannot be read ({error})") from None
 
 
 def _load(path: Path, name: str) -> np.ndarray | None:
