@@ -27,7 +27,7 @@ from imtok.data.command import run_check, run_pack
 from imtok.data.images import ImageSet
 from imtok.data.loader import evaluation_loader
 from imtok.data.schema import PackConfig
-from imtok.distributed import launched_rank
+from imtok.distributed import launched_gpu, launched_rank
 from imtok.errors import InputError
 from imtok.evaluation.command import (
     SCORE,
@@ -339,9 +339,13 @@ def _device(config: DictConfig) -> torch.device:
         torch.set_num_threads(config.threads)
     name = config.device if config.device != "auto" else ("cuda" if torch.cuda.is_available() else "cpu")
     try:
-        return torch.device(name)
+        device = torch.device(name)
     except RuntimeError:
         raise InputError(f"device must be auto, cpu or cuda, got {name}") from None
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise InputError(f"device={name} needs a GPU, and torch {torch.__version__} finds none; give device=cpu")
+    # processes of one launcher each take their own
+    return torch.device("cuda", launched_gpu()) if device.type == "cuda" and device.index is None else device
 
 
 def _tokenizer(config: DictConfig, source: str | None = None) -> tuple[Tokenizer, torch.device, int]:

@@ -33,6 +33,16 @@ def launched_rank() -> int:
     return number or (0 if "RANK" in os.environ else int(os.environ.get("NODE_RANK", 0)))
 
 
+def launched_gpu() -> int:
+    """The GPU of this process among those that it sees: the one of its place on the machine, as its launcher told it.
+
+    Processes share GPUs where there are fewer of them.
+    """
+    given = (os.environ.get(name) for name in ("LOCAL_RANK", "SLURM_LOCALID"))
+    place = int(next((value for value in given if value is not None), 0))
+    return place % max(1, torch.cuda.device_count())
+
+
 def sum_over_ranks(value: Tensor) -> Tensor:
     """The sum of ``value`` over ranks, without gradient."""
     value = value.detach().clone(memory_format=torch.contiguous_format)

@@ -7,7 +7,7 @@ from torch import Tensor
 
 def to_float(image: UInt8[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
     """Levels 0 to 255 as float32 in ``[-1, 1]``."""
-    return image.float() / 127.5 - 1
+    return image.to(torch.float32, copy=True).div_(127.5).sub_(1)  # in place: new memory costs more than the sums
 
 
 def to_range(image: Float[Tensor, "*shape"], value_range: tuple[float, float]) -> Float[Tensor, "*shape"]:

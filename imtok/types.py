@@ -145,6 +145,7 @@ class Batch:
             its place; in evaluation and export it is left out of ``image``.
         source: What each image is to be made from, where that is not the image itself: ids ``b t g`` (int64), latents
             ``b n d`` (float) or other images ``b 3 h w`` (uint8).
+        caption: Text about each image, "" where there is none; empty where no image has one or nobody asked.
     """
 
     image: UInt8[Tensor, "b 3 h w"]
@@ -153,3 +154,4 @@ class Batch:
     key: list[str]
     bad: list[str] = field(default_factory=list)
     source: Tensor | None = None
+    caption: list[str] = field(default_factory=list)

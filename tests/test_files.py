@@ -6,6 +6,7 @@ import sys
 
 import pytest
 
+from imtok import files
 from imtok.errors import InputError
 from imtok.files import claim_output, new_folder, read_json, write_bytes, write_json
 
@@ -29,6 +30,40 @@ def test_a_folder_appears_only_when_its_block_ends(tmp_path):
         (aside / "a").write_text("x")
         assert not (tmp_path / "out").exists()
     assert (tmp_path / "out/a").read_text() == "x"
+
+
+def test_every_file_is_flushed_before_the_folder_has_its_name(tmp_path, monkeypatch):
+    flushed, flush = [], files.flush
+
+    def noted(path):
+        flushed.append((path.name, (tmp_path / "out").exists()))
+        flush(path)
+
+    monkeypatch.setattr(files, "flush", noted)
+    with new_folder(tmp_path / "out") as aside:
+        (aside / "below").mkdir()
+        for number in range(1500):
+            (aside / "below" / f"{number}").write_text("x")
+    below = sorted(name for name, there in flushed if not there)
+    assert below == sorted(["below", *map(str, range(1500))])
+    assert flushed[-1] == (tmp_path.name, True)
+
+
+def test_a_file_that_does_not_reach_the_disk_leaves_no_folder(tmp_path, monkeypatch):
+    def full(path):
+        if path.name == "7":
+            raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(files, "flush", full)
+
+    def fill():
+        with new_folder(tmp_path / "out") as aside:
+            for number in range(20):
+                (aside / f"{number}").write_text("x")
+
+    with pytest.raises(OSError, match="No space"):
+        fill()
+    assert not list(tmp_path.iterdir())
 
 
 def test_an_error_leaves_the_earlier_folder_and_nothing_else(tmp_path):

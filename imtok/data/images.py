@@ -177,6 +177,7 @@ class Sample:
         bad: ``key: reason`` for every image that was tried and could not be decoded.
         error: Why there can be no image in training; None otherwise.
         source: What the image is to be made from, where that is not the image itself; see :class:`Batch`.
+        caption: Text about the image; "" where there is none or it was not looked for.
     """
 
     image: UInt8[Tensor, "3 size size"] | None
@@ -186,6 +187,7 @@ class Sample:
     bad: tuple[str, ...] = ()
     error: str | None = None
     source: Tensor | None = None
+    caption: str = ""
 
 
 class ImageSet(Dataset[Sample]):

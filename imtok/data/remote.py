@@ -36,11 +36,12 @@ class RemoteShard(NamedTuple):
 
 
 class EncodedImage(NamedTuple):
-    """An image as it lies in a shard: its name without suffix, its bytes (None = too many) and its class or -1."""
+    """An image as it lies in a shard: its name without suffix, bytes (None = too many), class or -1, and caption."""
 
     stem: str
     data: bytes | None
     label: int
+    caption: str = ""
 
 
 def is_remote(path: str) -> bool:
@@ -122,8 +123,8 @@ def read_remote(shard: RemoteShard, opener: Opener | None = None) -> Iterator[En
 def read_shard(file: Readable) -> Iterator[EncodedImage]:
     """The images of an archive that is read once from front to back.
 
-    A sample's members must follow each other, as WebDataset's writers leave them. Only images and labels are kept;
-    nothing else is looked at.
+    A sample's members must follow each other, as WebDataset's writers leave them. Only images, labels and captions are
+    kept; nothing else is looked at.
 
     Raises:
         ValueError: With the reason, if it is torn, damaged, or holds no image.
@@ -131,7 +132,7 @@ def read_shard(file: Readable) -> Iterator[EncodedImage]:
     read, stem, parts, count = Forward(file), b"", dict[str, bytes | None](), 0
     for member in read_members(read):
         part = sample_part(member.name)
-        if part is None or part.kind == CAPTION:
+        if part is None:
             continue
         if part.stem != stem:
             if IMAGE in parts:
@@ -158,7 +159,8 @@ def _data(read: Forward, member: Member, most: int) -> bytes | None:
 
 
 def _finished(stem: bytes, parts: dict[str, bytes | None]) -> EncodedImage:
-    return EncodedImage(printable(stem), parts[IMAGE], label_of(stem, parts.get(CLASS), parts.get(DESCRIPTION)))
+    label = label_of(stem, parts.get(CLASS), parts.get(DESCRIPTION))
+    return EncodedImage(printable(stem), parts[IMAGE], label, (parts.get(CAPTION) or b"").decode("utf-8", "replace"))
 
 
 def open_url(url: str) -> Any:

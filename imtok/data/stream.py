@@ -156,7 +156,7 @@ class ImageStream:
         except DecodeError as error:
             return Sample(None, image.label, reading, key, (str(error),))
         random = generator(Purpose.AUGMENT, self.seed, epoch, xxhash.xxh3_64_intdigest(key.encode()))
-        return Sample(self.transform(pixels, random), image.label, reading, key)
+        return Sample(self.transform(pixels, random), image.label, reading, key, caption=image.caption)
 
 
 def _drawn(kept: list[tuple[int, EncodedImage]], draws: np.random.Philox) -> tuple[int, EncodedImage]:

@@ -125,6 +125,8 @@ class _Table:
         self.path = path
         try:
             self.file = (_Parquet if path.suffix == ".parquet" else _Arrow)(path)
+        except InputError:  # pyarrow is missing, not the file
+            raise
         except (OSError, ValueError) as error:  # pyarrow's own are of these
             raise InputError(f"{path} cannot be read ({str(error).splitlines()[0]}); get it again") from None
         self.rows: list[int] = self.file.rows
@@ -184,7 +186,7 @@ def _pyarrow(name: str) -> Any:
         return importlib.import_module(name)
     except ImportError:
         raise InputError(
-            "data=huggingface needs the package pyarrow, which is not installed; pip install pyarrow"
+            "data=huggingface needs pyarrow, which is not installed; pip install 'imtok[parquet]'"
         ) from None
 
 

@@ -212,6 +212,7 @@ class Building:
             "batch_size": max(record["batch_size"] for record in full),
             "variable_length": any(record["variable_length"] for record in full),
             "shards": shards,
+            "captions": sum(map(bool, (text for record in records for text in record.get("captions", ())))),
             **head,
             "codebook_absent": absent,
             "bad": bad,

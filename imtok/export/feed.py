@@ -7,12 +7,14 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
+from torch.utils.data import Dataset
 from typing_extensions import override
 
 from imtok.data.base import Images
 from imtok.data.collate import collate
-from imtok.data.images import ImageSet
+from imtok.data.images import ImageSet, Sample
 from imtok.data.loader import Loader, evaluation_loader
+from imtok.errors import InputError
 from imtok.evaluation.command import watched
 from imtok.types import Batch
 
@@ -86,13 +88,30 @@ class Listed(Feed):
     def batches(self, wanted: Wanted) -> Iterator[tuple[int, Batch]]:
         numbers: deque[int] = deque()
         loader = Loader(
-            self.set,
+            _Captioned(self.set),
             self.workers,
             batch_sampler=_Places(self, wanted, numbers),
             collate_fn=partial(collate, size=self.set.image_size),
         )
         for batch in watched(loader, len(self.set), "export"):
             yield numbers.popleft(), batch
+
+
+class _Captioned(Dataset[Sample]):
+    """Images with what is written about them, which training leaves unread."""
+
+    def __init__(self, images: ImageSet) -> None:
+        self.images = images
+
+    @override
+    def __getitem__(self, place: tuple[int, int]) -> Sample:
+        sample = self.images[place]
+        if sample.image is None:
+            return sample
+        try:
+            return replace(sample, caption=self.images.source.caption(sample.index) or "")
+        except InputError as error:
+            return replace(sample, image=None, error=str(error))
 
 
 class _Places:
@@ -181,6 +200,7 @@ def _part(batch: Batch, start: int, end: int) -> Batch:
         label=batch.label[rows],
         index=batch.index[rows],
         key=batch.key[rows],
+        caption=batch.caption[rows],
         bad=batch.bad if start == 0 else [],
     )
 

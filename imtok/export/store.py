@@ -36,12 +36,14 @@ class Shard:
         labels: Class of each image, -1 where there is none.
         keys: Name of each image.
         keep: ``images views latents``, True where a latent is transmitted; None for fixed-length tokenizers.
+        captions: Text about each image, "" where there is none; None where no image of the shard has one.
     """
 
     ids: np.ndarray
     labels: np.ndarray
     keys: list[str]
     keep: np.ndarray | None
+    captions: list[str] | None = None
 
 
 class TokenStore:
@@ -70,7 +72,8 @@ class TokenStore:
 
     def shard(self, number: int) -> Shard:
         """One shard; ids, labels and masks are mapped, not read."""
-        keys = self.record(number)["keys"]
+        record = self.record(number)
+        keys = record["keys"]
         names = ("ids", "labels", *(("keep",) if self.manifest["variable_length"] else ()))
         if not keys:  # all of its images were unreadable
             ids = np.zeros((0, self.views, self.manifest["tokens"], len(self.manifest["vocab_sizes"])), np.uint16)
@@ -78,7 +81,7 @@ class TokenStore:
         arrays = {name: read_array(self.folder / f"{name}-{number:05d}.npy") for name in names}
         if self.views == 1:
             arrays = {name: rows if name == "labels" else rows[:, None] for name, rows in arrays.items()}
-        return Shard(arrays["ids"], arrays["labels"], keys, arrays.get("keep"))
+        return Shard(arrays["ids"], arrays["labels"], keys, arrays.get("keep"), record.get("captions"))
 
     def record(self, number: int) -> dict[str, Any]:
         """What a shard's own file says of it."""
@@ -87,6 +90,11 @@ class TokenStore:
         if not isinstance(record, dict) or "keys" not in record:
             raise InputError(f"{path} is damaged; export again")
         return record
+
+    @property
+    def captioned(self) -> bool:
+        """Whether any image has a caption."""
+        return self.manifest.get("captions", 0) > 0
 
     @property
     def views(self) -> int:
@@ -150,9 +158,9 @@ class TokenStore:
             path = self.folder / f"ids-{number:05d}.npy"
             if shard.ids.shape[1:] != row:
                 raise InputError(f"{path} must hold {row} views, tokens and slots, got {shard.ids.shape[1:]}")
-            lengths = {len(rows) for rows in (shard.ids, shard.labels, shard.keys, shard.keep) if rows is not None}
-            if len(lengths) > 1:
-                raise InputError(f"{path} and its labels, keys or masks differ in length; export again")
+            columns = (shard.ids, shard.labels, shard.keys, shard.keep, shard.captions)
+            if len({len(rows) for rows in columns if rows is not None}) > 1:
+                raise InputError(f"{path} and its labels, keys, masks or captions differ in length; export again")
             check_range(shard.ids.reshape(-1, *row[1:]), self.manifest["vocab_sizes"], path)
             images += len(shard.ids)
         if images != len(self):

@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 import torch
 from einops import rearrange
+from jaxtyping import Float
+from torch import Tensor
 
 from imtok.errors import InputError
 from imtok.evaluation.inference import evaluating, name_size, require_finite
@@ -32,7 +34,7 @@ def export_tokens(
     views: Views | None = None,
     device: str | torch.device = "cpu",
 ) -> dict[str, Any]:
-    """Write ids, labels and keys of every image in shards, the codebook, and last the manifest.
+    """Write ids, labels, keys and captions of every image in shards, the codebook, and last the manifest.
 
     Any number of processes may do this at once, on the same folder with the same arguments: each takes shards that no
     other has, and all return when the store is whole. After a kill the same call goes on where whole shards end; of a
@@ -125,12 +127,13 @@ class _Coder:
         self.tokenizer, self.views, self.size, self.device = tokenizer, views, size, device
         self.dtype = id_type(tokenizer.quantizer.vocab_sizes)
         self.image_size: tuple[int, int] | None = None
+        self.room: Tensor | None = None
 
     def __call__(self, batch: Batch) -> dict[str, np.ndarray]:
         """Ids ``images views tokens slots``, and ``keep`` where lengths vary."""
         # to numbers first: ten crops have eight times the pixels of the square that they are cut from
         square = to_float(batch.image.to(self.device)).to(self.tokenizer.decoder.last_layer.dtype)
-        image = self.views(square, self.size)
+        image = self._cut(square)
         size = (image.shape[-2], image.shape[-1])
         if self.image_size is None:
             self.image_size = size
@@ -151,6 +154,14 @@ class _Coder:
             return arrays
         return {name: rows.reshape(len(batch.image), len(self.views), *rows.shape[1:]) for name, rows in arrays.items()}
 
+    def _cut(self, square: Float[Tensor, "b 3 square_h square_w"]) -> Float[Tensor, "b a 3 h w"]:
+        """All views, in the same memory for every batch: new pages cost a processor more than the crops themselves."""
+        if self.room is None or self.size is None or len(self.room) < len(square):
+            image = self.views(square, self.size)
+            self.room = image if len(self.views) > 1 else None
+            return image
+        return self.views(square, self.size, self.room[: len(square)])
+
 
 def _write_shards(building: Building, feed: Feed, coder: _Coder, wait: bool) -> None:
     """Encode and write what can be claimed."""
@@ -162,11 +173,12 @@ def _write_shards(building: Building, feed: Feed, coder: _Coder, wait: bool) -> 
 def _gather(coder: _Coder, batches: Iterator[Batch]) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     """Arrays of one shard, and what its record says of them."""
     parts: dict[str, list[np.ndarray]] = {}
-    keys, bad, largest = list[str](), list[str](), 0
+    keys, captions, bad, largest = list[str](), list[str](), list[str](), 0
     for batch in batches:
         bad.extend(batch.bad)
         if len(batch.image):
             keys.extend(batch.key)
+            captions.extend(batch.caption or [""] * len(batch.key))
             largest = max(largest, len(batch.image))
             for name, rows in {**coder(batch), "labels": batch.label.numpy()}.items():
                 parts.setdefault(name, []).append(rows)
@@ -179,4 +191,6 @@ def _gather(coder: _Coder, batches: Iterator[Batch]) -> tuple[dict[str, np.ndarr
         "keys": keys,
         "bad": bad,
     }
+    if any(captions):
+        about["captions"] = captions
     return arrays, about

@@ -3,7 +3,6 @@
 from dataclasses import asdict, dataclass
 from typing import Any
 
-import torch
 from jaxtyping import Shaped
 from torch import Tensor
 
@@ -44,6 +43,7 @@ class Views:
         ValueError: If there is no such choice.
 
     Example:
+        >>> import torch
         >>> views = Views("ten_crop")
         >>> views.square(256), views(torch.zeros(2, 3, 281, 281, dtype=torch.uint8), 256).shape
         (281, torch.Size([2, 10, 3, 256, 256]))
@@ -69,12 +69,18 @@ class Views:
         """Side of the centre square that crops of ``size`` pixels are cut from."""
         return int(size * self.resize)
 
-    def __call__(self, image: Shaped[Tensor, "b 3 square_h square_w"], size: int | None) -> Shaped[Tensor, "b a 3 h w"]:
+    def __call__(
+        self,
+        image: Shaped[Tensor, "b 3 square_h square_w"],
+        size: int | None,
+        out: Shaped[Tensor, "b a 3 h w"] | None = None,
+    ) -> Shaped[Tensor, "b a 3 h w"]:
         """Every view of every image.
 
         Args:
             image: Centre squares, ``square(size)`` pixels a side.
             size: Side of the views; None = that of the images, which may then be of any shape.
+            out: Memory for the views, such as those of an earlier batch; None = new memory.
         """
         height, width = (image.shape[-2], image.shape[-1]) if size is None else (size, size)
         down, across = image.shape[-2] - height, image.shape[-1] - width
@@ -86,9 +92,12 @@ class Views:
             "bottom right": (down, across),
             "centre": (round(down / 2), round(across / 2)),
         }
-        cut = []
-        for view in self.all:
+        if len(self) == 1 and not down and not across:
+            return image[:, None]
+        cut = image.new_empty(len(image), len(self), 3, height, width) if out is None else out
+        mirrored = image.flip(-1) if any(view.mirrored for view in self.all) else image
+        for number, view in enumerate(self.all):
             top, left = corner[view.place]
-            shown = image.flip(-1) if view.mirrored else image
-            cut.append(shown[..., top : top + height, left : left + width])
-        return torch.stack(cut, dim=1)
+            shown = mirrored if view.mirrored else image
+            cut[:, number] = shown[..., top : top + height, left : left + width]
+        return cut

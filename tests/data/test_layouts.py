@@ -2,6 +2,7 @@
 
 import io
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -153,6 +154,13 @@ def test_tables_that_cannot_be_used_are_named(tmp_path: Path, picture: Picture):
     assert labels(HuggingFace(tmp_path).evaluation(8)) == {"a.parquet:0000000": -1}
     (tmp_path / "a.parquet").write_bytes((tmp_path / "a.parquet").read_bytes()[:200])
     with pytest.raises(InputError, match=r"a\.parquet cannot be read"):
+        HuggingFace(tmp_path).train(8, 0)
+
+
+def test_without_pyarrow_the_extra_that_brings_it_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    (tmp_path / "a.parquet").write_bytes(b"PAR1")
+    monkeypatch.setitem(sys.modules, "pyarrow.parquet", None)
+    with pytest.raises(InputError, match=r"needs pyarrow.*; pip install 'imtok\[parquet\]'$"):
         HuggingFace(tmp_path).train(8, 0)
 
 

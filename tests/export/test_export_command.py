@@ -1,14 +1,19 @@
 """The commands from export to a generator's files, as a user gives them."""
 
 import json
+import subprocess
 import sys
 
 import pytest
+import torch
 from export.readers import llamagen
-from export.stores import tokenizer_of
+from export.stores import content, tokenizer_of
+from omegaconf import OmegaConf
 from training.runs import write_images
 
+from imtok import cli
 from imtok.cli import main
+from imtok.errors import InputError
 from imtok.export.store import TokenStore
 
 
@@ -56,3 +61,43 @@ def test_mistakes_are_one_line_each(run, tmp_path):
     assert "is not a token store" in run("verify", "images", code=2)
     assert "takes a folder" in run("verify", "tokens", "out=x", code=2)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["images", "tokenizer"]
+
+
+@pytest.mark.slow
+def test_torchrun_with_two_processes_exports_exactly_what_one_does(run, tmp_path):
+    run(*EXPORT, "out=one", "augment=ten_crop", "batch_size=20")
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "imtok.cli"]
+    arguments = [*torchrun, *EXPORT, "out=two", "augment=ten_crop", "batch_size=20"]
+    ended = subprocess.run(arguments, cwd=tmp_path, capture_output=True, text=True, timeout=300, check=False)
+    assert ended.returncode == 0, ended.stderr
+    assert ended.stdout.count("7 images of 4 tokens") == 1
+    assert content(tmp_path / "one") == content(tmp_path / "two")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["images", "one", "tokenizer", "two"]
+
+
+def device_of(name):
+    return cli._device(OmegaConf.create({"device": name, "threads": None}))
+
+
+@pytest.mark.parametrize("launcher", ["LOCAL_RANK", "SLURM_LOCALID"])
+def test_each_process_of_a_launcher_takes_its_own_gpu(monkeypatch, launcher):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
+    for name in ("LOCAL_RANK", "SLURM_LOCALID"):
+        monkeypatch.delenv(name, raising=False)
+    assert device_of("auto") == torch.device("cuda", 0)
+    for place, gpu in ((0, 0), (3, 3), (5, 1)):
+        monkeypatch.setenv(launcher, str(place))
+        assert device_of("auto") == device_of("cuda") == torch.device("cuda", gpu)
+        assert device_of("cuda:2") == torch.device("cuda", 2)
+        assert device_of("cpu") == torch.device("cpu")
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)  # srun shows each task its own GPU only
+    assert device_of("auto") == torch.device("cuda", 0)
+
+
+def test_without_a_gpu_auto_is_the_cpu_and_cuda_is_refused_in_one_line(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    assert device_of("auto") == torch.device("cpu")
+    with pytest.raises(InputError, match=r"^device=cuda needs a GPU.*give device=cpu$"):
+        device_of("cuda")

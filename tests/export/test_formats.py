@@ -181,6 +181,7 @@ def test_webdataset_itself_reads_them(tmp_path):
 
 
 FORMATS = [LlamaGen(), GigaTok(), FQGAN(["vis"]), RAR(), NanoGPT(), WebDataset()]
+FORMATS += [pytest.param(form, marks=needs_arrow) for form in (Parquet(rows_per_file=4), HuggingFace(rows_per_file=4))]
 
 
 @pytest.mark.parametrize("form", FORMATS, ids=lambda form: type(form).__name__)
@@ -197,6 +198,15 @@ def test_hostile_keys_stay_data_and_the_same_store_gives_the_same_bytes(form, tm
         assert len(path.name) < 40
 
 
+def refused_with_a_flip(folder, path, place, flip):
+    """One byte of a file is another one for the time of a check."""
+    whole = path.read_bytes()
+    path.write_bytes(whole[:place] + bytes([whole[place] ^ flip]) + whole[place + 1 :])
+    with pytest.raises(InputError, match=path.name):
+        verify(folder)
+    path.write_bytes(whole)
+
+
 @pytest.mark.parametrize("form", FORMATS, ids=lambda form: type(form).__name__)
 def test_one_flipped_byte_anywhere_is_named(form, tmp_path):
     out = tmp_path / "out"
@@ -205,13 +215,48 @@ def test_one_flipped_byte_anywhere_is_named(form, tmp_path):
     for path in sorted(path for path in out.rglob("*") if path.is_file())[:12]:
         whole = path.read_bytes()
         for place in {0, len(whole) // 2, len(whole) - 1} if whole else ():
-            path.write_bytes(whole[:place] + bytes([whole[place] ^ 4]) + whole[place + 1 :])
-            with pytest.raises(InputError, match=path.name):
-                verify(out)
-        path.write_bytes(whole)
+            refused_with_a_flip(out, path, place, 4)
     (out / "more.npy").write_bytes(b"")
     with pytest.raises(InputError, match=r"more\.npy is not in SHA256SUMS"):
         verify(out)
+
+
+@needs_arrow
+@pytest.mark.parametrize(
+    "form", [Parquet(rows_per_file=4), HuggingFace(rows_per_file=4)], ids=lambda f: type(f).__name__
+)
+def test_one_flipped_byte_is_named_in_every_part_of_a_table(form, tmp_path):
+    from pyarrow import parquet
+
+    out = tmp_path / "out"
+    convert(small_store(tmp_path / "tokens"), form, out)
+    for path in sorted((out / "data").iterdir()):
+        whole = path.read_bytes()
+        footer = len(whole) - 8 - int.from_bytes(whole[-8:-4], "little")
+        group = parquet.read_metadata(path).row_group(0)
+        pages = [group.column(number).data_page_offset for number in range(group.num_columns)]
+        assert max(pages) < footer
+        magic, length = [0, 3, len(whole) - 4, len(whole) - 1], [len(whole) - 8, len(whole) - 5]
+        for place in [*magic, *length, *pages, footer - 1, footer, (footer + len(whole)) // 2]:
+            refused_with_a_flip(out, path, place, 1)
+    verify(out)
+
+
+def test_bytes_all_over_a_manifest_cannot_be_other_ones(tmp_path):
+    store, out, random = tmp_path / "tokens", tmp_path / "out", np.random.default_rng(0)
+    convert(small_store(store), RAR(), out)
+    for path in (store / "manifest.json", out / "convert.json", out / SUMS):
+        for place in range(0, path.stat().st_size, 11):
+            refused_with_a_flip(path.parent, path, place, int(random.integers(1, 256)))
+    verify(out)
+
+
+def test_a_manifest_with_a_number_beyond_all_bounds_was_altered(tmp_path):
+    small_store(tmp_path / "tokens")
+    path = tmp_path / "tokens/manifest.json"
+    path.write_text(path.read_text().replace('"images": 7', '"images": 1e999'))
+    with pytest.raises(InputError, match=r"manifest\.json was altered"):
+        verify(tmp_path / "tokens")
 
 
 def test_sums_are_those_that_sha256sum_reads(tmp_path):

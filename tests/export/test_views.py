@@ -32,6 +32,17 @@ def test_ten_crops_are_those_of_torchvision(augment, resize, size):
     assert torch.equal(views(square[None], size)[0], torch.stack([pil_to_tensor(crop) for crop in expected]))
 
 
+@pytest.mark.parametrize("augment", ["flip", "ten_crop"])
+def test_views_are_the_same_in_memory_that_held_others(augment):
+    views = Views(augment)
+    first, second = torch.randint(0, 256, (2, 3, 3, views.square(32), views.square(32)), dtype=torch.uint8)
+    room = views(first, 32)
+    expected, place = views(second, 32), room.data_ptr()
+    again = views(second, 32, room)
+    assert torch.equal(again, expected)
+    assert again.data_ptr() == place
+
+
 def test_flip_is_the_image_and_its_mirror_image_for_each_image_of_a_batch():
     image = torch.randint(0, 256, (3, 3, 8, 8), dtype=torch.uint8)
     views = Views("flip")(image, 8)

@@ -44,6 +44,7 @@ class Row(NamedTuple):
         label: Its class, -1 where there is none.
         views: A sequence per view, of full length.
         lengths: Up to where each must be stored.
+        caption: Text about it, "" where there is none.
     """
 
     number: int
@@ -51,6 +52,7 @@ class Row(NamedTuple):
     label: int
     views: np.ndarray
     lengths: np.ndarray
+    caption: str
 
 
 def rows(store: TokenStore, sequencing: Sequencing) -> Iterator[Row]:
@@ -62,10 +64,10 @@ def rows(store: TokenStore, sequencing: Sequencing) -> Iterator[Row]:
             keep = None if shard.keep is None else np.asarray(shard.keep[part])
             views = sequencing.join(shard.ids[part], keep)
             lengths = sequencing.lengths(keep, views.shape[:-1])
-            for key, label, own, own_lengths in zip(
-                shard.keys[part], shard.labels[part].tolist(), views, lengths, strict=True
-            ):
-                yield Row(number, key, label, own, own_lengths)
+            keys, labels = shard.keys[part], shard.labels[part].tolist()
+            captions = [""] * len(keys) if shard.captions is None else shard.captions[part]
+            for key, label, own, own_lengths, caption in zip(keys, labels, views, lengths, captions, strict=True):
+                yield Row(number, key, label, own, own_lengths, caption)
                 number += 1
 
 

@@ -35,6 +35,8 @@ class HuggingFace(Parquet):
             "input_ids": {"feature": {"dtype": wide, "_type": "Value"}, "_type": "Sequence"},
             "length": {"dtype": "int32", "_type": "Value"},
         }
+        if store.captioned:
+            features["caption"] = {"dtype": "string", "_type": "Value"}
         own = super().metadata(store, sequencing)
         return {**own, "huggingface": json.dumps({"info": {"features": features}})}
 
@@ -66,6 +68,7 @@ def _card(store: TokenStore, facts: dict[str, Any]) -> str:
         "| `view` | which crop |",
         f"| `input_ids` | {about['length']} ids at most, in [0, {about['vocabulary']}) |",
         "| `length` | how many they are |",
+        *(["| `caption` | text about the image, empty where there is none |"] if store.captioned else []),
         "",
         f"Slots: {manifest['vocab_sizes']}, as `{about['slots']}`; padding id: {about['padding']}. "
         f"Tokenizer: sha256 `{manifest['tokenizer_sha256']}`.",

@@ -18,7 +18,7 @@ class Parquet(Format):
     """``data/train-00000-of-00001.parquet``, ...: columns ``key``, ``label``, ``view``, ``input_ids`` and ``length``.
 
     ``input_ids`` is a list of int32 (int64 where the vocabulary needs it). An image that leaves tokens out at its end
-    has a shorter list.
+    has a shorter list. Where images have captions there is a column ``caption``.
 
     Args:
         slots: What becomes of several slots: "interleave", "combine", or None where there is one.
@@ -43,16 +43,16 @@ class Parquet(Format):
         pyarrow, parquet = arrow()
         sequencing = Sequencing.of(store, self.slots)
         wide = pyarrow.int32() if sequencing.vocabulary <= 2**31 else pyarrow.int64()
-        schema = pyarrow.schema(
-            [
-                ("key", pyarrow.string()),
-                ("label", pyarrow.int64()),
-                ("view", pyarrow.int32()),
-                ("input_ids", pyarrow.list_(wide)),
-                ("length", pyarrow.int32()),
-            ],
-            metadata=self.metadata(store, sequencing),
-        )
+        fields = [
+            ("key", pyarrow.string()),
+            ("label", pyarrow.int64()),
+            ("view", pyarrow.int32()),
+            ("input_ids", pyarrow.list_(wide)),
+            ("length", pyarrow.int32()),
+        ]
+        if store.captioned:
+            fields.append(("caption", pyarrow.string()))
+        schema = pyarrow.schema(fields, metadata=self.metadata(store, sequencing))
         (folder / "data").mkdir()
         total = len(store) * store.views
         files = -(-total // self.rows_per_file)
@@ -79,9 +79,13 @@ def _columns(store: TokenStore, sequencing: Sequencing) -> Iterator[dict[str, An
 
 
 def _views(row: Row) -> Iterator[dict[str, Any]]:
-    key = row.key.encode("utf-8", "backslashreplace").decode()  # columns are UTF-8, names of files need not be
+    image = {"key": _text(row.key), "label": row.label, "caption": _text(row.caption)}
     for view, (tokens, length) in enumerate(zip(row.views.tolist(), row.lengths.tolist(), strict=True)):
-        yield {"key": key, "label": row.label, "view": view, "input_ids": tokens[:length], "length": length}
+        yield {**image, "view": view, "input_ids": tokens[:length], "length": length}
+
+
+def _text(name: str) -> str:
+    return name.encode("utf-8", "backslashreplace").decode()  # columns are UTF-8, names of files need not be
 
 
 def arrow() -> tuple[Any, Any]:

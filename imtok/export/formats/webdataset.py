@@ -17,7 +17,7 @@ class WebDataset(Format):
     """``tokens-000000.tar``, ...: per image ``00000000.npy``, ``.cls`` (if it has a class) and ``.json`` (its key).
 
     Arrays are ``views tokens slots``, without the last axis where there is one slot. Where images leave tokens out,
-    ``.keep.npy`` of shape ``views tokens`` says which are there.
+    ``.keep.npy`` of shape ``views tokens`` says which are there. ``.txt`` is the caption, where there is one.
 
     Args:
         images_per_file: At least 1.
@@ -61,6 +61,8 @@ def _members(shard: Shard, row: int) -> dict[str, bytes]:
         members["keep.npy"] = _npy(np.asarray(shard.keep[row]))
     if shard.labels[row] >= 0:
         members["cls"] = str(int(shard.labels[row])).encode()
+    if shard.captions is not None and shard.captions[row]:
+        members["txt"] = shard.captions[row].encode("utf-8", "backslashreplace")
     members["json"] = json.dumps({"key": shard.keys[row]}).encode()
     return members
 
