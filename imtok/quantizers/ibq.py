@@ -31,7 +31,8 @@ class IBQ(TableQuantizer):
         commit_soft_weight: Weight of the loss that moves z and all codes.
         commit_weight: Weight of the commitment loss.
         codebook_weight: Weight of the codebook loss.
-        entropy_weight: Weight of the mean entropy of assignments minus the entropy of the mean assignment; 0 = off.
+        entropy_weight: Weight of the mean entropy of assignments minus the entropy of the mean assignment, in
+            training only; 0 = off.
         temperature: Softmax temperature of the assignments in the entropies; those of ``s`` have 1.
 
     Raises:
@@ -75,7 +76,7 @@ class IBQ(TableQuantizer):
             "commit": Loss(token_mean((hard.detach() - latents).square().mean(-1), keep), self.commit_weight),
             "codebook": Loss(token_mean((hard - latents.detach()).square().mean(-1), keep), self.codebook_weight),
         }
-        if self.entropy_weight:
+        if self.training and self.entropy_weight:
             per_token, of_mean = assignment_entropies(
                 lambda block: block @ table.T / self.temperature, latents, keep, len(table)
             )

@@ -32,7 +32,8 @@ class VQ(TableQuantizer):
         codebook_weight: Weight of the codebook loss.
         commit_weight: Weight of the commitment loss. 0.25 here and 1 above as in the paper's formula; taming's
             ``legacy`` has them exchanged.
-        entropy_weight: Weight of the mean entropy of assignments minus the entropy of the mean assignment; 0 = off.
+        entropy_weight: Weight of the mean entropy of assignments minus the entropy of the mean assignment, in
+            training only; 0 = off.
         temperature: Softmax temperature of those assignments, whose logits are negative squared distances.
         restart_below: Share of the tokens, relative to an even share, below which a code is dead; 0 = never.
         usage_decay: Decay per step of the running share.
@@ -94,7 +95,7 @@ class VQ(TableQuantizer):
             "codebook": Loss(token_mean((codes - latents.detach()).square().mean(-1), keep), self.codebook_weight),
             "commit": Loss(token_mean((codes.detach() - latents).square().mean(-1), keep), self.commit_weight),
         }
-        if self.entropy_weight:
+        if self.training and self.entropy_weight:
             per_token, of_mean = assignment_entropies(
                 lambda block: -torch.cdist(block, table).square() / self.temperature, latents, keep, len(table)
             )
