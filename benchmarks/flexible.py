@@ -36,7 +36,8 @@ from imtok.training.run import Run, train
 
 ROOT = Path(__file__).parents[1]
 # The recipe of each, and how its run differs. Judges and critics are left out, since at this size they are random nets.
-# One-D-Piece has the pixel head of TiTok's one-stage recipe: its own head starts from a published net's codes.
+# One-D-Piece has the pixel head of TiTok's one-stage recipe: its own head starts from a published net's codes. ReTok's
+# tiny codebook collapses in the first steps without the entropy term that GigaTok's largest recipe has.
 RECIPES: dict[str, tuple[str, ...]] = {
     "one_d_piece": (
         "titok_bl64",
@@ -48,9 +49,17 @@ RECIPES: dict[str, tuple[str, ...]] = {
         "~objective.losses.convnext",
         "~objective.adversary",
     ),
-    "retok": ("retok", "~objective.losses.lpips", "~objective.adversary", "~objective.alignments"),
-    "flextok": ("flextok_d12",),
-    "semanticist": ("semanticist",),
+    "retok": (
+        "retok",
+        "quantizer.entropy_weight=0.1",
+        "optimizer.lr=1e-3",
+        "trainer.batch_size=16",
+        "~objective.losses.lpips",
+        "~objective.adversary",
+        "~objective.alignments",
+    ),
+    "flextok": ("flextok_d12", "~objective.alignments"),
+    "semanticist": ("semanticist", "optimizer.lr=1e-3", "~objective.alignments"),
 }
 START, END = "<!-- flexible -->", "<!-- end of flexible -->"
 PACE = 20  # steps from which the number of steps for the time is told

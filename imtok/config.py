@@ -59,7 +59,7 @@ class TrainConfig:
 
     def check(self) -> list[str]:
         """What is out of range, one line each."""
-        problems = [*self.trainer.check(), *self.optimizer.check(), *self.ema.check()]
+        problems = [*self.trainer.check(), *self.optimizer.check(self.trainer.max_steps), *self.ema.check()]
         if self.image_size < 1:
             problems.append(f"image_size must be at least 1 pixel, got {self.image_size}")
         if self.seed < 0:

@@ -1,6 +1,7 @@
 """Values as pure functions of the optimiser step."""
 
 import math
+from collections.abc import Sequence
 
 
 def warmup_cosine(step: int, peak: float, warmup_steps: int, total_steps: int, final: float = 0.0) -> float:
@@ -23,6 +24,21 @@ def warmup_cosine(step: int, peak: float, warmup_steps: int, total_steps: int, f
         return final
     done = (step - warmup_steps) / max(1, total_steps - warmup_steps)
     return final + (peak - final) * 0.5 * (1 + math.cos(math.pi * done))
+
+
+def drops(step: int, at: Sequence[int], factor: float) -> float:
+    """What is left of a value that is multiplied by ``factor`` at each of the given steps.
+
+    Args:
+        step: Optimiser steps taken so far, from 0.
+        at: The first steps that use a smaller value.
+        factor: Of each drop.
+
+    Example:
+        >>> [drops(step, [2, 3], 0.5) for step in range(5)]
+        [1.0, 1.0, 0.5, 0.25, 0.25]
+    """
+    return float(factor ** sum(step >= one for one in at))
 
 
 def linear_ramp(step: int, start: int, length: int) -> float:

@@ -15,7 +15,9 @@ from imtok.pixels import from_range
 
 
 class TiTokPixelDecoder(MaskTokenDecoder):
-    """Each mask token writes its patch, and a 3 x 3 convolution goes over the image: the one-stage TiTok and TA-TiTok.
+    """Each mask token writes its patch, and a convolution goes over the image: the one-stage TiTok and TA-TiTok.
+
+    Without the convolution it is ImageFolder's (arXiv 2410.01756), whose latents hold its branches side by side.
 
     Text (TA-TiTok, arXiv 2501.07730) helps the decoder alone, so codes do not depend on it. An image without text gets
     a learned vector of ``context_dim`` in place of each text token, which the published net does not have.
@@ -29,6 +31,7 @@ class TiTokPixelDecoder(MaskTokenDecoder):
         depth: Number of blocks.
         heads: Attention heads of each.
         flexible: Whether it also decodes fewer latents; they are learned only if a regulariser drops some.
+        kernel_out: Side of the convolution's kernel, odd; None = the patches are the image.
         context_dim: Width of the text features that it takes as ``context``; 0 = it takes none.
         context_length: The most text tokens.
         positions: "fixed" = other image sizes are refused; "interpolated" = the positions are resized for them.
@@ -37,8 +40,8 @@ class TiTokPixelDecoder(MaskTokenDecoder):
         checkpoint: Compute blocks again in the backward pass instead of keeping their activations.
 
     Raises:
-        ValueError: If the image size is no multiple of ``patch_size``; in ``forward``, if latents, size or text do
-            not fit.
+        ValueError: If the image size is no multiple of ``patch_size`` or ``kernel_out`` is even; in ``forward``, if
+            latents, size or text do not fit.
 
     Example:
         >>> import torch
@@ -57,6 +60,7 @@ class TiTokPixelDecoder(MaskTokenDecoder):
         depth: int = 24,
         heads: int = 16,
         flexible: bool = False,
+        kernel_out: int | None = 3,
         context_dim: int = 0,
         context_length: int = 77,
         positions: Literal["fixed", "interpolated"] = "fixed",
@@ -64,6 +68,8 @@ class TiTokPixelDecoder(MaskTokenDecoder):
         start: Start = "normal",
         checkpoint: bool = False,
     ) -> None:
+        if kernel_out is not None and kernel_out % 2 == 0:
+            raise ValueError(f"kernel_out must be odd, got {kernel_out}")
         super().__init__(
             in_dim,
             image_size,
@@ -81,14 +87,15 @@ class TiTokPixelDecoder(MaskTokenDecoder):
             checkpoint=checkpoint,
         )
         self.pixels = nn.Linear(width, 3 * patch_size**2)
-        self.conv_out = nn.Conv2d(3, 3, 3, padding=1)
+        self.conv_out = nn.Conv2d(3, 3, kernel_out, padding=kernel_out // 2) if kernel_out else nn.Identity()
         start_weights(self.pixels, start)
         start_weights(self.conv_out, start)
 
     @property
     @override
     def last_layer(self) -> nn.Parameter:
-        return cast(nn.Parameter, self.conv_out.weight)
+        last = self.conv_out if isinstance(self.conv_out, nn.Conv2d) else self.pixels
+        return cast(nn.Parameter, last.weight)
 
     @override
     def forward(

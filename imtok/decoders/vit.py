@@ -1,7 +1,7 @@
 """The transformer decoder of ViT-VQGAN (arXiv 2110.04627) and BSQ-ViT (arXiv 2406.07548): a patch per latent."""
 
 from collections.abc import Sequence
-from typing import Literal, cast
+from typing import Literal, cast, get_args
 
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
@@ -17,10 +17,14 @@ from imtok.nn.transformer import Transformer
 from imtok.pixels import from_range
 
 Positions = Literal["fixed", "interpolated"]
+Reads = Literal["all", "last_half"]
 
 
 class ViTDecoder(Decoder):
     """Latents with learned positions, transformer blocks, and two linear maps with a tanh between them.
+
+    With ``reads="last_half"`` the first half of each latent's channels does not matter to the image: DualToken (arXiv
+    2503.14324) has the meaning there.
 
     Args:
         in_dim: Width of the latents; the builder sets it to the quantizer's.
@@ -31,14 +35,16 @@ class ViTDecoder(Decoder):
         heads: Attention heads of each.
         hidden: Width between the two last maps.
         norm_in: Of the tokens before the first block.
+        reads: Which channels of the latents: "all" or "last_half".
         positions: "fixed" = other image sizes are refused; "interpolated" = the positions are resized for them.
         value_range: Of the pixels that the net writes.
         start: How weights start (``imtok.nn.initialization``); the published "normal" is small for narrow nets.
         checkpoint: Compute blocks again in the backward pass instead of keeping their activations.
 
     Raises:
-        ValueError: If the image size is no multiple of ``patch_size``; in ``forward``, for another size unless
-            positions are interpolated, or if the latents do not fill the image or some were not kept.
+        ValueError: If the image size is no multiple of ``patch_size``, or ``reads`` has no such choice; in ``forward``,
+            for another size unless positions are interpolated, or if the latents do not fill the image or some were
+            not kept.
 
     Example:
         >>> import torch
@@ -57,16 +63,20 @@ class ViTDecoder(Decoder):
         heads: int = 12,
         hidden: int = 3072,
         norm_in: TokenNorm = "layer",
+        reads: Reads = "all",
         positions: Positions = "fixed",
         value_range: Sequence[float] = (-1.0, 1.0),
         start: Start = "normal",
         checkpoint: bool = False,
     ) -> None:
         super().__init__()
+        if reads not in get_args(Reads):
+            raise ValueError(f"reads must be one of {', '.join(get_args(Reads))}, got {reads!r}")
         grid = grid_size((image_size, image_size), patch_size)
         self.patch_size = patch_size
         self.value_range = (value_range[0], value_range[1])
-        self.embed = nn.Linear(in_dim, width)
+        self.first = 0 if reads == "all" else in_dim // 2
+        self.embed = nn.Linear(in_dim - self.first, width)
         self.positions = GridPositions(grid, width, patch_size, positions == "interpolated")
         self.norm_in = token_norm(norm_in, width)
         self.trunk = Transformer(width, depth, heads, checkpoint=checkpoint)
@@ -97,6 +107,6 @@ class ViTDecoder(Decoder):
                 f"latents must be {len(positions)} ({grid[0]} x {grid[1]}) to fill an image of {size[0]} x {size[1]}, "
                 f"got {latents.shape[1]}"
             )
-        tokens = self.trunk(self.norm_in(self.embed(latents) + positions))
+        tokens = self.trunk(self.norm_in(self.embed(latents[..., self.first :]) + positions))
         patches = self.pixels(self.head(self.norm_out(tokens)))
         return from_range(from_patches(patches, grid, self.patch_size, "channel row column"), self.value_range)

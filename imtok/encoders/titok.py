@@ -22,7 +22,9 @@ LatentLayout = Literal["tokens", "legacy_view"]
 class TiTokEncoder(Encoder):
     """A class token, patches and latent tokens see each other in every block; the latent tokens become the latents.
 
-    Also the encoder of TA-TiTok (arXiv 2501.07730), One-D-Piece (arXiv 2501.10064) and TokenSet (arXiv 2503.16425).
+    Also the encoder of TA-TiTok (arXiv 2501.07730), One-D-Piece (arXiv 2501.10064) and TokenSet (arXiv 2503.16425), and
+    with ``branches`` that of ImageFolder (arXiv 2410.01756): a sequence of latent tokens for each branch of a product
+    quantizer, at the same positions, told apart by learned levels; the latents stand side by side in channels.
 
     The published L-32, B-64 and S-128, One-D-Piece and TokenSet read the buffer of latent tokens ``b n d`` as if it
     were ``b d n`` before they map it to the codes' width. Each of their latents mixes channels of all latent tokens,
@@ -31,12 +33,13 @@ class TiTokEncoder(Encoder):
     Args:
         out_dim: Width of the latents; the builder sets it to the quantizer's.
         image_size: Side of the images that the positions are for, in pixels; the builder sets it.
-        latents: Number of latent tokens.
+        latents: Number of latent tokens, in each branch.
         patch_size: Side of a patch, in pixels.
         width: Width of the tokens.
         depth: Number of blocks.
         heads: Attention heads of each.
         latent_layout: "tokens" = each latent is a linear map of its own token; "legacy_view", see above.
+        branches: Sequences of latent tokens; each fills as many channels of ``out_dim``, the first the first.
         latent_positions: "learned", or "none" = nothing but the latent tokens themselves tells them apart (TokenSet).
         positions: Of the patches: "fixed" = other image sizes are refused; "interpolated" = resized for them.
         value_range: Of the pixels that the net computes with; [0, 1] in all published ones.
@@ -44,8 +47,9 @@ class TiTokEncoder(Encoder):
         checkpoint: Compute blocks again in the backward pass instead of keeping their activations.
 
     Raises:
-        ValueError: If an argument has no such choice or the image size is no multiple of ``patch_size``; in ``forward``
-            and ``num_latents``, for images of another size unless positions are interpolated.
+        ValueError: If an argument has no such choice, the image size is no multiple of ``patch_size`` or ``out_dim``
+            none of ``branches``; in ``forward`` and ``num_latents``, for images of another size unless positions are
+            interpolated.
 
     Example:
         >>> encoder = TiTokEncoder(out_dim=12, image_size=64, latents=8, width=32, depth=1, heads=2)
@@ -63,6 +67,7 @@ class TiTokEncoder(Encoder):
         depth: int = 24,
         heads: int = 16,
         latent_layout: LatentLayout = "tokens",
+        branches: int = 1,
         latent_positions: Literal["learned", "none"] = "learned",
         positions: Literal["fixed", "interpolated"] = "fixed",
         value_range: Sequence[float] = (0.0, 1.0),
@@ -72,24 +77,31 @@ class TiTokEncoder(Encoder):
         super().__init__()
         if latent_layout not in get_args(LatentLayout):
             raise ValueError(f"latent_layout must be one of {', '.join(get_args(LatentLayout))}, got {latent_layout!r}")
+        if branches < 1 or out_dim % branches:
+            raise ValueError(f"branches must be a divisor of the latents' width {out_dim}, got {branches}")
+        if branches > 1 and latent_layout != "tokens":
+            raise ValueError(f"latent_layout must be tokens where there are {branches} branches, got {latent_layout!r}")
         std = width**-0.5
         grid = grid_size((image_size, image_size), patch_size)
         self.patch_size = patch_size
         self.latent_layout = latent_layout
+        self.branches = branches
         self.value_range = (value_range[0], value_range[1])
         self.patches = nn.Conv2d(3, width, patch_size, stride=patch_size)
         # Nothing is read from the class token, but published weights hold it, and its position beside it.
         self.class_token = nn.Parameter(torch.randn(1, width) * std)
         self.class_position = nn.Parameter(torch.randn(1, width) * std)
         self.positions = GridPositions(grid, width, patch_size, positions == "interpolated", std)
-        self.latents = nn.Parameter(torch.randn(latents, width) * std)
+        self.latents = nn.Parameter(torch.randn(branches * latents, width) * std)
         self.latent_positions = (
             nn.Parameter(torch.randn(latents, width) * std) if latent_positions == "learned" else None
         )
+        # One for what is seen of the image and one for each branch.
+        self.levels = nn.Parameter(torch.randn(1 + branches, width) * std) if branches > 1 else None
         self.norm_in = nn.LayerNorm(width)
         self.trunk = Transformer(width, depth, heads, checkpoint=checkpoint)
         self.norm_out = nn.LayerNorm(width)
-        self.project = nn.Linear(width, out_dim)
+        self.project = nn.Linear(width, out_dim // branches)
         start_weights(self, start)
 
     @override
@@ -98,18 +110,20 @@ class TiTokEncoder(Encoder):
     ) -> Latents | tuple[Latents, Bool[Tensor, "b n"]]:
         positions = self.positions(grid_size((image.shape[-2], image.shape[-1]), self.patch_size))
         patches = to_sequence(self.patches(to_range(image, self.value_range))) + positions
-        latents = self.latents if self.latent_positions is None else self.latents + self.latent_positions
-        first, last = (
-            repeat(learned, "n d -> b n d", b=len(image)).to(patches.dtype)
-            for learned in (self.class_token + self.class_position, latents)
-        )
+        first, latents = self.class_token + self.class_position, self.latents
+        if self.latent_positions is not None:
+            latents = latents + self.latent_positions.repeat(self.branches, 1)
+        if self.levels is not None:
+            first, patches = first + self.levels[0], patches + self.levels[0]
+            latents = latents + repeat(self.levels[1:], "k d -> (k n) d", n=len(latents) // self.branches)
+        first, last = (repeat(part, "n d -> b n d", b=len(image)).to(patches.dtype) for part in (first, latents))
         tokens = self.trunk(self.norm_in(torch.cat([first, patches, last], 1)))
         read = self.norm_out(tokens[:, -len(latents) :])
         if self.latent_layout == "legacy_view":
             read = rearrange(rearrange(read, "b n d -> b (n d)"), "b (d n) -> b n d", n=len(latents))
-        return self.project(read)
+        return rearrange(self.project(read), "b (k n) d -> b n (k d)", k=self.branches)
 
     @override
     def num_latents(self, size: tuple[int, int]) -> int:
         self.positions(grid_size(size, self.patch_size))
-        return len(self.latents)
+        return len(self.latents) // self.branches

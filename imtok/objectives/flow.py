@@ -1,18 +1,33 @@
 """Train a decoder that draws: its own loss on the tokens that the regulariser leaves (FlexTok, arXiv 2502.13967)."""
 
+from collections.abc import Mapping
+
 import torch
+from torch import nn
 from typing_extensions import override
 
 from imtok.decoders.base import GenerativeDecoder
+from imtok.losses.alignment.base import AlignmentLoss
+from imtok.objectives.alignments import Alignments
 from imtok.objectives.base import Objective
 from imtok.pixels import to_float
 from imtok.spaces.once import encoded_once
-from imtok.tokenizer import Tokenizer
-from imtok.types import Batch, Losses, Shown
+from imtok.tokenizer import Tokenizer, tapped
+from imtok.types import Batch, Losses, Reconstruction, Shown
 
 
 class FlowObjective(Objective):
     """Quantize, drop tokens, and ask the decoder how well it finds the way from noise to the image. No image is made.
+
+    Layers of the decoder may be drawn to a teacher's features of the original meanwhile, as it denoises (REPA, arXiv
+    2410.06940). The patches come first in its sequence.
+
+    Args:
+        alignments: Losses between the tokenizer's features and those of other nets, by name; None = there are none.
+
+    Raises:
+        ValueError: In ``forward``, if the decoder does not draw, an alignment has the name of another term, or looks
+            at a module that training does not call.
 
     Example:
         >>> tokenizer = Tokenizer.from_config({
@@ -33,17 +48,30 @@ class FlowObjective(Objective):
         (['velocity'], None)
     """
 
+    def __init__(self, alignments: Mapping[str, AlignmentLoss] | None = None) -> None:
+        super().__init__()
+        self.alignments = Alignments(alignments)
+
     @override
     def forward(self, tokenizer: Tokenizer, batch: Batch, step: int, generator: torch.Generator) -> Losses:
         decoder = tokenizer.decoder
         if not isinstance(decoder, GenerativeDecoder):
             raise ValueError(f"decoder must be one that draws for the objective flow, got {type(decoder).__name__}")
         image = to_float(batch.image)
-        with encoded_once(tokenizer.space):
+        with encoded_once(tokenizer.space), tapped(tokenizer, self.alignments.taps) as taps:
             quantized = tokenizer.quantize(image)
             if tokenizer.training and tokenizer.regularizer is not None:
                 quantized = tokenizer.regularizer(quantized, tokenizer.quantizer, step, generator)
             terms = decoder.loss(image, quantized.latents, quantized.keep, generator=generator)
         terms = terms | quantized.losses
+        twice = sorted(terms.keys() & self.alignments.keys())
+        if twice:
+            raise ValueError(f"names of alignments must differ from those of the other terms, got {', '.join(twice)}")
+        # The original stands where a reconstruction would: alignments look at the taps.
+        terms = terms | self.alignments.terms(image, Reconstruction(image, quantized, taps), step)
         total = torch.stack([value * weight for value, weight in terms.values() if weight]).sum()
         return Losses(total, terms, Shown(image, None, quantized))
+
+    @override
+    def heads(self) -> nn.Module | None:
+        return self.alignments.trained()

@@ -1,7 +1,6 @@
 """Reconstruct the image: VQ-VAE (arXiv 1711.00937), and VQGAN (arXiv 2012.09841) with an adversary."""
 
 from collections.abc import Mapping
-from typing import cast
 
 import torch
 from jaxtyping import Float
@@ -11,11 +10,13 @@ from typing_extensions import override
 from imtok.losses.adversarial import NAMES, Adversary
 from imtok.losses.alignment.base import AlignmentLoss
 from imtok.losses.base import ImageLoss
+from imtok.objectives.alignments import Alignments
 from imtok.objectives.base import Objective
 from imtok.objectives.images import image_terms
+from imtok.objectives.ramps import Ramp, ramped
 from imtok.pixels import to_float
 from imtok.tokenizer import Tokenizer
-from imtok.types import Batch, Loss, Losses, Reconstruction, Shown
+from imtok.types import Batch, Losses, Reconstruction, Shown
 
 
 class ReconstructionObjective(Objective):
@@ -26,9 +27,11 @@ class ReconstructionObjective(Objective):
             their sum.
         adversary: A critic that learns to tell reconstructions from originals; None = there is none.
         alignments: Losses between the tokenizer's features and those of other nets, by name.
+        ramps: Factors on the weights of the quantizer's terms and the alignments over the first steps, by name.
 
     Raises:
         ValueError: If there is no image loss, or two terms share a name.
+        InputError: In ``forward``, if a ramp is of no term.
     """
 
     def __init__(
@@ -36,6 +39,7 @@ class ReconstructionObjective(Objective):
         losses: Mapping[str, ImageLoss],
         adversary: Adversary | None = None,
         alignments: Mapping[str, AlignmentLoss] | None = None,
+        ramps: Mapping[str, Ramp] | None = None,
     ) -> None:
         super().__init__()
         if not losses:
@@ -44,9 +48,10 @@ class ReconstructionObjective(Objective):
         if twice:
             raise ValueError(f"names of losses and alignments must differ from each other and {NAMES}, got {twice}")
         self.losses = nn.ModuleDict(losses)
-        self.alignments = nn.ModuleDict(alignments)
+        self.alignments = Alignments(alignments)
         self.critic = adversary
-        self.taps = tuple(dict.fromkeys(name for part in (alignments or {}).values() for name in part.needs))
+        self.taps = self.alignments.taps
+        self.ramps = dict(ramps or {})
 
     @override
     def forward(self, tokenizer: Tokenizer, batch: Batch, step: int, generator: torch.Generator) -> Losses:
@@ -61,14 +66,12 @@ class ReconstructionObjective(Objective):
         image = reconstruction.image.to(target.dtype)
         losses = dict(self.losses.items())
         total, terms, numbers = image_terms(image, target, losses, self.adversary, tokenizer.decoder, step)
-        others = reconstruction.quantized.losses | {
-            name: Loss(part(target, reconstruction, step), cast(AlignmentLoss, part).weight)
-            for name, part in self.alignments.items()
-        }
+        others = reconstruction.quantized.losses | self.alignments.terms(target, reconstruction, step)
+        others = ramped(others, self.ramps, step)
         weighted = [value * weight for value, weight in others.values() if weight]
         total = torch.stack([total, *weighted]).sum()
         return Losses(total, terms | others, Shown(target, image, reconstruction.quantized), numbers)
 
     @override
     def heads(self) -> nn.Module | None:
-        return self.alignments if any(part.requires_grad for part in self.alignments.parameters()) else None
+        return self.alignments.trained()

@@ -4,6 +4,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from imtok.evaluation.settings import DEFAULT, check_metrics
+from imtok.schedules import drops, warmup_cosine
 
 
 @dataclass
@@ -96,22 +97,28 @@ class TrainerSettings:
 
 @dataclass
 class CriticSettings:
-    """What differs in the critic's optimiser; its learning rate follows the tokenizer's schedule.
+    """What differs in the critic's optimiser. Its learning rate follows the tokenizer's schedule, or one of its own.
 
     Attributes:
         lr: Peak learning rate; None = the tokenizer's.
         betas: Decay of the running means; None = the tokenizer's.
         weight_decay: On matrices and kernels only; None = the tokenizer's.
+        warmup_steps: Steps of a linear warm-up of its own. Given, even as 0, the critic's schedule begins when the
+            critic does, at the objective's ``critic_start``, and ends with the run; None = it is the tokenizer's
+            schedule, wherever that is by then.
+        final_lr: Learning rate at the last step, as a fraction of the critic's peak; None = the tokenizer's fraction.
     """
 
     lr: float | None = None
     betas: list[float] | None = None
     weight_decay: float | None = None
+    warmup_steps: int | None = None
+    final_lr: float | None = None
 
 
 @dataclass
 class OptimizerSettings:
-    """AdamW (arXiv 1711.05101) with linear warm-up and half a cosine.
+    """AdamW (arXiv 1711.05101) with linear warm-up and half a cosine; or, with ``final_lr: 1.0``, drops by steps.
 
     Attributes:
         lr: Peak learning rate.
@@ -119,6 +126,9 @@ class OptimizerSettings:
         weight_decay: On matrices and kernels only: never on norms, biases, embeddings, tokens, positions and codebooks.
         warmup_steps: Steps of the linear warm-up.
         final_lr: Learning rate at the last step, as a fraction of the peak.
+        drop_at: Steps of the run, ascending, from each of which on the learning rates of tokenizer and critic are
+            ``drop_by`` times what they would be; None = none.
+        drop_by: What is left at each of these steps, in (0, 1).
         critic: What differs for the critic, where the objective has one.
     """
 
@@ -127,6 +137,8 @@ class OptimizerSettings:
     weight_decay: float = 0.0
     warmup_steps: int = 100
     final_lr: float = 0.0
+    drop_at: list[int] | None = None
+    drop_by: float = 0.1
     critic: CriticSettings = field(default_factory=CriticSettings)
 
     def for_critic(self) -> "OptimizerSettings":
@@ -134,11 +146,35 @@ class OptimizerSettings:
         own = {name: value for name, value in vars(self.critic).items() if value is not None}
         return replace(self, **own, critic=CriticSettings())
 
-    def check(self) -> list[str]:
-        """What is out of range, one line each."""
+    def rate(self, step: int, max_steps: int, start: int = 0) -> float:
+        """The learning rate at a step of a schedule that begins at the step ``start``, a function of these alone.
+
+        Example:
+            >>> settings = OptimizerSettings(lr=1.0, warmup_steps=2, final_lr=1.0, drop_at=[4])
+            >>> [settings.rate(step, max_steps=6) for step in range(6)]
+            [0.5, 1.0, 1.0, 1.0, 0.1, 0.1]
+            >>> [settings.rate(step, max_steps=6, start=2) for step in range(2, 6)]
+            [0.5, 1.0, 0.1, 0.1]
+        """
+        done, total = max(step - start, 0), max_steps - start
+        rate = warmup_cosine(done, self.lr, self.warmup_steps, total, self.lr * self.final_lr)
+        return rate * drops(step, self.drop_at or (), self.drop_by)
+
+    def critic_rate(self, step: int, max_steps: int, start: int) -> float:
+        """The critic's learning rate, where the critic begins to learn at the step ``start``."""
+        return self.for_critic().rate(step, max_steps, 0 if self.critic.warmup_steps is None else start)
+
+    def check(self, max_steps: int | None = None) -> list[str]:
+        """What is out of range, one line each.
+
+        Args:
+            max_steps: Of the run, which all drops have to precede; None = not known.
+        """
         problems = []
         if self.critic != CriticSettings():
-            problems += [line.replace("optimizer.", "optimizer.critic.", 1) for line in self.for_critic().check()]
+            apart = replace(self.for_critic(), drop_at=None, drop_by=0.1)  # drops are of both: they are named once
+            of_critic = apart.check()
+            problems += [line.replace("optimizer.", "optimizer.critic.", 1) for line in of_critic]
         if self.lr <= 0:
             problems.append(f"optimizer.lr must be positive, got {self.lr}")
         if len(self.betas) != 2 or not all(0 <= beta < 1 for beta in self.betas):
@@ -147,6 +183,16 @@ class OptimizerSettings:
             problems.append(
                 "optimizer.weight_decay and warmup_steps must not be negative and final_lr must be in [0, 1], "
                 f"got {self.weight_decay}, {self.warmup_steps} and {self.final_lr}"
+            )
+        if not 0 < self.drop_by < 1:
+            problems.append(f"optimizer.drop_by must be in (0, 1), what is left of the rate, got {self.drop_by}")
+        steps = list(self.drop_at or ())
+        if sorted(set(steps)) != steps or min(steps, default=1) < 1:
+            problems.append(f"optimizer.drop_at must be steps above 0 in ascending order, got {steps}")
+        elif max_steps is not None and steps and steps[-1] >= max_steps:
+            problems.append(
+                f"optimizer.drop_at must be steps before trainer.max_steps={max_steps}, got {steps}; scale them with "
+                "the run or give optimizer.drop_at=null (trainer.stop_at ends a run early with its schedule as it is)"
             )
         return problems
 

@@ -18,7 +18,6 @@ from imtok.distributed import gather_rows, rank, sum_over_ranks, world_size
 from imtok.errors import InputError
 from imtok.objectives.base import Objective
 from imtok.pixels import to_float
-from imtok.schedules import warmup_cosine
 from imtok.tokenizer import Tokenizer
 from imtok.training.meters import Meters
 from imtok.training.optimizers import make_optimizer
@@ -153,7 +152,7 @@ class TokenizerTask(LightningModule):
         norms = [self._clip(optimizer) for optimizer in optimizers]
         finite = self._loss_is_finite * torch.isfinite(torch.stack(norms)).all()
         if sum_over_ranks(finite).item() == world_size():
-            rates = [self._rate(self.optimizer_settings), self._rate(self.optimizer_settings.for_critic())]
+            rates = self.rates()
             for optimizer, rate in zip(optimizers, rates, strict=False):
                 for group in optimizer.param_groups:
                     group["lr"] = rate
@@ -164,7 +163,8 @@ class TokenizerTask(LightningModule):
                 self.objective.update({name: sum_over_ranks(value) for name, value in self._critic_stats.items()})
             names = ("gradient_norm", "gradient_norm_critic")
             shown = dict(zip(names, torch.stack(norms).tolist(), strict=False))
-            self.meters.commit({"lr": rates[0], **shown})
+            of_critic = {"lr_critic": rates[1]} if self._critic_learnt else {}
+            self.meters.commit({"lr": rates[0], **of_critic, **shown})
             self.skipped[1] = 0
         else:
             self._skip()
@@ -175,9 +175,12 @@ class TokenizerTask(LightningModule):
         self.step += 1
         self.stepped = True
 
-    def _rate(self, settings: OptimizerSettings) -> float:
-        total = self.trainer_settings.max_steps
-        return warmup_cosine(self.step, settings.lr, settings.warmup_steps, total, settings.lr * settings.final_lr)
+    def rates(self) -> tuple[float, float]:
+        """Learning rates of this step: the tokenizer's and the critic's."""
+        settings, steps = self.optimizer_settings, self.trainer_settings.max_steps
+        adversary = self.objective.adversary
+        start = adversary.critic_start if adversary is not None else 0
+        return settings.rate(self.step, steps), settings.critic_rate(self.step, steps, start)
 
     def _skip(self) -> None:
         self.skipped = [self.skipped[0] + 1, self.skipped[1] + 1]

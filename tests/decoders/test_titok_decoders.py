@@ -130,3 +130,21 @@ GOLDEN = [
     [-1.4045315069872804, -0.30246804717732423, -1.7025312572393854],
     [-0.871212599113137, -0.5404716673252977, -0.6754848492241075],
 ]
+
+
+def test_without_the_convolution_each_patch_of_pixels_is_the_linear_map_of_its_token(latents):
+    """As with a convolution that takes each pixel as it is; the linear map is then the last layer."""
+    plain, smoothed = (TiTokPixelDecoder(**TRUNK, kernel_out=kernel).double() for kernel in (None, 3))
+    smoothed.load_state_dict(plain.state_dict(), strict=False)
+    with torch.no_grad():
+        torch.nn.init.dirac_(smoothed.conv_out.weight)
+        smoothed.conv_out.bias.zero_()
+    torch.testing.assert_close(plain(latents, SIZE), smoothed(latents, SIZE))
+    assert plain.last_layer is plain.pixels.weight
+    assert smoothed.last_layer is smoothed.conv_out.weight
+    assert smoothed.state_dict().keys() - plain.state_dict().keys() == {"conv_out.weight", "conv_out.bias"}
+
+
+def test_a_kernel_without_a_middle_is_refused():
+    with pytest.raises(ValueError, match="kernel_out must be odd, got 2"):
+        TiTokPixelDecoder(**TRUNK, kernel_out=2)

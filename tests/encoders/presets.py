@@ -15,6 +15,7 @@ CONFIGS = Path(__file__).parents[2] / "configs"
 SMALL = {
     "channels": 16, "latent_channels": 12, "width": 16, "blocks": 1, "depth": 1, "heads": 2, "latents": 5,
     "redundant": 2, "patch_dim": 6, "steps": 2,
+    "stages": [1, 1, 1],
 }  # fmt: skip
 SIDE = 64  # pixels: the size that small presets are for
 ENCODER_OF = {"cnn_uniwetok": "cnn_wetok_f32"}  # decoders whose encoder has another name

@@ -90,6 +90,85 @@ def test_pixels_are_seen_in_the_value_range_that_it_was_trained_on():
     torch.testing.assert_close(zero_to_one(image * 2 - 1), as_is(image))
 
 
+def branched(**arguments):
+    """Two branches of four latent tokens, three channels each."""
+    torch.manual_seed(3)
+    return encoder(**{"depth": 2, "branches": 2} | arguments)
+
+
+@pytest.mark.parametrize(("token", "latent", "channels"), [(1, 1, [0, 1, 2]), (3, 3, [0, 1, 2]), (6, 2, [3, 4, 5])])
+def test_a_token_of_a_branch_reaches_its_own_latents_own_channels(token, latent, channels):
+    """In a net without blocks, where tokens do not talk: of eight tokens the last four are the second branch."""
+    net, image = branched(depth=0), torch.zeros(1, 3, 32, 32, dtype=torch.float64)
+    before = net(image)
+    with torch.no_grad():
+        net.latents[token] += torch.randn(16)
+    changed = (net(image) - before)[0].abs() > 0
+    assert changed.nonzero().tolist() == [[latent, channel] for channel in channels]
+
+
+def test_branches_are_class_token_patches_and_one_sequence_each_at_the_same_positions_on_their_levels():
+    net, image = branched(), torch.rand(2, 3, 32, 32, dtype=torch.float64) * 2 - 1
+    seen = torch.cat([
+        (net.class_token + net.class_position).expand(2, -1, -1),
+        net.patches((image + 1) / 2).flatten(2).transpose(1, 2) + net.positions.table,
+    ], 1)  # fmt: skip
+    branches = [net.latents[4 * k : 4 * k + 4] + net.latent_positions + net.levels[1 + k] for k in range(2)]
+    sequence = torch.cat([seen + net.levels[0], *(branch.expand(2, -1, -1) for branch in branches)], 1)
+    read = net.norm_out(net.trunk(net.norm_in(sequence)))
+    assert read.shape[1] == 1 + 4 + 2 * 4
+    torch.testing.assert_close(net(image), torch.cat([net.project(read[:, 5:9]), net.project(read[:, 9:])], -1))
+
+
+def test_branches_that_change_places_change_channels():
+    """Nothing but the level and its own tokens makes a branch what it is; and all see each other."""
+    net, image = branched(), torch.rand(1, 3, 32, 32, dtype=torch.float64)
+    latents = net(image)
+    assert (latents[..., :3] - latents[..., 3:]).abs().max() > 1e-3
+    (reached,) = torch.autograd.grad(latents[..., :3].sum(), net.latents)
+    assert (reached.abs().sum(1) > 0).all()
+    with torch.no_grad():
+        net.latents.copy_(net.latents.roll(4, 0))
+        net.levels.copy_(net.levels[[0, 2, 1]])
+    torch.testing.assert_close(net(image), latents.roll(3, -1))
+
+
+def test_one_branch_has_the_weights_that_it_always_had():
+    one, two = encoder(depth=1).state_dict(), branched(depth=1).state_dict()
+    assert two.keys() - one.keys() == {"levels"}
+    changed = {name: (value.shape, two[name].shape) for name, value in one.items() if value.shape != two[name].shape}
+    assert changed == {
+        "latents": ((4, 16), (8, 16)),
+        "project.weight": ((6, 16), (3, 16)),
+        "project.bias": ((6,), (3,)),
+    }
+
+
+def test_two_branches_fit_a_product_quantizer_and_come_back_from_their_folder(tmp_path):
+    half = {"_target_": "imtok.quantizers.vq.VQ", "dim": 3, "codebook_size": 64}
+    config = {
+        "encoder": ENCODER | {"branches": 2},
+        "quantizer": {"_target_": "imtok.quantizers.product.Product", "parts": [half, half]},
+        "decoder": DECODER | {"kernel_out": None},
+        "image_size": 32,
+    }
+    built, image = Tokenizer.from_config(config).eval(), torch.rand(2, 3, 32, 32) * 2 - 1
+    ids = built.encode(image).ids
+    assert ids.shape == (2, 4, 2)
+    built.save(tmp_path / "saved")
+    loaded = Tokenizer.load(tmp_path / "saved")
+    assert torch.equal(loaded.encode(image).ids, ids)
+    assert torch.equal(loaded(image).image, built(image).image)
+
+
+def test_branches_that_do_not_share_the_channels_evenly_are_refused():
+    for branches in (0, 4):
+        with pytest.raises(ValueError, match=f"branches must be a divisor of the latents' width 6, got {branches}"):
+            encoder(depth=0, branches=branches)
+    with pytest.raises(ValueError, match="latent_layout must be tokens where there are 2 branches, got 'legacy_view'"):
+        encoder(depth=0, branches=2, latent_layout="legacy_view")
+
+
 def test_an_unknown_layout_is_refused_by_name():
     with unchecked(), pytest.raises(ValueError, match="latent_layout must be one of tokens, legacy_view, got 'view'"):
         encoder(depth=0, latent_layout="view")

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from einops import rearrange
 
 from imtok.critics.patchgan import PatchGAN
 from imtok.decoders.cnn import CNNDecoder
@@ -63,6 +64,22 @@ def test_a_weight_of_one_makes_both_gradients_equally_large_at_the_last_layer(pa
     norms = [torch.autograd.grad(image, decoder.last_layer, g, retain_graph=True)[0].norm().item() for g in guides]
     ratio = terms["adversarial"].value.item() / -adversary.critic(leaf).mean().item()
     assert ratio * norms[1] == pytest.approx(norms[0], rel=1e-4 / norms[1] + 1e-9)
+
+
+def test_over_ranks_it_is_the_ratio_of_one_big_batch_and_no_mean_of_theirs(monkeypatch):
+    """Norms are taken of the averaged products: those of two halves that pull apart are smaller than the halves'."""
+    weight = torch.randn(3, 1, dtype=torch.float64, requires_grad=True)
+    features = torch.randn(2, 1, 1, 4, dtype=torch.float64)
+    image = rearrange(weight, "c d -> 1 c d 1") * features
+    wanted, balanced = torch.randn(2, *image.shape, dtype=torch.float64)
+    whole = balance(image, weight, wanted / 2, balanced / 2)  # a mean over twice as many images
+    products = [torch.autograd.grad(image[1:], weight, guide[1:], retain_graph=True)[0] for guide in (wanted, balanced)]
+    alone = balance(image[:1], weight, wanted[:1], balanced[:1])
+    monkeypatch.setattr("imtok.losses.balance.world_size", lambda: 2)
+    monkeypatch.setattr("imtok.losses.balance.sum_over_ranks", lambda own: own + products.pop(0))
+    assert balance(image[:1], weight, wanted[:1], balanced[:1]).item() == pytest.approx(whole.item(), rel=1e-12)
+    assert products == []
+    assert abs(alone - whole) > 0.01 * whole
 
 
 def test_without_any_gradient_from_the_critic_the_ratio_is_capped():

@@ -16,6 +16,7 @@ FOLDER = config_folder() / "objective" / "alignment"
 NAMES = sorted(path.stem for path in FOLDER.glob("*.yaml"))
 GIVEN = {"repa": ["source=decoder.blocks", "head.in_dim=768"]}
 PLACES = {"gigatok": 256, "retok": 256, "imagefolder": 121, "repa": 256, "uniwetok_pre": 64, "uniwetok_post": 64}
+PLACES |= {"flextok": 512, "semanticist": 320}  # patches, and tokens that are not looked at
 
 
 def overrides(name):

@@ -1,6 +1,8 @@
 """Alignments in an objective: a term each, trained heads that are no part of the tokenizer, clean codes."""
 
+import pytest
 import torch
+from encoders.presets import unchecked
 
 from imtok.losses.alignment.alignment import Alignment
 from imtok.losses.alignment.heads import MLPHead
@@ -55,3 +57,30 @@ def test_perturbation_changes_the_picture_and_no_term_of_the_codes():
     for name in ("encoder_dino", "quantizer_dino", "codebook", "commit"):
         assert torch.equal(perturbed[name].value, plain[name].value), name
     assert perturbed["l2"].value != plain["l2"].value
+
+
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")  # of torch itself
+def test_parts_that_were_compiled_without_taps_are_tapped_all_the_same():
+    """Compiled parts must not forget to look for taps, whatever ran before and runs in between."""
+    image = torch.randint(0, 256, (4, 3, 32, 32), dtype=torch.uint8)
+    parts = PARTS | {"decoder": PARTS["decoder"] | {"depth": 1}}
+    teacher = Teacher("test_vit", weights="random", image_size=64)
+    places = {"encoder": 8, "quantizer": 8, "decoder.blocks": 16}
+    objective = ReconstructionObjective(
+        {"l2": L2Loss()},
+        alignments={
+            name.replace(".", "_"): Alignment(teacher, name, head=MLPHead(width, teacher.dim, width=16))
+            for name, width in places.items()
+        },
+    )
+    tokenizer = Tokenizer.from_config(parts)
+    plain = step(objective, tokenizer, image)
+    torch.compiler.reset()
+    with unchecked():
+        tokenizer.encoder.compile(backend="eager")
+        tokenizer.decoder.compile(backend="eager")
+        for _ in range(3):
+            tokenizer(torch.zeros(4, 3, 32, 32))
+            compiled = step(objective, tokenizer, image)
+            assert compiled.terms.keys() == plain.terms.keys()
+            torch.testing.assert_close(compiled.total, plain.total)

@@ -1,0 +1,54 @@
+"""The terms of an objective that draw features of the tokenizer to those of other nets."""
+
+from collections.abc import Mapping
+from typing import cast
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from imtok.losses.alignment.base import AlignmentLoss
+from imtok.types import Loss, Reconstruction
+
+
+class Alignments(nn.ModuleDict):
+    """Alignments by the names under which they are logged; with their trained heads they make a module.
+
+    Args:
+        parts: By name; None = there are none.
+
+    Attributes:
+        taps: The sub-modules of the tokenizer that they look at.
+    """
+
+    taps: tuple[str, ...]
+
+    def __init__(self, parts: Mapping[str, AlignmentLoss] | None = None) -> None:
+        super().__init__(parts)
+        self.taps = tuple(dict.fromkeys(name for part in (parts or {}).values() for name in part.needs))
+        if self.taps:
+            # Taps are hooks for the length of a step: a part that was compiled while there was none must notice them.
+            torch._dynamo.config.skip_nnmodule_hook_guards = False
+
+    def terms(self, target: Float[Tensor, "b 3 h w"], reconstruction: Reconstruction, step: int) -> dict[str, Loss]:
+        """Each one's loss, with its weight.
+
+        Args:
+            target: The original, in ``[-1, 1]``.
+            reconstruction: What the tokenizer made of it, with ``taps``.
+            step: Optimiser steps taken so far.
+
+        Raises:
+            ValueError: If a tapped module gave nothing in this step.
+        """
+        silent = [name for name in self.taps if name not in reconstruction.taps]
+        if silent:
+            raise ValueError(f"alignments must look at modules that this objective calls, got {', '.join(silent)}")
+        return {
+            name: Loss(part(target, reconstruction, step), cast(AlignmentLoss, part).weight)
+            for name, part in self.items()
+        }
+
+    def trained(self) -> nn.Module | None:
+        """Itself, if anything in it learns."""
+        return self if any(part.requires_grad for part in self.parameters()) else None

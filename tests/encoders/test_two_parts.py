@@ -1,0 +1,180 @@
+"""Encoders whose latents hold meaning and pixels side by side: which net, and which depth, makes which channels."""
+
+import pytest
+import torch
+from encoders.presets import preset, unchecked
+from torch import nn
+
+from imtok.decoders.vit import ViTDecoder
+from imtok.encoders.beside import SemanticPixelEncoder
+from imtok.encoders.cnn import CNNEncoder
+from imtok.encoders.two_depths import TwoDepthEncoder
+from imtok.encoders.vit import ViTEncoder
+from imtok.tokenizer import Tokenizer, construct
+
+CNN = {"channels": 16, "multipliers": (1, 1, 2), "blocks": 1}
+VIT = {"width": 16, "heads": 2}
+BLOCK = {"norm1", "attention", "norm2", "mlp"}
+
+
+def beside(**arguments):
+    torch.manual_seed(3)
+    sizes = {"out_dim": 6, "image_size": 16, "pixel_share": 0.3, "patch_size": 4, "depth": 1}
+    return SemanticPixelEncoder(**sizes | VIT | CNN | arguments).double()
+
+
+def two_depths(**arguments):
+    torch.manual_seed(3)
+    sizes = {"out_dim": 6, "image_size": 16, "patch_size": 4, "stages": (2, 1, 3), "start": "xavier"}
+    return TwoDepthEncoder(**sizes | VIT | arguments).double()
+
+
+@pytest.fixture
+def image():
+    return torch.rand(2, 3, 16, 16, dtype=torch.float64) * 2 - 1
+
+
+def reached(output, module):
+    """Sub-modules that have a part in an output: blocks as "stage.index"."""
+    names, parameters = zip(*module.named_parameters(), strict=True)
+    slopes = torch.autograd.grad(output.square().sum(), parameters, allow_unused=True)
+    return {
+        ".".join(part for part in name.split(".")[:3] if part != "blocks" and part not in BLOCK and part != "weight")
+        for name, slope in zip(names, slopes, strict=True)
+        if slope is not None and slope.any()
+    } - {"positions.table"}
+
+
+def test_the_transformer_makes_the_first_channels_and_the_cnn_the_last(image):
+    net = beside()
+    latents = net(image)
+    semantic, pixels = ViTEncoder(4, 16, 4, 16, 1, 2).double(), CNNEncoder(2, **CNN).double()
+    semantic.load_state_dict(net.semantic.state_dict())
+    pixels.load_state_dict(net.pixels.state_dict())
+    torch.testing.assert_close(latents[..., :4], semantic(image))
+    torch.testing.assert_close(latents[..., 4:], pixels(image))
+    assert net.num_latents((16, 16)) == latents.shape[1] == 16
+
+
+def test_two_nets_with_other_grids_or_no_channels_are_refused():
+    with pytest.raises(ValueError, match="patch_size must be 4, the pixels per latent of multipliers, got 8"):
+        beside(patch_size=8)
+    for share in (0.0, 1.0):
+        with pytest.raises(ValueError, match=rf"pixel_share must be in \(0, 1\), got {share}"):
+            beside(pixel_share=share)
+    with pytest.raises(ValueError, match="must be at least 2 to hold meaning and pixels, got 1"):
+        beside(out_dim=1)
+
+
+@pytest.mark.parametrize(("width", "share", "pixels"), [(40, 0.2, 8), (4, 0.2, 1), (2, 0.01, 1), (4, 0.99, 3)])
+def test_a_share_is_whole_channels_and_neither_net_is_without(width, share, pixels):
+    net = beside(out_dim=width, pixel_share=share)
+    assert net.pixels.project.out_channels == pixels
+    assert net.semantic.project.out_features == width - pixels
+
+
+def test_meaning_is_read_after_all_blocks_and_pixels_after_the_second_stage(image):
+    net = two_depths()
+    latents = net(image)
+    early = {"patches", "patches.bias", "early.0", "early.1", "middle.0"}
+    own = {"norm_pixels", "norm_pixels.bias", "project_pixels", "project_pixels.bias"}
+    assert reached(latents[..., 3:], net) == early | own
+    own = {name.replace("pixels", "semantic") for name in own}
+    latents = net(image)
+    assert reached(latents[..., :3], net) == early | {"late.0", "late.1", "late.2"} | own
+
+
+def test_what_pixels_are_read_from_is_the_sum_of_two_depths(image):
+    net = two_depths(shortcut=0.6)
+    seen = {}
+    hooks = [
+        net.get_submodule(name).register_forward_hook(lambda _m, _i, out, name=name: seen.update({name: out}))
+        for name in ("early.blocks.1", "middle.blocks.0", "late.blocks.2")
+    ]
+    latents = net(image)
+    for hook in hooks:
+        hook.remove()
+    both = seen["middle.blocks.0"] + 0.6 * seen["early.blocks.1"]
+    expected = [
+        nn.functional.layer_norm(read, (16,), norm.weight, norm.bias) @ project.weight.T + project.bias
+        for read, norm, project in (
+            (seen["late.blocks.2"], net.norm_semantic, net.project_semantic),
+            (both, net.norm_pixels, net.project_pixels),
+        )
+    ]
+    torch.testing.assert_close(latents, torch.cat(expected, -1))
+
+
+def test_recomputed_stages_give_the_same_gradients(image):
+    found = []
+    for checkpoint in (False, True):
+        net = two_depths(checkpoint=checkpoint).train()
+        net(image).square().sum().backward()
+        found.append([parameter.grad for parameter in net.parameters()])
+    assert all(map(torch.equal, *found))
+
+
+def test_an_odd_width_and_another_number_of_stages_are_refused():
+    with pytest.raises(ValueError, match="must be even to hold meaning and pixels, got 5"):
+        two_depths(out_dim=5)
+    with pytest.raises(ValueError, match=r"stages must be three numbers of blocks, got \[1, 2\]"):
+        two_depths(stages=(1, 2))
+
+
+def test_a_decoder_that_reads_the_last_half_draws_the_pixels_and_not_the_meaning():
+    decoder = ViTDecoder(6, 16, 4, 16, 1, 2, 32, reads="last_half", start="xavier").double()
+    latents = torch.randn(2, 16, 6, dtype=torch.float64)
+    image = decoder(latents, (16, 16))
+    meant, drawn = latents.clone(), latents.clone()
+    meant[..., :3] += 1
+    drawn[..., 3:] += 1
+    assert torch.equal(decoder(meant, (16, 16)), image)
+    assert (decoder(drawn, (16, 16)) - image).abs().max() > 1e-3
+    whole = ViTDecoder(6, 16, 4, 16, 1, 2, 32, start="xavier").double()
+    state = decoder.state_dict()
+    whole.load_state_dict(state | {"embed.weight": torch.cat([torch.zeros(16, 3), state["embed.weight"]], 1)})
+    torch.testing.assert_close(whole(latents, (16, 16)), image)
+    with unchecked(), pytest.raises(ValueError, match="reads must be one of all, last_half, got 'half'"):
+        ViTDecoder(6, 16, reads="half")
+
+
+def test_the_image_of_a_dualtoken_tokenizer_does_not_depend_on_its_semantic_codes():
+    vq = {"_target_": "imtok.quantizers.vq.VQ", "dim": 3, "codebook_size": 32}
+    tokenizer = Tokenizer.from_config(
+        {
+            "encoder": {
+                "_target_": "imtok.encoders.two_depths.TwoDepthEncoder",
+                "patch_size": 4, "width": 16, "heads": 2, "stages": [1, 1, 1], "start": "xavier",
+            },
+            "quantizer": {"_target_": "imtok.quantizers.product.Product", "parts": [vq, vq]},
+            "decoder": {
+                "_target_": "imtok.decoders.vit.ViTDecoder",
+                "patch_size": 4, "width": 16, "depth": 1, "heads": 2, "reads": "last_half", "start": "xavier",
+            },
+            "image_size": 16,
+        }
+    ).eval()  # fmt: skip
+    tokens = tokenizer.encode(torch.rand(1, 3, 16, 16) * 2 - 1)
+    image = tokenizer.decode(tokens, (16, 16))
+    for slot in range(2):
+        ids = tokens.ids.clone()
+        ids[..., slot] = (ids[..., slot] + 1) % 32
+        assert torch.equal(tokenizer.decode(type(tokens)(ids), (16, 16)), image) == (slot == 0)
+
+
+def test_published_presets_have_the_shapes_of_the_nets_that_they_are_named_after():
+    with torch.device("meta"):
+        siglip = construct(preset("encoder", "dualtoken"), provided={"out_dim": 64, "image_size": 378})
+        flow = construct(preset("encoder", "tokenflow"), provided={"out_dim": 40, "image_size": 224})
+    attention, mlp, norms = 4 * (1152**2 + 1152), 2 * 1152 * 4304 + 4304 + 1152, 4 * 1152
+    blocks = 26 * (attention + mlp + norms)
+    assert blocks == 26 * 15_239_504  # of SigLIP2-so400m's encoder
+    ends = 3 * 14**2 * 1152 + 1152 + 27**2 * 1152 + 2 * (2 * 1152 + 1152 * 32 + 32)
+    assert count(siglip) == blocks + ends
+    assert count(flow.pixels) == 29_300_232  # LlamaGen's at width 8
+    vit = 12 * (12 * 768**2 + 13 * 768) + 3 * 16**2 * 768 + 14**2 * 768 + 2 * 2 * 768 + 768 * 32 + 32
+    assert count(flow.semantic) == vit
+
+
+def count(module):
+    return sum(parameter.numel() for parameter in module.parameters())
