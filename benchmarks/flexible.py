@@ -63,7 +63,7 @@ RECIPES: dict[str, tuple[str, ...]] = {
 }
 START, END = "<!-- flexible -->", "<!-- end of flexible -->"
 PACE = 20  # steps from which the number of steps for the time is told
-NOISES = 8  # draws of noise and time for each image
+NOISES = 16  # draws of noise and time for each image
 
 
 def main() -> None:

@@ -20,6 +20,11 @@ QUANTIZERS = {
     "vq": {"_target_": "imtok.quantizers.vq.VQ", "dim": 4, "codebook_size": 32},
     "fsq": {"_target_": "imtok.quantizers.fsq.FSQ", "levels": [8, 5, 5]},
     "bsq": {"_target_": "imtok.quantizers.bsq.BSQ", "slot_bits": [3, 3]},
+    "ibq, whose entropy goes through tokens in blocks": {
+        "_target_": "imtok.quantizers.ibq.IBQ",
+        "dim": 4,
+        "codebook_size": 32,
+    },
 }
 
 

@@ -80,6 +80,7 @@ def test_entropy_terms_equal_the_textbook_form():
     torch.testing.assert_close(losses["entropy_token"].value, per_token)
     torch.testing.assert_close(losses["entropy_codebook"].value, of_mean)
     assert (losses["entropy_token"].weight, losses["entropy_codebook"].weight) == (0.1, -0.1)
+    assert set(quantizer.eval()(latents).losses) == {"codebook", "commit"}
     for wanted in (latents, quantizer.weight):
         (ours,) = torch.autograd.grad(
             losses["entropy_token"].value - losses["entropy_codebook"].value, wanted, retain_graph=True
