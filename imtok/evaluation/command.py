@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
@@ -120,9 +121,9 @@ def write_score(found: dict[str, Any], folder: Path) -> Table:
     write_json(folder / SCORE, found)
     rows = Table()
     rows.add_column("metric")
-    rows.add_column("value", justify="right")
+    rows.add_column("value", justify="right", overflow="fold")  # addresses are longer than a line
     for name, value in found["metrics"].items():
         rows.add_row(title(name), number(value))
     for name, reason in found["absent"].items():
-        rows.add_row(title(name), f"[dim]{reason}[/dim]")
+        rows.add_row(title(name), f"[dim]{escape(reason)}[/dim]")
     return rows

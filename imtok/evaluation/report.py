@@ -157,7 +157,7 @@ def table(report: Report) -> Table:
     """The metrics for the terminal; ``summary`` says what they are of."""
     rows = Table()
     rows.add_column("metric")
-    rows.add_column("value", justify="right")
+    rows.add_column("value", justify="right", overflow="fold")  # addresses are longer than a line
     for name, value in report.metrics.items():
         rows.add_row(title(name), number(value))
     for name, reason in report.absent.items():

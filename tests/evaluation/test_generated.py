@@ -5,8 +5,10 @@ import pytest
 import torch
 from evaluation.tiny import Tiny, batches
 from PIL import Image
+from rich.console import Console
 
 from imtok.errors import InputError
+from imtok.evaluation.command import write_score
 from imtok.evaluation.generated import score
 from imtok.evaluation.protocol import Protocol
 from imtok.metrics.frechet import FeatureStatistics
@@ -83,3 +85,13 @@ def test_what_cannot_be_read_is_named(pixels, tmp_path):
             score(tmp_path / "set.npz", tmp_path / name, ADM)
         assert name in str(caught.value)
         assert "\n" not in str(caught.value)
+
+
+def test_the_table_cuts_no_reason_short(tmp_path, capsys):
+    address = "https://example.org/" + 30 * "weights/"
+    reason = f"download {address} or pip install 'imtok[offline]'"
+    table = write_score({"metrics": {"kid": 0.5}, "absent": {"precision": reason}}, tmp_path / "score")
+    Console(width=60).print(table)
+    shown = "".join(line.split("│")[2].strip() for line in capsys.readouterr().out.splitlines() if line.count("│") == 3)
+    assert address in shown
+    assert "imtok[offline]" in shown
