@@ -17,7 +17,9 @@ from imtok.training.records import SPEED
 STEPS = "trainer.max_steps=20"
 QUICK = ["vq", "fsq", "ema_vq"]
 # pixels; scales that end at 16x16, 14x14 and 11x11 latents of 8x8 pixels
-SIZES = {"var_msvq": 128, "tokenflow": 112, "xqgan_msbr10p2": 88, "xqgan_msvr10p2": 88}
+SIZES = {"var_msvq": 128, "tokenflow": 112} | dict.fromkeys(
+    ("xqgan_msbr10p2", "xqgan_msvr10p2", "xqgan_msvr10p2_16384"), 88
+)
 # takes its own encoder's 569 latents; samples its codes, each rank its own
 OTHERS = {"hita", "binary_64"}
 QUANTIZERS = sorted({path.stem for path in (config_folder() / "quantizer").glob("*.yaml")} - OTHERS)

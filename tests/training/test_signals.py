@@ -172,5 +172,5 @@ def test_lightnings_own_launcher_starts_the_other_rank_and_a_signal_ends_both(tm
         process = subprocess.Popen([sys.executable, str(ROOT / "train.py"), *given], stdout=log, stderr=log)
         wait_until(lambda: (tmp_path / "run/metrics.csv").exists(), 120)
         process.send_signal(signal.SIGTERM)
-        assert process.wait(20) == 143, (tmp_path / "log").read_text()
+        assert process.wait(120) == 143, (tmp_path / "log").read_text()
     assert len(steps(tmp_path / "run")) == 1
