@@ -120,14 +120,12 @@ _SUFFIXES = tuple(suffix.decode() for suffix in SUFFIXES)
 
 
 def _from_files(files: list[Path], batch_size: int) -> Iterator[UInt8[Tensor, "b 3 h w"]]:
-    """Batches in order; while one is measured, threads decode the next."""
-    batches = [files[at : at + batch_size] for at in range(0, len(files), batch_size)]
+    """Batches in order, each decoded by as many threads as the network has afterwards."""
     first: tuple[int, ...] | None = None
     with ThreadPoolExecutor(torch.get_num_threads()) as pool:
-        decoded = pool.map(_read, batches[0])
-        for batch, following in zip(batches, [*batches[1:], []], strict=True):
-            images = list(decoded)
-            decoded = pool.map(_read, following)
+        for at in range(0, len(files), batch_size):
+            batch = files[at : at + batch_size]
+            images = list(pool.map(_read, batch))
             first = first or tuple(images[0].shape)
             for file, image in zip(batch, images, strict=True):
                 if tuple(image.shape) != first:
