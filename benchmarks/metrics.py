@@ -79,11 +79,13 @@ def evaluation(repeats: int, images: int, side: int, threads: int) -> None:
     from torchvision.transforms.v2.functional import to_pil_image
 
     from imtok.data.photos import Photos
-    from imtok.evaluation.generated import read_images, score
+    from imtok.evaluation.generated import score
     from imtok.evaluation.protocol import Protocol
+    from imtok.evaluation.stored import stored_images
+    from imtok.metrics.frechet import FEW_IMAGES
 
     torch.set_num_threads(threads)
-    data = Photos(crops_per_photo=-(-images // 9)).train(side, seed=0)
+    data = Photos(crops_per_photo=-(-max(images, FEW_IMAGES) // 9)).train(side, seed=0)
     protocol = Protocol(preset="offline", extractor="efflite0", resize="antialiased", dtype="float32")
     extractor = protocol.build()
     clocks: dict[str, Callable[[], float]] = {"wall": time.perf_counter, "processor": time.process_time}
@@ -93,20 +95,21 @@ def evaluation(repeats: int, images: int, side: int, threads: int) -> None:
         warnings.simplefilter("ignore")  # a thousand images are few
         stored, reference = Path(folder) / "images", Path(folder) / "reference.npz"
         stored.mkdir()
-        for index in range(images):
-            to_pil_image(data[0, index].image).save(stored / f"{index:06}.png")
-        decoded = list(read_images(stored, 64))
-        array = Path(folder) / "images.npz"
-        np.savez(array, arr_0=torch.cat(decoded).permute(0, 2, 3, 1).numpy())
-        sums = FeatureStatistics(extractor.dim)
-        for part in decoded:  # warms up
-            sums.update(extractor(part).features)
+        sums = FeatureStatistics(extractor.dim)  # over enough images for a metric not to warn, as references are
+        for start in range(0, FEW_IMAGES, 64):
+            batch = torch.stack([data[0, index].image for index in range(start, min(start + 64, FEW_IMAGES))])
+            sums.update(extractor(batch).features)
         gaussian = sums.compute()
         np.savez(reference, mu=gaussian.mean.numpy(), sigma=gaussian.covariance.numpy())
+        for index in range(images):
+            to_pil_image(data[0, index].image).save(stored / f"{index:06}.png")
+        decoded = list(stored_images(stored, 64))
+        array = Path(folder) / "images.npz"
+        np.savez(array, arr_0=torch.cat(decoded).permute(0, 2, 3, 1).numpy())
 
         def features() -> None:
             for part in decoded:
-                sums.update(extractor(part).features)
+                extractor(part)
 
         ways: tuple[Callable[[], object], ...] = (
             features,
@@ -120,10 +123,12 @@ def evaluation(repeats: int, images: int, side: int, threads: int) -> None:
                 for clock, read in clocks.items():
                     spent[clock][side].append(read() - started[clock])
     for clock, seconds in spent.items():
-        alone = statistics.median(seconds[sides[0]])
         for side in sides:
-            whole = statistics.median(seconds[side])
-            print(f"{clock}: {side} of {images} images {whole:.1f} s, ratio {whole / alone:.3f}")
+            ratios = [whole / alone for whole, alone in zip(seconds[side], seconds[sides[0]], strict=True)]
+            print(
+                f"{clock}: {side} of {images} images {statistics.median(seconds[side]):.1f} s, ratio "
+                f"{statistics.median(ratios):.3f} ({min(ratios):.3f} to {max(ratios):.3f})"
+            )
 
 
 def standin(images: int, side: int, threads: int) -> None:

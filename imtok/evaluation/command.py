@@ -15,11 +15,11 @@ from imtok.data.images import ImageSet, Subset
 from imtok.data.stream import ImageStream
 from imtok.errors import InputError
 from imtok.evaluation.compare import Comparison, compare, read_report
-from imtok.evaluation.generated import load_statistics
 from imtok.evaluation.protocol import Protocol
 from imtok.evaluation.report import Report
 from imtok.evaluation.schema import MeasureConfig
 from imtok.evaluation.settings import Settings
+from imtok.evaluation.stored import load_statistics
 from imtok.evaluation.titles import number, title
 from imtok.files import claim_output, sha256, write_bytes, write_json
 from imtok.types import Batch

@@ -1,30 +1,23 @@
 """Generated images against a reference in the layout of ADM's evaluator: gFID, inception score, precision, recall."""
 
-import zipfile
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from einops import rearrange
-from jaxtyping import UInt8
 from torch import Tensor
 
-from imtok.data.decode import DecodeError, decode_image
-from imtok.data.headers import SUFFIXES
 from imtok.errors import InputError
 from imtok.evaluation.features import SUBSET
 from imtok.evaluation.protocol import Protocol, protocol_id
+from imtok.evaluation.stored import load_statistics, stored_images, stored_names
 from imtok.files import sha256
-from imtok.metrics.extractors.base import Extractor
+from imtok.metrics.extractors.base import Extractor, Features
 from imtok.metrics.frechet import FeatureStatistics, FrechetDistance, Gaussian
 from imtok.metrics.inception_score import InceptionScore
 from imtok.metrics.kid import KID
 from imtok.metrics.precision_recall import PrecisionRecall
 
-_ASSUMED = 50_000  # ADM's files of statistics do not say how many images they are of
 _PRECISION_REFERENCE = 10_000  # the first so many, as ADM's evaluator takes them
 
 
@@ -35,8 +28,9 @@ def score(
 
     Args:
         images: A folder of JPEG, PNG and WebP files, or an npz with uint8 images ``arr_0`` (n, h, w, 3).
-        reference: Such an npz or folder, or one with the statistics ``mu`` and ``sigma`` alone, which gives no
-            precision and recall.
+        reference: Such an npz or folder, or an npz with the Inception's statistics ``mu`` and ``sigma``, which decide
+            the distance where they are; alone they give no precision and recall. ADM's references hold the statistics
+            of the training set, and 10,000 images for precision and recall.
         protocol: Extractor and its resizer. Images are taken as they are: no crop.
         device: Where to compute.
         batch_size: Images at a time.
@@ -47,49 +41,50 @@ def score(
     Raises:
         InputError: If a file is missing or damaged, or the weights are.
     """
-    reader, other = read_images(images, batch_size), None
-    statistics = _statistics(reference)
-    if statistics is None:
-        other = read_images(reference, batch_size)
+    reader, names = stored_images(images, batch_size), stored_names(reference)
+    other = stored_images(reference, batch_size) if "arr_0" in names else None
+    # to other features than those that ADM's statistics are of, its images are the reference
+    stored = other is None or ("mu" in names and protocol.extractor == "inception_tf")
+    statistics = load_statistics(reference) if stored else None
     extractor = protocol.build().to(device)
-    rows, logits = _features(extractor, reader, device)
-    others = _features(extractor, other, device)[0] if other is not None else None
-    reference_side = statistics or _gaussian(others, extractor.dim)
-    if len(reference_side.mean) != extractor.dim:
-        raise InputError(f"{reference}: mu must have {extractor.dim} values, got {len(reference_side.mean)}")
-    distance = FrechetDistance(extractor.dim, reference_side)
-    distance.update(rows)
+    if statistics is not None and len(statistics.mean) != extractor.dim:
+        raise InputError(f"{reference}: mu must have {extractor.dim} values, got {len(statistics.mean)}")
+    others = torch.cat([found.features for found in _features(extractor, other, device)]) if other else None
+    statistics = statistics or _gaussian(others, extractor.dim)
+    distance = FrechetDistance(extractor.dim, statistics)
+    rows: list[Tensor] = []
+    logits: list[Tensor] = []
+    for found in _features(extractor, reader, device):
+        distance.update(found.features)
+        if others is not None:
+            rows.append(found.features)
+        if found.logits is not None:
+            logits.append(found.logits)
     metrics = {f"g{extractor.distance}": float(distance.compute().item())}
     absent: dict[str, str] = {}
-    if logits is not None:
+    if logits:
         try:
-            metric = InceptionScore(logits.shape[1])
-            metric.update(logits)
-            metrics |= metric.compute()
+            metrics |= _inception_score(torch.cat(logits))
         except InputError as error:
             absent["inception_score"] = str(error)
     if others is None:
         absent["precision"] = absent["recall"] = f"{reference} holds statistics only, and no images"
     else:
         try:
-            manifold = PrecisionRecall(extractor.dim, others[:_PRECISION_REFERENCE])
-            manifold.update(rows)
-            metrics |= manifold.compute()
-            size = SUBSET if min(len(rows), len(others)) >= SUBSET else None
-            kernel = KID(extractor.dim, others, subset_size=size)
-            kernel.update(rows)
-            metrics |= kernel.compute()
+            metrics |= _neighbours(torch.cat(rows), others)
         except InputError as error:
             absent["precision"] = str(error)
+    count = int(distance.count)
     facts = {
         **protocol.settings,
         "extractor_hash": extractor.hash[:16],
-        "reference": sha256(reference)[:16] if reference.is_file() else f"{reference.name}, {reference_side.count}",
-        "n": len(rows),
+        "reference": sha256(reference)[:16] if reference.is_file() else f"{reference.name}, {statistics.count}",
+        "statistics": "stored" if stored else "of the images",
+        "n": count,
     }
     return {
         "schema": 1,
-        "images": len(rows),
+        "images": count,
         "reference_images": None if others is None else len(others),
         "metrics": metrics,
         "absent": absent,
@@ -97,81 +92,20 @@ def score(
     }
 
 
-def read_images(path: Path, batch_size: int) -> Iterator[UInt8[Tensor, "b 3 h w"]]:
-    """The images of a folder, in the order of their names, or of an npz; nothing is read before the first is asked for.
-
-    Raises:
-        InputError: If there is none, one is damaged, or they differ in size.
-    """
-    if path.is_dir():
-        files = sorted(file for file in path.rglob("*") if file.name.lower().endswith(_SUFFIXES))
-        if not files:
-            raise InputError(f"{path} holds no JPEG, PNG or WebP file")
-        return _from_files(files, batch_size)
-    pixels = _load(path, "arr_0")
-    if pixels is None or pixels.dtype != np.uint8 or pixels.ndim != 4 or pixels.shape[-1] != 3 or not len(pixels):
-        shape = None if pixels is None else f"{pixels.dtype} {pixels.shape}"
-        raise InputError(f"{path} must hold uint8 images arr_0 of shape (n, height, width, 3), got {shape}")
-    parts = (pixels[at : at + batch_size] for at in range(0, len(pixels), batch_size))
-    return (rearrange(torch.from_numpy(part), "b h w c -> b c h w").contiguous() for part in parts)
+def _inception_score(logits: Tensor) -> dict[str, float]:
+    metric = InceptionScore(logits.shape[1])
+    metric.update(logits)
+    return metric.compute()
 
 
-_SUFFIXES = tuple(suffix.decode() for suffix in SUFFIXES)
-
-
-def _from_files(files: list[Path], batch_size: int) -> Iterator[UInt8[Tensor, "b 3 h w"]]:
-    """Batches in order, each decoded by as many threads as the network has afterwards."""
-    first: tuple[int, ...] | None = None
-    with ThreadPoolExecutor(torch.get_num_threads()) as pool:
-        for at in range(0, len(files), batch_size):
-            batch = files[at : at + batch_size]
-            images = list(pool.map(_read, batch))
-            first = first or tuple(images[0].shape)
-            for file, image in zip(batch, images, strict=True):
-                if tuple(image.shape) != first:
-                    sides = f"{image.shape[2]}x{image.shape[1]}"
-                    raise InputError(f"{file}: images must all have {first[2]}x{first[1]} pixels, got {sides}")
-            yield torch.stack(images)
-
-
-def _read(file: Path) -> UInt8[Tensor, "3 h w"]:
-    try:
-        return decode_image(file.read_bytes(), file.name)
-    except DecodeError as error:
-        raise InputError(f"{file} cannot be read ({error})") from None
-
-
-def _load(path: Path, name: str) -> np.ndarray | None:
-    if not path.is_file():
-        raise InputError(f"{path} does not exist; give a folder of images or an npz file")
-    try:
-        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
-            return file[name] if name in file.files else None
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, AttributeError, KeyError) as error:
-        raise InputError(f"{path} is no npz file of plain arrays ({str(error).splitlines()[0]})") from None
-
-
-def _statistics(path: Path) -> Gaussian | None:
-    """What an npz says about features, where it does."""
-    if path.is_dir() or _load(path, "arr_0") is not None:
-        return None
-    return load_statistics(path)
-
-
-def load_statistics(path: Path) -> Gaussian:
-    """``mu`` and ``sigma`` of an npz in the layout of ADM's evaluator and pytorch-fid.
-
-    Raises:
-        InputError: If it is none, or its numbers are not those of a covariance.
-    """
-    mean, covariance = _load(path, "mu"), _load(path, "sigma")
-    if mean is None or covariance is None or mean.ndim != 1 or covariance.shape != (len(mean), len(mean)):
-        raise InputError(f"{path} must hold images arr_0, or statistics mu (f) and sigma (f, f)")
-    if not (np.isfinite(mean).all() and np.isfinite(covariance).all()):
-        raise InputError(f"{path}: mu and sigma must be finite, got NaN or infinity; the file is damaged")
-    if not np.allclose(covariance, covariance.T, atol=1e-6):
-        raise InputError(f"{path}: sigma must be symmetric; the file is damaged")
-    return Gaussian(_ASSUMED, torch.from_numpy(mean).double(), torch.from_numpy(covariance).double())
+def _neighbours(rows: Tensor, others: Tensor) -> dict[str, float]:
+    """Precision, recall and KID, which need the features themselves."""
+    manifold = PrecisionRecall(rows.shape[1], others[:_PRECISION_REFERENCE])
+    manifold.update(rows)
+    size = SUBSET if min(len(rows), len(others)) >= SUBSET else None
+    kernel = KID(rows.shape[1], others, subset_size=size)
+    kernel.update(rows)
+    return manifold.compute() | kernel.compute()
 
 
 def _gaussian(rows: Tensor | None, dim: int) -> Gaussian:
@@ -181,10 +115,7 @@ def _gaussian(rows: Tensor | None, dim: int) -> Gaussian:
     return metric.compute()
 
 
-def _features(
-    extractor: Extractor, images: Iterator[Tensor], device: str | torch.device
-) -> tuple[Tensor, Tensor | None]:
-    found = [extractor(batch.to(device)) for batch in images]
-    rows = torch.cat([features.features.cpu() for features in found])
-    logits = [features.logits.cpu() for features in found if features.logits is not None]
-    return rows, torch.cat(logits) if logits else None
+def _features(extractor: Extractor, images: Iterable[Tensor], device: str | torch.device) -> Iterator[Features]:
+    for batch in images:
+        features, logits = extractor(batch.to(device))
+        yield Features(features.cpu(), None if logits is None else logits.cpu())

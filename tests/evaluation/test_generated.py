@@ -1,5 +1,9 @@
 """Generated images against ADM's layout of references, and what is said of damaged files."""
 
+import tracemalloc
+import zipfile
+from io import BytesIO
+
 import numpy as np
 import pytest
 import torch
@@ -11,6 +15,7 @@ from imtok.errors import InputError
 from imtok.evaluation.command import write_score
 from imtok.evaluation.generated import score
 from imtok.evaluation.protocol import Protocol
+from imtok.evaluation.stored import stored_images
 from imtok.metrics.frechet import FeatureStatistics
 
 pytestmark = pytest.mark.filterwarnings("ignore:a Fréchet distance over")
@@ -53,6 +58,35 @@ def test_a_folder_is_as_good_as_an_npz_and_statistics_as_good_as_images(pixels, 
     assert "statistics only" in short["absent"]["precision"]
 
 
+def _npz_of(path, image, statistics_of):
+    """A reference as ADM's: some images, and the statistics of others."""
+    statistics = FeatureStatistics(12)
+    statistics.update(Tiny()(torch.from_numpy(statistics_of).permute(0, 3, 1, 2).contiguous()).features)
+    gaussian = statistics.compute()
+    np.savez(path, arr_0=image, mu=gaussian.mean.numpy(), sigma=gaussian.covariance.numpy())
+
+
+def test_adms_statistics_decide_the_distance_and_its_images_the_precision(pixels, tmp_path):
+    np.savez(tmp_path / "set.npz", arr_0=pixels)
+    np.savez(tmp_path / "images.npz", arr_0=pixels[:20])
+    _npz_of(tmp_path / "both.npz", pixels[:20], statistics_of=pixels)
+    images = score(tmp_path / "set.npz", tmp_path / "images.npz", ADM)
+    both = score(tmp_path / "set.npz", tmp_path / "both.npz", ADM)
+    assert both["metrics"]["gfd_tiny"] < 1e-6 < images["metrics"]["gfd_tiny"]
+    for name in ("precision", "recall", "kid"):
+        assert both["metrics"][name] == images["metrics"][name]
+    assert both["reference_images"] == 20
+    assert (both["protocol"]["statistics"], images["protocol"]["statistics"]) == ("stored", "of the images")
+
+
+def test_statistics_of_the_inception_are_no_reference_for_another_net(pixels, tmp_path):
+    _npz_of(tmp_path / "both.npz", pixels[:20], statistics_of=pixels)
+    np.savez(tmp_path / "set.npz", arr_0=pixels[:20])
+    found = score(tmp_path / "set.npz", tmp_path / "both.npz", Protocol("offline"))
+    assert found["metrics"]["gfd_tiny"] < 1e-6
+    assert found["protocol"]["statistics"] == "of the images"
+
+
 def test_what_cannot_be_read_is_named(pixels, tmp_path):
     np.savez(tmp_path / "set.npz", arr_0=pixels)
     np.savez(tmp_path / "float.npz", arr_0=pixels.astype(np.float32))
@@ -61,6 +95,11 @@ def test_what_cannot_be_read_is_named(pixels, tmp_path):
     np.savez(tmp_path / "short.npz", mu=np.zeros(5), sigma=np.eye(5))
     np.savez(tmp_path / "none.npz", other=np.zeros(5))
     (tmp_path / "cut.npz").write_bytes((tmp_path / "set.npz").read_bytes()[:3000])
+    np.savez(tmp_path / "columns.npz", arr_0=np.asfortranarray(pixels))
+    flipped = bytearray((tmp_path / "set.npz").read_bytes())
+    flipped[len(flipped) // 2] ^= 1
+    (tmp_path / "flipped.npz").write_bytes(flipped)
+    _longer(tmp_path / "long.npz", pixels)
     (tmp_path / "objects.npz").write_bytes(b"no zip at all")
     (tmp_path / "empty").mkdir()
     (tmp_path / "mixed").mkdir()
@@ -74,6 +113,9 @@ def test_what_cannot_be_read_is_named(pixels, tmp_path):
         "skew.npz": "sigma must be symmetric",
         "short.npz": "mu must have 12 values, got 5",
         "none.npz": "must hold images arr_0, or statistics",
+        "columns.npz": "uint8 images arr_0 .* in Fortran order",
+        "flipped.npz": "is no npz file of plain arrays .*CRC",
+        "long.npz": "arr_0 holds 122880 bytes, and its shape",
         "cut.npz": "is no npz file of plain arrays",
         "objects.npz": "is no npz file of plain arrays",
         "missing.npz": "does not exist",
@@ -85,6 +127,28 @@ def test_what_cannot_be_read_is_named(pixels, tmp_path):
             score(tmp_path / "set.npz", tmp_path / name, ADM)
         assert name in str(caught.value)
         assert "\n" not in str(caught.value)
+
+
+def _longer(path, pixels):
+    """An npz whose header promises more images than follow."""
+    header = BytesIO()
+    np.lib.format.write_array_header_1_0(
+        header, {"descr": "|u1", "fortran_order": False, "shape": (10**9, *pixels.shape[1:])}
+    )
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("arr_0.npy", header.getvalue() + pixels.tobytes())
+
+
+def test_an_npz_is_read_a_batch_at_a_time(tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 256, (512, 32, 32, 3), dtype=np.uint8)
+    np.savez(tmp_path / "set.npz", arr_0=pixels)
+    tracemalloc.start()
+    for at, batch in enumerate(stored_images(tmp_path / "set.npz", 16)):
+        assert torch.equal(batch, torch.from_numpy(pixels[at * 16 : at * 16 + 16]).permute(0, 3, 1, 2))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert at == 31
+    assert peak < pixels.nbytes / 4
 
 
 def test_the_table_cuts_no_reason_short(tmp_path, capsys):
