@@ -18,7 +18,8 @@ _STYLE = """body{font:15px/1.5 system-ui,sans-serif;max-width:1060px;margin:2em 
 table{border-collapse:collapse;margin:1em 0}td,th{padding:.25em .8em;border-bottom:1px solid #ddd;text-align:left}
 td.n{text-align:right;font-variant-numeric:tabular-nums}code{color:#666}figure{display:inline-block;margin:.4em}
 figcaption{color:#666;font-size:13px;overflow-wrap:anywhere}.grid img{width:150px;image-rendering:pixelated}
-.plot img{max-width:100%}.note{color:#8a4b00}"""
+figure img{max-width:100%}.plots{display:grid;grid-template-columns:repeat(auto-fit,minmax(440px,1fr))}
+.note{color:#8a4b00}"""
 
 
 def write_page(report: Report, folder: Path) -> None:
@@ -58,10 +59,10 @@ def page(report: Report) -> str:
         parts.append(f"<h2>Absent</h2><table>{rows}</table>")
     plots = draw_plots(report)
     if plots:
-        parts.append("<h2>Plots</h2>")
-        parts += [f'<figure class="plot">{_image(data, t)}</figure>' for t, data in plots.items()]
+        figures = (f"<figure>{_image(d, t)}<figcaption>{_text(t)}</figcaption></figure>" for t, d in plots.items())
+        parts.append(f'<h2>Plots</h2><div class="plots">{"".join(figures)}</div>')
     for caption, data in report.drawings.items():
-        parts.append(f'<h2>{_text(caption)}</h2><figure class="plot">{_image(data, caption)}</figure>')
+        parts.append(f"<h2>{_text(caption)}</h2><figure>{_image(data, caption)}</figure>")
     parts += _grid(report)
     for key in ("pfid", "rate", "swaps"):
         if key in report.tables:

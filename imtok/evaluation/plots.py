@@ -8,10 +8,12 @@ from jaxtyping import UInt8
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogFormatter
 from torch import Tensor
 
 from imtok.evaluation.grid import to_picture
 from imtok.evaluation.report import Report
+from imtok.evaluation.titles import title
 
 _COLORS = {"tokens": "#1f4e79", "jpeg": "#b0b0b0", "webp": "#d08030", "avif": "#508050"}
 
@@ -23,7 +25,7 @@ def draw_plots(report: Report) -> dict[str, bytes]:
     if "rate" in tables:
         rows = tables["rate"]
         for quality in [name for name in rows[0] if name not in _SIZES and name not in ("kind", "tokens", "quality")]:
-            plots[f"{quality} against bytes"] = _figure(lambda axes, q=quality: _rate(axes, rows, q))
+            plots[f"{title(quality)} against bytes"] = _figure(lambda axes, q=quality: _rate(axes, rows, q))
     if "pfid" in tables:
         plots["Perturbed tokens"] = _figure(lambda axes: _pfid(axes, tables["pfid"]))
     if "positions" in tables:
@@ -71,7 +73,9 @@ def _rate(axes: Axes, rows: list[dict[str, Any]], quality: str) -> None:
         points = sorted((row["bytes"], row[quality]) for row in rows if row["kind"] == kind and quality in row)
         if points:
             axes.plot(*zip(*points, strict=True), marker="o", color=_COLORS[kind], label=kind)
-    axes.set(xscale="log", xlabel="bytes per image", ylabel=quality)
+    axes.set(xscale="log", xlabel="bytes per image", ylabel=title(quality))
+    for level in ("major", "minor"):  # 200 and not 2 x 10^2; between powers of ten only where there are few of them
+        getattr(axes.xaxis, f"set_{level}_formatter")(LogFormatter(minor_thresholds=(2, 0.5)))
     axes.legend(frameon=False)
 
 
@@ -113,7 +117,9 @@ def _heaps(axes: Axes, rows: list[dict[str, Any]]) -> None:
 
 
 def _lengths(axes: Axes, table: dict[str, Any]) -> None:
-    axes.bar([str(length) for length in table["lengths"]], table["images"], color=_COLORS["tokens"])
+    places = range(len(table["lengths"]))
+    axes.bar(places, table["images"], color=_COLORS["tokens"])
+    axes.set_xticks(places, [str(length) for length in table["lengths"]])
     axes.set(xlabel=f"tokens for {table['target_psnr']:g} dB", ylabel="images")
 
 

@@ -2,6 +2,7 @@
 
 import csv
 import json
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import numpy as np
@@ -62,10 +63,11 @@ def test_the_page_is_whole_and_fetches_nothing(folder):
     assert "url(" not in text
     assert "@import" not in text
     plots = draw_plots(report)
-    assert {"psnr against bytes", "fd_tiny against bytes", "Perturbed tokens", "Entropy at each position",
+    assert {"PSNR (dB) against bytes", "fd_tiny against bytes", "Perturbed tokens", "Entropy at each position",
             "Code frequencies", "Growth of the vocabulary"} <= set(plots)  # fmt: skip
     for name in (*plots, *report.drawings):
         assert page.pictures.count(name) == 1, name
+        assert name in page.text
     assert len(report.drawings) == 2
     for key in report.pictures.keys:  # original, reconstruction and error of each
         assert page.pictures.count(key) == 3, key
@@ -76,6 +78,13 @@ def test_the_page_is_whole_and_fetches_nothing(folder):
         assert report.ids[name]["id"] in page.text
     for reason in report.absent.values():
         assert reason in page.text
+
+
+def test_a_plot_of_lengths_says_nothing_in_the_log(folder, caplog):
+    table = {"lengths": [1, 2, 16], "images": [3, 0, 5], "target_psnr": 25.0}
+    with caplog.at_level("INFO", logger="matplotlib"):
+        assert list(draw_plots(replace(folder[0], tables={"length": table}, arrays={}))) == ["Tokens that images need"]
+    assert not caplog.records
 
 
 def test_the_files_for_machines_hold_the_same(folder):
