@@ -283,9 +283,13 @@ def _explain(override: str, error: Exception, config: DictConfig) -> str:
         return f"{key}={value}: no such option{_hint(value, options)}"
     *parents, name = key.split(".")
     node = OmegaConf.select(config, ".".join(parents)) if parents else config
-    if OmegaConf.is_dict(node) and name not in node:
-        return f"{key}: no such key{_hint(name, [str(known) for known in node])}"
+    keys = [str(known) for known in node] if OmegaConf.is_dict(node) else []  # `in` does not find what is ???
+    if keys and name not in keys:
+        return f"{key}: no such key{_hint(name, keys)}"
     cause = (error.__cause__ or error) if not text or "Error merging override" in text else error
+    listed = bool(keys) and OmegaConf.is_list(OmegaConf.select(config, key)) and not value.startswith("[")
+    if listed or "Ambiguous value" in str(cause):
+        return f"{key}: a list takes brackets; write {key}=[{value}]"
     return f"{key}: {(str(cause).splitlines() or [type(cause).__name__])[0]}"
 
 

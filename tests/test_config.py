@@ -189,3 +189,19 @@ def test_an_image_size_that_the_encoder_cannot_read_is_named():
         config = compose("train", overrides=["image_size=60"])
     with pytest.raises(InputError, match=r"the tokenizer cannot be built: .*60"):
         build_tokenizer(OmegaConf.to_container(config, resolve=True))
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("metrics=psnr", "metrics: a list takes brackets; write metrics=[psnr]"),
+        ("metrics=psnr,ssim", "metrics: a list takes brackets; write metrics=[psnr,ssim]"),
+        ("tokenizer=a,b", "tokenizer: a list takes brackets; write tokenizer=[a,b]"),
+        ("seed.more=3", "seed.more: "),
+    ],
+)
+def test_a_mistake_in_an_evaluation_is_explained(override, message):
+    with pytest.raises(InputError) as error:
+        check_command("eval", [override])
+    assert message in str(error.value)
+    assert "did you mean tokenizer" not in str(error.value)
