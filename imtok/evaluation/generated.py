@@ -1,8 +1,8 @@
-"""Generated images against a reference in the layout of ADM's evaluator: gFID, inception score, precision, recall."""
+"""Generated images against a reference in the layout of ADM's evaluator: FID, sFID, IS, precision, recall, KID."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -12,12 +12,13 @@ from imtok.evaluation.features import SUBSET
 from imtok.evaluation.protocol import Protocol, protocol_id
 from imtok.evaluation.stored import load_statistics, stored_images, stored_names
 from imtok.files import sha256
-from imtok.metrics.extractors.base import Extractor, Features
-from imtok.metrics.frechet import FeatureStatistics, FrechetDistance, Gaussian
+from imtok.metrics.extractors.base import Extractor
+from imtok.metrics.frechet import FeatureStatistics, FrechetDistance, Gaussian, frechet_distance
 from imtok.metrics.inception_score import InceptionScore
 from imtok.metrics.kid import KID
 from imtok.metrics.precision_recall import PrecisionRecall
 
+_SPATIAL = ("mu_s", "sigma_s")
 _PRECISION_REFERENCE = 10_000  # the first so many, as ADM's evaluator takes them
 
 
@@ -28,9 +29,9 @@ def score(
 
     Args:
         images: A folder of JPEG, PNG and WebP files, or an npz with uint8 images ``arr_0`` (n, h, w, 3).
-        reference: Such an npz or folder, or an npz with the Inception's statistics ``mu`` and ``sigma``, which decide
-            the distance where they are; alone they give no precision and recall. ADM's references hold the statistics
-            of the training set, and 10,000 images for precision and recall.
+        reference: Such an npz or folder, or an npz with the Inception's statistics ``mu`` and ``sigma`` (for sFID
+            ``mu_s`` and ``sigma_s``), which decide distances where they are; alone they give no precision and recall.
+            ADM's references hold the statistics of the training set, and 10,000 images for precision and recall.
         protocol: Extractor and its resizer. Images are taken as they are: no crop.
         device: Where to compute.
         batch_size: Images at a time.
@@ -45,51 +46,94 @@ def score(
     other = stored_images(reference, batch_size) if "arr_0" in names else None
     # to other features than those that ADM's statistics are of, its images are the reference
     stored = other is None or ("mu" in names and protocol.extractor == "inception_tf")
-    statistics = load_statistics(reference) if stored else None
+    pooled = load_statistics(reference) if stored else None
+    spatial = load_statistics(reference, *_SPATIAL) if stored and {*_SPATIAL} <= names else None
     extractor = protocol.build().to(device)
-    if statistics is not None and len(statistics.mean) != extractor.dim:
-        raise InputError(f"{reference}: mu must have {extractor.dim} values, got {len(statistics.mean)}")
-    others = torch.cat([found.features for found in _features(extractor, other, device)]) if other else None
-    statistics = statistics or _gaussian(others, extractor.dim)
-    distance = FrechetDistance(extractor.dim, statistics)
-    rows: list[Tensor] = []
-    logits: list[Tensor] = []
-    for found in _features(extractor, reader, device):
-        distance.update(found.features)
-        if others is not None:
-            rows.append(found.features)
-        if found.logits is not None:
-            logits.append(found.logits)
+    _check_length(reference, "mu", pooled, extractor.dim)
+    others = None
+    if other is not None:
+        sums = FeatureStatistics(extractor.dim)
+        others = _watch(extractor, other, device, sums)
+        if pooled is None:
+            pooled, spatial = sums.compute(), others.spatial
+    assert pooled is not None
+    distance = FrechetDistance(extractor.dim, pooled)
+    seen = _watch(extractor, reader, device, distance, keep=others is not None)
     metrics = {f"g{extractor.distance}": float(distance.compute().item())}
     absent: dict[str, str] = {}
-    if logits:
+    if seen.spatial is not None and spatial is not None:
+        _check_length(reference, _SPATIAL[0], spatial, len(seen.spatial.mean))
+        metrics[f"gs{extractor.distance}"] = frechet_distance(seen.spatial, spatial).item()
+    elif seen.spatial is not None:
+        absent["sfid"] = f"{reference} holds no {' and '.join(_SPATIAL)}"
+    if seen.logits is not None:
         try:
-            metrics |= _inception_score(torch.cat(logits))
+            metrics |= _inception_score(seen.logits)
         except InputError as error:
             absent["inception_score"] = str(error)
-    if others is None:
+    if others is None or others.rows is None or seen.rows is None:
         absent["precision"] = absent["recall"] = f"{reference} holds statistics only, and no images"
     else:
         try:
-            metrics |= _neighbours(torch.cat(rows), others)
+            metrics |= _neighbours(seen.rows, others.rows)
         except InputError as error:
             absent["precision"] = str(error)
     count = int(distance.count)
     facts = {
         **protocol.settings,
         "extractor_hash": extractor.hash[:16],
-        "reference": sha256(reference)[:16] if reference.is_file() else f"{reference.name}, {statistics.count}",
+        "reference": sha256(reference)[:16] if reference.is_file() else f"{reference.name}, {pooled.count}",
         "statistics": "stored" if stored else "of the images",
         "n": count,
     }
     return {
         "schema": 1,
         "images": count,
-        "reference_images": None if others is None else len(others),
+        "reference_images": None if others is None or others.rows is None else len(others.rows),
         "metrics": metrics,
         "absent": absent,
         "protocol": {"id": protocol_id(facts), **facts},
     }
+
+
+class _Seen(NamedTuple):
+    """What a pass over images leaves behind, beside the sums of its pooled features."""
+
+    rows: Tensor | None
+    logits: Tensor | None
+    spatial: Gaussian | None
+
+
+def _watch(
+    extractor: Extractor,
+    images: Iterable[Tensor],
+    device: str | torch.device,
+    sums: FeatureStatistics | FrechetDistance,
+    keep: bool = True,
+) -> _Seen:
+    rows: list[Tensor] = []
+    logits: list[Tensor] = []
+    spatial: FeatureStatistics | None = None
+    for batch in images:
+        found = extractor(batch.to(device))
+        sums.update(found.features.cpu())
+        if keep:
+            rows.append(found.features.cpu())
+        if found.logits is not None:
+            logits.append(found.logits.cpu())
+        if found.spatial is not None:
+            spatial = FeatureStatistics(found.spatial.shape[1]) if spatial is None else spatial
+            spatial.update(found.spatial.cpu())
+    return _Seen(
+        rows=torch.cat(rows) if rows else None,
+        logits=torch.cat(logits) if logits else None,
+        spatial=None if spatial is None else spatial.compute(),
+    )
+
+
+def _check_length(path: Path, name: str, statistics: Gaussian | None, length: int) -> None:
+    if statistics is not None and len(statistics.mean) != length:
+        raise InputError(f"{path}: {name} must have {length} values, got {len(statistics.mean)}")
 
 
 def _inception_score(logits: Tensor) -> dict[str, float]:
@@ -106,16 +150,3 @@ def _neighbours(rows: Tensor, others: Tensor) -> dict[str, float]:
     kernel = KID(rows.shape[1], others, subset_size=size)
     kernel.update(rows)
     return manifold.compute() | kernel.compute()
-
-
-def _gaussian(rows: Tensor | None, dim: int) -> Gaussian:
-    metric = FeatureStatistics(dim)
-    if rows is not None:
-        metric.update(rows)
-    return metric.compute()
-
-
-def _features(extractor: Extractor, images: Iterable[Tensor], device: str | torch.device) -> Iterator[Features]:
-    for batch in images:
-        features, logits = extractor(batch.to(device))
-        yield Features(features.cpu(), None if logits is None else logits.cpu())

@@ -53,21 +53,26 @@ def stored_names(path: Path) -> set[str]:
         return {name.removesuffix(".npy") for name in archive.namelist()}
 
 
-def load_statistics(path: Path) -> Gaussian:
-    """What an npz in the layout of ADM's evaluator and pytorch-fid says about features, in ``mu`` and ``sigma``.
+def load_statistics(path: Path, mu: str = "mu", sigma: str = "sigma") -> Gaussian:
+    """What an npz in the layout of ADM's evaluator and pytorch-fid says about features.
+
+    Args:
+        path: The file.
+        mu: Name of the mean; ``mu_s`` is that of sFID's features.
+        sigma: Name of the covariance.
 
     Raises:
         InputError: If it says nothing, or its numbers are not those of a covariance.
     """
-    if not {"mu", "sigma"} <= stored_names(path):
-        raise InputError(f"{path} must hold images arr_0, or statistics mu (f) and sigma (f, f)")
-    mean, covariance = _array(path, "mu"), _array(path, "sigma")
+    if not {mu, sigma} <= stored_names(path):
+        raise InputError(f"{path} must hold images arr_0, or statistics {mu} (f) and {sigma} (f, f)")
+    mean, covariance = _array(path, mu), _array(path, sigma)
     if mean.ndim != 1 or covariance.shape != (len(mean), len(mean)):
-        raise InputError(f"{path} must hold images arr_0, or statistics mu (f) and sigma (f, f)")
+        raise InputError(f"{path} must hold images arr_0, or statistics {mu} (f) and {sigma} (f, f)")
     if not (np.isfinite(mean).all() and np.isfinite(covariance).all()):
-        raise InputError(f"{path}: mu and sigma must be finite, got NaN or infinity; the file is damaged")
+        raise InputError(f"{path}: {mu} and {sigma} must be finite, got NaN or infinity; the file is damaged")
     if not np.allclose(covariance, covariance.T, atol=1e-6):
-        raise InputError(f"{path}: sigma must be symmetric; the file is damaged")
+        raise InputError(f"{path}: {sigma} must be symmetric; the file is damaged")
     return Gaussian(ASSUMED, torch.from_numpy(mean).double(), torch.from_numpy(covariance).double())
 
 

@@ -79,6 +79,36 @@ def test_adms_statistics_decide_the_distance_and_its_images_the_precision(pixels
     assert (both["protocol"]["statistics"], images["protocol"]["statistics"]) == ("stored", "of the images")
 
 
+class Spatial(Tiny):
+    """With a vector that keeps places apart."""
+
+    def extract(self, levels):
+        found = super().extract(levels)
+        return found._replace(spatial=levels[:, 0, ::11, ::11].flatten(1) / 64)
+
+
+def test_spatial_features_have_a_distance_and_statistics_of_their_own(pixels, tmp_path, monkeypatch):
+    monkeypatch.setattr(Protocol, "build", lambda self: Spatial())
+    _npz_of(tmp_path / "both.npz", pixels[:20], statistics_of=pixels)
+    np.savez(tmp_path / "set.npz", arr_0=pixels)
+    np.savez(tmp_path / "images.npz", arr_0=pixels[:20])
+    own = pixels[:20, ::11, ::11, 0].reshape(20, -1).astype(float) / 64
+    statistics = {"mu_s": own.mean(0), "sigma_s": np.cov(own, rowvar=False)}
+    with np.load(tmp_path / "both.npz") as both:
+        np.savez(tmp_path / "adm.npz", **both, **statistics)
+        np.savez(tmp_path / "short.npz", **both, mu_s=np.zeros(4), sigma_s=np.eye(4))
+    whole = score(tmp_path / "set.npz", tmp_path / "images.npz", ADM)["metrics"]
+    adm = score(tmp_path / "set.npz", tmp_path / "adm.npz", ADM)["metrics"]
+    assert adm["gsfd_tiny"] == pytest.approx(whole["gsfd_tiny"], rel=1e-6)
+    assert whole["gsfd_tiny"] > 0.01
+    assert adm["gfd_tiny"] < 1e-6  # of other images than those of mu_s
+    none = score(tmp_path / "set.npz", tmp_path / "both.npz", ADM)
+    assert "gsfd_tiny" not in none["metrics"]
+    assert "holds no mu_s and sigma_s" in none["absent"]["sfid"]
+    with pytest.raises(InputError, match="mu_s must have 9 values, got 4"):
+        score(tmp_path / "set.npz", tmp_path / "short.npz", ADM)
+
+
 def test_statistics_of_the_inception_are_no_reference_for_another_net(pixels, tmp_path):
     _npz_of(tmp_path / "both.npz", pixels[:20], statistics_of=pixels)
     np.savez(tmp_path / "set.npz", arr_0=pixels[:20])

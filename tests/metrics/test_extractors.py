@@ -40,9 +40,14 @@ def test_the_inception_is_that_of_torch_fidelity(inception_file, crops):
     ours = Inception(inception_file, sha256=None, dtype="float64")(image)
     theirs = FeatureExtractorInceptionV3("x", ["2048", "logits_unbiased"], str(inception_file)).double()
     theirs.feature_extractor_internal_dtype = torch.float64  # its argument for this has no effect
+    maps: list[torch.Tensor] = []
+    theirs.Mixed_6d.branch1x1.register_forward_hook(lambda module, given, found: maps.append(found))
     features, logits = (output.double() for output in theirs(image))  # which it rounds to float32
     torch.testing.assert_close(ours.features, features, rtol=1e-6, atol=1e-6)
     torch.testing.assert_close(ours.logits, logits, rtol=0, atol=1e-6 * logits.abs().max().item())
+    # as ADM's evaluator flattens the first seven channels, in TensorFlow's order of axes
+    assert ours.spatial.shape == (1, 2023)
+    torch.testing.assert_close(ours.spatial, maps[0][:, :7].permute(0, 2, 3, 1).flatten(1), rtol=1e-9, atol=1e-9)
 
 
 @pytest.mark.parametrize(("resize", "antialias"), [("tf1", False), ("antialiased", True)])
@@ -60,7 +65,7 @@ def test_half_pixels_are_normalised_as_pytorch_fid_does(inception_file, images):
     extractor = Inception(inception_file, resize="half_pixel", sha256=None, dtype="float64")
     unit = torch.nn.functional.interpolate(images.double() / 255, (299, 299), mode="bilinear", align_corners=False)
     with torch.no_grad():
-        expected = extractor.net(2 * unit - 1)
+        expected, _ = extractor.net(2 * unit - 1)
     torch.testing.assert_close(extractor(images).features, expected, rtol=1e-9, atol=1e-9)
     unrounded = images.double() + 0.25 * (images < 255)
     assert not torch.equal(extractor(unrounded).features, extractor(images).features)

@@ -17,10 +17,12 @@ class Features(NamedTuple):
     Attributes:
         features: A vector per image.
         logits: Unnormalised log-probabilities of classes, for the inception score; None where the net has none.
+        spatial: A vector per image that keeps places apart, for sFID; None where the net has none.
     """
 
     features: Float[Tensor, "b f"]
     logits: Float[Tensor, "b k"] | None
+    spatial: Float[Tensor, "b s"] | None = None
 
 
 class Extractor(nn.Module, ABC):

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from einops import reduce
+from einops import rearrange, reduce
 from jaxtyping import Float
 from torch import Tensor, nn
 from typing_extensions import override
@@ -15,6 +15,7 @@ from imtok.weights import WeightFile, fill, identity, read_weights
 
 INPUT = 299
 CLASSES = 1008
+SPATIAL = 7
 PUBLISHED = WeightFile(
     names=("pt_inception-2015-12-05-6726825d.pth", "weights-inception-2015-12-05-6726825d.pth"),
     sha256="6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2",
@@ -23,10 +24,11 @@ PUBLISHED = WeightFile(
 
 
 class Inception(Extractor):
-    """The Inception of FID: 2048 pooled features and the logits of the inception score.
+    """The Inception of FID: 2048 pooled features, the logits of the inception score and the maps of sFID.
 
     It differs from torchvision's net: its weights are other ones, its average pooling leaves out the padding and its
-    last block pools by maximum. Logits are without bias, as ADM and torch-fidelity take them.
+    last block pools by maximum. Logits are without bias, as ADM and torch-fidelity take them. sFID (Nash et al., arXiv
+    2103.03841) is of the first 7 channels of TensorFlow's ``mixed_6/conv``, 17 x 17 places each, as in ADM's evaluator.
 
     Args:
         weights: The published file; None = the one that pytorch-fid or torch-fidelity left in the cache of
@@ -72,8 +74,8 @@ class Inception(Extractor):
         image = RESIZERS[self.resize](levels, (INPUT, INPUT))
         # pytorch-fid maps to [-1, 1], TensorFlow's graph to [-1, 127/128]
         image = image / 127.5 - 1 if self.resize == "half_pixel" else (image - 128) / 128
-        features = self.net(image.contiguous(memory_format=torch.channels_last))
-        return Features(features, features @ self.net.fc.weight.T)
+        features, maps = self.net(image.contiguous(memory_format=torch.channels_last))
+        return Features(features, features @ self.net.fc.weight.T, rearrange(maps[:, :SPATIAL], "b c h w -> b (h w c)"))
 
 
 class Unit(nn.Module):
@@ -140,7 +142,10 @@ class Mixed(nn.Module):
 
 
 class InceptionNet(nn.Module):
-    """The convolutional part, its pooled output, and the classifier's table."""
+    """The convolutional part with its pooled output and the maps of ``Mixed_6d``, and the classifier's table.
+
+    ``Mixed_6d`` is TensorFlow's ``mixed_6``; its first 192 maps are those of ``mixed_6/conv``, its 1 x 1 convolution.
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -160,13 +165,16 @@ class InceptionNet(nn.Module):
         self.fc = nn.Linear(2048, CLASSES)
 
     @override
-    def forward(self, image: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b 2048"]:
+    def forward(self, image: Float[Tensor, "b 3 h w"]) -> tuple[Float[Tensor, "b 2048"], Float[Tensor, "b 768 p q"]]:
+        maps = image
         for name, block in self.named_children():
             if name in ("Conv2d_3b_1x1", "Mixed_5b"):
                 image = F.max_pool2d(image, 3, stride=2)
             if name != "fc":
                 image = block(image)
-        return reduce(image, "b d h w -> b d", "mean")
+            if name == "Mixed_6d":
+                maps = image
+        return reduce(image, "b d h w -> b d", "mean"), maps
 
 
 def _row(channels: int, width: int, length: int) -> Unit:
