@@ -18,6 +18,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Column, Table
 
 from imtok import __version__
@@ -45,7 +46,7 @@ from imtok.evaluation.evaluate import evaluate
 from imtok.evaluation.generated import score
 from imtok.evaluation.page import write_page
 from imtok.evaluation.protocol import Protocol
-from imtok.evaluation.report import Report, summary, table, write_report
+from imtok.evaluation.report import REPORT, Report, summary, table, write_report
 from imtok.export.command import run_convert, run_publish, run_verify
 from imtok.export.feed import make_feed
 from imtok.export.formats.base import Format
@@ -54,6 +55,7 @@ from imtok.export.quantize import fit_and_save, spread, with_ids
 from imtok.export.schema import PublishConfig
 from imtok.export.tokens import export_tokens
 from imtok.export.views import Views
+from imtok.files import claim_output
 from imtok.info import describe
 from imtok.tokenizer import Tokenizer, find_tokenizer
 from imtok.training.folder import find_checkpoint
@@ -85,7 +87,7 @@ def main() -> None:
     """Run ``imtok COMMAND ...``."""
     command, *arguments = sys.argv[1:] or ["--help"]
     if command in ("-h", "--help", "--version"):
-        Console(highlight=False).print(_USAGE if command != "--version" else f"imtok {__version__}")
+        sys.stdout.write(_USAGE if command != "--version" else f"imtok {__version__}\n")
         return
     sys.argv = [f"imtok {command}", *arguments]
     if command in _COMMANDS:
@@ -149,24 +151,25 @@ _REFUSED = {
 def _train(config: DictConfig) -> None:
     console = Console(highlight=False)
     folder = _folder(config, config.name)
-    outcome = train(build_run(config, folder))
+    outcome, shown = train(build_run(config, folder)), escape(str(folder))
     console.quiet = launched_rank() != 0
     if outcome.finished_before:
-        console.print(f"already finished: {folder} is at step {outcome.step}, its last; nothing was changed")
+        console.print(f"already finished: {shown} is at step {outcome.step}, its last; nothing was changed")
         return
     if outcome.signal:
         console.print(f"stopped by signal {outcome.signal} after step {outcome.step}, all saved")
-        console.print(f"go on with: ckpt=last out={folder}", soft_wrap=True)
+        console.print(f"go on with: ckpt=last out={shown} and the same settings", soft_wrap=True)
         sys.exit(128 + outcome.signal)
     if outcome.report is None:
-        console.print(f"stopped after step {outcome.step} as trainer.stop_at says; go on with: ckpt=last out={folder}")
+        console.print(f"stopped after step {outcome.step} as trainer.stop_at says")
+        console.print(f"go on with: ckpt=last out={shown} and the same settings", soft_wrap=True)
         return
     console.print(f"[bold]{summary(outcome.report)}, held out of training[/bold]", soft_wrap=True)
     console.print(table(outcome.report))
     for name, what in _RESULTS.items():
-        console.print(f"  {folder / name}  [dim]{what}[/dim]", soft_wrap=True)
-    console.print(f"evaluate: python eval.py tokenizer={folder}", soft_wrap=True)
-    console.print(f"export:   imtok export tokenizer={folder} out=tokens", soft_wrap=True)
+        console.print(f"  {escape(str(folder / name))}  [dim]{what}[/dim]", soft_wrap=True)
+    console.print(f"evaluate: python eval.py tokenizer={shown}", soft_wrap=True)
+    console.print(f"export:   imtok export tokenizer={shown} out=tokens", soft_wrap=True)
 
 
 _RESULTS = {
@@ -174,7 +177,7 @@ _RESULTS = {
     "evaluation/": "report.md, report.json and grid.png: originals over reconstructions",
     "images/": "reconstructions during training",
     "metrics.csv": "losses, usage and speed by step",
-    "checkpoints/": "to go on with: ckpt=last",
+    "checkpoints/": "to go on with: ckpt=last and the same settings",
 }
 
 
@@ -187,8 +190,11 @@ def _eval(config: DictConfig) -> None:
     names, folder = unique_names(sources), _folder(config, "eval")
     if len(sources) > 1:
         claim_side_by_side(folder)
+    places = [folder / name if len(sources) > 1 else folder for name in names]
+    for into in places:  # before hours of measuring, not after
+        claim_output(into, REPORT)
     reports = list[Report]()
-    for source, name in zip(sources, names, strict=True):
+    for source, name, into in zip(sources, names, places, strict=True):
         tokenizer, device, size = _tokenizer(config, source)
         if typed.weights == "raw":
             _take_raw(tokenizer, source)
@@ -197,11 +203,12 @@ def _eval(config: DictConfig) -> None:
         loader = evaluation_loader(images, config.batch_size, config.workers)
         batches = watched(loader, len(images) if isinstance(images, ImageSet) else None, name)
         report = replace(evaluate(tokenizer, batches, device, settings=settings), name=name)
-        into = folder / name if len(sources) > 1 else folder
         write_report(report, into, partial(write_page, report))
         console.print(f"[bold]{summary(report)}[/bold]", soft_wrap=True)
         console.print(table(report))
-        console.print(f"  {into}/report.html  [dim]report.md, report.json, codes.npz[/dim]", soft_wrap=True)
+        console.print(
+            f"  {escape(str(into))}/report.html  [dim]report.md, report.json, codes.npz[/dim]", soft_wrap=True
+        )
         reports.append(report)
     if len(reports) > 1:
         _show(console, side_by_side(reports, folder))
@@ -222,7 +229,10 @@ def _compare(arguments: Sequence[str]) -> None:
 
 
 def _show(console: Console, compared: Comparison) -> None:
-    console.print(compared.table())
+    rows = compared.table()
+    whole = console.measure(rows, options=console.options.update(max_width=10_000)).maximum
+    console.width = max(console.width, whole)  # in less room numbers would be cut
+    console.print(rows)
     for metric, why in compared.refused.items():
         console.print(f"{metric} is not comparable: {why}", soft_wrap=True, markup=False)
 
@@ -230,11 +240,12 @@ def _show(console: Console, compared: Comparison) -> None:
 def _score(config: DictConfig) -> None:
     plain = cast(dict[str, Any], OmegaConf.to_container(config, resolve=True))
     protocol, folder = cast(Protocol, build_part(plain, "protocol")), _folder(config, "score")
+    claim_output(folder, SCORE)
     found = score(Path(config.images), Path(config.reference), protocol, _device(config), config.batch_size)
     rows, console = write_score(found, folder), Console(highlight=False)
     console.print(f"[bold]{found['images']} images, protocol {found['protocol']['preset']}[/bold]")
     console.print(rows)
-    console.print(f"  {folder}/{SCORE}", soft_wrap=True)
+    console.print(f"  {folder}/{SCORE}", soft_wrap=True, markup=False)
 
 
 def _export(config: DictConfig) -> None:
@@ -246,7 +257,9 @@ def _export(config: DictConfig) -> None:
     images = data.evaluation(views.square(size), config.split)
     feed = make_feed(images, config.shard_size, max(1, config.batch_size // len(views)), config.workers)
     manifest = export_tokens(tokenizer, feed, folder, views, device)
-    console.print(f"{manifest['images']} images of {manifest['tokens']} tokens in {folder}", soft_wrap=True)
+    console.print(
+        f"{manifest['images']} images of {manifest['tokens']} tokens in {folder}", soft_wrap=True, markup=False
+    )
 
 
 def _convert(config: DictConfig) -> None:
@@ -279,14 +292,14 @@ def _quantize(config: DictConfig) -> None:
     title = f"{report['images_measured']} images of {size}x{size} pixels, {bits} {report['images_fitted']}"
     console.print(f"[bold]{title}[/bold]", soft_wrap=True)
     console.print(rows)
-    console.print(f"  {folder / 'tokenizer'}", soft_wrap=True)
-    console.print(f"export:   imtok export tokenizer={folder} out=tokens", soft_wrap=True)
+    console.print(f"  {folder / 'tokenizer'}", soft_wrap=True, markup=False)
+    console.print(f"export:   imtok export tokenizer={folder} out=tokens", soft_wrap=True, markup=False)
 
 
 def _decode(config: DictConfig) -> None:
     tokenizer, device, size = _tokenizer(config)
     count = decode_ids(tokenizer, Path(config.ids), Path(config.out), (size, size), config.batch_size, device)
-    Console(highlight=False).print(f"{count} pictures in {config.out}", soft_wrap=True)
+    Console(highlight=False).print(f"{count} pictures in {config.out}", soft_wrap=True, markup=False)
 
 
 def _pack(config: DictConfig) -> None:
@@ -305,7 +318,7 @@ def _import(arguments: Sequence[str]) -> None:
     console = Console(highlight=False)
     imported, folder = run_import(arguments, compose_training)
     console.print(imported.describe(str(folder)))
-    console.print(f"evaluate: python eval.py tokenizer={folder}", soft_wrap=True)
+    console.print(f"evaluate: python eval.py tokenizer={folder}", soft_wrap=True, markup=False)
 
 
 def compose_training(overrides: Sequence[str]) -> dict[str, Any]:

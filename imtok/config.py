@@ -316,7 +316,7 @@ def _check_node(path: str, node: dict[str, Any], provided: set[str]) -> Iterator
     try:
         factory: Callable[..., Any] = get_object(target)
     except Exception as error:  # importing can raise anything
-        yield f"{path}._target_: cannot import {target} ({str(error).splitlines()[0]})"
+        yield f"{path}._target_: cannot import {target} ({str(error.__cause__ or error).splitlines()[0]})"
         return
     parameters = inspect.signature(factory).parameters
     hints = get_type_hints(factory.__init__ if inspect.isclass(factory) else factory)

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from rich.markup import escape
 from rich.table import Table
 
 from imtok.tokenizer import Tokenizer
@@ -14,7 +15,7 @@ def describe(tokenizer: Tokenizer, folder: Path) -> Table:
         tokenizer: A loaded one.
         folder: Where it was loaded from.
     """
-    rows = Table(title=str(folder), title_justify="left", show_header=False)
+    rows = Table(title=escape(str(folder)), title_justify="left", show_header=False)
     parts = {"encoder": tokenizer.encoder, "quantizer": tokenizer.quantizer, "decoder": tokenizer.decoder}
     for name, part in parts.items():
         count = sum(parameter.numel() for parameter in part.parameters())

@@ -2,6 +2,7 @@
 
 import importlib
 import inspect
+import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -25,6 +26,7 @@ from imtok.spaces.base import Space
 from imtok.types import Quantized, Reconstruction, Tokens
 
 Config = dict[str, Any]
+TRUSTED = "IMTOK_PACKAGES"  # environment variable: packages of the user's own, which stored configs may name as well
 CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
 
@@ -241,7 +243,8 @@ class Tokenizer(nn.Module):
         Args:
             source: Its folder, a run folder that holds it as ``tokenizer/``, or a model name ("org/name") on the
                 Hugging Face Hub.
-            packages: Where its classes may come from; add the package of parts of your own.
+            packages: Where its classes may come from, beside those that the environment variable ``IMTOK_PACKAGES``
+                names; add the package of parts of your own.
 
         Raises:
             InputError: If a file is missing or was altered, or the weights do not fit the config.
@@ -303,7 +306,7 @@ def construct(
 
     Args:
         config: Plain values.
-        packages: Only classes of these packages; None = of any.
+        packages: Only classes of these packages and of those that ``IMTOK_PACKAGES`` names; None = of any.
         provided: Arguments that the outermost object's config leaves out; it gets those that its class takes.
 
     Raises:
@@ -317,8 +320,11 @@ def construct(
     if "_target_" not in config:
         return arguments
     target = str(config["_target_"])
-    if packages is not None and target.split(".")[0] not in packages:
-        raise ValueError(f"_target_ must be a class of {', '.join(packages)} in a stored config, got {target!r}")
+    if packages is not None and target.split(".")[0] not in (*packages, *trusted_packages()):
+        raise ValueError(
+            f"_target_ must be a class of {', '.join(packages)} in a stored config, got {target!r}; a package of your "
+            f"own has to be named in the environment variable {TRUSTED}"
+        )
     module_name, _, class_name = target.rpartition(".")
     try:
         factory = getattr(importlib.import_module(module_name), class_name)
@@ -328,6 +334,11 @@ def construct(
         raise ValueError(f"_target_ must name a class by the module that defines it, got {target!r}")
     taken = inspect.signature(factory).parameters
     return factory(**arguments, **{name: value for name, value in (provided or {}).items() if name in taken})
+
+
+def trusted_packages() -> list[str]:
+    """Packages of the user's own whose classes stored configs may name, from ``IMTOK_PACKAGES=mine,other``."""
+    return os.environ.get(TRUSTED, "").replace(",", " ").split()
 
 
 def check_ids(ids: Tensor, vocab_sizes: Sequence[int]) -> None:

@@ -23,10 +23,10 @@ ROOT = Path(__file__).parents[1]
 TINY = ("trainer.max_steps=3", "trainer.batch_size=4", "image_size=32", "encoder.width=16", "decoder.width=16")
 
 
-def call(*arguments, folder, check=True):
+def call(*arguments, folder, check=True, columns=200):
     """Run a command in ``folder`` and return what it printed."""
     script = ["-m", "imtok.cli"] if not str(arguments[0]).endswith(".py") else []
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "200", "PYTHONPATH": str(ROOT)}
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": str(columns), "PYTHONPATH": str(ROOT)}
     result = subprocess.run(
         [sys.executable, *script, *map(str, arguments)],
         cwd=folder,
@@ -93,6 +93,12 @@ def test_eval_reports_on_a_folder(run, images):
 _DISTANCES = ("protocol=offline", "metrics=[psnr,codes,rfid,pfid]", "pfid.alphas=[0,0.5]", "pfid.deltas=[1,8]")
 
 
+def test_the_help_shows_brackets_and_a_command_per_line(tmp_path):
+    printed = call("--help", folder=tmp_path, columns=40).stdout.splitlines()
+    assert any(line.endswith("[data=folder data.path=DIR] [metrics=[psnr,rfid]] [out=DIR]") for line in printed)
+    assert sum(line.startswith("  imtok ") for line in printed) == 15
+
+
 def test_tokenizers_are_evaluated_side_by_side_and_compared(run, images):
     shutil.copytree(run, run.parent / "other")
     data, folder = ("data=folder", f"data.path={images}", "n=6"), run.parent
@@ -106,7 +112,9 @@ def test_tokenizers_are_evaluated_side_by_side_and_compared(run, images):
     assert points[0.0, 8] == points[0.5, 1] == first["metrics"]["fd_efflite0_224"]
     assert "fd_efflite0_224" in (folder / "both/comparison.md").read_text()
     call("eval", "tokenizer=run", *data, "weights=raw", "out=raw", folder=folder)
-    assert "PSNR" in call("compare", "both/run", "both/other", folder=folder).stdout
+    narrow, wide = (call("compare", "both/run", "both/other", folder=folder, columns=columns) for columns in (40, 400))
+    assert "PSNR" in wide.stdout
+    assert narrow.stdout == wide.stdout  # no number is cut
     refused("compare", "both/run", "raw", folder=folder, naming="weights is ema or raw")
 
 
@@ -329,6 +337,8 @@ def test_a_folder_that_holds_something_else_is_refused(tmp_path, run, images):
     data = ("data=folder", f"data.path={images}")
     refused("eval", f"tokenizer={run}", *data, "out=thesis", folder=tmp_path, naming="already holds something else")
     refused("export", f"tokenizer={run}", *data, "out=thesis", folder=tmp_path, naming="already holds something else")
+    for command, *rest in (["eval", "tokenizer=none"], ["score", "images=none", "reference=none"]):  # before any work
+        refused(command, *rest, "out=thesis", folder=tmp_path, naming="already holds something else")
 
 
 def test_ids_that_cannot_be_are_refused(tmp_path, run):

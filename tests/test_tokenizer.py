@@ -166,6 +166,15 @@ def test_a_users_own_package_is_built_where_it_is_allowed():
     assert construct({"_target_": "torch.nn.modules.linear.Identity"}, packages=("torch",)) is not None
 
 
+def test_a_package_that_the_user_trusts_may_be_named_by_stored_configs(monkeypatch):
+    config = {"_target_": "torch.nn.modules.linear.Identity"}
+    monkeypatch.setenv("IMTOK_PACKAGES", "mine,torch")
+    assert construct(config) is not None
+    monkeypatch.setenv("IMTOK_PACKAGES", "mine")
+    with pytest.raises(ValueError, match="has to be named in the environment variable IMTOK_PACKAGES"):
+        construct(config)
+
+
 TITOK = {
     "encoder": {
         "_target_": "imtok.encoders.titok.TiTokEncoder",

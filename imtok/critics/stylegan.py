@@ -23,7 +23,7 @@ class StyleGANCritic(Critic):
 
     Args:
         image_size: Side of the images, in pixels: a power of two, at least 8.
-        channels: Channels at 4 to 32 pixels; above, they halve with every doubling of the resolution.
+        channels: Channels at 4 to 64 pixels; above, they halve with every doubling of the resolution.
 
     Raises:
         ValueError: If ``image_size`` is no such power; in ``forward``, if images have another size.
@@ -39,11 +39,11 @@ class StyleGANCritic(Critic):
             raise ValueError(f"image_size must be a power of two, at least 8, got {image_size}")
         self.image_size = image_size
         sides = [image_size >> halving for halving in range(int(math.log2(image_size)) - 1)]  # down to 4
-        widths = [max(1, min(channels, channels * 32 // side)) for side in sides]
+        widths = [max(1, min(channels, channels * 64 // side)) for side in sides]
         self.stem = nn.Sequential(_Convolution(3, widths[0], 1), nn.LeakyReLU(0.2))
         self.blocks = nn.Sequential(*(_Halving(a, b) for a, b in pairwise(widths)))
         self.last = nn.Sequential(_Convolution(widths[-1] + 1, channels, 3, padding=1), nn.LeakyReLU(0.2))
-        self.head = nn.Sequential(_Linear(channels * 16, channels), nn.LeakyReLU(0.2), _Linear(channels, 1))
+        self.head = nn.Sequential(_Linear(channels * 16, channels, gain=2.0), nn.LeakyReLU(0.2), _Linear(channels, 1))
 
     @override
     def forward(self, image: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b k"]:
@@ -54,13 +54,13 @@ class StyleGANCritic(Critic):
 
 
 class _Convolution(nn.Conv2d):
-    """Scaled in use to keep the variance, times the gain of the leaky rectifier that follows."""
+    """Scaled in use to keep the variance; with the gain of the leaky rectifier and a bias where one follows."""
 
     def __init__(
-        self, channels: int, width: int, kernel: int, stride: int = 1, padding: int = 0, gain: float = 2.0
+        self, channels: int, width: int, kernel: int, stride: int = 1, padding: int = 0, activated: bool = True
     ) -> None:
-        super().__init__(channels, width, kernel, stride, padding)
-        self.scale = math.sqrt(gain / (channels * kernel**2))
+        super().__init__(channels, width, kernel, stride, padding, bias=activated)
+        self.scale = math.sqrt((2.0 if activated else 1.0) / (channels * kernel**2))
         nn.init.normal_(self.weight)
         nn.init.zeros_(self.bias if self.bias is not None else torch.empty(0))
 
@@ -70,9 +70,9 @@ class _Convolution(nn.Conv2d):
 
 
 class _Linear(nn.Linear):
-    def __init__(self, channels: int, width: int) -> None:
+    def __init__(self, channels: int, width: int, gain: float = 1.0) -> None:
         super().__init__(channels, width)
-        self.scale = math.sqrt(1 / channels)
+        self.scale = math.sqrt(gain / channels)
         nn.init.normal_(self.weight)
         nn.init.zeros_(self.bias)
 
@@ -93,7 +93,7 @@ class _Halving(nn.Module):
             _Convolution(channels, width, 3, stride=2),
             nn.LeakyReLU(0.2),
         )
-        self.skip = nn.Sequential(Blur(stride=2), _Convolution(channels, width, 1, gain=1.0))
+        self.skip = nn.Sequential(Blur(stride=2), _Convolution(channels, width, 1, activated=False))
 
     @override
     def forward(self, features: Float[Tensor, "b c h w"]) -> Float[Tensor, "b d h2 w2"]:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Column, Table
 
@@ -50,7 +51,7 @@ def run_pack(config: PackConfig, data: Data) -> None:
         )
     console = Console(highlight=False)
     console.print(_packed(manifest))
-    console.print(f"train:    python train.py data=webdataset data.path={config.out}", soft_wrap=True)
+    console.print(f"train:    python train.py data=webdataset data.path={config.out}", soft_wrap=True, markup=False)
 
 
 def _packed(manifest: dict[str, Any]) -> Table:
@@ -120,7 +121,7 @@ def _class_table(classes: list[str], labels: dict[int, int]) -> Table:
     for label in shown:
         if label != last + 1:
             rows.add_row("...", "", "")
-        rows.add_row(str(label), classes[label], str(labels.get(label, 0)))
+        rows.add_row(str(label), escape(classes[label]), str(labels.get(label, 0)))
         last = label
     return rows
 

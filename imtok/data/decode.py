@@ -39,8 +39,8 @@ def decode_image(
 ) -> UInt8[Tensor, "3 h w"]:
     """Decode a JPEG, PNG or WebP, upright, as 8-bit RGB.
 
-    Grey becomes RGB, CMYK is converted, 16 bits are scaled by 1/257, transparency shows ``background``; of an
-    animation the first frame is taken.
+    Grey becomes RGB, CMYK is converted, 16-bit grey is scaled by 1/257 (of 16-bit colour the high bytes are taken),
+    transparency shows ``background``; of an animation the first frame is taken.
 
     Args:
         data: The file's bytes. The type is told from them, not from a name.
@@ -66,6 +66,8 @@ def decode_image(
             _check_pixels(image.height, image.width, max_pixels)  # a second header may tell another size
             if least is not None and header.format == "JPEG":
                 _reduce(image, least)
+            if header.format == "PNG":
+                _scale_transparent(image, depth=data[24])
             return _upright(_rgb(image, background), _orientation(image))
     except MemoryError:
         raise DecodeError(f"{name}: does not fit into memory") from None
@@ -84,6 +86,15 @@ def _check_pixels(height: int, width: int, max_pixels: int) -> None:
 def _reduce(image: Image.Image, least: int) -> None:
     short = min(image.size)
     image.draft(None, (max(1, image.width * least // short), max(1, image.height * least // short)))
+
+
+def _scale_transparent(image: Image.Image, depth: int) -> None:
+    """Bring the colour that a PNG names as transparent to 8 bits; Pillow does so to the pixels alone."""
+    level = image.info.get("transparency")
+    if isinstance(level, int) and image.mode == "L" and depth < 8:
+        image.info["transparency"] = (level & 2**depth - 1) * 255 // (2**depth - 1)
+    elif isinstance(level, tuple) and depth == 16:
+        image.info["transparency"] = tuple(part >> 8 for part in level)
 
 
 def _rgb(image: Image.Image, background: tuple[int, int, int]) -> UInt8[np.ndarray, "h w 3"]:

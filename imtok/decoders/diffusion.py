@@ -76,7 +76,7 @@ class Diffusion(Process):
         signals = [1.0, *(self.signals[index] for index in kept)]
         for number in range(steps, 0, -1):
             step = _step(signals[number - 1], signals[number])
-            times = maps.new_full((len(maps),), kept[number - 1] / self.timesteps)
+            times = maps.new_full((maps.shape[0],), kept[number - 1] / self.timesteps)
             drawn, between = predict(maps, times).to(maps.dtype).chunk(2, 1)
             data = (maps - step.deviation * drawn) / step.signal
             if self.way == "ddim":

@@ -157,9 +157,9 @@ class FlowDecoder(GenerativeDecoder):
         with torch.no_grad():
             maps = image if self.space is None else self.space.encode(image)
         noise = torch.randn(maps.shape, generator=generator).to(maps)
-        times = self.process.draw_times(len(maps), generator).to(maps)
+        times = self.process.draw_times(maps.shape[0], generator).to(maps)
         rate = self.condition_dropout if self.training else 0.0
-        dropped = (torch.rand(len(maps), generator=generator) < rate).to(maps.device)
+        dropped = (torch.rand(maps.shape[0], generator=generator) < rate).to(maps.device)
         tokens = self._tokens(latents, keep, dropped)
         return self.process.losses(self._predictor(tokens, latents.shape[1]), maps, noise, times)
 
@@ -173,13 +173,13 @@ class FlowDecoder(GenerativeDecoder):
     ) -> Float[Tensor, "b 3 h w"]:
         grid = grid_size(size, self.factor)
         self.positions(grid)
-        nothing = torch.zeros(len(latents), dtype=torch.bool, device=latents.device)
+        nothing = torch.zeros(latents.shape[0], dtype=torch.bool, device=latents.device)
         predict = self._predictor(self._tokens(latents, keep, nothing), latents.shape[1])
         if self.guidance is not None:
             null = self._predictor(self._tokens(latents, keep, ~nothing), 0)
             predict = partial(self._guided, guidance=self.guidance, predict=predict, null=null, updates=[])
         noise = self.noise if grid == self.positions.grid else self._draw_noise(grid)
-        noise = noise.to(latents)[:, None].expand(-1, len(latents), -1, -1, -1)
+        noise = noise.to(latents)[:, None].expand(-1, latents.shape[0], -1, -1, -1)
         maps = self.process.sample(predict, noise, self.steps)
         return maps if self.space is None else self.space.decode(maps)
 

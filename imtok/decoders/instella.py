@@ -96,7 +96,7 @@ class InstellaDecoder(Decoder):
             raise ValueError(f"latents must be {number} for this decoder, got {latents.shape[1]}")
         if keep is not None:
             raise ValueError("keep must be None for a decoder that needs every latent, got a mask")
-        masks = self.mask.expand(len(latents), rows * columns, -1)
+        masks = self.mask.expand(latents.shape[0], rows * columns, -1)
         tokens = torch.cat([self.widen(self.norm_in(self.embed(latents))), masks], 1)
         tokens = self.coarse_trunk(tokens, rotation=self._rotation((rows, columns), 1))
         doubled = self.doubling(tokens[:, number:].transpose(1, 2).unflatten(2, (rows, columns)))

@@ -112,7 +112,7 @@ class KARLDecoder(ProxyDecoder, Pretrained):
             raise ValueError(f"latents must be between 1 and {most} for this decoder, got {count}")
         patches = self.mask_token + self.positions(grid_size(size, self.factor))
         embedded = self.embed(latents) + self.latent_positions[:count]
-        masks = repeat(patches, "n d -> b n d", b=len(latents)).to(embedded.dtype)
+        masks = repeat(patches, "n d -> b n d", b=latents.shape[0]).to(embedded.dtype)
         tokens = torch.cat([masks, embedded], 1)
         visible = None
         if keep is not None:

@@ -102,9 +102,9 @@ class MaskTokenDecoder(Decoder):
         if self.latent_positions is not None:
             embedded = embedded + self.latent_positions[: latents.shape[1]]
         learned = torch.cat([self.class_token + self.class_position, patches])
-        segments = [repeat(learned, "n d -> b n d", b=len(latents)).to(embedded.dtype), embedded]
+        segments = [repeat(learned, "n d -> b n d", b=latents.shape[0]).to(embedded.dtype), embedded]
         if self.takes_context:
-            segments.append(self._text(context, len(latents)).to(embedded.dtype))
+            segments.append(self._text(context, latents.shape[0]).to(embedded.dtype))
         tokens = torch.cat(segments, 1)
         tokens = self.trunk(self.norm_in(tokens), None if keep is None else _visible(keep, segments))
         return self.norm_out(tokens[:, 1 : 1 + len(patches)])

@@ -105,9 +105,9 @@ class RectifiedFlow(Process):
     def sample(self, predict: Predict, noise: Float[Tensor, "m b c h w"], steps: int) -> Maps:
         maps = noise[0]
         for step in range(steps, 0, -1):
-            velocity = predict(maps, maps.new_full((len(maps),), step / steps))
+            velocity = predict(maps, maps.new_full((maps.shape[0],), step / steps))
             if self.solver == "heun" and step > 1:
                 ahead = maps - velocity / steps
-                velocity = (velocity + predict(ahead, maps.new_full((len(maps),), (step - 1) / steps))) / 2
+                velocity = (velocity + predict(ahead, maps.new_full((maps.shape[0],), (step - 1) / steps))) / 2
             maps = maps - velocity / steps
         return maps

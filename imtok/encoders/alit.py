@@ -102,7 +102,7 @@ class ALITEncoder(Encoder):
         """Class token, image tokens and the first latents, before the first rollout."""
         positions = self.positions(grid_size((image.shape[-2], image.shape[-1]), self.base.factor))
         patches = F.normalize(torch.cat(self.base(image), -1), dim=-1) + positions
-        first = repeat(self.class_token + self.class_position, "n d -> b n d", b=len(image)).to(patches.dtype)
+        first = repeat(self.class_token + self.class_position, "n d -> b n d", b=image.shape[0]).to(patches.dtype)
         return self.norm_in(torch.cat([first, patches, self._fresh(0, patches)], 1))
 
     def grow(
@@ -151,4 +151,4 @@ class ALITEncoder(Encoder):
 
     def _fresh(self, rollout: int, like: Tensor) -> Float[Tensor, "b n d"]:
         fresh = self.queries + self.query_positions + self.times[rollout]
-        return repeat(fresh, "n d -> b n d", b=len(like)).to(like.dtype)
+        return repeat(fresh, "n d -> b n d", b=like.shape[0]).to(like.dtype)

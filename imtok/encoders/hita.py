@@ -109,7 +109,7 @@ class HitaEncoder(Encoder):
     ) -> Latents | tuple[Latents, Bool[Tensor, "b n"]]:
         positions = self.positions(grid_size((image.shape[-2], image.shape[-1]), self.cnn.factor))
         patches = self.cnn(image) + positions
-        queries = repeat(self.queries, "n d -> b n d", b=len(image))
+        queries = repeat(self.queries, "n d -> b n d", b=image.shape[0])
         tokens = self.trunk_all(self.norm_all(torch.cat([queries, self.embed(self._features(image)), patches], 1)))
         tokens = torch.cat([tokens[:, : self.latents], tokens[:, -patches.shape[1] :]], 1)
         causal = visibility([tokens.shape[1]], [["causal"]]).to(tokens.device)

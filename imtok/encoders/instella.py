@@ -76,7 +76,7 @@ class InstellaEncoder(Encoder):
         number = self.num_latents((image.shape[-2], image.shape[-1]))
         features = self.patches(image)
         rows, columns = features.shape[-2:]
-        tokens = torch.cat([self.queries.expand(len(image), -1, -1), to_sequence(features)], 1)
+        tokens = torch.cat([self.queries.expand(image.shape[0], -1, -1), to_sequence(features)], 1)
         tokens = self.trunk(tokens, rotation=self._rotation((rows, columns), 2))
         latents, patches = tokens[:, :number], tokens[:, number:]
         halved = self.halving(patches.transpose(1, 2).unflatten(2, (rows, columns)))

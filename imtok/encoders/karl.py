@@ -98,10 +98,10 @@ class KARLEncoder(Encoder):
         self, image: Float[Tensor, "b 3 h w"], length: int | None = None, context: Tensor | None = None
     ) -> Latents | tuple[Latents, Bool[Tensor, "b n"]]:
         if context is None:
-            context = torch.full((len(image), 1, 1), self.error, device=image.device)
-        if context.shape != (len(image), 1, 1):
+            context = torch.full((image.shape[0], 1, 1), self.error, device=image.device)
+        if context.shape != (image.shape[0], 1, 1):
             raise ValueError(
-                f"context must be a wanted error for each image, {len(image)} x 1 x 1, got {tuple(context.shape)}"
+                f"context must be a wanted error for each image, {image.shape[0]} x 1 x 1, got {tuple(context.shape)}"
             )
         latents, superfluous = self.judge(image, length, self.level(context[:, 0, 0]))
         return latents, self.keep(superfluous)
@@ -122,7 +122,7 @@ class KARLEncoder(Encoder):
         positions = self.positions(grid_size((image.shape[-2], image.shape[-1]), self.base.factor))
         frozen, trained = self.base(image)
         patches = torch.cat([trained, frozen], -1) + positions
-        queries = repeat(self.queries[:budget], "n d -> b n d", b=len(image)).to(patches.dtype)
+        queries = repeat(self.queries[:budget], "n d -> b n d", b=image.shape[0]).to(patches.dtype)
         tokens = torch.cat([self.wanted[level][:, None].to(patches.dtype), patches, queries], 1)
         read = self.trunk(self.norm_in(tokens))[:, -budget:]
         return self.project(self.norm_out(read)), self.halting(read)[..., 0]

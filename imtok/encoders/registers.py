@@ -141,9 +141,9 @@ class RegisterEncoder(Encoder):
         seen = [patches + self.positions(grid_size(size, self.factor))]
         if self.class_tokens is not None:
             tokens = self.class_tokens if self.class_positions is None else self.class_tokens + self.class_positions
-            seen.insert(0, tokens.expand(len(image), -1, -1))
+            seen.insert(0, tokens.expand(image.shape[0], -1, -1))
         registers = self.registers if self.register_positions is None else self.registers + self.register_positions
-        sequence = torch.cat([*seen, registers[:length].expand(len(image), -1, -1)], 1)
+        sequence = torch.cat([*seen, registers[:length].expand(image.shape[0], -1, -1)], 1)
         total = sequence.shape[1]
         trained = len(self.visible) - len(self.registers)
         visible = self.visible if total == trained + length else _visible(total - length, length).to(image.device)

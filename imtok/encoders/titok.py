@@ -116,7 +116,7 @@ class TiTokEncoder(Encoder):
         if self.levels is not None:
             first, patches = first + self.levels[0], patches + self.levels[0]
             latents = latents + repeat(self.levels[1:], "k d -> (k n) d", n=len(latents) // self.branches)
-        first, last = (repeat(part, "n d -> b n d", b=len(image)).to(patches.dtype) for part in (first, latents))
+        first, last = (repeat(part, "n d -> b n d", b=image.shape[0]).to(patches.dtype) for part in (first, latents))
         tokens = self.trunk(self.norm_in(torch.cat([first, patches, last], 1)))
         read = self.norm_out(tokens[:, -len(latents) :])
         if self.latent_layout == "legacy_view":

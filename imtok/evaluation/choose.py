@@ -41,7 +41,7 @@ def choose(
     measures: list[Measure] = []
     quantizer = tokenizer.quantizer
     if not quantizer.vocab_sizes:
-        for name in ("positions", "pfid", "language", "looks", "rate"):
+        for name in ("positions", "pfid", "language", "looks", "rate", "length"):
             if name in wanted:
                 wanted.remove(name)
                 absent[name] = "latents are continuous: there are no ids"

@@ -107,7 +107,9 @@ class PositionMeasure(Measure):
     def finish(self) -> Found:
         if self.metric is None:
             return Found(absent={"positions": "there are no ids, or too many to count at each position"})
-        table = {name: values.cpu().numpy() for name, values in self.metric.compute().items()}
+        # torchmetrics takes the axes off a single number
+        shape = (self.metric.tokens, len(self.metric.vocab_sizes))
+        table = {name: values.cpu().numpy().reshape(shape) for name, values in self.metric.compute().items()}
         return Found(
             tables={"positions": {name: np.round(values, 6).tolist() for name, values in table.items()}},
             arrays={f"position_{name}": values for name, values in table.items()},

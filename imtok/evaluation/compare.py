@@ -70,6 +70,8 @@ def read_report(source: str | Path) -> dict[str, Any]:
         raise InputError(
             f"{found} has schema {report.get('schema')}, and this version of imtok reads {SCHEMA}: evaluate again"
         )
+    if not isinstance(report.get("protocol_ids"), dict):
+        raise InputError(f"{found} is damaged (it lacks protocol_ids); evaluate again")
     return report
 
 

@@ -6,6 +6,7 @@ from typing_extensions import override
 from imtok.distributed import gather_values
 from imtok.evaluation.language import language
 from imtok.evaluation.measures import Found, Measure, Seen
+from imtok.metrics.codes import LARGEST_VOCABULARY
 
 
 class LanguageMeasure(Measure):
@@ -24,6 +25,8 @@ class LanguageMeasure(Measure):
 
     @override
     def update(self, seen: Seen) -> None:
+        if max(self.vocab_sizes, default=0) > LARGEST_VOCABULARY:
+            return
         self.flexible |= seen.reconstruction.quantized.keep is not None
         ids = seen.reconstruction.quantized.ids.cpu().numpy().astype(np.int32)
         for index, row in zip(seen.batch.index.tolist(), ids, strict=True):
@@ -37,6 +40,8 @@ class LanguageMeasure(Measure):
         for kept, some in gather_values((self.kept, self.flexible)):
             merged |= kept
             flexible |= some
+        if max(self.vocab_sizes, default=0) > LARGEST_VOCABULARY:
+            return Found(absent={"language": f"a vocabulary of {max(self.vocab_sizes)} ids is too large to count"})
         if not self.vocab_sizes or not merged or flexible:
             reason = "images have different numbers of tokens" if flexible else "there are no ids"
             return Found(absent={"language": reason})

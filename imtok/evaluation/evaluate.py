@@ -13,6 +13,7 @@ from imtok.evaluation.choose import choose
 from imtok.evaluation.inference import (
     common_size,
     evaluating,
+    fingerprint,
     name_size,
     read_images,
     require_finite,
@@ -121,4 +122,5 @@ def evaluate(
         arrays=found.arrays,
         drawings=found.pictures,
         warnings=notes,
+        tokenizer=fingerprint(tokenizer),
     )

@@ -1,5 +1,6 @@
 """Distances between originals and reconstructions in the features of a net: rFID, FDD, KID, inception score."""
 
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from imtok.metrics.references import ReferenceKey, load_reference, save_referenc
 from imtok.metrics.rows import FeatureRows
 
 SUBSET = 1000
+SAME_PASS = "originals of the same pass"
 
 
 class Net:
@@ -41,7 +43,7 @@ class Net:
         protocol: Protocol,
         device: torch.device,
         reference: Gaussian | None = None,
-        reference_name: str = "originals of the same pass",
+        reference_name: str = SAME_PASS,
     ) -> None:
         self.extractor, self.protocol, self.device = extractor, protocol, device
         self.originals = FeatureStatistics(extractor.dim).to(device)
@@ -81,9 +83,14 @@ class Net:
         """Take statistics of the originals from a folder; where they are not there yet, keep them there afterwards.
 
         Raises:
-            InputError: If the file there is damaged.
+            InputError: If the file there is damaged, or no file can be kept there.
         """
         path = key.path(folder)
+        if not folder.is_dir():
+            try:
+                folder.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise InputError(f"cache={folder} cannot be a folder ({error.strerror}); give another") from None
         if path.exists():
             self.stored = load_reference(path, key).to(self.device)
         else:
@@ -93,7 +100,10 @@ class Net:
         """Write the statistics of the originals, once all are counted in. Called on every rank."""
         if self.cache is not None:
             (path, key), statistics = self.cache, self.originals.compute()
-            from_main(lambda: save_reference(path, statistics, key))
+            try:
+                from_main(lambda: save_reference(path, statistics, key))
+            except OSError as error:  # a full disk must not cost the numbers of this pass
+                warnings.warn(f"cache: {path} could not be written ({error.strerror})", stacklevel=2)
 
     def frechet(self) -> FrechetDistance:
         """A distance to the reference, of nothing so far."""
@@ -126,7 +136,7 @@ class FeatureMeasure(Measure):
         self.rows, self.others = FeatureRows(dim), FeatureRows(dim)
         # asked of the net now: a rank may get no image at all, and must gather all the same
         logits = net(torch.zeros(1, 3, 32, 32, dtype=torch.uint8, device=net.at)).logits if "is" in names else None
-        self.score = InceptionScore(logits.shape[1]) if logits is not None else None
+        self.score = InceptionScore(logits.shape[1], net.protocol.splits) if logits is not None else None
 
     @override
     def update(self, seen: Seen) -> None:
@@ -166,7 +176,8 @@ class FeatureMeasure(Measure):
                 how = "unbiased, polynomial kernel of degree 3, over all images"
         except InputError as error:
             return Found(absent={f"kid_{name}": str(error)})
-        return Found({f"{key}_{name}": Number(value, how, self.net.facts) for key, value in values.items()})
+        facts = {**self.net.facts, "reference": SAME_PASS}  # stored statistics are no vectors
+        return Found({f"{key}_{name}": Number(value, how, facts) for key, value in values.items()})
 
     def _score(self, name: str) -> Found:
         if self.score is None:
@@ -175,5 +186,8 @@ class FeatureMeasure(Measure):
             values = self.score.compute()
         except InputError as error:
             return Found(absent={f"inception_score_{name}": str(error)})
-        how = InceptionScore.convention
-        return Found({f"{key}_{name}": Number(value, how, self.net.facts) for key, value in values.items()})
+        if self.score.splits == 1:
+            del values["inception_score_std"]
+        how = f"{InceptionScore.convention}, splits: {self.score.splits}"
+        facts = {key: value for key, value in self.net.facts.items() if key != "reference"}
+        return Found({f"{key}_{name}": Number(value, how, facts) for key, value in values.items()})

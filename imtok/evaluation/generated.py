@@ -1,5 +1,7 @@
 """Generated images against a reference in the layout of ADM's evaluator: FID, sFID, IS, precision, recall, KID."""
 
+import logging
+import warnings
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,6 +19,8 @@ from imtok.metrics.frechet import FeatureStatistics, FrechetDistance, Gaussian, 
 from imtok.metrics.inception_score import InceptionScore
 from imtok.metrics.kid import KID
 from imtok.metrics.precision_recall import PrecisionRecall
+
+log = logging.getLogger(__name__)
 
 _SPATIAL = ("mu_s", "sigma_s")
 _PRECISION_REFERENCE = 10_000  # the first so many, as ADM's evaluator takes them
@@ -37,7 +41,7 @@ def score(
         batch_size: Images at a time.
 
     Returns:
-        ``metrics``, ``absent``, ``protocol`` with its ``id``, and the numbers of images.
+        ``metrics``, ``absent``, ``warnings``, ``protocol`` with its ``id``, and the numbers of images.
 
     Raises:
         InputError: If a file is missing or damaged, or the weights are.
@@ -59,25 +63,29 @@ def score(
     assert pooled is not None
     distance = FrechetDistance(extractor.dim, pooled)
     seen = _watch(extractor, reader, device, distance, keep=others is not None)
-    metrics = {f"g{extractor.distance}": float(distance.compute().item())}
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        metrics = {f"g{extractor.distance}": float(distance.compute().item())}
+    notes = [str(warning.message) for warning in caught]
+    for note in notes:
+        log.warning("%s", note)
     absent: dict[str, str] = {}
     if seen.spatial is not None and spatial is not None:
         _check_length(reference, _SPATIAL[0], spatial, len(seen.spatial.mean))
         metrics[f"gs{extractor.distance}"] = frechet_distance(seen.spatial, spatial).item()
     elif seen.spatial is not None:
-        absent["sfid"] = f"{reference} holds no {' and '.join(_SPATIAL)}"
+        absent[f"gs{extractor.distance}"] = f"{reference} holds no {' and '.join(_SPATIAL)}"
     if seen.logits is not None:
         try:
-            metrics |= _inception_score(seen.logits)
+            metrics |= _named(_inception_score(seen.logits, protocol.splits), extractor)
         except InputError as error:
-            absent["inception_score"] = str(error)
-    if others is None or others.rows is None or seen.rows is None:
-        absent["precision"] = absent["recall"] = f"{reference} holds statistics only, and no images"
-    else:
-        try:
-            metrics |= _neighbours(seen.rows, others.rows)
-        except InputError as error:
-            absent["precision"] = str(error)
+            absent[f"inception_score_{extractor.name}"] = str(error)
+    try:
+        if others is None or others.rows is None or seen.rows is None:
+            raise InputError(f"{reference} holds statistics only, and no images")
+        metrics |= _named(_neighbours(seen.rows, others.rows), extractor)
+    except InputError as error:
+        absent |= {f"{name}_{extractor.name}": str(error) for name in ("precision", "recall", "kid")}
     count = int(distance.count)
     facts = {
         **protocol.settings,
@@ -92,6 +100,7 @@ def score(
         "reference_images": None if others is None or others.rows is None else len(others.rows),
         "metrics": metrics,
         "absent": absent,
+        "warnings": notes,
         "protocol": {"id": protocol_id(facts), **facts},
     }
 
@@ -136,10 +145,15 @@ def _check_length(path: Path, name: str, statistics: Gaussian | None, length: in
         raise InputError(f"{path}: {name} must have {length} values, got {len(statistics.mean)}")
 
 
-def _inception_score(logits: Tensor) -> dict[str, float]:
-    metric = InceptionScore(logits.shape[1])
+def _named(values: dict[str, float], extractor: Extractor) -> dict[str, float]:
+    return {f"{name}_{extractor.name}": value for name, value in values.items()}
+
+
+def _inception_score(logits: Tensor, splits: int) -> dict[str, float]:
+    metric = InceptionScore(logits.shape[1], splits)
     metric.update(logits)
-    return metric.compute()
+    values = metric.compute()
+    return values if splits > 1 else {"inception_score": values["inception_score"]}
 
 
 def _neighbours(rows: Tensor, others: Tensor) -> dict[str, float]:

@@ -1,5 +1,6 @@
 """What evaluation and export share: a tokenizer in evaluation mode and a data set read from end to end."""
 
+import hashlib
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
@@ -9,6 +10,7 @@ from torch import Tensor
 
 from imtok.distributed import gather_values
 from imtok.errors import InputError
+from imtok.files import canonical_json
 from imtok.pixels import to_float
 from imtok.tokenizer import Tokenizer
 from imtok.types import Batch
@@ -99,3 +101,12 @@ def require_finite(values: Float[Tensor, "b ..."], keys: Sequence[str], what: st
 def name_size(size: Size) -> str:
     """Height and width in words, width first as people write it."""
     return f"{size[1]}x{size[0]} pixels"
+
+
+def fingerprint(tokenizer: Tokenizer) -> str:
+    """Sha256 of a tokenizer's config and weights, the same wherever and however it is stored."""
+    digest = hashlib.sha256(canonical_json(tokenizer.config).encode())
+    for name, value in sorted(tokenizer.state_dict().items()):
+        digest.update(f"{name} {value.dtype} {list(value.shape)}".encode())
+        digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()

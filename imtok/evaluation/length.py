@@ -7,7 +7,8 @@ import torch
 from jaxtyping import Float, Float64, Int64
 from torch import Tensor
 
-from imtok.evaluation.inference import evaluating
+from imtok.errors import InputError
+from imtok.evaluation.inference import Size, evaluating
 from imtok.metrics.mean import ImageMean
 from imtok.metrics.psnr import PSNR
 from imtok.pixels import to_uint8
@@ -20,6 +21,36 @@ class Lengths(NamedTuple):
 
     lengths: Int64[Tensor, " b"]
     values: Float64[Tensor, " b"]
+
+
+def possible_lengths(tokenizer: Tokenizer, size: Size, wanted: Sequence[int] | None = None) -> list[int]:
+    """Numbers of tokens that an image can have, in ascending order, all tokens among them.
+
+    Encoders with a budget take some numbers only: ALIT's are multiples of what a rollout makes. Each is tried.
+
+    Args:
+        tokenizer: In evaluation mode. One of fixed length has one number.
+        size: Height and width of the images, in pixels.
+        wanted: Some numbers, of which those beyond all tokens do not count; None = the powers of two that can be.
+
+    Raises:
+        InputError: If the encoder refuses a number that was wanted.
+    """
+    most = tokenizer.num_tokens(size)
+    if not tokenizer.decoder.flexible:
+        return [most]
+    parameter = tokenizer.decoder.last_layer
+    blank = torch.zeros(1, 3, *size, dtype=parameter.dtype, device=parameter.device)
+    found: list[int] = []
+    for length in wanted or [2**power for power in range(most.bit_length())]:
+        if 1 <= length < most:
+            try:
+                tokenizer.encode(blank, length)
+                found.append(length)
+            except ValueError as error:
+                if wanted:
+                    raise InputError(f"lengths: {error}; give other lengths") from None
+    return sorted({*found, most})
 
 
 def search_length(

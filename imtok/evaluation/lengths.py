@@ -7,7 +7,7 @@ from typing_extensions import override
 
 from imtok.distributed import gather_values
 from imtok.evaluation.inference import Size
-from imtok.evaluation.length import search_length
+from imtok.evaluation.length import possible_lengths, search_length
 from imtok.evaluation.measures import Found, Measure, Seen
 from imtok.tokenizer import Tokenizer
 
@@ -28,15 +28,16 @@ class LengthMeasure(Measure):
 
     @override
     def start(self, tokenizer: Tokenizer, size: Size) -> None:
-        most = tokenizer.num_tokens(size)
-        self.tried = sorted({2**power for power in range(most.bit_length())} | {most})
         if not tokenizer.decoder.flexible:
-            self.reason = f"the tokenizer always takes {most} tokens"
+            self.reason = f"the tokenizer always takes {tokenizer.num_tokens(size)} tokens"
+            return
+        self.tried = possible_lengths(tokenizer, size)
 
     @override
     def update(self, seen: Seen) -> None:
         if self.reason is None:
-            lengths, values = search_length(seen.tokenizer, seen.image, self.target, lengths=self.tried)
+            # for each length anew: of encoders with a budget (ALIT, KARL) a prefix is no code of fewer tokens
+            lengths, values = search_length(seen.tokenizer, seen.image, self.target, lengths=self.tried, encode="each")
             self.lengths += lengths.tolist()
             self.reached += int((values >= self.target).sum())
 

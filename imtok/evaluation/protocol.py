@@ -109,6 +109,11 @@ class Protocol:
         return "custom" if self.overrides else self.preset
 
     @property
+    def splits(self) -> int:
+        """Parts that an inception score is the mean over: TiTok's evaluator takes all images together."""
+        return 1 if self.preset == "titok" else 10
+
+    @property
     def settings(self) -> dict[str, Any]:
         """What decides numbers, as plain values."""
         return {"preset": self.title, **{name: getattr(self, name) for name in PRESETS[self.preset]}}

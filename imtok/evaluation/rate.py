@@ -12,12 +12,14 @@ from imtok.distributed import gather_values
 from imtok.evaluation.codecs import available, compress, header_bytes
 from imtok.evaluation.features import Net
 from imtok.evaluation.inference import Size, require_finite
+from imtok.evaluation.length import possible_lengths
 from imtok.evaluation.measures import Found, Measure, Seen
 from imtok.metrics.frechet import FrechetDistance
 from imtok.metrics.psnr import PSNR
 from imtok.metrics.ssim import SSIM, WINDOW
 from imtok.pixels import to_uint8
 from imtok.tokenizer import Tokenizer
+from imtok.types import Tokens
 
 
 class _Point:
@@ -27,7 +29,7 @@ class _Point:
         self.psnr, self.ssim = PSNR().to(device), SSIM().to(device)
         self.distance: FrechetDistance | None = net.frechet() if net else None
         self.net, self.device = net, device
-        self.bytes = self.images = 0
+        self.bytes = self.tokens = self.images = 0
 
     def update(self, pixels: UInt8[Tensor, "b 3 h w"], target: UInt8[Tensor, "b 3 h w"]) -> None:
         """Count pairs in."""
@@ -70,11 +72,9 @@ class RateMeasure(Measure):
 
     @override
     def start(self, tokenizer: Tokenizer, size: Size) -> None:
-        most = tokenizer.num_tokens(size)
-        lengths = self.lengths or [2**power for power in range(most.bit_length()) if 2**power < most]
-        lengths = sorted({length for length in lengths if 1 <= length < most} if tokenizer.decoder.flexible else [])
-        self.points |= {("tokens", length): _Point(self.device, self.net) for length in [*lengths, most]}
-        self.pixels, self.most = size[0] * size[1], most
+        lengths = possible_lengths(tokenizer, size, self.lengths)
+        self.points |= {("tokens", length): _Point(self.device, self.net) for length in lengths}
+        self.pixels, self.most = size[0] * size[1], lengths[-1]
 
     @override
     def update(self, seen: Seen) -> None:
@@ -84,9 +84,12 @@ class RateMeasure(Measure):
                 point.bytes += sum(size for _, size in passed)
                 point.update(torch.stack([image for image, _ in passed]), seen.target)
             elif setting == self.most:
+                quantized = seen.reconstruction.quantized
+                point.tokens += _transmitted(Tokens(quantized.ids, quantized.keep))
                 point.update(seen.pixels, seen.target)
             else:
                 tokens = seen.tokenizer.encode(seen.image, length=setting)
+                point.tokens += _transmitted(tokens)
                 image = seen.tokenizer.decode(tokens, seen.size)
                 require_finite(image, seen.batch.key, f"reconstruction from {setting} tokens")
                 point.update(to_uint8(image), seen.target)
@@ -96,9 +99,9 @@ class RateMeasure(Measure):
     def finish(self) -> Found:
         rows: list[dict[str, Any]] = []
         for (kind, setting), point in sorted(self.points.items()):
-            counts = gather_values((point.bytes, point.images))
-            images = sum(count for _, count in counts)
-            taken = sum(count for count, _ in counts) / max(images, 1) if kind != "tokens" else setting * self.bits / 8
+            counts = gather_values((point.bytes, point.tokens, point.images))
+            own_bytes, tokens, images = (sum(column) for column in zip(*counts, strict=True))
+            taken = (own_bytes if kind != "tokens" else tokens * self.bits / 8) / max(images, 1)
             row: dict[str, Any] = {
                 "kind": kind,
                 "tokens" if kind == "tokens" else "quality": setting,
@@ -108,3 +111,9 @@ class RateMeasure(Measure):
             }
             rows.append(row | point.row())
         return Found(tables={"rate": rows})
+
+
+def _transmitted(tokens: Tokens) -> int:
+    """How many there are: encoders with a budget (KARL) leave some of it out."""
+    ids, keep = tokens.ids, tokens.keep
+    return int(keep.sum()) if keep is not None and keep.shape == ids.shape[:2] else ids.shape[0] * ids.shape[1]

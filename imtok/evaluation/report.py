@@ -88,6 +88,7 @@ class Report:
         drawings: PNG files by title.
         warnings: What to bear in mind.
         name: Of the tokenizer.
+        tokenizer: Its hash; empty = not known.
     """
 
     images: int
@@ -107,12 +108,14 @@ class Report:
     drawings: dict[str, bytes] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
     name: str = ""
+    tokenizer: str = ""
 
     def values(self) -> dict[str, Any]:
         """Everything but the pictures, as plain values for JSON."""
         return {
             "schema": SCHEMA,
             "name": self.name,
+            "tokenizer_sha256": self.tokenizer,
             "images": self.images,
             "image_size": list(self.image_size),
             "vocab_sizes": list(self.vocab_sizes),

@@ -63,6 +63,8 @@ class MeasureConfig:
             problems.append(f"pfid.alphas must be some fractions in [0, 1], got {list(self.pfid.alphas)}")
         if not self.pfid.deltas or not all(delta >= 1 for delta in self.pfid.deltas):
             problems.append(f"pfid.deltas must be some numbers of at least 1, got {list(self.pfid.deltas)}")
+        if self.lengths is not None and not all(length >= 1 for length in self.lengths):
+            problems.append(f"lengths must be some numbers of at least 1 token or null, got {list(self.lengths)}")
         if self.seed < 0:
             problems.append(f"seed must not be negative, got {self.seed}")
         return problems

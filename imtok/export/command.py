@@ -18,7 +18,7 @@ from imtok.tokenizer import Tokenizer
 def run_convert(store: Path, form: Format, out: Path, console: Console) -> None:
     """Convert, and show what the consumer must be told."""
     report = convert(TokenStore(store), form, out)
-    console.print(f"{report['images']} images, {report['files']} files in {out}", soft_wrap=True)
+    console.print(f"{report['images']} images, {report['files']} files in {out}", soft_wrap=True, markup=False)
     for note in report.get("notes", ()):
         console.print(f"  {note}", soft_wrap=True, markup=False)
 
@@ -32,7 +32,7 @@ def run_verify(arguments: Sequence[str], console: Console) -> None:
     console.print(verify(Path(folders[0])))
     if given:
         count = decode_sample(Path(folders[0]), Tokenizer.load(given["tokenizer"]), Path(given["out"]))
-        console.print(f"{count} pictures in {given['out']}", soft_wrap=True)
+        console.print(f"{count} pictures in {given['out']}", soft_wrap=True, markup=False)
 
 
 def run_publish(settings: PublishConfig, console: Console) -> None:
@@ -40,7 +40,7 @@ def run_publish(settings: PublishConfig, console: Console) -> None:
     report = None if settings.report is None else Path(settings.report)
     out = Path(settings.out)
     absent = publish(settings.tokenizer, out, report, settings.license, settings.image_size, programs=settings.programs)
-    console.print(f"{', '.join(sorted(path.name for path in out.iterdir()))} in {out}", soft_wrap=True)
+    console.print(f"{', '.join(sorted(path.name for path in out.iterdir()))} in {out}", soft_wrap=True, markup=False)
     for name, why in absent.items():
         console.print(f"  no {name}: {why}", soft_wrap=True, markup=False)
-    console.print(f"  upload: hf upload NAMESPACE/NAME {out}", soft_wrap=True)
+    console.print(f"  upload: hf upload NAMESPACE/NAME {out}", soft_wrap=True, markup=False)

@@ -9,8 +9,8 @@ import torch
 
 from imtok.errors import InputError
 from imtok.evaluation.grid import to_picture
-from imtok.evaluation.inference import Size, evaluating
-from imtok.export.store import MANIFEST, TokenStore, check_range, fingerprint, read_array
+from imtok.evaluation.inference import Size, evaluating, fingerprint
+from imtok.export.store import MANIFEST, TokenStore, check_range, read_array
 from imtok.files import claim_output, new_folder, write_json
 from imtok.pixels import to_uint8
 from imtok.tokenizer import Tokenizer

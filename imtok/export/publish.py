@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from imtok.errors import InputError
+from imtok.evaluation.inference import fingerprint
 from imtok.evaluation.report import REPORT
 from imtok.export.card import card
 from imtok.export.codebook import write_codebook
@@ -15,7 +16,7 @@ CODEBOOK = "codebook.safetensors"
 _FILES = {
     CONFIG: "the configuration, with the hash of the weights",
     WEIGHTS: "the weights, with the configuration in its metadata",
-    CODEBOOK: "a table per slot: latents are the sum over slots of its rows",
+    CODEBOOK: "a table per slot; how its rows make latents is said below",
     ENCODER: "`torch.export` program: images to ids",
     DECODER: "`torch.export` program: ids to images",
 }
@@ -88,4 +89,9 @@ def _report(tokenizer: Tokenizer, source: str | Path, given: Path | None) -> dic
         raise InputError(f"{path} is not a report of imtok eval; give report=DIR")
     if report["vocab_sizes"] != list(tokenizer.quantizer.vocab_sizes):
         raise InputError(f"{path} is the report of another tokenizer (its slots have {report['vocab_sizes']} ids)")
+    if report.get("tokenizer_sha256") not in (None, "", fingerprint(tokenizer)):
+        raise InputError(
+            f"{path} was measured with other weights (another step or run, or weights=raw); evaluate {source} again, "
+            "and give report=DIR"
+        )
     return report

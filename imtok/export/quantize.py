@@ -13,8 +13,7 @@ from torch import Tensor
 from imtok.data.base import Images
 from imtok.data.images import ImageSet, Subset
 from imtok.errors import InputError
-from imtok.evaluation.inference import evaluating, read_images, require_finite, require_images
-from imtok.export.store import fingerprint
+from imtok.evaluation.inference import evaluating, fingerprint, read_images, require_finite, require_images
 from imtok.files import claim_output, new_folder, write_json
 from imtok.metrics.psnr import PSNR
 from imtok.pixels import to_uint8

@@ -1,6 +1,5 @@
 """The token store: shards of ids with labels and keys beside them, and a manifest that knows every file's hash."""
 
-import hashlib
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -12,8 +11,7 @@ import numpy as np
 import torch
 
 from imtok.errors import InputError
-from imtok.files import canonical_json, is_sealed, read_json, sha256
-from imtok.tokenizer import Tokenizer
+from imtok.files import is_sealed, read_json, sha256
 from imtok.types import Tokens
 
 MANIFEST = "manifest.json"
@@ -210,12 +208,3 @@ def check_range(ids: np.ndarray, vocab_sizes: Sequence[int], path: Path, first: 
                 f"{path}: ids of slot {slot} must lie in [0, {size}), got {column[image, token]} "
                 f"at token {token} of image {first + image}"
             )
-
-
-def fingerprint(tokenizer: Tokenizer) -> str:
-    """Sha256 of a tokenizer's config and weights, the same wherever and however it is stored."""
-    digest = hashlib.sha256(canonical_json(tokenizer.config).encode())
-    for name, value in sorted(tokenizer.state_dict().items()):
-        digest.update(f"{name} {value.dtype} {list(value.shape)}".encode())
-        digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()

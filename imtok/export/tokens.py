@@ -14,11 +14,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from imtok.errors import InputError
-from imtok.evaluation.inference import evaluating, name_size, require_finite
+from imtok.evaluation.inference import evaluating, fingerprint, name_size, require_finite
 from imtok.export.building import Building
 from imtok.export.codebook import layout, write_codebook
 from imtok.export.feed import Feed
-from imtok.export.store import FORMAT, fingerprint
+from imtok.export.store import FORMAT
 from imtok.export.views import Views
 from imtok.pixels import to_float
 from imtok.tokenizer import Tokenizer

@@ -4,13 +4,14 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from rich.markup import escape
 from rich.table import Table
 
 from imtok.errors import InputError
 from imtok.evaluation.grid import to_picture
-from imtok.evaluation.inference import evaluating
+from imtok.evaluation.inference import evaluating, fingerprint
 from imtok.export.convert import REPORT, verify_converted
-from imtok.export.store import MANIFEST, Shard, TokenStore, fingerprint
+from imtok.export.store import MANIFEST, Shard, TokenStore
 from imtok.files import claim_output, new_folder, write_json
 from imtok.pixels import to_uint8
 from imtok.tokenizer import Tokenizer
@@ -96,7 +97,7 @@ def _tokens(shard: Shard, row: int, device: torch.device) -> Tokens:
 
 
 def _table(folder: Path, rows: dict[str, object]) -> Table:
-    table = Table(title=str(folder), title_justify="left", show_header=False)
+    table = Table(title=escape(str(folder)), title_justify="left", show_header=False)
     for name, value in rows.items():
         table.add_row(name, str(value))
     return table

@@ -30,7 +30,8 @@ class ReconstructionObjective(Objective):
         ramps: Factors on the weights of the quantizer's terms and the alignments over the first steps, by name.
 
     Raises:
-        ValueError: If there is no image loss, or two terms share a name.
+        ValueError: If there is no image loss, or two terms share a name; in ``forward``, if one has the name of a
+            term of the quantizer.
         InputError: In ``forward``, if a ramp is of no term.
     """
 
@@ -66,7 +67,11 @@ class ReconstructionObjective(Objective):
         image = reconstruction.image.to(target.dtype)
         losses = dict(self.losses.items())
         total, terms, numbers = image_terms(image, target, losses, self.adversary, tokenizer.decoder, step)
-        others = reconstruction.quantized.losses | self.alignments.terms(target, reconstruction, step)
+        own = reconstruction.quantized.losses
+        twice = sorted(own.keys() & (self.losses.keys() | self.alignments.keys()))
+        if twice:  # the one would stand for the other, in the log or in the total
+            raise ValueError(f"names of losses and alignments must differ from the quantizer's terms, got {twice}")
+        others = own | self.alignments.terms(target, reconstruction, step)
         others = ramped(others, self.ramps, step)
         weighted = [value * weight for value, weight in others.values() if weight]
         total = torch.stack([total, *weighted]).sum()

@@ -194,7 +194,7 @@ def convolution_of(scale: int, scales: int, count: int) -> int:
     """Which of ``count`` convolutions VAR's code gives to a scale: ticks spread over the scales, the nearest one.
 
     The ticks of four stand a third of a step from the ends, those of another number half a step. In between the
-    later one is taken.
+    later one is taken: VAR's rounding does so with its four, and either with other numbers.
     """
     if not count:
         return 0

@@ -70,7 +70,7 @@ class DINOv2(Space):
         pixels = resize(image, self.side).clamp(-1, 1)
         mean, std = (rearrange(pixels.new_tensor(values), "c -> c 1 1") for values in (MEAN, STD))
         patches = to_sequence(self.patches(((pixels + 1) / 2 - mean) / std)) + self.positions
-        first = repeat(torch.cat([self.class_token, self.registers]), "n d -> b n d", b=len(image))
+        first = repeat(torch.cat([self.class_token, self.registers]), "n d -> b n d", b=image.shape[0])
         features = self.norm(self.trunk(torch.cat([first, patches], 1)))
         return torch.cat([features[:, :1], features[:, first.shape[1] :]], 1)
 
@@ -170,4 +170,4 @@ def _blur(image: Float[Tensor, "b 3 h w"], deviation: float, axis: int) -> Float
     moved = rearrange(image.movedim(axis, -1), "b c n m -> (b c) n m")
     padded = F.pad(moved, (taps // 2, taps // 2), mode="reflect")
     blurred = F.conv2d(padded[:, None], (kernel / kernel.sum())[None, None, None])[:, 0]
-    return rearrange(blurred, "(b c) n m -> b c n m", b=len(image)).movedim(-1, axis)
+    return rearrange(blurred, "(b c) n m -> b c n m", b=image.shape[0]).movedim(-1, axis)

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from lightning import Trainer
 from lightning.fabric.utilities.warnings import PossibleUserWarning
+from torch import nn
 
 from imtok.data.base import Data, Images
 from imtok.data.loader import evaluation_loader, spread_loader, train_loader, train_stream_loader
@@ -23,8 +24,9 @@ from imtok.evaluation.command import prepare
 from imtok.evaluation.protocol import Protocol
 from imtok.evaluation.report import Report
 from imtok.evaluation.settings import Settings
+from imtok.nn.frozen import warn_random
 from imtok.objectives.base import Objective
-from imtok.pretrained import fetch_weights
+from imtok.pretrained import RANDOM, Pretrained, fetch_weights
 from imtok.tokenizer import Tokenizer
 from imtok.training import folder as run_folder
 from imtok.training.checkpoints import Checkpoint
@@ -121,11 +123,11 @@ def train(run: Run) -> Outcome:
         _check_resume(run, resume, about)
         if resume.step >= run.trainer.max_steps and (run.folder / SUMMARY).exists():
             return Outcome(None, resume.step, finished_before=True)
-    fetch_weights(run.objective)
+    _fetch_weights(run.objective)
     if run.init_from:
         _init_from(run.tokenizer, run.init_from)
     elif resume is None:
-        fetch_weights(run.tokenizer)
+        _fetch_weights(run.tokenizer)
     main = launched_rank() == 0
     trainer = make_trainer(run.trainer, run.objective.critic is not None)
     run = replace(run, trainer=with_micro_batches(run.trainer, trainer.world_size))
@@ -210,6 +212,14 @@ def _check_resume(run: Run, resume: Checkpoint, about: dict[str, Any]) -> None:
             f"the training images are not those of the run so far ({_size(before)} then, {_size(now)} now); "
             "bring them back, or say allow_change=[data] to go on all the same"
         )
+
+
+def _fetch_weights(root: nn.Module) -> None:
+    """Read published weights, and name the parts that ought to have some and go without."""
+    fetch_weights(root)
+    for name, part in root.named_modules():
+        if isinstance(part, Pretrained) and part.weights == RANDOM:
+            warn_random(name)
 
 
 def _init_from(tokenizer: Tokenizer, source: str) -> None:

@@ -1,9 +1,11 @@
 """One optimiser step: micro-batches, guard, clipping, codebook update; and the only step counter there is."""
 
 import logging
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -26,6 +28,7 @@ from imtok.training.sharding import average_gradients, clip_gradients, shard
 from imtok.types import Batch, Shown
 
 log = logging.getLogger(__name__)
+_PACKAGE = Path(__file__).parents[1]
 MakeLoader = Callable[[int, int], DataLoader[Any]]
 
 
@@ -118,7 +121,8 @@ class TokenizerTask(LightningModule):
     @override
     def on_fit_start(self) -> None:
         if self.step == 0 and self.start_codebook and not self.tokenizer.is_frozen("quantizer"):
-            self._start_codebook()
+            with _refusals_for_users():
+                self._start_codebook()
 
     @override
     def training_step(self, batch: Batch, batch_idx: int) -> None:
@@ -129,10 +133,12 @@ class TokenizerTask(LightningModule):
         self._loss_is_finite = self._loss_is_finite.to(self.device)
         with nullcontext() if last else self._no_sync():
             with _fixed(self.objective.critic):
-                losses = self.objective(self.tokenizer, batch, self.step, generator)
+                with _refusals_for_users():
+                    losses = self.objective(self.tokenizer, batch, self.step, generator)
                 self._backward(losses.total)
             self.shown = _detached(losses.shown)
-            critic = self.objective.critic_loss(self.shown, self.step) if self.objective.critic else None
+            with _refusals_for_users():
+                critic = self.objective.critic_loss(self.shown, self.step) if self.objective.critic else None
             if critic is not None:
                 self._backward(critic.total)
                 _add(self._critic_stats, critic.stats)
@@ -246,6 +252,23 @@ def _fixed(module: nn.Module | None) -> Iterator[None]:
     finally:
         for parameter in learning:
             parameter.requires_grad_(True)
+
+
+@contextmanager
+def _refusals_for_users() -> Iterator[None]:
+    """What one part of imtok refuses to take from another is the user's to mend: one line, as when parts are built.
+
+    An error from anywhere else is a fault, and keeps its traceback.
+    """
+    try:
+        yield
+    except InputError:
+        raise
+    except ValueError as error:
+        raised_in = Path(traceback.extract_tb(error.__traceback__)[-1].filename)
+        if not raised_in.is_relative_to(_PACKAGE):
+            raise
+        raise InputError(f"parts of the config do not go together: {error}") from error
 
 
 def _detached(shown: Shown) -> Shown:

@@ -73,6 +73,13 @@ def test_the_patchgan_is_as_large_as_published():
     assert rows.max() - rows.min() + 1 == columns.max() - columns.min() + 1 == 70
 
 
+def test_the_stylegan_critic_is_as_wide_as_the_one_that_bsq_trains_against():
+    """32768 / side channels, at most 512: 128 at 256 pixels, 256 at 128, 512 below; 28.86 million weights."""
+    critic = StyleGANCritic(256)
+    assert [block.main[0].in_channels for block in critic.blocks] == [128, 256, 512, 512, 512, 512]
+    assert sum(parameter.numel() for parameter in critic.parameters()) == 28_864_129
+
+
 def test_stylegans_spread_tells_a_batch_of_copies():
     torch.manual_seed(0)
     critic, one = StyleGANCritic(16, 8).double(), torch.rand(1, 3, 16, 16, dtype=torch.float64)

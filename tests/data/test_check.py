@@ -211,6 +211,13 @@ def test_the_command_prints_each_fault_and_says_so_by_its_code(
             run_check(arguments)
 
 
+def test_names_of_classes_are_shown_with_their_brackets(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    (tmp_path / "[red]").mkdir()
+    Image.new("RGB", (4, 4)).save(tmp_path / "[red]" / "1.png")
+    assert run_check([str(tmp_path)]) == 0
+    assert "[red]" in capsys.readouterr().out
+
+
 def test_a_thousand_classes_are_shown_in_a_few_lines(folder: Path):
     found = check(str(folder))
     found.classes, found.labels = [f"class {at}" for at in range(1000)], found.labels

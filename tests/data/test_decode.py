@@ -248,6 +248,22 @@ def test_transparent_pixels_show_the_background():
     assert decode_image(clear, "clear", background=(1, 2, 3)).flatten(1).unique(dim=1).flatten().tolist() == [1, 2, 3]
 
 
+@pytest.mark.parametrize(
+    ("depth", "levels", "row"), [(1, [0, 1], b"\x40"), (2, [0, 1, 2, 3], b"\x1b"), (4, [0, 5, 10, 15], b"\x05\xaf")]
+)
+def test_few_bits_with_a_transparent_level_show_the_background(depth, levels, row):
+    for level in levels:
+        clear = chunk(b"tRNS", struct.pack(">H", level))
+        image = decode_image(png(len(levels), 1, depth, 0, b"\0" + row, clear), "clear", background=(1, 2, 3))
+        assert [colour == [1, 2, 3] for colour in image[:, 0].T.tolist()] == [other == level for other in levels]
+
+
+def test_sixteen_bit_colours_with_a_transparent_one_show_the_background():
+    row = b"\0" + struct.pack(">6H", 256, 512, 768, 65535, 0, 0)
+    data = png(2, 1, 16, 2, row, chunk(b"tRNS", struct.pack(">3H", 256, 512, 768)))
+    assert decode_image(data, "clear", background=(9, 8, 7))[:, 0].T.tolist() == [[9, 8, 7], [255, 0, 0]]
+
+
 def test_sixteen_bits_with_a_transparent_level_show_the_background():
     rows = b"\0" + np.array([1000, 65535], ">u2").tobytes()
     data = png(2, 1, 16, 0, rows, chunk(b"tRNS", struct.pack(">H", 1000)))

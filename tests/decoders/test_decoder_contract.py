@@ -5,7 +5,19 @@ import inspect
 
 import pytest
 import torch
-from encoders.presets import DIM, SIDE, build_decoder, encoder_of, known, names, preset, published_side, unchecked
+from encoders.presets import (
+    DIM,
+    SIDE,
+    as_program,
+    build_decoder,
+    encoder_of,
+    known,
+    names,
+    one_of_each_class,
+    preset,
+    published_side,
+    unchecked,
+)
 from encoders.test_encoder_contract import wake
 
 from imtok.config import PROVIDED
@@ -150,6 +162,15 @@ def test_it_compiles_as_one_graph(decoder, latents):
     compiled = torch.compile(decoder, backend="eager", fullgraph=True)
     with torch.no_grad(), unchecked():
         torch.testing.assert_close(compiled(latents, SIZE), decoder(latents, SIZE))
+
+
+@pytest.mark.parametrize("name", one_of_each_class("decoder"))
+def test_a_program_of_it_takes_any_number_of_images(name):
+    decoder, number = build_decoder(name)
+    three, five = torch.randn(3, number, DIM), torch.randn(5, number, DIM)
+    with torch.no_grad(), unchecked():
+        program = as_program(decoder.eval(), (three, SIZE))
+        torch.testing.assert_close(program(five, SIZE), decoder(five, SIZE))
 
 
 def test_it_runs_in_bfloat16(decoder, latents):

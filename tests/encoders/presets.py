@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import jaxtyping
+import torch
 from omegaconf import OmegaConf
 from torch import nn
 
@@ -46,6 +47,11 @@ def names(group: str) -> list[str]:
     return sorted(path.stem for path in (CONFIGS / group).glob("*.yaml"))
 
 
+def one_of_each_class(group: str) -> list[str]:
+    """Names of as many of them as there are classes, for what takes long and does not depend on numbers."""
+    return sorted({preset(group, name)["_target_"]: name for name in names(group)}.values())
+
+
 def preset(group: str, name: str) -> dict:
     """The values of a YAML file."""
     return OmegaConf.to_container(OmegaConf.load(CONFIGS / group / f"{name}.yaml"), resolve=True)
@@ -85,6 +91,13 @@ def build_decoder(name: str):
     encoder = encoder_of(name)
     number = 5 if encoder is None else build_encoder(encoder).num_latents((SIDE, SIDE))
     return construct(small("decoder", name), provided=known(num_latents=number)), number
+
+
+def as_program(part: nn.Module, example: tuple) -> nn.Module:
+    """What ``torch.export`` makes of a part, for any number of images of one size; ``len(image)`` in it is an error."""
+    batch = torch.export.Dim("batch", min=1, max=64)
+    shapes = tuple({0: batch} if isinstance(value, torch.Tensor) else (None,) * len(value) for value in example)
+    return torch.export.export(part, example, dynamic_shapes=shapes).module()
 
 
 @contextmanager

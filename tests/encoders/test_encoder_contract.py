@@ -5,7 +5,18 @@ import inspect
 
 import pytest
 import torch
-from encoders.presets import DIM, SIDE, build_encoder, known, names, preset, published_side, unchecked
+from encoders.presets import (
+    DIM,
+    SIDE,
+    as_program,
+    build_encoder,
+    known,
+    names,
+    one_of_each_class,
+    preset,
+    published_side,
+    unchecked,
+)
 
 from imtok.config import PROVIDED
 from imtok.tokenizer import construct
@@ -102,6 +113,14 @@ def test_it_compiles_as_one_graph(encoder, image):
     compiled = torch.compile(encoder, backend="eager", fullgraph=True)
     with torch.no_grad(), unchecked():
         torch.testing.assert_close(encode(compiled, image), encode(encoder, image))
+
+
+@pytest.mark.parametrize("name", one_of_each_class("encoder"))
+def test_a_program_of_it_takes_any_number_of_images(name, image):
+    encoder = build_encoder(name).eval()
+    five = torch.rand(5, 3, *SIZE) * 2 - 1
+    with torch.no_grad(), unchecked():
+        torch.testing.assert_close(encode(as_program(encoder, (image,)), five), encode(encoder, five))
 
 
 def test_it_runs_in_bfloat16(encoder, image):

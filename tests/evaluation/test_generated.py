@@ -18,7 +18,6 @@ from imtok.evaluation.protocol import Protocol
 from imtok.evaluation.stored import stored_images
 from imtok.metrics.frechet import FeatureStatistics
 
-pytestmark = pytest.mark.filterwarnings("ignore:a Fréchet distance over")
 ADM = Protocol("adm")
 
 
@@ -37,9 +36,12 @@ def test_a_set_is_at_no_distance_from_itself(pixels, tmp_path):
     np.savez(tmp_path / "set.npz", arr_0=pixels)
     found = score(tmp_path / "set.npz", tmp_path / "set.npz", ADM, batch_size=7)
     assert found["metrics"]["gfd_tiny"] < 1e-6
-    assert found["metrics"]["precision"] == found["metrics"]["recall"] == 1
-    assert found["metrics"]["inception_score"] >= 1
+    assert found["metrics"]["precision_tiny"] == found["metrics"]["recall_tiny"] == 1
+    assert found["metrics"]["inception_score_tiny"] >= 1
     assert found["images"] == found["reference_images"] == 40
+    assert [note.split(";")[0] for note in found["warnings"]] == [
+        f"a Fréchet distance over 40 {side} images is far too large" for side in ("measured", "reference")
+    ]
     assert len(found["protocol"]["id"]) == 12
 
 
@@ -55,7 +57,7 @@ def test_a_folder_is_as_good_as_an_npz_and_statistics_as_good_as_images(pixels, 
     whole = score(tmp_path / "folder", tmp_path / "reference.npz", ADM)
     short = score(tmp_path / "folder", tmp_path / "statistics.npz", ADM)
     assert short["metrics"]["gfd_tiny"] == pytest.approx(whole["metrics"]["gfd_tiny"], rel=1e-6)
-    assert "statistics only" in short["absent"]["precision"]
+    assert "statistics only" in short["absent"]["precision_tiny"]
 
 
 def _npz_of(path, image, statistics_of):
@@ -73,7 +75,7 @@ def test_adms_statistics_decide_the_distance_and_its_images_the_precision(pixels
     images = score(tmp_path / "set.npz", tmp_path / "images.npz", ADM)
     both = score(tmp_path / "set.npz", tmp_path / "both.npz", ADM)
     assert both["metrics"]["gfd_tiny"] < 1e-6 < images["metrics"]["gfd_tiny"]
-    for name in ("precision", "recall", "kid"):
+    for name in ("precision_tiny", "recall_tiny", "kid_tiny"):
         assert both["metrics"][name] == images["metrics"][name]
     assert both["reference_images"] == 20
     assert (both["protocol"]["statistics"], images["protocol"]["statistics"]) == ("stored", "of the images")
@@ -104,7 +106,7 @@ def test_spatial_features_have_a_distance_and_statistics_of_their_own(pixels, tm
     assert adm["gfd_tiny"] < 1e-6  # of other images than those of mu_s
     none = score(tmp_path / "set.npz", tmp_path / "both.npz", ADM)
     assert "gsfd_tiny" not in none["metrics"]
-    assert "holds no mu_s and sigma_s" in none["absent"]["sfid"]
+    assert "holds no mu_s and sigma_s" in none["absent"]["gsfd_tiny"]
     with pytest.raises(InputError, match="mu_s must have 9 values, got 4"):
         score(tmp_path / "set.npz", tmp_path / "short.npz", ADM)
 

@@ -3,18 +3,25 @@
 import numpy as np
 import pytest
 import torch
-from evaluation.test_length import pictures, psnr_by_length, rows_tokenizer
-from evaluation.tiny import Tiny, batches, tokenizer
+from evaluation.test_length import ROWS, RowEncoder, pictures, psnr_by_length, rows_tokenizer
+from evaluation.tiny import SIDE, Tiny, batches, tokenizer
 
 from imtok.errors import InputError
 from imtok.evaluation.choose import choose
 from imtok.evaluation.codecs import available, compress, header_bytes
 from imtok.evaluation.evaluate import evaluate
 from imtok.evaluation.language import fit_zipf, language
+from imtok.evaluation.length import search_length
 from imtok.evaluation.probe import probe
 from imtok.evaluation.protocol import Protocol
+from imtok.evaluation.schema import MeasureConfig
 from imtok.evaluation.settings import Settings
-from imtok.pixels import to_uint8
+from imtok.evaluation.stored import load_statistics
+from imtok.metrics.inception_score import inception_scores
+from imtok.pixels import to_float, to_uint8
+from imtok.quantizers.continuous import Continuous
+from imtok.quantizers.fsq import FSQ
+from imtok.tokenizer import Tokenizer
 from imtok.types import Batch
 
 
@@ -64,6 +71,47 @@ def test_quality_rises_with_the_number_of_tokens_as_it_must():
     least = 2 ** ((psnr_by_length(image) < 10).sum(1) + 1).double().log2().ceil()
     assert found.tables["length"]["mean"] == pytest.approx(least.mean().item())
     assert found.tables["length"]["reached"] == 1
+
+
+class RolloutEncoder(RowEncoder):
+    """Takes multiples of 4 latents only, as ALIT's rollouts do, and says of each image which it transmits."""
+
+    def forward(self, image, length=None, context=None):
+        if length is not None and length % 4:
+            raise ValueError(f"length must be a multiple of 4, got {length}")
+        latents = super().forward(image, length)
+        return latents, torch.arange(ROWS).expand(len(image), -1) % 4 < 3
+
+
+def test_encoders_that_take_some_budgets_are_asked_for_those_and_pay_for_what_they_send():
+    made = rows_tokenizer()
+    made.encoder = RolloutEncoder()
+    asked = Settings(("rate", "length"), length_target=90.0)
+    found = evaluate(made, batch_of(pictures()), settings=asked)
+    rows = [row for row in found.tables["rate"] if row["kind"] == "tokens"]
+    assert [row["tokens"] for row in rows] == [4, 8]
+    bits = made.quantizer.bits_per_token
+    assert [row["bytes"] for row in rows] == [3 * bits / 8, 6 * bits / 8]  # of each four, three are sent
+    assert found.tables["length"]["lengths"] == [8]
+    with pytest.raises(InputError, match="lengths: length must be a multiple of 4, got 3; give other lengths"):
+        evaluate(made, batch_of(pictures()), settings=Settings(("rate",), lengths=[3, 4]))
+
+
+def test_lengths_of_an_encoder_with_a_budget_are_of_codes_that_it_makes_for_them():
+    made, image = rows_tokenizer(shift=0.1), pictures()
+    found = evaluate(made, batch_of(image), settings=Settings(("length",), length_target=12.0))
+    each = search_length(made, to_float(to_uint8(image)), 12.0, lengths=[1, 2, 4, 8], encode="each").lengths
+    once = search_length(made, to_float(to_uint8(image)), 12.0, lengths=[1, 2, 4, 8]).lengths
+    assert each.double().mean() != once.double().mean()
+    assert found.tables["length"]["mean"] == each.double().mean().item()
+
+
+def test_a_continuous_tokenizer_has_no_lengths_and_all_else():
+    made = rows_tokenizer()
+    made.quantizer = Continuous(1)
+    found = evaluate(made, batch_of(pictures()), settings=Settings(("psnr", "length")))
+    assert "psnr" in found.metrics
+    assert found.absent == {"length": "latents are continuous: there are no ids"}
 
 
 def batch_of(image):
@@ -155,6 +203,78 @@ def test_stored_statistics_give_the_same_number_and_damaged_ones_are_refused(tmp
     stored.write_bytes(stored.read_bytes()[:-8])
     with pytest.raises(InputError, match="is damaged"):
         evaluate(tokenizer(), batches(range(9)), settings=asked)
+
+
+@pytest.mark.usefixtures("_small_extractor")
+def test_a_cache_that_cannot_be_written_is_refused_at_once_and_a_full_one_costs_no_numbers(tmp_path, monkeypatch):
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match=r"cache=.*/file cannot be a folder"):
+        choose(Settings(("rfid",), cache=tmp_path / "file", data="x"), tokenizer(), *[torch.device("cpu")] * 2)
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("imtok.evaluation.features.save_reference", full)
+    report = evaluate(tokenizer(), batches(range(9)), settings=Settings(("rfid",), cache=tmp_path / "new", data="x"))
+    assert "fd_tiny" in report.metrics
+    assert any("could not be written (No space left on device)" in note for note in report.warnings)
+
+
+@pytest.mark.usefixtures("_small_extractor")
+def test_stored_statistics_are_the_reference_of_the_distance_alone(tmp_path):
+    np.savez(tmp_path / "reference.npz", mu=np.zeros(12), sigma=np.eye(12))
+    stored = load_statistics(tmp_path / "reference.npz")
+    ids = []
+    for settings in ({}, {"reference": stored, "reference_name": "f00d"}):
+        asked = Settings(("rfid", "kid", "is"), protocol=Protocol("adm"), **settings)
+        report = evaluate(tokenizer(), batches(range(12)), settings=asked)
+        ids.append({name: facts["id"] for name, facts in report.ids.items()})
+    assert {name for name in ids[0] if ids[0][name] != ids[1][name]} == {"fd_tiny"}
+
+
+@pytest.mark.usefixtures("_small_extractor")
+def test_titoks_inception_score_is_over_all_images_at_once():
+    found = {}
+    for name in ("adm", "titok"):
+        asked = Settings(("is",), protocol=Protocol(name))
+        found[name] = evaluate(tokenizer(), batches(range(24)), settings=asked)
+    made = tokenizer()
+    images = torch.cat([batch.image for batch in batches(range(24))])
+    with torch.no_grad():
+        logits = Tiny()(to_uint8(made(to_float(images)).image)).logits
+    name = "inception_score_tiny"
+    assert found["titok"].metrics[name] == pytest.approx(inception_scores(logits, 1)[0], rel=1e-6)
+    assert found["titok"].metrics[name] != pytest.approx(found["adm"].metrics[name], rel=1e-5)
+    assert "splits: 1" in found["titok"].conventions[name]
+    assert "inception_score_std_tiny" not in found["titok"].metrics
+
+
+def test_a_vocabulary_that_is_too_large_to_count_has_no_language():
+    made = rows_tokenizer()
+    made.quantizer = FSQ([2**33])
+    found = evaluate(made, batch_of(pictures()), settings=Settings(("psnr", "language")))
+    assert found.absent["language"] == "a vocabulary of 8589934592 ids is too large to count"
+    assert "psnr" in found.metrics
+
+
+def test_a_sequence_of_a_square_number_of_tokens_has_no_patches():
+    config = tokenizer().config
+    net = {"width": 32, "depth": 1, "heads": 2}
+    parts = {
+        "encoder": {"_target_": "imtok.encoders.titok.TiTokEncoder", "latents": 16, "patch_size": 8, **net},
+        "decoder": {"_target_": "imtok.decoders.titok.TiTokPixelDecoder", "patch_size": 8, **net},
+    }
+    sequence = Tokenizer.from_config({**config, **parts}).eval()
+    assert sequence.num_tokens((SIDE, SIDE)) == tokenizer().num_tokens((SIDE, SIDE)) == 16
+    found = [evaluate(made, batches(range(6)), settings=Settings(("looks",))) for made in (tokenizer(), sequence)]
+    assert ["frequent_codes" in report.tables for report in found] == [True, False]
+    assert found[1].absent["patches"] == "tokens do not stand for patches of a grid"
+
+
+def test_lengths_below_one_are_named():
+    assert MeasureConfig(lengths=[0, 4]).check() == [
+        "lengths must be some numbers of at least 1 token or null, got [0, 4]"
+    ]
 
 
 def test_an_unknown_metric_is_refused_with_the_nearest():

@@ -7,7 +7,7 @@ from html.parser import HTMLParser
 
 import numpy as np
 import pytest
-from evaluation.tiny import Tiny, batches, tokenizer
+from evaluation.tiny import SIDE, Tiny, batches, tokenizer
 
 from imtok.evaluation.evaluate import evaluate
 from imtok.evaluation.page import write_page
@@ -16,6 +16,7 @@ from imtok.evaluation.protocol import Protocol
 from imtok.evaluation.report import write_report
 from imtok.evaluation.settings import METRICS, Settings
 from imtok.evaluation.titles import number, title
+from imtok.tokenizer import Tokenizer
 
 
 class Links(HTMLParser):
@@ -50,6 +51,15 @@ def folder(monkeypatch, tmp_path):
     report = evaluate(tokenizer(), given, pictures=5, settings=asked)
     write_report(report, tmp_path / "report", lambda aside: write_page(report, aside))
     return report, tmp_path / "report"
+
+
+def test_an_image_of_one_token_has_one_position(tmp_path):
+    config = tokenizer().config
+    parts = {part: {**config[part], "patch_size": SIDE} for part in ("encoder", "decoder")}
+    one = Tokenizer.from_config({**config, **parts}).eval()
+    report = evaluate(one, batches(range(6)), settings=Settings(("positions", "looks")))
+    assert report.tables["positions"]["tokens"] == [[6.0]]
+    write_report(report, tmp_path / "report", lambda aside: write_page(report, aside))
 
 
 def test_the_page_is_whole_and_fetches_nothing(folder):

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from export.readers import gigatok, llamagen, nanogpt, rar, webdataset
 from export.stores import HOSTILE, content, small_store
+from torch.utils.data import default_collate
 
 from imtok.errors import InputError
 from imtok.export.convert import SUMS, convert
@@ -104,6 +105,7 @@ def test_rar_reads_a_line_per_view(store, tmp_path):
     read = list(rar(tmp_path / "out/tokens.jsonl"))
     assert_same(store, (ids.numpy() for ids, _ in read))
     assert [int(label) for _, label in read] == np.repeat(LABELS, store.views).tolist()
+    assert default_collate([ids for ids, _ in read]).shape == (7 * store.views, report["sequence"]["length"])
     vocabulary = report["sequence"]["vocabulary"]
     assert all(0 <= int(ids.min()) <= int(ids.max()) < vocabulary for ids, _ in read)
     assert f"codebook_size={vocabulary}" in report["notes"][0]
@@ -132,6 +134,17 @@ def test_nanogpt_reads_images_between_begin_and_end_on_one_side_of_the_split_eac
     assert b"vocab_size" in (tmp_path / "out/meta.pkl").read_bytes()
     opcodes = {opcode.name for opcode, _, _ in pickletools.genops((tmp_path / "out/meta.pkl").read_bytes())}
     assert not opcodes & {"GLOBAL", "STACK_GLOBAL", "REDUCE", "INST", "OBJ", "NEWOBJ"}
+
+
+def test_nanogpt_says_which_file_is_too_short_for_its_batches(tmp_path):
+    store = small_store(tmp_path / "tokens", "one slot", "centre")
+    for fraction, short in ((0.0, "val.bin must have more"), (0.999, "train.bin must have more"), (0.5, None)):
+        notes = convert(store, NanoGPT(val_fraction=fraction), tmp_path / f"out{fraction}")["notes"]
+        assert len(notes) == 1 + (short is not None)
+        for name in ("train", "val"):
+            size = (tmp_path / f"out{fraction}/{name}.bin").stat().st_size // 2
+            assert (size <= 4 + 3) == (short is not None and short.startswith(name))
+        assert short is None or notes[1].startswith(short)
 
 
 @needs_arrow

@@ -10,7 +10,7 @@ from huggingface_hub import ModelCard
 from imtok.errors import InputError
 from imtok.evaluation.evaluate import evaluate
 from imtok.evaluation.report import write_report
-from imtok.export.codebook import read_codebook
+from imtok.export.codebook import layout, read_codebook
 from imtok.export.programs import write_programs
 from imtok.export.publish import publish
 from imtok.tokenizer import Tokenizer
@@ -82,6 +82,33 @@ def test_a_report_of_another_tokenizer_is_refused(published, tmp_path):
     with pytest.raises(InputError, match="is the report of another tokenizer"):
         publish(published / "run", tmp_path / "hub", tmp_path / "report.json")
     assert not (tmp_path / "hub").exists()
+
+
+def test_a_report_of_other_weights_is_refused(published, tmp_path):
+    other = tokenizer_of("one slot")
+    with torch.no_grad():
+        other.decoder.last_layer.add_(0.01)  # the next step of the same run
+    other.save(tmp_path / "tokenizer")
+    with pytest.raises(InputError, match="was measured with other weights"):
+        publish(tmp_path, tmp_path / "hub", published / "run/evaluation")
+    assert not (tmp_path / "hub").exists()
+
+
+def test_rows_are_said_to_add_up_to_latents_only_where_they_do():
+    vq = QUANTIZERS["vq"]
+    scales = {"quantizer": vq, "sizes": [1, 2], "convolutions": 1}
+    kinds = {
+        "latents are the sum over slots": [{"_target_": "imtok.quantizers.residual.Residual", "stages": [vq]}, vq],
+        "only the quantizer makes latents": [{"_target_": "imtok.quantizers.multiscale.MultiScale", **scales}],
+    }
+    for words, sections in kinds.items():
+        for section in sections:
+            tokenizer = Tokenizer.from_config({**PARTS, "quantizer": section}).eval()
+            assert words in layout(tokenizer.quantizer)["slots"]
+            ids = tokenizer.encode(torch.rand(2, 3, 16, 16)).ids
+            latents = tokenizer.quantizer.decode(ids)
+            rows = sum(table[ids[..., slot]] for slot, table in enumerate(tokenizer.quantizer.codebook()))
+            assert (rows.shape == latents.shape and torch.allclose(rows, latents)) == words.startswith("latents")
 
 
 @pytest.mark.parametrize("name", QUANTIZERS)

@@ -120,6 +120,15 @@ def test_alignments_see_target_taps_and_step(tokenizer, batch):
     assert part.calls == [((2, 3, 32, 32), {"encoder"}, 5)]
 
 
+@pytest.mark.parametrize("taken", ["losses", "alignments"])
+def test_a_name_that_a_term_of_the_quantizer_has_is_refused(tokenizer, batch, taken):
+    """It would take that term's place: in the total as an alignment, in the log as an image loss."""
+    parts = {"losses": {"l1": L1Loss()}, "alignments": {}}
+    parts[taken] |= {"commit": L1Loss() if taken == "losses" else Towards()}
+    with pytest.raises(ValueError, match=r"must differ from the quantizer's terms, got \['commit'\]"):
+        ReconstructionObjective(**parts)(tokenizer, batch, 0, torch.Generator())
+
+
 def test_heads_learn_with_the_tokenizer_but_are_not_averaged_nor_exported(tmp_path):
     objective = ReconstructionObjective({"l1": L1Loss()}, adversary("fixed"), {"towards": Towards()})
     before = objective.alignments["towards"].head.weight.detach().clone()

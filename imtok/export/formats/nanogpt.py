@@ -69,6 +69,12 @@ class NanoGPT(Format):
         (folder / "meta.pkl").write_bytes(pickle.dumps({"vocab_size": vocab["vocab_size"]}, protocol=2))
         block = sequencing.length + 3
         notes = [f"{counts['train']} tokens in train.bin, {counts['val']} in val.bin; block_size {block} is one image"]
+        short = [name for name, count in counts.items() if count <= block]
+        if short:
+            notes.append(
+                f"{' and '.join(short)}.bin must have more than block_size tokens to be sampled from: change "
+                f"format.val_fraction={self.val_fraction:g} or take more images"
+            )
         return {"sequence": sequencing.about, "vocab": vocab, "streams": counts, "notes": notes}
 
 

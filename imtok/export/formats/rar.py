@@ -16,8 +16,8 @@ FILE = "tokens.jsonl"
 class RAR(Format):
     """``tokens.jsonl``: ``{"class_id": 7, "tokens": [...]}`` per view, the views of an image after each other.
 
-    Ids go from 0; the model itself puts classes and its mask behind them. An image that leaves tokens out at its end
-    has a shorter list, and ones that are left out in between are the padding id.
+    Ids go from 0; the model itself puts classes and its mask behind them. Where an image leaves tokens out there is the
+    padding id: the loader stacks lists, which must all be as long.
 
     Args:
         slots: What becomes of several slots: "interleave", "combine", or None where there is one.
@@ -38,8 +38,8 @@ class RAR(Format):
             for row in rows(store, sequencing):
                 label = class_of(row, self.unlabelled)
                 classes = max(classes, label + 1)
-                for tokens, length in zip(row.views.tolist(), row.lengths.tolist(), strict=True):
-                    file.write(json.dumps({"class_id": label, "tokens": tokens[:length]}) + "\n")
+                for tokens in row.views.tolist():
+                    file.write(json.dumps({"class_id": label, "tokens": tokens}) + "\n")
         notes = [
             f"dataset.params.pretokenization=DIR/{FILE} model.vq_model.codebook_size={sequencing.vocabulary} "
             f"model.generator.image_seq_len={sequencing.length} model.generator.condition_num_classes={classes}"
