@@ -67,7 +67,7 @@ _USAGE = f"""imtok {__version__}: train, evaluate and export discrete image toke
   imtok train  [KEY=VALUE ...]                         train (the same as python train.py)
   imtok eval   tokenizer=RUN [data=folder data.path=DIR] [metrics=[psnr,rfid]] [out=DIR]
   imtok compare A B                                    reports of imtok eval, where they are comparable
-  imtok score  images=DIR_OR_NPZ reference=NPZ         FID, IS, precision, recall of generated images
+  imtok score  images=DIR_OR_NPZ reference=NPZ         FID, sFID, IS, precision, recall of generated images
   imtok export tokenizer=RUN [data=folder data.path=DIR] [out=DIR]
   imtok convert store=EXPORT format=llamagen out=DIR   gigatok, fqgan, rar, nanogpt, parquet, webdataset, huggingface
   imtok verify EXPORT [tokenizer=RUN out=DIR]          every byte against the manifest; a sample as pictures

@@ -54,13 +54,11 @@ def score(
     spatial = load_statistics(reference, *_SPATIAL) if stored and {*_SPATIAL} <= names else None
     extractor = protocol.build().to(device)
     _check_length(reference, "mu", pooled, extractor.dim)
-    others = None
-    if other is not None:
-        sums = FeatureStatistics(extractor.dim)
-        others = _watch(extractor, other, device, sums)
-        if pooled is None:
-            pooled, spatial = sums.compute(), others.spatial
-    assert pooled is not None
+    sums = FeatureStatistics(extractor.dim)
+    others = None if other is None else _watch(extractor, other, device, sums)
+    if others is not None and not stored:
+        spatial = others.spatial
+    pooled = pooled or sums.compute()
     distance = FrechetDistance(extractor.dim, pooled)
     seen = _watch(extractor, reader, device, distance, keep=others is not None)
     with warnings.catch_warnings(record=True) as caught:
