@@ -10,6 +10,7 @@ Needs `pip install -e '.[bench,offline]'`.
 import argparse
 import io
 import itertools
+import logging
 import statistics
 import sys
 import tempfile
@@ -93,6 +94,7 @@ def evaluation(repeats: int, images: int, side: int, threads: int) -> None:
     spent: dict[str, dict[str, list[float]]] = {clock: {side: [] for side in sides} for clock in clocks}
     with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # a thousand images are few
+        logging.getLogger("imtok").setLevel(logging.ERROR)
         stored, reference = Path(folder) / "images", Path(folder) / "reference.npz"
         stored.mkdir()
         sums = FeatureStatistics(extractor.dim)  # over enough images for a metric not to warn, as references are
