@@ -28,6 +28,7 @@ class Joined(Source):
         if not sources or (names is not None and len(names) != len(sources)):
             raise ValueError(f"sources must be one or more with a name each, got {len(sources)} and {names}")
         self.sources, self.names = list(sources), names
+        self.remarks = tuple(dict.fromkeys(remark for source in sources for remark in source.remarks))
         self.ends = np.cumsum([len(source) for source in sources])
         same = all(source.classes == sources[0].classes for source in sources) and bool(sources[0].classes)
         self.offsets: list[int | None]

@@ -53,10 +53,13 @@ class ImageStream:
     Attributes:
         opener: What opens a shard.
         least: See :meth:`imtok.data.images.Source.image`.
+        remarks: See :class:`imtok.data.images.Source`.
 
     Raises:
         ValueError: If ``buffer`` is not positive.
     """
+
+    remarks: tuple[str, ...] = ()
 
     def __init__(
         self,
