@@ -36,17 +36,18 @@ from imtok.evaluation.command import (
     compare_folders,
     make_settings,
     prepare,
+    run_score,
+    show_comparison,
     side_by_side,
     unique_names,
     watched,
-    write_score,
 )
-from imtok.evaluation.compare import Comparison
 from imtok.evaluation.evaluate import evaluate
-from imtok.evaluation.generated import score
+from imtok.evaluation.origin import Origin, chosen_split, eval_command
 from imtok.evaluation.page import write_page
 from imtok.evaluation.protocol import Protocol
-from imtok.evaluation.report import REPORT, Report, summary, table, write_report
+from imtok.evaluation.report import REPORT, Report, show, write_report
+from imtok.evaluation.schema import ScoreConfig
 from imtok.export.command import run_convert, run_publish, run_verify
 from imtok.export.feed import make_feed
 from imtok.export.formats.base import Format
@@ -57,6 +58,7 @@ from imtok.export.tokens import export_tokens
 from imtok.export.views import Views
 from imtok.files import claim_output
 from imtok.info import describe
+from imtok.text import command_line
 from imtok.tokenizer import Tokenizer, find_tokenizer
 from imtok.training.folder import find_checkpoint
 from imtok.training.run import train
@@ -151,7 +153,9 @@ _REFUSED = {
 def _train(config: DictConfig) -> None:
     console = Console(highlight=False)
     folder = _folder(config, config.name)
-    outcome, shown = train(build_run(config, folder)), escape(str(folder))
+    chosen = HydraConfig.get()
+    again = eval_command(str(folder), chosen.runtime.choices.get("data"), chosen.overrides.task)
+    outcome, shown = train(replace(build_run(config, folder), command=command_line(again))), escape(str(folder))
     console.quiet = launched_rank() != 0
     if outcome.finished_before:
         console.print(f"already finished: {shown} is at step {outcome.step}, its last; nothing was changed")
@@ -164,8 +168,7 @@ def _train(config: DictConfig) -> None:
         console.print(f"stopped after step {outcome.step} as trainer.stop_at says")
         console.print(f"go on with: ckpt=last out={shown} and the same settings", soft_wrap=True)
         return
-    console.print(f"[bold]{summary(outcome.report)}, held out of training[/bold]", soft_wrap=True)
-    console.print(table(outcome.report))
+    show(outcome.report, console, ", held out of training")
     for name, what in _RESULTS.items():
         console.print(f"  {escape(str(folder / name))}  [dim]{what}[/dim]", soft_wrap=True)
     console.print(f"evaluate: python eval.py tokenizer={shown}", soft_wrap=True)
@@ -198,20 +201,21 @@ def _eval(config: DictConfig) -> None:
         tokenizer, device, size = _tokenizer(config, source)
         if typed.weights == "raw":
             _take_raw(tokenizer, source)
-        images = prepare(data.evaluation(size, config.split), protocol, typed.n)
+        images = data.evaluation(size, config.split)
+        origin = Origin(plain["data"], chosen_split(data, images, config.split), source, _command("eval"))
+        images = prepare(images, protocol, typed.n)
         settings = make_settings(typed, protocol, images)
         loader = evaluation_loader(images, config.batch_size, config.workers)
         batches = watched(loader, len(images) if isinstance(images, ImageSet) else None, name)
-        report = replace(evaluate(tokenizer, batches, device, settings=settings), name=name)
+        report = replace(evaluate(tokenizer, batches, device, settings=settings), name=name, origin=origin)
         write_report(report, into, partial(write_page, report))
-        console.print(f"[bold]{summary(report)}[/bold]", soft_wrap=True)
-        console.print(table(report))
+        show(report, console)
         console.print(
             f"  {escape(str(into))}/report.html  [dim]report.md, report.json, codes.npz[/dim]", soft_wrap=True
         )
         reports.append(report)
     if len(reports) > 1:
-        _show(console, side_by_side(reports, folder))
+        show_comparison(side_by_side(reports, folder), console)
 
 
 def _take_raw(tokenizer: Tokenizer, source: str) -> None:
@@ -225,27 +229,15 @@ def _take_raw(tokenizer: Tokenizer, source: str) -> None:
 
 
 def _compare(arguments: Sequence[str]) -> None:
-    _show(Console(highlight=False), compare_folders(arguments))
-
-
-def _show(console: Console, compared: Comparison) -> None:
-    rows = compared.table()
-    whole = console.measure(rows, options=console.options.update(max_width=10_000)).maximum
-    console.width = max(console.width, whole)  # in less room numbers would be cut
-    console.print(rows)
-    for metric, why in compared.refused.items():
-        console.print(f"{metric} is not comparable: {why}", soft_wrap=True, markup=False)
+    show_comparison(compare_folders(arguments), Console(highlight=False))
 
 
 def _score(config: DictConfig) -> None:
     plain = cast(dict[str, Any], OmegaConf.to_container(config, resolve=True))
     protocol, folder = cast(Protocol, build_part(plain, "protocol")), _folder(config, "score")
     claim_output(folder, SCORE)
-    found = score(Path(config.images), Path(config.reference), protocol, _device(config), config.batch_size)
-    rows, console = write_score(found, folder), Console(highlight=False)
-    console.print(f"[bold]{found['images']} images, protocol {found['protocol']['preset']}[/bold]")
-    console.print(rows)
-    console.print(f"  {folder}/{SCORE}", soft_wrap=True, markup=False)
+    typed = cast(ScoreConfig, OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(ScoreConfig), config)))
+    run_score(typed, protocol, folder, _device(config), _command("score"))
 
 
 def _export(config: DictConfig) -> None:
@@ -378,6 +370,15 @@ def _folder(config: DictConfig, name: str) -> Path:
         return Path(config.out) if job is None else Path(config.out) / str(job)
     moment = time.strftime("%Y-%m-%d_%H-%M-%S")
     return Path("runs") / name / (moment if job is None else f"{moment}_{job}")
+
+
+def _command(name: str) -> str:
+    """The command line of this job, as it can be pasted into a shell."""
+    if HydraConfig.get().mode is not RunMode.MULTIRUN:
+        return command_line(["imtok", name, *sys.argv[1:]])
+    overrides = HydraConfig.get().overrides
+    searched = [one for one in overrides.hydra if one.lstrip("+").startswith("hydra.searchpath=")]
+    return command_line(["imtok", name, *searched, *overrides.task])
 
 
 def _refusing(action: Callable[[], None]) -> None:

@@ -8,7 +8,7 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "imtok"
 ROWS = [
-    "errors", "types", "pixels", "files", "schedules", "distributed", "weights", "pretrained", "nn", "spaces",
+    "errors", "text", "types", "pixels", "files", "schedules", "distributed", "weights", "pretrained", "nn", "spaces",
     "encoders", "quantizers", "regularizers", "decoders", "critics", "losses", "metrics", "data", "tokenizer", "info",
     "objectives", "evaluation", "export", "zoo", "training", "config", "build", "cli",
 ]  # fmt: skip

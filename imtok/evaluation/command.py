@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from rich.console import Console
-from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
@@ -15,13 +15,16 @@ from imtok.data.images import ImageSet, Subset
 from imtok.data.stream import ImageStream
 from imtok.errors import InputError
 from imtok.evaluation.compare import Comparison, compare, read_report
+from imtok.evaluation.generated import score
+from imtok.evaluation.origin import now
 from imtok.evaluation.protocol import Protocol
-from imtok.evaluation.report import Report
-from imtok.evaluation.schema import MeasureConfig
+from imtok.evaluation.results import Report, package_version
+from imtok.evaluation.schema import MeasureConfig, ScoreConfig
 from imtok.evaluation.settings import Settings
 from imtok.evaluation.stored import load_statistics
 from imtok.evaluation.titles import number, title
 from imtok.files import claim_output, sha256, write_bytes, write_json
+from imtok.text import terminal
 from imtok.types import Batch
 
 COMPARISON = "comparison.md"
@@ -114,6 +117,45 @@ def compare_folders(sources: Sequence[str]) -> Comparison:
     return compare([read_report(source) for source in sources], unique_names(sources))
 
 
+def show_comparison(compared: Comparison, console: Console) -> None:
+    """Print what can be compared, and in words what cannot."""
+    rows = compared.table()
+    whole = console.measure(rows, options=console.options.update(max_width=10_000)).maximum
+    console.width = max(console.width, whole)  # in less room numbers would be cut
+    console.print(rows)
+    for metric, why in compared.refused.items():
+        console.print(f"{metric} is not comparable: {why}", soft_wrap=True, markup=False)
+
+
+def run_score(config: ScoreConfig, protocol: Protocol, folder: Path, device: torch.device, command: str) -> None:
+    """Measure generated images, write ``score.json`` and show it.
+
+    Args:
+        config: Images, reference and how many at a time.
+        protocol: Extractor and its resizer.
+        folder: Where ``score.json`` goes; it holds no other output.
+        device: Where to compute.
+        command: What makes it again.
+
+    Raises:
+        InputError: If images or reference cannot be read, or the weights cannot be had.
+    """
+    found = score(Path(config.images), Path(config.reference), protocol, device, config.batch_size)
+    rows, console = (
+        write_score(found | score_origin(config.images, config.reference, command), folder),
+        Console(highlight=False),
+    )
+    console.print(f"[bold]{found['images']} images, protocol {found['protocol']['preset']}[/bold]")
+    console.print(rows)
+    console.print(f"  {folder}/{SCORE}", soft_wrap=True, markup=False)
+
+
+def score_origin(images: str, reference: str, command: str) -> dict[str, Any]:
+    """What a score is of, for ``score.json``: paths as they were given, the time in UTC, versions and the command."""
+    versions = {package: package_version(package) for package in ("imtok", "torch")}
+    return {"data": images, "reference": reference, "when": now(), "command": command, "versions": versions}
+
+
 def write_score(found: dict[str, Any], folder: Path) -> Table:
     """Write ``score.json``; returns what to show."""
     claim_output(folder, SCORE)
@@ -125,5 +167,5 @@ def write_score(found: dict[str, Any], folder: Path) -> Table:
     for name, value in found["metrics"].items():
         rows.add_row(title(name), number(value))
     for name, reason in found["absent"].items():
-        rows.add_row(title(name), f"[dim]{escape(reason)}[/dim]")
+        rows.add_row(title(name), f"[dim]{terminal(reason)}[/dim]")
     return rows

@@ -9,9 +9,12 @@ from rich.markup import escape
 from rich.table import Table
 
 from imtok.errors import InputError
-from imtok.evaluation.report import REPORT, SCHEMA
+from imtok.evaluation.report import REPORT
+from imtok.evaluation.results import SCHEMA
 from imtok.evaluation.titles import number, title
 from imtok.files import read_json
+
+READABLE = (2, SCHEMA)  # reports of schema 2 do not say what data they are of
 
 
 @dataclass(frozen=True)
@@ -66,9 +69,10 @@ def read_report(source: str | Path) -> dict[str, Any]:
     report = read_json(found)
     if not isinstance(report, dict) or not isinstance(report.get("metrics"), dict):
         raise InputError(f"{found} is not a report of imtok eval")
-    if report.get("schema") != SCHEMA:
+    if report.get("schema") not in READABLE:
+        known = " and ".join(map(str, READABLE))
         raise InputError(
-            f"{found} has schema {report.get('schema')}, and this version of imtok reads {SCHEMA}: evaluate again"
+            f"{found} has schema {report.get('schema')}, and this version of imtok reads {known}: evaluate again"
         )
     if not isinstance(report.get("protocol_ids"), dict):
         raise InputError(f"{found} is damaged (it lacks protocol_ids); evaluate again")

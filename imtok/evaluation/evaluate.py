@@ -21,8 +21,10 @@ from imtok.evaluation.inference import (
     together,
 )
 from imtok.evaluation.measures import Found, Seen
+from imtok.evaluation.origin import now
+from imtok.evaluation.pictures import Pictures
 from imtok.evaluation.protocol import protocol_id
-from imtok.evaluation.report import Pictures, Report
+from imtok.evaluation.results import Report
 from imtok.evaluation.settings import Settings
 from imtok.tokenizer import Tokenizer
 from imtok.types import Batch
@@ -123,4 +125,5 @@ def evaluate(
         drawings=found.pictures,
         warnings=notes,
         tokenizer=fingerprint(tokenizer),
+        when=now(),
     )

@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 
 from imtok.evaluation.plots import draw_plots, error_map, picture_bytes
-from imtok.evaluation.report import Report, summary
+from imtok.evaluation.results import Report, summary
 from imtok.evaluation.titles import is_stand_in, number, title
 from imtok.files import write_bytes
+from imtok.text import plain
 
 _STYLE = """body{font:15px/1.5 system-ui,sans-serif;max-width:1060px;margin:2em auto;padding:0 1em;color:#202020}
 table{border-collapse:collapse;margin:1em 0}td,th{padding:.25em .8em;border-bottom:1px solid #ddd;text-align:left}
@@ -46,6 +47,9 @@ def page(report: Report) -> str:
     """The whole report; pictures are inside it, and nothing is fetched from anywhere."""
     name = report.name or "Evaluation"
     parts = [f"<h1>{html.escape(name)}</h1>", f"<p>{html.escape(summary(report))}.</p>"]
+    about = {**report.about(), "Command": report.origin.command}
+    rows = "".join(f"<tr><th>{_text(k)}</th><td>{_text(plain(words))}</td></tr>" for k, words in about.items() if words)
+    parts.append(f"<table>{rows}</table>")
     if report.protocol:
         settings = ", ".join(f"{key} {value}" for key, value in report.protocol.items() if value not in ([], None))
         parts.append(f"<p>Protocol: {html.escape(settings)}.</p>")

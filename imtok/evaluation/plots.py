@@ -12,7 +12,7 @@ from matplotlib.ticker import LogFormatter
 from torch import Tensor
 
 from imtok.evaluation.grid import to_picture
-from imtok.evaluation.report import Report
+from imtok.evaluation.results import Report
 from imtok.evaluation.titles import title
 
 _COLORS = {"tokens": "#1f4e79", "jpeg": "#b0b0b0", "webp": "#d08030", "avif": "#508050"}

@@ -1,5 +1,6 @@
 """What a finished run leaves: the tokenizer with averaged weights, its evaluation and a summary."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -7,6 +8,7 @@ from torch.utils.data import DataLoader
 
 from imtok.distributed import from_main
 from imtok.evaluation.evaluate import evaluate
+from imtok.evaluation.origin import Origin
 from imtok.evaluation.report import Report, write_report
 from imtok.files import write_json
 from imtok.tokenizer import Tokenizer
@@ -14,7 +16,14 @@ from imtok.tokenizer import Tokenizer
 SUMMARY = "summary.json"
 
 
-def finish(folder: Path, tokenizer: Tokenizer, loader: DataLoader[Any], steps: int, skipped: int) -> Report:
+def finish(
+    folder: Path,
+    tokenizer: Tokenizer,
+    loader: DataLoader[Any],
+    steps: int,
+    skipped: int,
+    origin: Origin | None = None,
+) -> Report:
     """Evaluate and write ``tokenizer/``, ``evaluation/`` and, when these are whole, ``summary.json``.
 
     Args:
@@ -23,11 +32,13 @@ def finish(folder: Path, tokenizer: Tokenizer, loader: DataLoader[Any], steps: i
         loader: This rank's part of the held-out images.
         steps: Steps that the run has taken.
         skipped: Those whose update was left out.
+        origin: What the report says of its data and its command; None = nothing.
 
     Raises:
         InputError: If the images cannot be read, or the disk has no room.
     """
     report = evaluate(tokenizer, loader, tokenizer.decoder.last_layer.device)
+    report = replace(report, origin=origin or Origin())
     from_main(lambda: _write(folder, tokenizer, report, {"steps": steps, "skipped": skipped}))
     return report
 

@@ -21,8 +21,9 @@ from imtok.data.stream import ImageStream
 from imtok.distributed import launched_rank, rank, world_size
 from imtok.errors import InputError
 from imtok.evaluation.command import prepare
+from imtok.evaluation.origin import Origin
 from imtok.evaluation.protocol import Protocol
-from imtok.evaluation.report import Report
+from imtok.evaluation.results import Report
 from imtok.evaluation.settings import Settings
 from imtok.nn.frozen import warn_random
 from imtok.objectives.base import Objective
@@ -71,6 +72,7 @@ class Run:
         init_from: A tokenizer whose weights it starts from.
         wandb: Whether to mirror the log.
         allow_change: Config keys that may differ from the run so far.
+        command: What measures the finished run again, for its report.
     """
 
     tokenizer: Tokenizer
@@ -88,6 +90,7 @@ class Run:
     init_from: str | None = None
     wandb: bool = False
     allow_change: tuple[str, ...] = ()
+    command: str = ""
 
 
 @dataclass(frozen=True)
@@ -176,7 +179,8 @@ def train(run: Run) -> Outcome:
         if task.step >= run.trainer.max_steps and not signals.received:
             loader = _validation_loader(run, 64, rank(), world_size())
             averaged = ema.gather().to(trainer.strategy.root_device)
-            report = finish(run.folder, averaged, loader, task.step, task.skipped[0])
+            origin = Origin(run.config.get("data", {}), "val", str(run.folder), run.command)
+            report = finish(run.folder, averaged, loader, task.step, task.skipped[0], origin)
     except BaseException as error:
         note_failure(events, task.step, error)
         raise

@@ -74,7 +74,7 @@ def test_reports_are_read_back(tmp_path):
     (tmp_path / "cut.json").write_text('{"schema": 2, "metrics": {}}')
     with pytest.raises(InputError, match=r"is damaged \(it lacks protocol_ids\); evaluate again"):
         read_report(tmp_path / "cut.json")
-    with pytest.raises(InputError, match="has schema 1, and this version of imtok reads 2"):
+    with pytest.raises(InputError, match="has schema 1, and this version of imtok reads 2 and 3"):
         read_report(tmp_path / "old.json")
     (tmp_path / "other.json").write_text("[]")
     with pytest.raises(InputError, match="is not a report"):

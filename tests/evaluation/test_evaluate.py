@@ -93,7 +93,7 @@ def test_the_report_is_written_whole(tokenizer, tmp_path):
     assert {path.name for path in (tmp_path / "report").iterdir()} == {"report.json", "report.md", "grid.png"}
     stored = json.loads((tmp_path / "report/report.json").read_text())
     assert stored["metrics"] == report.metrics
-    assert stored["schema"] == 2
+    assert stored["schema"] == 3
     assert set(stored["conventions"]) >= {"psnr", "ssim", "usage"}
     assert f"{report.metrics['psnr']:#.4g}" in (tmp_path / "report/report.md").read_text()
     write_report(report, tmp_path / "report")  # an earlier report is replaced

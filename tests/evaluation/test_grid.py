@@ -9,6 +9,7 @@ from rich.console import Console
 
 from imtok.evaluation.grid import draw_grid
 from imtok.evaluation.report import Pictures, Report, table, write_report
+from imtok.text import markdown
 
 
 def crop(picture, image):
@@ -69,7 +70,7 @@ def test_the_report_tells_what_is_absent_and_unreadable(report, tmp_path):
     text = (tmp_path / "report/report.md").read_text()
     for line in ("| PSNR (dB) | 24.50 | as it is |", "| SSIM | absent | too small |", "| 1 | 9 | 0.7500 |"):
         assert line in text
-    assert "a|b`[bold].png: is empty" in text
+    assert f"- {markdown('a|b`[bold].png: is empty')}\n" in text
     assert not (tmp_path / "report/grid.png").exists()  # there were no pictures
     console = Console(record=True, width=100, file=io.StringIO())
     console.print(table(report))

@@ -112,7 +112,7 @@ def test_the_files_for_machines_hold_the_same(folder):
     assert float(own["psnr"]) == report.metrics["psnr"]
     assert float(own["bytes"]) == 16 * 5 / 8
     stored = json.loads((path / "report.json").read_text())
-    assert stored["schema"] == 2
+    assert stored["schema"] == 3
     assert stored["protocol_ids"].keys() == stored["metrics"].keys()
     facts = stored["protocol_ids"]["fd_tiny"]
     assert facts["n"] == 24

@@ -1,0 +1,83 @@
+"""Text from outside (names of files, reasons, paths) made safe for a terminal, for Markdown and for a shell."""
+
+import shlex
+from collections.abc import Sequence
+
+from rich.markup import escape
+
+# backslash and entities: what CommonMark and GitHub's tables, links, HTML, emphasis and formulas begin with
+_MARKS = str.maketrans({"&": "&amp;", "<": "&lt;", ">": "&gt;", **{mark: f"\\{mark}" for mark in "\\`*_[]|~$#"}})
+
+
+def plain(text: str) -> str:
+    r"""One line, in which whatever does not print (line ends, colours of a terminal, ...) is written as an escape.
+
+    Example:
+        >>> print(plain("a\x1b[31m\n.jpg"))
+        a\x1b[31m\n.jpg
+    """
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
+
+
+def terminal(text: str) -> str:
+    r"""Text for rich, in which nothing is markup and nothing moves the cursor.
+
+    Example:
+        >>> terminal("[bold]a.jpg")
+        '\\[bold]a.jpg'
+    """
+    return escape(plain(text))
+
+
+def markdown(text: str) -> str:
+    r"""Text for one line or one cell of Markdown, in which nothing is code, HTML, a link, a picture or a new cell.
+
+    Example:
+        >>> print(markdown("`<img src=x>`|[a].jpg"))
+        \`&lt;img src=x&gt;\`\|\[a\].jpg
+    """
+    return plain(text).translate(_MARKS)
+
+
+def markdown_table(head: Sequence[str], rows: Sequence[Sequence[str]], numbers: Sequence[int] = ()) -> list[str]:
+    r"""The lines of a table of plain text.
+
+    Args:
+        head: Of each column.
+        rows: A text for each column.
+        numbers: Columns that are set to the right.
+
+    Example:
+        >>> markdown_table(["metric", "value"], [["a|b", "1"]], numbers=[1])
+        ['| metric | value |', '|---|---:|', '| a\\|b | 1 |']
+    """
+    rule = "".join("---:|" if column in numbers else "---|" for column in range(len(head)))
+    lines = ["| " + " | ".join(markdown(cell) for cell in row) + " |" for row in (head, *rows)]
+    return [lines[0], f"|{rule}", *lines[1:]]
+
+
+def markdown_code(line: str) -> list[str]:
+    """The lines of a block that shows one line as it is, whatever is in it."""
+    return ["", f"    {plain(line)}", ""]
+
+
+def command_line(arguments: Sequence[str]) -> str:
+    r"""Arguments as they can be pasted into a shell, always in one line.
+
+    Example:
+        >>> print(command_line(["imtok", "eval", "data.path=My 'pictures'", "out=a\nb"]))
+        imtok eval 'data.path=My '"'"'pictures'"'"'' $'out=a\nb'
+    """
+    return " ".join(shlex.quote(one) if one.isprintable() else _escaped(one) for one in arguments)
+
+
+def _escaped(argument: str) -> str:
+    """An argument with characters that do not print, as bash and zsh write it."""
+    named = {"\n": "\\n", "\t": "\\t", "\r": "\\r", "\\": "\\\\", "'": "\\'"}
+    parts = (
+        named.get(c) or (c if c.isprintable() else "".join(f"\\x{b:02x}" for b in c.encode("utf-8", "surrogateescape")))
+        for c in argument
+    )
+    return f"$'{''.join(parts)}'"
