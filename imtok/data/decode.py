@@ -1,29 +1,33 @@
 """Bytes to pixels: always uint8 RGB or a named error, never a crash.
 
-Pillow decodes: torchvision's PNG decoder can end the process on damaged files, and its JPEG decoder (the same
-libjpeg-turbo, no faster) is deprecated. The plug-ins are called directly, so that no other format can be reached,
-whatever the file claims to be.
+JPEG is decoded as :mod:`imtok.data.jpeg` says, all else by Pillow: torchvision's PNG decoder can end the process on
+damaged files. The plug-ins are called directly, so that no other format can be reached, whatever the file claims to be.
+Colour profiles and gamma are ignored.
 """
 
+import warnings
 from io import BytesIO
 
 import numpy as np
 import torch
 from einops import rearrange
 from jaxtyping import UInt8
-from PIL import Image
-from PIL.JpegImagePlugin import JpegImageFile
-from PIL.PngImagePlugin import PngImageFile
+from PIL import AvifImagePlugin, Image
+from PIL.AvifImagePlugin import AvifImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 from torch import Tensor
 
-from imtok.data.headers import read_header
+from imtok.data.headers import Header, read_header
+from imtok.data.jpeg import decode_jpeg, information, read_frame
+from imtok.data.png import load_png, read_mode
 from imtok.errors import InputError
 
 MAX_PIXELS = 64_000_000
-PLUGINS = {"JPEG": JpegImageFile, "PNG": PngImageFile, "WebP": WebPImageFile}
+PLUGINS = {"WebP": WebPImageFile, "AVIF": AvifImageFile}
 WHITE = (255, 255, 255)
 ORIENTATION = 0x0112
+AvifImagePlugin.DEFAULT_MAX_THREADS = 1  # a loader's workers are as many as they should be
+warnings.filterwarnings("ignore", module=r"PIL\.")  # of EXIF blocks and animations, on which no pixel depends
 
 
 class DecodeError(InputError):
@@ -37,7 +41,7 @@ def decode_image(
     background: tuple[int, int, int] = WHITE,
     least: int | None = None,
 ) -> UInt8[Tensor, "3 h w"]:
-    """Decode a JPEG, PNG or WebP, upright, as 8-bit RGB.
+    """Decode a JPEG, PNG, WebP or (where Pillow can) AVIF, upright, as 8-bit RGB.
 
     Grey becomes RGB, CMYK is converted, 16-bit grey is scaled by 1/257 (of 16-bit colour the high bytes are taken),
     transparency shows ``background``; of an animation the first frame is taken.
@@ -62,12 +66,11 @@ def decode_image(
     try:
         header = read_header(data)
         _check_pixels(header.height, header.width, max_pixels)
-        with PLUGINS[header.format](BytesIO(data)) as image:
-            _check_pixels(image.height, image.width, max_pixels)  # a second header may tell another size
-            if least is not None and header.format == "JPEG":
-                _reduce(image, least)
-            if header.format == "PNG":
-                _scale_transparent(image, depth=data[24])
+        if header.format == "JPEG":
+            image = Image.Image()  # which knows how to read what EXIF and XMP say
+            image.info |= information(data)
+            return _upright(decode_jpeg(data, _factor(header, least)), _orientation(image))
+        with _load(data, header, max_pixels) as image:
             return _upright(_rgb(image, background), _orientation(image))
     except MemoryError:
         raise DecodeError(f"{name}: does not fit into memory") from None
@@ -83,9 +86,48 @@ def _check_pixels(height: int, width: int, max_pixels: int) -> None:
         raise ValueError(f"has {width} x {height} pixels, more than max_pixels={max_pixels}")
 
 
-def _reduce(image: Image.Image, least: int) -> None:
-    short = min(image.size)
-    image.draft(None, (max(1, image.width * least // short), max(1, image.height * least // short)))
+def stored_mode(data: bytes) -> str:
+    """Pillow's name for the colours that a file stores: RGB, L, CMYK, P, ...
+
+    Args:
+        data: A file that can be decoded.
+    """
+    header = read_header(data)
+    if header.format == "JPEG":
+        return read_frame(data).mode
+    if header.format == "PNG":
+        return read_mode(data)
+    with PLUGINS[header.format](BytesIO(data)) as image:
+        return image.mode
+
+
+def _factor(header: Header, least: int | None) -> int:
+    """By how much a JPEG may be decoded smaller: 1, 2, 4 or 8."""
+    if least is None:
+        return 1
+    short = min(header.height, header.width)
+    scale = min(side // max(1, side * least // short) for side in (header.height, header.width))
+    return next(factor for factor in (8, 4, 2, 1) if scale >= factor or factor == 1)
+
+
+def _load(data: bytes, header: Header, max_pixels: int) -> Image.Image:
+    """Decode what is no JPEG; ValueError if it is damaged."""
+    if header.format == "PNG":
+        image = load_png(data)
+        _scale_transparent(image, depth=data[24])
+        return image
+    try:
+        image = PLUGINS[header.format](BytesIO(data))
+    except Exception:
+        raise ValueError(f"is a damaged {header.format} (its header cannot be read)") from None
+    _check_pixels(image.height, image.width, max_pixels)  # a second header may tell another size
+    try:
+        image.load()
+    except MemoryError:
+        raise
+    except Exception:
+        raise ValueError(f"is a damaged {header.format} (its image data end too soon or are broken)") from None
+    return image
 
 
 def _scale_transparent(image: Image.Image, depth: int) -> None:

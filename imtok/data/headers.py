@@ -1,8 +1,12 @@
 """What a file is and how large its image is, from its first bytes and before anything is decoded."""
 
 import struct
-import zlib
+from collections.abc import Iterator
 from typing import NamedTuple
+
+from PIL import features
+
+from imtok.data import jpeg, png
 
 STRANGERS = {
     b"GIF8": "GIF",
@@ -19,14 +23,14 @@ STRANGERS = {
     b"\xff\x4f\xff\x51": "JPEG 2000",
     b"version https://git-lfs": "a Git LFS pointer",
 }
-SUFFIXES = (b".jpg", b".jpeg", b".jpe", b".jfif", b".png", b".webp")
-PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
-PNG_VITAL = (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND")  # what the pixels depend on
-MAX_SCANS = 256  # a progressive JPEG has about ten; thousands take minutes to decode
+HEIC = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"}
+AVIF = bool(features.check("avif"))  # whether this Pillow can read it
+SUFFIXES = (b".jpg", b".jpeg", b".jpe", b".jfif", b".png", b".webp", *((b".avif",) if AVIF else ()))
+KINDS = "JPEG, PNG, WebP or AVIF" if AVIF else "JPEG, PNG or WebP"
 
 
 class Header(NamedTuple):
-    """Format ("JPEG", "PNG" or "WebP") and size in pixels."""
+    """Format ("JPEG", "PNG", "WebP" or "AVIF") and size in pixels."""
 
     format: str
     height: int
@@ -37,37 +41,23 @@ def read_header(data: bytes) -> Header:
     """Format and size of an encoded image.
 
     Raises:
-        ValueError: With the reason, if it is neither JPEG, PNG nor WebP or its header is damaged.
+        ValueError: With the reason, if it is of another type or its header is damaged.
     """
     if not data:
         raise ValueError("is empty")
     try:
         if data.startswith(b"\xff\xd8"):
-            return _jpeg(data)
-        if data.startswith(PNG_MAGIC):
-            return _png(data)
+            frame = jpeg.read_frame(data)
+            return Header("JPEG", frame.height, frame.width)
+        if data.startswith(png.MAGIC):
+            return Header("PNG", *png.read_size(data))
         if data.startswith(b"RIFF") and data[8:12] == b"WEBP":
             return _webp(data)
+        if AVIF and data[4:8] == b"ftyp" and _brands(data) & {b"avif", b"avis"}:
+            return _avif(data)
     except (struct.error, IndexError):
         raise ValueError("is truncated inside its header") from None
-    raise ValueError(f"is {_stranger(data)}, not JPEG, PNG or WebP; convert or remove it")
-
-
-def _png(data: bytes) -> Header:
-    """Walk all chunks: Pillow does not test the checksums of image data and shows damaged pixels."""
-    if data[12:16] != b"IHDR":
-        raise ValueError("is a PNG without a header")
-    width, height = struct.unpack_from(">II", data, 16)
-    at, kind = len(PNG_MAGIC), b""
-    while kind != b"IEND":
-        length, kind = struct.unpack(">I4s", data[at : at + 8].ljust(8, b"\0"))
-        end = at + 8 + length
-        if end + 4 > len(data):
-            raise ValueError("is a truncated PNG (no end mark)")
-        if kind in PNG_VITAL and struct.unpack_from(">I", data, end)[0] != zlib.crc32(memoryview(data)[at + 4 : end]):
-            raise ValueError(f"is a damaged PNG (wrong checksum at byte {at})")
-        at = end + 4
-    return Header("PNG", height, width)
+    raise ValueError(f"is {_stranger(data)}, not {KINDS}; convert or remove it")
 
 
 def _webp(data: bytes) -> Header:
@@ -87,28 +77,27 @@ def _webp(data: bytes) -> Header:
     return Header("WebP", height, width)
 
 
-def _jpeg(data: bytes) -> Header:
-    """Walk the segments up to the start of frame, as libjpeg does."""
-    at = 2
-    while True:
-        at = data.find(b"\xff", at)
-        if at < 0:
-            raise ValueError("is a JPEG without an image")
-        while data[at] == 0xFF:
-            at += 1
-        marker, at = data[at], at + 1
-        if marker in (0x00, 0x01) or 0xD0 <= marker <= 0xD8:  # stand alone, without a length
-            continue
-        if marker in (0xD9, 0xDA):
-            raise ValueError("is a JPEG without an image")
-        if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
-            precision, height, width = struct.unpack_from(">BHH", data, at + 2)
-            if precision != 8 or marker not in (0xC0, 0xC1, 0xC2):
-                raise ValueError("is a JPEG that is neither baseline nor progressive with 8 bits; convert it")
-            if data.count(b"\xff\xda") > MAX_SCANS:
-                raise ValueError(f"is a JPEG of more than {MAX_SCANS} scans")
-            return Header("JPEG", height, width)
-        at += struct.unpack_from(">H", data, at)[0]
+def _avif(data: bytes) -> Header:
+    """The largest of the sizes that the file names: others are of tiles and thumbnails."""
+    places = [at for at in _places(data, b"ispe") if at + 16 <= len(data)]
+    if not places:
+        raise ValueError("is an AVIF without an image, or truncated inside its header")
+    sizes = (struct.unpack_from(">II", data, at + 8) for at in places)
+    width, height = max(sizes, key=lambda size: size[0] * size[1])
+    return Header("AVIF", height, width)
+
+
+def _brands(data: bytes) -> set[bytes]:
+    """What an ISO file says that it can be read as."""
+    end = min(int.from_bytes(data[:4]), len(data), 256)
+    return {data[8:12], *(data[at : at + 4] for at in range(16, end, 4))}
+
+
+def _places(data: bytes, name: bytes) -> Iterator[int]:
+    at = data.find(name)
+    while at >= 0:
+        yield at
+        at = data.find(name, at + 1)
 
 
 def _stranger(data: bytes) -> str:
@@ -116,7 +105,8 @@ def _stranger(data: bytes) -> str:
         if data.startswith(magic):
             return name
     if data[4:8] == b"ftyp":
-        return "AVIF, HEIC or a video"
+        brands = _brands(data)
+        return "AVIF" if brands & {b"avif", b"avis"} else "HEIC" if brands & HEIC else "a video"
     start = data[:256].lstrip().lower()
     if start.startswith((b"<svg", b"<?xml")):
         return "SVG or XML"

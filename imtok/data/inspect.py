@@ -3,14 +3,13 @@
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from io import BytesIO
 from pathlib import Path
 from typing import Any, cast
 
 from torch.utils.data import Dataset
 from typing_extensions import override
 
-from imtok.data.decode import MAX_PIXELS, PLUGINS, WHITE, DecodeError, decode_image
+from imtok.data.decode import MAX_PIXELS, WHITE, DecodeError, decode_image, stored_mode
 from imtok.data.headers import read_header
 from imtok.data.images import Source, content_hash
 from imtok.data.loader import Loader
@@ -39,7 +38,7 @@ class Findings:
     Attributes:
         images: Number of images, broken ones included.
         bytes: Of all image files together.
-        formats: How many are JPEG, PNG, WebP.
+        formats: How many are JPEG, PNG, WebP, AVIF.
         modes: How many are RGB, L, CMYK, ..., as stored.
         short, long: Short and long sides of the images, in pixels, and how many have them.
         labels: How many images have each label; -1 = none.
@@ -85,9 +84,8 @@ class Looker(Dataset[Seen]):
         try:
             data = self.source.read(index)
             header = read_header(data)
-            with PLUGINS[header.format](BytesIO(data)) as image:
-                mode = image.mode
             decode_image(data, "", MAX_PIXELS, WHITE)
+            mode = stored_mode(data)
         except DecodeError as error:
             return Seen(index, reason=str(error).removeprefix(": "))
         except Exception as error:  # whatever it is, it is this image's

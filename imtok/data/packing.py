@@ -19,7 +19,7 @@ from imtok.data.transforms import scale_short_side
 from imtok.errors import InputError
 from imtok.files import canonical_json
 
-SUFFIXES = {"JPEG": "jpg", "PNG": "png", "WebP": "webp"}
+SUFFIXES = {"JPEG": "jpg", "PNG": "png", "WebP": "webp", "AVIF": "avif"}
 FORMATS = {"jpeg": "JPEG", "png": "PNG", "webp": "WebP"}
 
 

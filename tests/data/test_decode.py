@@ -114,7 +114,7 @@ KINDS: dict[str, tuple[bytes, str | tuple[np.ndarray, int]]] = {
     "bmp.jpg": (encode(PICTURE, "BMP"), "is BMP"),
     "float_tiff.jpg": (encode(PICTURE[..., 0] / np.float32(255), "TIFF"), "is TIFF"),
     "eps.jpg": (encode(PICTURE, "EPS"), "is PostScript"),
-    "avif.jpg": (b"\0\0\0\x20ftypavif" + bytes(50), "is AVIF"),
+    "avif.jpg": (b"\0\0\0\x20ftypavif" + bytes(50), "is an AVIF without an image"),
     "lfs.png": (b"version https://git-lfs.github.com/spec/v1\noid sha256:0", "is a Git LFS pointer"),
     "zip.png": (b"PK\3\4" + bytes(50), "is a ZIP"),
     "jpeg_20_bytes.jpg": (JPG[:20], "truncated|without an image"),
@@ -122,7 +122,7 @@ KINDS: dict[str, tuple[bytes, str | tuple[np.ndarray, int]]] = {
     "jpeg_9_tenths.jpg": (JPG[: len(JPG) * 9 // 10], "truncated"),
     "jpeg_no_end.jpg": (JPG[:-2], "truncated"),
     "progressive_half.jpg": (PROGRESSIVE[: len(PROGRESSIVE) // 2], "truncated"),
-    "jpeg_zeroed.jpg": (zeroed(JPG), (PICTURE, 255)),  # a grey band: only a hash of the file could tell
+    "jpeg_zeroed.jpg": (zeroed(JPG), "damaged JPEG .premature end of data segment"),
     "jpeg_no_image.jpg": (b"\xff\xd8\xff\xd9", "without an image"),
     "jpeg_12_bit.jpg": (jpeg_claiming(48, precision=12), "baseline"),
     "jpeg_lossless.jpg": (jpeg_claiming(48, marker=0xC3), "baseline"),
@@ -135,15 +135,15 @@ KINDS: dict[str, tuple[bytes, str | tuple[np.ndarray, int]]] = {
     "png_no_header.png": (PNG[:8] + PNG[33:], "without a header"),
     "png_bad_zlib.png": (
         png(48, 64, 8, 2, b"", zlib_stream=b"\x78\x9c" + b"\xff" * 99),
-        "broken|decompress|error|cannot",
+        "cannot be inflated",
     ),
-    "png_few_rows.png": (png(48, 64, 8, 2, (b"\0" + bytes(144)) * 10), (PICTURE, 255)),  # the others are black
+    "png_few_rows.png": (png(48, 64, 8, 2, (b"\0" + bytes(144)) * 10), "damaged PNG .its image data end"),
     "png_huge.png": (HUGE, "max_pixels"),
     "png_100000.png": (png(100_000, 100_000, 8, 2, b""), "max_pixels"),
-    "png_second_header.png": (png(8, 8, 8, 2, bytes(200), SECOND_HEADER), "max_pixels"),
+    "png_second_header.png": (png(8, 8, 8, 2, bytes(200), SECOND_HEADER), "two headers"),
     "png_text_bomb.png": (
         png(8, 8, 8, 2, bytes(200), chunk(b"zTXt", b"a\0\0" + zlib.compress(bytes(10**8)))),
-        "[Tt]oo large|text",
+        (np.zeros((8, 8, 3)), EXACT),  # the text is not looked at
     ),
     "webp_half.webp": (WEBP[: len(WEBP) // 2], "truncated"),
     "webp_huge.webp": (webp_claiming(2**24), "max_pixels"),
@@ -270,7 +270,7 @@ def test_sixteen_bits_with_a_transparent_level_show_the_background():
     assert decode_image(data, "clear", background=(9, 8, 7))[:, 0].tolist() == [[9, 255], [8, 255], [7, 255]]
 
 
-BOMBS = [name for name, (_, verdict) in KINDS.items() if verdict == "max_pixels"]
+BOMBS = [name for name, (_, verdict) in KINDS.items() if verdict in ("max_pixels", "two headers")]
 
 
 def test_bombs_are_refused_from_the_header_without_memory_or_time(tmp_path: Path):

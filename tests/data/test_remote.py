@@ -248,7 +248,7 @@ def test_a_bad_image_is_left_out_and_named(memory: str, write_shard: Write, tmp_
     fsspec.filesystem("memory").pipe("/set/bad.tar", path.read_bytes())
     (batch,) = evaluation_loader(WebDataset("memory://set/bad.tar").evaluation(8), 9)
     assert batch.key == ["bad.tar:1", "bad.tar:3"]
-    assert batch.bad == ["bad.tar:2: is a web page, not JPEG, PNG or WebP; convert or remove it"]
+    assert batch.bad == ["bad.tar:2: is a web page, not JPEG, PNG, WebP or AVIF; convert or remove it"]
     (first, second) = train(stream("memory://set/bad.tar", buffer=1), 2)
     assert first.key + second.key == ["bad.tar:1", "bad.tar:3"] * 5
     assert (first.bad, second.bad) == (batch.bad * 2, batch.bad * 3)

@@ -193,7 +193,7 @@ def test_nothing_in_a_hostile_shard_runs_or_is_followed(tmp_path: Path, picture:
         add("line\nbreak\x1b[31m.png", picture(3))
     (batch,) = evaluation_loader(WebDataset(tmp_path).evaluation(8), 9)
     assert batch.key == ["0.tar:good", "0.tar:absolute/other", r"0.tar:line\nbreak\x1b[31m"]
-    assert batch.bad == ["0.tar:pickled: is unknown, not JPEG, PNG or WebP; convert or remove it"]
+    assert batch.bad == ["0.tar:pickled: is unknown, not JPEG, PNG, WebP or AVIF; convert or remove it"]
     assert not marker.exists()
 
 
