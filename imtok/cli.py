@@ -5,7 +5,6 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -36,17 +35,18 @@ from imtok.evaluation.command import (
     compare_folders,
     make_settings,
     prepare,
+    require_metrics,
     run_score,
     show_comparison,
     side_by_side,
     unique_names,
     watched,
+    write_and_show,
 )
 from imtok.evaluation.evaluate import evaluate
 from imtok.evaluation.origin import Origin, chosen_split, eval_command
-from imtok.evaluation.page import write_page
 from imtok.evaluation.protocol import Protocol
-from imtok.evaluation.report import REPORT, Report, show, write_report
+from imtok.evaluation.report import REPORT, Report, show
 from imtok.evaluation.schema import ScoreConfig
 from imtok.export.command import run_convert, run_publish, run_verify
 from imtok.export.feed import make_feed
@@ -194,8 +194,11 @@ def _eval(config: DictConfig) -> None:
     if len(sources) > 1:
         claim_side_by_side(folder)
     places = [folder / name if len(sources) > 1 else folder for name in names]
-    for into in places:  # before hours of measuring, not after
+    for source, into in zip(sources, places, strict=True):  # before hours of measuring, not after
         claim_output(into, REPORT)
+        if len(sources) > 1:
+            other, _, size = _tokenizer(config, source)
+            require_metrics(typed, protocol, other, size)
     reports = list[Report]()
     for source, name, into in zip(sources, names, places, strict=True):
         tokenizer, device, size = _tokenizer(config, source)
@@ -208,11 +211,7 @@ def _eval(config: DictConfig) -> None:
         loader = evaluation_loader(images, config.batch_size, config.workers)
         batches = watched(loader, len(images) if isinstance(images, ImageSet) else None, name)
         report = replace(evaluate(tokenizer, batches, device, settings=settings), name=name, origin=origin)
-        write_report(report, into, partial(write_page, report))
-        show(report, console)
-        console.print(
-            f"  {escape(str(into))}/report.html  [dim]report.md, report.json, codes.npz[/dim]", soft_wrap=True
-        )
+        write_and_show(report, into, console)
         reports.append(report)
     if len(reports) > 1:
         show_comparison(side_by_side(reports, folder), console)

@@ -1,4 +1,6 @@
-"""From names of metrics to what computes them; what cannot be had is absent, with its reason, and never replaced."""
+"""From names of metrics to what computes them; what cannot be had is refused, or left out with its reason."""
+
+from collections.abc import Mapping, Sequence
 
 import torch
 
@@ -6,6 +8,8 @@ from imtok.errors import InputError
 from imtok.evaluation.codes import CodeMeasure, PositionMeasure
 from imtok.evaluation.corpus import LanguageMeasure
 from imtok.evaluation.features import FeatureMeasure, Net
+from imtok.evaluation.inference import Size
+from imtok.evaluation.keys import BACKBONE, DINO, with_keys
 from imtok.evaluation.lengths import LengthMeasure
 from imtok.evaluation.looks import PatchMeasure, SwapMeasure
 from imtok.evaluation.measures import ImageMeasure, Measure
@@ -14,6 +18,7 @@ from imtok.evaluation.probe import ProbeMeasure
 from imtok.evaluation.protocol import Protocol
 from imtok.evaluation.rate import RateMeasure
 from imtok.evaluation.settings import METRICS, Settings
+from imtok.evaluation.titles import reasons
 from imtok.metrics.extractors.timm import TimmExtractor
 from imtok.metrics.lpips import LPIPS
 from imtok.metrics.msssim import MSSSIM, SMALLEST
@@ -57,16 +62,16 @@ def choose(
                 metric = LPIPS(network, settings.backbone).to(device)
                 measures.append(ImageMeasure(metric.name, metric, 32, {"extractor_hash": metric.hash[:16]}))
             except InputError as error:
-                _absent(absent, [name], error, "backbone", named=settings.backbone is not None)
+                _absent(absent, [name], with_keys(error, BACKBONE), named=settings.backbone is not None)
     net = None
     over_net = [name for name in ("rfid", "kid", "is", "pfid") if name in wanted]
-    if over_net or "rate" in wanted:
+    if over_net:
         try:
             net = _net(settings, device, exact)
         except InputError as error:
             damaged = settings.cache is not None and str(settings.cache) in str(error)
             named = settings.protocol.weights is not None or settings.reference is not None or damaged
-            _absent(absent, over_net, error, "protocol.weights", named)
+            _absent(absent, over_net, error, named)
     if net is not None and over_net:
         measures.append(FeatureMeasure(net, over_net))
     if "fdd" in wanted:
@@ -74,7 +79,7 @@ def choose(
             extractor = TimmExtractor(weights=settings.dino).to(device)
             measures.append(FeatureMeasure(Net(extractor, _rounding(settings.protocol), exact), ["rfid"]))
         except InputError as error:
-            _absent(absent, ["fdd"], error, "dino", named=settings.dino is not None)
+            _absent(absent, ["fdd"], with_keys(error, DINO), named=settings.dino is not None)
     if net is not None and "pfid" in wanted:
         measures.append(PerturbedMeasure(net, tokenizer, settings.pfid_alphas, settings.pfid_deltas, settings.seed))
     if "codes" in wanted:
@@ -94,6 +99,43 @@ def choose(
     return measures, absent
 
 
+def missing(
+    settings: Settings, tokenizer: Tokenizer, size: Size | None = None, keys: Mapping[str, str] | None = None
+) -> list[str]:
+    """Which of the metrics asked for cannot be had here, and why: a line for each reason.
+
+    A net is built to see whether its weights can be read. What only the images can tell (too few of them, none with a
+    class) is not known yet.
+
+    Args:
+        settings: The metrics and their settings.
+        tokenizer: What is to be measured.
+        size: Height and width of the images, in pixels; None = not known.
+        keys: The config's keys for files of weights, by the arguments of the nets; None = those of ``imtok eval``.
+
+    Raises:
+        InputError: As :func:`choose`.
+    """
+    cpu = torch.device("cpu")
+    measures, absent = choose(settings, tokenizer, cpu, cpu)
+    for measure in measures if size is not None else ():
+        absent |= measure.missing(tokenizer, size or (0, 0))
+    if keys is not None:
+        absent = {name: str(with_keys(InputError(reason), keys)) for name, reason in absent.items()}
+    return reasons(absent, str)
+
+
+def refuse(lines: Sequence[str]) -> None:
+    """Raise InputError that names every metric that cannot be had, and why; see :func:`missing`."""
+    if len(lines) == 1:
+        raise InputError(f"metrics: {lines[0]}; {_LEAVE}")
+    if lines:
+        raise InputError("\n  ".join([f"metrics that cannot be had; {_LEAVE}:", *lines]))
+
+
+_LEAVE = "leave it out, or give skip_missing=true to measure the rest"
+
+
 def _net(settings: Settings, device: torch.device, exact: torch.device) -> Net:
     extractor, protocol = settings.protocol.build().to(device), settings.protocol
     if settings.reference is not None and len(settings.reference.mean) != extractor.dim:
@@ -110,9 +152,8 @@ def _rounding(protocol: Protocol) -> Protocol:
     return Protocol("adm", crop=protocol.crop, rounding=protocol.rounding)
 
 
-def _absent(absent: dict[str, str], names: list[str], error: InputError, key: str, named: bool) -> None:
+def _absent(absent: dict[str, str], names: list[str], error: InputError, named: bool) -> None:
     """Note why metrics are missing; a file that was named must be right, though."""
-    reason = str(error).replace(" weights=", f" {key}=").replace(" backbone=", f" {key}=")
     if named:
-        raise InputError(reason)
-    absent |= dict.fromkeys(names, reason)
+        raise error
+    absent |= dict.fromkeys(names, str(error))

@@ -24,6 +24,7 @@ _CONVENTIONS = {
     "bits_per_pixel": f"log2 of the vocabulary per token; {_RATE}",
     "bits_per_pixel_entropy": f"plug-in entropy of each slot per token; {_RATE}",
 }
+_NO_POSITIONS = "there are no ids, or too many to count at each position"
 _LARGEST_TABLE = 2**24  # counts per position and code: 128 MB
 
 
@@ -91,10 +92,16 @@ class PositionMeasure(Measure):
         self.metric: PositionUsage | None = None
 
     @override
-    def start(self, tokenizer: Tokenizer, size: Size) -> None:
+    def missing(self, tokenizer: Tokenizer, size: Size) -> dict[str, str]:
         vocab_sizes, tokens = tokenizer.quantizer.vocab_sizes, tokenizer.num_tokens(size)
-        if vocab_sizes and tokens * sum(vocab_sizes) <= _LARGEST_TABLE:
-            self.metric = PositionUsage(vocab_sizes, tokens).to(self.device)
+        countable = vocab_sizes and tokens * sum(vocab_sizes) <= _LARGEST_TABLE
+        return {} if countable else {"positions": _NO_POSITIONS}
+
+    @override
+    def start(self, tokenizer: Tokenizer, size: Size) -> None:
+        if not self.missing(tokenizer, size):
+            tokens = tokenizer.num_tokens(size)
+            self.metric = PositionUsage(tokenizer.quantizer.vocab_sizes, tokens).to(self.device)
 
     @override
     def update(self, seen: Seen) -> None:
@@ -106,7 +113,7 @@ class PositionMeasure(Measure):
     @override
     def finish(self) -> Found:
         if self.metric is None:
-            return Found(absent={"positions": "there are no ids, or too many to count at each position"})
+            return Found(absent={"positions": _NO_POSITIONS})
         # torchmetrics takes the axes off a single number
         shape = (self.metric.tokens, len(self.metric.vocab_sizes))
         table = {name: values.cpu().numpy().reshape(shape) for name, values in self.metric.compute().items()}

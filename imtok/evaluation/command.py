@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,17 +15,21 @@ from rich.table import Table
 from imtok.data.images import ImageSet, Subset
 from imtok.data.stream import ImageStream
 from imtok.errors import InputError
+from imtok.evaluation.choose import missing, refuse
 from imtok.evaluation.compare import Comparison, compare, read_report
 from imtok.evaluation.generated import score
 from imtok.evaluation.origin import now
+from imtok.evaluation.page import write_page
 from imtok.evaluation.protocol import Protocol
+from imtok.evaluation.report import show, write_report
 from imtok.evaluation.results import Report, package_version
 from imtok.evaluation.schema import MeasureConfig, ScoreConfig
 from imtok.evaluation.settings import Settings
 from imtok.evaluation.stored import load_statistics
-from imtok.evaluation.titles import number, title
+from imtok.evaluation.titles import number, reasons, title
 from imtok.files import claim_output, sha256, write_bytes, write_json
 from imtok.text import terminal
+from imtok.tokenizer import Tokenizer
 from imtok.types import Batch
 
 COMPARISON = "comparison.md"
@@ -37,26 +42,33 @@ def make_settings(config: MeasureConfig, protocol: Protocol, images: ImageSet | 
     Raises:
         InputError: If the reference cannot be read.
     """
-    reference = Path(config.reference) if config.reference is not None else None
     count = len(images) if isinstance(images, ImageSet) else 0
-    settings = Settings(
+    settings = replace(
+        _asked(config, protocol),
+        cache=Path(config.cache) if config.cache is not None else None,
+        data=f"{images.digest} {count} {images.image_size}" if isinstance(images, ImageSet) else "",
+    )
+    if config.reference is None:
+        return settings
+    reference = Path(config.reference)
+    return replace(settings, reference=load_statistics(reference), reference_name=sha256(reference)[:16])
+
+
+def _asked(config: MeasureConfig, protocol: Protocol) -> Settings:
+    """The settings as far as they do not depend on the images."""
+    return Settings(
         metrics=tuple(config.metrics),
         protocol=protocol,
         weights=config.weights,
-        reference=load_statistics(reference) if reference is not None else None,
         pfid_alphas=tuple(config.pfid.alphas),
         pfid_deltas=tuple(config.pfid.deltas),
         lengths=tuple(config.lengths) if config.lengths is not None else None,
         length_target=config.length_target,
         backbone=Path(config.backbone) if config.backbone is not None else None,
         dino=Path(config.dino) if config.dino is not None else None,
-        cache=Path(config.cache) if config.cache is not None else None,
-        data=f"{images.digest} {count} {images.image_size}" if isinstance(images, ImageSet) else "",
         seed=config.seed,
+        skip_missing=config.skip_missing,
     )
-    if reference is None:
-        return settings
-    return Settings(**{**vars(settings), "reference_name": sha256(reference)[:16]})
 
 
 def prepare(images: ImageSet | ImageStream, protocol: Protocol, n: int | None) -> ImageSet | ImageStream:
@@ -83,6 +95,24 @@ def watched(loader: Iterable[Batch], total: int | None, name: str) -> Iterator[B
         for batch in loader:
             yield batch
             progress.advance(task, len(batch.image) + len(batch.bad))
+
+
+def require_metrics(config: MeasureConfig, protocol: Protocol, tokenizer: Tokenizer, side: int) -> None:
+    """Refuse what cannot be had of this tokenizer, before others are measured for hours.
+
+    Raises:
+        InputError: That names the metrics and the reasons.
+    """
+    if not config.skip_missing:
+        refuse(missing(_asked(config, protocol), tokenizer, (side, side)))
+
+
+def write_and_show(report: Report, folder: Path, console: Console) -> None:
+    """Write a report and its page, print it, and say where it is."""
+    write_report(report, folder, lambda aside: write_page(report, aside))
+    show(report, console)
+    more = "report.md, report.json, codes.npz"
+    console.print(f"  {terminal(str(folder))}/report.html  [dim]{more}[/dim]", soft_wrap=True)
 
 
 def unique_names(sources: Sequence[str]) -> list[str]:
@@ -147,6 +177,8 @@ def run_score(config: ScoreConfig, protocol: Protocol, folder: Path, device: tor
     )
     console.print(f"[bold]{found['images']} images, protocol {found['protocol']['preset']}[/bold]")
     console.print(rows)
+    for line in reasons(found["absent"]):
+        console.print(f"  [dim]not measured:[/dim] {terminal(line)}", soft_wrap=True)
     console.print(f"  {folder}/{SCORE}", soft_wrap=True, markup=False)
 
 
@@ -163,9 +195,9 @@ def write_score(found: dict[str, Any], folder: Path) -> Table:
     write_json(folder / SCORE, found)
     rows = Table()
     rows.add_column("metric")
-    rows.add_column("value", justify="right", overflow="fold")  # addresses are longer than a line
+    rows.add_column("value", justify="right")
     for name, value in found["metrics"].items():
         rows.add_row(title(name), number(value))
-    for name, reason in found["absent"].items():
-        rows.add_row(title(name), f"[dim]{terminal(reason)}[/dim]")
+    for name in found["absent"]:
+        rows.add_row(title(name), "[dim]not measured[/dim]")
     return rows

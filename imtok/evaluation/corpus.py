@@ -4,9 +4,11 @@ import numpy as np
 from typing_extensions import override
 
 from imtok.distributed import gather_values
+from imtok.evaluation.inference import Size
 from imtok.evaluation.language import language
 from imtok.evaluation.measures import Found, Measure, Seen
 from imtok.metrics.codes import LARGEST_VOCABULARY
+from imtok.tokenizer import Tokenizer
 
 
 class LanguageMeasure(Measure):
@@ -22,6 +24,11 @@ class LanguageMeasure(Measure):
         self.vocab_sizes, self.most, self.seed = vocab_sizes, most, seed
         self.kept: dict[int, np.ndarray] = {}
         self.flexible = False
+
+    @override
+    def missing(self, tokenizer: Tokenizer, size: Size) -> dict[str, str]:
+        most = max(self.vocab_sizes, default=0)
+        return {"language": f"a vocabulary of {most} ids is too large to count"} if most > LARGEST_VOCABULARY else {}
 
     @override
     def update(self, seen: Seen) -> None:

@@ -2,15 +2,16 @@
 
 import logging
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
 import xxhash
 
 from imtok.distributed import gather_values
-from imtok.evaluation.choose import choose
+from imtok.evaluation.choose import choose, refuse
 from imtok.evaluation.inference import (
+    Size,
     common_size,
     evaluating,
     fingerprint,
@@ -20,12 +21,13 @@ from imtok.evaluation.inference import (
     require_images,
     together,
 )
-from imtok.evaluation.measures import Found, Seen
+from imtok.evaluation.measures import Found, Measure, Seen
 from imtok.evaluation.origin import now
 from imtok.evaluation.pictures import Pictures
 from imtok.evaluation.protocol import protocol_id
 from imtok.evaluation.results import Report
 from imtok.evaluation.settings import Settings
+from imtok.evaluation.titles import reasons
 from imtok.tokenizer import Tokenizer
 from imtok.types import Batch
 
@@ -63,11 +65,12 @@ def evaluate(
     images, digest = 0, 0
     with together(), evaluating(tokenizer.to(device)):
         measures, absent = choose(settings, tokenizer, device, exact)
+        if not settings.skip_missing:
+            refuse(reasons(absent, str))
         taps = sorted({name for measure in measures for name in measure.taps})
         for batch, image, size in read_images(tokenizer, loader, device, bad):
             if not images:
-                for measure in measures:
-                    measure.start(tokenizer, size)
+                _start(measures, tokenizer, size, settings)
             reconstruction = tokenizer(image, taps)
             require_finite(reconstruction.quantized.latents, batch.key, "latents")
             require_finite(reconstruction.image, batch.key, "reconstruction")
@@ -85,8 +88,8 @@ def evaluate(
     images, digest = sum(count for count, _ in counts), sum(part for _, part in counts) % _WRAP
     require_images(images, bad)
     with together(), evaluating(tokenizer):
-        for measure in measures if not own else ():  # a rank without an image takes part in every sum all the same
-            measure.start(tokenizer, size)
+        if not own:  # a rank without an image takes part in every sum all the same
+            _start(measures, tokenizer, size, settings)
     found = Found(absent=absent)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
@@ -127,3 +130,12 @@ def evaluate(
         tokenizer=fingerprint(tokenizer),
         when=now(),
     )
+
+
+def _start(measures: Sequence[Measure], tokenizer: Tokenizer, size: Size, settings: Settings) -> None:
+    """Refuse what cannot be had of images of this size, and let every measure begin."""
+    absent = {name: why for measure in measures for name, why in measure.missing(tokenizer, size).items()}
+    if not settings.skip_missing:
+        refuse(reasons(absent, str))
+    for measure in measures:
+        measure.start(tokenizer, size)

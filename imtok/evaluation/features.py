@@ -13,6 +13,7 @@ from typing_extensions import override
 
 from imtok.distributed import from_main
 from imtok.errors import InputError
+from imtok.evaluation.inference import Size
 from imtok.evaluation.measures import Found, Measure, Number, Seen
 from imtok.evaluation.protocol import Protocol
 from imtok.metrics.extractors.base import Extractor, Features
@@ -21,9 +22,11 @@ from imtok.metrics.inception_score import InceptionScore
 from imtok.metrics.kid import KID, kernel_distance, kernel_distances
 from imtok.metrics.references import ReferenceKey, load_reference, save_reference
 from imtok.metrics.rows import FeatureRows
+from imtok.tokenizer import Tokenizer
 
 SUBSET = 1000
 SAME_PASS = "originals of the same pass"
+_NO_CLASSES = "the net has no classes"
 
 
 class Net:
@@ -139,6 +142,10 @@ class FeatureMeasure(Measure):
         self.score = InceptionScore(logits.shape[1], net.protocol.splits) if logits is not None else None
 
     @override
+    def missing(self, tokenizer: Tokenizer, size: Size) -> dict[str, str]:
+        return {"is": _NO_CLASSES} if "is" in self.names and self.score is None else {}
+
+    @override
     def update(self, seen: Seen) -> None:
         if self.net.stored is None or "kid" in self.names:
             originals = self.net.of_originals(seen)
@@ -181,7 +188,7 @@ class FeatureMeasure(Measure):
 
     def _score(self, name: str) -> Found:
         if self.score is None:
-            return Found(absent={f"inception_score_{name}": "the net has no classes"})
+            return Found(absent={f"inception_score_{name}": _NO_CLASSES})
         try:
             values = self.score.compute()
         except InputError as error:

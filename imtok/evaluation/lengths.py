@@ -27,11 +27,16 @@ class LengthMeasure(Measure):
         self.reason: str | None = None
 
     @override
+    def missing(self, tokenizer: Tokenizer, size: Size) -> dict[str, str]:
+        if tokenizer.decoder.flexible:
+            return {}
+        return {"length": f"the tokenizer always takes {tokenizer.num_tokens(size)} tokens"}
+
+    @override
     def start(self, tokenizer: Tokenizer, size: Size) -> None:
-        if not tokenizer.decoder.flexible:
-            self.reason = f"the tokenizer always takes {tokenizer.num_tokens(size)} tokens"
-            return
-        self.tried = possible_lengths(tokenizer, size)
+        self.reason = self.missing(tokenizer, size).get("length")
+        if self.reason is None:
+            self.tried = possible_lengths(tokenizer, size)
 
     @override
     def update(self, seen: Seen) -> None:

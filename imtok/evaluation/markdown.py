@@ -1,7 +1,7 @@
 """A report as Markdown, for people to read; whatever comes from outside is shown as it is written."""
 
 from imtok.evaluation.results import Report, summary
-from imtok.evaluation.titles import is_stand_in, number, title
+from imtok.evaluation.titles import is_stand_in, number, reasons, title
 from imtok.text import markdown as escaped
 from imtok.text import markdown_code, markdown_table
 
@@ -15,8 +15,9 @@ def markdown(report: Report) -> str:
         lines += ["", escaped(words)]
     own = [name for name in report.metrics if not is_stand_in(name)]
     rows = [[title(name), number(report.metrics[name]), report.conventions.get(name, "")] for name in own]
-    rows += [[title(name), "absent", reason] for name, reason in report.absent.items()]
+    rows += [[title(name), "not measured", ""] for name in report.absent]
     lines += ["", *markdown_table(["metric", "value", "convention"], rows, [1])]
+    lines += [""] * bool(report.absent) + [f"- not measured: {escaped(line)}" for line in reasons(report.absent)]
     stand_ins = list(filter(is_stand_in, report.metrics))
     if stand_ins:
         rows = [[name, number(report.metrics[name]), report.conventions.get(name, "")] for name in stand_ins]

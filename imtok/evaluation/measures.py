@@ -102,6 +102,10 @@ class Measure(ABC):
         """Refuse, before anything is computed, what cannot be measured. Called once, with the first batch's size."""
         return
 
+    def missing(self, tokenizer: Tokenizer, size: Size) -> dict[str, str]:
+        """Why metrics cannot be had of images of this size, by name, as far as that is known before any is computed."""
+        return {}
+
     @abstractmethod
     def update(self, seen: Seen) -> None:
         """Count a batch in."""
@@ -123,17 +127,23 @@ class ImageMeasure(Measure):
 
     def __init__(self, name: str, metric: ImageMean, smallest: int = 1, facts: dict[str, Any] | None = None) -> None:
         self.name, self.metric, self.smallest, self.facts = name, metric, smallest, facts or {}
-        self.too_small = False
+
+    @override
+    def missing(self, tokenizer: Tokenizer, size: Size) -> dict[str, str]:
+        return {self.name: self._reason} if min(size) < self.smallest else {}
 
     @override
     def update(self, seen: Seen) -> None:
-        self.too_small = min(seen.size) < self.smallest
-        if not self.too_small:
+        if min(seen.size) >= self.smallest:
             self.metric.update(seen.pixels.to(self.metric.device), seen.target.to(self.metric.device))
 
     @override
     def finish(self) -> Found:
         value = float(self.metric.compute().item())
         if value != value:  # no rank had an image that was large enough
-            return Found(absent={self.name: f"its window needs images of at least {self.smallest} pixels a side"})
+            return Found(absent={self.name: self._reason})
         return Found({self.name: Number(value, str(getattr(self.metric, "convention", "")), self.facts)})
+
+    @property
+    def _reason(self) -> str:
+        return f"its window needs images of at least {self.smallest} pixels a side"

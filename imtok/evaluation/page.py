@@ -11,7 +11,7 @@ import numpy as np
 
 from imtok.evaluation.plots import draw_plots, error_map, picture_bytes
 from imtok.evaluation.results import Report, summary
-from imtok.evaluation.titles import is_stand_in, number, title
+from imtok.evaluation.titles import is_stand_in, number, reasons, title
 from imtok.files import write_bytes
 from imtok.text import plain
 
@@ -57,10 +57,8 @@ def page(report: Report) -> str:
     parts += _numbers("Metrics", report, [name for name in report.metrics if not is_stand_in(name)])
     parts += _numbers("Not comparable to published numbers", report, list(filter(is_stand_in, report.metrics)))
     if report.absent:
-        rows = "".join(
-            f"<tr><td>{_text(title(k))}</td><td>{_text(reason)}</td></tr>" for k, reason in report.absent.items()
-        )
-        parts.append(f"<h2>Absent</h2><table>{rows}</table>")
+        rows = "".join(f"<li>{_text(line)}</li>" for line in reasons(report.absent))
+        parts.append(f"<h2>Not measured</h2><ul>{rows}</ul>")
     plots = draw_plots(report)
     if plots:
         figures = (f"<figure>{_image(d, t)}<figcaption>{_text(t)}</figcaption></figure>" for t, d in plots.items())

@@ -10,7 +10,9 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from imtok.data.transforms import CentreCrop, Transform
+from imtok.errors import InputError
 from imtok.evaluation.crops import FILTERS, ResizeCrop
+from imtok.evaluation.keys import EXTRACTOR, with_keys
 from imtok.files import canonical_json
 from imtok.metrics.extractors.base import DTYPES, Extractor
 from imtok.metrics.extractors.efflite0 import EffLite0
@@ -123,7 +125,13 @@ class Protocol:
         return CentreCrop(size) if self.crop == "adm" else ResizeCrop(size, str(self.crop))
 
     def build(self) -> Extractor:
-        """The extractor; InputError if its weight file is missing or another one."""
+        """The extractor; InputError that names the config's key if its weight file is missing or another one."""
+        try:
+            return self._build()
+        except InputError as error:
+            raise with_keys(error, EXTRACTOR) from None
+
+    def _build(self) -> Extractor:
         weights = Path(self.weights) if self.weights is not None else None
         if self.extractor == "efflite0":
             return EffLite0(weights)

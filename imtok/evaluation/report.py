@@ -10,7 +10,7 @@ from imtok.evaluation.grid import draw_grid
 from imtok.evaluation.markdown import markdown
 from imtok.evaluation.pictures import Pictures
 from imtok.evaluation.results import SCHEMA, Report, summary
-from imtok.evaluation.titles import number, title
+from imtok.evaluation.titles import number, reasons, title
 from imtok.files import claim_output, new_folder, write_bytes, write_json
 from imtok.text import terminal
 
@@ -52,17 +52,19 @@ def show(report: Report, console: Console, remark: str = "") -> None:
     console.print(f"[bold]{summary(report)}{remark}[/bold]", soft_wrap=True)
     console.print(f"  data: {terminal(report.about()['Data'])}", soft_wrap=True)
     console.print(table(report))
+    for line in reasons(report.absent):
+        console.print(f"  [dim]not measured:[/dim] {terminal(line)}", soft_wrap=True)
 
 
 def table(report: Report) -> Table:
     """The metrics for the terminal; ``summary`` says what they are of."""
     rows = Table()
     rows.add_column("metric")
-    rows.add_column("value", justify="right", overflow="fold")  # addresses are longer than a line
+    rows.add_column("value", justify="right")
     for name, value in report.metrics.items():
         rows.add_row(terminal(title(name)), number(value))
-    for name, reason in report.absent.items():
-        rows.add_row(terminal(title(name)), f"[dim]{terminal(reason)}[/dim]")
+    for name in report.absent:
+        rows.add_row(terminal(title(name)), "[dim]not measured[/dim]")
     if report.bad:
         rows.add_row("[red]unreadable samples[/red]", f"[red]{len(report.bad)}[/red]")
     return rows

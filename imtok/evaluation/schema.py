@@ -35,6 +35,7 @@ class MeasureConfig:
         backbone: Weight file of LPIPS.
         dino: Weight file of DINOv2.
         seed: Of perturbations and shuffles.
+        skip_missing: Leave out metrics that cannot be had; False = refuse them.
     """
 
     metrics: list[str] = field(default_factory=lambda: list(DEFAULT))
@@ -48,6 +49,7 @@ class MeasureConfig:
     backbone: str | None = None
     dino: str | None = None
     seed: int = 0
+    skip_missing: bool = False
 
     def check(self) -> list[str]:
         """What is out of range, one line each."""

@@ -50,6 +50,7 @@ class Settings:
         cache: A folder for statistics of originals; None = they are computed in every pass.
         data: What the originals are, as a cache must know before it reads them; empty = nothing is cached.
         seed: Of perturbations and shuffles.
+        skip_missing: Leave out what cannot be had, and say why; False = refuse it before the first image.
 
     Raises:
         InputError: If a metric is unknown.
@@ -69,6 +70,7 @@ class Settings:
     cache: Path | None = None
     data: str = ""
     seed: int = 0
+    skip_missing: bool = False
 
     def __post_init__(self) -> None:
         problem = check_metrics(self.metrics)

@@ -1,5 +1,7 @@
 """How numbers are called and written for people."""
 
+from collections.abc import Callable, Mapping
+
 _TITLES = {
     "psnr": "PSNR (dB)",
     "ssim": "SSIM",
@@ -28,6 +30,23 @@ def title(name: str) -> str:
 def number(value: float) -> str:
     """Four digits, and no more than that."""
     return f"{value:,.0f}" if value >= 1000 or value == int(value) > 1 else f"{value:#.4g}"
+
+
+def reasons(absent: Mapping[str, str], called: Callable[[str], str] = title) -> list[str]:
+    """Why metrics are missing, a line for each reason.
+
+    Args:
+        absent: Reasons by name.
+        called: What a name is called; ``str`` = as it is typed.
+
+    Example:
+        >>> reasons({"rfid": "no weights", "psnr": "no images", "kid": "no weights"})
+        ['rfid, kid: no weights', 'PSNR (dB): no images']
+    """
+    names: dict[str, list[str]] = {}
+    for name, reason in absent.items():
+        names.setdefault(reason, []).append(called(name))
+    return [f"{', '.join(own)}: {reason}" for reason, own in names.items()]
 
 
 def is_stand_in(name: str) -> bool:

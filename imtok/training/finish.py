@@ -10,6 +10,7 @@ from imtok.distributed import from_main
 from imtok.evaluation.evaluate import evaluate
 from imtok.evaluation.origin import Origin
 from imtok.evaluation.report import Report, write_report
+from imtok.evaluation.settings import Settings
 from imtok.files import write_json
 from imtok.tokenizer import Tokenizer
 
@@ -37,7 +38,8 @@ def finish(
     Raises:
         InputError: If the images cannot be read, or the disk has no room.
     """
-    report = evaluate(tokenizer, loader, tokenizer.decoder.last_layer.device)
+    settings = Settings(skip_missing=True)  # nobody asked for these metrics, and the run is over
+    report = evaluate(tokenizer, loader, tokenizer.decoder.last_layer.device, settings=settings)
     report = replace(report, origin=origin or Origin())
     from_main(lambda: _write(folder, tokenizer, report, {"steps": steps, "skipped": skipped}))
     return report

@@ -20,6 +20,7 @@ from imtok.data.position import StreamPosition
 from imtok.data.stream import ImageStream
 from imtok.distributed import launched_rank, rank, world_size
 from imtok.errors import InputError
+from imtok.evaluation.choose import missing
 from imtok.evaluation.command import prepare
 from imtok.evaluation.origin import Origin
 from imtok.evaluation.protocol import Protocol
@@ -286,4 +287,7 @@ def _evaluation(run: Run, ema: EMA, mirror: Wandb | None) -> Evaluation:
         return islice(loader, -(-settings.evaluate_images // (64 * world_size())))
 
     asked = Settings(settings.evaluate_metrics, protocol, seed=run.seed)
+    absent = missing(asked, run.tokenizer, (run.image_size, run.image_size), keys={})
+    if absent:
+        raise InputError(f"trainer.evaluate_metrics: {'; '.join(absent)}; leave it out")
     return Evaluation(run.folder, settings.evaluate_every, batches, asked, settings.best, ema, mirror)

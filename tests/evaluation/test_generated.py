@@ -1,5 +1,6 @@
 """Generated images against ADM's layout of references, and what is said of damaged files."""
 
+import json
 import tracemalloc
 import zipfile
 from io import BytesIO
@@ -9,12 +10,12 @@ import pytest
 import torch
 from evaluation.tiny import Tiny, batches
 from PIL import Image
-from rich.console import Console
 
 from imtok.errors import InputError
-from imtok.evaluation.command import write_score
+from imtok.evaluation.command import run_score
 from imtok.evaluation.generated import score
 from imtok.evaluation.protocol import Protocol
+from imtok.evaluation.schema import ScoreConfig
 from imtok.evaluation.stored import stored_images
 from imtok.metrics.frechet import FeatureStatistics
 
@@ -183,11 +184,15 @@ def test_an_npz_is_read_a_batch_at_a_time(tmp_path):
     assert peak < pixels.nbytes / 4
 
 
-def test_the_table_cuts_no_reason_short(tmp_path, capsys):
-    address = "https://example.org/" + 30 * "weights/"
-    reason = f"download {address} or pip install 'imtok[offline]'"
-    table = write_score({"metrics": {"kid": 0.5}, "absent": {"precision": reason}}, tmp_path / "score")
-    Console(width=60).print(table)
-    shown = "".join(line.split("│")[2].strip() for line in capsys.readouterr().out.splitlines() if line.count("│") == 3)
-    assert address in shown
-    assert "imtok[offline]" in shown
+def test_a_reason_stands_once_and_is_not_cut(tmp_path, capsys, monkeypatch):
+    reason = f"download https://example.org/{30 * 'weights/'} or pip install 'imtok[offline]'"
+    absent = {"precision": reason, "recall": reason}
+    found = {"metrics": {"kid": 0.5}, "absent": absent, "images": 3, "protocol": {"preset": "adm"}}
+    monkeypatch.setattr("imtok.evaluation.command.score", lambda *_: found)
+    config = ScoreConfig("images", "reference", None)
+    run_score(config, ADM, tmp_path / "score", torch.device("cpu"), "imtok score images=images")
+    shown = capsys.readouterr().out
+    assert shown.count("not measured") == 3
+    assert shown.count(f"not measured: precision, recall: {reason}\n") == 1
+    stored = json.loads((tmp_path / "score/score.json").read_text())
+    assert (stored["data"], stored["command"]) == ("images", "imtok score images=images")

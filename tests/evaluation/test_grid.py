@@ -8,7 +8,7 @@ import torch
 from rich.console import Console
 
 from imtok.evaluation.grid import draw_grid
-from imtok.evaluation.report import Pictures, Report, table, write_report
+from imtok.evaluation.report import Pictures, Report, show, write_report
 from imtok.text import markdown
 
 
@@ -68,14 +68,19 @@ def report():
 def test_the_report_tells_what_is_absent_and_unreadable(report, tmp_path):
     write_report(report, tmp_path / "report")
     text = (tmp_path / "report/report.md").read_text()
-    for line in ("| PSNR (dB) | 24.50 | as it is |", "| SSIM | absent | too small |", "| 1 | 9 | 0.7500 |"):
+    for line in (
+        "| PSNR (dB) | 24.50 | as it is |",
+        "| SSIM | not measured |  |",
+        "- not measured: SSIM: too small",
+        "| 1 | 9 | 0.7500 |",
+    ):
         assert line in text
     assert f"- {markdown('a|b`[bold].png: is empty')}\n" in text
     assert not (tmp_path / "report/grid.png").exists()  # there were no pictures
     console = Console(record=True, width=100, file=io.StringIO())
-    console.print(table(report))
+    show(report, console)
     shown = console.export_text()
-    for words in ("24.50", "too small", "unreadable samples"):
+    for words in ("24.50", "not measured: SSIM: too small", "unreadable samples"):
         assert words in shown
 
 

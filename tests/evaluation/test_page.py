@@ -45,7 +45,7 @@ class Links(HTMLParser):
 @pytest.fixture
 def folder(monkeypatch, tmp_path):
     monkeypatch.setattr(Protocol, "build", lambda self: Tiny())
-    asked = Settings(tuple(METRICS), pfid_alphas=(0.5, 1.0), pfid_deltas=(4, 8))
+    asked = Settings(tuple(METRICS), pfid_alphas=(0.5, 1.0), pfid_deltas=(4, 8), skip_missing=True)
     given = batches(range(24), 8)
     given[0].key[0] = '<b>"evil"</b>&.png'
     report = evaluate(tokenizer(), given, pictures=5, settings=asked)

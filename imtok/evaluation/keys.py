@@ -1,0 +1,28 @@
+"""Nets call the files that they miss by their own arguments; these become the keys of the config, or go."""
+
+import re
+from collections.abc import Mapping
+
+from imtok.errors import InputError
+
+EXTRACTOR = {"weights": "protocol.weights", "sha256": "protocol.sha256"}
+BACKBONE = {"backbone": "backbone", "weights": "backbone"}
+DINO = {"weights": "dino"}
+_OPTION = r"(?<![\w.])(weights|backbone|heads|sha256)="
+_CLAUSE = re.compile(r",? or give (?:[^,;]* )?([\w.]+)=\w+[^,;]*")
+
+
+def with_keys(error: InputError, keys: Mapping[str, str]) -> InputError:
+    """The same error in the words of the config.
+
+    Args:
+        error: What a net says.
+        keys: The key for each argument; what has none is no way out for a user, and is not offered.
+
+    Example:
+        >>> said = InputError("a.pth is not in DIR; download URL, or give its path as weights=PATH")
+        >>> str(with_keys(said, DINO)), str(with_keys(said, {}))
+        ('a.pth is not in DIR; download URL, or give its path as dino=PATH', 'a.pth is not in DIR; download URL')
+    """
+    text = _CLAUSE.sub(lambda clause: clause[0] if clause[1] in (*keys, *keys.values()) else "", str(error))
+    return InputError(re.sub(_OPTION, lambda option: f"{keys.get(option[1], option[1])}=", text))
