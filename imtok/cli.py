@@ -26,6 +26,7 @@ from imtok.config import EvalConfig, check_command, config_folder, register_sche
 from imtok.data.command import run_check, run_pack
 from imtok.data.images import ImageSet
 from imtok.data.loader import evaluation_loader
+from imtok.data.remarks import say_remarks
 from imtok.data.schema import PackConfig
 from imtok.distributed import launched_gpu, launched_rank
 from imtok.errors import InputError
@@ -205,6 +206,7 @@ def _eval(config: DictConfig) -> None:
         if typed.weights == "raw":
             _take_raw(tokenizer, source)
         images = data.evaluation(size, config.split)
+        say_remarks(images.remarks if not reports else ())
         origin = Origin(plain["data"], chosen_split(data, images, config.split), source, _command("eval"))
         images = prepare(images, protocol, typed.n)
         settings = make_settings(typed, protocol, images)
@@ -246,6 +248,7 @@ def _export(config: DictConfig) -> None:
     data = build_data(cast(dict[str, Any], OmegaConf.to_container(config, resolve=True)))
     views = Views(config.augment)
     images = data.evaluation(views.square(size), config.split)
+    say_remarks(images.remarks)
     feed = make_feed(images, config.shard_size, max(1, config.batch_size // len(views)), config.workers)
     manifest = export_tokens(tokenizer, feed, folder, views, device)
     console.print(
@@ -271,10 +274,9 @@ def _quantize(config: DictConfig) -> None:
     plain = cast(dict[str, Any], OmegaConf.to_container(config, resolve=True))
     quantized = with_ids(tokenizer, plain["quantizer"])
     data = build_data(plain)
-    fitting, measuring = (
-        evaluation_loader(images, config.batch_size, config.workers)
-        for images in (spread(data.evaluation(size, "train"), config.images), data.evaluation(size, config.split))
-    )
+    both = (spread(data.evaluation(size, "train"), config.images), data.evaluation(size, config.split))
+    say_remarks(remark for images in both for remark in images.remarks)
+    fitting, measuring = (evaluation_loader(images, config.batch_size, config.workers) for images in both)
     report = fit_and_save(tokenizer, quantized, fitting, measuring, folder, config.images, device)
     rows = Table("latents", Column("PSNR (dB)", justify="right"))
     for name, value in report["psnr"].items():

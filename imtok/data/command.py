@@ -18,6 +18,7 @@ from imtok.data.images import ImageSet
 from imtok.data.inspect import Findings
 from imtok.data.pack import BAD, Layout, pack
 from imtok.data.packing import Encoding
+from imtok.data.remarks import say_remarks
 from imtok.data.schema import PackConfig
 from imtok.errors import InputError
 
@@ -38,6 +39,7 @@ def run_pack(config: PackConfig, data: Data) -> None:
     images = data.evaluation(config.image_size, config.split or "all")
     if not isinstance(images, ImageSet):
         raise InputError("data.path names remote shards, which are shards already; copy them here to pack them anew")
+    say_remarks(images.remarks)
     layout = Layout(config.shard_images, round(config.shard_megabytes * 1e6), config.shuffle)
     encoding = Encoding(config.resize, config.encode, config.quality)
     with _bar("packing") as advance:
@@ -103,6 +105,8 @@ def _show(findings: Findings, console: Console) -> None:
     console.print(rows)
     if findings.classes and labels:
         console.print(_class_table(findings.classes, labels))
+    for remark in findings.remarks:
+        console.print(remark, soft_wrap=True, markup=False)
     lines = [*findings.faults, *(f"{key}: {reason}" for key, reason in findings.broken.items())]
     for line in lines[:SHOWN]:
         console.print(line, soft_wrap=True, markup=False)

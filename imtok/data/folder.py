@@ -9,18 +9,18 @@ import numpy as np
 from typing_extensions import override
 
 from imtok.data.collection import Collection
-from imtok.data.headers import SUFFIXES
+from imtok.data.headers import KINDS, SUFFIXES, nameless_kind, skipped, skipped_kind
 from imtok.data.images import MAX_BYTES, Columns, Indexable, Source
 from imtok.data.index import require_same
 from imtok.data.members import MAX_LABEL_BYTES
 from imtok.data.names import Names, printable
 from imtok.errors import InputError
 
-OTHERS = (b".gif", b".bmp", b".tif", b".tiff", b".avif", b".heic", b".svg", b".npy", b".tar", b".zip", b".parquet")
+OTHERS = (b".npy", b".npz", b".tar", b".zip", b".parquet", b".arrow")  # named where there is no picture
 
 
 class Folder(Collection):
-    """Every JPEG, PNG and WebP below a folder; the first folder level is the class. Arguments: :class:`Collection`.
+    """Every picture below a folder; the first folder level is the class. Arguments: :class:`Collection`.
 
     Keys are paths relative to the folder. Hidden files are ignored, links are followed. Files that lie directly in
     the folder have no class (label -1), nor have files of ``val_path`` in a class that ``path`` does not have. A
@@ -67,17 +67,17 @@ class FileSource(Indexable):
     def __init__(self, folder: Path, classes: list[str] | None = None) -> None:
         if not folder.is_dir():
             reason = "is a file" if folder.exists() else "does not exist"
-            raise InputError(f"data.path={folder} {reason}; give a folder of JPEG, PNG or WebP files")
-        others: Counter[str] = Counter()
+            raise InputError(f"data.path={folder} {reason}; give a folder of {KINDS} files")
+        skips, others = Counter[str](), Counter[str]()
         try:
-            found = sorted(_walk(os.fsencode(folder), b"", others, ()))
+            found = sorted(_walk(os.fsencode(folder), b"", skips, others, ()))
         except OSError as error:
             raise InputError(f"data.path={folder} cannot be listed ({error.strerror}: {error.filename!r})") from None
         if not found:
-            seen = ", ".join(f"{count} {suffix}" for suffix, count in others.most_common(3))
+            seen = ", ".join(f"{count} {suffix}" for suffix, count in (skips + others).most_common(3))
             held = f"only {seen}" if seen else "no image"
-            raise InputError(f"data.path={folder} holds {held}; give a folder of JPEG, PNG or WebP files")
-        self.folder = os.fsencode(folder)
+            raise InputError(f"data.path={folder} holds {held}; give a folder of {KINDS} files")
+        self.folder, self.remarks = os.fsencode(folder), skipped(skips, str(folder))
         self.names = Names([name for name, _ in found])
         self.sizes = np.array([size for _, size in found], dtype=np.int64)
         levels = [name.split(b"/", 1)[0] if b"/" in name else None for name in self.names]
@@ -127,9 +127,17 @@ class FileSource(Indexable):
 
 
 def _walk(
-    root: bytes, below: bytes, others: Counter[str], above: tuple[tuple[int, int], ...]
+    root: bytes, below: bytes, skips: Counter[str], others: Counter[str], above: tuple[tuple[int, int], ...]
 ) -> Iterator[tuple[bytes, int]]:
-    """Relative path and size of every image file; a link that leads back above itself is not followed."""
+    """Relative path and size of every image file; a link that leads back above itself is not followed.
+
+    Args:
+        root: The folder.
+        below: The folder in it whose files come next, with a slash at its end.
+        skips: Counts pictures that are not read, by kind.
+        others: Counts data of other kinds.
+        above: Which folders this one lies in.
+    """
     folder = os.path.join(root, below)  # noqa: PTH118, names need not be text
     status = os.stat(folder)  # noqa: PTH116
     identity = (status.st_dev, status.st_ino)
@@ -141,11 +149,26 @@ def _walk(
                 continue
             name = below + entry.name
             if entry.is_dir():
-                yield from _walk(root, name + b"/", others, (*above, identity))
+                yield from _walk(root, name + b"/", skips, others, (*above, identity))
             elif name.lower().endswith(SUFFIXES):
                 if entry.is_file():
                     yield name, entry.stat().st_size
                 elif entry.is_symlink() and not os.path.exists(entry.path):  # noqa: PTH110
                     yield name, -1  # a link to nothing: a bad image with a name is better than one fewer
+                else:
+                    skips["pipe, socket or device"] += 1
+            elif (kind := skipped_kind(entry.name) or _nameless(entry)) is not None:
+                skips[kind] += 1
             elif name.lower().endswith(OTHERS):
-                others[os.path.splitext(entry.name)[1].decode(errors="replace").lower()] += 1  # noqa: PTH122
+                others[os.path.splitext(entry.name)[1].decode().lower()] += 1  # noqa: PTH122
+
+
+def _nameless(entry: "os.DirEntry[bytes]") -> str | None:
+    """What a file without a suffix holds, if that is a picture."""
+    if b"." in entry.name or not entry.is_file():
+        return None
+    try:
+        with open(entry.path, "rb") as file:  # noqa: PTH123, bytes paths
+            return nameless_kind(file.read(16))
+    except OSError:
+        return None

@@ -1,6 +1,8 @@
 """What a file is and how large its image is, from its first bytes and before anything is decoded."""
 
+import re
 import struct
+from collections import Counter
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -26,7 +28,60 @@ STRANGERS = {
 HEIC = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"}
 AVIF = bool(features.check("avif"))  # whether this Pillow can read it
 SUFFIXES = (b".jpg", b".jpeg", b".jpe", b".jfif", b".png", b".webp", *((b".avif",) if AVIF else ()))
+OTHERS = (
+    *(
+        b".gif",
+        b".bmp",
+        b".dib",
+        b".tif",
+        b".tiff",
+        b".heic",
+        b".heif",
+        b".hif",
+        b".avif",
+        b".avifs",
+        b".apng",
+        b".ico",
+    ),
+    *(
+        b".jp2",
+        b".j2k",
+        b".jpf",
+        b".jpx",
+        b".jxl",
+        b".jxr",
+        b".svg",
+        b".psd",
+        b".eps",
+        b".xcf",
+        b".tga",
+        b".qoi",
+        b".exr",
+    ),
+    *(
+        b".ppm",
+        b".pgm",
+        b".pbm",
+        b".pnm",
+        b".dds",
+        b".hdr",
+        b".raw",
+        b".dng",
+        b".cr2",
+        b".cr3",
+        b".nef",
+        b".arw",
+        b".orf",
+    ),
+    *(b".rw2", b".raf", b".pef", b".srw"),
+)  # of pictures that are not read
+_ALMOST = re.compile(
+    rb"\.(jpe?g|jpe|jfif|png|webp|avif)([^.a-z/][^./]*|large|\.[0-9]+|\.(bak|old|orig|part|tmp|crdownload))$"
+)
 KINDS = "JPEG, PNG, WebP or AVIF" if AVIF else "JPEG, PNG or WebP"
+
+
+SHOWN = 10  # kinds that a remark names
 
 
 class Header(NamedTuple):
@@ -58,6 +113,53 @@ def read_header(data: bytes) -> Header:
     except (struct.error, IndexError):
         raise ValueError("is truncated inside its header") from None
     raise ValueError(f"is {_stranger(data)}, not {KINDS}; convert or remove it")
+
+
+def skipped_kind(name: bytes) -> str | None:
+    """The suffix of a file that is named like a picture and not read; None for all others.
+
+    Example:
+        >>> [skipped_kind(name) for name in (b"a/1.HEIC", b"1.jpg_large", b"1.jpg.1", b"1.jpg", b"1.jpg.txt", b"1.txt")]
+        ['.heic', '.jpg_large', '.jpg.1', None, None, None]
+    """
+    name = name.lower()
+    if name.endswith(SUFFIXES):
+        return None
+    other = next((suffix for suffix in OTHERS if name.endswith(suffix)), None)
+    almost = None if other else _ALMOST.search(name)
+    found = almost.group() if almost else other
+    return None if found is None else found.decode(errors="replace")
+
+
+def nameless_kind(start: bytes) -> str | None:
+    """What a file without a suffix is, by its first 16 bytes, if that is a picture."""
+    if start.startswith(b"\xff\xd8\xff"):
+        return "JPEG without a suffix"
+    if start.startswith(png.MAGIC):
+        return "PNG without a suffix"
+    if start.startswith(b"RIFF") and start[8:12] == b"WEBP":
+        return "WebP without a suffix"
+    kind = _stranger(start)
+    return (
+        f"{kind} without a suffix" if kind in ("GIF", "BMP", "TIFF", "HEIC", "AVIF", "JPEG XL", "JPEG 2000") else None
+    )
+
+
+def skipped(kinds: Counter[str], where: str) -> tuple[str, ...]:
+    """The remark of a source on files that it skips; none if there are none.
+
+    Args:
+        kinds: How many there are of each kind.
+        where: The path as the user gave it.
+    """
+    if not kinds:
+        return ()
+    count, most = kinds.total(), kinds.most_common(SHOWN)
+    rest = count - sum(number for _, number in most)
+    seen = ", ".join([*(f"{number} {kind}" for kind, number in most), *([f"{rest} others"] if rest else [])])
+    return (
+        f"skipped {count} file{'s' * (count > 1)} of {where} that imtok does not read: {seen}; convert them to {KINDS}",
+    )
 
 
 def _webp(data: bytes) -> Header:

@@ -46,6 +46,7 @@ class Findings:
         captions: How many images have a caption.
         broken: Why images cannot be decoded, by key.
         faults: What else is wrong, a line each.
+        remarks: What is not read, a line each; see :class:`~imtok.data.images.Source`.
     """
 
     images: int = 0
@@ -59,6 +60,7 @@ class Findings:
     captions: int = 0
     broken: dict[str, str] = field(default_factory=dict)
     faults: list[str] = field(default_factory=list)
+    remarks: list[str] = field(default_factory=list)
 
     @property
     def good(self) -> bool:
@@ -108,6 +110,7 @@ def look(
         workers: Processes that read and decode; 0 = this one.
         advance: Called with the number of images that were looked at.
     """
+    findings.remarks += [remark for remark in source.remarks if remark not in findings.remarks]
     chunks = [list(range(at, min(at + AT_A_TIME, len(source)))) for at in range(0, len(source), AT_A_TIME)]
     for chunk in cast(Any, Loader(Looker(source), workers, batch_sampler=chunks, collate_fn=list)):
         for seen in chunk:

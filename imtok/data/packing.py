@@ -30,7 +30,7 @@ class Encoding:
     Attributes:
         resize: Images whose short side is longer are scaled to so many pixels (ADM's way: :func:`scale_short_side`).
         encode: "jpeg", "png" or "webp"; None = as they came.
-        quality: Of JPEG and WebP that are written anew, 1 to 100. JPEG keeps its colours at full size (4:4:4).
+        quality: Of JPEG, WebP and AVIF that are written anew, 1 to 100. JPEG keeps its colours at full size (4:4:4).
     """
 
     resize: int | None = None
@@ -111,7 +111,7 @@ def stored(image: UInt8[Tensor, "3 h w"], data: bytes, encoding: Encoding) -> by
 
 def encoded(image: UInt8[Tensor, "3 h w"], kind: str, quality: int) -> bytes:
     """Pixels as a file."""
-    options = {"JPEG": {"quality": quality, "subsampling": 0}, "PNG": {}, "WebP": {"quality": quality}}[kind]
+    options = {"JPEG": {"quality": quality, "subsampling": 0}, "PNG": {}}.get(kind, {"quality": quality})
     file = BytesIO()
     Image.fromarray(np.ascontiguousarray(rearrange(image, "c h w -> h w c").numpy())).save(file, kind, **options)
     return file.getvalue()

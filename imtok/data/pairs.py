@@ -75,9 +75,11 @@ class Partners(ABC):
 
     Attributes:
         place: Where each is.
+        remarks: What is not read; see :class:`~imtok.data.images.Source`.
     """
 
     place: dict[str, int]
+    remarks: tuple[str, ...] = ()
 
     @abstractmethod
     def read(self, place: int) -> Tensor:
@@ -129,6 +131,7 @@ class _Matched(Subset):
     def __init__(self, targets: Source, matched: Int64[np.ndarray, "n 2"], partners: Partners) -> None:
         super().__init__(targets, matched[:, 0])
         self.places, self.partners = matched[:, 1], partners
+        self.remarks = tuple(dict.fromkeys((*targets.remarks, *partners.remarks)))
 
     @override
     def record(self, index: int) -> str:
@@ -145,6 +148,7 @@ class Pictures(Partners):
 
     def __init__(self, folder: Path, image_size: int) -> None:
         self.files, self.crop = FileSource(folder), CentreCrop(image_size)
+        self.remarks = self.files.remarks
         self.place = {_stem(self.files.key(index)): index for index in range(len(self.files))}
 
     @override

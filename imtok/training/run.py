@@ -17,6 +17,7 @@ from imtok.data.base import Data, Images
 from imtok.data.loader import evaluation_loader, spread_loader, train_loader, train_stream_loader
 from imtok.data.order import TrainBatches
 from imtok.data.position import StreamPosition
+from imtok.data.remarks import say_remarks
 from imtok.data.stream import ImageStream
 from imtok.distributed import launched_rank, rank, world_size
 from imtok.errors import InputError
@@ -121,6 +122,7 @@ def train(run: Run) -> Outcome:
     if run.trainer.threads:
         torch.set_num_threads(run.trainer.threads)
     images = run.data.train(run.image_size, run.seed)
+    say_remarks(images.remarks)
     about = {"config": run.config, "data": images.about}
     resume = run_folder.find_checkpoint(run.folder, run.ckpt)
     if resume is not None:
@@ -162,7 +164,9 @@ def train(run: Run) -> Outcome:
     logged = Log(run.folder, run.trainer.log_every, bar, Health(run.tokenizer.quantizer), events, mirror)
     callbacks = [ema, bar, BadSampleCount(run.folder), logged]
     if run.trainer.pictures_every:
-        shown = next(iter(spread_loader(run.data.validation(run.image_size), 16)))
+        held_out = run.data.validation(run.image_size)
+        say_remarks(held_out.remarks, said=images.remarks)
+        shown = next(iter(spread_loader(held_out, 16)))
         callbacks.append(Pictures(run.folder, run.trainer.pictures_every, shown, ema, mirror))
     if run.trainer.evaluate_every:
         callbacks.append(_evaluation(run, ema, mirror))

@@ -6,8 +6,12 @@ from pathlib import Path
 
 import pytest
 
+from imtok.data.command import run_check, run_pack
 from imtok.data.folder import Folder
+from imtok.data.imagenet import ImageNet
 from imtok.data.images import ImageSet
+from imtok.data.remarks import say_remarks
+from imtok.data.schema import PackConfig
 from imtok.errors import InputError
 
 
@@ -39,6 +43,8 @@ def test_links_are_followed_but_not_in_circles(tmp_path: Path, picture: Callable
     (root / "a" / "nothing.png").symlink_to(tmp_path / "absent.png")
     os.mkfifo(root / "a" / "pipe.png")
     images = Folder(root).evaluation(8)
+    assert "skipped 1 file of" in images.remarks[0]
+    assert "1 pipe, socket or device" in images.remarks[0]
     assert keys(images) == ["a/file.png", "a/folder/1.png", "a/nothing.png"]
     assert images[0, 2].bad == ("a/nothing.png: No such file or directory",)
 
@@ -137,6 +143,50 @@ def test_a_path_without_images_is_refused_with_the_reason(path: str, reason: str
 def test_arguments_out_of_range_are_refused(argument: str, value: object, message: str):
     with pytest.raises(ValueError, match=message):
         Folder("anywhere", **{argument: value})
+
+
+ODD = ("1.heic", "b/2.HEIC", "3.gif", "b/4.tiff", "5.bmp", "6.jpg_large", "7.jpg.1", "b/8.jpeg~", "9.png_", "10.cr2")
+
+
+@pytest.fixture
+def odd(folder: Path) -> Path:
+    """A folder of images that holds pictures of kinds that are not read too, and files that are none."""
+    for name in (*ODD, "notes.txt", "1.heic.json", "a.jpg.txt", "LICENSE", "labels.npy", ".hidden.heic"):
+        (folder / name).write_bytes(b"no picture")
+    (folder / "a" / "0a1b2c").write_bytes((folder / "a" / "00.png").read_bytes())
+    return folder
+
+
+def test_pictures_of_kinds_that_are_not_read_are_counted_by_kind_and_the_rest_is_not(odd: Path):
+    (remark,) = Folder(odd).train(8, 0).remarks
+    kinds = (
+        "2 .heic, 1 .gif, 1 .tiff, 1 .bmp, 1 .jpg_large, 1 .jpg.1, 1 .jpeg~, 1 .png_, 1 .cr2, 1 PNG without a suffix"
+    )
+    start, _, rest = remark.partition(": ")
+    assert start == f"skipped 11 files of {odd} that imtok does not read"
+    assert sorted(rest.partition(";")[0].split(", ")) == sorted(kinds.split(", "))
+    images = Folder(odd, val_path=odd / "b").evaluation(8, "all")
+    assert len([line for line in images.remarks if "skipped" in line]) == 1
+    assert ImageNet(odd).train(8, 0).remarks == (remark,)
+    assert Folder(odd / "a").train(8, 0).remarks[0].startswith("skipped 1 file of")
+
+
+def test_check_and_pack_say_once_what_is_skipped(odd: Path, tmp_path: Path, capsys, caplog):
+    assert run_check([str(odd)]) == 0
+    assert capsys.readouterr().out.count("skipped 11 files of") == 1
+    run_pack(PackConfig(out=str(tmp_path / "packed"), image_size=8), Folder(odd))
+    assert [record.getMessage()[:19] for record in caplog.records if "skipped" in record.getMessage()] == [
+        "skipped 11 files of"
+    ]
+
+
+def test_other_processes_do_not_repeat_a_remark(monkeypatch, caplog):
+    monkeypatch.setenv("RANK", "1")
+    say_remarks(["skipped 1 file"])
+    assert not caplog.records
+    monkeypatch.setenv("RANK", "0")
+    say_remarks(["skipped 1 file", "skipped 2 files", "skipped 1 file"], said=["skipped 2 files"])
+    assert [record.getMessage() for record in caplog.records] == ["skipped 1 file"]
 
 
 def test_an_unknown_split_is_refused(folder: Path):

@@ -1,0 +1,21 @@
+"""What commands say of data that they do not read, each thing once."""
+
+import logging
+from collections.abc import Iterable
+
+from imtok.distributed import launched_rank
+
+log = logging.getLogger(__name__)
+
+
+def say_remarks(remarks: Iterable[str], said: Iterable[str] = ()) -> None:
+    """Say what data sets have to remark; the first process does, and nothing twice.
+
+    Args:
+        remarks: Of one or more data sets.
+        said: What was said before.
+    """
+    if launched_rank() == 0:
+        for remark in dict.fromkeys(remarks):
+            if remark not in said:
+                log.warning("%s", remark)
