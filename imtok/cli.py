@@ -49,7 +49,7 @@ from imtok.evaluation.origin import Origin, chosen_split, eval_command
 from imtok.evaluation.protocol import Protocol
 from imtok.evaluation.report import REPORT, Report, show
 from imtok.evaluation.schema import ScoreConfig
-from imtok.export.command import run_convert, run_publish, run_verify
+from imtok.export.command import describe_data, run_convert, run_publish, run_verify, show_export
 from imtok.export.feed import make_feed
 from imtok.export.formats.base import Format
 from imtok.export.pictures import decode_ids
@@ -245,15 +245,14 @@ def _export(config: DictConfig) -> None:
     console = Console(highlight=False, quiet=launched_rank() != 0)
     tokenizer, device, size = _tokenizer(config)
     folder = _folder(config, "export")
-    data = build_data(cast(dict[str, Any], OmegaConf.to_container(config, resolve=True)))
+    plain = cast(dict[str, Any], OmegaConf.to_container(config, resolve=True))
+    data = build_data(plain)
     views = Views(config.augment)
     images = data.evaluation(views.square(size), config.split)
     say_remarks(images.remarks)
     feed = make_feed(images, config.shard_size, max(1, config.batch_size // len(views)), config.workers)
-    manifest = export_tokens(tokenizer, feed, folder, views, device)
-    console.print(
-        f"{manifest['images']} images of {manifest['tokens']} tokens in {folder}", soft_wrap=True, markup=False
-    )
+    about = describe_data(plain["data"], config.split, images)
+    show_export(export_tokens(tokenizer, feed, folder, views, device, about), folder, console)
 
 
 def _convert(config: DictConfig) -> None:

@@ -215,6 +215,7 @@ class Building:
             "captions": sum(map(bool, (text for record in records for text in record.get("captions", ())))),
             **head,
             "codebook_absent": absent,
+            "unreadable": len(bad),
             "bad": bad,
             "files": files,
         }

@@ -1,18 +1,59 @@
-"""What ``imtok convert``, ``imtok verify`` and ``imtok publish`` do once their arguments are read."""
+"""What ``imtok export``, ``convert``, ``verify`` and ``publish`` do besides once their arguments are read."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 
+from imtok.data.base import Images
+from imtok.data.transforms import CentreCrop
 from imtok.errors import InputError
 from imtok.export.convert import convert
 from imtok.export.formats.base import Format
 from imtok.export.publish import publish
 from imtok.export.schema import PublishConfig
-from imtok.export.store import TokenStore
+from imtok.export.store import MANIFEST, TokenStore
 from imtok.export.verify import decode_sample, verify
 from imtok.tokenizer import Tokenizer
+
+SHOWN = 10  # unreadable images that are named on the terminal
+
+
+def describe_data(config: Mapping[str, Any], split: str | None, images: Images) -> dict[str, Any]:
+    """Which images an export is of: what the config says, and how they were cut.
+
+    Args:
+        config: The config of the data, as plain values; paths stay as they were typed.
+        split: As it was given; None = the data's own choice.
+        images: The images.
+    """
+    parts = config.get("parts")
+    return {
+        "kind": config.get("_target_"),
+        **{name: config[name] for name in ("path", "val_path") if config.get(name) is not None},
+        **({} if parts is None else {"parts": {name: _place(part) for name, part in parts.items()}}),
+        "split": split or "the data's own choice",
+        "image_size": images.image_size,
+        "crop": "centre (ADM's)" if isinstance(images.transform, CentreCrop) else type(images.transform).__name__,
+    }
+
+
+def _place(config: Mapping[str, Any]) -> dict[str, Any]:
+    return {"kind": config.get("_target_"), "path": config.get("path")}
+
+
+def show_export(manifest: Mapping[str, Any], folder: Path, console: Console) -> None:
+    """Say how many images there are, and which could not be read."""
+    count, tokens, bad = manifest["images"], manifest["tokens"], manifest["bad"]
+    console.print(f"{count} images of {tokens} tokens in {folder}", soft_wrap=True, markup=False)
+    if not bad:
+        return
+    console.print(f"{len(bad)} of {count + len(bad)} images could not be read and are left out:", soft_wrap=True)
+    for line in bad[:SHOWN]:
+        console.print(f"  {line}", soft_wrap=True, markup=False)
+    if len(bad) > SHOWN:
+        console.print(f"  and {len(bad) - SHOWN} more, all in {folder / MANIFEST}", soft_wrap=True, markup=False)
 
 
 def run_convert(store: Path, form: Format, out: Path, console: Console) -> None:

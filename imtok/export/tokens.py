@@ -33,6 +33,7 @@ def export_tokens(
     folder: Path,
     views: Views | None = None,
     device: str | torch.device = "cpu",
+    data: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Write ids, labels, keys and captions of every image in shards, the codebook, and last the manifest.
 
@@ -46,6 +47,7 @@ def export_tokens(
         folder: Appears whole or not at all (``folder.partial`` until then); an export by other settings is replaced.
         views: Which crops of each image; None = the image.
         device: Where to compute.
+        data: Which images they are, in words for the manifest; it decides nothing.
 
     Returns:
         The manifest.
@@ -89,6 +91,7 @@ def export_tokens(
             **layout(quantizer),
             "classes": feed.classes,
             "tokenizer_sha256": plan["tokenizer_sha256"],
+            "data": {**(data or {}), **feed.about},
         }
         return building.finish(feed.shards, partial(write_codebook, quantizer), head)
     finally:

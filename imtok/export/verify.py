@@ -38,9 +38,11 @@ def verify(folder: Path) -> Table:
     manifest = store.manifest
     labels = np.concatenate([np.asarray(shard.labels) for shard in store.shards()])
     size = sum(about["bytes"] for about in manifest["files"].values())
+    data = manifest.get("data", {})  # which stores of earlier versions lack
     return _table(
         folder,
         {
+            **({"data": f"{data.get('path') or data['kind']}, split {data['split']}"} if "split" in data else {}),
             "images": manifest["images"],
             "views": f"{store.views} ({manifest['augment']})",
             "tokens": f"{manifest['tokens']} per view, slots of {', '.join(map(str, manifest['vocab_sizes']))} ids",
@@ -99,5 +101,5 @@ def _tokens(shard: Shard, row: int, device: torch.device) -> Tokens:
 def _table(folder: Path, rows: dict[str, object]) -> Table:
     table = Table(title=escape(str(folder)), title_justify="left", show_header=False)
     for name, value in rows.items():
-        table.add_row(name, str(value))
+        table.add_row(name, escape(str(value)))
     return table

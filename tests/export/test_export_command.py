@@ -9,12 +9,13 @@ import torch
 from export.readers import llamagen
 from export.stores import content, tokenizer_of
 from omegaconf import OmegaConf
-from training.runs import write_images
+from training.runs import run_tiny, write_images
 
 from imtok import cli
 from imtok.cli import main
 from imtok.errors import InputError
-from imtok.export.store import TokenStore
+from imtok.export.store import TokenStore, as_json
+from imtok.files import sealed
 
 
 @pytest.fixture
@@ -52,6 +53,61 @@ def test_export_verify_convert_and_publish(run, tmp_path):
     assert "LlamaGen" in run("verify", "codes_flip")
     assert "config.json" in run("publish", "tokenizer=tokenizer", "out=hub", "programs=false")
     assert json.loads((tmp_path / "hub/config.json").read_text())["image_size"] == 16
+
+
+def test_an_export_says_what_it_is_of_and_what_could_not_be_read(run, tmp_path, caplog):
+    for number in range(12):
+        (tmp_path / f"images/bad{number:02}.jpg").write_bytes(b"")
+    (tmp_path / "images/1.heic").write_bytes(b"")
+    printed = run(*EXPORT, "out=tokens", "split=all")
+    assert "7 images of 4 tokens in tokens" in printed
+    assert "12 of 19 images could not be read and are left out:" in printed
+    assert "  bad09.jpg: is empty\n  and 2 more, all in tokens/manifest.json" in printed
+    skips = [record.getMessage() for record in caplog.records if "skipped" in record.getMessage()]
+    assert skips == [
+        "skipped 1 file of images that imtok does not read: 1 .heic; convert them to JPEG, PNG, WebP or AVIF"
+    ]
+    manifest = TokenStore(tmp_path / "tokens").manifest
+    assert (manifest["images"], manifest["unreadable"], len(manifest["bad"])) == (7, 12, 12)
+    digest = manifest["data"].pop("sha256")
+    assert len(digest) == 64
+    assert manifest["data"] == {
+        "kind": "imtok.data.folder.Folder",
+        "path": "images",
+        "split": "all",
+        "image_size": 16,
+        "crop": "centre (ADM's)",
+        "images": 19,
+    }
+    assert "images, split all" in run("verify", "tokens")
+
+
+def test_the_commands_say_once_which_files_they_skip(run, tmp_path, caplog):
+    (tmp_path / "images/1.heic").write_bytes(b"")
+    evaluate = (
+        "eval",
+        "tokenizer=tokenizer",
+        "data=folder",
+        "data.path=images",
+        "threads=1",
+        "device=cpu",
+        "out=report",
+    )
+    train = ("data=folder", f"data.path={tmp_path}/images", "trainer.stop_at=1", "trainer.pictures_every=1")
+    for command in (lambda: run(*evaluate), lambda: run_tiny(tmp_path / "run", *train)):
+        caplog.clear()
+        command()
+        assert sum("skipped 1 file of" in record.getMessage() for record in caplog.records) == 1
+
+
+def test_a_store_without_data_in_its_manifest_still_reads(run, tmp_path):
+    run(*EXPORT, "out=tokens")
+    path = tmp_path / "tokens/manifest.json"
+    manifest = json.loads(path.read_text())
+    for name in ("data", "unreadable", "sha256"):
+        del manifest[name]
+    path.write_bytes(as_json(sealed(manifest)))
+    assert "all as they were written" in run("verify", "tokens")
 
 
 def test_mistakes_are_one_line_each(run, tmp_path):
