@@ -1,9 +1,12 @@
 """From config sections to objects: the only place where a user's own classes may be named."""
 
+import inspect
 from pathlib import Path
-from typing import Any, cast
+from types import UnionType
+from typing import Any, Union, cast, get_args, get_origin, get_type_hints
 
 import torch
+from hydra.utils import get_object
 from omegaconf import DictConfig, OmegaConf
 
 from imtok.config import TrainConfig
@@ -14,15 +17,17 @@ from imtok.tokenizer import Tokenizer, construct
 from imtok.training.run import Run
 
 _TOKENIZER = ("encoder", "quantizer", "regularizer", "decoder", "space", "image_size")
+_SECTIONS = (*_TOKENIZER[:-1], "objective", "data")
 
 
 def build_run(config: DictConfig, folder: Path) -> Run:
     """Build everything that a training config describes.
 
     Raises:
-        InputError: If a part refuses its settings.
+        InputError: If a part refuses its settings, or has some and is none.
     """
     plain = cast(dict[str, Any], OmegaConf.to_container(config, resolve=True))
+    require_classes(plain)
     typed = cast(TrainConfig, OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(TrainConfig), config)))
     return Run(
         tokenizer=build_tokenizer(plain),
@@ -54,6 +59,59 @@ def build_tokenizer(plain: dict[str, Any]) -> Tokenizer:
     except (TypeError, ValueError) as error:
         raise InputError(f"the tokenizer cannot be built: {error}") from None
     return tokenizer
+
+
+def require_classes(plain: dict[str, Any]) -> None:
+    """Check that every part of a part says what class it is.
+
+    A recipe, or ``size=tiny``, changes some keys of its own parts. Where the command line takes others, these keys are
+    left over and belong to nothing.
+
+    Raises:
+        InputError: If a section has keys and no class, or keys that its class does not take.
+    """
+    left = [path for section in _SECTIONS for path in _left_over(plain.get(section), section)]
+    if left:
+        has = "has keys but no class" if len(left) == 1 else "have keys but no classes"
+        raise InputError(
+            f"{', '.join(left)} {has} (_target_): a recipe or size=tiny changes these keys of its own parts, and "
+            f"others were given; leave them out by {' '.join(f'~{key}' for path in left for key in _keys(plain, path))}"
+        )
+
+
+def _keys(plain: dict[str, Any], path: str) -> list[str]:
+    """What ``~`` has to name: of a section all its keys, since there the section is a choice and no value."""
+    return [f"{path}.{key}" for key in plain[path]] if path in plain else [path]
+
+
+def _left_over(node: Any, path: str) -> list[str]:
+    """The keys below a section that hold a dict where a class is wanted."""
+    if not isinstance(node, dict) or not node:
+        return []
+    if "_target_" not in node:
+        return [path]
+    try:
+        hints = get_type_hints(get_object(node["_target_"]).__init__)
+    except Exception:  # what cannot be imported is refused elsewhere, by name
+        return []
+    found = []
+    for name, value in node.items():
+        wanted, key = _classes(hints.get(name)), f"{path}.{name}"
+        if isinstance(value, dict) and ("_target_" in value or wanted & {"part"}):
+            found += _left_over(value, key)
+        elif isinstance(value, dict) and wanted & {"parts"}:
+            found += [left for inner, part in value.items() for left in _left_over(part, f"{key}.{inner}")]
+    return found
+
+
+def _classes(hint: Any) -> set[str]:
+    """Whether an argument takes a "part", an object of imtok or of a user, or several "parts" by name."""
+    origin, args = get_origin(hint), get_args(hint)
+    if origin in (Union, UnionType):
+        return {kind for arg in args for kind in _classes(arg)}
+    if inspect.isclass(origin) and issubclass(dict, origin):
+        return {"parts"} if _classes(args[1]) else set()
+    return {"part"} if inspect.isclass(hint) and hint.__module__ not in ("builtins", "pathlib") else set()
 
 
 def build_data(plain: dict[str, Any]) -> Data:

@@ -42,8 +42,20 @@ class Decoder(nn.Module, ABC):
             context: Text, class or target quality, where the decoder takes it.
 
         Raises:
-            ValueError: If the latents cannot fill an image of this size.
+            ValueError: If the latents cannot fill an image of this size, or some are left out and all are needed.
         """
+
+    def require_all(self, keep: Bool[Tensor, "b n"] | None) -> None:
+        """Refuse a mask unless this decoder is flexible.
+
+        Raises:
+            ValueError: If there is a mask and all latents are needed.
+        """
+        if keep is not None and not self.flexible:
+            raise ValueError(
+                "every latent is needed here, and a regularizer (or an encoder with a budget) leaves some out; give "
+                "regularizer=none, or a decoder that can do without them"
+            )
 
 
 class ProxyDecoder(Decoder):

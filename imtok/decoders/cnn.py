@@ -91,8 +91,7 @@ class CNNDecoder(Decoder):
         keep: Bool[Tensor, "b n"] | None = None,
         context: Tensor | None = None,
     ) -> Float[Tensor, "b 3 h w"]:
-        if keep is not None:
-            raise ValueError("keep must be None for a decoder that needs every latent of the grid, got a mask")
+        self.require_all(keep)
         condition = self.project(to_map(latents, size, self.factor))
         features = self.middle(self.conv_in(condition))
         for index, level in enumerate(self.levels):

@@ -99,8 +99,7 @@ class HitaDecoder(Decoder):
         keep: Bool[Tensor, "b n"] | None = None,
         context: Tensor | None = None,
     ) -> Float[Tensor, "b 3 h w"]:
-        if keep is not None:
-            raise ValueError("keep must be None for a decoder that needs every latent of the grid, got a mask")
+        self.require_all(keep)
         positions = self.positions(grid_size(size, self.cnn.factor))
         number = self.holistic + len(positions)
         if latents.shape[1] != number:

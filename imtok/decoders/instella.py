@@ -94,8 +94,7 @@ class InstellaDecoder(Decoder):
         rows, columns = grid_size(size, 2 * self.patch_size)
         if latents.shape[1] != number:
             raise ValueError(f"latents must be {number} for this decoder, got {latents.shape[1]}")
-        if keep is not None:
-            raise ValueError("keep must be None for a decoder that needs every latent, got a mask")
+        self.require_all(keep)
         masks = self.mask.expand(latents.shape[0], rows * columns, -1)
         tokens = torch.cat([self.widen(self.norm_in(self.embed(latents))), masks], 1)
         tokens = self.coarse_trunk(tokens, rotation=self._rotation((rows, columns), 1))

@@ -114,8 +114,7 @@ class MaskTokenDecoder(Decoder):
             raise ValueError(f"latents must be between 1 and {self.num_latents} for this decoder, got {count}")
         if not self.flexible and count != self.num_latents:
             raise ValueError(f"latents must be {self.num_latents} for this decoder, got {count}")
-        if not self.flexible and keep is not None:
-            raise ValueError("keep must be None for a decoder that needs every latent, got a mask")
+        self.require_all(keep)
 
     def _text(self, context: Tensor | None, images: int) -> Tensor:
         """The text tokens; without a text, as many as can be of a learned vector."""

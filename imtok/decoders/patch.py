@@ -51,7 +51,6 @@ class PatchDecoder(Decoder):
         keep: Bool[Tensor, "b n"] | None = None,
         context: Tensor | None = None,
     ) -> Float[Tensor, "b 3 h w"]:
-        if keep is not None:
-            raise ValueError("keep must be None for a decoder that needs every latent of the grid, got a mask")
+        self.require_all(keep)
         features = self.conv_in(to_map(latents, size, self.patch_size))
         return self.patches(self.norm_out(self.blocks(features)))

@@ -125,8 +125,7 @@ class QFormerDecoder(Decoder):
 
     def _check(self, number: int, keep: Tensor | None) -> None:
         most = self.num_latents + (self.redundant if self.training else 0)
-        if not self.flexible and keep is not None:
-            raise ValueError("keep must be None for a decoder that needs all latents, got a mask")
+        self.require_all(keep)
         if number > most or (not self.flexible and number != most):
             fewer = " or fewer" if self.flexible else ""
             raise ValueError(f"latents must be {most}{fewer} for this decoder, got {number}")

@@ -98,8 +98,7 @@ class ViTDecoder(Decoder):
         keep: Bool[Tensor, "b n"] | None = None,
         context: Tensor | None = None,
     ) -> Float[Tensor, "b 3 h w"]:
-        if keep is not None:
-            raise ValueError("keep must be None for a decoder that needs every latent of the grid, got a mask")
+        self.require_all(keep)
         grid = grid_size(size, self.patch_size)
         positions = self.positions(grid)
         if latents.shape[1] != len(positions):

@@ -91,7 +91,7 @@ class NestedDropout(Regularizer):
         if tokens != quantized.latents.shape[1]:
             raise ValueError(
                 f"tokens must stand for latents one by one to be dropped, got {tokens} tokens for "
-                f"{quantized.latents.shape[1]} latents of {type(quantizer).__name__}"
+                f"{quantized.latents.shape[1]} latents of {type(quantizer).__name__}; give another regularizer"
             )
         if self.redundant >= tokens:
             raise ValueError(f"redundant must be fewer than the {tokens} latents, got {self.redundant}")

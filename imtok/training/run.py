@@ -43,6 +43,7 @@ from imtok.training.in_batch import in_batch_terms
 from imtok.training.logging import Evaluation, Log, Pictures
 from imtok.training.progress import Bar
 from imtok.training.records import Events
+from imtok.training.rehearsal import Rehearsal
 from imtok.training.resume import check_changes
 from imtok.training.saving import Saving, restore_weights
 from imtok.training.settings import EMASettings, OptimizerSettings, TrainerSettings
@@ -129,14 +130,15 @@ def train(run: Run) -> Outcome:
         _check_resume(run, resume, about)
         if resume.step >= run.trainer.max_steps and (run.folder / SUMMARY).exists():
             return Outcome(None, resume.step, finished_before=True)
+    main = launched_rank() == 0
+    trainer = make_trainer(run.trainer, run.objective.critic is not None)
+    run = replace(run, trainer=with_micro_batches(run.trainer, trainer.world_size))
+    _rehearse(run, trainer.world_size)
     _fetch_weights(run.objective)
     if run.init_from:
         _init_from(run.tokenizer, run.init_from)
     elif resume is None:
         _fetch_weights(run.tokenizer)
-    main = launched_rank() == 0
-    trainer = make_trainer(run.trainer, run.objective.critic is not None)
-    run = replace(run, trainer=with_micro_batches(run.trainer, trainer.world_size))
     if main:
         _warn_of_micro_batches(run)
         run_folder.claim(run.folder, run.ckpt)
@@ -194,6 +196,14 @@ def train(run: Run) -> Outcome:
             mirror.finish()
     events.write("signal" if signals.received else "end", step=task.step, signal=signals.received)
     return Outcome(report, task.step, signals.received)
+
+
+def _rehearse(run: Run, processes: int) -> None:
+    """Try the last step, which has every term that ramps up or starts late."""
+    settings = run.trainer
+    images = settings.batch_size // (processes * settings.accumulate)
+    last = settings.max_steps - 1
+    Rehearsal(images, run.image_size, last, settings.precision == "bf16", run.config)(run.tokenizer, run.objective)
 
 
 def _warn_of_micro_batches(run: Run) -> None:

@@ -84,7 +84,7 @@ def test_a_decoder_of_fixed_length_refuses_fewer_latents_and_masks(decoder, late
         pytest.skip("it is of variable length")
     with pytest.raises(ValueError, match=f"latents must be {latents.shape[1]} .* got {latents.shape[1] - 1}"):
         decoder(latents[:, 1:], SIZE)
-    with pytest.raises(ValueError, match="keep must be None"):
+    with pytest.raises(ValueError, match="every latent is needed here"):
         decoder(latents, SIZE, keep=torch.ones(latents.shape[:2], dtype=torch.bool))
 
 

@@ -153,7 +153,7 @@ def test_branches_of_a_product_stand_side_by_side():
 def test_latents_that_do_not_fill_the_map_and_masks_are_refused():
     with pytest.raises(ValueError, match=r"latents must be 16 \(4 x 4\).*got 12"):
         multi_scale()(torch.randn(2, 12, 4))
-    with pytest.raises(ValueError, match="keep must be None"):
+    with pytest.raises(ValueError, match="every latent is needed for scales"):
         multi_scale()(torch.randn(2, 16, 4), torch.ones(2, 16, dtype=torch.bool))
 
 
