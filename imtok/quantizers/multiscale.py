@@ -90,7 +90,7 @@ class MultiScale(Quantizer):
         self.num_tokens(latents.shape[1])
         if keep is not None:
             raise ValueError(
-                "every latent is needed for scales, which mix them, and the encoder leaves some out; give another encoder"
+                "every latent is needed for scales, which mix them, and the encoder leaves some out; give another one"
             )
         target = self._map(F.normalize(latents, dim=-1) if self.normalize else latents)
         total = torch.zeros_like(target)

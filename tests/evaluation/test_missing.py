@@ -99,7 +99,7 @@ def test_a_net_that_is_there_misses_nothing(monkeypatch):
 
 def test_every_tokenizer_is_asked_before_the_first_is_measured():
     config = MeasureConfig(metrics=["psnr", "length"])
-    with pytest.raises(InputError, match="^metrics: length: the tokenizer always takes 16 tokens; leave it out"):
+    with pytest.raises(InputError, match=r"^metrics: length: the tokenizer always takes 16 tokens; leave it out"):
         require_metrics(config, Protocol("adm"), tokenizer(), SIDE)
     config.skip_missing = True
     require_metrics(config, Protocol("adm"), tokenizer(), SIDE)
