@@ -21,7 +21,7 @@ from imtok.evaluation.generated import score
 from imtok.evaluation.origin import now
 from imtok.evaluation.page import write_page
 from imtok.evaluation.protocol import Protocol
-from imtok.evaluation.report import show, write_report
+from imtok.evaluation.report import print_whole, show, write_report
 from imtok.evaluation.results import Report, package_version
 from imtok.evaluation.schema import MeasureConfig, ScoreConfig
 from imtok.evaluation.settings import Settings
@@ -149,10 +149,7 @@ def compare_folders(sources: Sequence[str]) -> Comparison:
 
 def show_comparison(compared: Comparison, console: Console) -> None:
     """Print what can be compared, and in words what cannot."""
-    rows = compared.table()
-    whole = console.measure(rows, options=console.options.update(max_width=10_000)).maximum
-    console.width = max(console.width, whole)  # in less room numbers would be cut
-    console.print(rows)
+    print_whole(compared.table(), console)
     for metric, why in compared.refused.items():
         console.print(f"{metric} is not comparable: {why}", soft_wrap=True, markup=False)
 

@@ -23,7 +23,7 @@ class LengthMeasure(Measure):
         self.target = target
         self.tried: list[int] = []
         self.lengths: list[int] = []
-        self.reached = 0
+        self.reached: list[bool] = []
         self.reason: str | None = None
 
     @override
@@ -44,21 +44,26 @@ class LengthMeasure(Measure):
             # for each length anew: of encoders with a budget (ALIT, KARL) a prefix is no code of fewer tokens
             lengths, values = search_length(seen.tokenizer, seen.image, self.target, lengths=self.tried, encode="each")
             self.lengths += lengths.tolist()
-            self.reached += int((values >= self.target).sum())
+            self.reached += (values >= self.target).tolist()
 
     @override
     def finish(self) -> Found:
         parts = gather_values((self.reason, self.lengths, self.reached))
         reason = next((reason for reason, *_ in parts if reason), None)
         lengths = np.array([length for _, own, _ in parts for length in own])
+        reached = np.array([one for *_, own in parts for one in own], dtype=bool)
         if reason or not len(lengths):
             return Found(absent={"length": reason or "there is no image"})
-        values, counts = np.unique(lengths, return_counts=True)
+        enough = lengths[reached]
+        values, counts = np.unique(enough, return_counts=True)
         table: dict[str, Any] = {
             "target_psnr": self.target,
-            "reached": sum(count for *_, count in parts) / len(lengths),
-            "mean": float(lengths.mean()),
-            "median": float(np.median(lengths)),
+            "reached": float(reached.mean()),
+            "missed": int((~reached).sum()),
+            "mean_of_reached": float(enough.mean()) if len(enough) else None,
+            "median_of_reached": float(np.median(enough)) if len(enough) else None,
+            "mean_with_all_where_missed": float(lengths.mean()),
+            "median_with_all_where_missed": float(np.median(lengths)),
             "lengths": values.tolist(),
             "images": counts.tolist(),
         }

@@ -1,5 +1,6 @@
 """A report as Markdown, for people to read; whatever comes from outside is shown as it is written."""
 
+from imtok.evaluation.briefs import briefs
 from imtok.evaluation.results import Report, summary
 from imtok.evaluation.titles import is_stand_in, number, reasons, title
 from imtok.text import markdown as escaped
@@ -7,7 +8,7 @@ from imtok.text import markdown_code, markdown_table
 
 
 def markdown(report: Report) -> str:
-    """Everything but long tables."""
+    """Everything but plots and long tables."""
     lines = ["# Evaluation", "", f"{escaped(summary(report))}.", "", *_origin(report)]
     if report.protocol:
         changed = "".join(f"; {override}" for override in report.protocol["overrides"])
@@ -29,6 +30,14 @@ def markdown(report: Report) -> str:
         lines += ["", "## Protocol ids", "", *markdown_table(["metric", "images", "id"], rows, [1])]
     if len(report.slots) > 1:
         lines += ["", "## Slots", "", *_slots(report)]
+    for brief in briefs(report):
+        lines += [
+            "",
+            f"## {escaped(brief.title)}",
+            "",
+            *markdown_table(brief.head, brief.rows, range(1, len(brief.head))),
+        ]
+        lines += ["", escaped(brief.note)] if brief.note else []
     if report.pictures.keys:
         lines += ["", "## Originals over reconstructions", "", "![originals over reconstructions](grid.png)"]
     if report.bad:

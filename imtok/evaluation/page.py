@@ -5,10 +5,10 @@ import html
 import io
 from base64 import b64encode
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
+from imtok.evaluation.briefs import Brief, briefs
 from imtok.evaluation.plots import draw_plots, error_map, picture_bytes
 from imtok.evaluation.results import Report, summary
 from imtok.evaluation.titles import is_stand_in, number, reasons, title
@@ -66,10 +66,8 @@ def page(report: Report) -> str:
     for caption, data in report.drawings.items():
         parts.append(f"<h2>{_text(caption)}</h2><figure>{_image(data, caption)}</figure>")
     parts += _grid(report)
-    for key in ("pfid", "rate", "swaps"):
-        if key in report.tables:
-            found = report.tables[key]
-            parts += _rows(key, found["grid"] if key == "pfid" else found)
+    for brief in briefs(report):
+        parts += _rows(brief)
     if report.bad:
         rows = "".join(f"<li>{_text(sample)}</li>" for sample in report.bad[:200])
         parts.append(f"<h2>Unreadable samples ({len(report.bad)}, in no number above)</h2><ul>{rows}</ul>")
@@ -104,17 +102,13 @@ def _grid(report: Report) -> list[str]:
     return [*parts, "</table>"]
 
 
-def _rows(key: str, rows: list[dict[str, Any]]) -> list[str]:
-    names = list(dict.fromkeys(name for row in rows for name in row))
-    head = "".join(f"<th>{_text(name)}</th>" for name in names)
-    body = "".join("<tr>" + "".join(_cell(row.get(name)) for name in names) + "</tr>" for row in rows)
-    return [f"<h2>{_text(key)}</h2><table><tr>{head}</tr>{body}</table>"]
-
-
-def _cell(value: Any) -> str:
-    if isinstance(value, float):
-        return f'<td class="n">{number(value)}</td>'
-    return f"<td>{'' if value is None else _text(str(value))}</td>"
+def _rows(brief: Brief) -> list[str]:
+    head = "".join(f"<th>{_text(name)}</th>" for name in brief.head)
+    body = "".join(
+        "<tr>" + "".join(f'<td class="n">{_text(cell)}</td>' for cell in row) + "</tr>" for row in brief.rows
+    )
+    note = [f"<p>{_text(brief.note)}</p>"] if brief.note else []
+    return [f"<h2>{_text(brief.title)}</h2><table><tr>{head}</tr>{body}</table>", *note]
 
 
 def _image(data: bytes, text: str) -> str:

@@ -117,9 +117,11 @@ def _heaps(axes: Axes, rows: list[dict[str, Any]]) -> None:
 
 
 def _lengths(axes: Axes, table: dict[str, Any]) -> None:
-    places = range(len(table["lengths"]))
-    axes.bar(places, table["images"], color=_COLORS["tokens"])
-    axes.set_xticks(places, [str(length) for length in table["lengths"]])
+    labels, counts = [str(length) for length in table["lengths"]], list(table["images"])
+    if table["missed"]:  # all tokens are not enough for these
+        labels, counts = [*labels, "not reached"], [*counts, table["missed"]]
+    axes.bar(range(len(counts)), counts, color=_COLORS["tokens"])
+    axes.set_xticks(range(len(counts)), labels)
     axes.set(xlabel=f"tokens for {table['target_psnr']:g} dB", ylabel="images")
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from imtok.evaluation.briefs import Brief, briefs
 from imtok.evaluation.grid import draw_grid
 from imtok.evaluation.markdown import markdown
 from imtok.evaluation.pictures import Pictures
@@ -52,8 +53,21 @@ def show(report: Report, console: Console, remark: str = "") -> None:
     console.print(f"[bold]{summary(report)}{remark}[/bold]", soft_wrap=True)
     console.print(f"  data: {terminal(report.about()['Data'])}", soft_wrap=True)
     console.print(table(report))
+    for brief in briefs(report):
+        console.print(f"[bold]{terminal(brief.title)}[/bold]", soft_wrap=True)
+        print_whole(_rows(brief), console)
+        if brief.note:
+            console.print(f"[dim]{terminal(brief.note)}[/dim]", soft_wrap=True)
     for line in reasons(report.absent):
         console.print(f"  [dim]not measured:[/dim] {terminal(line)}", soft_wrap=True)
+
+
+def print_whole(rows: Table, console: Console) -> None:
+    """Print a table as wide as it is: in less room numbers would be cut."""
+    whole = console.measure(rows, options=console.options.update(max_width=10_000)).maximum
+    console.width, before = max(console.width, whole), console.width
+    console.print(rows)
+    console.width = before
 
 
 def table(report: Report) -> Table:
@@ -67,4 +81,14 @@ def table(report: Report) -> Table:
         rows.add_row(terminal(title(name)), "[dim]not measured[/dim]")
     if report.bad:
         rows.add_row("[red]unreadable samples[/red]", f"[red]{len(report.bad)}[/red]")
+    return rows
+
+
+def _rows(brief: Brief) -> Table:
+    """A short table for the terminal."""
+    rows = Table()
+    for column, name in enumerate(brief.head):
+        rows.add_column(terminal(name), justify="right" if column else "left")
+    for row in brief.rows:
+        rows.add_row(*map(terminal, row))
     return rows

@@ -69,7 +69,7 @@ def test_quality_rises_with_the_number_of_tokens_as_it_must():
     for length in (1, 2, 4):
         assert rows[length] == pytest.approx(expected[length - 1].item(), rel=1e-6)
     least = 2 ** ((psnr_by_length(image) < 10).sum(1) + 1).double().log2().ceil()
-    assert found.tables["length"]["mean"] == pytest.approx(least.mean().item())
+    assert found.tables["length"]["mean_of_reached"] == pytest.approx(least.mean().item())
     assert found.tables["length"]["reached"] == 1
 
 
@@ -92,7 +92,10 @@ def test_encoders_that_take_some_budgets_are_asked_for_those_and_pay_for_what_th
     assert [row["tokens"] for row in rows] == [4, 8]
     bits = made.quantizer.bits_per_token
     assert [row["bytes"] for row in rows] == [3 * bits / 8, 6 * bits / 8]  # of each four, three are sent
-    assert found.tables["length"]["lengths"] == [8]
+    length = found.tables["length"]
+    assert (length["reached"], length["missed"], length["mean_of_reached"]) == (0, len(pictures()), None)
+    assert length["lengths"] == []
+    assert length["mean_with_all_where_missed"] == 8
     with pytest.raises(InputError, match="lengths: length must be a multiple of 4, got 3; give other lengths"):
         evaluate(made, batch_of(pictures()), settings=Settings(("rate",), lengths=[3, 4]))
 
@@ -103,7 +106,7 @@ def test_lengths_of_an_encoder_with_a_budget_are_of_codes_that_it_makes_for_them
     each = search_length(made, to_float(to_uint8(image)), 12.0, lengths=[1, 2, 4, 8], encode="each").lengths
     once = search_length(made, to_float(to_uint8(image)), 12.0, lengths=[1, 2, 4, 8]).lengths
     assert each.double().mean() != once.double().mean()
-    assert found.tables["length"]["mean"] == each.double().mean().item()
+    assert found.tables["length"]["mean_with_all_where_missed"] == each.double().mean().item()
 
 
 def test_a_continuous_tokenizer_has_no_lengths_and_all_else():

@@ -91,7 +91,7 @@ def test_the_page_is_whole_and_fetches_nothing(folder):
 
 
 def test_a_plot_of_lengths_says_nothing_in_the_log(folder, caplog):
-    table = {"lengths": [1, 2, 16], "images": [3, 0, 5], "target_psnr": 25.0}
+    table = {"lengths": [1, 2, 16], "images": [3, 0, 5], "missed": 2, "target_psnr": 25.0}
     with caplog.at_level("INFO", logger="matplotlib"):
         assert list(draw_plots(replace(folder[0], tables={"length": table}, arrays={}))) == ["Tokens that images need"]
     assert not caplog.records
