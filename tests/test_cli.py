@@ -115,7 +115,7 @@ def test_tokenizers_are_evaluated_side_by_side_and_compared(run, images):
     narrow, wide = (call("compare", "both/run", "both/other", folder=folder, columns=columns) for columns in (40, 400))
     assert "PSNR" in wide.stdout
     assert narrow.stdout == wide.stdout  # no number is cut
-    refused("compare", "both/run", "raw", folder=folder, naming="weights is ema or raw")
+    refused("compare", "both/run", "raw", folder=folder, naming="with averaged weights; raw with raw weights")
 
 
 def test_generated_images_are_scored(run, images):

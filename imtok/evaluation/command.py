@@ -144,14 +144,18 @@ def compare_folders(sources: Sequence[str]) -> Comparison:
     """
     if len(sources) < 2:
         raise InputError("imtok compare takes two or more folders that imtok eval wrote")
-    return compare([read_report(source) for source in sources], unique_names(sources))
+    compared = compare([read_report(source) for source in sources], unique_names(sources))
+    if not compared.comparable:
+        lines = compared.refused or ["none of them has a metric of another"]
+        raise InputError("\n  ".join(["no number of these reports is comparable:", *lines]))
+    return compared
 
 
 def show_comparison(compared: Comparison, console: Console) -> None:
     """Print what can be compared, and in words what cannot."""
     print_whole(compared.table(), console)
-    for metric, why in compared.refused.items():
-        console.print(f"{metric} is not comparable: {why}", soft_wrap=True, markup=False)
+    for line in compared.refused:
+        console.print(terminal(line), soft_wrap=True)
 
 
 def run_score(config: ScoreConfig, protocol: Protocol, folder: Path, device: torch.device, command: str) -> None:

@@ -1,20 +1,45 @@
-"""Numbers of several reports side by side, in one column only where they were measured alike."""
+"""Numbers of several reports side by side, in one row only where they were measured alike."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rich.markup import escape
 from rich.table import Table
 
 from imtok.errors import InputError
+from imtok.evaluation.differences import difference
 from imtok.evaluation.report import REPORT
 from imtok.evaluation.results import SCHEMA
 from imtok.evaluation.titles import number, title
 from imtok.files import read_json
+from imtok.text import markdown, markdown_table, terminal
 
 READABLE = (2, SCHEMA)  # reports of schema 2 do not say what data they are of
+BEST = "*"
+
+
+@dataclass(frozen=True)
+class Row:
+    """A metric of the runs that measured it alike.
+
+    Attributes:
+        metric: Its name.
+        values: One for each run; None = it has none, or none of this protocol.
+        higher_is_better: As the metric says; None = neither is.
+    """
+
+    metric: str
+    values: list[float | None]
+    higher_is_better: bool | None
+
+    def cells(self) -> list[str]:
+        """The values as text; behind the best of several that differ stands a mark."""
+        known = [value for value in self.values if value is not None]
+        best = None
+        if self.higher_is_better is not None and len(set(known)) > 1:
+            best = max(known) if self.higher_is_better else min(known)
+        return ["" if one is None else number(one) + f" {BEST}" * (one == best) for one in self.values]
 
 
 @dataclass(frozen=True)
@@ -22,37 +47,41 @@ class Comparison:
     """What can be compared, and what cannot.
 
     Attributes:
-        names: Of the tokenizers.
-        columns: For each metric that all reports with it measured alike, a value per tokenizer; None = it has none.
-        refused: For each other metric, what differs.
+        names: Of the runs.
+        rows: For each metric and each way in which it was measured by more than one run, or by one alone.
+        refused: What was measured in different ways, in words, a line each.
     """
 
     names: list[str]
-    columns: dict[str, list[float | None]]
-    refused: dict[str, str]
+    rows: list[Row]
+    refused: list[str]
+
+    @property
+    def comparable(self) -> bool:
+        """Whether any row has two values."""
+        return any(len(row.values) - row.values.count(None) > 1 for row in self.rows)
 
     def table(self) -> Table:
         """For the terminal."""
-        rows = Table()
-        rows.add_column("tokenizer")
-        for metric in self.columns:
-            rows.add_column(title(metric), justify="right")
-        for place, name in enumerate(self.names):
-            cells = (values[place] for values in self.columns.values())
-            rows.add_row(escape(name), *("" if value is None else number(value) for value in cells))
+        rows = Table(caption=self._legend() or None, caption_justify="left")
+        rows.add_column("metric")
+        for name in self.names:
+            rows.add_column(terminal(name), justify="right")
+        for row in self.rows:
+            rows.add_row(terminal(title(row.metric)), *row.cells())
         return rows
 
     def markdown(self) -> str:
         """For a file."""
-        lines = ["# Comparison", "", "| tokenizer | " + " | ".join(map(title, self.columns)) + " |"]
-        lines.append("|---|" + "---:|" * len(self.columns))
-        for place, name in enumerate(self.names):
-            cells = (values[place] for values in self.columns.values())
-            lines.append(f"| {name} | " + " | ".join("" if v is None else number(v) for v in cells) + " |")
-        lines += [""] * bool(self.refused) + [
-            f"- {title(k)} is not comparable: {why}" for k, why in self.refused.items()
-        ]
+        cells = [[title(row.metric), *row.cells()] for row in self.rows]
+        lines = ["# Comparison", "", *markdown_table(["metric", *self.names], cells, range(1, len(self.names) + 1))]
+        lines += ["", markdown(self._legend())] if self._legend() else []
+        lines += [""] * bool(self.refused) + [f"- {markdown(line)}" for line in self.refused]
         return "\n".join(lines) + "\n"
+
+    def _legend(self) -> str:
+        marked = any(cell.endswith(BEST) for row in self.rows for cell in row.cells())
+        return f"{BEST} best of its row" if marked else ""
 
 
 def read_report(source: str | Path) -> dict[str, Any]:
@@ -80,33 +109,42 @@ def read_report(source: str | Path) -> dict[str, Any]:
 
 
 def compare(reports: Sequence[dict[str, Any]], names: Sequence[str]) -> Comparison:
-    """Put numbers of one protocol id into one column, and refuse the others.
+    """Put numbers of one protocol id into one row, and say in words why others stand in none.
 
     Args:
         reports: Contents of ``report.json`` files, at least two.
         names: What to call them.
 
     Raises:
-        InputError: If there are fewer than two, or no number of theirs is comparable.
+        InputError: If there are fewer than two.
     """
     if len(reports) < 2:
         raise InputError(f"a comparison needs at least two reports, got {len(reports)}")
-    metrics = dict.fromkeys(metric for report in reports for metric in report["metrics"])
-    columns: dict[str, list[float | None]] = {}
-    refused: dict[str, str] = {}
-    for metric in metrics:
-        facts = [report["protocol_ids"].get(metric, {}) for report in reports if metric in report["metrics"]]
-        if len({fact.get("id") for fact in facts}) == 1:
-            columns[metric] = [report["metrics"].get(metric) for report in reports]
-        else:
-            refused[metric] = _difference(facts)
-    if refused and not any(len(values) - values.count(None) > 1 for values in columns.values()):
-        metric, why = next(iter(refused.items()))
-        raise InputError(f"no number of these reports is comparable; of {title(metric)}, {why}")
-    return Comparison(list(names), columns, refused)
+    rows: list[Row] = []
+    refused: dict[str, list[str]] = {}
+    for metric in dict.fromkeys(metric for report in reports for metric in report["metrics"]):
+        groups = _groups(reports, metric)
+        for places in groups:
+            if len(places) > 1 or len(groups) == 1:
+                values = [reports[p]["metrics"][metric] if p in places else None for p in range(len(reports))]
+                rows.append(Row(metric, values, _direction(reports[places[0]], metric)))
+        if len(groups) > 1:
+            called = [" and ".join(names[place] for place in places) for places in groups]
+            why = difference(metric, [reports[places[0]] for places in groups], called)
+            refused.setdefault(why, []).append(title(metric))
+    lines = [f"{', '.join(metrics)}: not comparable: {why}" for why, metrics in refused.items()]
+    return Comparison(list(names), rows, lines)
 
 
-def _difference(facts: list[dict[str, Any]]) -> str:
-    keys = [key for key in dict.fromkeys(key for fact in facts for key in fact) if key != "id"]
-    differing = [(key, list(dict.fromkeys(str(fact.get(key)) for fact in facts))) for key in keys]
-    return "; ".join(f"{key} is {' or '.join(values)}" for key, values in differing if len(values) > 1)
+def _groups(reports: Sequence[Mapping[str, Any]], metric: str) -> list[list[int]]:
+    """Which reports have a metric of the same protocol id, the largest group first."""
+    groups: dict[Any, list[int]] = {}
+    for place, report in enumerate(reports):
+        if metric in report["metrics"]:
+            groups.setdefault(report["protocol_ids"].get(metric, {}).get("id"), []).append(place)
+    return sorted(groups.values(), key=lambda places: (-len(places), places))
+
+
+def _direction(report: Mapping[str, Any], metric: str) -> bool | None:
+    better = report.get("higher_is_better", {}).get(metric)
+    return better if isinstance(better, bool) else None

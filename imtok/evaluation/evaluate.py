@@ -118,6 +118,7 @@ def evaluate(
         metrics=values,
         slots=found.slots,
         conventions={name: number.convention for name, number in found.numbers.items()},
+        higher_is_better={name: number.higher_is_better for name, number in found.numbers.items()},
         absent={name: reason for name, reason in found.absent.items() if name not in values},
         bad=bad,
         pictures=kept.finish(),

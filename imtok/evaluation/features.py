@@ -164,7 +164,9 @@ class FeatureMeasure(Measure):
         self.net.keep()
         if "rfid" in self.names:
             value = float(self.distance.compute().item())
-            found.numbers[self.net.name] = Number(value, FrechetDistance.convention, self.net.facts)
+            found.numbers[self.net.name] = Number(
+                value, FrechetDistance.convention, self.net.facts, FrechetDistance.higher_is_better
+            )
         if "kid" in self.names:
             found.add(self._kid(name))
         if "is" in self.names:
@@ -184,7 +186,8 @@ class FeatureMeasure(Measure):
         except InputError as error:
             return Found(absent={f"kid_{name}": str(error)})
         facts = {**self.net.facts, "reference": SAME_PASS}  # stored statistics are no vectors
-        return Found({f"{key}_{name}": Number(value, how, facts) for key, value in values.items()})
+        better = {"kid": KID.higher_is_better}  # of its spread neither
+        return Found({f"{key}_{name}": Number(value, how, facts, better.get(key)) for key, value in values.items()})
 
     def _score(self, name: str) -> Found:
         if self.score is None:
@@ -197,4 +200,5 @@ class FeatureMeasure(Measure):
             del values["inception_score_std"]
         how = f"{InceptionScore.convention}, splits: {self.score.splits}"
         facts = {key: value for key, value in self.net.facts.items() if key != "reference"}
-        return Found({f"{key}_{name}": Number(value, how, facts) for key, value in values.items()})
+        better = {"inception_score": InceptionScore.higher_is_better}
+        return Found({f"{key}_{name}": Number(value, how, facts, better.get(key)) for key, value in values.items()})

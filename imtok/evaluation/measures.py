@@ -56,11 +56,13 @@ class Number(NamedTuple):
         value: The number.
         convention: How it is computed, in words.
         facts: What else must be alike for another number to be comparable.
+        higher_is_better: As the metric's own class says; None = neither is.
     """
 
     value: float
     convention: str
     facts: dict[str, Any]
+    higher_is_better: bool | None = None
 
 
 @dataclass
@@ -142,7 +144,8 @@ class ImageMeasure(Measure):
         value = float(self.metric.compute().item())
         if value != value:  # no rank had an image that was large enough
             return Found(absent={self.name: self._reason})
-        return Found({self.name: Number(value, str(getattr(self.metric, "convention", "")), self.facts)})
+        how, better = str(getattr(self.metric, "convention", "")), self.metric.higher_is_better
+        return Found({self.name: Number(value, how, self.facts, better)})
 
     @property
     def _reason(self) -> str:

@@ -104,6 +104,10 @@ class PerturbedMeasure(Measure):
         mean = math.fsum(values) / len(values)
         name = f"p{self.net.extractor.distance}"
         return Found(
-            {name: Number(mean, f"{_CONVENTION}; {FrechetDistance.convention}", facts)},
+            {
+                name: Number(
+                    mean, f"{_CONVENTION}; {FrechetDistance.convention}", facts, FrechetDistance.higher_is_better
+                )
+            },
             tables={"pfid": {"name": name, "paper_grid_verified": False, "grid": rows}},
         )

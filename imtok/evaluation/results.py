@@ -31,6 +31,7 @@ class Report:
         protocol: What all numbers have in common: preset, crop, number and hash of images, which weights.
         ids: For each metric the ``id`` of its protocol and all that went into it. Numbers of different ids must not
             be compared.
+        higher_is_better: Whether a larger value is the better one, by name; None = neither is.
         tables: Longer results by name: rate, pfid, language, ...
         arrays: Counts and ids for ``codes.npz``.
         drawings: PNG files by title.
@@ -53,6 +54,7 @@ class Report:
     pictures: Pictures
     protocol: dict[str, Any] = field(default_factory=dict)
     ids: dict[str, dict[str, Any]] = field(default_factory=dict)
+    higher_is_better: dict[str, bool | None] = field(default_factory=dict)
     tables: dict[str, Any] = field(default_factory=dict)
     arrays: dict[str, np.ndarray] = field(default_factory=dict)
     drawings: dict[str, bytes] = field(default_factory=dict)
@@ -88,6 +90,7 @@ class Report:
             "stand_ins": [name for name in self.metrics if is_stand_in(name)],
             "protocol": self.protocol,
             "protocol_ids": self.ids,
+            "higher_is_better": self.higher_is_better,
             "tables": self.tables,
             "warnings": self.warnings,
             "bad": self.bad,

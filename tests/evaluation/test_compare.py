@@ -1,12 +1,17 @@
 """Numbers stand in one column only where they were measured alike."""
 
+import io
+import re
+
 import pytest
 from evaluation.tiny import Tiny, batches, tokenizer
+from rich.console import Console
 
 from imtok.errors import InputError
-from imtok.evaluation.command import unique_names
+from imtok.evaluation.command import compare_folders, show_comparison, unique_names
 from imtok.evaluation.compare import compare, read_report
 from imtok.evaluation.evaluate import evaluate
+from imtok.evaluation.origin import Origin
 from imtok.evaluation.protocol import Protocol
 from imtok.evaluation.report import write_report
 from imtok.evaluation.settings import Settings
@@ -22,46 +27,111 @@ def values(quantizer="vq", count=6, **settings):
     return evaluate(tokenizer(quantizer), batches(range(count)), settings=asked).values()
 
 
-def test_tokenizers_measured_alike_share_all_columns():
+def row(found, metric):
+    (one,) = (row for row in found.rows if row.metric == metric)
+    return one
+
+
+def test_metrics_are_rows_and_runs_are_columns():
     found = compare([values("vq"), values("fsq")], ["A", "B"])
-    assert set(found.columns) == {"psnr", "fd_tiny"}
+    assert [one.metric for one in found.rows] == ["psnr", "fd_tiny"]
     assert not found.refused
-    assert "| A |" in found.markdown()
+    assert "| metric | A | B |\n|---|---:|---:|\n| PSNR (dB) | " in found.markdown()
+
+
+def test_the_best_is_marked_by_the_direction_of_the_metric():
+    first, second = values("vq"), values("fsq")
+    for report, psnr, distance in ((first, 20.0, 3.0), (second, 25.0, 4.0)):
+        report["metrics"] |= {"psnr": psnr, "fd_tiny": distance, "usage": psnr}
+        report["protocol_ids"]["usage"] = {"id": "same"}
+    found = compare([first, second], ["A", "B"])
+    assert row(found, "psnr").cells() == ["20", "25 *"]
+    assert row(found, "fd_tiny").cells() == ["3 *", "4"]
+    assert row(found, "usage").cells() == ["20", "25"]  # neither is better
+    console = Console(record=True, width=80, file=io.StringIO())
+    show_comparison(found, console)
+    assert "* best of its row" in console.export_text()
+    for report in (first, second):  # reports of schema 2 do not say
+        del report["higher_is_better"]
+    assert row(compare([first, second], ["A", "B"]), "psnr").cells() == ["20", "25"]
 
 
 @pytest.mark.parametrize(
-    ("other", "difference"),
+    ("other", "words"),
     [
-        ({"protocol": Protocol("adm", rounding="truncate")}, "rounding is round or truncate"),
-        ({"protocol": Protocol("titok")}, "crop is adm or bicubic"),
-        ({"protocol": Protocol("offline")}, "preset is adm or offline"),
-        ({"weights": "raw"}, "weights is ema or raw"),
-        ({"count": 7}, "n is 6 or 7"),
+        (
+            {"protocol": Protocol("adm", rounding="truncate")},
+            "A used adm, rounding round; B used custom, rounding truncate",
+        ),
+        ({"protocol": Protocol("titok")}, "B used titok, crop bicubic, dtype float64"),
+        ({"protocol": Protocol("offline")}, "B used offline"),
+        ({"weights": "raw"}, "A with averaged weights; B with raw weights"),
+        ({"count": 7}, "A over 6 images; B over 7 images"),
     ],
 )
-def test_what_differs_is_named(other, difference):
+def test_what_differs_is_said_in_words(other, words):
     first, second = values(), values(**other)
-    if difference.startswith(("crop", "weights", "n is")):  # PSNR knows of these too
-        with pytest.raises(InputError, match=difference):
-            compare([first, second], ["A", "B"])
-        return
-    found = compare([first, second], ["A", "B"])
-    assert difference in found.refused["fd_tiny"]
-    assert "fd_tiny" not in found.columns
+    for report in (first, second):
+        report["protocol_ids"]["fd_tiny"]["extractor"] = "inception_tf"
+    if words.startswith("A over") or "weights" in words:  # PSNR knows of these too
+        lines = compare([first, second], ["A", "B"]).refused
+        assert any(line.startswith("PSNR (dB)") and words in line for line in lines)
+    else:
+        assert any("fd_tiny" in line and words in line for line in compare([first, second], ["A", "B"]).refused), words
+    for line in compare([first, second], ["A", "B"]).refused:
+        assert not re.search(r"[0-9a-f]{10}", line)
 
 
-def test_other_images_are_another_protocol():
-    first, second = values(), values()
+def test_rows_that_were_measured_alike_stay_though_others_were_not():
+    found = compare([values(), values(protocol=Protocol("adm", rounding="truncate"))], ["A", "B"])
+    assert [one.metric for one in found.rows] == ["psnr"]
+    (line,) = found.refused
+    assert line.startswith("fd_tiny: not comparable: A used adm")
+    assert f"- {line}".replace("_", "\\_") in found.markdown()
+    three = compare([values(), values("fsq"), values(weights="raw")], ["A", "B", "C"])
+    assert [one is None for one in row(three, "psnr").values] == [False, False, True]
+    assert three.refused == ["PSNR (dB), fd_tiny: not comparable: A and B with averaged weights; C with raw weights"]
+
+
+def test_other_images_are_named_by_path_split_and_number():
+    first, second = values(), values(count=7)
+    for report, path in ((first, "photos"), (second, "others")):
+        report["data"] |= Origin({"_target_": "imtok.data.folder.Folder", "path": path}, "val").about_data()
+    (line,) = compare([first, second], ["A", "B"]).refused
+    assert line == (
+        "PSNR (dB), fd_tiny: not comparable: A over 6 images, on folder, path photos, split val; "
+        "B over 7 images, on folder, path others, split val"
+    )
     moved = evaluate(tokenizer(), batches(range(1, 7)), settings=Settings(("psnr",))).values()
-    assert compare([first, second], ["A", "B"]).columns["psnr"][0] == first["metrics"]["psnr"]
-    with pytest.raises(InputError, match="data is"):
-        compare([first, moved], ["A", "B"])
+    found = compare([values(metrics=("psnr",)), moved], ["A", "B"])
+    assert found.refused == [
+        "PSNR (dB): not comparable: the images of A and B are not the same, though they are called so"
+    ]
+    assert not found.comparable
+
+
+def test_where_nothing_is_comparable_the_command_is_refused_with_the_reasons(tmp_path):
+    for name, count in (("a", 6), ("b", 7)):
+        write_report(evaluate(tokenizer(), batches(range(count)), settings=Settings(("psnr",))), tmp_path / name)
+    with pytest.raises(
+        InputError, match=r"^no number of these reports is comparable:\n  PSNR .* a over 6 images; b over 7"
+    ):
+        compare_folders([str(tmp_path / "a"), str(tmp_path / "b")])
+    assert compare_folders([str(tmp_path / "a"), str(tmp_path / "a/report.json")]).comparable
 
 
 def test_a_metric_that_one_lacks_leaves_its_cell_empty():
     found = compare([values(metrics=("psnr",)), values()], ["A", "B"])
-    assert found.columns["fd_tiny"][0] is None
-    assert found.columns["psnr"][0] is not None
+    assert row(found, "fd_tiny").values[0] is None
+    assert row(found, "psnr").values[0] is not None
+
+
+def test_names_of_runs_are_text():
+    found = compare([values("vq"), values("fsq")], ["<b>[red]A|`", "B"])
+    assert "| metric | &lt;b&gt;\\[red\\]A\\|\\` | B |" in found.markdown()
+    console = Console(record=True, width=80, file=io.StringIO())
+    show_comparison(found, console)
+    assert "<b>[red]A|`" in console.export_text()
 
 
 def test_reports_are_read_back(tmp_path):
