@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from imtok.critics.base import Augmentation, Critic
+from imtok.nn.exact import exact_backward
 from imtok.schedules import linear_ramp
 from imtok.types import CriticLosses, Loss
 
@@ -172,7 +173,9 @@ class Adversary(nn.Module):
             seen = target.detach().to(torch.promote_types(target.dtype, torch.float32)).requires_grad_(True)
             scores = self.critic(self.augment(seen))
             (slope,) = torch.autograd.grad(scores.sum(), seen, create_graph=True)
-            return slope.square().sum((1, 2, 3)).mean()
+            penalty = slope.square().sum((1, 2, 3)).mean()
+        exact_backward([penalty])
+        return penalty
 
 
 def _exact(scores: Tensor) -> Tensor:

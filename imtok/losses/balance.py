@@ -1,10 +1,10 @@
 """The weight of one loss that keeps its gradient as large as another's: the adaptive weight of VQGAN (2012.09841)."""
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from imtok.distributed import sum_over_ranks, world_size
+from imtok.nn.exact import gradients
 
 _EPSILON = 1e-4  # of VQGAN's code; its paper has 1e-6
 _LARGEST = 1e4
@@ -42,6 +42,6 @@ def balance(
         raise ValueError("the decoder's last layer must learn for an adaptive weight, got a frozen one")
     norms = []
     for gradient in (wanted, balanced):
-        (product,) = torch.autograd.grad(image, last_layer, gradient, retain_graph=True)
+        (product,) = gradients(image, [last_layer], gradient, retain_graph=True)
         norms.append((sum_over_ranks(product) / world_size()).norm())
     return (norms[0] / (norms[1] + _EPSILON)).clamp(0, _LARGEST)

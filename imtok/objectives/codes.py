@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from imtok.decoders.base import ProxyDecoder
+from imtok.nn.exact import exact_backward
 from imtok.spaces.maskgit import MaskGIT
 from imtok.tokenizer import Tokenizer
 from imtok.types import Loss
@@ -40,6 +41,7 @@ def code_terms(
     entropy = F.cross_entropy(rearrange(exact, "b m v -> (b m) v"), rearrange(codes, "b m -> (b m)"))
     with torch.autocast(exact.device.type, enabled=False):
         mixture = exact.softmax(-1) @ table
+    exact_backward([mixture], [logits])
     return {"codes": Loss(entropy, weights[0]), "mixture": Loss(F.mse_loss(mixture, table[codes]), weights[1])}
 
 

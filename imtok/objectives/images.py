@@ -11,6 +11,7 @@ from imtok.decoders.base import Decoder
 from imtok.losses.adversarial import Adversary
 from imtok.losses.balance import balance
 from imtok.losses.base import ImageLoss
+from imtok.nn.exact import exact_backward, gradients
 from imtok.types import Loss
 
 
@@ -52,7 +53,7 @@ def image_terms(
     terms = _compare(seen, target, losses)
     wanted = _sum(terms, seen)
     fooling = adversary.fooling(seen)
-    (guide,), (against,) = torch.autograd.grad(wanted, seen), torch.autograd.grad(fooling, seen)
+    (guide,), (against,) = gradients(wanted, [seen]), gradients(fooling, [seen])
     numbers = {}
     shown = fooling.detach()
     if adversary.balance == "adaptive":
@@ -66,7 +67,9 @@ def image_terms(
 
 def _compare(image: Tensor, target: Tensor, losses: Mapping[str, nn.Module]) -> dict[str, Loss]:
     with torch.autocast(image.device.type, enabled=False):  # features are compared in float32 or better
-        return {name: Loss(loss(image, target), cast(ImageLoss, loss).weight) for name, loss in losses.items()}
+        terms = {name: Loss(loss(image, target), cast(ImageLoss, loss).weight) for name, loss in losses.items()}
+    exact_backward([value for value, _ in terms.values()], [image])
+    return terms
 
 
 def _sum(terms: dict[str, Loss], image: Tensor) -> Float[Tensor, ""]:

@@ -10,6 +10,7 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 from typing_extensions import override
 
+from imtok.nn.exact import exact_backward
 from imtok.quantizers.estimators import straight_through as straight_through
 from imtok.quantizers.ranks import kept_per_rank
 from imtok.types import Quantized
@@ -18,8 +19,9 @@ from imtok.types import Quantized
 class Quantizer(nn.Module, ABC):
     """Maps latents to token ids and back.
 
-    ``forward`` takes care of what no method may get wrong: at least float32 with autocast off, and latents that are
-    not kept (they take part in nothing and come out as zero). A method only writes ``quantize`` and ``decode``.
+    ``forward`` takes care of what no method may get wrong: at least float32 with autocast off, gradients too, and
+    latents that are not kept (they take part in nothing and come out as zero). A method only writes ``quantize`` and
+    ``decode``.
 
     Attributes:
         dim: Width of the latents. Encoder and decoder are built to it.
@@ -70,7 +72,9 @@ class Quantizer(nn.Module, ABC):
         tables = self.codebook()
         with torch.autocast(tables[0].device.type, enabled=False):
             looked_up = [rows.to(table.dtype) @ table for rows, table in zip(probabilities, tables, strict=True)]
-        return torch.stack(looked_up).sum(0)
+        latents = torch.stack(looked_up).sum(0)
+        exact_backward([latents], probabilities)
+        return latents
 
     @abstractmethod
     def neighbours(self, ids: Int64[Tensor, "b t g"], count: int) -> Int64[Tensor, "b t g count"]:
@@ -115,6 +119,7 @@ class Quantizer(nn.Module, ABC):
             if keep is not None:
                 exact = exact.masked_fill(~keep[..., None], 0)
             quantized = self.quantize(exact, keep)
+        exact_backward([quantized.latents, *(loss.value for loss in quantized.losses.values())], [latents])
         # The layout of a table look-up, as `decode` returns it: another one takes the decoder through other kernels.
         codes, ids = quantized.latents.to(latents.dtype).contiguous(), quantized.ids
         if keep is not None:

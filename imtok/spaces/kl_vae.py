@@ -11,6 +11,7 @@ from typing_extensions import override
 
 from imtok.errors import InputError
 from imtok.nn.convolution import Attention, ConvolutionStack, Layer, activated_norm, level_layers
+from imtok.nn.exact import exact_backward
 from imtok.nn.resampling import downsampler, upsampler
 from imtok.pretrained import read_tensors
 from imtok.spaces.base import Space
@@ -78,13 +79,17 @@ class KLAutoencoder(Space):
             mean, log_variance = self.encoder(exact).chunk(2, 1)
             if self.sample_posterior:
                 mean = mean + torch.randn_like(mean) * (log_variance.clamp(-30, 20) / 2).exp()
-            return mean * self.scale
+            features = mean * self.scale
+        exact_backward([features], [image])
+        return features
 
     @override
     def decode(self, features: Float[Tensor, "b d h2 w2"]) -> Float[Tensor, "b 3 h w"]:
         with torch.autocast(features.device.type, enabled=False):
             exact = features if features.dtype == torch.float64 else features.float()
-            return self.decoder(exact / self.scale)
+            image = self.decoder(exact / self.scale)
+        exact_backward([image], [features])
+        return image
 
     @override
     def read_weights(self, path: Path) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch._functorch.config as functorch
 from lightning import Trainer
 from lightning.fabric.utilities.warnings import PossibleUserWarning
 from torch import nn
@@ -173,6 +174,7 @@ def train(run: Run) -> Outcome:
     if run.trainer.evaluate_every:
         callbacks.append(_evaluation(run, ema, mirror))
     if run.trainer.compile:
+        functorch.backward_pass_autocast = "off"  # as the task calls it; compiled gradients are planned in forward
         run.tokenizer.encoder.compile()
         run.tokenizer.decoder.compile()
     trainer.callbacks.extend([*callbacks, saving, signals])  # type: ignore[attr-defined]

@@ -148,7 +148,8 @@ class TokenizerTask(LightningModule):
         self.meters.note(losses, critic)
         self._micro += 1
         if last:
-            self._finish_step()
+            with self._without_autocast():
+                self._finish_step()
 
     def _finish_step(self) -> None:
         """Update everything that a step updates, or nothing at all if a number is not finite on some rank."""
@@ -212,7 +213,15 @@ class TokenizerTask(LightningModule):
 
     def _backward(self, loss: Tensor) -> None:
         self._loss_is_finite *= torch.isfinite(loss.detach())
-        self.manual_backward(loss / self.trainer_settings.accumulate)
+        with self._without_autocast():
+            self.manual_backward(loss / self.trainer_settings.accumulate)
+
+    def _without_autocast(self) -> torch.autocast:
+        """Lightning has autocast on for the whole of a step; gradients and updates are no part of what it is for.
+
+        It would turn every product of a backward pass into bfloat16, also where the forward pass was in float32.
+        """
+        return torch.autocast(self.device.type, enabled=False)
 
     def _no_sync(self) -> Any:
         strategy = self.trainer.strategy

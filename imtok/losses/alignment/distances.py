@@ -9,13 +9,14 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from imtok.distributed import gather_rows, rank, world_size
+from imtok.nn.exact import exact_backward
 
 EPSILON = 1e-6  # a shorter vector points nowhere
 SCALE_LIMIT = 100.0  # CLIP's (arXiv 2103.00020)
 
 
 class Distance(nn.Module, ABC):
-    """Compares features, in at least float32 whatever autocast says.
+    """Compares features, in at least float32 whatever autocast says, gradients too.
 
     Attributes:
         in_batch: Whether images are compared with each other, so that each must have a single feature.
@@ -31,7 +32,9 @@ class Distance(nn.Module, ABC):
     def forward(self, features: Float[Tensor, "b *n k"], wanted: Float[Tensor, "b *n k"]) -> Float[Tensor, "all *n"]:
         with torch.autocast(features.device.type, enabled=False):
             dtype = torch.promote_types(features.dtype, torch.float32)
-            return self.compare(features.to(dtype), wanted.to(dtype))
+            distance = self.compare(features.to(dtype), wanted.to(dtype))
+        exact_backward([distance], [features, wanted])
+        return distance
 
 
 class Cosine(Distance):

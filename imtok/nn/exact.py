@@ -1,0 +1,68 @@
+"""What is computed with autocast off has a gradient that is computed with autocast off.
+
+Autocast acts on every operation that runs while it is on, whoever asked for it: the products of matrices in a backward
+pass too. So a loss that was computed in float32 would get a gradient of bfloat16 products if ``backward`` were called
+inside autocast, as Lightning has it in a step of manual optimisation, and a user's own loop may have it.
+"""
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.graph import Node, get_gradient_edge
+
+
+def gradients(
+    output: Tensor, inputs: Sequence[Tensor], towards: Tensor | None = None, retain_graph: bool = False
+) -> tuple[Tensor, ...]:
+    """The gradients of ``output`` with respect to ``inputs``, with autocast off; those of ``output * towards``.
+
+    Args:
+        output: A scalar, or any tensor with ``towards``.
+        inputs: All of them must be in its graph.
+        towards: What each element of the output counts; None = the output is a scalar.
+        retain_graph: Whether the graph stays for another pass.
+    """
+    with torch.autocast(output.device.type, enabled=False):
+        return torch.autograd.grad(output, inputs, towards, retain_graph=retain_graph)
+
+
+def exact_backward(outputs: Iterable[Tensor], inputs: Iterable[Tensor] = ()) -> None:
+    """Let everything between ``inputs`` and ``outputs`` be differentiated with autocast off, whoever calls backward.
+
+    Does nothing where autocast is off: then ``backward`` is called inside no autocast either, or the caller wants it.
+
+    Args:
+        outputs: What was computed with autocast off, each with its graph or without one.
+        inputs: What it was computed of; what lies before them is left alone. Parameters need not be named.
+    """
+    outputs = [output for output in outputs if output.requires_grad]
+    if torch.compiler.is_compiling() or not outputs:
+        return
+    device = outputs[0].device.type
+    if not torch.is_autocast_enabled(device):
+        return
+    seen = {get_gradient_edge(tensor).node for tensor in inputs if tensor.requires_grad}
+    waiting = [get_gradient_edge(output).node for output in outputs]
+    while waiting:
+        node = waiting.pop()
+        if node not in seen:
+            seen.add(node)
+            _switch_off(node, device)
+            waiting += [before for before, _ in node.next_functions if before is not None]
+
+
+def _switch_off(node: Node, device: str) -> None:
+    """Turn autocast off just before the node's gradient is computed, and put it back just after."""
+    outside = [False]
+
+    def enter(_gradients: Any) -> None:
+        outside[0] = torch.is_autocast_enabled(device)
+        torch.set_autocast_enabled(device, False)
+
+    def leave(_gradients: Any, _taken: Any) -> None:
+        torch.set_autocast_enabled(device, outside[0])
+
+    node.register_prehook(enter)
+    node.register_hook(leave)
