@@ -57,6 +57,7 @@ class FileSource(Indexable):
     Args:
         folder: The folder.
         classes: Names of the classes; None = the folders on the first level.
+        name: What errors call the folder: the key that it was given by.
 
     Raises:
         InputError: If it is missing, cannot be read or holds no image.
@@ -64,19 +65,19 @@ class FileSource(Indexable):
 
     kind = "files"
 
-    def __init__(self, folder: Path, classes: list[str] | None = None) -> None:
+    def __init__(self, folder: Path, classes: list[str] | None = None, name: str = "data.path") -> None:
         if not folder.is_dir():
             reason = "is a file" if folder.exists() else "does not exist"
-            raise InputError(f"data.path={folder} {reason}; give a folder of {KINDS} files")
+            raise InputError(f"{name}={folder} {reason}; give a folder of {KINDS} files")
         skips, others = Counter[str](), Counter[str]()
         try:
             found = sorted(_walk(os.fsencode(folder), b"", skips, others, ()))
         except OSError as error:
-            raise InputError(f"data.path={folder} cannot be listed ({error.strerror}: {error.filename!r})") from None
+            raise InputError(f"{name}={folder} cannot be listed ({error.strerror}: {error.filename!r})") from None
         if not found:
             seen = ", ".join(f"{count} {suffix}" for suffix, count in (skips + others).most_common(3))
             held = f"only {seen}" if seen else "no image"
-            raise InputError(f"data.path={folder} holds {held}; give a folder of {KINDS} files")
+            raise InputError(f"{name}={folder} holds {held}; give a folder of {KINDS} files")
         self.folder, self.remarks = os.fsencode(folder), skipped(skips, str(folder))
         self.names = Names([name for name, _ in found])
         self.sizes = np.array([size for _, size in found], dtype=np.int64)

@@ -25,15 +25,29 @@ def inception_scores(logits: Float[Tensor, "n k"], splits: int) -> list[float]:
     count = len(logits)
     if count < splits or not count:
         raise InputError(f"an inception score over {splits} splits needs at least as many images, got {count}")
-    scores: list[float] = []
-    for split in range(splits):
-        part = logits[split * count // splits : (split + 1) * count // splits].double()
-        logarithm = part.log_softmax(1)
-        probability = logarithm.exp()
-        together = torch.logsumexp(logarithm, 0) - np.log(len(part))
-        # where a probability underflows to 0, its logarithm is still finite
-        scores.append((probability * (logarithm - together)).sum(1).mean().exp().item())
-    return scores
+    return [_score(logits[split * count // splits : (split + 1) * count // splits]) for split in range(splits)]
+
+
+def inception_scores_in_order(logits: Float[Tensor, "n k"], size: int) -> list[float]:
+    """As ADM's evaluator takes them: of one part of ``size`` images after the other, the last as large as it is.
+
+    Args:
+        logits: A row per image, in the order of the images.
+        size: Images in a part, at least 1.
+
+    Raises:
+        InputError: If there are no images.
+    """
+    if not len(logits):
+        raise InputError("an inception score needs at least one image, got none")
+    return [_score(part) for part in logits.split(size)]
+
+
+def _score(logits: Float[Tensor, "n k"]) -> float:
+    logarithm = logits.double().log_softmax(1)
+    together = torch.logsumexp(logarithm, 0) - np.log(len(logits))
+    # where a probability underflows to 0, its logarithm is still finite
+    return (logarithm.exp() * (logarithm - together)).sum(1).mean().exp().item()
 
 
 class InceptionScore(RowMetric):

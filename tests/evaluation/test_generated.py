@@ -1,6 +1,7 @@
 """Generated images against ADM's layout of references, and what is said of damaged files."""
 
 import json
+import os
 import tracemalloc
 import zipfile
 from io import BytesIO
@@ -12,11 +13,12 @@ from evaluation.tiny import Tiny, batches
 from PIL import Image
 
 from imtok.errors import InputError
+from imtok.evaluation import generated
 from imtok.evaluation.command import run_score
 from imtok.evaluation.generated import score
 from imtok.evaluation.protocol import Protocol
 from imtok.evaluation.schema import ScoreConfig
-from imtok.evaluation.stored import stored_images
+from imtok.evaluation.stored import load_statistics, stored_images
 from imtok.metrics.frechet import FeatureStatistics
 
 ADM = Protocol("adm")
@@ -152,7 +154,7 @@ def test_what_cannot_be_read_is_named(pixels, tmp_path):
         "cut.npz": "is no npz file of plain arrays",
         "objects.npz": "is no npz file of plain arrays",
         "missing.npz": "does not exist",
-        "empty": "holds no JPEG, PNG or WebP",
+        "empty": "^reference=.*holds no image; give a folder",
         "mixed": "images must all have 8x8 pixels, got 9x8",
         "damaged": "cannot be read",
     }.items():
@@ -160,6 +162,145 @@ def test_what_cannot_be_read_is_named(pixels, tmp_path):
             score(tmp_path / "set.npz", tmp_path / name, ADM)
         assert name in str(caught.value)
         assert "\n" not in str(caught.value)
+
+
+def _header(**about):
+    """The head of an .npy file that says what it is told to."""
+    header = BytesIO()
+    np.lib.format.write_array_header_1_0(header, {"descr": "<f8", "fortran_order": False, "shape": (12,), **about})
+    return header.getvalue()
+
+
+def _zip(path, **arrays):
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, data in arrays.items():
+            archive.writestr(f"{name}.npy", data)
+
+
+ONES, EYE = np.zeros(12), np.eye(12)
+STATISTICS = {
+    "text": ({"mu": ONES, "sigma": EYE.astype(str)}, "sigma must hold real numbers of up to 64 bits, got <U"),
+    "longdouble": ({"mu": ONES.astype(np.longdouble), "sigma": EYE}, "mu must hold real numbers .* got float128"),
+    "complex": ({"mu": ONES, "sigma": EYE.astype(complex)}, "sigma must hold real numbers .* got complex128"),
+    "objects": ({"mu": ONES.astype(object), "sigma": EYE}, "mu must hold real numbers .* got object"),
+    "bool": ({"mu": ONES, "sigma": EYE.astype(bool)}, "sigma must hold real numbers .* got bool"),
+    "negative": ({"mu": ONES, "sigma": -EYE}, "sigma must be a covariance, got the eigenvalue -1 below zero"),
+    "indefinite": ({"mu": ONES, "sigma": EYE + 9 * np.eye(12)[::-1]}, "sigma must be a covariance, got the eigenvalue"),
+    "skew": ({"mu": ONES, "sigma": np.triu(np.ones((12, 12)))}, "sigma must be symmetric"),
+    "wide": ({"mu": ONES, "sigma": np.ones((12, 13))}, r"got mu \(12,\) and sigma \(12, 13\)"),
+    "empty": ({"mu": ONES[:0], "sigma": EYE[:0, :0]}, "must hold images arr_0, or statistics"),
+    "infinite": ({"mu": ONES, "sigma": np.full((12, 12), np.inf)}, "must be finite"),
+}
+
+
+@pytest.mark.parametrize("kind", STATISTICS)
+def test_statistics_that_are_none_are_refused_before_the_network_is_built(kind, pixels, tmp_path, monkeypatch):
+    monkeypatch.delattr(Protocol, "build")
+    arrays, reason = STATISTICS[kind]
+    np.savez(tmp_path / "set.npz", arr_0=pixels)
+    np.savez(tmp_path / "statistics.npz", **arrays)
+    with pytest.raises(InputError, match=reason) as caught:
+        score(tmp_path / "set.npz", tmp_path / "statistics.npz", ADM)
+    assert "statistics.npz" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_statistics_of_few_images_or_in_other_types_are_taken(pixels, tmp_path):
+    few = np.cov(pixels[:5, ::9, 0, 0].astype(float), rowvar=False).astype(np.float32)  # singular, and rounded
+    rounded = load_statistics(_saved(tmp_path / "few.npz", mu=np.zeros(len(few), ">f4"), sigma=few))
+    assert rounded.mean.dtype == rounded.covariance.dtype == torch.float64
+    whole = load_statistics(_saved(tmp_path / "whole.npz", mu=np.ones(3, int), sigma=np.eye(3)))
+    assert whole.mean.tolist() == [1, 1, 1]
+
+
+def _saved(path, **arrays):
+    np.savez(path, **arrays)
+    return path
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        b"", b"\x93NUMPY\x09\x00", b"\x93NUMPY\x01\x00\x10\x00{'descr': '<f8'", _header(shape=(13,)),
+        _header(shape=(2**60, 2)), _header()[:10] + b"(" * 60, _header().replace(b"<f8", b"<q9"),
+        _header().replace(b"(12,)", b"(-1,)"), _header().replace(b"False", b"Maybe"),
+    ],
+)  # fmt: skip
+def test_a_damaged_header_in_an_npz_is_one_line(head, pixels, tmp_path):
+    np.savez(tmp_path / "set.npz", arr_0=pixels)
+    whole = BytesIO()
+    np.save(whole, np.eye(12))
+    _zip(tmp_path / "statistics.npz", mu=head + bytes(96), sigma=whole.getvalue())
+    _zip(tmp_path / "images.npz", arr_0=head + bytes(96))
+    for path in ("statistics.npz", "images.npz"):
+        with pytest.raises(InputError, match=f"{path} is no npz file of plain arrays") as caught:
+            score(tmp_path / "set.npz", tmp_path / path, ADM)
+        assert "\n" not in str(caught.value)
+
+
+def test_a_folder_is_read_as_data_folder_reads_it(pixels, tmp_path):
+    folder = tmp_path / "folder"
+    (folder / "zz.png").mkdir(parents=True)
+    (folder / ".ipynb_checkpoints").mkdir()
+    for index, image in enumerate(pixels[:20]):
+        place = folder / "zz.png" if index > 15 else folder
+        Image.fromarray(image).save(place / f"{index:02}.png")
+    Image.fromarray(pixels[30]).save(folder / ".ipynb_checkpoints/x.png")
+    os.mkfifo(folder / "pipe.png")
+    (folder / "1.heic").write_bytes(b"")
+    np.savez(tmp_path / "set.npz", arr_0=pixels[:20])
+    found = score(folder, tmp_path / "set.npz", ADM)
+    assert found["images"] == 20
+    assert found["metrics"]["gfd_tiny"] < 1e-6
+    assert found["warnings"][0].startswith(f"skipped 2 files of {folder} that imtok does not read")
+    (folder / "lost.png").symlink_to(tmp_path / "nothing.png")
+    with pytest.raises(InputError, match=r"lost\.png is a link to nothing"):
+        score(folder, tmp_path / "set.npz", ADM)
+
+
+def test_a_pipe_is_refused_and_not_waited_for(pixels, tmp_path):
+    os.mkfifo(tmp_path / "pipe.npz")
+    np.savez(tmp_path / "set.npz", arr_0=pixels)
+    for pair in (("pipe.npz", "set.npz"), ("set.npz", "pipe.npz")):
+        with pytest.raises(InputError, match=r"pipe\.npz is no folder or file"):
+            score(tmp_path / pair[0], tmp_path / pair[1], ADM)
+
+
+def test_images_of_another_size_than_the_references_are_warned_of(pixels, tmp_path, caplog):
+    np.savez(tmp_path / "set.npz", arr_0=pixels)
+    np.savez(tmp_path / "small.npz", arr_0=np.ascontiguousarray(pixels[:, ::2, ::4]))
+    (note, *_) = score(tmp_path / "small.npz", tmp_path / "set.npz", ADM)["warnings"]
+    assert note.startswith("the images have 8x16 pixels and those of the reference 32x32;")
+    assert note in [record.getMessage() for record in caplog.records]
+    assert "pixels" not in str(score(tmp_path / "set.npz", tmp_path / "set.npz", ADM)["warnings"])
+
+
+def test_adms_inception_score_is_of_parts_of_5000_in_order(pixels, tmp_path, monkeypatch):
+    monkeypatch.setattr(generated, "_PART", 15)
+    np.savez(tmp_path / "set.npz", arr_0=pixels)
+    logits = Tiny()(torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous()).logits.double().numpy()
+    odds = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+    parts = [odds[at : at + 15] for at in range(0, 40, 15)]  # the last of ten, as ADM's evaluator slices
+    expected = [np.exp((part * (np.log(part) - np.log(part.mean(0)))).sum(1).mean()) for part in parts]
+    found = score(tmp_path / "set.npz", tmp_path / "set.npz", ADM)
+    assert found["metrics"]["inception_score_tiny"] == pytest.approx(np.mean(expected), rel=1e-6)
+    assert found["metrics"]["inception_score_std_tiny"] == pytest.approx(np.std(expected), rel=1e-4)
+    assert found["protocol"]["inception_score"] == "parts of 15 in order"
+    shuffled = score(tmp_path / "set.npz", tmp_path / "set.npz", Protocol("pytorch_fid"))
+    assert "inception_score" not in shuffled["protocol"]
+    monkeypatch.setattr(generated, "_PART", 5000)
+    whole = score(tmp_path / "set.npz", tmp_path / "set.npz", ADM)
+    assert "inception_score_std_tiny" not in whole["metrics"]
+    assert whole["protocol"]["id"] != found["protocol"]["id"]
+
+
+def test_precision_and_recall_take_all_images_of_the_reference(pixels, tmp_path, monkeypatch):
+    monkeypatch.setattr(generated, "_FORMER", 10)
+    np.savez(tmp_path / "set.npz", arr_0=pixels[20:])
+    np.savez(tmp_path / "reference.npz", arr_0=pixels)
+    found = score(tmp_path / "set.npz", tmp_path / "reference.npz", ADM)
+    assert found["metrics"]["precision_tiny"] == 1  # each is one of the last twenty of the reference
+    assert found["protocol"]["precision_reference"] == found["reference_images"] == 40
 
 
 def _longer(path, pixels):
