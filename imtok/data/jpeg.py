@@ -167,7 +167,8 @@ def _lean(data: bytes, frame: Frame) -> bytes:
         if marker == APP0 and block[4:9] == b"JFIF\0":
             block[9:10] = b"\1"  # the version, which some files get wrong
         elif marker == APP14 and block[4:9] == b"Adobe" and len(block) > 15:
-            block[15] = min(block[15], 1 if frame.colours == 3 else 2)  # of unknown transforms libjpeg assumes these
+            usual = 1 if frame.colours == 3 else 2  # what libjpeg takes an unknown transform for
+            block[15] = block[15] if block[15] in (0, usual) else usual
         elif APP0 <= marker <= APP15 or marker == COM:
             continue
         parts.append(bytes(block))

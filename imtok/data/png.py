@@ -16,7 +16,7 @@ from PIL.PngImagePlugin import PngImageFile
 MAGIC = b"\x89PNG\r\n\x1a\n"
 VITAL = (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND")  # what the pixels depend on
 PALETTE = 3  # the colour type whose pixels are places in a palette
-FILLS = (1, 254)  # what memory holds before a picture is decoded into it
+FILLS = (1, 254)  # what the last row holds before a picture is decoded over it
 
 
 class Chunk(NamedTuple):
@@ -99,21 +99,25 @@ def load_png(data: bytes) -> PngImageFile:
 
 
 def _load(data: bytes) -> PngImageFile:
-    """Decode into memory that is not black: what still has its value in two tries was never written."""
+    """Decode into memory whose last row is not black: what keeps its value in two tries was never written."""
     for fill in FILLS:
         try:
             image = PngImageFile(BytesIO(data))
         except Exception:
             raise ValueError("is a damaged PNG (its chunks cannot be read)") from None
         levels = (fill,) * len(image.getbands())
-        image.im = Image.new(image.mode, image.size, levels if len(levels) > 1 else fill).im
+        box = _last(image.width, image.height, interlaced=data[28] == 1)
+        row = Image.new(image.mode, (box[2] - box[0], box[3] - box[1]), levels if len(levels) > 1 else fill)
+        memory = Image.new(image.mode, image.size, None)
+        memory.paste(row, box)
+        image.im = memory.im
         try:
             image.load()
         except MemoryError:
             raise
         except Exception:
             raise ValueError("is a damaged PNG (its image data end too soon or cannot be inflated)") from None
-        last = image.crop(_last(image.width, image.height, interlaced=data[28] == 1)).getextrema()
+        last = image.crop(box).getextrema()
         if last not in ((fill, fill), ((fill, fill),) * len(levels)):
             return image
     raise ValueError("is a damaged PNG (its image data end before its last row)")

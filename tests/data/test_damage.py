@@ -74,6 +74,12 @@ def lost_restart(data: bytes) -> bytes:
     return data[: data.index(b"\xff\xd1")] + data[data.index(b"\xff\xd2") :]
 
 
+def with_interval(factor: float) -> bytes:
+    """What says that restart markers lie ``factor`` times as far apart as they do."""
+    at = RESTARTS.index(b"\xff\xdd") + 4
+    return RESTARTS[:at] + struct.pack(">H", int(int.from_bytes(RESTARTS[at : at + 2]) * factor)) + RESTARTS[at + 2 :]
+
+
 def flipped(data: bytes) -> bytes:
     """With the first flip of a bit in its last scan that libjpeg can see."""
     import simplejpeg
@@ -123,6 +129,9 @@ BAD: dict[str, tuple[bytes, str]] = {
     "zeros_restarts.jpg": (zero_filled(RESTARTS, b"\xff\xd9"), "damaged JPEG"),
     "lost_restart.jpg": (lost_restart(RESTARTS), "damaged JPEG"),
     "wrong_restart.jpg": (RESTARTS.replace(b"\xff\xd1", b"\xff\xd5"), "damaged JPEG"),
+    "doubled_restart.jpg": (with_interval(2), "damaged JPEG"),
+    "halved_restart.jpg": (with_interval(0.5), "damaged JPEG"),
+    "no_restart.jpg": (with_interval(0), "damaged JPEG"),
     "flipped.jpg": (flipped(JPG), "damaged JPEG .* extraneous bytes"),
     "flipped_progressive.jpg": (flipped(PROGRESSIVE), "damaged JPEG .* extraneous bytes"),
     "header_end.jpg": (JPG[: JPG.index(b"\xff\xc4") + 9], "truncated inside its header"),
@@ -224,8 +233,10 @@ def test_pixels_of_a_jpeg_are_pillows(mode: str):
     options += [{"keep_rgb": True}] if mode == "RGB" else [{"subsampling": 1}]  # 4:2:2 of four inks has no name
     for width, height in ((90, 70), (17, 16), (1, 1), (3, 200)):
         image = SMOOTH.resize((width, height), Image.Resampling.BICUBIC).convert(mode)
-        for option in options:
-            data = save(image, "JPEG", **option)
+        files = {str(option): save(image, "JPEG", **option) for option in options}
+        files["YCCK"] = files["{}"].replace(b"Adobe\0\x64\0\0\0\0\0", b"Adobe\0\x64\0\0\0\0\2")
+        assert mode != "CMYK" or files["YCCK"] != files["{}"]
+        for option, data in files.items():
             for least in (None, 8, 20):
                 with Image.open(io.BytesIO(data)) as shown:
                     if least is not None:
