@@ -136,6 +136,24 @@ def refuse(lines: Sequence[str]) -> None:
 _LEAVE = "leave it out, or give skip_missing=true to measure the rest"
 
 
+def numbers(settings: Settings, tokenizer: Tokenizer, size: Size) -> dict[str, bool | None]:
+    """The numbers that an evaluation gives, before there is one, and whether a larger one is better; None = neither.
+
+    Each metric's class says that (``higher_is_better``), and nothing else does.
+
+    Args:
+        settings: The metrics and their settings.
+        tokenizer: What is to be measured.
+        size: Height and width of the images, in pixels.
+
+    Raises:
+        InputError: As :func:`choose`.
+    """
+    cpu = torch.device("cpu")
+    measures, _ = choose(settings, tokenizer, cpu, cpu)
+    return {name: better for part in measures for name, better in part.numbers(size).items()}
+
+
 def _net(settings: Settings, device: torch.device, exact: torch.device) -> Net:
     extractor, protocol = settings.protocol.build().to(device), settings.protocol
     if settings.reference is not None and len(settings.reference.mean) != extractor.dim:

@@ -25,6 +25,7 @@ _CONVENTIONS = {
     "bits_per_pixel_entropy": f"plug-in entropy of each slot per token; {_RATE}",
 }
 _NO_POSITIONS = "there are no ids, or too many to count at each position"
+_USE = ("usage", "entropy_bits", "entropy_bits_corrected", "perplexity", "relative_perplexity", "frequent")
 _LARGEST_TABLE = 2**24  # counts per position and code: 128 MB
 
 
@@ -51,6 +52,13 @@ class CodeMeasure(Measure):
         self.rate.update(ids, seen.size, keep)
         if self.codes is not None:
             self.codes.update(ids, keep)
+
+    @override
+    def numbers(self, size: Size) -> dict[str, bool | None]:
+        rates = ["tokens_per_image", *["bits_per_pixel"] * bool(self.vocab_sizes)]
+        if self.codes is None:
+            return dict.fromkeys(rates)
+        return dict.fromkeys(_USE, True) | dict.fromkeys([*rates, "bits_per_pixel_entropy"])
 
     @override
     def finish(self) -> Found:

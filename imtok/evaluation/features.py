@@ -159,6 +159,17 @@ class FeatureMeasure(Measure):
             self.score.update(found.logits.cpu(), seen.batch.index)
 
     @override
+    def numbers(self, size: Size) -> dict[str, bool | None]:
+        found, name = dict[str, bool | None](), self.net.extractor.name
+        if "rfid" in self.names:
+            found[self.net.name] = FrechetDistance.higher_is_better
+        if "kid" in self.names:
+            found |= {f"kid_{name}": KID.higher_is_better}
+        if self.score is not None:
+            found |= {f"inception_score_{name}": InceptionScore.higher_is_better}
+        return found
+
+    @override
     def finish(self) -> Found:
         found, name = Found(), self.net.extractor.name
         self.net.keep()

@@ -112,6 +112,10 @@ class Measure(ABC):
     def update(self, seen: Seen) -> None:
         """Count a batch in."""
 
+    def numbers(self, size: Size) -> dict[str, bool | None]:
+        """The numbers that ``finish`` gives of images of a size, and whether a larger one is better; None = neither."""
+        return {}
+
     @abstractmethod
     def finish(self) -> Found:
         """What was found over all batches of all ranks. Called on every rank, in the same order."""
@@ -138,6 +142,10 @@ class ImageMeasure(Measure):
     def update(self, seen: Seen) -> None:
         if min(seen.size) >= self.smallest:
             self.metric.update(seen.pixels.to(self.metric.device), seen.target.to(self.metric.device))
+
+    @override
+    def numbers(self, size: Size) -> dict[str, bool | None]:
+        return {self.name: self.metric.higher_is_better} if min(size) >= self.smallest else {}
 
     @override
     def finish(self) -> Found:

@@ -86,6 +86,14 @@ class PerturbedMeasure(Measure):
             self.distances[point].update(features.to(self.net.device))
 
     @override
+    def numbers(self, size: Size) -> dict[str, bool | None]:
+        return {self._name: FrechetDistance.higher_is_better}
+
+    @property
+    def _name(self) -> str:
+        return f"p{self.net.extractor.distance}"
+
+    @override
     def finish(self) -> Found:
         parts = gather_values((self.ids, *self.changed))
         ids, *changed = (sum(column) for column in zip(*parts, strict=True))
@@ -102,7 +110,7 @@ class PerturbedMeasure(Measure):
             "neighbours": "of the code",
         }
         mean = math.fsum(values) / len(values)
-        name = f"p{self.net.extractor.distance}"
+        name = self._name
         return Found(
             {
                 name: Number(

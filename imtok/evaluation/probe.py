@@ -10,6 +10,7 @@ from jaxtyping import Float, Int64
 from typing_extensions import override
 
 from imtok.distributed import gather_values
+from imtok.evaluation.inference import Size
 from imtok.evaluation.measures import Found, Measure, Number, Seen
 
 _DECAY = 0.5  # scikit-learn's C = 1
@@ -35,6 +36,10 @@ class ProbeMeasure(Measure):
         for row, (key, label) in enumerate(zip(seen.batch.key, seen.batch.label.tolist(), strict=True)):
             if label >= 0:
                 self.rows.append((key, label, pooled[0][row].copy(), pooled[1][row].copy()))
+
+    @override
+    def numbers(self, size: Size) -> dict[str, bool | None]:
+        return {"probe_codes": True, "probe_latents": True}
 
     @override
     def finish(self) -> Found:

@@ -18,8 +18,6 @@ _TITLES = {
     "probe_codes": "linear probe of codes (top-1)",
     "probe_latents": "linear probe of latents (top-1)",
 }
-# of what is better when it is smaller; of code statistics nothing is
-LOWER_IS_BETTER = ("lpips", "rfid", "fid", "fd_", "pfid", "pfd", "kid")
 
 
 def title(name: str) -> str:
@@ -52,8 +50,3 @@ def reasons(absent: Mapping[str, str], called: Callable[[str], str] = title) -> 
 def is_stand_in(name: str) -> bool:
     """Whether no published number can be compared with this one."""
     return "efflite0" in name or "unverified" in name or "random" in name
-
-
-def lower_is_better(name: str) -> bool:
-    """Whether a smaller value is the better one."""
-    return name.startswith(LOWER_IS_BETTER)

@@ -89,9 +89,7 @@ class MultiScale(Quantizer):
     def quantize(self, latents: Float[Tensor, "b n d"], keep: Bool[Tensor, "b n"] | None) -> Quantized:
         self.num_tokens(latents.shape[1])
         if keep is not None:
-            raise ValueError(
-                "every latent is needed for scales, which mix them, and the encoder leaves some out; give another one"
-            )
+            raise ValueError("every latent is needed for scales, which mix them, and the encoder leaves some out")
         target = self._map(F.normalize(latents, dim=-1) if self.normalize else latents)
         total = torch.zeros_like(target)
         ids: list[Tensor] = []

@@ -10,11 +10,11 @@ import torch
 from lightning import Callback, LightningModule, Trainer
 from typing_extensions import override
 
+from imtok.distributed import from_main
 from imtok.errors import InputError
 from imtok.evaluation.evaluate import evaluate
 from imtok.evaluation.grid import draw_grid
 from imtok.evaluation.settings import Settings
-from imtok.evaluation.titles import lower_is_better
 from imtok.files import read_json, write_json
 from imtok.pixels import to_float, to_uint8
 from imtok.training.ema import EMA
@@ -153,7 +153,7 @@ class Evaluation(Callback):
         every: Steps between evaluations.
         make_batches: This rank's part of the images, each time from the start.
         settings: What to measure.
-        best: Name of the number that chooses the best; None = nothing is kept.
+        best: Name of the number that chooses the best, and whether a larger one is better; None = nothing is kept.
         ema: The averaged weights.
         wandb: The mirror; None = there is none.
     """
@@ -164,7 +164,7 @@ class Evaluation(Callback):
         every: int,
         make_batches: Callable[[], Iterable[Batch]],
         settings: Settings,
-        best: str | None,
+        best: tuple[str, bool] | None,
         ema: EMA,
         wandb: Wandb | None,
     ) -> None:
@@ -180,44 +180,50 @@ class Evaluation(Callback):
     @override
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         assert isinstance(pl_module, TokenizerTask)
+        step = pl_module.step
         if trainer.is_global_zero:
             self.file = MetricsFile(self.folder / "evaluation.csv")
-            self.file.forget_from(pl_module.step + 1)
+            self.file.forget_from(step + 1)
+        # a checkpoint is written before the evaluation of its step, which may not have come about
+        if step and step % self.every == 0 and from_main(lambda: not self._has(step)):
+            self._evaluate(pl_module)
 
     @override
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         assert isinstance(pl_module, TokenizerTask)
-        step = pl_module.step
-        if not pl_module.stepped or step % self.every:
-            return
+        if pl_module.stepped and pl_module.step % self.every == 0:
+            self._evaluate(pl_module)
+
+    def _has(self, step: int) -> bool:
+        return self.file is not None and any(int(row["step"]) == step for row in self.file.rows)
+
+    def _evaluate(self, task: TokenizerTask) -> None:
+        step, device = task.step, task.device
         tokenizer = self.ema.gather()
-        with self.ema.lent(pl_module.device):
-            report = evaluate(tokenizer, self.make_batches(), pl_module.device, 0, self.settings)
-        if self.best is not None and self.best not in report.metrics:
-            raise InputError(
-                f"trainer.best={self.best} is not among what is measured: {', '.join(report.metrics)}; give one of "
-                "these, or more trainer.evaluate_metrics"
-            )
+        with self.ema.lent(device):
+            report = evaluate(tokenizer, self.make_batches(), device, 0, self.settings)
+        if self.best is not None and self.best[0] not in report.metrics:
+            reason = report.absent.get(self.best[0], f"there are {', '.join(report.metrics)}")
+            raise InputError(f"trainer.best={self.best[0]} could not be measured at step {step}: {reason}")
         if self.file is None:
             return
         try:
             self.file.write(step, {"images": report.images, **report.metrics})
             if self.best is not None:
-                self._keep_best(step, report.metrics[self.best])
+                self._keep_best(step, report.metrics[self.best[0]], *self.best)
         except OSError as error:  # a full disk must not stop the run: the next checkpoint will say so
             log.warning("%s could not be written (%s)", error.filename or self.folder, error.strerror or error)
         if self.wandb is not None:
             self.wandb.log(step, {f"evaluation/{name}": value for name, value in report.metrics.items()})
 
-    def _keep_best(self, step: int, value: float) -> None:
-        assert self.best is not None
+    def _keep_best(self, step: int, value: float, name: str, higher: bool) -> None:
         path = self.folder / "best" / "best.json"
         before = read_json(path) if path.exists() else {}
-        if before.get("metric") == self.best and before["step"] <= step:  # a later one is of a killed run
-            better = value < before["value"] if lower_is_better(self.best) else value > before["value"]
+        if before.get("metric") == name and before["step"] <= step:  # a later one is of a killed run
+            better = value > before["value"] if higher else value < before["value"]
             if not better:
                 return
         self.ema.tokenizer.save(self.folder / "best" / "tokenizer")
-        write_json(path, {"metric": self.best, "value": value, "step": step})
+        write_json(path, {"metric": name, "value": value, "step": step})

@@ -22,7 +22,6 @@ from imtok.data.remarks import say_remarks
 from imtok.data.stream import ImageStream
 from imtok.distributed import launched_rank, rank, world_size
 from imtok.errors import InputError
-from imtok.evaluation.choose import missing
 from imtok.evaluation.command import prepare
 from imtok.evaluation.origin import Origin
 from imtok.evaluation.protocol import Protocol
@@ -33,6 +32,7 @@ from imtok.objectives.base import Objective
 from imtok.pretrained import RANDOM, Pretrained, fetch_weights
 from imtok.tokenizer import Tokenizer
 from imtok.training import folder as run_folder
+from imtok.training.best import find_best
 from imtok.training.checkpoints import Checkpoint
 from imtok.training.damage import BadSampleCount
 from imtok.training.ema import EMA
@@ -135,6 +135,13 @@ def train(run: Run) -> Outcome:
     trainer = make_trainer(run.trainer, run.objective.critic is not None)
     run = replace(run, trainer=with_micro_batches(run.trainer, trainer.world_size))
     _rehearse(run, trainer.world_size)
+    asked = _asked(run) if run.trainer.evaluate_every else None
+    best = find_best(run.trainer.best, asked, run.tokenizer, run.image_size) if asked is not None else None
+    shown = None
+    if run.trainer.pictures_every:
+        held_out = run.data.validation(run.image_size)
+        say_remarks(held_out.remarks, said=images.remarks)
+        shown = next(iter(spread_loader(held_out, 16)))
     _fetch_weights(run.objective)
     if run.init_from:
         _init_from(run.tokenizer, run.init_from)
@@ -159,25 +166,21 @@ def train(run: Run) -> Outcome:
         restore_weights(resume, task, ema)
     events = Events(run.folder / "events.jsonl", main)
     mirror = Wandb(run.folder, run.config) if run.wandb and main else None
-    saving = Saving(
-        ema, run.folder / "checkpoints", run.trainer.save_every, run.trainer.keep, about, events, resume, position
-    )
+    often = (run.trainer.save_every, run.trainer.evaluate_every)  # what goes wrong in an evaluation costs no step
+    saving = Saving(ema, run.folder / "checkpoints", often, run.trainer.keep, about, events, resume, position)
     signals = Signals(saving)
     bar = Bar(run.trainer.batch_size)
     logged = Log(run.folder, run.trainer.log_every, bar, Health(run.tokenizer.quantizer), events, mirror)
-    callbacks = [ema, bar, BadSampleCount(run.folder), logged]
-    if run.trainer.pictures_every:
-        held_out = run.data.validation(run.image_size)
-        say_remarks(held_out.remarks, said=images.remarks)
-        shown = next(iter(spread_loader(held_out, 16)))
+    callbacks = [ema, bar, BadSampleCount(run.folder), logged, saving]
+    if shown is not None:
         callbacks.append(Pictures(run.folder, run.trainer.pictures_every, shown, ema, mirror))
-    if run.trainer.evaluate_every:
-        callbacks.append(_evaluation(run, ema, mirror))
+    if asked is not None:
+        callbacks.append(_evaluation(run, asked, best, ema, mirror))
     if run.trainer.compile:
         functorch.backward_pass_autocast = "off"  # as the task calls it; compiled gradients are planned in forward
         run.tokenizer.encoder.compile()
         run.tokenizer.decoder.compile()
-    trainer.callbacks.extend([*callbacks, saving, signals])  # type: ignore[attr-defined]
+    trainer.callbacks.extend([*callbacks, signals])  # type: ignore[attr-defined]
     events.write("start" if resume is None else "resume", step=task.step)
     report = None
     try:
@@ -294,16 +297,17 @@ def _validation_loader(run: Run, batch_size: int, part: int, parts: int) -> Any:
     return evaluation_loader(run.data.validation(run.image_size), batch_size, run.trainer.workers, part, parts)
 
 
-def _evaluation(run: Run, ema: EMA, mirror: Wandb | None) -> Evaluation:
-    settings, protocol, images = run.trainer, Protocol("offline"), run.data.validation(run.image_size)
+def _asked(run: Run) -> Settings:
+    """What is measured along the way."""
+    return Settings(run.trainer.evaluate_metrics, Protocol("offline"), seed=run.seed)
+
+
+def _evaluation(run: Run, asked: Settings, best: tuple[str, bool] | None, ema: EMA, mirror: Wandb | None) -> Evaluation:
+    settings, protocol, images = run.trainer, asked.protocol, run.data.validation(run.image_size)
     some = prepare(images, protocol, settings.evaluate_images) if not isinstance(images, ImageStream) else images
 
     def batches() -> Iterable[Batch]:
         loader = evaluation_loader(some, 64, 0, rank(), world_size())
         return islice(loader, -(-settings.evaluate_images // (64 * world_size())))
 
-    asked = Settings(settings.evaluate_metrics, protocol, seed=run.seed)
-    absent = missing(asked, run.tokenizer, (run.image_size, run.image_size), keys={})
-    if absent:
-        raise InputError(f"trainer.evaluate_metrics: {'; '.join(absent)}; leave it out")
-    return Evaluation(run.folder, settings.evaluate_every, batches, asked, settings.best, ema, mirror)
+    return Evaluation(run.folder, settings.evaluate_every, batches, asked, best, ema, mirror)

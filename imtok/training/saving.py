@@ -26,7 +26,7 @@ class Saving(Callback):
     Args:
         ema: The averaged weights.
         folder: Where the checkpoints go.
-        every: Steps between them.
+        every: One is written at each multiple of each of these numbers of steps; 0 = at none.
         keep: How many stay.
         about: What each manifest says besides: config and data.
         events: Where each checkpoint is noted.
@@ -38,7 +38,7 @@ class Saving(Callback):
         self,
         ema: EMA,
         folder: Path,
-        every: int,
+        every: tuple[int, ...],
         keep: int,
         about: dict[str, Any],
         events: Events,
@@ -69,7 +69,9 @@ class Saving(Callback):
         assert isinstance(pl_module, TokenizerTask)
         if self.stream is not None:
             self.stream.note(batch)
-        if pl_module.stepped and (pl_module.step % self.every == 0 or pl_module.step == pl_module.last_step):
+        step = pl_module.step
+        due = step == pl_module.last_step or any(every and step % every == 0 for every in self.every)
+        if pl_module.stepped and due:
             self.save(trainer, pl_module)
 
     def save(self, trainer: Trainer, task: TokenizerTask) -> None:

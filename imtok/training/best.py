@@ -1,0 +1,39 @@
+"""Which number of the evaluations along the way chooses the best tokenizer: found before the run starts."""
+
+import difflib
+
+from imtok.errors import InputError
+from imtok.evaluation.choose import missing, numbers
+from imtok.evaluation.settings import Settings
+from imtok.tokenizer import Tokenizer
+
+
+def find_best(name: str | None, asked: Settings, tokenizer: Tokenizer, side: int) -> tuple[str, bool] | None:
+    """The number that ``trainer.best`` names, and whether a larger one is better; None if it names none.
+
+    Args:
+        name: As ``evaluation.csv`` will call it.
+        asked: What is measured.
+        tokenizer: Of what.
+        side: Of the images, in pixels.
+
+    Raises:
+        InputError: If a metric cannot be had, there will be no such number, or no value of it is better than another.
+    """
+    absent = missing(asked, tokenizer, (side, side), keys={})  # a run has no keys for the files of metrics
+    if absent:
+        raise InputError(f"trainer.evaluate_metrics: {'; '.join(absent)}; leave it out")
+    if name is None:
+        return None
+    found = numbers(asked, tokenizer, (side, side))
+    choices = {known: better for known, better in found.items() if better is not None}
+    better = choices.get(name)
+    if better is None:
+        why = "has no better and no worse" if name in found else "is not among what is measured"
+        close = difflib.get_close_matches(name.lower(), choices, n=1)
+        hint = f"did you mean {close[0]}? " if close else ""
+        raise InputError(
+            f"trainer.best={name} {why}; {hint}trainer.evaluate_metrics=[{','.join(asked.metrics)}] at "
+            f"image_size={side} gives {', '.join(choices) or 'no number to choose by'}"
+        )
+    return name, better
