@@ -122,7 +122,7 @@ def build_data(plain: dict[str, Any]) -> Data:
 def build_part(plain: dict[str, Any], section: str) -> Any:
     """Build one section; InputError that names it if it refuses its settings."""
     try:
-        return construct(plain[section], packages=None)
+        return construct(plain[section], packages=None, key=section)
     except InputError:
         raise
     except (TypeError, ValueError) as error:

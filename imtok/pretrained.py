@@ -29,19 +29,23 @@ class Pretrained(ABC):
         """
 
 
-def fetch_weights(root: nn.Module) -> None:
+def fetch_weights(root: nn.Module, key: str = "") -> None:
     """Read the weights of every pretrained part in ``root``, before a run's first step.
+
+    Args:
+        root: A module whose parts are called as their sections of the config.
+        key: Of the section that ``root`` is; empty = it is the whole.
 
     Raises:
         InputError: If a file cannot be used.
     """
-    for name, module in root.named_modules():
+    for name, module in root.named_modules(prefix=key):
         if isinstance(module, Pretrained) and module.weights != RANDOM:
             path = Path(module.weights).expanduser()
             if not path.is_file():
+                own = f"{name or type(module).__name__}.weights"
                 raise InputError(
-                    f"{name or type(module).__name__}.weights={module.weights} does not exist; give the path of its "
-                    "file, or weights=random to go without"
+                    f"{own}={module.weights} does not exist; give the path of its file, or {own}=random to go without"
                 )
             module.read_weights(path)
 

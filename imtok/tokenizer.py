@@ -3,6 +3,7 @@
 import importlib
 import inspect
 import os
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -300,7 +301,10 @@ def _top(names: Iterable[str]) -> list[str]:
 
 
 def construct(
-    config: Any, packages: Sequence[str] | None = ("imtok",), provided: Mapping[str, Any] | None = None
+    config: Any,
+    packages: Sequence[str] | None = ("imtok",),
+    provided: Mapping[str, Any] | None = None,
+    key: str = "",
 ) -> Any:
     """Build the object that a dict with ``_target_`` describes; dicts and lists inside it too.
 
@@ -308,15 +312,21 @@ def construct(
         config: Plain values.
         packages: Only classes of these packages and of those that ``IMTOK_PACKAGES`` names; None = of any.
         provided: Arguments that the outermost object's config leaves out; it gets those that its class takes.
+        key: Where ``config`` stands in the user's config, for messages; empty = in none.
 
     Raises:
+        InputError: Given a key, if a class refuses its arguments: one line with the keys of these.
         ValueError: If the class is not of ``packages`` or is not a class at all.
     """
     if isinstance(config, list):
-        return [construct(item, packages) for item in config]
+        return [construct(item, packages, key=key and f"{key}[{index}]") for index, item in enumerate(config)]
     if not isinstance(config, dict):
         return config
-    arguments = {key: construct(value, packages) for key, value in config.items() if key != "_target_"}
+    arguments = {
+        name: construct(value, packages, key=key and f"{key}.{name}")
+        for name, value in config.items()
+        if name != "_target_"
+    }
     if "_target_" not in config:
         return arguments
     target = str(config["_target_"])
@@ -333,7 +343,24 @@ def construct(
     if not (isinstance(factory, type) and factory.__module__ == module_name):
         raise ValueError(f"_target_ must name a class by the module that defines it, got {target!r}")
     taken = inspect.signature(factory).parameters
-    return factory(**arguments, **{name: value for name, value in (provided or {}).items() if name in taken})
+    arguments |= {name: value for name, value in (provided or {}).items() if name in taken}
+    try:
+        return factory(**arguments)
+    except (TypeError, ValueError) as error:
+        if not key:
+            raise
+        if not isinstance(error, InputError):
+            raise InputError(f"{key}: {error}") from error
+        raise InputError(_with_keys(str(error), config, key)) from None
+
+
+def _with_keys(text: str, config: Config, key: str) -> str:
+    """What a class says of arguments for files (``weights=PATH``), with the keys that a user gives in their place."""
+
+    def instead(argument: re.Match[str]) -> str:
+        return f"{'' if argument[1] in config else '+'}{key}.{argument[0]}"
+
+    return re.sub(r"(?<![\w.+])(weights|heads|sha256)=", instead, text)
 
 
 def trusted_packages() -> list[str]:

@@ -180,7 +180,7 @@ def test_a_part_that_refuses_its_settings_is_named():
     plain = OmegaConf.to_container(config, resolve=True)
     with pytest.raises(InputError, match=r"the tokenizer cannot be built: levels must be .*\[8, 1\]"):
         build_tokenizer(plain)
-    with pytest.raises(InputError, match=r"objective: weight must not be negative, got -1"):
+    with pytest.raises(InputError, match=r"objective\.losses\.l2: weight must not be negative, got -1"):
         build_part(plain, "objective")
 
 

@@ -142,7 +142,7 @@ def train(run: Run) -> Outcome:
         held_out = run.data.validation(run.image_size)
         say_remarks(held_out.remarks, said=images.remarks)
         shown = next(iter(spread_loader(held_out, 16)))
-    _fetch_weights(run.objective)
+    _fetch_weights(run.objective, "objective")
     if run.init_from:
         _init_from(run.tokenizer, run.init_from)
     elif resume is None:
@@ -238,10 +238,10 @@ def _check_resume(run: Run, resume: Checkpoint, about: dict[str, Any]) -> None:
         )
 
 
-def _fetch_weights(root: nn.Module) -> None:
+def _fetch_weights(root: nn.Module, key: str = "") -> None:
     """Read published weights, and name the parts that ought to have some and go without."""
-    fetch_weights(root)
-    for name, part in root.named_modules():
+    fetch_weights(root, key)
+    for name, part in root.named_modules(prefix=key):
         if isinstance(part, Pretrained) and part.weights == RANDOM:
             warn_random(name)
 
