@@ -1,13 +1,11 @@
 """Samples to batches, in worker processes that cannot change what the batches hold."""
 
-import signal
-import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from typing import Any
 
 import torch
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, IterableDataset
 from typing_extensions import override
 
 from imtok.data.collate import collate
@@ -16,6 +14,7 @@ from imtok.data.order import TrainBatches
 from imtok.data.position import StreamPosition
 from imtok.data.stream import ImageStream
 from imtok.data.stream_batches import StreamBatches
+from imtok.data.workers import Guarded, GuardedStream, collated, ending, start_worker
 from imtok.errors import InputError
 from imtok.types import Batch
 
@@ -23,17 +22,20 @@ from imtok.types import Batch
 class Loader(DataLoader[Any]):
     """A DataLoader whose randomness is its own, over batches of an :class:`ImageSet` or a stream.
 
-    Errors of workers arrive as values and are raised here, so that a user reads one line and no worker's traceback.
+    An InputError of a worker arrives as a value and is raised here, so that a user reads one line and no worker's
+    traceback. The workers end with the iteration, also where an error ends it.
     """
 
-    def __init__(self, images: Dataset[Any], workers: int, **options: Any) -> None:
+    def __init__(self, images: Dataset[Any], workers: int, collate_fn: Callable[[Any], Any], **options: Any) -> None:
         if workers < 0:
             raise ValueError(f"workers must be at least 0, got {workers}")
+        stream = isinstance(images, IterableDataset)
         super().__init__(
-            images,
+            GuardedStream(images) if stream else Guarded(images),
             num_workers=workers,
             prefetch_factor=4 if workers else None,
-            worker_init_fn=_start_worker,
+            worker_init_fn=start_worker,
+            collate_fn=collate_fn if stream else partial(collated, collate_fn),
             # Without a generator of its own, every pass would draw from the global one and shift the model's noise.
             generator=torch.Generator().manual_seed(0),
             **options,
@@ -41,10 +43,11 @@ class Loader(DataLoader[Any]):
 
     @override
     def __iter__(self) -> Iterator[Batch]:  # pyright: ignore[reportIncompatibleMethodOverride], torch names a private type
-        for batch in super().__iter__():
-            if isinstance(batch, InputError):
-                raise batch
-            yield batch
+        with ending(super().__iter__()) as batches:
+            for batch in batches:
+                if isinstance(batch, InputError):
+                    raise batch
+                yield batch
 
 
 def train_loader(images: ImageSet, batches: TrainBatches, workers: int = 0) -> Loader:
@@ -122,12 +125,6 @@ def evaluation_loader(
         return _stream_loader(images, batch_size, workers, rank, world)
     own = [(0, index) for index in range(rank, len(images), world)]
     return _map_loader(images, [own[at : at + batch_size] for at in range(0, len(own), batch_size)], workers)
-
-
-def _start_worker(_worker: int) -> None:
-    torch.set_num_threads(1)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the main process, which ends its workers
-    warnings.filterwarnings("ignore", module="PIL")  # they tell of damaged metadata and name no file
 
 
 def spread_loader(images: ImageSet | ImageStream, number: int) -> Iterable[Batch]:
