@@ -10,10 +10,7 @@ from typing import Any, cast
 
 import hydra
 import torch
-from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
-from hydra._internal.utils import get_args_parser
 from hydra.core.hydra_config import HydraConfig
-from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
@@ -22,7 +19,8 @@ from rich.table import Column, Table
 
 from imtok import __version__
 from imtok.build import build_data, build_part, build_run
-from imtok.config import EvalConfig, check_command, config_folder, register_schemas
+from imtok.command_line import check_arguments, settled
+from imtok.config import EvalConfig, config_folder, register_schemas
 from imtok.data.command import run_check, run_pack
 from imtok.data.images import ImageSet
 from imtok.data.loader import evaluation_loader
@@ -59,6 +57,7 @@ from imtok.export.tokens import export_tokens
 from imtok.export.views import Views
 from imtok.files import claim_output
 from imtok.info import describe
+from imtok.overrides import as_typed
 from imtok.text import command_line
 from imtok.tokenizer import Tokenizer, find_tokenizer
 from imtok.training.folder import find_checkpoint
@@ -112,43 +111,17 @@ def main() -> None:
 def run_hydra(command: str) -> None:
     """Check the command line, then let Hydra compose the config and call the command."""
     # Hydra's parser takes -m only before or after all overrides; between them it is as clear.
-    sys.argv[1:] = sorted(sys.argv[1:], key=lambda argument: argument not in ("-m", "--multirun"))
+    ordered = sorted(sys.argv[1:], key=lambda argument: argument not in ("-m", "--multirun"))
+    sys.argv[1:] = as_typed(ordered, lists=["tokenizer"] if command == "eval" else [])
     logging.basicConfig(level=logging.INFO, format="imtok: %(message)s", stream=sys.stderr)
     logging.getLogger("httpx").setLevel(logging.WARNING)
-    _refusing(lambda: _check(command))
+    _refusing(lambda: check_arguments(command))
     register_schemas()
 
     def entry(config: DictConfig) -> None:
-        _refusing(lambda: _COMMANDS[command](config))
+        _refusing(lambda: _COMMANDS[command](settled(config)))
 
     hydra.main(version_base="1.3", config_path=str(config_folder()), config_name=command)(entry)()
-
-
-def _check(command: str) -> None:
-    """Check every job that the command line asks for; leave Hydra's own questions (--help, --cfg) to Hydra."""
-    arguments = get_args_parser().parse_args()
-    for name, instead in _REFUSED.items():
-        if getattr(arguments, name) is not None:
-            raise InputError(f"--{name.replace('_', '-')} is not taken, since nothing would check it; {instead}")
-    if any((arguments.help, arguments.hydra_help, arguments.cfg, arguments.info)):
-        return
-    if arguments.shell_completion:
-        return
-    jobs = [list(arguments.overrides)]
-    if arguments.multirun:
-        parsed = OverridesParser.create().parse_overrides(arguments.overrides)
-        jobs = [job for batch in BasicSweeper.split_arguments(parsed, max_batch_size=None) for job in batch]
-    for overrides in jobs:
-        check_command(command, overrides)
-
-
-_OWN = "put your YAML file into DIR/experiment/NAME.yaml and give 'hydra.searchpath=[file://DIR]' experiment=NAME"
-_REFUSED = {
-    "config_dir": "give 'hydra.searchpath=[file://DIR]', with which the files below DIR are options too",
-    "config_name": _OWN,
-    "config_path": _OWN,
-    "experimental_rerun": "go on with a run by ckpt=last out=RUN, or repeat the overrides that it was started with",
-}
 
 
 def _train(config: DictConfig) -> None:
@@ -364,10 +337,10 @@ def _tokenizer(config: DictConfig, source: str | None = None) -> tuple[Tokenizer
 
 
 def _folder(config: DictConfig, name: str) -> Path:
-    """The output folder: as given (a number below it for each job of a sweep), or ``runs/NAME/TIME``."""
-    job = HydraConfig.get().job.num if HydraConfig.get().mode is RunMode.MULTIRUN else None
+    """The output folder: as given, or ``runs/NAME/TIME``, with the number of each job of a sweep."""
     if config.out is not None:
-        return Path(config.out) if job is None else Path(config.out) / str(job)
+        return Path(config.out)
+    job = HydraConfig.get().job.num if HydraConfig.get().mode is RunMode.MULTIRUN else None
     moment = time.strftime("%Y-%m-%d_%H-%M-%S")
     return Path("runs") / name / (moment if job is None else f"{moment}_{job}")
 

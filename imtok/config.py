@@ -1,20 +1,17 @@
 """The schema of every command's config, and checks that name all mistakes before anything is built or written."""
 
-import difflib
-import inspect
 import os
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import NoneType, UnionType
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Any, cast
 
 from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
+from hydra.core.utils import setup_globals
 from hydra.errors import HydraException
-from hydra.utils import get_object
 from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from omegaconf.resolvers import oc
@@ -24,13 +21,11 @@ from imtok.errors import InputError
 from imtok.evaluation.schema import MeasureConfig, ScoreConfig
 from imtok.export.schema import ConvertConfig, PublishConfig
 from imtok.export.views import AUGMENTS
+from imtok.hints import Hints
+from imtok.overrides import settle, texts
+from imtok.signatures import check_parts
 from imtok.training.settings import EMASettings, OptimizerSettings, TrainerSettings
-
-# Arguments that imtok.build passes itself, so that YAML files leave them out.
-PROVIDED = {
-    "encoder": {"out_dim", "image_size", "space"},
-    "decoder": {"in_dim", "image_size", "space", "num_latents"},
-}
+from imtok.unread import unread_keys, without
 
 
 @dataclass
@@ -200,27 +195,33 @@ def config_folder() -> Path:
     return packed if packed.is_dir() else package.parent / "configs"
 
 
-def check_command(command: str, overrides: Sequence[str]) -> None:
+def check_command(command: str, overrides: Sequence[str], job: int | None = None) -> None:
     """Compose what Hydra would compose, and raise InputError that lists every mistake, each with its fix.
 
     Args:
         command: A key of ``SCHEMAS``.
         overrides: Hydra overrides of the command line, without sweeps.
+        job: The number of these among the jobs of a sweep; None = no sweep.
     """
     register_schemas()
+    hints = Hints(command, config_folder())
     with initialize_config_dir(str(config_folder()), version_base="1.3"):
-        config, problems = _compose(command, overrides)
-    problems += check_config(config, SCHEMAS[command])
+        config, problems = _compose(command, overrides, hints)
+        asked = any("hydra:" in text for _, text in texts(OmegaConf.to_container(config)))
+        hydra_config = compose(command, list(overrides), return_hydra_config=True).hydra if asked else config
+    with _like_job(hydra_config, job):
+        problems += settle(config, job)
+        problems += check_config(config, SCHEMAS[command], hints)
     if problems:
         lines = "\n".join(f"  {problem}" for problem in dict.fromkeys(problems))
         raise InputError(f"{len(set(problems))} mistake{'s' * (len(set(problems)) > 1)} in the config:\n{lines}")
 
 
-def check_config(config: DictConfig, schema: Any) -> list[str]:
-    """Everything wrong with a composed config: missing values, wrong arguments and types, settings out of range."""
+def check_config(config: DictConfig, schema: Any, hints: Hints | None = None) -> list[str]:
+    """Everything wrong with a composed config: unread keys, missing values, wrong types, settings out of range."""
     secret = [
         f"{path}: {_ENVIRONMENT} (got {value})"
-        for path, value in _strings(OmegaConf.to_container(config))
+        for path, value in texts(OmegaConf.to_container(config))
         if re.search(r"\$\{\s*oc\.env\b", value)
     ]
     if secret:
@@ -230,16 +231,29 @@ def check_config(config: DictConfig, schema: Any) -> list[str]:
         problems = [f"{key}: required and not set; give {key}=VALUE" for key in sorted(missing)]
         with _without_environment():
             plain = OmegaConf.to_container(config, resolve=True)
-    except OmegaConfBaseException as error:
-        return [f"{error.full_key}: {str(error).splitlines()[0]}"]
-    for path, node in _targets(plain):
-        problems += _check_node(path, node, PROVIDED.get(path, set()))
-    if not missing:
+            unread = unread_keys(config, schema)
+    except (OmegaConfBaseException, RecursionError) as error:
+        key = getattr(error, "full_key", None) or "the config"
+        reason = str(error) if "recursion" not in str(error) else "interpolations go round in a circle"
+        return [f"{key}: {re.sub('^.* raised while resolving interpolation: ', '', reason).splitlines()[0]}"]
+    known = without(config, unread)
+    problems += [f"{key}: nothing reads it{hints.key(key, known) if hints else ''}" for key in unread]
+    problems += check_parts(cast(dict[str, Any], plain), unread)
+    if not missing and not unread:
         problems += OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(schema), config)).check()  # type: ignore
     return problems
 
 
-_ENVIRONMENT = "must not read the environment, since configs are written to the run folder; write the value out"
+def suggestion(command: str, key: str) -> str:
+    """What a key may have meant that a command does not have; begins with "; "."""
+    register_schemas()
+    with initialize_config_dir(str(config_folder()), version_base="1.3"):
+        return Hints(command, config_folder()).key(key, compose(command))
+
+
+_ENVIRONMENT = (
+    "must not read the environment, since configs are written to the run folder; only paths may; write the value out"
+)
 
 
 @contextmanager
@@ -256,115 +270,85 @@ def _without_environment() -> Iterator[None]:
         OmegaConf.register_new_resolver("oc.env", oc.env, replace=True)
 
 
-def _compose(command: str, overrides: Sequence[str]) -> tuple[DictConfig, list[str]]:
+@contextmanager
+def _like_job(hydra_config: DictConfig, job: int | None) -> Iterator[None]:
+    """Resolve ``${hydra:...}`` as Hydra does when it runs the job."""
+    known: dict[str, Any] = {"runtime.cwd": os.getcwd(), "job.num": job, "job.id": job}  # noqa: PTH109, Hydra's word
+
+    def answer(key: str) -> Any:
+        value = known[key] if key in known else OmegaConf.select(hydra_config, key)
+        if value is None:
+            instead = "; only a sweep (-m) has one" if key in known else ""
+            raise ValueError(f"hydra:{key} has no value here{instead}")
+        return value
+
+    OmegaConf.register_new_resolver("hydra", answer, replace=True)
+    try:
+        yield
+    finally:
+        setup_globals()
+
+
+def _compose(command: str, overrides: Sequence[str], hints: Hints) -> tuple[DictConfig, list[str]]:
     """Compose; where that fails, leave out the overrides that fail and say why of each."""
     try:
         return compose(command, overrides=list(overrides)), []
-    except (HydraException, OmegaConfBaseException):
+    except _REFUSALS:
         pass
-    groups = {path.name for path in config_folder().iterdir() if path.is_dir()}
+    if "=" in overrides:
+        return compose(command), [f"{' '.join(overrides)}: write KEY=VALUE without spaces around ="]
     accepted, problems = list[str](), list[str]()
-    for override in sorted(overrides, key=lambda override: override.split("=")[0] not in groups):  # groups first
+    for override in sorted(overrides, key=lambda override: _rank(override, hints)):
         try:
             compose(command, overrides=[*accepted, override])
             accepted.append(override)
-        except (HydraException, OmegaConfBaseException) as error:
-            problems.append(_explain(override, error, compose(command, overrides=accepted)))
+        except _REFUSALS as error:
+            before = overrides[max(list(overrides).index(override) - 1, 0)]
+            problems.append(_explain(override, error, compose(command, overrides=accepted), hints, before))
     return compose(command, overrides=accepted), problems
 
 
-def _explain(override: str, error: Exception, config: DictConfig) -> str:
+# ValueError: a group that is set to null; AssertionError: a key below a value
+_REFUSALS = (HydraException, OmegaConfBaseException, ValueError, AssertionError)
+
+
+def _rank(override: str, hints: Hints) -> int:
+    """Where options are found comes first, then which are taken."""
+    key = override.split("=")[0]
+    return 0 if key.startswith("hydra.") else 1 if key in hints.groups else 2
+
+
+def _explain(override: str, error: Exception, config: DictConfig, hints: Hints, before: str) -> str:
     key, separator, value = override.lstrip("+~").partition("=")
     text = str(error)
     if not separator and not override.startswith("~"):
-        return f"{override}: not an override; write KEY=VALUE"
+        return f"{override}: not an override; write KEY=VALUE{hints.word(override, before)}"
     if "Could not find" in text and "Available options" in text:
         options = re.findall(r"^\t(\S+)$", text, flags=re.MULTILINE)
-        return f"{key}={value}: no such option{_hint(value, options)}"
+        return f"{key}={value}: no such option{hints.option(key, value.strip(chr(39)), options)}"
+    inner = re.search(r"In '(.+?)': .*\nKey '(.+?)' (?:is )?not in .*\n\s*full_key: (\S+)", text)
+    if inner:
+        return f"{inner[3]} (in {inner[1]}): no such key{hints.key(inner[3], config)}"
+    if override.startswith("+") and key in hints.groups:
+        return f"{override}: {key} is chosen already; write {key}={value}, without +"
+    if text.startswith("In '") or "Multiple values for" in text:  # of a YAML file of the user's own
+        return f"{key}={value}: {text.splitlines()[0].replace('override ', 'override /')}"
     *parents, name = key.split(".")
     node = OmegaConf.select(config, ".".join(parents)) if parents else config
     keys = [str(known) for known in node] if OmegaConf.is_dict(node) else []  # `in` does not find what is ???
-    if keys and name not in keys:
-        return f"{key}: no such key{_hint(name, keys)}"
+    if not OmegaConf.is_dict(node) and node is not None:
+        return f"{key}: no such key; {'.'.join(parents)} is a value and no section"
+    if name not in keys:
+        return f"{key}: no such key{hints.key(key, config)}"
+    if key in hints.groups:
+        return f"{key}={value}: no such option{hints.option(key, value, hints.groups[key])}"
+    current: Any = None if OmegaConf.is_missing(node, name) else OmegaConf.select(config, key)
+    if OmegaConf.is_dict(current):
+        some = ", ".join(f"{key}.{known}" for known in list(current)[:3])
+        return f"{key}: a section, not a value; set its keys, such as {some}"
     cause = (error.__cause__ or error) if not text or "Error merging override" in text else error
-    listed = bool(keys) and OmegaConf.is_list(OmegaConf.select(config, key)) and not value.startswith("[")
-    if listed or "Ambiguous value" in str(cause):
+    if "Ambiguous value" in str(cause) and isinstance(current, (int, float, str)):
+        return f"{key}: several values make a sweep, which takes -m"
+    if (OmegaConf.is_list(current) and not value.startswith("[")) or "Ambiguous value" in str(cause):
         return f"{key}: a list takes brackets; write {key}=[{value}]"
     return f"{key}: {(str(cause).splitlines() or [type(cause).__name__])[0]}"
-
-
-def _targets(node: Any, path: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
-    if isinstance(node, dict):
-        if "_target_" in node:
-            yield path, node
-        for key, value in node.items():
-            yield from _targets(value, f"{path}.{key}" if path else str(key))
-    elif isinstance(node, list):
-        for index, value in enumerate(node):
-            yield from _targets(value, f"{path}[{index}]")
-
-
-def _strings(node: Any, path: str = "") -> Iterator[tuple[str, str]]:
-    if isinstance(node, str):
-        yield path, node
-    for key, value in node.items() if isinstance(node, dict) else enumerate(node) if isinstance(node, list) else ():
-        yield from _strings(value, f"{path}.{key}" if path else str(key))
-
-
-def _check_node(path: str, node: dict[str, Any], provided: set[str]) -> Iterator[str]:
-    target = node["_target_"]
-    try:
-        factory: Callable[..., Any] = get_object(target)
-    except Exception as error:  # importing can raise anything
-        yield f"{path}._target_: cannot import {target} ({str(error.__cause__ or error).splitlines()[0]})"
-        return
-    parameters = inspect.signature(factory).parameters
-    hints = get_type_hints(factory.__init__ if inspect.isclass(factory) else factory)
-    given = {key: value for key, value in node.items() if not key.startswith("_")}
-    for key, value in given.items():
-        if key not in parameters:
-            yield f"{path}.{key}: {target.rpartition('.')[2]} has no argument {key}{_hint(key, list(parameters))}"
-        elif value != "???" and not _fits(value, hints.get(key, Any)):
-            yield f"{path}.{key}: must be {_name(hints[key])}, got {value!r}"
-    for key, parameter in parameters.items():
-        required = parameter.default is parameter.empty and parameter.kind is not parameter.VAR_KEYWORD
-        if required and key not in given and key not in provided:
-            yield f"{path}.{key}: required by {target.rpartition('.')[2]} and not set; give +{path}.{key}=VALUE"
-
-
-def _hint(name: str, known: Sequence[str]) -> str:
-    close = difflib.get_close_matches(name, known, n=1)
-    return f"; did you mean {close[0]}?" if close else f"; there are {', '.join(sorted(known))}"
-
-
-def _fits(value: Any, hint: Any) -> bool:
-    """Whether a plain YAML value can be passed for ``hint``; unknown hints always fit."""
-    origin, args = get_origin(hint), get_args(hint)
-    if isinstance(value, dict) and "_target_" in value:
-        return True
-    if origin in (Union, UnionType):
-        return any(_fits(value, arg) for arg in args)
-    if origin is Literal:
-        return value in args
-    if hint is NoneType:
-        return value is None
-    if hint is float:
-        return isinstance(value, (int, float)) and not isinstance(value, bool)
-    if hint is int:
-        return isinstance(value, int) and not isinstance(value, bool)
-    if hint in (str, bool):
-        return isinstance(value, hint)
-    if inspect.isclass(origin) and issubclass(tuple, origin) and isinstance(value, list):  # Sequence, list, tuple
-        items = args[:1] * len(value) if (len(args) == 2 and args[1] is ...) or len(args) == 1 else args
-        return len(items) == len(value) and all(map(_fits, value, items))
-    if inspect.isclass(origin) and issubclass(list, origin):
-        return isinstance(value, list) and all(_fits(item, args[0]) for item in value)
-    if inspect.isclass(origin) and issubclass(dict, origin):
-        return isinstance(value, dict)
-    return True
-
-
-def _name(hint: Any) -> str:
-    if get_origin(hint) is Literal:
-        return " or ".join(map(str, get_args(hint)))
-    return hint.__name__ if inspect.isclass(hint) and not get_args(hint) else re.sub(r"[\w.]+\.(\w+)", r"\1", str(hint))

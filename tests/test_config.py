@@ -12,8 +12,9 @@ from omegaconf import OmegaConf
 
 from imtok.build import build_part, build_tokenizer
 from imtok.cli import run_hydra
-from imtok.config import check_command, config_folder, register_schemas
+from imtok.config import SCHEMAS, check_command, config_folder, register_schemas
 from imtok.errors import InputError
+from imtok.overrides import as_typed
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 GROUPS = sorted(path.name for path in CONFIGS.iterdir() if path.is_dir())
@@ -103,6 +104,53 @@ def test_every_encoder_builds_with_its_decoder(encoder):
         (["image_size=${nowhere}"], "image_size: "),
         (["experiment=titok_xxl"], "experiment=titok_xxl: no such option"),
         (["name='a"], "name: "),
+        (["lr=1e-4"], "lr: no such key; did you mean optimizer.lr?"),
+        (["learning_rate=1"], "learning_rate: no such key; did you mean optimizer.lr?"),
+        (["trainer.lr=1"], "trainer.lr: no such key; did you mean optimizer.lr?"),
+        (["batch_size=4"], "batch_size: no such key; did you mean trainer.batch_size?"),
+        (["steps=9"], "steps: no such key; did you mean trainer.max_steps?"),
+        (["max_steps=9"], "max_steps: no such key; did you mean trainer.max_steps?"),
+        (["width=9"], "width: no such key; did you mean encoder.width or decoder.width?"),
+        (["optimizer=adam"], "optimizer: a section, not a value; set its keys, such as optimizer.lr, optimizer.betas"),
+        (["trainer=cpu"], "trainer=cpu: no such option; did you mean trainer.accelerator=cpu? (options of trainer are"),
+        (["trainer=2"], "trainer=2: no such option; did you mean trainer.devices=2?"),
+        (["data.path=DIR"], "data.path: no such key; it is a key of data=folder, "),
+        (["data.crop=adm"], "data.crop: no such key; it is a key of data=folder, "),
+        (["path=DIR"], "path: no such key; did you mean data=folder data.path=DIR?"),
+        (["data=/my/photos"], "data=/my/photos: no such option; did you mean data=folder data.path=/my/photos?"),
+        (["quantizer=fsq", "quantizer.codebook_size=8"], "it is a key of quantizer=vq, "),
+        (["experiment=mine.yaml"], "experiment=mine.yaml: no such option; put it into DIR/experiment and give "),
+        (["quantizer=null"], "quantizer=null: no such option; there are "),
+        (["+quantizer=fsq"], "+quantizer=fsq: quantizer is chosen already; write quantizer=fsq, without +"),
+        (["+experiment=llamagen_vq16"], "write experiment=llamagen_vq16, without +"),
+        (["fsq"], "fsq: not an override; write KEY=VALUE: quantizer=fsq"),
+        (["./photos"], "./photos: not an override; write KEY=VALUE: data=folder data.path=./photos"),
+        (["lr", "=", "3"], "lr = 3: write KEY=VALUE without spaces around ="),
+        (["logger.x=3"], "logger.x: no such key; logger is a value and no section"),
+        (["seed=0,1"], "seed: several values make a sweep, which takes -m"),
+        (["out=${hydra:job.num}"], "out: hydra:job.num has no value here; only a sweep (-m) has one"),
+        (["+name2=${name}"], "name2: nothing reads it; did you mean name?"),
+        (["++optimizer.learning_rate=1"], "optimizer.learning_rate: nothing reads it; did you mean lr?"),
+        (["+optimizer.eps=1.0"], "optimizer.eps: nothing reads it; there are betas, "),
+        (["+optimizer.critic.lrr=1.0"], "optimizer.critic.lrr: nothing reads it; did you mean lr?"),
+        (["+trainer.profiler=simple"], "trainer.profiler: nothing reads it; there are accelerator, "),
+        (["++trainer.val_check_interval=5"], "trainer.val_check_interval: nothing reads it; "),
+        (["+ema.decai=1"], "ema.decai: nothing reads it; did you mean decay?"),
+        (["+callbacks={x:{_target_:a.B}}"], "callbacks: nothing reads it; "),
+        (["+quantizr.codebook_size=9"], "quantizr: nothing reads it; did you mean quantizer?"),
+        (["+seeed=3"], "seeed: nothing reads it; did you mean seed?"),
+        (["+quantizer._partial_=true"], "quantizer._partial_: VQ has no argument _partial_; "),
+        (
+            ["++objective.losses.l2.wieght=1"],
+            "objective.losses.l2.wieght: L2Loss has no argument wieght; did you mean weight?",
+        ),
+        (["+data.path=DIR"], "data.path: Photos has no argument path; "),
+        (["+mine={a:1,b:2}", "seed=${mine.a}"], "mine.b: nothing reads it; there are a"),
+        (["+a=${b}", "+b=3", "seed=${b}"], "a: nothing reads it; "),
+        (
+            ["++objective.losses.more={weight:1}"],
+            "objective.losses.more: nothing builds it, since it has no _target_; ~",
+        ),
     ],
 )
 def test_each_kind_of_mistake_is_explained(overrides, message):
@@ -110,6 +158,52 @@ def test_each_kind_of_mistake_is_explained(overrides, message):
         check_command("train", overrides)
     assert message in str(error.value)
     assert "1 mistake in the config:" in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["~quantizer.restart_below"],
+        ["~objective.losses.l2", "+objective.losses.l1={_target_:imtok.losses.pixel.L1Loss,weight:1.0}"],
+        ["+mine=3", "seed=${mine}"],
+        ["+mine={deep:{seed:3}}", "seed=${mine.deep.seed}"],
+        ["+mine={deep:3}", "seed=${oc.select:mine.deep,4}"],
+        ["+mine={a:seed,seed:3}", "seed='${mine[${mine.a}]}'"],
+        ["+a=3", "+b=${a}", "seed=${.b}"],
+        ["++optimizer.lr=1e-4", "++trainer.max_steps=200"],
+        ["+trainer.best=psnr", "trainer.evaluate_every=5"],
+        ["+optimizer.critic.lr=1e-4"],
+        ["image_size=${encoder.patch_size}", "encoder.width=${decoder.width}"],
+        ["name=${quantizer._target_}", "out=runs/${name}"],
+        ["out=runs/${hydra:runtime.choices.quantizer}"],
+        ["out=${oc.env:HOME}/runs", "init_from=~/runs/x"],
+        ["out=${now:%Y}/x"],
+        ["~quantizer", "+quantizer={_target_:imtok.quantizers.fsq.FSQ,levels:[8,8]}"],
+        ["data=folder", "data.path=~/photos", "++data.index=${out}/index", "out=x"],
+        ["data=mixture", "data.parts.folder.path=x", "+data@data.parts.more=photos", "+data.weights.more=2"],
+        ["+encoder={_target_:tests.test_config.Open,anything:1}"],
+        ["experiment=titok_bl64", "size=tiny", "++trainer.keep=1"],
+    ],
+)  # fmt: skip
+def test_right_uses_of_plus_and_tilde_and_interpolations_pass(overrides, monkeypatch):
+    monkeypatch.setenv("HOME", "/home/me")
+    if "Open" in overrides[0]:
+        monkeypatch.setattr("imtok.encoders.patch.PatchEncoder", Open)
+        overrides = ["+encoder.anything=1"]
+    check_command("train", as_typed(overrides))
+
+
+class Open:
+    """A part that decides itself what it reads."""
+
+    def __init__(self, **settings):
+        self.settings = settings
+
+
+@pytest.mark.parametrize("command", SCHEMAS)
+def test_every_command_names_a_key_that_nothing_reads(command):
+    with pytest.raises(InputError, match=r"  nobodys: nothing reads it; "):
+        check_command(command, ["+nobodys=1"])
 
 
 @pytest.mark.parametrize(
@@ -128,6 +222,7 @@ def test_no_spelling_of_an_interpolation_reads_the_environment(override, monkeyp
         check_command("train", [override, "logger=env"])
     assert "must not read the environment" in str(error.value)
     assert "e1b7a5c0ffee" not in str(error.value)
+    assert "only paths may" in str(error.value)
     assert OmegaConf.create({"a": "${oc.env:IMTOK_SECRET}"}).a == "e1b7a5c0ffee"  # elsewhere it is as it was
 
 
@@ -153,6 +248,19 @@ def test_files_of_a_folder_of_ones_own_are_options_and_are_checked(tmp_path):
         check_command("train", arguments)
     own.write_text("# @package _global_\nname: ${oc.env:HOME}\n")
     with pytest.raises(InputError, match="name: must not read the environment"):
+        check_command("train", arguments)
+    own.write_text("# @package _global_\noptimizer: {learning_rate: 1}\n")
+    with pytest.raises(
+        InputError, match=r"optimizer.learning_rate \(in experiment/mine\): no such key; did you mean lr\?"
+    ):
+        check_command("train", arguments)
+    own.write_text("# @package _global_\nencoder: {widht: 1}\n")
+    with pytest.raises(InputError, match=r"encoder.widht: PatchEncoder has no argument widht; did you mean width\?"):
+        check_command("train", arguments)
+    own.write_text("# @package _global_\ndefaults: [/quantizer: fsq]\n")
+    with pytest.raises(
+        InputError, match=r"experiment=mine: Multiple values for quantizer\..* 'override /quantizer: fsq'"
+    ):
         check_command("train", arguments)
 
 

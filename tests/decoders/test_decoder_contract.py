@@ -20,8 +20,8 @@ from encoders.presets import (
 )
 from encoders.test_encoder_contract import wake
 
-from imtok.config import PROVIDED
 from imtok.decoders.base import GenerativeDecoder
+from imtok.signatures import PROVIDED
 from imtok.tokenizer import construct
 
 SIZE = (SIDE, SIDE)

@@ -18,7 +18,7 @@ from encoders.presets import (
     unchecked,
 )
 
-from imtok.config import PROVIDED
+from imtok.signatures import PROVIDED
 from imtok.tokenizer import construct
 
 SIZE = (SIDE, SIDE)

@@ -1,0 +1,74 @@
+"""Hydra's flags and a command's words: all checked before Hydra acts on them, and settled before a command does."""
+
+import logging
+from argparse import Namespace
+from typing import NoReturn
+
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra._internal.utils import get_args_parser
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.types import RunMode
+from omegaconf import DictConfig
+
+from imtok.config import check_command, suggestion
+from imtok.errors import InputError
+from imtok.overrides import check_repeats, from_environment, settle
+
+log = logging.getLogger(__name__)
+
+
+def check_arguments(command: str) -> None:
+    """Check every job that the command line asks for; leave Hydra's own questions (--help, --cfg) to Hydra."""
+    arguments = _flags(command)
+    for name, instead in _REFUSED.items():
+        if getattr(arguments, name) is not None:
+            raise InputError(f"--{name.replace('_', '-')} is not taken, since nothing would check it; {instead}")
+    if any((arguments.help, arguments.hydra_help, arguments.cfg, arguments.info)):
+        return
+    if arguments.shell_completion:
+        return
+    check_repeats(arguments.overrides)
+    jobs = [list(arguments.overrides)]
+    if arguments.multirun:
+        parsed = OverridesParser.create().parse_overrides(arguments.overrides)
+        jobs = [job for batch in BasicSweeper.split_arguments(parsed, max_batch_size=None) for job in batch]
+    for number, overrides in enumerate(jobs):
+        check_command(command, overrides, number if arguments.multirun else None)
+
+
+def _flags(command: str) -> Namespace:
+    """Hydra's flags, and the overrides among them."""
+    parser = get_args_parser()
+
+    def refuse(message: str) -> NoReturn:
+        raise InputError(f"{message}; imtok {command} --help shows every key")
+
+    parser.error = refuse
+    arguments, unknown = parser.parse_known_args()
+    if unknown:
+        key = unknown[0].partition("=")[0]
+        raise InputError(
+            f"{key}: no such flag{suggestion(command, key.lstrip('-'))}; keys are KEY=VALUE, without dashes"
+        )
+    return arguments
+
+
+def settled(config: DictConfig) -> DictConfig:
+    """The config with what its paths mean here and now, which is what is stored."""
+    job = HydraConfig.get().job.num if HydraConfig.get().mode is RunMode.MULTIRUN else None
+    for line in from_environment(config):
+        log.info(line)
+    problems = settle(config, job)
+    if problems:
+        raise InputError("; ".join(problems))
+    return config
+
+
+_OWN = "put your YAML file into DIR/experiment/NAME.yaml and give 'hydra.searchpath=[file://DIR]' experiment=NAME"
+_REFUSED = {
+    "config_dir": "give 'hydra.searchpath=[file://DIR]', with which the files below DIR are options too",
+    "config_name": _OWN,
+    "config_path": _OWN,
+    "experimental_rerun": "go on with a run by ckpt=last out=RUN, or repeat the overrides that it was started with",
+}

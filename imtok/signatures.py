@@ -1,0 +1,125 @@
+"""Whether the settings of parts fit the signatures of their classes."""
+
+import inspect
+import re
+import shlex
+from collections.abc import Callable, Iterator, Sequence
+from types import NoneType, UnionType
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+
+from hydra.utils import get_object
+
+from imtok.hints import hint
+from imtok.overrides import PATHS, quoted
+
+# Arguments that imtok.build passes itself, so that YAML files leave them out.
+PROVIDED = {
+    "encoder": {"out_dim", "image_size", "space"},
+    "decoder": {"in_dim", "image_size", "space", "num_latents"},
+}
+
+
+def check_parts(plain: dict[str, Any], unread: Sequence[str] = ()) -> list[str]:
+    """What is wrong with the dicts with ``_target_`` in a config, however deep, one line each.
+
+    A class that takes ``**kwargs`` decides itself which keys it reads.
+
+    Args:
+        plain: The whole config as plain values.
+        unread: Keys at its top that are nobody's.
+    """
+    found = _targets({key: value for key, value in plain.items() if key not in unread})
+    return [line for path, node in found for line in _check_node(path, node, PROVIDED.get(path, set()))]
+
+
+def _targets(node: Any, path: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
+    if isinstance(node, dict):
+        if "_target_" in node:
+            yield path, node
+        for key, value in node.items():
+            yield from _targets(value, f"{path}.{key}" if path else str(key))
+    elif isinstance(node, list):
+        for index, value in enumerate(node):
+            yield from _targets(value, f"{path}[{index}]")
+
+
+def _check_node(path: str, node: dict[str, Any], provided: set[str]) -> Iterator[str]:
+    target = node["_target_"]
+    try:
+        factory: Callable[..., Any] = get_object(target)
+    except Exception as error:  # importing can raise anything
+        yield f"{path}._target_: cannot import {target} ({str(error.__cause__ or error).splitlines()[0]})"
+        return
+    parameters = inspect.signature(factory).parameters
+    hints = get_type_hints(factory.__init__ if inspect.isclass(factory) else factory)
+    given = {key: value for key, value in node.items() if key != "_target_"}
+    open_ended = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
+    for key, value in given.items():
+        if key not in parameters and open_ended:
+            continue
+        if key not in parameters:
+            yield f"{path}.{key}: {target.rpartition('.')[2]} has no argument {key}{hint(key, list(parameters))}"
+        elif unbuilt := list(_unbuilt(f"{path}.{key}", value, hints.get(key, Any))):
+            yield from (f"{where}: nothing builds it, since it has no _target_; ~{where} drops it" for where in unbuilt)
+        elif value != "???" and not _fits(value, hints.get(key, Any)):
+            yield f"{path}.{key}: must be {_name(hints[key])}, got {value!r}{_as_path(f'{path}.{key}', value)}"
+    for key, parameter in parameters.items():
+        several = parameter.kind in (parameter.VAR_KEYWORD, parameter.VAR_POSITIONAL)
+        required = parameter.default is parameter.empty and not several
+        if required and key not in given and key not in provided:
+            yield f"{path}.{key}: required by {target.rpartition('.')[2]} and not set; give +{path}.{key}=VALUE"
+
+
+def _unbuilt(path: str, value: Any, hint: Any) -> Iterator[str]:
+    """Where a part is wanted and a dict does not say of which class."""
+    origin, args = get_origin(hint), get_args(hint)
+    if inspect.isclass(origin) and issubclass(dict, origin) and isinstance(value, dict) and "_target_" not in value:
+        for key, item in value.items():
+            yield from _unbuilt(f"{path}.{key}", item, args[-1])
+    wanted = [arg for arg in args if arg is not NoneType] if origin in (Union, UnionType) else [hint]
+    parts = [
+        one for one in wanted if inspect.isclass(one) and one.__module__.split(".")[0] not in ("builtins", "typing")
+    ]
+    if parts and len(parts) == len(wanted) and isinstance(value, dict) and "_target_" not in value:
+        yield path
+
+
+def _as_path(key: str, value: Any) -> str:
+    """How a path must be written that reads like a list, if this may be one."""
+    if key.rpartition(".")[2] not in PATHS or not isinstance(value, list):
+        return ""
+    text = f"[{','.join(map(str, value))}]"
+    return f"; a path of that name is {shlex.quote(f'{key}={quoted(text)}')}"
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    """Whether a plain YAML value can be passed for ``hint``; unknown hints always fit."""
+    origin, args = get_origin(hint), get_args(hint)
+    if isinstance(value, dict) and "_target_" in value:
+        return True
+    if origin in (Union, UnionType):
+        return any(_fits(value, arg) for arg in args)
+    if origin is Literal:
+        return value in args
+    if hint is NoneType:
+        return value is None
+    if hint is float:
+        return isinstance(value, (int, float)) and not isinstance(value, bool)
+    if hint is int:
+        return isinstance(value, int) and not isinstance(value, bool)
+    if hint in (str, bool):
+        return isinstance(value, hint)
+    if inspect.isclass(origin) and issubclass(tuple, origin) and isinstance(value, list):  # Sequence, list, tuple
+        items = args[:1] * len(value) if (len(args) == 2 and args[1] is ...) or len(args) == 1 else args
+        return len(items) == len(value) and all(map(_fits, value, items))
+    if inspect.isclass(origin) and issubclass(list, origin):
+        return isinstance(value, list) and all(_fits(item, args[0]) for item in value)
+    if inspect.isclass(origin) and issubclass(dict, origin):
+        return isinstance(value, dict)
+    return True
+
+
+def _name(hint: Any) -> str:
+    if get_origin(hint) is Literal:
+        return " or ".join(map(str, get_args(hint)))
+    return hint.__name__ if inspect.isclass(hint) and not get_args(hint) else re.sub(r"[\w.]+\.(\w+)", r"\1", str(hint))
