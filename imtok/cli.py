@@ -57,9 +57,10 @@ from imtok.export.tokens import export_tokens
 from imtok.export.views import Views
 from imtok.files import claim_output
 from imtok.info import describe
+from imtok.locate import find_tokenizer
 from imtok.overrides import as_typed
 from imtok.text import command_line
-from imtok.tokenizer import Tokenizer, find_tokenizer
+from imtok.tokenizer import Tokenizer
 from imtok.training.folder import find_checkpoint
 from imtok.training.run import train
 from imtok.zoo.command import run_import
@@ -274,7 +275,7 @@ def _pack(config: DictConfig) -> None:
 
 def _info(arguments: Sequence[str]) -> None:
     if len(arguments) != 1:
-        raise InputError("imtok info takes one argument: a run folder, a tokenizer folder or a name on the hub")
+        raise InputError("imtok info takes one argument: a run folder, a tokenizer folder or hf:org/name on the hub")
     source = arguments[0].removeprefix("tokenizer=")
     Console(highlight=False).print(describe(Tokenizer.load(source), find_tokenizer(source)))
 

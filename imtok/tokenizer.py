@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-from huggingface_hub import snapshot_download
 from jaxtyping import Float
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
@@ -21,6 +20,7 @@ from imtok.decoders.base import Decoder
 from imtok.encoders.base import Encoder
 from imtok.errors import InputError
 from imtok.files import canonical_json, new_folder, read_json, sha256, write_json
+from imtok.locate import CONFIG, WEIGHTS, find_tokenizer
 from imtok.quantizers.base import Quantizer
 from imtok.regularizers.base import Regularizer
 from imtok.spaces.base import Space
@@ -28,8 +28,6 @@ from imtok.types import Quantized, Reconstruction, Tokens
 
 Config = dict[str, Any]
 TRUSTED = "IMTOK_PACKAGES"  # environment variable: packages of the user's own, which stored configs may name as well
-CONFIG = "config.json"
-WEIGHTS = "model.safetensors"
 
 
 class Tokenizer(nn.Module):
@@ -242,8 +240,8 @@ class Tokenizer(nn.Module):
         """Read a tokenizer that ``save`` wrote, in evaluation mode. Runs no code but that of ``packages``.
 
         Args:
-            source: Its folder, a run folder that holds it as ``tokenizer/``, or a model name ("org/name") on the
-                Hugging Face Hub.
+            source: Its folder, a run folder that holds it as ``tokenizer/``, or ``hf:org/name[@revision]``: a model
+                on the Hugging Face Hub.
             packages: Where its classes may come from, beside those that the environment variable ``IMTOK_PACKAGES``
                 names; add the package of parts of your own.
 
@@ -273,27 +271,6 @@ class Tokenizer(nn.Module):
         except (TypeError, ValueError, RuntimeError) as error:
             raise InputError(f"{folder} does not fit this version of imtok ({error})") from None
         return tokenizer.eval()
-
-
-def find_tokenizer(source: str | Path) -> Path:
-    """The folder of a tokenizer, given itself, its run folder or its name on the Hugging Face Hub."""
-    folder = Path(source)
-    for candidate in (folder, folder / "tokenizer"):
-        if (candidate / CONFIG).is_file():
-            return candidate
-    name = str(source)
-    if folder.exists() or name.count("/") != 1 or name.startswith((".", "/", "~")):
-        reason = f"no {CONFIG} in it or in its tokenizer/" if folder.exists() else "it does not exist"
-        raise InputError(
-            f"tokenizer={source} is not a tokenizer ({reason}); give a run folder or its tokenizer/ folder"
-        )
-    try:
-        return Path(snapshot_download(name, allow_patterns=[CONFIG, WEIGHTS]))
-    except Exception as error:  # the hub's client raises many kinds: offline, unknown, private, ...
-        reason = str(error).strip().splitlines()[0]
-        raise InputError(
-            f"tokenizer={source} is no folder here and cannot be fetched from the hub ({reason})"
-        ) from None
 
 
 def _top(names: Iterable[str]) -> list[str]:

@@ -128,6 +128,41 @@ def test_a_tokenizer_that_is_nowhere_is_explained(tmp_path):
         Tokenizer.load(tmp_path)
 
 
+def test_only_a_name_with_hf_is_asked_of_the_hub(saved, monkeypatch):
+    asked = list[tuple[str, str | None]]()
+
+    def fetch(name, revision=None, **_):
+        asked.append((name, revision))
+        return str(saved)
+
+    monkeypatch.setattr("imtok.locate.snapshot_download", fetch)
+    for name in ("org/name", "runs/mien", "name", "https://huggingface.co/org/name"):
+        with pytest.raises(InputError, match="is not a tokenizer"):
+            Tokenizer.load(name)
+    for name in ("hf:name", "hf:a/b/c", "hf:org/name@", "hf:../x/y"):
+        with pytest.raises(InputError, match="is not a name on the hub; write hf:org/name or hf:org/name@revision"):
+            Tokenizer.load(name)
+    assert asked == []
+    assert Tokenizer.load("hf:org/name").image_size == 32
+    assert Tokenizer.load("hf:org/name@v1").image_size == 32
+    assert asked == [("org/name", None), ("org/name", "v1")]
+
+
+def test_a_mistyped_folder_is_answered_with_the_nearest_one(tmp_path, monkeypatch):
+    (tmp_path / "runs/mine").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    for typed, meant in {
+        "runs/mien": "did you mean runs/mine?",
+        "rusn/mine/tokenizer": "did you mean runs/mine/tokenizer?",
+        str(tmp_path / "runs/mien"): f"did you mean {tmp_path / 'runs/mine'}?",
+        "org/name": "a model on the hub is hf:org/name",
+        "nothing": "give a run folder or its tokenizer/ folder",
+    }.items():
+        with pytest.raises(InputError) as error:
+            Tokenizer.load(typed)
+        assert str(error.value) == f"{typed} is not a tokenizer (it does not exist); {meant}"
+
+
 def test_weights_that_are_not_finite_are_not_saved(tokenizer, tmp_path):
     with torch.no_grad():
         tokenizer.decoder.last_layer[0] = float("inf")

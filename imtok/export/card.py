@@ -47,7 +47,7 @@ def card(
 _USE = """```python
 from imtok.tokenizer import Tokenizer
 
-tokenizer = Tokenizer.load("NAMESPACE/NAME")      # or this folder
+tokenizer = Tokenizer.load("hf:NAMESPACE/NAME")   # or this folder
 tokens = tokenizer.encode(images)                 # images b 3 h w in [-1, 1], RGB -> ids b t g
 images = tokenizer.decode(tokens, ({size}, {size}))   # back to [-1, 1]
 ```"""

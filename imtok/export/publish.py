@@ -10,7 +10,8 @@ from imtok.export.card import card
 from imtok.export.codebook import write_codebook
 from imtok.export.programs import DECODER, ENCODER, write_programs
 from imtok.files import claim_output, new_folder, read_json, write_bytes
-from imtok.tokenizer import CONFIG, WEIGHTS, Tokenizer
+from imtok.locate import CONFIG, WEIGHTS
+from imtok.tokenizer import Tokenizer
 
 CODEBOOK = "codebook.safetensors"
 _FILES = {
@@ -33,7 +34,7 @@ def publish(
     """Write weights, configuration, codebook, programs and model card.
 
     Args:
-        source: Run folder, tokenizer folder or name on the hub.
+        source: Run folder, tokenizer folder or ``hf:org/name[@revision]`` on the hub.
         folder: Appears whole or not at all; an earlier one in it is replaced.
         report: What ``imtok eval`` wrote, for the card; None = that of the run, if it has one.
         licence: For the card, as the hub spells it.

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from imtok.errors import InputError
 from imtok.files import claim_output
-from imtok.tokenizer import CONFIG
+from imtok.locate import CONFIG
 from imtok.zoo.importing import Imported, import_checkpoint
 from imtok.zoo.registry import SOURCES, find_source
 from imtok.zoo.source import Config
