@@ -1,11 +1,13 @@
 """From config sections to objects: the only place where a user's own classes may be named."""
 
 import inspect
+import sys
 from pathlib import Path
 from types import UnionType
 from typing import Any, Union, cast, get_args, get_origin, get_type_hints
 
 import torch
+from hydra.core.hydra_config import HydraConfig
 from hydra.utils import get_object
 from omegaconf import DictConfig, OmegaConf
 
@@ -45,7 +47,23 @@ def build_run(config: DictConfig, folder: Path) -> Run:
         init_from=typed.init_from,
         wandb=typed.logger == "wandb",
         allow_change=tuple(typed.allow_change),
+        command=_this_job(folder),
     )
+
+
+def _this_job(folder: Path) -> tuple[str, ...]:
+    """The command that runs this job alone and into this folder; () where no command line began it.
+
+    Of a sweep it is one job of several. ``imtok train`` is no file that Python could run, as Lightning would try.
+    """
+    if not HydraConfig.initialized():
+        return ()
+    program = sys.orig_argv[1 : len(sys.orig_argv) - len(sys.argv[1:])]
+    given = HydraConfig.get().overrides
+    kept = [override for override in given.hydra if not override.startswith(("hydra.mode=", "hydra.sweep"))]
+    own = [override for override in given.task if override.lstrip("+").partition("=")[0] != "out"]
+    out = str(folder.absolute()).replace("'", "\\'")
+    return (sys.executable, *program, *kept, *own, f"out='{out}'")
 
 
 def build_tokenizer(plain: dict[str, Any]) -> Tokenizer:

@@ -130,7 +130,7 @@ def _train(config: DictConfig) -> None:
     folder = _folder(config, config.name)
     chosen = HydraConfig.get()
     again = eval_command(str(folder), chosen.runtime.choices.get("data"), chosen.overrides.task)
-    outcome, shown = train(replace(build_run(config, folder), command=command_line(again))), escape(str(folder))
+    outcome, shown = train(replace(build_run(config, folder), measured_by=command_line(again))), escape(str(folder))
     console.quiet = launched_rank() != 0
     if outcome.finished_before:
         console.print(f"already finished: {shown} is at step {outcome.step}, its last; nothing was changed")

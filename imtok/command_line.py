@@ -12,6 +12,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from imtok.config import check_command, suggestion
+from imtok.distributed import require_one_process
 from imtok.errors import InputError
 from imtok.overrides import check_repeats, from_environment, settle
 
@@ -28,6 +29,8 @@ def check_arguments(command: str) -> None:
         return
     if arguments.shell_completion:
         return
+    if command not in ("train", "export"):
+        require_one_process(command)
     check_repeats(arguments.overrides)
     jobs = [list(arguments.overrides)]
     if arguments.multirun:

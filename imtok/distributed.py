@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import torch
@@ -31,6 +32,50 @@ def launched_rank() -> int:
     given = (os.environ.get(name) for name in ("RANK", "LOCAL_RANK", "SLURM_PROCID"))
     number = int(next((value for value in given if value is not None), 0))
     return number or (0 if "RANK" in os.environ else int(os.environ.get("NODE_RANK", 0)))
+
+
+@dataclass(frozen=True)
+class Launched:
+    """What a launcher has started: by name, how many processes, on how many machines."""
+
+    launcher: str
+    processes: int
+    nodes: int = 1
+
+
+def launched() -> Launched | None:
+    """The processes that a launcher started this one together with; None if nothing but this one was started.
+
+    Those of srun are a step of a SLURM job. A batch script is none, and neither is a shell that srun opens, although
+    both see how many tasks the job is for.
+    """
+    given = {name: int(value) for name, value in os.environ.items() if name in _COUNTS and value.isdigit()}
+    if "WORLD_SIZE" in given:
+        nodes = given["WORLD_SIZE"] // max(1, given.get("LOCAL_WORLD_SIZE", given["WORLD_SIZE"]))
+        return Launched("torchrun", given["WORLD_SIZE"], max(1, nodes))
+    if "SLURM_PROCID" in os.environ and "SLURM_PTY_PORT" not in os.environ:
+        batch = os.environ.get("ENVIRONMENT") == "BATCH"  # also for what srun starts from such a script
+        tasks = given.get("SLURM_STEP_NUM_TASKS", None if batch else given.get("SLURM_NTASKS"))
+        if tasks is not None:
+            return Launched("srun", tasks, given.get("SLURM_STEP_NUM_NODES", given.get("SLURM_NNODES", 1)))
+    count = given.get("OMPI_COMM_WORLD_SIZE", given.get("PMI_SIZE"))
+    return None if count is None else Launched("mpirun", count)
+
+
+_COUNTS = {
+    *("WORLD_SIZE", "LOCAL_WORLD_SIZE", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE"),
+    *("SLURM_STEP_NUM_TASKS", "SLURM_STEP_NUM_NODES", "SLURM_NTASKS", "SLURM_NNODES"),
+}
+
+
+def require_one_process(command: str) -> None:
+    """Raise InputError if a launcher started several processes of a command that is one."""
+    by = launched()
+    if by is not None and by.processes > 1:
+        raise InputError(
+            f"{by.launcher} started {by.processes} processes, and imtok {command} is one: each would do all of it and "
+            "write to the same folder; start one"
+        )
 
 
 def launched_gpu() -> int:

@@ -1,29 +1,63 @@
 """What a run computes on: devices, how they work together, and how a global batch is spread over them."""
 
 import logging
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
 from lightning import Trainer
+from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy
 from typing_extensions import override
 
+from imtok.distributed import Launched, launched
 from imtok.errors import InputError
+from imtok.training.launching import Launcher
 from imtok.training.settings import TrainerSettings
 from imtok.training.sharding import split_groups
 
 PATIENCE = timedelta(minutes=10)  # a rank that waits longer for another gives up; Lightning's own is 30
 
 
-class Sharded(ModelParallelStrategy):
-    """FSDP2 over all devices; the task says which modules are sharded. Works on CPUs, too, over gloo."""
+class Whole(DDPStrategy):
+    """DDP: weights whole on every device, gradients averaged.
 
-    def __init__(self) -> None:
+    Args:
+        has_critic: A loss of the critic does not reach the tokenizer's parameters, nor the other way round. Buffers are
+            the same on all ranks without being sent: what changes them is summed over ranks, and frozen nets do not
+            change.
+        command: What further processes run, where nobody else starts them.
+    """
+
+    def __init__(self, has_critic: bool, command: Sequence[str]) -> None:
+        super().__init__(find_unused_parameters=has_critic, broadcast_buffers=False, timeout=PATIENCE)
+        self.command = command
+
+    @override
+    def _configure_launcher(self) -> None:
+        super()._configure_launcher()
+        self._launcher = _own(self._launcher, self.command)
+
+
+class Sharded(ModelParallelStrategy):
+    """FSDP2 over all devices; the task says which modules are sharded. Works on CPUs, too, over gloo.
+
+    Args:
+        command: What further processes run, where nobody else starts them.
+    """
+
+    def __init__(self, command: Sequence[str]) -> None:
         super().__init__(tensor_parallel_size=1, save_distributed_checkpoint=False, timeout=PATIENCE)
+        self.command = command
+
+    @override
+    def _configure_launcher(self) -> None:
+        super()._configure_launcher()
+        self._launcher = _own(self._launcher, self.command)
 
     @override
     def setup_environment(self) -> None:
@@ -37,47 +71,96 @@ class Sharded(ModelParallelStrategy):
             split_groups(optimizer)
 
 
-def make_trainer(settings: TrainerSettings, has_critic: bool) -> Trainer:
+def _own(launcher: Any, command: Sequence[str]) -> Any:
+    """A launcher of Lightning's as ours, where there is one and the command is known."""
+    if launcher is None or not command:
+        return launcher
+    return Launcher(launcher.cluster_environment, launcher.num_processes, launcher.num_nodes, command)
+
+
+def make_trainer(settings: TrainerSettings, has_critic: bool, command: Sequence[str] = ()) -> Trainer:
     """Lightning's trainer, which runs one epoch: its loader holds exactly the steps that are left.
+
+    Args:
+        settings: What to compute on.
+        has_critic: Whether two nets learn in turn.
+        command: What further processes of this run on this machine run; () = Lightning repeats the command line.
 
     Raises:
         InputError: If there are no such devices, or the launcher's processes are not those that the settings ask for.
     """
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    by = launched()
+    if settings.strategy == "auto" and str(settings.devices) == "1" and settings.num_nodes == 1:
+        _require_processes(by, settings, 1, 1)  # before SLURM's own conditions are looked at
     strategy: Any = settings.strategy
     if strategy == "ddp":
-        # A loss of the critic does not reach the tokenizer's parameters, nor the other way round. Buffers are the same
-        # on all ranks without being sent: what changes them is summed over ranks, and frozen nets do not change.
-        strategy = DDPStrategy(find_unused_parameters=has_critic, broadcast_buffers=False, timeout=PATIENCE)
+        strategy = Whole(has_critic, command)
     elif strategy == "fsdp":
-        strategy = Sharded()
+        strategy = Sharded(command)
     try:
-        trainer = Trainer(
-            accelerator=settings.accelerator,
-            devices=settings.devices,
-            num_nodes=settings.num_nodes,
-            strategy=strategy,
-            precision="bf16-mixed" if settings.precision == "bf16" else "32-true",
-            max_epochs=1,
-            logger=False,
-            enable_checkpointing=False,
-            enable_progress_bar=False,
-            enable_model_summary=False,
-            use_distributed_sampler=False,
-            plugins=_slurm(),
-        )
+        trainer = _trainer(settings, strategy)
+        if strategy == "auto" and trainer.world_size > 1:
+            trainer = _trainer(settings, Whole(has_critic, command))
+        _require_processes(by, settings, trainer.num_devices, trainer.num_nodes)
         environment = getattr(trainer.strategy, "cluster_environment", None)
         if environment is not None:  # Lightning looks at this later, when the run folder is there
             environment.validate_settings(trainer.num_devices, trainer.num_nodes)
+    except InputError:
+        raise
     except (MisconfigurationException, ValueError, RuntimeError) as error:
         raise InputError(f"trainer: {error}") from None
     return trainer
 
 
+def _trainer(settings: TrainerSettings, strategy: Any) -> Trainer:
+    return Trainer(
+        accelerator=settings.accelerator,
+        devices=settings.devices,
+        num_nodes=settings.num_nodes,
+        strategy=strategy,
+        precision="bf16-mixed" if settings.precision == "bf16" else "32-true",
+        max_epochs=1,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        use_distributed_sampler=False,
+        plugins=_slurm(),
+    )
+
+
+def _require_processes(by: Launched | None, settings: TrainerSettings, devices: int, nodes: int) -> None:
+    """Raise InputError unless a launcher has started as many processes as train together, or none has started any."""
+    if by is not None and by.launcher == "mpirun" and by.processes > 1:
+        raise InputError(
+            f"mpirun started {by.processes} processes, which do not know of each other; use torchrun or srun"
+        )
+    if by is None or by.processes == devices * nodes:
+        return
+    each, left = divmod(by.processes, by.nodes)
+    fits = f"trainer.devices={each}" + (f" trainer.num_nodes={by.nodes}" if by.nodes > 1 else "") if not left else ""
+    if settings.strategy == "auto" and devices * nodes == 1:
+        raise InputError(
+            f"{by.launcher} started {by.processes} processes, and each would train a run of its own; give trainer=ddp "
+            f"(or fsdp) {fits} for one run, or start one process"
+        )
+    raise InputError(
+        f"trainer.devices={devices} and trainer.num_nodes={nodes} are {devices * nodes} processes, and {by.launcher} "
+        f"started {by.processes}; give {fits or 'as many on each machine'}, or start {devices * nodes}"
+    )
+
+
 def _slurm() -> list[Any]:
-    """SLURM's processes without Lightning's handler, which would save in a way of its own and requeue the job."""
-    used = SLURMEnvironment.detect() and not TorchElasticEnvironment.detect()
-    return [SLURMEnvironment(auto_requeue=False)] if used else []
+    """SLURM's processes without Lightning's handler, which would save in a way of its own and requeue the job.
+
+    A script that SLURM runs is one process, however many tasks its allocation is for: only srun starts them.
+    """
+    if not SLURMEnvironment.detect() or TorchElasticEnvironment.detect():
+        return []
+    by = launched()
+    alone = by is None or by.launcher != "srun"
+    return [LightningEnvironment()] if alone else [SLURMEnvironment(auto_requeue=False)]
 
 
 def with_micro_batches(settings: TrainerSettings, processes: int) -> TrainerSettings:

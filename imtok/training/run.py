@@ -41,6 +41,7 @@ from imtok.training.finish import SUMMARY, finish
 from imtok.training.hardware import make_trainer, with_micro_batches
 from imtok.training.health import Health
 from imtok.training.in_batch import in_batch_terms
+from imtok.training.launching import Launcher
 from imtok.training.logging import Evaluation, Log, Pictures
 from imtok.training.progress import Bar
 from imtok.training.records import Events
@@ -76,7 +77,8 @@ class Run:
         init_from: A tokenizer whose weights it starts from.
         wandb: Whether to mirror the log.
         allow_change: Config keys that may differ from the run so far.
-        command: What measures the finished run again, for its report.
+        command: What its further processes on this machine run, where no launcher has started them.
+        measured_by: The command that measures the finished run again, for its report.
     """
 
     tokenizer: Tokenizer
@@ -94,7 +96,8 @@ class Run:
     init_from: str | None = None
     wandb: bool = False
     allow_change: tuple[str, ...] = ()
-    command: str = ""
+    command: tuple[str, ...] = ()
+    measured_by: str = ""
 
 
 @dataclass(frozen=True)
@@ -132,7 +135,7 @@ def train(run: Run) -> Outcome:
         if resume.step >= run.trainer.max_steps and (run.folder / SUMMARY).exists():
             return Outcome(None, resume.step, finished_before=True)
     main = launched_rank() == 0
-    trainer = make_trainer(run.trainer, run.objective.critic is not None)
+    trainer = make_trainer(run.trainer, run.objective.critic is not None, run.command)
     run = replace(run, trainer=with_micro_batches(run.trainer, trainer.world_size))
     _rehearse(run, trainer.world_size)
     asked = _asked(run) if run.trainer.evaluate_every else None
@@ -191,7 +194,7 @@ def train(run: Run) -> Outcome:
         if task.step >= run.trainer.max_steps and not signals.received:
             loader = _validation_loader(run, 64, rank(), world_size())
             averaged = ema.gather().to(trainer.strategy.root_device)
-            origin = Origin(run.config.get("data", {}), "val", str(run.folder), run.command)
+            origin = Origin(run.config.get("data", {}), "val", str(run.folder), run.measured_by)
             report = finish(run.folder, averaged, loader, task.step, task.skipped[0], origin)
     except BaseException as error:
         note_failure(events, task.step, error)
@@ -199,6 +202,8 @@ def train(run: Run) -> Outcome:
     finally:
         if mirror is not None:
             mirror.finish()
+        if isinstance(trainer.strategy.launcher, Launcher):
+            trainer.strategy.launcher.close()
     events.write("signal" if signals.received else "end", step=task.step, signal=signals.received)
     return Outcome(report, task.step, signals.received)
 

@@ -51,6 +51,9 @@ def test_settings_that_disagree_with_slurm_are_refused_in_one_line(tmp_path):
     environment = variables("slurm", 0, 1) | {"SLURM_NTASKS_PER_NODE": "4", "SLURM_NTASKS": "4"}
     process = Launched("training.launch:_train", [given, ""], tmp_path / "log", environment)
     assert process.wait() == 2
-    assert "imtok: trainer: You set `devices=2`" in process.output
+    line = (
+        "imtok: trainer.devices=2 and trainer.num_nodes=1 are 2 processes, and srun started 4; give trainer.devices=4"
+    )
+    assert line in process.output
     assert "Traceback" not in process.output
     assert not (tmp_path / "run").exists()
