@@ -7,22 +7,21 @@ import re
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
-import fsspec
 from braceexpand import braceexpand
 
 from imtok.data.images import MAX_BYTES
 from imtok.data.members import CAPTION, CLASS, DESCRIPTION, IMAGE, MAX_LABEL_BYTES, label_of, sample_part, two_images
 from imtok.data.names import printable
 from imtok.data.tar import Forward, Member, Readable, read_members
+from imtok.data.transport import explain, open_url, plain_url
 from imtok.errors import InputError
 
 PAUSES = (0.5, 5.0)  # seconds before the second and the third try
 REMOTE = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
 LOCAL = ("file", "local")
-SILENCE = 60  # seconds without a byte after which a connection counts as broken
 
 
 Opener = Callable[[str], Any]  # called with a URL, it returns an open file: something with read(size) and close()
@@ -98,7 +97,7 @@ def read_remote(shard: RemoteShard, opener: Opener | None = None) -> Iterator[En
         opener: What opens it; None = fsspec.
 
     Raises:
-        InputError: If it fails three times without one more image in between.
+        InputError: If it cannot be read for a reason that stays, or fails three times without one more image in between.
     """
     done, failures = 0, 0
     while True:
@@ -112,10 +111,12 @@ def read_remote(shard: RemoteShard, opener: Opener | None = None) -> Iterator[En
             return
         except Exception as error:  # every kind of storage has errors of its own
             failures = 1 if done > before else failures + 1
-            if failures > len(PAUSES):
+            reason, final = explain(error, shard.url)
+            if final or failures > len(PAUSES):
+                tries = "cannot be read" if final else f"could not be read in {failures} tries"
                 raise InputError(
-                    f"shard {shard.name} could not be read in {failures} tries ({_reason(error, shard)}); see that it "
-                    "can be reached and is whole, and resume"
+                    f"shard {shard.name} {tries} ({plain_url(shard.url)}: {reason}); see that it can be reached and is "
+                    "whole, and resume"
                 ) from None
             time.sleep(PAUSES[failures - 1])
 
@@ -161,25 +162,6 @@ def _data(read: Forward, member: Member, most: int) -> bytes | None:
 def _finished(stem: bytes, parts: dict[str, bytes | None]) -> EncodedImage:
     label = label_of(stem, parts.get(CLASS), parts.get(DESCRIPTION))
     return EncodedImage(printable(stem), parts[IMAGE], label, (parts.get(CAPTION) or b"").decode("utf-8", "replace"))
-
-
-def open_url(url: str) -> Any:
-    """A file behind a URL, by fsspec: http(s), s3 (package s3fs), gs (package gcsfs) and what else it knows."""
-    options: dict[str, Any] = {}
-    if url.lower().startswith(("http:", "https:")):
-        import aiohttp  # here, since only these need it
-
-        # fsspec's own limit is five minutes for a whole file, which training may take longer to read
-        options["client_kwargs"] = {"timeout": aiohttp.ClientTimeout(total=None, sock_connect=30, sock_read=SILENCE)}
-    try:
-        return cast(Any, fsspec.open(url, "rb", **options)).open()
-    except ImportError as error:
-        raise OSError(str(error)) from None
-
-
-def _reason(error: Exception, shard: RemoteShard) -> str:
-    text = str(error).strip().replace(shard.url, shard.name)
-    return re.sub(r"\w+://\S+", shard.name, (text or type(error).__name__).splitlines()[0])
 
 
 def _common_folder(paths: list[str]) -> str:

@@ -16,8 +16,9 @@ from imtok.data.names import hash_fraction
 from imtok.data.order import epoch_order
 from imtok.data.position import StreamPosition
 from imtok.data.randomness import Purpose, bit_stream, generator
-from imtok.data.remote import EncodedImage, Opener, RemoteShard, open_url, read_remote
+from imtok.data.remote import EncodedImage, Opener, RemoteShard, read_remote
 from imtok.data.transforms import Transform
+from imtok.data.transport import open_url
 from imtok.errors import InputError
 
 

@@ -31,11 +31,29 @@ class Handler(SimpleHTTPRequestHandler):
 
     break_after: int | None = None
     breaks = 0
+    answer: tuple[int, str] | None = None  # status, and where a redirect leads; {} is the path that was asked for
 
     def log_message(self, format: str, *args: object) -> None:
         """Say nothing."""
 
+    def do_HEAD(self) -> None:
+        if self.answer is None:
+            super().do_HEAD()
+        else:
+            self.say()
+
+    def say(self) -> None:
+        status, place = self.answer or (200, "")
+        self.send_response(status)
+        if place:
+            self.send_header("Location", place.format(self.path))
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
     def do_GET(self) -> None:
+        if self.answer is not None:
+            self.say()
+            return
         if type(self).breaks:
             type(self).breaks -= 1
             self.send_response(200)
@@ -63,7 +81,7 @@ def folder(tmp_path: Path, write_shard: Write, picture: Callable[[int], bytes]) 
 
 @pytest.fixture
 def http(folder: Path) -> Iterator[str]:
-    Handler.breaks, Handler.break_after = 0, None
+    Handler.breaks, Handler.break_after, Handler.answer = 0, None, None
     server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Handler, directory=str(folder)))
     server.daemon_threads = True
     thread = threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True)
@@ -300,15 +318,48 @@ def test_a_connection_that_breaks_is_taken_up_again_without_losing_or_repeating(
     assert len(pauses) == 2
 
 
-def test_a_shard_that_fails_three_times_is_named(http: str, folder: Path, pauses: list[float]):
-    (folder / "shard-2.tar").unlink()
-    with pytest.raises(InputError, match=r"shard shard-2.tar could not be read in 3 tries \(.*\); see that") as caught:
-        list(evaluation_loader(WebDataset(http).evaluation(8), 4, workers=1))
-    assert "127.0.0.1" not in str(caught.value)
+def test_a_shard_that_fails_three_times_is_named(http: str, pauses: list[float]):
+    Handler.answer = (503, "")
+    url = http.replace("//", "//me:secret@") + "?token=secret"
+    with pytest.raises(
+        InputError, match=r"could not be read in 3 tries \(.*: HTTP 503 Service Unavailable\); see"
+    ) as caught:
+        list(evaluation_loader(WebDataset(url).evaluation(8), 4))
+    assert f"{http.partition('{')[0]}0.tar: HTTP" in str(caught.value)
+    assert "secret" not in str(caught.value)
     assert "\n" not in str(caught.value)
-    with pytest.raises(InputError, match=r"shard-2.tar could not be read in 3 tries"):
-        train(stream(http), 12)
     assert len(pauses) == 2
+    with pytest.raises(InputError, match=r"shard-\d.tar could not be read in 3 tries"):
+        train(stream(http), 12)
+
+
+ANSWERS = {  # what a server may say that another try does not change
+    "gone": (404, "", "HTTP 404 Not Found"),
+    "forbidden": (403, "", "HTTP 403 Forbidden"),
+    "unauthorized": (401, "", "HTTP 401 Unauthorized"),
+    "file": (302, "file:///etc/passwd", "it is redirected to file:, which is refused"),
+    "ftp": (301, "ftp://host/0.tar", "it is redirected to ftp:, which is refused"),
+    "loop": (302, "{}", "it is redirected in a loop"),
+}
+
+
+@pytest.mark.parametrize("answer", ANSWERS)
+def test_an_answer_that_stays_is_told_at_once_with_its_reason(answer: str, http: str, pauses: list[float]):
+    status, place, reason = ANSWERS[answer]
+    Handler.answer = (status, place)
+    address = http.replace("{0..5}", "0")
+    with pytest.raises(InputError, match=rf"shard-0.tar cannot be read \({address}: {reason}.*\); see that"):
+        list(evaluation_loader(WebDataset(http).evaluation(8), 4))
+    assert pauses == []
+
+
+def test_a_shard_that_is_gone_is_named_by_workers_too(http: str, folder: Path):
+    (folder / "shard-2.tar").unlink()
+    with pytest.raises(
+        InputError, match=r"shard shard-2.tar cannot be read \(http://127.*/shard-2.tar: HTTP 404"
+    ) as caught:
+        list(evaluation_loader(WebDataset(http).evaluation(8), 4, workers=1))
+    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize(("size", "reason"), [(0, "is empty"), (100, "is not a tar"), (2048, "torn"), (700, "torn")])
@@ -336,7 +387,7 @@ def test_urls_that_are_no_plain_shards_are_refused(path: str, reason: str):
 
 
 def test_an_unknown_kind_of_storage_is_named(pauses: list[float]):
-    with pytest.raises(InputError, match=r"0.tar could not be read in 3 tries \(.*[Pp]rotocol"):
+    with pytest.raises(InputError, match=r"0.tar cannot be read \(.*[Pp]rotocol"):
         list(evaluation_loader(WebDataset("nonsense://host/0.tar").evaluation(8), 4))
     assert is_remote("S3://bucket/0.tar")
 
