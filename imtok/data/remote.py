@@ -13,9 +13,10 @@ from urllib.parse import urlsplit
 from braceexpand import braceexpand
 
 from imtok.data.images import MAX_BYTES
+from imtok.data.links import require_file
 from imtok.data.members import CAPTION, CLASS, DESCRIPTION, IMAGE, MAX_LABEL_BYTES, label_of, sample_part, two_images
 from imtok.data.names import printable
-from imtok.data.tar import Forward, Member, Readable, read_members
+from imtok.data.tar import Forward, Member, Readable, ShardError, read_members
 from imtok.data.transport import explain, open_url, plain_url
 from imtok.errors import InputError
 
@@ -97,7 +98,8 @@ def read_remote(shard: RemoteShard, opener: Opener | None = None) -> Iterator[En
         opener: What opens it; None = fsspec.
 
     Raises:
-        InputError: If it cannot be read for a reason that stays, or fails three times without one more image in between.
+        InputError: If it cannot be used, or cannot be read for a reason that stays, or fails three times without one
+            more image in between.
     """
     done, failures = 0, 0
     while True:
@@ -109,6 +111,8 @@ def read_remote(shard: RemoteShard, opener: Opener | None = None) -> Iterator[En
                         done += 1
                         yield image
             return
+        except ShardError as error:
+            raise InputError(f"shard {shard.name} cannot be used: it {error}") from None
         except Exception as error:  # every kind of storage has errors of its own
             failures = 1 if done > before else failures + 1
             reason, final = explain(error, shard.url)
@@ -142,6 +146,7 @@ def read_shard(file: Readable) -> Iterator[EncodedImage]:
             stem, parts = part.stem, {}
         if part.kind == IMAGE and IMAGE in parts:
             raise two_images(stem)
+        require_file(member, "and a stream cannot follow links")
         parts[part.kind] = _data(read, member, MAX_BYTES if part.kind == IMAGE else MAX_LABEL_BYTES)
     if IMAGE in parts:
         yield _finished(stem, parts)

@@ -13,6 +13,7 @@ from typing_extensions import override
 
 from imtok.data.images import MAX_BYTES, Columns, Indexable
 from imtok.data.index import require_same
+from imtok.data.links import follow_links, require_file
 from imtok.data.members import CAPTION, CLASS, DESCRIPTION, IMAGE, MAX_LABEL_BYTES, label_of, sample_part, two_images
 from imtok.data.names import Names
 from imtok.data.order import Blocks
@@ -201,10 +202,11 @@ def index_shard(path: Path) -> ShardIndex:
 
 def _index(descriptor: int) -> ShardIndex:
     parts: dict[str, dict[bytes, Member]] = {IMAGE: {}, CLASS: {}, DESCRIPTION: {}, CAPTION: {}}
-    for member in tar_members(descriptor):
+    for member in follow_links(list(tar_members(descriptor))):
         part = sample_part(member.name)
         if part is None:
             continue
+        require_file(member, "which is not in it")
         if part.kind == IMAGE and part.stem in parts[IMAGE]:
             raise two_images(part.stem)
         parts[part.kind][part.stem] = member

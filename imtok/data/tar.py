@@ -1,7 +1,7 @@
 """Where the members of a tar archive lie: one pass over its headers, strict where Python's tarfile is lenient.
 
 tarfile takes an archive that was cut at a block boundary for a whole one, so half a shard would be missing silently.
-Here an archive must end with its end mark. Only the position of regular files is told; nothing is extracted.
+Here an archive must end with its end mark. Only positions are told; nothing is extracted and no link is followed.
 """
 
 import os
@@ -11,22 +11,46 @@ from typing import NamedTuple, Protocol, runtime_checkable
 BLOCK = 512
 MAX_EXTENSION = 2**20  # bytes of an extended header; real ones have some hundred
 CHUNK = 2**20
-REGULAR = b"0\x007"
-WITHOUT_DATA = b"123456"  # links, devices, folders, pipes
-SPARSE = b"S"
+FILE, HARD_LINK, LINK, SPARSE = "a file", "a hard link", "a symbolic link", "a sparse file"
+FOLDER, LINKS = "a folder", (HARD_LINK, LINK)
+KINDS = {
+    **dict.fromkeys((b"0", b"\0", b"7"), FILE),
+    **dict.fromkeys((b"5", b"D"), FOLDER),  # D: GNU's, with a list of what was in it
+    b"1": HARD_LINK,
+    b"2": LINK,
+    b"3": "a device",
+    b"4": "a device",
+    b"6": "a pipe",
+    b"S": SPARSE,
+    b"M": "the rest of a file that begins in another archive",
+}
 Read = Callable[[int, int], bytes]  # so many bytes, from that byte on; fewer only where the archive ends
 
 
+class ShardError(ValueError):
+    """Why an archive cannot be used although it can be read: to read it again does not help."""
+
+
 class Member(NamedTuple):
-    """A regular file in an archive: its name and byte range."""
+    """What is in an archive under a name.
+
+    Attributes:
+        name: Its name.
+        offset: Where its data start, in bytes.
+        size: How many they are.
+        kind: ``FILE`` if the data are those of a file of that name; otherwise what it is.
+        target: Of a link, the name that it leads to.
+    """
 
     name: bytes
     offset: int
     size: int
+    kind: str = FILE
+    target: bytes = b""
 
 
 def tar_members(descriptor: int) -> Iterator[Member]:
-    """The regular files of an open archive, in order.
+    """What is in an open archive, without its folders, in order.
 
     Args:
         descriptor: An open file.
@@ -69,7 +93,7 @@ class Forward:
 
 
 def read_members(read: Read, end: int | None = None) -> Iterator[Member]:
-    """The regular files of an archive, in order.
+    """What is in an archive, without its folders, in order.
 
     Args:
         read: Reads it, each time from a byte not before the end of the time before.
@@ -79,7 +103,7 @@ def read_members(read: Read, end: int | None = None) -> Iterator[Member]:
         ValueError: With the reason, if it is no tar archive, is torn or has a damaged header.
         OSError: If it cannot be read.
     """
-    at, name, size = 0, None, None
+    at, said = 0, dict[bytes, bytes]()
     while True:
         header = read(BLOCK, at)
         if not header and at == 0:
@@ -89,29 +113,20 @@ def read_members(read: Read, end: int | None = None) -> Iterator[Member]:
             raise ValueError(f"is torn: it {where}" if at else "is not a tar archive")
         if header.count(0) == BLOCK:
             break
-        kind, own_size = header[156:157], _checked_size(header, at)
+        flag, size = header[156:157], _checked_size(header, at)
         at += BLOCK
-        if kind in b"xgLK":
-            extension = _extension(read, at, own_size)
-            if kind == b"L":
-                name = extension.split(b"\0", 1)[0]
-            elif kind == b"x":
-                records = _pax_records(extension)
-                name = records.get(b"path", name)
-                size = _decimal(records[b"size"]) if b"size" in records else size
-            at += _padded(own_size)
+        if flag in b"xXgLK":  # speaks of the next member; g of all that follow
+            said |= _said(flag, _extension(read, at, size))
+            at += _padded(size)
             continue
-        if kind == SPARSE:
-            raise ValueError("holds sparse files; write it again without --sparse")
-        own_name, own_size = name or _name(header), own_size if size is None else size
-        name = size = None
-        if kind in WITHOUT_DATA:
-            continue
-        if end is not None and at + own_size > end:
-            raise ValueError(f"is torn inside {own_name!r}")
-        if kind in REGULAR:
-            yield Member(own_name, at, own_size)
-        at += _padded(own_size)
+        if flag == b"S":
+            at = _after_map(read, header, at)
+        member, said = _member(header, at, size, said), {}
+        if end is not None and at + member.size > end:
+            raise ValueError(f"is torn inside {member.name!r}")
+        if member.kind != FOLDER:
+            yield member
+        at += _padded(member.size)
     if read(2**16, at + BLOCK).strip(b"\0"):
         raise ValueError("goes on after its end mark (several archives joined?); write it again as one")
 
@@ -136,6 +151,47 @@ def _checked_size(header: bytes, at: int) -> int:
     if size < 0:
         raise ValueError(f"has a damaged size in the header at byte {at}")
     return size
+
+
+def _said(flag: bytes, extension: bytes) -> dict[bytes, bytes]:
+    """What an extended header says of the next member."""
+    if flag in b"LK":
+        return {b"path" if flag == b"L" else b"linkpath": extension.split(b"\0", 1)[0]}
+    records = _pax_records(extension)
+    if flag != b"g":
+        return records
+    meant = [key for key in records if key in (b"path", b"linkpath", b"size") or key.startswith(b"GNU.sparse.")]
+    if meant:
+        raise ShardError(f"has a global header that sets {meant[0].decode()} of all members; write it again without it")
+    return {}
+
+
+def _member(header: bytes, at: int, size: int, said: dict[bytes, bytes]) -> Member:
+    """What a header and the extended headers before it say of a member whose data start at byte ``at``."""
+    flag = header[156:157]
+    name = said.get(b"GNU.sparse.name") or said.get(b"path") or _name(header)
+    kind = KINDS.get(flag) or f"a member of type {flag.decode('latin-1')!r}"
+    if flag == b"\0" and name.endswith(b"/"):  # how archives before POSIX hold folders
+        kind = FOLDER
+    if kind == FILE and any(key.startswith(b"GNU.sparse.") for key in said):
+        kind = SPARSE
+    target = said.get(b"linkpath") or header[157:257].split(b"\0", 1)[0]
+    if flag in b"123456" or (flag == b"\0" and kind == FOLDER):
+        size = 0  # whatever the field says
+    elif b"size" in said:
+        size = _decimal(said[b"size"])
+    return Member(name, at, size, kind, target if kind in LINKS else b"")
+
+
+def _after_map(read: Read, header: bytes, at: int) -> int:
+    """Where the data of an old GNU sparse file start: after the blocks that go on with its map."""
+    more = header[482]
+    while more:
+        block = read(BLOCK, at)
+        if len(block) < BLOCK:
+            raise ValueError("is torn inside the map of a sparse file")
+        more, at = block[504], at + BLOCK
+    return at
 
 
 def _name(header: bytes) -> bytes:
