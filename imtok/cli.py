@@ -130,7 +130,8 @@ def _train(config: DictConfig) -> None:
     folder = _folder(config, config.name)
     chosen = HydraConfig.get()
     again = eval_command(str(folder), chosen.runtime.choices.get("data"), chosen.overrides.task)
-    outcome, shown = train(replace(build_run(config, folder), measured_by=command_line(again))), escape(str(folder))
+    run = replace(build_run(config, folder), measured_by=command_line(again))
+    outcome, shown = train(run), escape(str(folder))
     console.quiet = launched_rank() != 0
     if outcome.finished_before:
         console.print(f"already finished: {shown} is at step {outcome.step}, its last; nothing was changed")
@@ -143,7 +144,8 @@ def _train(config: DictConfig) -> None:
         console.print(f"stopped after step {outcome.step} as trainer.stop_at says")
         console.print(f"go on with: ckpt=last out={shown} and the same settings", soft_wrap=True)
         return
-    show(outcome.report, console, ", held out of training")
+    measured = "held out of training" if run.data.measures_apart else "of which some were trained on"
+    show(outcome.report, console, f", {measured}")
     for name, what in _RESULTS.items():
         console.print(f"  {escape(str(folder / name))}  [dim]{what}[/dim]", soft_wrap=True)
     console.print(f"evaluate: python eval.py tokenizer={shown}", soft_wrap=True)

@@ -16,7 +16,7 @@ from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from omegaconf.resolvers import oc
 
-from imtok.data.schema import PackConfig
+from imtok.data.schema import SPLITS, PackConfig
 from imtok.errors import InputError
 from imtok.evaluation.schema import MeasureConfig, ScoreConfig
 from imtok.export.schema import ConvertConfig, PublishConfig
@@ -90,8 +90,8 @@ class ImagesConfig:
     def check(self) -> list[str]:
         """What is out of range, one line each."""
         problems = []
-        if self.split not in (None, "val", "train", "all"):
-            problems.append(f"split must be val, train, all or null (the data's own choice), got {self.split}")
+        if self.split not in (None, *SPLITS):
+            problems.append(f"split must be {', '.join(SPLITS)} or null (the data's own choice), got {self.split}")
         for name in ("batch_size", "image_size", "threads"):
             value = getattr(self, name)
             if value is not None and value < 1:

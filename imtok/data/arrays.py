@@ -17,6 +17,7 @@ from typing_extensions import override
 from imtok.data.base import Data, check_split
 from imtok.data.images import ImageSet, Source, content_hash
 from imtok.data.joined import Joined
+from imtok.data.schema import SPLITS
 from imtok.data.transforms import CentreCrop, RandomScaleCrop, check_scale
 
 
@@ -114,6 +115,11 @@ class Arrays(Data):
     def open(self, split: str) -> Source:
         """The images of "train" or of "val"; InputError if their files are missing or damaged."""
 
+    @property
+    @override
+    def splits(self) -> tuple[str, ...]:
+        return SPLITS  # the test images are what is held out
+
     @override
     def train(self, image_size: int, seed: int) -> ImageSet:
         return ImageSet(self.open("train"), RandomScaleCrop(image_size, self.scale, self.flip), seed, training=True)
@@ -122,6 +128,7 @@ class Arrays(Data):
     def evaluation(self, image_size: int, split: str | None = None) -> ImageSet:
         """The test images by default."""
         split = split or "val"
-        check_split(split)
+        check_split(split, self.splits)
+        split = "val" if split == "test" else split
         source = Joined([self.open("train"), self.open("val")]) if split == "all" else self.open(split)
         return ImageSet(source, CentreCrop(image_size))

@@ -4,9 +4,10 @@ from abc import ABC, abstractmethod
 
 from imtok.data.images import ImageSet
 from imtok.data.stream import ImageStream
+from imtok.errors import InputError
 
 Images = ImageSet | ImageStream
-SPLITS = ("train", "val", "all")
+USUAL = ("train", "val", "all")
 
 
 class Data(ABC):
@@ -16,6 +17,16 @@ class Data(ABC):
     def holds_out(self) -> bool:
         """Whether it has held-out images of its own, and not a part of the others that is chosen here."""
         return True
+
+    @property
+    def measures_apart(self) -> bool:
+        """Whether no image that :meth:`validation` measures is trained on."""
+        return True
+
+    @property
+    def splits(self) -> tuple[str, ...]:
+        """What :meth:`evaluation` takes as ``split``."""
+        return USUAL
 
     @abstractmethod
     def train(self, image_size: int, seed: int) -> Images:
@@ -35,11 +46,11 @@ class Data(ABC):
 
         Args:
             image_size: Side of the images, in pixels.
-            split: "val" (held out of training), "train" or "all"; None = what suits the data.
+            split: "val" (held out of training), "train", "all", or "test" where the data names such a part; None = what
+                suits the data.
 
         Raises:
-            ValueError: If there is no such split.
-            InputError: If there is nothing to read.
+            InputError: If there is no such split, or nothing to read.
         """
 
     def validation(self, image_size: int) -> Images:
@@ -47,7 +58,7 @@ class Data(ABC):
         return self.evaluation(image_size, "val")
 
 
-def check_split(split: str) -> None:
-    """Raise ValueError unless there is such a split."""
-    if split not in SPLITS:
-        raise ValueError(f"split must be one of {', '.join(SPLITS)}, got {split!r}")
+def check_split(split: str, splits: tuple[str, ...] = USUAL) -> None:
+    """Raise InputError that names ``splits`` unless there is such a split among them."""
+    if split not in splits:
+        raise InputError(f"split must be one of {', '.join(splits)}, got {split!r}")

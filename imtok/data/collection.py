@@ -4,12 +4,14 @@ from abc import abstractmethod
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Literal
+from typing import Literal, cast
 
 import numpy as np
 from typing_extensions import override
 
+from imtok.data.apart import without
 from imtok.data.base import Data, Images, check_split
+from imtok.data.classes import Labelled, number_like
 from imtok.data.decode import MAX_PIXELS, WHITE
 from imtok.data.images import Columns, ImageSet, Indexable, Source, Subset
 from imtok.data.index import find_index, write_index
@@ -27,7 +29,7 @@ class Collection(Data):
 
     Args:
         path: The images to train on and to evaluate.
-        val_path: Images held out of training; None = a part of ``path`` is.
+        val_path: Images held out of training, which may be some of ``path``; None = a part of ``path`` is.
         val_fraction: That part, in (0, 1). Of two or more images at least one is
             held out and one is not; a single image is on both sides.
         scale: Smallest and largest side of a training crop, as fractions of an image's short side, in [0, 1].
@@ -100,6 +102,11 @@ class Collection(Data):
     def holds_out(self) -> bool:
         return self.val_path is not None
 
+    @property
+    @override
+    def measures_apart(self) -> bool:
+        return self.val_path is not None or len(self._all) > 1
+
     def training_crop(self, image_size: int) -> Transform:
         """The crop that the settings ask for."""
         return CROPS[self.crop](image_size, self.scale, self.flip)
@@ -110,19 +117,42 @@ class Collection(Data):
         return ImageSet(self._part(split or "all"), CentreCrop(image_size))
 
     def _part(self, split: str) -> Source:
-        check_split(split)
-        if split == "all" or (split == "train" and self.val_path is not None):
+        check_split(split, self.splits)
+        if split == "all":
             return self._all
-        if split == "val" and self.val_path is not None:
-            index = self.index and self.index.with_suffix(f".val{self.index.suffix}")
-            return self.opened(self.val_path, self._all.classes, index)
+        if self.val_path is not None:
+            return self._val if split == "val" else self._rest
         if len(self._all) == 1:  # to overfit one image is a fair thing to try
             return self._all
         return Subset(self._all, np.flatnonzero(self._held_out == (split == "val")))
 
     @cached_property
     def _all(self) -> Source:
+        source = self._open_path()
+        if len(source) == 1 and self.val_path is None:
+            source.remarks += (f"data.path={self.path} is one image, which is trained on and measured",)
+        return source
+
+    def _open_path(self) -> Source:
+        """All images of ``path``."""
         return self.opened(self.path, None, self.index)
+
+    def _training(self) -> Source:
+        """What of ``path`` is to be trained on, but for what is held out."""
+        return self._all
+
+    @cached_property
+    def _rest(self) -> Source:
+        return without(self._training(), self._val, self.path, str(self.val_path))
+
+    @cached_property
+    def _val(self) -> Source:
+        index = self.index and self.index.with_suffix(f".val{self.index.suffix}")
+        classes = self._training().classes
+        source = self.opened(str(self.val_path), classes, index)
+        if source.classes != classes and hasattr(source, "labels"):  # of a kind that does not look at classes itself
+            number_like(cast(Labelled, source), classes, f"data.val_path={self.val_path}")
+        return source
 
     def opened(self, path: str, classes: list[str] | None, index: Path | None) -> Source:
         """The images under ``path`` with this collection's settings, checked by an index if there is one."""

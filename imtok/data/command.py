@@ -33,9 +33,8 @@ def run_pack(config: PackConfig, data: Data) -> None:
         InputError: As :func:`imtok.data.pack.pack`; or if the data is a stream, or does not say which split to take.
     """
     if config.split is None and data.holds_out:
-        raise InputError(
-            "split must be train, val or all: this data holds out images of its own; pack one after another"
-        )
+        known = f"{', '.join(data.splits[:-1])} or {data.splits[-1]}"
+        raise InputError(f"split must be {known}: this data holds out images of its own; pack one after another")
     images = data.evaluation(config.image_size, config.split or "all")
     if not isinstance(images, ImageSet):
         raise InputError("data.path names remote shards, which are shards already; copy them here to pack them anew")

@@ -4,13 +4,16 @@ import os
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from typing_extensions import override
 
+from imtok.data.apart import NOWHERE
+from imtok.data.classes import number_like, some
 from imtok.data.collection import Collection
 from imtok.data.headers import KINDS, SUFFIXES, nameless_kind, skipped, skipped_kind
-from imtok.data.images import MAX_BYTES, Columns, Indexable, Source
+from imtok.data.images import MAX_BYTES, Columns, Indexable, Origins, Source
 from imtok.data.index import require_same
 from imtok.data.members import MAX_LABEL_BYTES
 from imtok.data.names import Names, printable
@@ -18,13 +21,16 @@ from imtok.errors import InputError
 
 OTHERS = (b".npy", b".npz", b".tar", b".zip", b".parquet", b".arrow")  # named where there is no picture
 
+PARTS = {"train", "val", "validation", "test"}
+
 
 class Folder(Collection):
     """Every picture below a folder; the first folder level is the class. Arguments: :class:`Collection`.
 
     Keys are paths relative to the folder. Hidden files are ignored, links are followed. Files that lie directly in
-    the folder have no class (label -1), nor have files of ``val_path`` in a class that ``path`` does not have. A
-    ``.txt`` beside an image, of the same name, is its caption.
+    the folder have no class (label -1), nor have files of ``val_path`` in a class that ``path`` does not have. A folder
+    beside others that is empty, or holds nothing but pictures of other kinds, is a class without an image. A ``.txt``
+    beside an image, of the same name, is its caption.
 
     Raises:
         InputError: From its methods, if the folder is missing, cannot be read or holds no image.
@@ -79,15 +85,26 @@ class FileSource(Indexable):
             held = f"only {seen}" if seen else "no image"
             raise InputError(f"{name}={folder} holds {held}; give a folder of {KINDS} files")
         self.folder, self.remarks = os.fsencode(folder), skipped(skips, str(folder))
-        self.names = Names([name for name, _ in found])
-        self.sizes = np.array([size for _, size in found], dtype=np.int64)
+        self.names = Names([file.name for file in found])
+        self.sizes = np.array([file.size for file in found], dtype=np.int64)
+        self.files = np.array([(file.device, file.number) for file in found], dtype=np.uint64)
         levels = [name.split(b"/", 1)[0] if b"/" in name else None for name in self.names]
-        self.classes = (
-            sorted({printable(level) for level in levels if level is not None}) if classes is None else classes
-        )
+        present = {level for level in levels if level is not None}
+        empty = _empty_classes(self.folder, present) if present else []
+        self.classes = sorted({printable(level) for level in (*present, *empty)})
         number = {name: label for label, name in enumerate(self.classes)}
-        labels = (-1 if level is None else number.get(printable(level), -1) for level in levels)
+        labels = (-1 if level is None else number[printable(level)] for level in levels)
         self.labels = np.fromiter(labels, dtype=np.int64, count=len(levels))
+        if classes is None and empty:
+            self.remarks += (f"{folder}: there is no image of class {some([printable(level) for level in empty])}",)
+        if classes is None and "train" in self.classes and PARTS.issuperset(self.classes):
+            self.remarks += (
+                f"{folder}: {some(self.classes)} are taken as classes; data=imagenet takes them as splits",
+            )
+        if classes == []:  # the images to train on have none
+            self.classes, self.labels = [], np.full(len(levels), -1, dtype=np.int64)
+        elif classes is not None:
+            number_like(self, classes, str(folder))
 
     @override
     def __len__(self) -> int:
@@ -119,6 +136,10 @@ class FileSource(Indexable):
             return None
 
     @override
+    def origins(self) -> Origins:
+        return np.concatenate([self.files, np.zeros((len(self), 1), np.uint64)], axis=1)
+
+    @override
     def label(self, index: int) -> int:
         return int(self.labels[index])
 
@@ -127,10 +148,19 @@ class FileSource(Indexable):
         return f"{self.key(index)}\t{self.sizes[index]}\t{self.labels[index]}"
 
 
+class _File(NamedTuple):
+    """An image file: its path, its size in bytes, and the device and number that tell it from all others."""
+
+    name: bytes
+    size: int
+    device: int
+    number: int
+
+
 def _walk(
     root: bytes, below: bytes, skips: Counter[str], others: Counter[str], above: tuple[tuple[int, int], ...]
-) -> Iterator[tuple[bytes, int]]:
-    """Relative path and size of every image file; a link that leads back above itself is not followed.
+) -> Iterator[_File]:
+    """Every image file, by its relative path; a link that leads back above itself is not followed.
 
     Args:
         root: The folder.
@@ -153,9 +183,10 @@ def _walk(
                 yield from _walk(root, name + b"/", skips, others, (*above, identity))
             elif name.lower().endswith(SUFFIXES):
                 if entry.is_file():
-                    yield name, entry.stat().st_size
+                    found = entry.stat()
+                    yield _File(name, found.st_size, found.st_dev, found.st_ino)
                 elif entry.is_symlink() and not os.path.exists(entry.path):  # noqa: PTH110
-                    yield name, -1  # a link to nothing: a bad image with a name is better than one fewer
+                    yield _File(name, -1, NOWHERE, 0)  # a link to nothing: a bad image, by name, and not one fewer
                 else:
                     skips["pipe, socket or device"] += 1
             elif (kind := skipped_kind(entry.name) or _nameless(entry)) is not None:
@@ -173,3 +204,15 @@ def _nameless(entry: "os.DirEntry[bytes]") -> str | None:
             return nameless_kind(file.read(16))
     except OSError:
         return None
+
+
+def _empty_classes(root: bytes, present: set[bytes]) -> list[bytes]:
+    """Folders on the first level that are classes without an image: empty, or of pictures of other kinds."""
+    found = list[bytes]()
+    with os.scandir(root) as entries:
+        bare = sorted(e.name for e in entries if e.name not in present and not e.name.startswith(b".") and e.is_dir())
+    for name in bare:
+        files = [file for *_, names in os.walk(os.path.join(root, name)) for file in names]  # noqa: PTH118, bytes paths
+        if not files or any(map(skipped_kind, files)):
+            found.append(name)
+    return found

@@ -7,7 +7,7 @@ from functools import cached_property
 
 import numpy as np
 import xxhash
-from jaxtyping import Int64, UInt8
+from jaxtyping import Int64, UInt8, UInt64
 from torch import Tensor
 from torch.utils.data import Dataset
 from typing_extensions import override
@@ -23,6 +23,7 @@ from imtok.errors import InputError
 ATTEMPTS = 32  # where half of all images were bad, one sample in four billion would find no stand-in
 
 Columns = dict[str, Names | np.ndarray]
+Origins = UInt64[np.ndarray, "images 3"]
 MAX_BYTES = 2**30  # no image that max_pixels allows is larger; a damaged size must not fill the memory
 
 
@@ -78,6 +79,10 @@ class Source(ABC):
 
     def caption(self, index: int) -> str | None:
         """A text about the image; None where there is none."""
+        return None
+
+    def origins(self) -> Origins | None:
+        """Device and number of the file that each image lies in, and its place there; None where that is not known."""
         return None
 
     def image(self, index: int, least: int | None = None) -> UInt8[Tensor, "3 h w"]:
@@ -156,6 +161,11 @@ class Subset(Source):
     @override
     def caption(self, index: int) -> str | None:
         return self.source.caption(int(self.indices[index]))
+
+    @override
+    def origins(self) -> Origins | None:
+        origins = self.source.origins()
+        return None if origins is None else origins[self.indices]
 
     @override
     def key(self, index: int) -> str:

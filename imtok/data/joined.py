@@ -7,7 +7,7 @@ from jaxtyping import UInt8
 from torch import Tensor
 from typing_extensions import override
 
-from imtok.data.images import Source
+from imtok.data.images import Origins, Source
 
 
 class Joined(Source):
@@ -82,6 +82,12 @@ class Joined(Source):
     def caption(self, index: int) -> str | None:
         part, at = self.place(index)
         return self.sources[part].caption(at)
+
+    @override
+    def origins(self) -> Origins | None:
+        parts = [source.origins() for source in self.sources]
+        known = [part for part in parts if part is not None]
+        return np.concatenate(known) if len(known) == len(parts) else None
 
     @override
     def label(self, index: int) -> int:

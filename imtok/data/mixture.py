@@ -2,15 +2,18 @@
 
 from collections.abc import Mapping
 from dataclasses import replace
+from itertools import permutations
 from typing import cast
 
 import numpy as np
 from typing_extensions import override
 
+from imtok.data.apart import shared
 from imtok.data.base import Data, check_split
 from imtok.data.images import ImageSet, Sample
 from imtok.data.joined import Joined
 from imtok.data.order import Blocks
+from imtok.data.schema import SPLITS
 from imtok.data.transforms import CentreCrop
 from imtok.errors import InputError
 
@@ -37,6 +40,16 @@ class Mixture(Data):
             raise ValueError(f"weights must be positive, got {dict(weights)}")
         self.parts, self.weights = dict(parts), [float(weights[name]) for name in parts]
 
+    @property
+    @override
+    def measures_apart(self) -> bool:
+        return all(data.measures_apart for data in self.parts.values()) and not self._crossing(16, 0)
+
+    @property
+    @override
+    def splits(self) -> tuple[str, ...]:
+        return tuple(split for split in SPLITS if all(split in data.splits for data in self.parts.values()))
+
     @override
     def train(self, image_size: int, seed: int) -> ImageSet:
         sets = {
@@ -44,13 +57,27 @@ class Mixture(Data):
             name: data.train(image_size, (seed + number * 2**32) % 2**64)
             for number, (name, data) in enumerate(self.parts.items())
         }
-        return MixedSet(_all_lists(sets), self.weights, seed)
+        mixed = MixedSet(_all_lists(sets), self.weights, seed)
+        mixed.joined.remarks += self._crossing(image_size, seed)
+        return mixed
+
+    def _crossing(self, image_size: int, seed: int) -> tuple[str, ...]:
+        """A remark for each two parts of which one trains on images that the other one holds out."""
+        trained = _all_lists({name: data.train(image_size, seed) for name, data in self.parts.items()})
+        measured = _all_lists({name: data.validation(image_size) for name, data in self.parts.items()})
+        found = list[str]()
+        for one, other in permutations(self.parts, 2):
+            count = int(shared(trained[one].source, measured[other].source).sum())
+            if count:
+                what = f"{count} images of data.parts.{one} are trained on"
+                found.append(f"{what}, although data.parts.{other} holds them out")
+        return tuple(found)
 
     @override
     def evaluation(self, image_size: int, split: str | None = None) -> ImageSet:
         """All images of the parts, or of their ``split``; each part's own choice by default."""
         if split is not None:
-            check_split(split)
+            check_split(split, self.splits)
         sets = _all_lists({name: data.evaluation(image_size, split) for name, data in self.parts.items()})
         return ImageSet(Joined([images.source for images in sets.values()], list(sets)), CentreCrop(image_size))
 

@@ -52,6 +52,21 @@ class Pairs(Data):
         self.targets, self.sources, self.flip = targets, Path(sources), flip
         self.kind: Kind = kind
 
+    @property
+    @override
+    def holds_out(self) -> bool:
+        return self.targets.holds_out
+
+    @property
+    @override
+    def measures_apart(self) -> bool:
+        return self.targets.measures_apart
+
+    @property
+    @override
+    def splits(self) -> tuple[str, ...]:
+        return self.targets.splits
+
     @override
     def train(self, image_size: int, seed: int) -> Images:
         images = self.targets.train(image_size, seed)

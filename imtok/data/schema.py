@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 
 REQUIRED: Any = "???"
+SPLITS = ("train", "val", "test", "all")  # that any data can have
 
 
 @dataclass
@@ -13,7 +14,8 @@ class PackConfig:
     Attributes:
         data: The data set.
         out: The folder of the shards.
-        split: "train", "val" or "all"; None = all, of data that does not hold out images of its own.
+        split: "train", "val", "all", or "test" where the data has it; None = all, of data that holds out no images of
+            its own.
         image_size: Of data that is cut into tiles (``photos``), their side in pixels.
         shard_images: At most so many images in a shard.
         shard_megabytes: At most so large a shard, in 10^6 bytes.
@@ -39,8 +41,8 @@ class PackConfig:
     def check(self) -> list[str]:
         """What is out of range, one line each."""
         problems = []
-        if self.split not in (None, "val", "train", "all"):
-            problems.append(f"split must be val, train, all or null, got {self.split}")
+        if self.split not in (None, *SPLITS):
+            problems.append(f"split must be {', '.join(SPLITS)} or null, got {self.split}")
         if self.encode not in (None, "jpeg", "png", "webp"):
             problems.append(f"encode must be jpeg, png, webp or null (as they came), got {self.encode}")
         for name in ("shard_images", "image_size", "resize"):

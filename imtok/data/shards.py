@@ -11,7 +11,8 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 from typing_extensions import override
 
-from imtok.data.images import MAX_BYTES, Columns, Indexable
+from imtok.data.apart import file_origins
+from imtok.data.images import MAX_BYTES, Columns, Indexable, Origins
 from imtok.data.index import require_same
 from imtok.data.links import follow_links, require_file
 from imtok.data.members import CAPTION, CLASS, DESCRIPTION, IMAGE, MAX_LABEL_BYTES, label_of, sample_part, two_images
@@ -133,6 +134,12 @@ class ShardSource(Indexable):
         shard = self._shard(index)
         data = _three_tries(lambda: self._read(shard, offset, min(size, MAX_LABEL_BYTES)), self.paths[shard])
         return data.decode("utf-8", "replace")
+
+    @override
+    def origins(self) -> Origins:
+        origins = file_origins(self.paths)[np.searchsorted(self.ends, np.arange(len(self)), side="right")]
+        origins[:, 2] = self.offsets
+        return origins
 
     @override
     def label(self, index: int) -> int:

@@ -7,6 +7,7 @@ from typing import Literal
 import numpy as np
 from typing_extensions import override
 
+from imtok.data.classes import number_like
 from imtok.data.collection import Collection
 from imtok.data.decode import MAX_PIXELS, WHITE
 from imtok.data.images import Columns, Source
@@ -64,9 +65,14 @@ class Tars(Collection):
         if self.labels == "member":
             return source
         names = [self._class(source, index) for index in range(len(source))]
-        source.classes = sorted({name for name in names if name is not None}) if classes is None else classes
+        archives = {path.stem for path in source.paths} if self.labels == "archive" else set[str]()
+        source.classes = sorted(archives | {name for name in names if name is not None})
         number = {name: label for label, name in enumerate(source.classes)}
-        source.labels = np.array([-1 if name is None else number.get(name, -1) for name in names], dtype=np.int64)
+        source.labels = np.array([-1 if name is None else number[name] for name in names], dtype=np.int64)
+        if classes:
+            number_like(source, classes, path)
+        if classes == []:  # the images to train on have none
+            source.classes, source.labels = [], np.full(len(names), -1, dtype=np.int64)
         return source
 
     def _class(self, source: ShardSource, index: int) -> str | None:

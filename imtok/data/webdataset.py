@@ -17,7 +17,7 @@ from imtok.data.base import Images, check_split
 from imtok.data.collection import Collection
 from imtok.data.decode import MAX_PIXELS, WHITE
 from imtok.data.images import Columns, ImageSet, Indexable
-from imtok.data.remote import REMOTE, Opener, find_remote, is_remote
+from imtok.data.remote import REMOTE, Opener, RemoteShard, find_remote, is_remote
 from imtok.data.shards import ShardSource
 from imtok.data.stream import ImageStream, Part
 from imtok.data.transforms import CentreCrop, Transform
@@ -86,7 +86,15 @@ class WebDataset(Collection):
             return super().train(image_size, seed)
         transform = self.training_crop(image_size)
         part = Part("train", self.val_fraction) if self.val_path is None else Part()
-        return self._stream(self.path, transform, part, seed, training=True)
+        stream = self._stream(self.path, transform, part, seed, training=True)
+        if self.val_path is not None and is_remote(self.val_path):
+            leave_out(stream, find_remote(self.val_path, MAX_SHARDS), self.path, self.val_path)
+        return stream
+
+    @property
+    @override
+    def measures_apart(self) -> bool:
+        return is_remote(self.path) or super().measures_apart
 
     @override
     def evaluation(self, image_size: int, split: str | None = None) -> Images:
@@ -117,6 +125,23 @@ class WebDataset(Collection):
     @override
     def open(self, path: str, classes: list[str] | None, stored: Columns | None) -> Indexable:
         return ShardSource(find_shards(path), self.shuffle_shards, stored)
+
+
+def leave_out(stream: ImageStream, held_out: list[RemoteShard], path: str, val_path: str) -> None:
+    """Take shards that are held out from a stream to train on, and remark it; InputError if none is left."""
+    urls = {shard.url for shard in held_out}
+    left = [shard for shard in stream.shards if shard.url not in urls]
+    if not left:
+        raise InputError(
+            f"data.val_path={val_path} holds every shard of data.path={path}, so that none is left to train on; give "
+            "other shards, or leave val_path out to hold out data.val_fraction of path"
+        )
+    count = len(stream.shards) - len(left)
+    if count:
+        where = f"in data.val_path={val_path} too, and not trained on"
+        verb = "is" if count == 1 else "are"
+        stream.remarks += (f"{count} of {len(stream.shards)} shards of data.path={path} {verb} {where}",)
+        stream.shards = left
 
 
 def find_shards(path: str) -> list[Path]:

@@ -22,13 +22,15 @@ WEIGHTS = {"one": 2.0, "two": 1.0, "three": 3.0}
 
 @pytest.fixture
 def parts(tmp_path: Path, picture: Callable[[int], bytes]) -> dict[str, Folder]:
+    (tmp_path / "held").mkdir()
+    (tmp_path / "held/0.png").write_bytes(picture(1000))
     for number, (name, count) in enumerate(COUNTS.items()):
         for index in range(count):
             path = tmp_path / name / "ab"[index % 2] / f"{index}.png"
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(picture(100 * number + index))
     # held out of a part is another folder, so that all images of path are trained on
-    return {name: Folder(tmp_path / name, val_path=tmp_path / name) for name in COUNTS}
+    return {name: Folder(tmp_path / name, val_path=tmp_path / "held") for name in COUNTS}
 
 
 def trained(parts: dict[str, Folder], seed: int = 0) -> ImageSet:

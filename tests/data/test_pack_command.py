@@ -45,7 +45,7 @@ def test_data_that_holds_out_images_must_be_told_which_to_pack(folder: Path, tmp
     "override",
     [
         "encode=gif", "quality=0", "quality=101", "shard_images=0", "shard_megabytes=0", "resize=0", "workers=-1",
-        "shuffle=-1", "split=test", "image_size=0", "sharde_images=5",
+        "shuffle=-1", "split=tset", "image_size=0", "sharde_images=5",
     ],
 )  # fmt: skip
 def test_settings_out_of_range_are_named(override: str):

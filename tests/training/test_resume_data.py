@@ -15,10 +15,11 @@ def sources(tmp_path_factory):
     """18 images: epochs end inside of a batch."""
     root = tmp_path_factory.mktemp("sources")
     images = write_images(root / "images", 18)
-    shards = write_shards(root / "shards", images)
+    shards, held = write_shards(root / "shards", images), write_images(root / "held", 18)
+    tars = write_shards(root / "tars", held)
     return {
-        "folder": ["data=folder", f"data.path={images}", f"data.val_path={images}"],
-        "webdataset": ["data=webdataset", f"data.path={shards}", f"data.val_path={shards}", "data.shuffle_shards=2"],
+        "folder": ["data=folder", f"data.path={images}", f"data.val_path={held}"],
+        "webdataset": ["data=webdataset", f"data.path={shards}", f"data.val_path={tars}", "data.shuffle_shards=2"],
     }
 
 
@@ -64,7 +65,8 @@ def test_after_five_interruptions_every_image_was_seen_once_an_epoch(sources, tm
 
 def test_another_list_of_images_is_refused(sources, tmp_path):
     images = write_images(tmp_path / "images", 18)
-    given = ("data=folder", f"data.path={images}", f"data.val_path={images}")
+    held = write_images(tmp_path / "held", 18)
+    given = ("data=folder", f"data.path={images}", f"data.val_path={held}")
     run_tiny(tmp_path / "run", *given, "trainer.stop_at=2")
     (images / "a" / "004.png").unlink()
     with pytest.raises(InputError, match=r"18 then, 17 now.*allow_change=\[data\]"):

@@ -15,7 +15,7 @@ from imtok.errors import InputError
 from imtok.training.checkpoints import load
 
 URL = "data.path='memory://training/{000..005}.tar'"  # quoted for Hydra
-STREAM = ["data=webdataset", URL, "data.val_path=memory://training/000.tar", "data.shuffle_buffer=4"]
+STREAM = ["data=webdataset", URL, "data.val_path=memory://training/held.tar", "data.shuffle_buffer=4"]
 
 
 @pytest.fixture(autouse=True)
@@ -23,6 +23,7 @@ def _shards(tmp_path):
     """Six shards of four images."""
     files = fsspec.filesystem("memory")
     folder = write_shards(tmp_path / "shards", write_images(tmp_path / "images", 24), shards=6)
+    (folder / "held.tar").write_bytes((folder / "000.tar").read_bytes())
     for path in folder.iterdir():
         files.pipe(f"/training/{path.name}", path.read_bytes())
     yield
@@ -104,7 +105,7 @@ def url(tmp_path):
 
 def test_two_ranks_stop_and_go_on_without_reading_a_shard_twice(tmp_path, url):
     """What either rank has begun is in the checkpoint that the first one writes."""
-    stream = [f"data.path='{url}{{000..005}}.tar'", f"data.val_path={url}000.tar", "data.shuffle_buffer=2"]
+    stream = [f"data.path='{url}{{000..005}}.tar'", f"data.val_path={url}held.tar", "data.shuffle_buffer=2"]
 
     def train_to(stop):
         fault = f"training.faults:readings:{tmp_path}/to_{stop}"

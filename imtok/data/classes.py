@@ -1,0 +1,133 @@
+"""What stands in a column of labels, as numbers of classes."""
+
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+import numpy as np
+from jaxtyping import Int64
+
+from imtok.data.names import printable
+from imtok.errors import InputError
+
+MOST = 2**63  # labels are int64
+
+
+def number_classes(
+    values: Sequence[object], named: list[str], place: Callable[[int], str]
+) -> tuple[list[str], Int64[np.ndarray, " rows"]]:
+    """Names of the classes, and the class of every row, -1 where there is none.
+
+    Args:
+        values: Row by row: a name, a number without a fraction, or True and False; None or NaN where there is no class,
+            and so is a number below 0.
+        named: What the numbers are called; empty = nothing.
+        place: Says where the value of a row stands.
+
+    Raises:
+        InputError: If a value is none of these, or names and numbers are mixed.
+
+    Example:
+        >>> number_classes(["a", "c", None, "a"], [], str)
+        (['a', 'c'], array([ 0,  1, -1,  0]))
+        >>> number_classes([2.0, float("nan")], [], str)
+        ([], array([ 2, -1]))
+    """
+    values = [None if value != value else value for value in values]  # NaN alone is unlike itself
+    kinds = {type(value) for value in values if value is not None}
+    if kinds == {bool}:
+        named, values, kinds = (
+            ["False", "True"],
+            [value if value is None else int(bool(value)) for value in values],
+            {int},
+        )
+    if str in kinds:
+        return _names(values, place)
+    labels = np.array([_number(value, place, row) for row, value in enumerate(values)], dtype=np.int64)
+    return named, labels
+
+
+class Labelled(Protocol):
+    """Images with labels that count in ``classes``."""
+
+    classes: list[str]
+    labels: Int64[np.ndarray, " images"]
+    remarks: tuple[str, ...]
+
+
+def number_like(source: Labelled, classes: list[str], name: str) -> None:
+    """Let labels count in the classes of the images to train on, -1 for a class that these do not have.
+
+    Classes without a name stay as they are. What is remarked: classes that only one of the two has an image of.
+
+    Args:
+        source: Images that are not trained on.
+        classes: Those of the images that are.
+        name: What remarks call ``source``.
+    """
+    own, labels = source.classes, source.labels
+    if not classes or not own:
+        source.classes = classes or own
+        return
+    found = {own[label] for label in np.unique(labels[labels >= 0]).tolist() if label < len(own)}
+    if own != classes:
+        source.labels, source.classes = renumber(labels, own, classes), classes
+    new = sorted(found - set(classes))
+    if new:
+        source.remarks += (f"{name}: {some(new)} {be(new)} no class of the training images, so these images have none",)
+    absent = [known for known in classes if known not in found]
+    if absent and found - set(new):
+        source.remarks += (f"{name}: there is no image of class {some(absent)}",)
+
+
+def some(names: Sequence[str]) -> str:
+    """The first names, and how many more there are.
+
+    Example:
+        >>> some(["a", "b"]), some(["a", "b", "c", "d", "e"])
+        ('a and b', 'a, b, c and 2 more')
+    """
+    shown = list(names[:3]) if len(names) > 4 else list(names)
+    last = f"{len(names) - 3} more" if len(names) > 4 else shown.pop()
+    return f"{', '.join(shown)} and {last}" if shown else last
+
+
+def be(names: Sequence[str]) -> str:
+    """The verb, "is" or "are", for so many names."""
+    return "is" if len(names) == 1 else "are"
+
+
+def renumber(labels: Int64[np.ndarray, " rows"], named: list[str], classes: list[str]) -> Int64[np.ndarray, " rows"]:
+    """Labels that count in ``named`` as labels that count in ``classes``, -1 for a name that is not there.
+
+    Example:
+        >>> renumber(np.array([0, 1, 2, -1]), ["a", "c", "x"], ["a", "b", "c"])
+        array([ 0,  2, -1, -1])
+    """
+    number = {name: label for label, name in enumerate(classes)}
+    table = np.array([*(number.get(name, -1) for name in named), -1], dtype=np.int64)
+    return table[np.where((labels >= 0) & (labels < len(named)), labels, len(named))]
+
+
+def _names(values: Sequence[object], place: Callable[[int], str]) -> tuple[list[str], Int64[np.ndarray, " rows"]]:
+    other = next((row for row, value in enumerate(values) if value is not None and not isinstance(value, str)), None)
+    if other is not None:
+        raise InputError(f"{place(other)} is {_shown(values[other])} where others are names; give one kind of label")
+    classes = sorted({value for value in values if isinstance(value, str)})
+    number = {name: label for label, name in enumerate(classes)}
+    return classes, np.array([number.get(str(value), -1) if value is not None else -1 for value in values], np.int64)
+
+
+def _number(value: object, place: Callable[[int], str], row: int) -> int:
+    if value is None:
+        return -1
+    whole = (isinstance(value, int) and not isinstance(value, bool)) or (
+        isinstance(value, float) and value.is_integer()
+    )
+    if not whole or int(value) >= MOST:  # type: ignore[call-overload], it is a number then
+        raise InputError(f"{place(row)} is {_shown(value)}, which is no class; give numbers from 0 on, or names")
+    return max(int(value), -1)  # type: ignore[call-overload]
+
+
+def _shown(value: object) -> str:
+    text = repr(value)
+    return printable((text if len(text) <= 60 else f"{text[:60]}...").encode(errors="backslashreplace"))

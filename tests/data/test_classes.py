@@ -1,0 +1,100 @@
+"""One class has one number in every part of a data set, and a class without an image is named."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from imtok.data.folder import FileSource, Folder
+from imtok.data.imagenet import ImageNet
+from imtok.data.mixture import Mixture
+from imtok.data.tars import Tars
+from imtok.data.webdataset import WebDataset
+
+Picture = Callable[[int], bytes]
+
+
+def numbers(images: Any) -> dict[str, int]:
+    """Labels by the first part of the key."""
+    source = images.source
+    return {source.key(at).replace(":", "/").split("/")[0]: source.label(at) for at in range(len(source))}
+
+
+@pytest.fixture
+def root(tmp_path: Path, picture: Picture) -> Path:
+    """Classes a, b and c in train; in val b has no image that can be read, and x is new."""
+    for at, name in enumerate(("train/a", "train/b", "train/c", "val/a", "val/c")):
+        (tmp_path / name).mkdir(parents=True)
+        (tmp_path / name / f"{at}.png").write_bytes(picture(at))
+    (tmp_path / "val/b").mkdir()
+    return tmp_path
+
+
+@pytest.mark.parametrize("left", ["nothing", "another kind", "no folder"])
+def test_a_class_without_an_image_does_not_shift_the_others(left: str, root: Path):
+    if left == "another kind":
+        (root / "val/b/1.heic").write_bytes(b"x")
+    if left == "no folder":
+        (root / "val/b").rmdir()
+    for data in (ImageNet(root), Folder(root / "train", val_path=root / "val")):
+        assert numbers(data.train(8, 0)) == {"a": 0, "b": 1, "c": 2}
+        assert numbers(data.validation(8)) == {"a": 0, "c": 2}
+        assert f"{root}/val: there is no image of class b" in data.validation(8).remarks
+        assert data.train(8, 0).remarks == ()
+    if left != "no folder":  # what a command reads that is given this folder alone
+        alone = Folder(root / "val").evaluation(8)
+        assert numbers(alone) == {"a": 0, "c": 2}
+        assert alone.remarks == (f"{root}/val: there is no image of class b",)
+
+
+def test_a_folder_that_is_no_class_stays_none(root: Path):
+    (root / "train/annotations").mkdir()
+    (root / "train/annotations/1.xml").write_bytes(b"x")
+    (root / "train/.cache").mkdir()
+    assert FileSource(root / "train").classes == ["a", "b", "c"]
+    flat = root / "flat"
+    (flat / "notes").mkdir(parents=True)
+    (root / "train/a/0.png").rename(flat / "0.png")
+    assert FileSource(flat).classes == []
+
+
+def test_classes_that_training_does_not_have_are_named(root: Path, picture: Picture):
+    (root / "val/aa").mkdir()
+    (root / "val/aa/1.png").write_bytes(picture(9))
+    held_out = ImageNet(root).validation(8)
+    assert numbers(held_out) == {"a": 0, "aa": -1, "c": 2}
+    assert f"{root}/val: aa is no class of the training images, so these images have none" in held_out.remarks
+
+
+def test_a_folder_of_parts_is_told_from_one_of_classes(root: Path):
+    message = f"{root}: train and val are taken as classes; data=imagenet takes them as splits"
+    assert Folder(root).evaluation(8).remarks == (message,)
+    assert ImageNet(root).evaluation(8).remarks == (f"{root}/val: there is no image of class b",)
+
+
+def test_the_classes_of_tars_count_alike_in_both_parts(
+    tmp_path: Path, picture: Picture, write_shard: Callable[..., Path]
+):
+    for part, names in (("train", "abc"), ("val", "ac")):
+        (tmp_path / part).mkdir()
+        for at, name in enumerate(names):
+            write_shard(tmp_path / part / f"{name}.tar", [(f"{name}/{at}.png", picture(at))])
+    for labels in ("archive", "folder"):
+        held_out = Tars(tmp_path / "train", labels, val_path=tmp_path / "val").validation(8)
+        assert numbers(held_out) == {"a.tar": 0, "c.tar": 2}
+        assert f"{tmp_path}/val: there is no image of class b" in held_out.remarks
+
+
+def test_class_maps_beside_shards_count_alike_in_both_parts(
+    tmp_path: Path, picture: Picture, write_shard: Callable[..., Path]
+):
+    for part, classes in (("train", '{"a": 0, "b": 1, "c": 2}'), ("val", '{"a": 0, "c": 1}')):
+        (tmp_path / part).mkdir()
+        write_shard(tmp_path / part / "0.tar", [("1.png", picture(1)), ("1.cls", b"1")])
+        (tmp_path / part / "classes.json").write_text(classes)
+    data = WebDataset(tmp_path / "train", val_path=tmp_path / "val")
+    assert numbers(data.train(8, 0)) == {"0.tar": 1}
+    assert numbers(data.validation(8)) == {"0.tar": 2}
+    mixed = Mixture({"one": data, "two": data}, {"one": 1.0, "two": 1.0})
+    assert numbers(mixed.validation(8)) == {"one": 2, "two": 2}
