@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from imtok.data.folder import FileSource
-from imtok.data.huggingface import TABLES, find_tables
+from imtok.data.huggingface import TABLES, find_tables, key_names, parts
 from imtok.data.images import Source
 from imtok.data.index import find_index, require_same
 from imtok.data.inspect import Findings, find_twice, look, open_all
@@ -49,7 +49,7 @@ def _sources(path: str, findings: Findings) -> list[Source]:
         findings.faults.append(f"{path}: was not packed to its end; run imtok pack again with the same settings")
     if place.is_dir() and not _holds(place, (".tar",)) and not (place / MANIFEST).exists():
         if _holds(place, TABLES) or any(_holds(folder, TABLES) for folder in place.iterdir() if folder.is_dir()):
-            return open_all(find_tables(place), lambda file: TableSource([file]), findings)
+            return _tables(place, findings)
         return [FileSource(place)]
     if place.is_file() and place.suffix in TABLES:
         return [TableSource([place])]
@@ -59,6 +59,24 @@ def _sources(path: str, findings: Findings) -> list[Source]:
     find_twice(names, findings)
     if (place / INDEX).is_file():
         _compare(_shards(sources), place / INDEX, len(shards), findings)
+    return sources
+
+
+def _tables(folder: Path, findings: Findings) -> list[Source]:
+    """Tables part by part, as training reads them; file by file where those of a part do not go together."""
+    files = find_tables(folder)
+    names = dict(zip(files, key_names(files, folder), strict=True))
+    single = open_all(files, lambda file: TableSource([file], names=[names[file]]), findings)
+    good = {source.files[0]: source for source in single if isinstance(source, TableSource)}
+    sources, like = list[Source](), None
+    for own in parts(list(good), folder).values():
+        try:
+            source = TableSource(own, like=like, names=[names[file] for file in own])
+        except InputError as error:
+            findings.faults.append(str(error))
+            sources += [good[file] for file in own]
+        else:
+            sources, like = [*sources, source], like or source
     return sources
 
 

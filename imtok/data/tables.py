@@ -1,20 +1,28 @@
-"""Parquet and Arrow files with a column of images, as Hugging Face data sets lie on a disk."""
+"""The images in the rows of tables, as Hugging Face data sets lie on a disk."""
 
-import importlib
-import json
 from collections import OrderedDict
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from typing_extensions import override
 
-from imtok.data.images import MAX_BYTES, Source
+from imtok.data.apart import file_origins
+from imtok.data.classes import number_classes, number_like
+from imtok.data.columns import (
+    caption_column,
+    image_column,
+    label_column,
+    label_kind,
+    require_alike,
+    require_bytes,
+    require_same_labels,
+)
+from imtok.data.images import MAX_BYTES, Origins, Source
 from imtok.data.order import Blocks
+from imtok.data.table_files import Table
 from imtok.errors import InputError
-
-IMAGES = ("image", "img", "jpg", "png", "webp", "jpeg")  # what columns are called, most likely first
-LABELS = ("label", "labels", "fine_label", "class", "cls")
 
 
 class TableSource(Source):
@@ -23,13 +31,17 @@ class TableSource(Source):
     Args:
         files: Parquet or Arrow files, all with the same columns.
         mixed: Mix so many groups of rows at a time in training.
-        image: Name of the column of images: bytes, or a struct with ``bytes``; None = the first usual name.
-        label: Name of the column of classes, numbers or names; None = the first usual name, if there is one.
-        caption: Name of a column of texts; None = there are no captions.
-        classes: Number named classes like this; None = by their own names.
+        image: Name of the column of images: bytes, or a struct with ``bytes``; ``sample.image`` is the field of a
+            struct. None = the first usual name.
+        label: Name of the column of classes, numbers or names; None = the first usual name, if there is one; "" = none.
+        caption: Name of a column of texts, or of lists of texts; None = there are no captions.
+        like: The images to train on, where these are others: classes are numbered like theirs, and a column of classes
+            or of captions may be missing, which is remarked. None = by their own names.
+        names: What the images' keys start with, for each file; None = the name of the file.
 
     Raises:
-        InputError: If a file cannot be read, or a column is missing or of another type.
+        InputError: If a file cannot be read or has other columns than the others, a column is missing or of another
+            type, images are not in the table, or classes are not of the kind of ``like``.
     """
 
     def __init__(
@@ -39,24 +51,42 @@ class TableSource(Source):
         image: str | None = None,
         label: str | None = None,
         caption: str | None = None,
-        classes: list[str] | None = None,
+        like: "TableSource | None" = None,
+        names: Sequence[str] | None = None,
     ) -> None:
-        self.files = files
-        tables = [_Table(file) for file in files]
-        names = tables[0].names
-        self.image_column = _column(files[0], names, image, IMAGES, "image") or ""
-        label = _column(files[0], names, label, LABELS, "label", required=False)
-        self.caption_column = None if caption is None else _column(files[0], names, caption, (), "caption")
+        self.files, self.names = files, list(names) if names is not None else [file.name for file in files]
+        tables = [Table(file) for file in files]
+        # Which columns: the first file says it, and all others must have them too.
+        require_alike(tables)
+        if like is not None:
+            label = like.label_column if like.label_column in tables[0].fields else label
+            label = "" if label and label not in tables[0].fields else label
+            caption = caption if caption in tables[0].fields else None
+        self.image_column = image_column(tables[0], image)
+        self.label_column = label_column(tables[0], label, self.image_column)
+        self.caption_column = caption_column(tables[0], caption)
+        for table in tables[1:]:
+            image_column(table, self.image_column)
+            label_column(table, self.label_column or "", self.image_column)
+            caption_column(table, self.caption_column)
+        named = [] if self.label_column is None else require_same_labels(tables, self.label_column)
+        self.label_kind = None if self.label_column is None else label_kind(tables[0], self.label_column)
+        # Where the rows are.
         self.groups = [(number, group) for number, table in enumerate(tables) for group in range(len(table.rows))]
         sizes = [rows for table in tables for rows in table.rows]
         self.ends = np.cumsum(sizes, dtype=np.int64)
         self.starts = np.concatenate([np.concatenate([[0], np.cumsum(t.rows)[:-1]]) for t in tables if t.rows] or [[0]])
         if not sum(sizes):
             raise InputError(f"{files[0].parent} holds tables without a row; give a folder with images")
+        for table in tables:
+            require_bytes(table, self.image_column)
         self.blocks = Blocks(tuple(sizes), mixed)
         self.kept: OrderedDict[int, Any] = OrderedDict()
-        values = [] if label is None else [value for table in tables for value in table.column(label)]
-        self.classes, self.labels = _numbered(values, tables[0].class_names(label), classes, len(self))
+        values = [value for table in tables for value in table.column(self.label_column)] if self.label_column else []
+        values = values if self.label_column else [None] * len(self)
+        self.classes, self.labels = number_classes(values, named, self._label_place)
+        if like is not None:
+            self._number_like(like)
 
     @override
     def __len__(self) -> int:
@@ -80,13 +110,21 @@ class TableSource(Source):
     @override
     def key(self, index: int) -> str:
         group = self._group(index)
-        file = self.files[self.groups[group][0]].name
-        return f"{file}:{int(self.starts[group]) + self._row(group, index):07d}"
+        name = self.names[self.groups[group][0]]
+        return f"{name}:{int(self.starts[group]) + self._row(group, index):07d}"
 
     @override
     def stem(self, index: int) -> str:
         name, _, row = self.key(index).rpartition(":")
         return f"{name.rpartition('.')[0]}-{row}"
+
+    @override
+    def origins(self) -> Origins:
+        groups = np.searchsorted(self.ends, np.arange(len(self)), side="right")
+        origins = file_origins(self.files)[np.array([number for number, _ in self.groups])[groups]]
+        before = np.concatenate([[0], self.ends])[groups]
+        origins[:, 2] = self.starts[groups] + np.arange(len(self)) - before
+        return origins
 
     @override
     def label(self, index: int) -> int:
@@ -99,11 +137,32 @@ class TableSource(Source):
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "kept": OrderedDict()}
 
+    def _number_like(self, like: "TableSource") -> None:
+        """Take on the classes of the images to train on, and remark what these have and the images here have not."""
+        for what, theirs, ours in (
+            ("classes", like.label_column, self.label_column),
+            ("captions", like.caption_column, self.caption_column),
+        ):
+            if theirs is not None and ours is None:
+                self.remarks += (f"{self.files[0]} has no column {theirs}: its images have no {what}",)
+        kinds = {like.label_kind, self.label_kind}
+        if kinds == {"names", "numbers"} and bool(like.classes) != bool(self.classes):
+            raise InputError(
+                f"{self.files[0]}: column {self.label_column} holds {self.label_kind} of classes, and column "
+                f"{like.label_column} of {like.files[0]} holds {like.label_kind}; give data.label of one kind"
+            )
+        number_like(self, like.classes, str(self.files[0]))
+
     def _group(self, index: int) -> int:
         return int(np.searchsorted(self.ends, index, side="right"))
 
     def _row(self, group: int, index: int) -> int:
         return index - (int(self.ends[group - 1]) if group else 0)
+
+    def _label_place(self, index: int) -> str:
+        group = self._group(index)
+        row = int(self.starts[group]) + self._row(group, index)
+        return f"{self.files[self.groups[group][0]]}: column {self.label_column}, row {row}"
 
     def _value(self, column: str, index: int) -> Any:
         group = self._group(index)
@@ -113,104 +172,6 @@ class TableSource(Source):
                 self.kept.popitem(last=False)
             columns = [name for name in (self.image_column, self.caption_column) if name is not None]
             number, own = self.groups[group]
-            self.kept[group] = _Table(self.files[number]).group(own, columns)
+            self.kept[group] = Table(self.files[number]).group(own, columns)
         self.kept.move_to_end(group)
-        return self.kept[group].column(column)[self._row(group, index)].as_py()
-
-
-class _Table:
-    """One file: its columns, and its rows group by group."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        try:
-            self.file = (_Parquet if path.suffix == ".parquet" else _Arrow)(path)
-        except InputError:  # pyarrow is missing, not the file
-            raise
-        except (OSError, ValueError) as error:  # pyarrow's own are of these
-            raise InputError(f"{path} cannot be read ({str(error).splitlines()[0]}); get it again") from None
-        self.rows: list[int] = self.file.rows
-        self.names: list[str] = self.file.schema.names
-
-    def column(self, name: str) -> list[Any]:
-        return [
-            value for group in range(len(self.rows)) for value in self.group(group, [name]).column(name).to_pylist()
-        ]
-
-    def group(self, group: int, columns: list[str]) -> Any:
-        try:
-            return self.file.read(group, columns)
-        except (OSError, ValueError, KeyError) as error:
-            raise InputError(f"{self.path} cannot be read ({str(error).splitlines()[0]}); get it again") from None
-
-    def class_names(self, column: str | None) -> list[str]:
-        """The names that Hugging Face's description of the columns gives to its numbers."""
-        try:
-            features = json.loads((self.file.schema.metadata or {})[b"huggingface"])["info"]["features"]
-            names = features[column]["names"]
-        except (KeyError, ValueError, TypeError):
-            return []
-        return [str(name) for name in names] if isinstance(names, list) else []
-
-
-class _Parquet:
-    def __init__(self, path: Path) -> None:
-        self.file = _pyarrow("pyarrow.parquet").ParquetFile(str(path), memory_map=True)
-        self.schema = self.file.schema_arrow
-        self.rows = [self.file.metadata.row_group(group).num_rows for group in range(self.file.num_row_groups)]
-
-    def read(self, group: int, columns: list[str]) -> Any:
-        return self.file.read_row_group(group, columns=columns)
-
-
-class _Arrow:
-    """What ``save_to_disk`` writes (a stream of batches), or an Arrow file."""
-
-    def __init__(self, path: Path) -> None:
-        arrow = _pyarrow("pyarrow")
-        source = arrow.memory_map(str(path))
-        try:
-            table = _pyarrow("pyarrow.ipc").open_stream(source).read_all()
-        except ValueError:
-            table = _pyarrow("pyarrow.ipc").open_file(source).read_all()
-        self.schema, self.arrow = table.schema, arrow
-        self.batches = table.to_batches()
-        self.rows = [batch.num_rows for batch in self.batches]
-
-    def read(self, group: int, columns: list[str]) -> Any:
-        return self.arrow.Table.from_batches([self.batches[group]]).select(columns)
-
-
-def _pyarrow(name: str) -> Any:
-    try:
-        return importlib.import_module(name)
-    except ImportError:
-        raise InputError(
-            "data=huggingface needs pyarrow, which is not installed; pip install 'imtok[parquet]'"
-        ) from None
-
-
-def _column(
-    file: Path, names: list[str], asked: str | None, usual: tuple[str, ...], what: str, required: bool = True
-) -> str | None:
-    name = asked if asked is not None else next((name for name in usual if name in names), None)
-    if name in names or (name is None and not required):
-        return name
-    raise InputError(
-        f"{file} has no column of {what}s{f' {asked}' if asked else ''}: there are {', '.join(names)}; "
-        f"give data.{what}=COLUMN"
-    )
-
-
-def _numbered(
-    values: list[Any], named: list[str], classes: list[str] | None, count: int
-) -> tuple[list[str], np.ndarray]:
-    """Names of the classes, and the class of every row, -1 where there is none."""
-    if not values:
-        return classes or [], np.full(count, -1, dtype=np.int64)
-    if all(isinstance(value, str) for value in values):
-        named = classes if classes is not None else sorted(set(values))
-        number = {name: label for label, name in enumerate(named)}
-        return named, np.array([number.get(value, -1) for value in values], dtype=np.int64)
-    labels = [value if type(value) is int and value >= 0 else -1 for value in values]
-    return named, np.array(labels, dtype=np.int64)
+        return self.kept[group][column][self._row(group, index)].as_py()
