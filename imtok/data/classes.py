@@ -1,7 +1,7 @@
 """What stands in a column of labels, as numbers of classes."""
 
 from collections.abc import Callable, Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Int64
@@ -46,6 +46,7 @@ def number_classes(
     return named, labels
 
 
+@runtime_checkable
 class Labelled(Protocol):
     """Images with labels that count in ``classes``."""
 

@@ -4,7 +4,7 @@ from abc import abstractmethod
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Literal, cast
+from typing import Literal
 
 import numpy as np
 from typing_extensions import override
@@ -150,8 +150,8 @@ class Collection(Data):
         index = self.index and self.index.with_suffix(f".val{self.index.suffix}")
         classes = self._training().classes
         source = self.opened(str(self.val_path), classes, index)
-        if source.classes != classes and hasattr(source, "labels"):  # of a kind that does not look at classes itself
-            number_like(cast(Labelled, source), classes, f"data.val_path={self.val_path}")
+        if source.classes != classes and isinstance(source, Labelled):  # of a kind that does not look at classes itself
+            number_like(source, classes, f"data.val_path={self.val_path}")
         return source
 
     def opened(self, path: str, classes: list[str] | None, index: Path | None) -> Source:
