@@ -18,7 +18,8 @@ from PIL.WebPImagePlugin import WebPImageFile
 from torch import Tensor
 
 from imtok.data.headers import Header, read_header
-from imtok.data.jpeg import decode_jpeg, information, read_frame
+from imtok.data.jpeg import decode_jpeg
+from imtok.data.jpeg_header import information, read_frame
 from imtok.data.png import load_png, read_mode
 from imtok.errors import InputError
 

@@ -8,7 +8,8 @@ from typing import NamedTuple
 
 from PIL import features
 
-from imtok.data import jpeg, png
+from imtok.data import png
+from imtok.data.jpeg_header import read_frame
 
 STRANGERS = {
     b"GIF8": "GIF",
@@ -102,7 +103,7 @@ def read_header(data: bytes) -> Header:
         raise ValueError("is empty")
     try:
         if data.startswith(b"\xff\xd8"):
-            frame = jpeg.read_frame(data)
+            frame = read_frame(data)
             return Header("JPEG", frame.height, frame.width)
         if data.startswith(png.MAGIC):
             return Header("PNG", *png.read_size(data))

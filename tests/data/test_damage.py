@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import simplejpeg
 import torch
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
@@ -55,6 +56,7 @@ def adam7(width: int, height: int, level: int) -> bytes:
 JPG = save(SMOOTH, "JPEG", quality=92)
 PROGRESSIVE = save(SMOOTH, "JPEG", quality=92, progressive=True)
 RESTARTS = save(SMOOTH, "JPEG", quality=92, restart_marker_rows=1)
+GREY = save(SMOOTH.convert("L"), "JPEG", quality=92)
 PNG, WEBP = save(SMOOTH, "PNG"), save(SMOOTH, "WEBP", lossless=True)
 PALETTE = save(SMOOTH.quantize(60), "PNG")
 SCAN = JPG.index(b"\xff\xda") + 14
@@ -82,8 +84,6 @@ def with_interval(factor: float) -> bytes:
 
 def flipped(data: bytes) -> bytes:
     """With the first flip of a bit in its last scan that libjpeg can see."""
-    import simplejpeg
-
     for at in range(data.rindex(b"\xff\xda") + 20, len(data) - 2):
         changed = data[:at] + bytes([data[at] ^ 16]) + data[at + 1 :]
         try:
@@ -169,6 +169,9 @@ GOOD: dict[str, tuple[bytes, bytes]] = {
     "fill.jpg": (JPG.replace(b"\xff\xc4", b"\xff\xff\xff\xff\xc4"), JPG),
     "padded.jpg": (JPG[:-2] + bytes(300) + JPG[-2:], JPG),
     "padded_progressive.jpg": (PROGRESSIVE[:-2] + bytes(300) + PROGRESSIVE[-2:], PROGRESSIVE),
+    "left_over.jpg": (JPG[:-2] + b"put here by a camera" + JPG[-2:], JPG),
+    "left_over_grey.jpg": (GREY[:-2] + b"put here by a camera" + GREY[-2:], GREY),
+    "left_over_restarts.jpg": (RESTARTS[:-2] + b"put here by a camera" + RESTARTS[-2:], RESTARTS),
     "filled_end.jpg": (JPG[:-2] + b"\xff" * 30 + JPG[-2:], JPG),
     "version.jpg": (JPG.replace(b"JFIF\0\1", b"JFIF\0\0"), JPG),
     "adobe.jpg": (JPG[:20] + ADOBE + JPG[20:], JPG),
@@ -206,6 +209,20 @@ def test_a_damaged_picture_is_a_bad_image_with_a_reason(name: str):
 def test_a_whole_picture_is_read_whatever_else_its_file_holds(name: str):
     data, plain = GOOD[name]
     assert torch.equal(decode_image(data, name), decode_image(plain, "plain"))
+
+
+@pytest.mark.parametrize("file", [JPG, GREY, RESTARTS])
+def test_a_flipped_bit_that_libjpeg_sees_is_never_taken_for_bytes_that_were_put_there(file: bytes):
+    seen = 0
+    for at in range(file.index(b"\xff\xda") + 14, len(file) - 2, 19):
+        flipped = file[:at] + bytes([file[at] ^ 1 << at % 8]) + file[at + 1 :]
+        try:
+            simplejpeg.decode_jpeg(flipped)
+        except ValueError:
+            seen += 1
+            with pytest.raises(DecodeError, match="damaged JPEG"):
+                decode_image(flipped, "flipped.jpg")
+    assert seen > 3
 
 
 def test_a_scaled_picture_is_not_read_if_it_is_damaged():
