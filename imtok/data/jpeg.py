@@ -60,8 +60,6 @@ def decode_jpeg(data: bytes, factor: int = 1) -> UInt8[np.ndarray, "h w 3"]:
 
 
 def _pixels(data: bytes, frame: Frame, factor: int) -> UInt8[np.ndarray, "h w 3"]:
-    if frame.mode == "":
-        raise ValueError(f"has {frame.colours} colours")
     least = (-(-frame.height // factor), -(-frame.width // factor), factor)  # which picks this factor among all
     try:
         pixels = simplejpeg.decode_jpeg(data, "CMYK" if frame.mode == "CMYK" else "RGB", False, False, *least)
@@ -80,8 +78,10 @@ def _rare(data: bytes, factor: int) -> UInt8[np.ndarray, "h w 3"]:
         with JpegImageFile(BytesIO(data)) as image:
             image.draft(None, (max(1, image.width // factor), max(1, image.height // factor)))
             return np.array(image.convert("RGB"))
-    except (OSError, SyntaxError):
-        raise ValueError("Premature end of JPEG file") from None
+    except MemoryError:
+        raise
+    except Exception:
+        raise ValueError("its image data end too soon or are broken") from None
 
 
 def _lean(data: bytes, frame: Frame) -> bytes:

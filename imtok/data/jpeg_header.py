@@ -35,8 +35,8 @@ class Frame(NamedTuple):
 
     @property
     def mode(self) -> str:
-        """Pillow's name for its colours; "" where there is none."""
-        return MODES.get(self.colours, "")
+        """Pillow's name for its colours."""
+        return MODES[self.colours]
 
 
 def segments(data: bytes) -> Iterator[Segment]:
@@ -78,6 +78,8 @@ def read_frame(data: bytes) -> Frame:
             precision, height, width, colours = struct.unpack_from(">BHHB", data, start + 4)
             if precision != 8 or marker not in FRAMES:
                 raise ValueError("is a JPEG that is neither baseline nor progressive with 8 bits; convert it")
+            if colours not in MODES:
+                raise ValueError(f"is a JPEG of {colours} colours; convert it to RGB")
             if data.count(b"\xff\xda") > MAX_SCANS and _scans(data) > MAX_SCANS:  # the first also counts in other data
                 raise ValueError(f"is a JPEG of more than {MAX_SCANS} scans")
             return Frame(marker, height, width, colours)

@@ -14,7 +14,10 @@ from PIL.PngImagePlugin import PngInfo
 
 from imtok.data.command import run_check
 from imtok.data.decode import DecodeError, decode_image
-from imtok.data.folder import Folder
+from imtok.data.folder import FileSource, Folder
+from imtok.data.pack import Layout, pack
+from imtok.data.packing import Encoding
+from imtok.data.webdataset import WebDataset
 
 NOISE = np.random.default_rng(0).integers(0, 256, (9, 11, 3), np.uint8)
 SMOOTH = Image.fromarray(NOISE).resize((90, 70), Image.Resampling.BICUBIC)
@@ -135,6 +138,7 @@ BAD: dict[str, tuple[bytes, str]] = {
     "flipped.jpg": (flipped(JPG), "damaged JPEG .* extraneous bytes"),
     "flipped_progressive.jpg": (flipped(PROGRESSIVE), "damaged JPEG .* extraneous bytes"),
     "header_end.jpg": (JPG[: JPG.index(b"\xff\xc4") + 9], "truncated inside its header"),
+    "two_colours.jpg": (JPG.replace(b"\x5a\x03\x01\x22", b"\x5a\x02\x01\x22"), "is a JPEG of 2 colours; convert it"),
     "few_rows.png": (few_rows(PNG), "damaged PNG .its image data end before its last row"),
     "few_rows_palette.png": (few_rows(PALETTE), "damaged PNG .its image data end before its last row"),
     "few_rows_bits.png": (png_of(1, 0, b"\0\xff" * 4), "before its last row"),
@@ -297,8 +301,15 @@ def test_avif_is_read_and_refused_as_the_other_kinds(tmp_path: Path):
             decode_image(broken, "broken.avif")
     with pytest.raises(DecodeError, match="max_pixels=100"):
         decode_image(data, "large.avif", max_pixels=100)
-    (tmp_path / "a.avif").write_bytes(data)
-    assert Folder(tmp_path).evaluation(8)[0, 0].bad == ()
+    images = tmp_path / "images"
+    images.mkdir()
+    (images / "a.avif").write_bytes(data)
+    assert Folder(images).evaluation(8)[0, 0].bad == ()
+    for name, encoding in {"as it is": Encoding(), "smaller": Encoding(resize=32)}.items():
+        pack(FileSource(images), tmp_path / name, Layout(), encoding)
+        packed = WebDataset(tmp_path / name).evaluation(8).source
+        assert min(packed.image(0).shape[1:]) == (32 if name == "smaller" else 70)
+        assert (packed.read(0) == data) == (name == "as it is")
 
 
 def test_a_picture_of_another_kind_is_named_by_its_kind():
