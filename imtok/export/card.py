@@ -1,12 +1,15 @@
-"""The model card: what a tokenizer is, how good, by which protocol, and how to use it."""
+"""The model card: what a tokenizer is, how good, by which protocol, and how to use it; nothing of the machine."""
 
 import json
 from typing import Any
 
 from huggingface_hub import ModelCardData
 
+from imtok.evaluation.origin import describe_data
+from imtok.evaluation.results import counted
 from imtok.evaluation.titles import number, title
 from imtok.export.codebook import layout
+from imtok.text import markdown, markdown_table
 from imtok.tokenizer import Tokenizer
 
 
@@ -29,17 +32,19 @@ def card(
     parts = [
         f"---\n{front.to_yaml()}\n---",
         "# Image tokenizer",
-        _rows([["what", ""], *_facts(tokenizer, size)]),
+        _table(["what", ""], _facts(tokenizer, size)),
         "## Quality",
         _quality(report),
         "## Use",
         _USE.format(size=size or 256),
         "## Files",
-        _rows([["file", "what"], *([f"`{name}`", what] for name, what in files.items())]),
+        _table(["file", "what"], [[name, what] for name, what in files.items()]),
         "## How ids stand for latents",
-        "\n".join(f"* {name.replace('_', ' ')}: {value}" for name, value in layout(tokenizer.quantizer).items()),
+        "\n".join(
+            f"* {name.replace('_', ' ')}: {markdown(str(value))}" for name, value in layout(tokenizer.quantizer).items()
+        ),
         "## Configuration",
-        f"```json\n{json.dumps(config, indent=2)}\n```",
+        f"```json\n{json.dumps(without_folders(config), indent=2)}\n```",
     ]
     return "\n\n".join(parts) + "\n"
 
@@ -75,23 +80,35 @@ def _quality(report: dict[str, Any] | None) -> str:
     if report is None:
         return "Not measured. `imtok eval` measures, and says by which protocol."
     protocol, ids = report.get("protocol", {}), report.get("protocol_ids", {})
-    rows = [["metric", "value", "how", "protocol id"]]
-    for name, value in report["metrics"].items():
-        known = ids.get(name, {}).get("id", "")
-        rows.append([title(name), number(value), report["conventions"].get(name, ""), f"`{known}`" if known else ""])
+    rows = [
+        [title(name), number(value), report["conventions"].get(name, ""), ids.get(name, {}).get("id", "")]
+        for name, value in report["metrics"].items()
+    ]
     height, width = report["image_size"]
     preset = protocol.get("preset", "none")
     changed = "".join(f", {change}" for change in protocol.get("overrides", ()))
-    lines = [
-        f"{report['images']:,} images of {width}x{height} pixels; protocol `{preset}`{changed}. "
-        f"Weights: {protocol.get('weights', 'as saved')}. Numbers of different protocol ids must not be compared.",
-        "",
-        _rows(rows),
-    ]
-    absent = report.get("absent", {})
-    return "\n".join([*lines, "", *(f"* no {title(name)}: {why}" for name, why in absent.items())]).rstrip()
+    data = {name: report.get("data", {}).get(name) for name in ("kind", "split")}
+    kind = f" ({describe_data(data)})" if data["kind"] else ""
+    words = (
+        f"{counted(report['images'])} of {width}x{height} pixels{kind}; protocol {preset}{changed}. "
+        f"Weights: {protocol.get('weights', 'as saved')}. Numbers of different protocol ids must not be compared."
+    )
+    return f"{markdown(words)}\n\n{_table(['metric', 'value', 'how', 'protocol id'], rows)}"
 
 
-def _rows(rows: list[list[str]]) -> str:
-    head, *others = ([cell.replace("|", "\\|") for cell in row] for row in rows)
-    return "\n".join(f"| {' | '.join(row)} |" for row in [head, ["---"] * len(head), *others])
+def without_folders(value: Any) -> Any:
+    r"""The same plain values, with no more of any path than the name of its file.
+
+    Example:
+        >>> without_folders({"weights": "/home/me/vae.pth", "sizes": [1, "C:\\\\me\\\\x.pth"], "name": "vae"})
+        {'weights': 'vae.pth', 'sizes': [1, 'x.pth'], 'name': 'vae'}
+    """
+    if isinstance(value, dict):
+        return {key: without_folders(one) for key, one in value.items()}
+    if isinstance(value, list):
+        return [without_folders(one) for one in value]
+    return value.replace("\\", "/").rstrip("/").rpartition("/")[2] if isinstance(value, str) else value
+
+
+def _table(head: list[str], rows: list[list[str]]) -> str:
+    return "\n".join(markdown_table(head, rows))

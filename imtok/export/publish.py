@@ -18,8 +18,8 @@ _FILES = {
     CONFIG: "the configuration, with the hash of the weights",
     WEIGHTS: "the weights, with the configuration in its metadata",
     CODEBOOK: "a table per slot; how its rows make latents is said below",
-    ENCODER: "`torch.export` program: images to ids",
-    DECODER: "`torch.export` program: ids to images",
+    ENCODER: "torch.export program: images to ids",
+    DECODER: "torch.export program: ids to images",
 }
 
 

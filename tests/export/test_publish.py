@@ -10,9 +10,11 @@ from huggingface_hub import ModelCard
 from imtok.errors import InputError
 from imtok.evaluation.evaluate import evaluate
 from imtok.evaluation.report import write_report
+from imtok.export.card import card
 from imtok.export.codebook import layout, read_codebook
 from imtok.export.programs import write_programs
 from imtok.export.publish import publish
+from imtok.text import markdown
 from imtok.tokenizer import Tokenizer
 from imtok.types import Batch
 
@@ -67,12 +69,28 @@ def test_the_card_has_the_hubs_fields_and_the_protocol_of_every_number(published
     assert card.data.library_name == "imtok"
     report = json.loads((published / "run/evaluation/report.json").read_text())
     for name in report["metrics"]:
-        assert report["conventions"].get(name, "").replace("|", "\\|") in card.text
+        assert markdown(report["conventions"].get(name, "")) in card.text
     for facts in report["protocol_ids"].values():
         assert facts["id"] in card.text
     assert "5 images of 16x16 pixels" in card.text
     assert "| tokens per image | 4 (20 bits) |" in card.text
     assert str(published) not in card.text
+
+
+def test_the_card_holds_no_path_of_the_machine_and_no_list_of_what_is_absent(published):
+    tokenizer = Tokenizer.load(published / "run")
+    tokenizer.config = {**tokenizer.config, "space": {"weights": "/home/me/secret/vae.pth"}, "name": "<b>x`|"}
+    report = json.loads((published / "run/evaluation/report.json").read_text())
+    report["data"] |= {"kind": "folder", "path": "/home/me/secret/photos", "split": "val"}
+    report["absent"] = {"rfid": "pt_inception.pth is not in /root/.cache/torch; download it"}
+    report["tokenizer"], report["command"] = "/home/me/secret/run", "imtok eval tokenizer=/home/me/secret/run"
+    text = card(tokenizer, 16, report, None, {})
+    for word in ("/home", "secret", "/root", "pt_inception", "rfid"):
+        assert word not in text, word
+    assert '"weights": "vae.pth"' in text
+    assert "5 images of 16x16 pixels (folder, split val); protocol adm" in text
+    ends = [line for line in text.splitlines() if line.startswith("```")]
+    assert ends == ["```python", "```", "```json", "```"]
 
 
 def test_a_report_of_another_tokenizer_is_refused(published, tmp_path):
