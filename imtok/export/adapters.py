@@ -1,4 +1,4 @@
-"""A tokenizer behind the interface that generators call: taming-transformers' first stage, or LlamaGen's VQ model."""
+"""A tokenizer behind the interface that generators call: taming's first stage, LlamaGen's VQ model, or TiTok's."""
 
 import math
 from collections.abc import Sequence
@@ -14,6 +14,7 @@ from imtok.errors import InputError
 from imtok.tokenizer import Tokenizer
 
 Map = Float[Tensor, "b d rows columns"]
+_SLACK = 0.01  # of [0, 1], for images that were resized with a filter that overshoots and rounded
 
 
 class LlamaGenModel(nn.Module):
@@ -165,3 +166,75 @@ class TamingCodes(Codes):
         self, indices: Tensor, shape: Sequence[int] | None = None, channel_first: bool = True
     ) -> Tensor:
         return super().get_codebook_entry(indices, shape)
+
+
+class TiTokModel(nn.Module):
+    """What the code of TiTok (arXiv 2406.07550), MaskGIT and RAR in 1d-tokenizer calls a tokenizer.
+
+    Images lie in [0, 1] there, and not in [-1, 1] as everywhere else in imtok. Latents are a map of one row. Several
+    slots become one number per token, as for :class:`LlamaGenModel`, whose arguments and errors these are.
+
+    Args:
+        tokenizer: A tokenizer, or where it is stored.
+        image_size: Side of the images, in pixels; None = what the tokenizer was trained on.
+
+    Example:
+        >>> part = {"patch_size": 8, "width": 16, "depth": 1}
+        >>> tokenizer = Tokenizer.from_config({
+        ...     "encoder": {"_target_": "imtok.encoders.patch.PatchEncoder", **part},
+        ...     "quantizer": {"_target_": "imtok.quantizers.fsq.FSQ", "levels": [8, 5, 5, 5]},
+        ...     "decoder": {"_target_": "imtok.decoders.patch.PatchDecoder", **part},
+        ... })
+        >>> model = TiTokModel(tokenizer, image_size=32)
+        >>> tokens = model.encode(torch.rand(2, 3, 32, 32))[1]["min_encoding_indices"]
+        >>> tokens.shape, model.decode_tokens(tokens).shape
+        (torch.Size([2, 1, 16]), torch.Size([2, 3, 32, 32]))
+    """
+
+    def __init__(self, tokenizer: Tokenizer | str | Path, image_size: int | None = None) -> None:
+        super().__init__()
+        self.model = LlamaGenModel(tokenizer, image_size)
+        self.num_latent_tokens = self.model.tokens
+        self.codebook_size = math.prod(self.model.tokenizer.quantizer.vocab_sizes)
+
+    @override
+    def train(self, mode: bool = True) -> "TiTokModel":
+        return super().train(False)
+
+    @torch.no_grad()
+    def encode(self, x: Float[Tensor, "b 3 h w"]) -> tuple[Float[Tensor, "b d 1 n"], dict[str, Tensor]]:
+        """Latents as a map of one row; ``min_encoding_indices`` of shape ``b 1 t``, and losses of zero.
+
+        Raises:
+            ValueError: If the images do not lie in [0, 1].
+        """
+        if x.numel() and (x.amin() < -_SLACK or x.amax() > 1 + _SLACK):
+            raise ValueError(f"images must lie in [0, 1] here, got {x.amin().item():.3g} to {x.amax().item():.3g}")
+        quant, zero, (_, _, indices) = self.model.encode(x * 2 - 1)
+        losses = dict.fromkeys(("quantizer_loss", "commitment_loss", "codebook_loss"), zero)
+        tokens = rearrange(indices, "(b one t) -> b one t", b=len(x), one=1)
+        return rearrange(quant, "b d rows columns -> b d 1 (rows columns)"), {**losses, "min_encoding_indices": tokens}
+
+    @torch.no_grad()
+    def decode(self, z_quantized: Float[Tensor, "b d 1 n"]) -> Float[Tensor, "b 3 h w"]:
+        """Latents as ``encode`` returns them to images in [0, 1]."""
+        latents = self.model.to_map(rearrange(z_quantized, "b d 1 n -> b n d"))
+        return (self.model.decode(latents) + 1) / 2
+
+    @torch.no_grad()
+    def decode_tokens(self, tokens: Tensor) -> Float[Tensor, "b 3 h w"]:
+        """Tokens of shape ``b t`` or ``b 1 t`` to images in [0, 1].
+
+        Raises:
+            ValueError: If an image has another number of tokens, or a number is no token.
+        """
+        if tokens.shape[-1] != self.num_latent_tokens or tokens.numel() != len(tokens) * self.num_latent_tokens:
+            raise ValueError(
+                f"tokens must be b {self.num_latent_tokens}, or b 1 {self.num_latent_tokens}, got {list(tokens.shape)}"
+            )
+        return (self.model.decode_code(tokens) + 1) / 2
+
+    @override
+    def forward(self, x: Float[Tensor, "b 3 h w"]) -> tuple[Float[Tensor, "b 3 h w"], dict[str, Tensor]]:
+        z_quantized, found = self.encode(x)
+        return self.decode(z_quantized), found

@@ -5,7 +5,7 @@ import torch
 from export.stores import tokenizer_of
 
 from imtok.errors import InputError
-from imtok.export.adapters import LlamaGenModel, TamingModel
+from imtok.export.adapters import LlamaGenModel, TamingModel, TiTokModel
 from imtok.export.sequences import Sequencing
 
 
@@ -60,3 +60,36 @@ def test_what_is_no_token_and_what_has_no_map_are_refused(tokenizer):
     variable = LlamaGenModel(tokenizer_of("variable"), image_size=16)
     with pytest.raises(InputError, match="has no fixed map"):
         variable.encode(torch.zeros(1, 3, 16, 16))
+
+
+@torch.no_grad()
+def test_the_code_of_1d_tokenizer_encodes_and_decodes(tokenizer, image):
+    model, pixels = TiTokModel(tokenizer), (image + 1) / 2
+    z_quantized, found = model.encode(pixels)
+    ids = tokenizer.encode(pixels * 2 - 1).ids
+    expected = Sequencing(tokenizer.quantizer.vocab_sizes, 4, "combine", False).join(ids.numpy())
+    input_tokens = model.encode(pixels)[1]["min_encoding_indices"].reshape(pixels.shape[0], -1)  # train_utils.py
+    assert torch.equal(input_tokens, torch.from_numpy(expected))
+    assert found["min_encoding_indices"].shape == (3, 1, 4)
+    assert z_quantized.shape[2:] == (1, 4)
+    assert sum(loss.item() for name, loss in found.items() if name.endswith("loss")) == 0
+    shown = (tokenizer(pixels * 2 - 1).image.clamp(-1, 1) + 1) / 2
+    generated_tokens = found["min_encoding_indices"]
+    for image_ in (
+        model.decode_tokens(generated_tokens.view(generated_tokens.shape[0], -1)),  # demo_util.py
+        model.decode_tokens(generated_tokens),  # its README
+        model.decode(z_quantized),
+        model(pixels)[0],
+    ):
+        assert torch.equal(image_, shown)
+        assert 0 <= image_.min() <= image_.max() <= 1
+
+
+def test_images_of_another_range_and_tokens_of_another_number_are_refused(tokenizer):
+    model = TiTokModel(tokenizer).train()
+    assert not model.model.tokenizer.training
+    with pytest.raises(ValueError, match=r"images must lie in \[0, 1\] here, got -1 to -1"):
+        model.encode(-torch.ones(1, 3, 16, 16))
+    for shape in ((2, 5), (2, 2, 4)):
+        with pytest.raises(ValueError, match="tokens must be b 4, or b 1 4, got"):
+            model.decode_tokens(torch.zeros(shape, dtype=torch.int64))
