@@ -1,12 +1,14 @@
 """What a consumer's own reader finds is what the store holds: ids, labels, order, for every format."""
 
 import json
+import pickle
 import pickletools
 import subprocess
 from importlib.util import find_spec
 
 import numpy as np
 import pytest
+import torch
 from export.readers import gigatok, llamagen, nanogpt, rar, webdataset
 from export.stores import HOSTILE, content, small_store
 from torch.utils.data import default_collate
@@ -17,7 +19,7 @@ from imtok.export.formats.fqgan import FQGAN
 from imtok.export.formats.gigatok import GigaTok
 from imtok.export.formats.huggingface import HuggingFace
 from imtok.export.formats.llamagen import LlamaGen
-from imtok.export.formats.nanogpt import NanoGPT
+from imtok.export.formats.nanogpt import NanoGPT, _meta, from_text, to_text
 from imtok.export.formats.parquet import Parquet
 from imtok.export.formats.rar import RAR
 from imtok.export.formats.webdataset import WebDataset
@@ -136,6 +138,40 @@ def test_nanogpt_reads_images_between_begin_and_end_on_one_side_of_the_split_eac
     assert not opcodes & {"GLOBAL", "STACK_GLOBAL", "REDUCE", "INST", "OBJ", "NEWOBJ"}
 
 
+def test_nanogpts_sample_py_prompts_and_prints_every_number(tmp_path):
+    store = small_store(tmp_path / "tokens", "one slot", "centre")
+    convert(store, NanoGPT(val_fraction=0.5), tmp_path / "out")
+    vocab = json.loads((tmp_path / "out/vocab.json").read_text())
+    with (tmp_path / "out/meta.pkl").open("rb") as file:
+        meta = pickle.load(file)
+    stoi, itos = meta["stoi"], meta["itos"]  # sample.py
+    every = list(range(meta["vocab_size"]))
+    text = "".join([itos[i] for i in every])
+    assert [stoi[c] for c in text] == every == from_text(text, vocab)
+    assert text == to_text(every, vocab)
+    assert [stoi[c] for c in "\n"] == [vocab["begin"]]  # its default prompt begins an image
+    prompt = tmp_path / "prompt.txt"  # --start=FILE:prompt.txt
+    prompt.write_text(to_text([vocab["begin"], vocab["classes"]["offset"]], vocab), encoding="utf-8")
+    assert [stoi[c] for c in prompt.read_text(encoding="utf-8")] == [vocab["begin"], vocab["classes"]["offset"]]
+    text.encode("utf-8")  # it prints them
+    with pytest.raises(InputError, match="'a' stands for no token"):
+        from_text("a", vocab)
+
+
+def test_a_vocabulary_beyond_unicode_has_its_size_alone():
+    vocab = {"vocab_size": 0x110000, "begin": 0}
+    assert _meta(vocab) == {"vocab_size": 0x110000}
+
+
+def test_fqgan_is_told_names_and_vocabularies_and_nothing_of_another_trainer(tmp_path):
+    store = small_store(tmp_path / "tokens", "two slots", "flip")
+    report = convert(store, FQGAN(), tmp_path / "flip")
+    assert report["notes"] == [
+        "slot 0 is _vis.npy, slot 1 is _sem.npy; vocabularies 32, 20, 4 tokens per image",
+        "7 images; format.fill=NUMBER adds links where a loader counts on more",
+    ]
+
+
 def test_nanogpt_says_which_file_is_too_short_for_its_batches(tmp_path):
     store = small_store(tmp_path / "tokens", "one slot", "centre")
     for fraction, short in ((0.0, "val.bin must have more"), (0.999, "train.bin must have more"), (0.5, None)):
@@ -178,6 +214,7 @@ def test_webdataset_reads_arrays_classes_and_keys(store, tmp_path):
         assert np.array_equal(found, ids[number])
         assert (label, key) == (LABELS[number], f"{number}.png")
         assert keep is None or np.array_equal(arrays["keep.npy"], keep[number])
+        torch.nn.Embedding(64, 1)(torch.from_numpy(found))  # takes int32 and int64, and nothing unsigned
     assert number == 6
 
 

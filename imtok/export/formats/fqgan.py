@@ -1,4 +1,7 @@
-"""FQGAN (arXiv 2411.16681): LlamaGen's trees with a file per sub-codebook."""
+"""FQGAN (arXiv 2411.16681): LlamaGen's trees with a file per sub-codebook.
+
+Nothing is said of its loader and its trainer but the names, shapes and types of the files that they read.
+"""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -43,7 +46,7 @@ class FQGAN(LlamaGen):
         if len(names) != slots or len(set(names)) != slots:
             raise InputError(f"format.names must name each of the {slots} slots, got {list(names)}")
         if store.views > 1 and "flip" not in folder.name:
-            raise InputError(f"out={folder} must have flip in its name, or FQGAN joins the {store.views} views")
+            raise InputError(f"out={folder} must have flip in its name, as for LlamaGen: it holds {store.views} views")
         check_ten_crop(store, folder)
 
     @override
@@ -63,4 +66,9 @@ class FQGAN(LlamaGen):
     @override
     def notes(self, store: TokenStore, sequencing: Sequencing) -> list[str]:
         sizes = ", ".join(str(size + sequencing.variable_length) for size in sequencing.vocab_sizes)
-        return [f"vocabularies {sizes}, {sequencing.tokens} tokens per image", *super().notes(store, sequencing)[1:]]
+        names = self.names or NAMES[len(sequencing.vocab_sizes)]
+        slots = ", ".join(f"slot {slot} is _{name}.npy" for slot, name in enumerate(names))
+        return [
+            f"{slots}; vocabularies {sizes}, {sequencing.tokens} tokens per image",
+            f"{max(len(store), self.fill or 0)} images; format.fill=NUMBER adds links where a loader counts on more",
+        ]

@@ -1,6 +1,11 @@
-"""nanoGPT and its kin: one stream of tokens, in which each image begins, says its class, and ends."""
+"""nanoGPT and its kin: one stream of tokens, in which each image begins, says its class, and ends.
+
+Its ``sample.py`` prompts and prints text, a character per token: the line end begins an image, and each other number
+stands for one character of Unicode from ``FIRST`` on. So its output is a line per image.
+"""
 
 import pickle
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -15,14 +20,19 @@ from imtok.export.store import TokenStore
 from imtok.files import write_json
 
 TYPES = {"uint16": 2**16, "uint32": 2**32}
+FIRST = 0x10000  # the character of number 0: from here on there are no surrogates and no line ends
+CHARACTERS = 0x110000 - FIRST
 
 
 class NanoGPT(Format):
-    """``train.bin`` and ``val.bin`` without header, ``meta.pkl`` with ``vocab_size``, ``vocab.json`` with all offsets.
+    """``train.bin`` and ``val.bin`` without header, ``vocab.json`` with all offsets, and for nanoGPT ``meta.pkl``.
 
     Each view of an image is ``begin class tokens... end``. In the vocabulary codes come first, then (where images leave
     tokens out) padding, the classes, ``no_class``, ``begin`` and ``end``. All views of an image are on one side of the
     split, which depends on its key alone.
+
+    ``meta.pkl`` holds ``vocab_size`` for ``train.py``, and ``stoi`` and ``itos`` for ``sample.py``: plain numbers and
+    characters, which :func:`from_text` turns into numbers again. imtok itself reads no pickle.
 
     Args:
         slots: What becomes of several slots: "interleave", "combine", or None where there is one.
@@ -65,8 +75,8 @@ class NanoGPT(Format):
                     stream = np.concatenate([[vocab["begin"], name], tokens[:length], [vocab["end"]]])
                     files[side].write(stream.astype(f"<{np.dtype(self.dtype).str[1:]}").tobytes())
                     counts[side] += len(stream)
-        write_json(folder / "vocab.json", {**vocab, "dtype": self.dtype})
-        (folder / "meta.pkl").write_bytes(pickle.dumps({"vocab_size": vocab["vocab_size"]}, protocol=2))
+        write_json(folder / "vocab.json", {**vocab, "dtype": self.dtype, "first_character": FIRST})
+        (folder / "meta.pkl").write_bytes(pickle.dumps(_meta(vocab), protocol=2))
         block = sequencing.length + 3
         notes = [f"{counts['train']} tokens in train.bin, {counts['val']} in val.bin; block_size {block} is one image"]
         short = [name for name, count in counts.items() if count <= block]
@@ -90,6 +100,40 @@ def vocabulary(sequencing: Sequencing, classes: int) -> dict[str, Any]:
         "end": first + classes + 2,
         "vocab_size": first + classes + 3,
     }
+
+
+def to_text(numbers: Sequence[int], vocab: Mapping[str, Any]) -> str:
+    """Numbers of a stream as ``sample.py`` prompts and prints them.
+
+    Args:
+        numbers: In the vocabulary.
+        vocab: What ``vocab.json`` holds.
+    """
+    return "".join("\n" if number == vocab["begin"] else chr(FIRST + number) for number in numbers)
+
+
+def from_text(text: str, vocab: Mapping[str, Any]) -> list[int]:
+    """What ``to_text`` was given: a prompt, or what ``sample.py`` printed for a sample.
+
+    Raises:
+        InputError: If a character stands for no number.
+    """
+    numbers = [vocab["begin"] if character == "\n" else ord(character) - FIRST for character in text]
+    wrong = next((text[place] for place, one in enumerate(numbers) if not 0 <= one < vocab["vocab_size"]), None)
+    if wrong is not None:
+        raise InputError(
+            f"{wrong!r} stands for no token: sample.py's text has line ends and characters from U+10000 on"
+        )
+    return numbers
+
+
+def _meta(vocab: Mapping[str, Any]) -> dict[str, Any]:
+    """What nanoGPT reads of ``meta.pkl``; of a vocabulary beyond Unicode the size alone."""
+    size = vocab["vocab_size"]
+    if size > CHARACTERS:
+        return {"vocab_size": size}
+    itos = dict(enumerate(to_text(range(size), vocab)))
+    return {"vocab_size": size, "itos": itos, "stoi": {character: number for number, character in itos.items()}}
 
 
 def _classes(store: TokenStore) -> int:

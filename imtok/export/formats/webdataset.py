@@ -16,8 +16,9 @@ from imtok.export.store import Shard, TokenStore
 class WebDataset(Format):
     """``tokens-000000.tar``, ...: per image ``00000000.npy``, ``.cls`` (if it has a class) and ``.json`` (its key).
 
-    Arrays are ``views tokens slots``, without the last axis where there is one slot. Where images leave tokens out,
-    ``.keep.npy`` of shape ``views tokens`` says which are there. ``.txt`` is the caption, where there is one.
+    Arrays are ``views tokens slots``, without the last axis where there is one slot, and int32 (int64 where a
+    vocabulary needs it), since torch embeds no unsigned numbers. Where images leave tokens out, ``.keep.npy`` of shape
+    ``views tokens`` says which are there. ``.txt`` is the caption, where there is one.
 
     Args:
         images_per_file: At least 1.
@@ -34,6 +35,7 @@ class WebDataset(Format):
     @override
     def write(self, store: TokenStore, folder: Path) -> dict[str, Any]:
         number, archive = 0, None
+        dtype = np.int32 if max(store.manifest["vocab_sizes"]) <= 2**31 else np.int64
         for shard in store.shards():
             for row in range(len(shard.keys)):
                 if number % self.images_per_file == 0:
@@ -41,7 +43,7 @@ class WebDataset(Format):
                         archive.close()
                     path = folder / f"tokens-{number // self.images_per_file:06d}.tar"
                     archive = tarfile.open(path, "w", format=tarfile.USTAR_FORMAT)  # noqa: SIM115, closed as the next one is due
-                for suffix, data in _members(shard, row).items():
+                for suffix, data in _members(shard, row, dtype).items():
                     member = tarfile.TarInfo(f"{number:08d}.{suffix}")
                     member.size, member.mtime = len(data), 0
                     assert archive is not None
@@ -51,11 +53,12 @@ class WebDataset(Format):
             archive.close()
         files = -(-number // self.images_per_file)
         notes = [f"{number} images in tokens-{{000000..{files - 1:06d}}}.tar"]
-        return {"vocab_sizes": store.manifest["vocab_sizes"], "tokens": store.manifest["tokens"], "notes": notes}
+        facts = {"vocab_sizes": store.manifest["vocab_sizes"], "tokens": store.manifest["tokens"]}
+        return {**facts, "dtype": np.dtype(dtype).name, "notes": notes}
 
 
-def _members(shard: Shard, row: int) -> dict[str, bytes]:
-    ids = np.asarray(shard.ids[row])
+def _members(shard: Shard, row: int, dtype: type) -> dict[str, bytes]:
+    ids = np.asarray(shard.ids[row]).astype(dtype)
     members = {"npy": _npy(ids[..., 0] if ids.shape[-1] == 1 else ids)}
     if shard.keep is not None:
         members["keep.npy"] = _npy(np.asarray(shard.keep[row]))
