@@ -55,7 +55,7 @@ from imtok.export.quantize import fit_and_save, spread, with_ids
 from imtok.export.schema import PublishConfig
 from imtok.export.tokens import export_tokens
 from imtok.export.views import Views
-from imtok.files import claim_output
+from imtok.files import claim_inside, claim_output
 from imtok.info import describe
 from imtok.locate import find_tokenizer
 from imtok.overrides import as_typed
@@ -212,7 +212,7 @@ def _compare(arguments: Sequence[str]) -> None:
 def _score(config: DictConfig) -> None:
     plain = cast(dict[str, Any], OmegaConf.to_container(config, resolve=True))
     protocol, folder = cast(Protocol, build_part(plain, "protocol")), _folder(config, "score")
-    claim_output(folder, SCORE)
+    claim_inside(folder, SCORE)
     typed = cast(ScoreConfig, OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(ScoreConfig), config)))
     run_score(typed, protocol, folder, _device(config), _command("score"))
 

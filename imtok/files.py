@@ -1,11 +1,16 @@
 """Files and folders that appear whole or not at all, and the hashes that show it."""
 
 import contextlib
+import fcntl
 import glob
 import hashlib
 import json
+import logging
 import os
 import shutil
+import socket
+import stat
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -14,6 +19,8 @@ from pathlib import Path
 from typing import Any
 
 from imtok.errors import InputError
+
+log = logging.getLogger(__name__)
 
 
 def sha256(path: Path) -> str:
@@ -76,8 +83,10 @@ def read_json(path: Path) -> Any:
 def new_folder(folder: Path) -> Iterator[Path]:
     """A folder to fill, beside ``folder``; it takes that name when the block ends without an error.
 
-    Leftovers of processes that died are removed. An existing ``folder`` is replaced, so check before that it is ours.
+    Leftovers of processes that died are removed. An existing ``folder`` is replaced, so check before that it is ours;
+    of a link to a folder, the folder is. Files have the mode that the umask gives, whichever library wrote them.
     """
+    folder = folder.resolve()
     folder.parent.mkdir(parents=True, exist_ok=True)
     remove_leftovers(folder)
     aside = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
@@ -122,36 +131,161 @@ def flush(path: Path) -> None:
             os.close(descriptor)
 
 
+def share(path: Path, folder: Path) -> None:
+    """Give a file the permissions of a folder that was made by the same umask; some libraries make theirs 0600."""
+    mode = stat.S_IMODE(path.stat().st_mode)
+    wanted = mode | stat.S_IMODE(folder.stat().st_mode) & 0o666
+    if wanted != mode:
+        path.chmod(wanted)
+
+
 def flush_below(folder: Path) -> None:
     """Flush all files and folders below one, several at once: a disk takes those together, and waits for each alone.
+
+    Files become readable for whom the folder is.
 
     Raises:
         OSError: If a file's bytes do not get there.
     """
     paths = folder.rglob("*")
+
+    def settle(path: Path) -> None:
+        if path.is_file() and not path.is_symlink():
+            share(path, folder)
+        flush(path)
+
     with ThreadPoolExecutor(16) as threads:
         while some := list(islice(paths, 1024)):  # of LlamaGen's there are millions
-            for _ in threads.map(flush, some):
+            for _ in threads.map(settle, some):
                 pass
 
 
 def claim_output(folder: Path, marker: str) -> None:
-    """Check that results may be written to ``folder``: new, empty, or an earlier result of the same command.
+    """Check that a folder may take this name at the end: it is new, empty, or an earlier result of the same command.
 
     Args:
         folder: The output folder.
         marker: Name of a file that shows it to be an earlier result.
 
     Raises:
+        InputError: If it holds something else, or is not a folder, or cannot be replaced.
+    """
+    claim_inside(folder, marker)
+    real = folder.resolve()
+    if real.is_dir():
+        if os.path.ismount(real):
+            raise InputError(f"out={folder} is a mount point, which no other folder can replace; give a folder in it")
+        _try_to_write(folder, real.parent, real.name)
+
+
+def claim_inside(folder: Path, marker: str) -> None:
+    """Check that results may be written into a folder: new, empty, or begun by the same command.
+
+    Args:
+        folder: The output folder, or a link to it.
+        marker: Name of a file that shows it to be begun by the same command.
+
+    Raises:
         InputError: If it holds something else, or is not a folder, or cannot be written to.
     """
-    if folder.exists() and not folder.is_dir():
-        raise InputError(f"out={folder} is a file; give a folder that does not exist yet")
-    if folder.is_dir() and any(folder.iterdir()) and not (folder / marker).exists():
-        raise InputError(f"out={folder} already holds something else (no {marker} in it); give another folder")
-    existing = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
-    if not os.access(existing, os.W_OK):
-        raise InputError(f"out={folder} cannot be written to (no permission for {existing})")
+    try:
+        for place in (folder, *folder.absolute().parents):
+            if place.exists():
+                break
+            if place.is_symlink():
+                raise InputError(f"out={folder}: {place} is a link to {place.readlink()}, which is not there; make it")
+        else:
+            place = folder.absolute()
+        if place == folder and not folder.is_dir():
+            raise InputError(f"out={folder} is a file; give a folder that does not exist yet")
+        if folder.is_dir() and not (folder / marker).exists() and any(map(_is_foreign, folder.iterdir())):
+            raise InputError(f"out={folder} already holds something else (no {marker} in it); give another folder")
+    except (OSError, ValueError) as error:
+        raise _unwritable(folder, error) from None
+    _try_to_write(folder, place, folder.name)
+
+
+def _is_foreign(path: Path) -> bool:
+    """Whether a file is not what a killed process left of its own."""
+    return not (path.name.startswith(".") and path.name.endswith((".tmp", ".lock")))
+
+
+def _try_to_write(folder: Path, place: Path, name: str) -> None:
+    """Raise InputError unless folders can be made in ``place``; permissions alone do not say it."""
+    probe = place / f".{name}.{os.getpid()}.tmp"
+    try:
+        probe.mkdir(exist_ok=True)
+        probe.rmdir()
+    except (OSError, ValueError) as error:
+        raise _unwritable(folder, error) from None
+
+
+def _unwritable(folder: Path, error: Exception) -> InputError:
+    if isinstance(error, InputError):
+        return error
+    reason = error.strerror if isinstance(error, OSError) else error
+    return InputError(f"out={folder} cannot be written to ({reason}); give another folder")
+
+
+class Lock:
+    """A lock on a file, which one process holds at a time; the kernel lets go of it when that ends, however it ends.
+
+    Processes that are forked do not hold it too. Where the file system knows no locks, that is said and nothing held.
+
+    Args:
+        path: The file. It is there while the lock is held, and says by whom.
+        what: What is locked, for messages: ``out=DIR``.
+    """
+
+    def __init__(self, path: Path, what: str) -> None:
+        self.path, self.what = path, what
+        self._descriptor = -1
+
+    def take(self) -> None:
+        """Hold it; InputError that names who does if it is another process, OSError if there can be no such file."""
+        while self._descriptor < 0:
+            descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o666)
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                holder = os.read(descriptor, 4096).decode(errors="replace").strip()
+                os.close(descriptor)
+                raise InputError(
+                    f"{self.what} is in use by {holder or 'another process'}; wait for it or give another folder"
+                ) from None
+            except OSError as error:
+                log.warning(
+                    "%s cannot be locked (%s): nothing keeps a second process from it", self.what, error.strerror
+                )
+            if os.fstat(descriptor).st_nlink == 0:  # let go of, and removed, since we opened it
+                os.close(descriptor)
+                continue
+            since = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime())
+            os.ftruncate(descriptor, 0)
+            os.write(descriptor, f"process {os.getpid()} on {socket.gethostname()} since {since}\n".encode())
+            self._descriptor = descriptor
+            _HELD.add(descriptor)
+
+    def release(self) -> None:
+        """Let go of it, if it is held."""
+        if self._descriptor in _HELD:
+            self.path.unlink(missing_ok=True)
+            _HELD.remove(self._descriptor)
+            os.close(self._descriptor)
+        self._descriptor = -1
+
+
+_HELD: set[int] = set()  # descriptors of locks of this process
+
+
+def _forget_locks() -> None:
+    """In a process that was just forked: it may outlive the one that holds the locks."""
+    for descriptor in _HELD:
+        os.close(descriptor)
+    _HELD.clear()
+
+
+os.register_at_fork(after_in_child=_forget_locks)
 
 
 def _runs(pid: int) -> bool:

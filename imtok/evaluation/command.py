@@ -27,7 +27,7 @@ from imtok.evaluation.schema import MeasureConfig, ScoreConfig
 from imtok.evaluation.settings import Settings
 from imtok.evaluation.stored import load_statistics
 from imtok.evaluation.titles import number, reasons, title
-from imtok.files import claim_output, sha256, write_bytes, write_json
+from imtok.files import claim_inside, sha256, write_bytes, write_json
 from imtok.text import terminal
 from imtok.tokenizer import Tokenizer
 from imtok.types import Batch
@@ -126,7 +126,7 @@ def unique_names(sources: Sequence[str]) -> list[str]:
 
 def claim_side_by_side(folder: Path) -> None:
     """Check that reports of several tokenizers may be written below ``folder``."""
-    claim_output(folder, COMPARISON)
+    claim_inside(folder, COMPARISON)
 
 
 def side_by_side(reports: Sequence[Report], folder: Path) -> Comparison:
@@ -191,7 +191,7 @@ def score_origin(images: str, reference: str, command: str) -> dict[str, Any]:
 
 def write_score(found: dict[str, Any], folder: Path) -> Table:
     """Write ``score.json``; returns what to show."""
-    claim_output(folder, SCORE)
+    claim_inside(folder, SCORE)
     folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / SCORE, found)
     rows = Table()

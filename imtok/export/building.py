@@ -17,11 +17,22 @@ import numpy as np
 from imtok.errors import InputError
 from imtok.evaluation.inference import require_images
 from imtok.export.store import FORMAT, MANIFEST, PLAN, as_json, record_name
-from imtok.files import claim_output, flush, is_sealed, read_json, remove_leftovers, sealed, sha256, write_bytes
+from imtok.files import (
+    claim_output,
+    flush,
+    is_sealed,
+    read_json,
+    remove_leftovers,
+    sealed,
+    sha256,
+    share,
+    write_bytes,
+)
 
 LOCK = ".lock"
 _ALL, _FINISH = 2**40, 2**41  # bytes of the lock file beyond any shard's number
 _FULL = (errno.ENOSPC, errno.EDQUOT)
+_TRIES = 1000  # each fails only where another process has just finished
 
 
 class Building:
@@ -40,13 +51,18 @@ class Building:
 
     def __init__(self, folder: Path, plan: dict[str, Any]) -> None:
         claim_output(folder, MANIFEST)
+        folder = folder.resolve()  # of a link to a folder, the folder is written to
         self.folder, self.plan = folder, plan
         self.aside = folder.with_name(f"{folder.name}.partial")
         self._known: dict[int, bool] = {}
         remove_leftovers(folder)
         self._lock = -1
-        while self._lock < 0 and not self.finished():
+        for _ in range(_TRIES):
+            if self._lock >= 0 or self.finished():
+                break
             self._enter()
+        else:
+            raise InputError(f"{self.aside} cannot be made; give out=DIR elsewhere")
         if self._lock < 0:
             with contextlib.suppress(OSError):  # of a process that was killed after its last step but one
                 (folder / LOCK).unlink()
@@ -199,7 +215,10 @@ class Building:
         if len(shapes) > 1:
             raise InputError(f"images must all have one size, got {sorted(shapes)} (height, width, tokens)")
         with _room(self.aside, 2**20):
-            absent = codebook(self.aside / "codebook.safetensors")
+            path = self.aside / "codebook.safetensors"
+            absent = codebook(path)
+            if path.exists():
+                share(path, self.aside)
         files: dict[str, Any] = {}
         for path in sorted(self.aside.iterdir()):
             if path.name not in (MANIFEST, LOCK):
@@ -275,7 +294,7 @@ def _room(path: Path, needed: int) -> Iterator[None]:
         yield
     except OSError as error:
         if error.errno not in _FULL:
-            raise
+            raise InputError(f"{path} cannot be written ({error.strerror or error}); give out=DIR elsewhere") from None
         there = next(parent for parent in path.parents if parent.exists())
         raise _full(path, needed, shutil.disk_usage(there).free) from None
 
