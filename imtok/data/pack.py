@@ -1,7 +1,6 @@
 """Any list of images into WebDataset shards: in parallel, to be taken up again, and the same bytes every time."""
 
 import errno
-import fcntl
 import json
 import shutil
 from collections.abc import Callable, Iterator
@@ -21,10 +20,11 @@ from imtok.data.packing import Encoding, Packed, Packer, as_they_are
 from imtok.data.sample_names import sample_names
 from imtok.data.shards import CLASSES, ShardSource
 from imtok.errors import InputError
-from imtok.files import claim_output, is_sealed, read_json, sealed, sha256, write_bytes, write_json
+from imtok.files import Lock, claim_inside, is_sealed, read_json, sealed, sha256, write_bytes, write_json
 
 FORMAT = "imtok-pack-1"
 MANIFEST, INDEX, BAD, PROGRESS = "manifest.json", "index.safetensors", "bad.jsonl", ".progress"
+LOCK = "lock"
 AT_A_TIME = 16  # images that a worker takes
 FULL = (errno.ENOSPC, errno.EDQUOT)
 
@@ -78,7 +78,7 @@ def pack(
     plan = {"format": FORMAT, "source": source.digest, "images": len(source), **asdict(layout), **asdict(encoding)}
     if (folder / MANIFEST).exists():
         return _finished(folder, plan)
-    claim_output(folder, PROGRESS)
+    claim_inside(folder, PROGRESS)
     with _locked(folder):
         _begin(folder / PROGRESS / "plan.json", plan)
         shards = _whole_shards(folder)
@@ -212,14 +212,17 @@ def _require_same(folder: Path, before: dict[str, Any], plan: dict[str, Any]) ->
 
 @contextmanager
 def _locked(folder: Path) -> Iterator[None]:
-    """Keep a second process from writing to the same folder; the lock ends with the process."""
-    (folder / PROGRESS).mkdir(parents=True, exist_ok=True)
-    with (folder / PROGRESS / "lock").open("w") as file:
-        try:
-            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # workers do not inherit it, as they would flock's
-        except OSError:
-            raise InputError(f"out={folder} is being written by another process; wait for it") from None
+    """Keep a second process from writing to the same folder."""
+    lock = Lock(folder / PROGRESS / LOCK, f"out={folder}")
+    try:
+        (folder / PROGRESS).mkdir(parents=True, exist_ok=True)
+        lock.take()
+    except OSError as error:
+        raise InputError(f"out={folder} cannot be written ({error.strerror or error}); give another folder") from None
+    try:
         yield
+    finally:
+        lock.release()
 
 
 def _shard(folder: Path, number: int) -> Path:

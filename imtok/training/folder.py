@@ -1,22 +1,27 @@
 """The run folder: what may be written to it, what it says about the run, where it goes on from."""
 
+import contextlib
 import logging
 import platform
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from imtok.distributed import launched_rank
 from imtok.errors import InputError
-from imtok.files import claim_output, remove_leftovers, write_bytes, write_json
+from imtok.files import Lock, claim_inside, write_bytes, write_json
 from imtok.training import checkpoints
 from imtok.training.checkpoints import Checkpoint
 
 log = logging.getLogger(__name__)
 
 CONFIG = "config.yaml"
+LOCK = ".lock"
 _PACKAGES = ("imtok", "torch", "torchvision", "lightning", "hydra-core", "webdataset", "torchmetrics", "safetensors")
 
 
@@ -43,18 +48,38 @@ def find_checkpoint(folder: Path, ckpt: str | None) -> Checkpoint | None:
     return None
 
 
-def claim(folder: Path, ckpt: str | None) -> None:
-    """Check that a run may start in ``folder``, and remove what a killed process left half-written.
+@contextmanager
+def held(folder: Path) -> Iterator[Lock]:
+    """The lock of a run folder, for as long as the block lasts.
+
+    Where another process may be at work it is taken at once, before that one's checkpoints are read. In a new folder
+    :func:`claim` takes it, once it is known that the run can begin.
 
     Raises:
-        InputError: If the folder holds another run or something else.
+        InputError: If another process holds it.
     """
-    remove_leftovers(folder / CONFIG)  # of a run that was killed at its very start
-    claim_output(folder, CONFIG)
-    if (folder / CONFIG).exists() and ckpt is None:
-        raise InputError(f"out={folder} already holds a run; give another folder, or ckpt=last to go on with it")
+    lock = Lock(folder / LOCK, f"out={folder}")
+    try:
+        if launched_rank() == 0 and lock.path.exists():
+            with contextlib.suppress(OSError):  # if it matters, claim says so
+                lock.take()
+        yield lock
+    finally:
+        lock.release()
+
+
+def claim(folder: Path, ckpt: str | None, lock: Lock) -> None:
+    """Check that a run may start in ``folder``, take it, and remove what a killed process left half-written.
+
+    Raises:
+        InputError: If the folder holds another run or something else, or another process is at work in it.
+    """
+    claim_inside(folder, CONFIG)
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        lock.take()
+        if (folder / CONFIG).exists() and ckpt is None:
+            raise InputError(f"out={folder} already holds a run; give another folder, or ckpt=last to go on with it")
         for place in (folder, folder / "checkpoints"):
             checkpoints.clean(place)
     except OSError as error:

@@ -27,6 +27,7 @@ from imtok.evaluation.origin import Origin
 from imtok.evaluation.protocol import Protocol
 from imtok.evaluation.results import Report
 from imtok.evaluation.settings import Settings
+from imtok.files import Lock
 from imtok.nn.frozen import warn_random
 from imtok.objectives.base import Objective
 from imtok.pretrained import RANDOM, Pretrained, fetch_weights
@@ -124,6 +125,11 @@ def train(run: Run) -> Outcome:
         InputError: If the folder, the checkpoint, the data or the config cannot be used. Before the first step
             nothing has been written then; later, all checkpoints are whole.
     """
+    with run_folder.held(run.folder) as lock:
+        return _train(run, lock)
+
+
+def _train(run: Run, lock: Lock) -> Outcome:
     if run.trainer.threads:
         torch.set_num_threads(run.trainer.threads)
     images = run.data.train(run.image_size, run.seed)
@@ -152,7 +158,7 @@ def train(run: Run) -> Outcome:
         _fetch_weights(run.tokenizer)
     if main:
         _warn_of_micro_batches(run)
-        run_folder.claim(run.folder, run.ckpt)
+        run_folder.claim(run.folder, run.ckpt, lock)
         run_folder.describe(run.folder, run.config_yaml, about, run.seed)
     position = _stream_position(images, resume)
     task = TokenizerTask(

@@ -28,6 +28,7 @@ from imtok.data.sample_names import sample_names
 from imtok.data.shards import ShardSource
 from imtok.data.webdataset import WebDataset
 from imtok.errors import InputError
+from imtok.files import Lock
 
 ROOT = Path(__file__).parents[2]
 Picture = Callable[[int], bytes]
@@ -165,22 +166,13 @@ def test_a_folder_of_something_else_is_not_written_to(folder: Path, tmp_path: Pa
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["thesis.tex"]
 
 
-HOLD = """
-import fcntl, sys
-with open(sys.argv[1], "w") as file:
-    fcntl.lockf(file, fcntl.LOCK_EX)
-    print("held", flush=True)
-    sys.stdin.read()
-"""
-
-
 def test_two_processes_do_not_write_to_one_folder(folder: Path, tmp_path: Path):
     (tmp_path / "out" / PROGRESS).mkdir(parents=True)
-    command = [sys.executable, "-c", HOLD, str(tmp_path / "out" / PROGRESS / "lock")]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
-        assert other.stdout.readline() == b"held\n"
-        with pytest.raises(InputError, match="is being written by another process"):
-            pack(FileSource(folder), tmp_path / "out")
+    other = Lock(tmp_path / "out" / PROGRESS / "lock", "out=out")
+    other.take()
+    with pytest.raises(InputError, match=f"out is in use by process {os.getpid()} on "):
+        pack(FileSource(folder), tmp_path / "out")
+    other.release()
     pack(FileSource(folder), tmp_path / "out")
 
 
