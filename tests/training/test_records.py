@@ -1,6 +1,7 @@
 """The log is whole whatever happens to the disk, the network or the process; and it holds no secret."""
 
 import json
+import os
 import socket
 import sys
 import time
@@ -13,7 +14,7 @@ from training.runs import run_tiny
 
 from imtok.training import records
 from imtok.training.records import Events, MetricsFile
-from imtok.training.wandb import Wandb
+from imtok.training.wandb import Wandb, _address
 
 
 def steps(folder):
@@ -122,8 +123,9 @@ def fake(monkeypatch):
 
     module.init = init  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "wandb", module)
-    for name in ("WANDB_MODE", "WANDB_API_KEY", "WANDB_BASE_URL"):
-        monkeypatch.delenv(name, raising=False)
+    for name in list(os.environ):
+        if name.startswith("WANDB_") or name.lower().endswith("_proxy"):
+            monkeypatch.delenv(name)
     monkeypatch.setenv("NETRC", "/nowhere")
     monkeypatch.setattr("imtok.training.wandb._has_netrc", lambda _host: False)
     return module
@@ -170,6 +172,51 @@ def test_it_gets_the_rows_of_the_log(tmp_path, fake):
     run_tiny(tmp_path / "run", "logger=wandb", "trainer.pictures_every=7")
     assert [row["step"] for row in fake.run.rows if "loss" in row] == steps(tmp_path / "run")
     assert [row["step"] for row in fake.run.rows if "reconstructions" in row] == [7, 14]
+
+
+def test_a_run_that_goes_on_is_one_run_there(tmp_path, fake):
+    run_tiny(tmp_path / "run", "logger=wandb", "trainer.stop_at=2")
+    run_tiny(tmp_path / "run", "logger=wandb", "ckpt=last", "trainer.stop_at=4", "allow_change=[trainer.stop_at]")
+    run_tiny(tmp_path / "other", "logger=wandb", "trainer.stop_at=2")
+    first, second, other = fake.calls
+    assert first["id"] == second["id"] == (tmp_path / "run/wandb/id").read_text()
+    assert other["id"] != first["id"]
+    assert {call["resume"] for call in fake.calls} == {"allow"}
+
+
+def test_what_the_environment_says_holds(tmp_path, fake, monkeypatch):
+    Wandb(tmp_path, {})
+    given = {"PROJECT": "mine", "ENTITY": "us", "NAME": "best", "RUN_ID": "abc"}
+    for name, value in given.items():
+        monkeypatch.setenv(f"WANDB_{name}", value)
+    Wandb(tmp_path, {})
+    shown = [tuple(call[name] for name in ("project", "entity", "name")) for call in fake.calls]
+    assert shown == [("imtok", None, tmp_path.name), ("mine", "us", "best")]
+    assert fake.calls[1]["id"] == "abc"
+
+
+@pytest.mark.parametrize("through", ["WANDB_BASE_URL", "https_proxy"])
+def test_a_server_is_looked_for_where_it_is(tmp_path, fake, monkeypatch, through):
+    monkeypatch.setenv("WANDB_API_KEY", "x")
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        monkeypatch.setenv(through, f"http://127.0.0.1:{server.getsockname()[1]}")
+        Wandb(tmp_path, {})
+    Wandb(tmp_path, {})
+    assert [call["mode"] for call in fake.calls] == ["online", "offline"]
+
+
+@pytest.mark.parametrize(
+    ("url", "address"),
+    [
+        ("http://wandb.lab:8080", ("wandb.lab", 8080)),
+        ("http://wandb.lab/", ("wandb.lab", 80)),
+        ("https://wandb.lab", ("wandb.lab", 443)),
+        ("wandb.lab:9000", ("wandb.lab", 9000)),
+        ("http://[::1]:8080", ("::1", 8080)),
+    ],
+)
+def test_a_url_names_host_and_port(url, address):
+    assert _address(url) == address
 
 
 def test_no_value_of_the_environment_is_in_any_file_of_a_run(tmp_path):
