@@ -1,6 +1,7 @@
 """From config sections to objects: the only place where a user's own classes may be named."""
 
 import inspect
+import re
 import sys
 from pathlib import Path
 from types import UnionType
@@ -76,6 +77,11 @@ def build_tokenizer(plain: dict[str, Any]) -> Tokenizer:
         tokenizer.freeze(plain.get("freeze", []))
     except (TypeError, ValueError) as error:
         raise InputError(f"the tokenizer cannot be built: {error}") from None
+    except (RuntimeError, OverflowError, MemoryError) as error:
+        said = (str(error).splitlines() or ["not enough memory"])[0]
+        if isinstance(error, RuntimeError) and not re.search("alloc|overflow|out of range|too large", said):
+            raise
+        raise InputError(f"the tokenizer cannot be built, since a number is too large: {said}") from None
     return tokenizer
 
 

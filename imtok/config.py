@@ -24,6 +24,7 @@ from imtok.export.views import AUGMENTS
 from imtok.hints import Hints
 from imtok.overrides import settle, texts
 from imtok.signatures import check_parts
+from imtok.training.ranges import too_large
 from imtok.training.settings import EMASettings, OptimizerSettings, TrainerSettings
 from imtok.unread import unread_keys, without
 
@@ -236,6 +237,7 @@ def check_config(config: DictConfig, schema: Any, hints: Hints | None = None) ->
         key = getattr(error, "full_key", None) or "the config"
         reason = str(error) if "recursion" not in str(error) else "interpolations go round in a circle"
         return [f"{key}: {re.sub('^.* raised while resolving interpolation: ', '', reason).splitlines()[0]}"]
+    problems += too_large(OmegaConf.to_container(config))
     known = without(config, unread)
     problems += [f"{key}: nothing reads it{hints.key(key, known) if hints else ''}" for key in unread]
     problems += check_parts(cast(dict[str, Any], plain), unread)

@@ -7,6 +7,7 @@ import re
 from contextlib import nullcontext
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -19,6 +20,7 @@ from imtok.data.loader import evaluation_loader
 from imtok.decoders.base import GenerativeDecoder
 from imtok.pixels import to_float
 from imtok.tokenizer import Tokenizer
+from imtok.training.outlook import unlikely
 from imtok.training.run import train
 from imtok.types import Tokens
 
@@ -62,7 +64,11 @@ def weights(module):
 
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_its_published_config_has_no_mistake(recipe):
-    assert check_config(published(recipe), TrainConfig) == []
+    config = published(recipe)
+    assert check_config(config, TrainConfig) == []
+    typed: Any = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(TrainConfig), config))
+    plain: Any = OmegaConf.to_container(config, resolve=True)
+    assert unlikely(typed.trainer, typed.optimizer, plain) == []
 
 
 @pytest.mark.parametrize("recipe", RECIPES)

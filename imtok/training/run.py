@@ -44,6 +44,7 @@ from imtok.training.health import Health
 from imtok.training.in_batch import in_batch_terms
 from imtok.training.launching import Launcher
 from imtok.training.logging import Evaluation, Log, Pictures
+from imtok.training.outlook import unlikely
 from imtok.training.progress import Bar
 from imtok.training.records import Events
 from imtok.training.rehearsal import Rehearsal
@@ -51,6 +52,7 @@ from imtok.training.resume import check_changes
 from imtok.training.saving import Saving, restore_weights
 from imtok.training.settings import EMASettings, OptimizerSettings, TrainerSettings
 from imtok.training.signals import Signals, spare_workers
+from imtok.training.statement import statement
 from imtok.training.task import TokenizerTask
 from imtok.training.wandb import Wandb
 from imtok.types import Batch
@@ -146,11 +148,9 @@ def _train(run: Run, lock: Lock) -> Outcome:
     _rehearse(run, trainer.world_size)
     asked = _asked(run) if run.trainer.evaluate_every else None
     best = find_best(run.trainer.best, asked, run.tokenizer, run.image_size) if asked is not None else None
-    shown = None
-    if run.trainer.pictures_every:
-        held_out = run.data.validation(run.image_size)
-        say_remarks(held_out.remarks, said=images.remarks)
-        shown = next(iter(spread_loader(held_out, 16)))
+    validation = run.data.validation(run.image_size)
+    say_remarks(validation.remarks, said=images.remarks)
+    shown = next(iter(spread_loader(validation, 16))) if run.trainer.pictures_every else None
     _fetch_weights(run.objective, "objective")
     if run.init_from:
         _init_from(run.tokenizer, run.init_from)
@@ -160,6 +160,7 @@ def _train(run: Run, lock: Lock) -> Outcome:
         _warn_of_micro_batches(run)
         run_folder.claim(run.folder, run.ckpt, lock)
         run_folder.describe(run.folder, run.config_yaml, about, run.seed)
+        _say(run, (images, validation), trainer, resume.step if resume is not None else 0)
     position = _stream_position(images, resume)
     task = TokenizerTask(
         run.tokenizer,
@@ -220,6 +221,17 @@ def _rehearse(run: Run, processes: int) -> None:
     images = settings.batch_size // (processes * settings.accumulate)
     last = settings.max_steps - 1
     Rehearsal(images, run.image_size, last, settings.precision == "bf16", run.config)(run.tokenizer, run.objective)
+
+
+def _say(run: Run, images: tuple[Images, Images], trainer: Trainer, step: int) -> None:
+    """What the run will do, and what of its config it will not."""
+    devices = (trainer.strategy.root_device, trainer.world_size)
+    for line in statement(
+        run.tokenizer, run.objective, images, run.image_size, run.trainer, devices, (step, str(run.folder))
+    ):
+        log.info("%s", line)
+    for line in unlikely(run.trainer, run.optimizer, run.config):
+        log.warning("%s", line)
 
 
 def _warn_of_micro_batches(run: Run) -> None:

@@ -1,0 +1,110 @@
+"""What a run is about to do, in some lines for the terminal."""
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor, nn
+
+from imtok.data.base import Images
+from imtok.data.stream import ImageStream
+from imtok.nn.frozen import Frozen
+from imtok.objectives.base import Objective
+from imtok.tokenizer import Tokenizer
+from imtok.training.settings import TrainerSettings
+
+
+def statement(
+    tokenizer: Tokenizer,
+    objective: Objective,
+    images: tuple[Images, Images],
+    side: int,
+    trainer: TrainerSettings,
+    devices: tuple[torch.device, int],
+    place: tuple[int, str],
+) -> list[str]:
+    """Device, data, tokens, parameters, length and folder, a line each.
+
+    Args:
+        tokenizer: What is trained.
+        objective: What judges it.
+        images: To train on, and held out.
+        side: Of the images, in pixels.
+        trainer: Length, batch and precision; ``accumulate`` is known.
+        devices: This process's, and how many there are.
+        place: The step at which the run begins, and its folder.
+    """
+    quantizer, first = tokenizer.quantizer, place[0]
+    tokens, bits = tokenizer.num_tokens((side, side)), quantizer.bits_per_token
+    each = f"{bits:.4g} bits" if quantizer.vocab_sizes else f"{quantizer.dim} channels"
+    total = f", {tokens * bits:,.0f} bits" if quantizer.vocab_sizes else " that are not quantized"
+    parts = ", ".join(_part(name, getattr(tokenizer, name)) for name in ("encoder", "quantizer", "decoder"))
+    rows = {
+        "device": f"{_device(*devices)}, {trainer.precision}",
+        "images": f"{_images(images[0])} to train on, {_images(images[1])} held out, {side} x {side} pixels",
+        "tokens": f"{tokens:,} per image of {each}{total}",
+        "parameters": parts,
+    }
+    beside = list(_beside(tokenizer, objective))
+    if beside:
+        rows["beside it"] = ", ".join(beside)
+    micro = f" in {trainer.accumulate} micro-batches" if trainer.accumulate > 1 else ""
+    epochs = _epochs(images[0], trainer)
+    rows["steps"] = f"{trainer.max_steps:,} of {trainer.batch_size:,} images{micro}{epochs}"
+    rows["steps"] += f", going on after step {first:,}" if first else ""
+    rows["steps"] += f", to stop after step {trainer.stop_at:,}" if trainer.stop_at else ""
+    rows["folder"] = place[1]
+    return [f"{name:<11} {text}" for name, text in rows.items()]
+
+
+def _part(name: str, part: nn.Module) -> str:
+    learning = _count(value for value in part.parameters() if value.requires_grad)
+    every = _count(part.parameters())
+    rest = f", {_millions(every - learning)} of them frozen" if learning < every else ""
+    return f"{name} {_millions(every)} ({type(part).__name__}{rest})"
+
+
+def _beside(tokenizer: Tokenizer, objective: Objective) -> Iterable[str]:
+    """What computes in training and is no part of what is exported."""
+    heads, critic = objective.heads(), objective.critic
+    for name, part in (("critic", critic), ("heads", heads)):
+        learning = _count(value for value in part.parameters() if value.requires_grad) if part is not None else 0
+        if learning:
+            yield f"{name} {_millions(learning)}"
+    held = [part for part in objective.modules() if isinstance(part, Frozen)]
+    nets = _tensors([tokenizer.space] if tokenizer.space is not None else [])
+    nets |= _tensors([objective, *(part.net for part in held)])
+    trained = {id(value) for value in objective.parameters() if value.requires_grad}
+    frozen = sum(value.numel() for key, value in nets.items() if key not in trained)
+    if frozen >= 1000:  # constants are no nets
+        yield f"frozen nets {_millions(frozen)}"
+
+
+def _tensors(parts: Iterable[nn.Module]) -> dict[int, Tensor]:
+    return {id(value): value for part in parts for value in (*part.parameters(), *part.buffers())}
+
+
+def _count(values: Iterable[Tensor]) -> int:
+    return sum(value.numel() for value in values)
+
+
+def _millions(count: int) -> str:
+    return f"{count / 1e6:,.1f} M" if count >= 100_000 else f"{count:,}"
+
+
+def _images(images: Images) -> str:
+    return f"{len(images.shards):,} shards" if isinstance(images, ImageStream) else f"{len(images):,}"
+
+
+def _epochs(images: Images, trainer: TrainerSettings) -> str:
+    if isinstance(images, ImageStream):
+        return ""
+    epochs = trainer.max_steps * trainer.batch_size / len(images)
+    return f" ({epochs:,.3g} epochs)"
+
+
+def _device(device: torch.device, number: int) -> str:
+    if device.type == "cuda":
+        name = f"{torch.cuda.get_device_name(device)}"
+        return f"{number} x {name}" if number > 1 else f"{device} ({name})"
+    threads = f"{torch.get_num_threads()} thread{'s' * (torch.get_num_threads() > 1)}"
+    return f"{f'{number} x ' if number > 1 else ''}{device.type} with {threads}"
