@@ -38,6 +38,8 @@ def check(path: str, workers: int = 0, advance: Advance = lambda count, total: N
     findings = Findings()
     sources = _sources(path, findings)
     total = sum(map(len, sources))
+    if sources and not total:
+        findings.faults.append(f"{path}: holds no JPEG, PNG or WebP")
     for source in sources:
         look(source, findings, workers, lambda count: advance(count, total))
     return findings

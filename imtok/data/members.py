@@ -1,65 +1,147 @@
-"""What the members of a WebDataset shard are: files of one name make a sample, and nothing in them is ever run."""
+"""What the members of a shard are by their names: which sample each belongs to, and which of its fields.
 
-import json
+WebDataset's rule: a sample's key ends at the first dot of the base name, and the rest is the field. So ``cats/1.jpg``,
+``cats/1.seg.png`` and ``cats/1.cls`` are the fields ``jpg``, ``seg.png`` and ``cls`` of the sample ``cats/1``.
+"""
+
+import re
 from typing import NamedTuple
 
 from imtok.data.headers import SUFFIXES
 from imtok.data.names import printable
+from imtok.data.tar import ShardError
 
-IMAGE, CLASS, DESCRIPTION, CAPTION = "image", ".cls", ".json", ".txt"
+CLASS, DESCRIPTION, CAPTION = "cls", "json", "txt"
 MAX_LABEL_BYTES = 2**16
+MAX_DESCRIPTION_BYTES = 2**24
+OWN = re.compile(rb"(__[^/]*__)(?:/|$)")  # names that WebDataset keeps for itself
+INSIDE = re.compile(r"((?:[^.]+\.)*?json)\.(.+)", re.IGNORECASE)
+PICTURES = re.compile(  # what imtok does not read, as far as SUFFIXES does not say that it does
+    "arw|avif|bmp|cr2|cr3|dib|dng|exr|gif|hdr|hei[cf]|ico|j2k|jp2|jpx|jxl|nef|orf|p[bgnp]m|psd|raf|rw2|svg|tga|tiff?"
+)
+ALMOST = re.compile(r"(?:.*\.)?((?:jpe?g|jpe|jfif|png|webp)(?:[^a-z0-9.][^.]*|\.\d+|\.(?:bak|old|orig|part|tmp)))")
 
 
-class Part(NamedTuple):
-    """Which sample a member belongs to, and whether it is its image, its class, its description or its caption."""
+class Place(NamedTuple):
+    """The sample that a member belongs to, and which field of it the member is, in small letters."""
 
-    stem: bytes
-    kind: str
+    key: bytes
+    field: str
 
 
-def sample_part(name: bytes) -> Part | None:
-    """What a member is by its name; None for a member that nothing reads.
+class Text(NamedTuple):
+    """Where a class or a caption stands: in a field, or at a key inside of one (``json.a.b``)."""
 
-    Raises:
-        ValueError: If the name leads out of the archive.
+    field: str
+    key: str | None = None
+
+
+class Fields(NamedTuple):
+    """Which fields of a sample are read.
+
+    Attributes:
+        image: Field of the image; None = the only one whose suffix is that of an image.
+        caption: Where the caption is; None = ``txt``.
+        label: Where the class is; None = ``cls``, else "label" in ``json`` where that is a whole number.
+        plain: No samples: every file is an image of its own, called by all that is before its suffix.
+    """
+
+    image: str | None = None
+    caption: Text | None = None
+    label: Text | None = None
+    plain: bool = False
+
+    @classmethod
+    def of(cls, image: str | None, caption: str | None, label: str | None) -> "Fields":
+        """Fields as they are given in a config.
+
+        Raises:
+            ValueError: If a name is empty.
+
+        Example:
+            >>> Fields.of(".JPG", "outputs.txt", "json.about.Class")[:3]
+            ('jpg', Text(field='outputs.txt', key=None), Text(field='json', key='about.Class'))
+        """
+        for name, given in (("image", image), ("caption", caption), ("label", label)):
+            if given is not None and not str(given).strip("."):
+                raise ValueError(f"{name} must be a field such as jpg or seg.png, got {given!r}")
+        own = None if image is None else str(image).removeprefix(".").lower()
+        return cls(own, _text(caption), _text(label))
+
+    def place(self, name: bytes) -> Place | None:
+        """Where a member belongs by its name; None for one that is no field of a sample: hidden, or without a suffix.
+
+        Raises:
+            ShardError: If the name leads out of the archive.
+
+        Example:
+            >>> Fields().place(b"./a.b/1.Seg.PNG"), Fields(plain=True).place(b"a.b/1.seg.png")
+            (Place(key=b'a.b/1', field='seg.png'), Place(key=b'a.b/1.seg', field='png'))
+            >>> Fields().place(b"a/.1.png"), Fields().place(b"README")
+            (None, None)
+        """
+        name = _relative(name)
+        if b".." in name.split(b"/"):
+            raise ShardError(f"holds {printable(name)!r}, a name that leads out of it; write it again with plain names")
+        folder, slash, base = name.rpartition(b"/")
+        stem, dot, field = base.rpartition(b".") if self.plain else base.partition(b".")
+        if not stem or not dot or base.startswith(b".") or (OWN.match(name) and not self.plain):
+            return None
+        return Place(folder + slash + stem, field.decode("utf-8", "backslashreplace").lower())
+
+    def skipped(self, name: bytes) -> str | None:
+        """What kind of picture a member is that is passed over; None if it is not passed over, or no picture.
+
+        Example:
+            >>> Fields().skipped(b"a/1.seg.TIFF"), Fields().skipped(b"__meta__/1.png"), Fields().skipped(b"1.png")
+            ('.tiff', "__meta__/ (WebDataset's own)", None)
+        """
+        name = _relative(name)
+        base, own = name.rpartition(b"/")[2], OWN.match(name)
+        field = base.partition(b".")[2].decode("utf-8", "backslashreplace").lower()
+        if base.startswith(b"."):
+            return None
+        if own is not None and not self.plain:
+            return f"{printable(own[1])}/ (WebDataset's own)" if is_picture(field) else None
+        return other_picture(field)
+
+    def is_image(self, field: str) -> bool:
+        """Whether a field is the image, or may be."""
+        return is_picture(field) if self.image is None else field == self.image
+
+    @property
+    def texts(self) -> tuple[str, ...]:
+        """The fields that class and caption are in."""
+        label = (CLASS, DESCRIPTION) if self.label is None else (self.label.field,)
+        return (*label, CAPTION if self.caption is None else self.caption.field)
+
+
+def is_picture(field: str) -> bool:
+    """Whether a field has the suffix of an image that imtok reads."""
+    return f".{field.rpartition('.')[2]}".encode() in SUFFIXES
+
+
+def other_picture(field: str) -> str | None:
+    """What kind of picture a field is that imtok does not read; None if it is one that it reads, or no picture.
 
     Example:
-        >>> sample_part(b"./cats/1.JPG"), sample_part(b"cats/1.pyd")
-        (Part(stem=b'cats/1', kind='image'), None)
+        >>> other_picture("seg.tiff"), other_picture("jpg.1"), other_picture("jpg_large"), other_picture("npy")
+        ('.tiff', '.jpg.1', '.jpg_large', None)
     """
-    name = name.lstrip(b"/").removeprefix(b"./")
-    if b".." in name.split(b"/"):
-        raise ValueError(f"holds {printable(name)!r}, a name that leads out of it; write it again with plain names")
-    stem, dot, suffix = name.rpartition(b".")
-    suffix = (dot + suffix).lower()
-    if not stem or stem.split(b"/")[-1].startswith(b"."):
+    last = field.rpartition(".")[2]
+    if PICTURES.fullmatch(last) and not is_picture(field):
+        return f".{last}"
+    almost = ALMOST.fullmatch(field)
+    return almost and f".{almost[1]}"
+
+
+def _relative(name: bytes) -> bytes:
+    return name.lstrip(b"/").removeprefix(b"./")
+
+
+def _text(setting: str | None) -> Text | None:
+    if setting is None:
         return None
-    if suffix in SUFFIXES:
-        return Part(stem, IMAGE)
-    return Part(stem, suffix.decode()) if suffix in (b".cls", b".json", b".txt") else None
-
-
-def two_images(stem: bytes) -> ValueError:
-    """Why a shard cannot be used in which two images have one name."""
-    return ValueError(f"holds two images named {printable(stem)!r}; write it again with unlike names")
-
-
-def label_of(stem: bytes, plain: bytes | None, described: bytes | None) -> int:
-    """The class of an image: what its ``.cls`` says, else "label" in its ``.json`` if that is an integer, else -1.
-
-    Raises:
-        ValueError: If the ``.cls`` is not a class index.
-    """
-    if plain is not None:
-        text = plain[:MAX_LABEL_BYTES].strip()
-        if not text.isdigit() or len(text) > 9:
-            raise ValueError(f"holds {printable(stem)}.cls, which is not a class index ({printable(text[:20])!r})")
-        return int(text)
-    if described is not None and len(described) <= MAX_LABEL_BYTES:
-        try:
-            content = json.loads(described)
-        except (ValueError, RecursionError):
-            return -1  # it may be a caption's: nothing that reconstruction needs
-        label = content.get("label") if isinstance(content, dict) else None
-        return label if type(label) is int and 0 <= label < 10**9 else -1
-    return -1
+    setting = str(setting).removeprefix(".")
+    inside = INSIDE.fullmatch(setting)
+    return Text(inside[1].lower(), inside[2]) if inside else Text(setting.lower())

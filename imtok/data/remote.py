@@ -5,7 +5,7 @@ webdataset's own reader is not used here: it takes a shard that was cut for a wh
 
 import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
@@ -14,16 +14,18 @@ from braceexpand import braceexpand
 
 from imtok.data.images import MAX_BYTES
 from imtok.data.links import require_file
-from imtok.data.members import CAPTION, CLASS, DESCRIPTION, IMAGE, MAX_LABEL_BYTES, label_of, sample_part, two_images
+from imtok.data.members import Fields
 from imtok.data.names import printable
+from imtok.data.samples import ITSELF, Notes, caption_in, gather, label_in, remarks
 from imtok.data.tar import Forward, Member, Readable, ShardError, read_members
+from imtok.data.texts import NONE, most_bytes
 from imtok.data.transport import explain, open_url, plain_url
 from imtok.errors import InputError
 
 PAUSES = (0.5, 5.0)  # seconds before the second and the third try
 REMOTE = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
 LOCAL = ("file", "local")
-
+Say = Callable[[str], None]
 
 Opener = Callable[[str], Any]  # called with a URL, it returns an open file: something with read(size) and close()
 
@@ -90,12 +92,21 @@ def find_remote(path: str, most: int) -> list[RemoteShard]:
     return [RemoteShard(url, name) for url, name in zip(urls, names, strict=True)]
 
 
-def read_remote(shard: RemoteShard, opener: Opener | None = None) -> Iterator[EncodedImage]:
+def read_remote(
+    shard: RemoteShard,
+    opener: Opener | None = None,
+    fields: Fields = Fields(),  # noqa: B008, it cannot change
+    classes: Sequence[str] | None = None,
+    say: Say = lambda remark: None,
+) -> Iterator[EncodedImage]:
     """The images of a shard in its order; a connection that breaks is opened again where it was.
 
     Args:
         shard: The shard.
         opener: What opens it; None = fsspec.
+        fields: Which members are read.
+        classes: Names of the classes in their order, for shards in which these are written as names.
+        say: Called with a sentence about what is left aside.
 
     Raises:
         InputError: If it cannot be used, or cannot be read for a reason that stays, or fails three times without one
@@ -103,13 +114,15 @@ def read_remote(shard: RemoteShard, opener: Opener | None = None) -> Iterator[En
     """
     done, failures = 0, 0
     while True:
-        before = done
+        before, notes = done, Notes()
         try:
             with closing((opener or open_url)(shard.url)) as file:
-                for place, image in enumerate(read_shard(file)):
+                for place, image in enumerate(read_shard(file, fields, classes, notes)):
                     if place >= done:
                         done += 1
                         yield image
+            for remark in remarks(notes, fields):
+                say(f"shard {shard.name}: {remark}")
             return
         except ShardError as error:
             raise InputError(f"shard {shard.name} cannot be used: it {error}") from None
@@ -125,48 +138,51 @@ def read_remote(shard: RemoteShard, opener: Opener | None = None) -> Iterator[En
             time.sleep(PAUSES[failures - 1])
 
 
-def read_shard(file: Readable) -> Iterator[EncodedImage]:
+def read_shard(file: Readable, fields: Fields, classes: Sequence[str] | None, notes: Notes) -> Iterator[EncodedImage]:
     """The images of an archive that is read once from front to back.
 
     A sample's members must follow each other, as WebDataset's writers leave them. Only images, labels and captions are
     kept; nothing else is looked at.
 
+    Args:
+        file: The archive.
+        fields: Which members are read.
+        classes: See :func:`read_remote`.
+        notes: What is left aside is counted here.
+
     Raises:
-        ValueError: With the reason, if it is torn, damaged, or holds no image.
+        ValueError: With the reason, if it is torn or damaged.
+        ShardError: With the reason, if its members are no samples that can be told apart.
     """
-    read, stem, parts, count = Forward(file), b"", dict[str, bytes | None](), 0
-    for member in read_members(read):
-        part = sample_part(member.name)
-        if part is None:
-            continue
-        if part.stem != stem:
-            if IMAGE in parts:
-                yield _finished(stem, parts)
-                count += 1
-            stem, parts = part.stem, {}
-        if part.kind == IMAGE and IMAGE in parts:
-            raise two_images(stem)
+    read, number = Forward(file), {name: label for label, name in enumerate(classes or ())}
+
+    def take(field: str, member: Member) -> bytes | None:
         require_file(member, "and a stream cannot follow links")
-        parts[part.kind] = _data(read, member, MAX_BYTES if part.kind == IMAGE else MAX_LABEL_BYTES)
-    if IMAGE in parts:
-        yield _finished(stem, parts)
-        count += 1
-    if not count:
-        raise ValueError("holds no JPEG, PNG or WebP")
+        if fields.is_image(field):
+            return None if member.size > MAX_BYTES else _data(read, member, member.size)
+        return _data(read, member, min(member.size, most_bytes(field)))
+
+    for group in gather(read_members(read), fields, take, notes):
+        label = label_in(group, fields, group.fields.get, notes)
+        if isinstance(label, str):
+            if classes is None:
+                raise ShardError(
+                    f"names the class of {printable(group.key)!r} ({label!r}), and a stream cannot number names that "
+                    "it does not know; give data.classes=FILE, a JSON map of names to numbers, or copy the shards here "
+                    "and pack them with imtok pack"
+                )
+            notes.unknown += [] if label in number else [label]
+            label = number.get(label, NONE)
+        caption = caption_in(group, fields, group.fields.get, notes) or ""
+        yield EncodedImage(printable(group.key), group.fields[group.image], label, caption)
+    notes.empty += [] if notes.samples else [ITSELF]
 
 
-def _data(read: Forward, member: Member, most: int) -> bytes | None:
-    if member.size > most:
-        return None
-    data = read(member.size, member.offset)
-    if len(data) < member.size:
+def _data(read: Forward, member: Member, size: int) -> bytes:
+    data = read(size, member.offset)
+    if len(data) < size:
         raise ValueError(f"is torn inside {member.name!r}")
     return data
-
-
-def _finished(stem: bytes, parts: dict[str, bytes | None]) -> EncodedImage:
-    label = label_of(stem, parts.get(CLASS), parts.get(DESCRIPTION))
-    return EncodedImage(printable(stem), parts[IMAGE], label, (parts.get(CAPTION) or b"").decode("utf-8", "replace"))
 
 
 def _common_folder(paths: list[str]) -> str:

@@ -3,10 +3,10 @@
 import os
 import time
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar, cast
 
 import numpy as np
 from typing_extensions import override
@@ -14,11 +14,12 @@ from typing_extensions import override
 from imtok.data.apart import file_origins
 from imtok.data.images import MAX_BYTES, Columns, Indexable, Origins
 from imtok.data.index import require_same
-from imtok.data.links import follow_links, require_file
-from imtok.data.members import CAPTION, CLASS, DESCRIPTION, IMAGE, MAX_LABEL_BYTES, label_of, sample_part, two_images
-from imtok.data.names import Names
+from imtok.data.listing import ShardIndex, index_shard, unreadable
+from imtok.data.members import CAPTION, Fields
+from imtok.data.names import Names, printable
 from imtok.data.order import Blocks
-from imtok.data.tar import Member, tar_members
+from imtok.data.samples import Notes, listed, remarks, setting
+from imtok.data.texts import NONE, caption_of, most_bytes, number_classes
 from imtok.errors import InputError
 from imtok.files import read_json
 
@@ -28,49 +29,53 @@ OPEN_FILES = 64
 Result = TypeVar("Result")
 
 
-class ShardIndex(NamedTuple):
-    """The images of one shard: name without suffix, byte range, label, and byte range of the caption (0, 0: none)."""
-
-    stems: list[bytes]
-    offsets: list[int]
-    sizes: list[int]
-    labels: list[int]
-    captions: list[tuple[int, int]]
-    bytes: int
-
-
 class ShardSource(Indexable):
     """The images of tar shards, shard by shard.
 
-    Of a shard only JPEG, PNG and WebP members are images; a ``.cls`` (or an integer "label" in a ``.json``) of the same
-    name gives the class, a ``.txt`` the caption. Other members, links and devices are never read, and nothing is ever
-    unpickled. A ``classes.json`` beside the shards, as ``imtok pack`` writes it, names the classes.
+    Which members make a sample and what they are is said in :mod:`imtok.data.members` and :mod:`imtok.data.texts`.
+    Links lead to members of the same shard or nowhere, and nothing is ever unpickled. A ``classes.json`` beside the
+    shards, as ``imtok pack`` writes it, names the classes; where classes are written as names, these are sorted and
+    numbered.
 
     Args:
         paths: The shards.
         mixed: Mix so many shards at a time in training; None = any sample may follow any other.
         stored: An index of them; None = it is made from their headers.
+        fields: Which members are read.
+        classes: Names of the classes in their order, such as those of the images to train on; None = their own.
+
+    Attributes:
+        notes: What was met in the shards; None where that was not looked at, since there is an index.
 
     Raises:
-        InputError: If a shard is missing, torn, no tar archive, or holds no image or one name twice, or the
-            index is of others.
+        InputError: If a shard is missing, torn or no tar archive, or holds samples that cannot be told apart, or the
+            index is of others or was made with other fields.
     """
 
     kind = "shards"
 
-    def __init__(self, paths: list[Path], mixed: int | None = None, stored: Columns | None = None) -> None:
+    def __init__(
+        self,
+        paths: list[Path],
+        mixed: int | None = None,
+        stored: Columns | None = None,
+        fields: Fields = Fields(),  # noqa: B008, it cannot change
+        classes: Sequence[str] | None = None,
+    ) -> None:
         root = Path(os.path.commonpath([path.absolute().parent for path in paths]))
-        self.paths = paths
+        self.paths, self.fields = paths, fields
+        self.notes: Notes | None = None
         self.shards = [path.absolute().relative_to(root).as_posix() for path in paths]
         if len(set(self.shards)) < len(self.shards):
             raise InputError(f"data.path names {_twice(self.shards)} twice; name each shard once")
         self._columns = self._scan() if stored is None else self._checked(stored)
-        self.classes = find_classes(paths[0].parent)
         self.captions = np.asarray(self._columns.get("captions", np.zeros((0, 2), np.int64)))  # older indexes have none
         self.stems: Any = self._columns["names"]
         self.offsets, self.sizes, self.labels, self.shard_bytes, counts = (
             np.asarray(self._columns[name]) for name in ("offsets", "sizes", "labels", "shard_bytes", "counts")
         )
+        self.remarks = tuple(_texts(self._columns.get("remarks")))
+        self._number(classes)
         self.ends = np.cumsum(counts)
         if mixed is not None:
             self.blocks = Blocks(tuple(counts.tolist()), mixed)
@@ -78,17 +83,41 @@ class ShardSource(Indexable):
 
     def _scan(self) -> Columns:
         with ThreadPoolExecutor(8) as pool:  # waits for the disk, mostly
-            indexes = list(pool.map(index_shard, self.paths))
-        return {
+            indexes = list(pool.map(lambda path: index_shard(path, self.fields), self.paths))
+        self.notes = Notes()
+        for shard, index in zip(self.shards, indexes, strict=True):
+            self.notes.add(index.notes)
+            self.notes.empty += [] if index.stems else [shard]
+        found = [label for index in indexes for label in index.labels]
+        self._check_one_kind(indexes)
+        labels, names, _ = number_classes(found, None)
+        columns: Columns = {
             "shards": Names([os.fsencode(shard) for shard in self.shards]),
             "shard_bytes": np.array([index.bytes for index in indexes], dtype=np.int64),
             "counts": np.array([len(index.stems) for index in indexes], dtype=np.int64),
             "names": Names([stem for index in indexes for stem in index.stems]),
             "offsets": np.array([offset for index in indexes for offset in index.offsets], dtype=np.int64),
             "sizes": np.array([size for index in indexes for size in index.sizes], dtype=np.int64),
-            "labels": np.array([label for index in indexes for label in index.labels], dtype=np.int64),
-            "captions": np.array([place for index in indexes for place in index.captions], dtype=np.int64),
+            "labels": np.array(labels, dtype=np.int64),
+            "captions": np.array([place for index in indexes for place in index.captions], dtype=np.int64).reshape(
+                -1, 2
+            ),
         }
+        # These are only there where they hold something, so that other indexes stay what they were.
+        more = {"classes": names, "remarks": remarks(self.notes, self.fields), "fields": _settings(self.fields)}
+        return columns | {name: Names([text.encode() for text in texts]) for name, texts in more.items() if texts}
+
+    def _check_one_kind(self, indexes: list[ShardIndex]) -> None:
+        """Refuse classes of which some are names and some are numbers."""
+        seen: dict[bool, str] = {}
+        for shard, index in zip(self.shards, indexes, strict=True):
+            for stem, label in zip(index.stems, index.labels, strict=True):
+                if label != NONE:
+                    seen.setdefault(isinstance(label, str), f"{shard}:{printable(stem)} ({label!r})")
+        if len(seen) > 1:
+            raise InputError(
+                f"the class of {seen[True]} is a name and that of {seen[False]} a number; write all of them in one way"
+            )
 
     def _checked(self, stored: Columns) -> Columns:
         """The index, if the shards have its names and sizes: their headers need not be read then."""
@@ -96,7 +125,58 @@ class ShardSource(Indexable):
             sizes = np.array(list(pool.map(_size, self.paths)), dtype=np.int64)
         found: Columns = {"shards": Names([os.fsencode(shard) for shard in self.shards]), "shard_bytes": sizes}
         require_same(stored, found, "shards", "shard_bytes", "shard")
+        if _texts(stored.get("fields")) != _settings(self.fields):
+            raise InputError(
+                "data.index was made with other settings of data.image, data.caption and data.label; delete the index "
+                "file and it is made again"
+            )
+        names = cast(Names, stored["names"])
+        if not self.fields.plain and b"." in names.block and any(b"." in name.rpartition(b"/")[2] for name in names):
+            raise InputError(
+                "data.index was made when the names of samples ended at the last dot, and now they end at the first; "
+                "delete the index file and it is made again"
+            )
         return stored
+
+    def _number(self, classes: Sequence[str] | None) -> None:
+        """Number the classes as ``classes`` says, or as they are here."""
+        own, named = _texts(self._columns.get("classes")), find_classes(self.paths[0].parent)
+        self.classes = list(classes if own and classes is not None else classes or named or own)
+        before = own or (named if classes else [])
+        if not before or before == self.classes:
+            return
+        number = {name: label for label, name in enumerate(self.classes)}
+        numbers = np.array([number.get(name, NONE) for name in before] + [NONE], dtype=np.int64)  # -1 stays -1
+        if self.labels.max(initial=NONE) >= len(before):
+            raise InputError(
+                f"{self.paths[0].parent / CLASSES} names {len(before)} classes, and there are more; mend it"
+            )
+        unknown = sorted({before[label] for label in np.unique(self.labels) if label >= 0 and numbers[label] < 0})
+        self.labels = numbers[self.labels]
+        if unknown:
+            self.remarks += (f"images of classes that are not to be counted have none: {listed(unknown)}",)
+
+    def required(self, settings: bool = True) -> "ShardSource":
+        """Itself, if it holds an image, and what ``settings`` of fields name at least once.
+
+        Raises:
+            InputError: If it does not.
+        """
+        notes = self.notes
+        fields = "" if notes is None or not notes.found else f"; the fields are {listed(sorted(notes.found))}"
+        if not len(self):
+            what = "JPEG, PNG or WebP" if self.fields.image is None else f"data.image={self.fields.image}"
+            of = f"shard {self.paths[0]} cannot be used: it" if len(self.paths) == 1 else "data.path"
+            raise InputError(f"{of} holds no {what}{fields}")
+        if notes is None or not settings:
+            return self
+        for name, text, missing in (
+            ("label", self.fields.label, notes.unlabelled),
+            ("caption", self.fields.caption, notes.uncaptioned),
+        ):
+            if text is not None and missing == notes.samples:
+                raise InputError(f"data.{name}={setting(text)} is in no sample{fields}")
+        return self
 
     @override
     def columns(self) -> Columns:
@@ -131,9 +211,9 @@ class ShardSource(Indexable):
         offset, size = self.captions[index].tolist() if len(self.captions) else (0, 0)
         if not size:
             return None
-        shard = self._shard(index)
-        data = _three_tries(lambda: self._read(shard, offset, min(size, MAX_LABEL_BYTES)), self.paths[shard])
-        return data.decode("utf-8", "replace")
+        shard, most = self._shard(index), most_bytes(self.fields.caption.field if self.fields.caption else CAPTION)
+        data = _three_tries(lambda: self._read(shard, offset, min(size, most)), self.paths[shard])
+        return caption_of(self.stems.raw(index), self.fields.caption, lambda _: data)
 
     @override
     def origins(self) -> Origins:
@@ -182,57 +262,7 @@ def _size(path: Path) -> int:
     try:
         return path.stat().st_size
     except OSError as error:
-        raise _unreadable(path, error) from None
-
-
-def _unreadable(path: Path, error: OSError) -> InputError:
-    return InputError(f"{path} cannot be read ({error.strerror}); check data.path")
-
-
-def index_shard(path: Path) -> ShardIndex:
-    """Find the images of one shard.
-
-    Raises:
-        InputError: As for :class:`ShardSource`.
-    """
-    try:
-        descriptor = os.open(path, os.O_RDONLY)
-    except OSError as error:
-        raise _unreadable(path, error) from None
-    try:
-        return _index(descriptor)
-    except (ValueError, OSError) as error:
-        raise InputError(f"shard {path} cannot be used: it {error}") from None
-    finally:
-        os.close(descriptor)
-
-
-def _index(descriptor: int) -> ShardIndex:
-    parts: dict[str, dict[bytes, Member]] = {IMAGE: {}, CLASS: {}, DESCRIPTION: {}, CAPTION: {}}
-    for member in follow_links(list(tar_members(descriptor))):
-        part = sample_part(member.name)
-        if part is None:
-            continue
-        require_file(member, "which is not in it")
-        if part.kind == IMAGE and part.stem in parts[IMAGE]:
-            raise two_images(part.stem)
-        parts[part.kind][part.stem] = member
-    images = parts[IMAGE]
-    if not images:
-        raise ValueError("holds no JPEG, PNG or WebP")
-    numbers = [
-        label_of(stem, *(_start(descriptor, parts[kind].get(stem)) for kind in (CLASS, DESCRIPTION))) for stem in images
-    ]
-    ranges, nothing = images.values(), Member(b"", 0, 0)
-    texts = [parts[CAPTION].get(stem, nothing) for stem in images]
-    total = os.fstat(descriptor).st_size
-    captions = [(text.offset, text.size) for text in texts]
-    return ShardIndex(list(images), [m.offset for m in ranges], [m.size for m in ranges], numbers, captions, total)
-
-
-def _start(descriptor: int, member: Member | None) -> bytes | None:
-    """A member's first bytes: one more than a label may have."""
-    return None if member is None else os.pread(descriptor, min(member.size, MAX_LABEL_BYTES + 1), member.offset)
+        raise unreadable(path, error) from None
 
 
 def _three_tries(read: Callable[[], Result], path: Path) -> Result:
@@ -249,18 +279,36 @@ def _three_tries(read: Callable[[], Result], path: Path) -> Result:
 
 
 def find_classes(folder: Path) -> list[str]:
-    """Names of the classes from ``classes.json``, a map of names to numbers from 0; none where there is no such file.
+    """Names of the classes from a folder's ``classes.json``; none where there is no such file.
 
     Raises:
         InputError: If it is something else.
     """
     path = folder / CLASSES
-    if not path.is_file():
-        return []
+    return read_classes(path) if path.is_file() else []
+
+
+def read_classes(path: Path) -> list[str]:
+    """Names of the classes in their order, from a JSON map of names to numbers from 0.
+
+    Raises:
+        InputError: If it is something else.
+    """
     content = read_json(path)
     if not isinstance(content, dict) or sorted(map(str, content.values())) != sorted(map(str, range(len(content)))):
         raise InputError(f"{path} is not a map of class names to numbers from 0; mend or remove it")
     return sorted(content, key=lambda name: int(content[name]))
+
+
+def _settings(fields: Fields) -> list[str]:
+    """What an index must have been made with; nothing for what is so by itself."""
+    texts = ["" if text is None else setting(text) for text in (fields.label, fields.caption)]
+    given = [fields.image or "", *texts]
+    return given if any(given) else []
+
+
+def _texts(names: Names | np.ndarray | None) -> list[str]:
+    return [name.decode() for name in names] if isinstance(names, Names) else []
 
 
 def _twice(names: list[str]) -> str:

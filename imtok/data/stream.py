@@ -1,17 +1,19 @@
 """Images of remote shards, which can only be read one after the other."""
 
 import hashlib
+import logging
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from itertools import count
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import numpy as np
 import xxhash
 
 from imtok.data.decode import MAX_PIXELS, WHITE, DecodeError, decode_image
 from imtok.data.images import ATTEMPTS, MAX_BYTES, Sample
+from imtok.data.members import Fields
 from imtok.data.names import hash_fraction
 from imtok.data.order import epoch_order
 from imtok.data.position import StreamPosition
@@ -20,6 +22,8 @@ from imtok.data.remote import EncodedImage, Opener, RemoteShard, read_remote
 from imtok.data.transforms import Transform
 from imtok.data.transport import open_url
 from imtok.errors import InputError
+
+log = logging.getLogger(__name__)
 
 
 class Part(NamedTuple):
@@ -53,6 +57,8 @@ class ImageStream:
 
     Attributes:
         opener: What opens a shard.
+        fields: Which members of a shard are read.
+        classes: Names of the classes in their order, for shards in which these are written as names.
         least: See :meth:`imtok.data.images.Source.image`.
         remarks: See :class:`imtok.data.images.Source`.
 
@@ -78,6 +84,8 @@ class ImageStream:
         self.shards, self.transform, self.seed, self.training = shards, transform, seed, training
         self.part, self.buffer, self.max_pixels, self.background = part, buffer, max_pixels, background
         self.opener: Opener = open_url
+        self.fields, self.classes = Fields(), cast("Sequence[str] | None", None)
+        self._said: set[str] = set()
         self.least: int | None = None
 
     @property
@@ -98,9 +106,14 @@ class ImageStream:
             reader: Index of this reader, of all workers of all processes.
             readers: Their number.
         """
+        found = False
         for shard in range(reader, len(self.shards), readers):
             for image in self._read(shard):
-                yield self._sample(image, 0, shard)
+                found = True
+                if self.part.holds(self._key(shard, image)):
+                    yield self._sample(image, 0, shard)
+        if not found and readers == 1:  # another reader's shards may have some
+            raise InputError("data.path holds no JPEG, PNG or WebP in any shard; give shards that do")
 
     def endless(self, reader: int, readers: int, position: StreamPosition) -> Iterator[Sample]:
         """One reader's images for training, from ``position`` on.
@@ -128,7 +141,10 @@ class ImageStream:
                 bad.clear()
             fruitless = 0 if found else fruitless + len(own)
             if fruitless >= len(self.shards):
-                raise InputError("data.path holds no image to train on: all are held out; lower data.val_fraction")
+                raise InputError(
+                    "data.path holds no image to train on: its shards have none, or all are held out; lower "
+                    "data.val_fraction"
+                )
 
     def _mixed(self, shards: list[int], epoch: int) -> Iterator[tuple[int, EncodedImage]]:
         """The images of some shards through a buffer, from which the next one drives out any other."""
@@ -136,6 +152,8 @@ class ImageStream:
         for shard in shards:
             draws = bit_stream(Purpose.MIX, self.seed, epoch, shard)
             for image in self._read(shard):
+                if not self.part.holds(self._key(shard, image)):
+                    continue
                 kept.append((shard, image))
                 if len(kept) >= self.buffer:
                     yield _drawn(kept, draws)
@@ -144,9 +162,12 @@ class ImageStream:
             yield _drawn(kept, draws)
 
     def _read(self, shard: int) -> Iterator[EncodedImage]:
-        return (
-            image for image in read_remote(self.shards[shard], self.opener) if self.part.holds(self._key(shard, image))
-        )
+        return read_remote(self.shards[shard], self.opener, self.fields, self.classes, self._say)
+
+    def _say(self, remark: str) -> None:
+        if remark not in self._said:  # every epoch would say it again
+            self._said.add(remark)
+            log.warning(remark)
 
     def _key(self, shard: int, image: EncodedImage) -> str:
         return f"{self.shards[shard].name}:{image.stem}"

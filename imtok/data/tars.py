@@ -11,6 +11,7 @@ from imtok.data.classes import number_like
 from imtok.data.collection import Collection
 from imtok.data.decode import MAX_PIXELS, WHITE
 from imtok.data.images import Columns, Source
+from imtok.data.members import Fields
 from imtok.data.names import printable
 from imtok.data.shards import ShardSource
 from imtok.data.webdataset import find_shards
@@ -61,9 +62,9 @@ class Tars(Collection):
 
     @override
     def open(self, path: str, classes: list[str] | None, stored: Columns | None) -> Source:
-        source = ShardSource(find_shards(path), stored=stored)
         if self.labels == "member":
-            return source
+            return ShardSource(find_shards(path), None, stored, Fields(), classes).required()
+        source = ShardSource(find_shards(path), None, stored, Fields(plain=True)).required()
         names = [self._class(source, index) for index in range(len(source))]
         archives = {path.stem for path in source.paths} if self.labels == "archive" else set[str]()
         source.classes = sorted(archives | {name for name in names if name is not None})

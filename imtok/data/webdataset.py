@@ -1,10 +1,11 @@
-"""WebDataset shards: tar archives whose files of one name make a sample.
+"""WebDataset shards: tar archives whose files of one key make a sample.
 
 On local disks they are read at random by byte range, so that a run resumes exactly. Remote ones are streamed, and a run
 resumes at the next shard.
 """
 
 from collections.abc import Sequence
+from functools import cached_property
 from glob import glob, has_magic
 from itertools import islice
 from pathlib import Path
@@ -17,8 +18,9 @@ from imtok.data.base import Images, check_split
 from imtok.data.collection import Collection
 from imtok.data.decode import MAX_PIXELS, WHITE
 from imtok.data.images import Columns, ImageSet, Indexable
+from imtok.data.members import Fields
 from imtok.data.remote import REMOTE, Opener, RemoteShard, find_remote, is_remote
-from imtok.data.shards import ShardSource
+from imtok.data.shards import ShardSource, read_classes
 from imtok.data.stream import ImageStream, Part
 from imtok.data.transforms import CentreCrop, Transform
 from imtok.errors import InputError
@@ -49,6 +51,14 @@ class WebDataset(Collection):
         index: See :class:`Collection`. Where there is one, the headers of the shards are not read again.
         opener: What opens a remote shard: an object that is called with a URL and returns a file to read; None =
             fsspec. In a config a class of your own, by ``_target_``.
+        image: The field that is the image, such as ``jpg`` or ``input.png``; None = the only one with the suffix of an
+            image, and a sample with several is refused.
+        caption: The field with the caption, or a key inside of a JSON field (``json.caption``); None = ``txt``.
+        label: The field with the class, its number or its name, or a key inside of a JSON field; None = ``cls``, else
+            "label" in ``json`` where that is a whole number.
+        classes: Names of the classes in their order, or a JSON file that maps them to numbers; None = those of the
+            ``classes.json`` beside the shards, else the names found in all shards, sorted. Remote shards in which
+            classes are written as names need it.
 
     Raises:
         ValueError: If an argument is out of range.
@@ -70,6 +80,10 @@ class WebDataset(Collection):
         shuffle_buffer: int = 256,
         index: str | Path | None = None,
         opener: Opener | None = None,
+        image: str | None = None,
+        caption: str | None = None,
+        label: str | None = None,
+        classes: Sequence[str] | str | Path | None = None,
     ) -> None:
         super().__init__(path, val_path, val_fraction, scale, flip, crop, decode, max_pixels, background, index)
         if shuffle_shards is not None and shuffle_shards < 1:
@@ -78,7 +92,10 @@ class WebDataset(Collection):
             raise ValueError(f"shuffle_buffer must be at least 1, got {shuffle_buffer}")
         if index is not None and any(is_remote(part) for part in (self.path, self.val_path or "")):
             raise ValueError(f"index must be null for remote shards, which are read without one, got {index}")
+        if classes is not None and not isinstance(classes, str | Path) and len(set(classes)) < len(classes):
+            raise ValueError(f"classes must be unlike each other, got {list(classes)}")
         self.shuffle_shards, self.shuffle_buffer, self.opener = shuffle_shards, shuffle_buffer, opener
+        self.fields, self.classes = Fields.of(image, caption, label), classes
 
     @override
     def train(self, image_size: int, seed: int) -> Images:
@@ -106,7 +123,7 @@ class WebDataset(Collection):
             part = Part() if whole else Part(split or "all", self.val_fraction)
             return self._stream(path, CentreCrop(image_size), part)
         if apart and is_remote(self.path):
-            return ImageSet(self.opened(path, None, None), CentreCrop(image_size))
+            return ImageSet(self.opened(path, self._classes, None), CentreCrop(image_size))
         return super().evaluation(image_size, split)
 
     def _stream(
@@ -117,14 +134,25 @@ class WebDataset(Collection):
             shards, transform, seed, training, part, self.shuffle_buffer, self.max_pixels, self.background
         )
         stream.opener = self.opener or stream.opener
+        stream.fields, stream.classes = self.fields, self._classes
+        if self._classes is None and not is_remote(self.path):  # these are held-out images of local ones
+            stream.classes = self._all.classes or None
         stream.least = transform.least if training and self.decode == "scaled" else None
         return stream
 
     kind = "shards"
 
+    @cached_property
+    def _classes(self) -> list[str] | None:
+        if isinstance(self.classes, str | Path):
+            return read_classes(Path(self.classes))
+        return None if self.classes is None else [str(name) for name in self.classes]
+
     @override
     def open(self, path: str, classes: list[str] | None, stored: Columns | None) -> Indexable:
-        return ShardSource(find_shards(path), self.shuffle_shards, stored)
+        order = self._classes if classes is None else classes
+        source = ShardSource(find_shards(path), self.shuffle_shards, stored, self.fields, order)
+        return source.required(settings=classes is None)
 
 
 def leave_out(stream: ImageStream, held_out: list[RemoteShard], path: str, val_path: str) -> None:

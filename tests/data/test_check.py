@@ -119,7 +119,7 @@ def test_keys_in_two_shards_and_torn_shards_are_named(tmp_path: Path, write_shar
     found = check(str(tmp_path))
     text = "\n".join(found.faults)
     assert "key 2: is in 0.tar and in 1.tar" in text
-    assert "2.tar cannot be used: it holds two images named '4'" in text
+    assert "2.tar cannot be used: it holds several images of the sample '4'" in text
     assert "3.tar cannot be used: it is torn" in text
     assert found.broken == {"1.tar:3": "is a web page, not JPEG, PNG, WebP or AVIF; convert or remove it"}
     assert (found.images, len(found.faults)) == (4, 3)

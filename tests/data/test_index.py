@@ -22,9 +22,8 @@ def shards(tmp_path: Path, folder: Path, write_shard: Write) -> Path:
     (tmp_path / "shards").mkdir()
     files = sorted(folder.rglob("*.png"))
     for shard in range(3):
-        members = [(path.name, path.read_bytes()) for path in files[shard::3]]
-        labels = [(f"{path.stem}.cls", b"%d" % shard) for path in files[shard::3]]
-        write_shard(tmp_path / "shards" / f"{shard}.tar", members + labels)
+        samples = [((path.name, path.read_bytes()), (f"{path.stem}.cls", b"%d" % shard)) for path in files[shard::3]]
+        write_shard(tmp_path / "shards" / f"{shard}.tar", [member for sample in samples for member in sample])
     return tmp_path / "shards"
 
 

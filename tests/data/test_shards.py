@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from webdataset.tariterators import base_plus_ext
 
 from imtok.data import shards as module
 from imtok.data.images import Subset
@@ -47,7 +48,7 @@ def test_the_index_agrees_with_tarfile(format: int, tmp_path: Path, picture: Pic
     with tarfile.open(tmp_path / "0.tar") as archive:
         found = [m for m in archive.getmembers() if m.isfile()]
     assert [source.key(i) for i in range(len(source))] == [
-        "0.tar:" + m.name.removeprefix("./").rpartition(".")[0] for m in found
+        "0.tar:" + str(base_plus_ext(m.name.removeprefix("./"))[0]) for m in found
     ]
     assert [source.read(i) for i in range(len(source))] == [picture(i) for i in range(len(names))]
     assert source.offsets.tolist() == [m.offset_data for m in found]
@@ -62,10 +63,13 @@ def test_labels_come_from_cls_or_json_of_the_same_name(tmp_path: Path, write_sha
         "4": [("4.cls", b"1"), ("4.json", b'{"label": 2}')],
         "5": [("5.json", b'{"label": "cat"}')],
     }
-    pictures = [(f"{name}.png", picture(int(name))) for name in beside]
-    path = write_shard(tmp_path / "0.tar", pictures + [member for members in beside.values() for member in members])
-    source = ShardSource([path])  # interleaved: all pictures first
+    members = [member for name in beside for member in [(f"{name}.png", picture(int(name))), *beside[name]]]
+    source = ShardSource([write_shard(tmp_path / "0.tar", members)])
     assert [source.label(index) for index in range(6)] == [7, 3, -1, -1, 1, -1]
+    assert source.remarks == (
+        "2 samples without a class, since the label in json is no whole number or the json is damaged; "
+        "data.label=json.label takes names of classes too",
+    )
 
 
 def cut(size: int) -> Callable[[bytes], bytes]:
@@ -101,10 +105,16 @@ def test_a_damaged_shard_is_named_before_anything_is_read(fault: str, shard: Pat
 
 
 CONTENTS: dict[str, tuple[list[str], str]] = {
-    "duplicate_name": (["1.png", "1.png"], "two images named '1'"),
-    "duplicate_name_of_another_type": (["1.png", "1.jpg"], "two images named '1'"),
+    "duplicate_name": (["1.png", "1.png"], "two members named '1.png'"),
+    "duplicate_name_in_capitals": (["1.png", "1.PNG"], "two members named '1.PNG'"),
+    "duplicate_name_of_a_class": (["1.png", "1.cls", "1.cls"], "two members named '1.cls'"),
+    "duplicate_name_of_another_type": (
+        ["1.png", "1.jpg"],
+        "several images of the sample '1'.*jpg, png: give data.image",
+    ),
+    "duplicate_name_apart": (["1.png", "2.png", "1.png"], "members of '1' in two places, .*sorted by name"),
     "no_image": (["1.txt", "2.json"], "no JPEG, PNG or WebP"),
-    "bad_class": (["1.png", "1.cls"], "not a class index"),
+    "bad_class": (["1.png", "1.cls"], "neither a class index nor the name"),
     "leads_out": (["../../1.png"], "leads out of it"),
     "leads_out_inside": (["a/../../../etc/1.png"], "leads out of it"),
 }
@@ -113,7 +123,7 @@ CONTENTS: dict[str, tuple[list[str], str]] = {
 @pytest.mark.parametrize("fault", CONTENTS)
 def test_a_shard_with_unusable_contents_is_named(fault: str, tmp_path: Path, write_shard: Write):
     names, reason = CONTENTS[fault]
-    write_shard(tmp_path / "0.tar", [(name, b"seven") for name in names])
+    write_shard(tmp_path / "0.tar", [(name, b"seven\neight") for name in names])
     with pytest.raises(InputError, match=f"0.tar cannot be used: it .*{reason}"):
         WebDataset(tmp_path).train(8, 0)
 

@@ -1,0 +1,205 @@
+"""Members of a shard gathered to samples, the same wherever the shard lies, and a count of what is left aside."""
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Generic, TypeVar
+
+from imtok.data.members import CAPTION, CLASS, Fields, Text, is_picture
+from imtok.data.names import printable
+from imtok.data.tar import Member, ShardError
+from imtok.data.texts import NONE, Read, caption_of, label_of
+
+Taken = TypeVar("Taken")
+SHOWN = 12  # names, fields and kinds that a sentence holds
+ITSELF = ""  # a shard whose name is said before
+MOST_FIELDS = 1000  # that are told apart
+
+
+@dataclass(frozen=True)
+class Group(Generic[Taken]):
+    """A sample: its key, the field that is its image, and what was taken of its fields."""
+
+    key: bytes
+    image: str
+    fields: dict[str, Taken]
+
+
+@dataclass
+class Notes:
+    """What was met in one or several shards, and what of it is left aside.
+
+    Attributes:
+        samples: How many have an image.
+        imageless: How many have pictures, but not in the field that is the image.
+        unlabelled: How many have no class where there should be one.
+        uncaptioned: How many have no caption where there should be one.
+        odd: How many have something in the place of a class that is none.
+        unknown: Names of classes that are none of those that are counted.
+        skipped: How many pictures are of each kind that is not read.
+        found: How many times each field was met.
+        empty: Names of the shards without a sample.
+    """
+
+    samples: int = 0
+    imageless: int = 0
+    unlabelled: int = 0
+    uncaptioned: int = 0
+    odd: int = 0
+    unknown: list[str] = field(default_factory=list)
+    skipped: Counter[str] = field(default_factory=Counter)
+    found: Counter[str] = field(default_factory=Counter)
+    empty: list[str] = field(default_factory=list)
+
+    def add(self, other: "Notes") -> None:
+        """Count those of another shard too."""
+        for name, value in vars(other).items():
+            setattr(self, name, getattr(self, name) + value)
+
+
+def gather(
+    members: Iterable[Member], fields: Fields, take: Callable[[str, Member], Taken], notes: Notes
+) -> Iterator[Group[Taken]]:
+    """The samples of a shard that have an image.
+
+    Args:
+        members: In the order of the shard.
+        fields: What is read.
+        take: Called with each field that is read when its turn has come.
+        notes: What is met is counted here.
+
+    Raises:
+        ShardError: If a key comes back after another one, a field is there twice, or several may be the image.
+    """
+    key, parts, over, pictured = b"", dict[str, Taken](), set[bytes](), set[bytes]()
+    for member in members:
+        place = fields.place(member.name)
+        # Count it, and pass over what is not read.
+        if fields.image is None and (kind := fields.skipped(member.name)):
+            notes.skipped[kind] += 1
+        if place is None:
+            continue
+        if place.field in notes.found or len(notes.found) < MOST_FIELDS:
+            notes.found[place.field] += 1
+        if not fields.is_image(place.field) and place.field not in fields.texts:
+            if fields.image is not None and is_picture(place.field):
+                pictured.add(place.key)
+            continue
+        # Whenever the key changes a sample is whole.
+        if place.key != key:
+            if parts:
+                yield from _whole(key, parts, fields, notes, pictured)
+                over.add(key)
+            key, parts = place.key, {}
+            if key in over:
+                raise ShardError(
+                    f"holds the members of {printable(key)!r} in two places, the second being {_shown(member)}, and "
+                    "those of a sample must follow each other; write it again with its members sorted by name (tar "
+                    "--sort=name)"
+                )
+        if place.field in parts:
+            raise ShardError(f"holds two members named {_shown(member)}; write it again with unlike names")
+        parts[place.field] = take(place.field, member)
+    if parts:
+        yield from _whole(key, parts, fields, notes, pictured)
+    notes.imageless = len(pictured)
+
+
+def _whole(
+    key: bytes, parts: dict[str, Taken], fields: Fields, notes: Notes, pictured: set[bytes]
+) -> Iterator[Group[Taken]]:
+    """The sample, if it has an image."""
+    images = [name for name in parts if fields.is_image(name)]
+    if len(images) > 1 and fields.plain:
+        raise ShardError(f"holds two images named {printable(key)!r}; write it again with unlike names")
+    if len(images) > 1:
+        names = sorted(name for name in notes.found if fields.is_image(name))
+        raise ShardError(
+            f"holds several images of the sample {printable(key)!r}; the fields with images are {listed(names)}: give "
+            f"data.image=FIELD, such as data.image={images[0]} (data=tars takes each file as an image of its own)"
+        )
+    if images:
+        notes.samples += 1
+        pictured.discard(key)
+        yield Group(key, images[0], parts)
+
+
+def label_in(group: Group[Taken], fields: Fields, read: Read, notes: Notes) -> int | str:
+    """A sample's class as :func:`label_of`, and what is odd about it counted."""
+    label = label_of(group.key, fields, read)
+    notes.odd += label is None
+    notes.unlabelled += fields.label is not None and label == NONE
+    return NONE if label is None else label
+
+
+def caption_in(group: Group[Taken], fields: Fields, read: Read, notes: Notes) -> str | None:
+    """A sample's caption as :func:`caption_of`; counted where there should be one and is none."""
+    caption = caption_of(group.key, fields.caption, read)
+    notes.uncaptioned += fields.caption is not None and caption is None
+    return caption
+
+
+def together(members: list[Member], fields: Fields) -> list[Member]:
+    """Members with those of one key side by side, each key where it was first: for plain archives, in any order."""
+    first: dict[bytes, int] = {}
+    places = [fields.place(member.name) for member in members]
+    rank = [first.setdefault(place.key, len(first)) if place else 0 for place in places]
+    return [members[at] for at in sorted(range(len(members)), key=rank.__getitem__)]
+
+
+def remarks(notes: Notes, fields: Fields) -> tuple[str, ...]:
+    """Sentences about what is left aside."""
+    said: list[str] = []
+    if notes.empty == [ITSELF]:
+        said.append("no image is in it")
+    elif notes.empty:
+        said.append(f"no image is in {_counted(len(notes.empty), 'shard')}: {listed(notes.empty)}")
+    if notes.skipped:
+        kinds = listed([f"{count} {kind}" for kind, count in notes.skipped.most_common()])
+        total = notes.skipped.total()
+        what = "members that are no images" if total > 1 else "member that is no image"
+        said.append(f"skipped {total} {what} for imtok: {kinds}")
+    if notes.imageless:
+        said.append(
+            f"left out {_counted(notes.imageless, 'sample')} with pictures in other fields than "
+            f"data.image={fields.image}, beside {notes.samples} with that one"
+        )
+    if notes.unlabelled and fields.label is not None:
+        said.append(f"{notes.unlabelled} of {notes.samples} samples have no data.label={setting(fields.label)}")
+    if notes.uncaptioned and fields.caption is not None:
+        said.append(f"{notes.uncaptioned} of {notes.samples} samples have no data.caption={setting(fields.caption)}")
+    if notes.unknown:
+        names = listed(sorted(set(notes.unknown)))
+        said.append(f"images of classes that are not to be counted have none: {names}")
+    return (*said, *(() if fields.plain else _unread(notes, fields)))
+
+
+def _unread(notes: Notes, fields: Fields) -> Iterator[str]:
+    """Sentences about fields that may be meant for class or caption."""
+    if notes.odd and fields.label is None:
+        yield (
+            f"{_counted(notes.odd, 'sample')} without a class, since the label in json is no whole number or the json "
+            "is damaged; data.label=json.label takes names of classes too"
+        )
+    for what, own, usual in (("label", fields.label, CLASS), ("caption", fields.caption, CAPTION)):
+        like = sorted(name for name in notes.found if name.endswith(f".{usual}"))
+        if own is None and like and usual not in notes.found:
+            yield f"no {what} is read from {listed(like)}; data.{what}={like[0]} does so"
+
+
+def setting(text: Text) -> str:
+    """A place as a config gives it."""
+    return text.field if text.key is None else f"{text.field}.{text.key}"
+
+
+def listed(names: list[str]) -> str:
+    """Some of many names."""
+    return ", ".join(names[:SHOWN]) + (f" and {len(names) - SHOWN} more" if len(names) > SHOWN else "")
+
+
+def _counted(number: int, noun: str) -> str:
+    return f"{number} {noun}{'s' * (number != 1)}"
+
+
+def _shown(member: Member) -> str:
+    return repr(printable(member.name))

@@ -1,0 +1,157 @@
+"""What the fields beside an image say: its class, as a number or as a name, and its caption. Nothing in them is run."""
+
+import json
+import re
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from imtok.data.members import (
+    CAPTION,
+    CLASS,
+    DESCRIPTION,
+    MAX_DESCRIPTION_BYTES,
+    MAX_LABEL_BYTES,
+    Fields,
+    Text,
+)
+from imtok.data.names import printable
+from imtok.data.tar import ShardError
+
+NONE = -1  # the label of an image without a class
+MAX_NAME = 200  # characters of a class's name
+Read = Callable[
+    [str], bytes | None
+]  # a field's bytes (of a large one the first ones); None where there is no such field
+_ABSENT = object()
+
+
+def most_bytes(field: str) -> int:
+    """How many bytes of a field are looked at: one more than a class or a description may have."""
+    return (MAX_DESCRIPTION_BYTES if field.endswith(DESCRIPTION) else MAX_LABEL_BYTES) + 1
+
+
+def label_of(key: bytes, fields: Fields, read: Read) -> int | str | None:
+    """An image's class: its index, its name, or -1 where it has none; None where something is there that is no index.
+
+    Without ``fields.label`` it is what ``cls`` says, else "label" in ``json`` if that is a whole number. What else a
+    ``json`` says is taken for no class, since it may be there for a caption.
+
+    Raises:
+        ShardError: If a field that holds classes holds something else.
+    """
+    if fields.label is not None:
+        value, name = _named(key, fields.label, read), f"{printable(key)}.{fields.label.field}"
+        if value is _ABSENT or value is None:
+            return NONE
+        if isinstance(value, str | bytes):
+            return _label(value, name)
+        if type(value) is int and NONE <= value < 10**9:
+            return value
+        raise ShardError(f"holds {name}, whose {fields.label.key} is {_short(value)}, neither a class index nor a name")
+    if (plain := read(CLASS)) is not None:
+        return _label(plain, f"{printable(key)}.{CLASS}")
+    if (described := read(DESCRIPTION)) is None:
+        return NONE
+    try:
+        label = _parsed(described, "label")
+    except ValueError:
+        return None
+    if type(label) is int and 0 <= label < 10**9:
+        return label
+    return NONE if label is _ABSENT or label is None else None
+
+
+def caption_of(key: bytes, caption: Text | None, read: Read) -> str | None:
+    """An image's caption; None where there is none.
+
+    Raises:
+        ShardError: If it is not a text.
+    """
+    caption = caption or Text(CAPTION)
+    value = _named(key, caption, read)
+    if value is _ABSENT or value is None:
+        return None
+    if isinstance(value, bytes):
+        return value[:MAX_LABEL_BYTES].decode("utf-8", "replace") or None
+    if not isinstance(value, str):
+        raise ShardError(f"holds {printable(key)}.{caption.field}, whose {caption.key} is {_short(value)}, not a text")
+    return value or None
+
+
+def number_classes(
+    labels: Sequence[int | str], classes: Sequence[str] | None
+) -> tuple[list[int], list[str], list[str]]:
+    """Classes as numbers.
+
+    Args:
+        labels: Of each image: a number, or a name.
+        classes: Names of the classes in their order; None = the names found, sorted.
+
+    Returns:
+        The numbers, -1 for a name that is no class; the classes; and the names that are no class.
+
+    Example:
+        >>> number_classes(["tench", "shark", -1, "tench"], None)
+        ([1, 0, -1, 1], ['shark', 'tench'], [])
+        >>> number_classes(["tench", "shark"], ["cat", "tench"])
+        ([1, -1], ['cat', 'tench'], ['shark'])
+    """
+    names = sorted({label for label in labels if isinstance(label, str)})
+    order = list(names if classes is None else classes)
+    number = {name: at for at, name in enumerate(order)}
+    numbers = [number.get(label, NONE) if isinstance(label, str) else label for label in labels]
+    return numbers, order, [name for name in names if name not in number]
+
+
+def _label(value: str | bytes, name: str) -> int | str:
+    """A class's index or name as it is written."""
+    text = (value if isinstance(value, str) else value.decode("utf-8", "replace")).strip()
+    if text.isascii() and text.isdigit() and len(text) <= 9:
+        return int(text)
+    if text == str(NONE):
+        return NONE
+    if not text or len(text) > MAX_NAME or not text.isprintable() or "�" in text or _is_number(text):
+        raise ShardError(f"holds {name}, which is neither a class index nor the name of a class ({_short(text)})")
+    return text
+
+
+def _is_number(text: str) -> bool:
+    return re.fullmatch(r"[-+]?(\d[\d_]*\.?\d*|\.\d+)(e[-+]?\d+)?", text, re.IGNORECASE) is not None
+
+
+def _named(key: bytes, text: Text, read: Read) -> Any:
+    """A field, or what is at a key inside of it; ``_ABSENT`` where there is none."""
+    data = read(text.field)
+    if data is None:
+        return _ABSENT
+    if text.key is None:
+        return data
+    try:
+        return _parsed(data, text.key)
+    except ValueError as error:
+        raise ShardError(f"holds {printable(key)}.{text.field}, which {error}") from None
+
+
+def _parsed(data: bytes, key: str) -> Any:
+    """What is at a key of a JSON object; its dots may be its own or lead into other objects."""
+    if len(data) > MAX_DESCRIPTION_BYTES:
+        raise ValueError(f"has more than {MAX_DESCRIPTION_BYTES} bytes")
+    try:
+        content = json.loads(data)
+    except (ValueError, RecursionError):
+        raise ValueError("is no JSON") from None
+    return _inside(content, key)
+
+
+def _inside(content: Any, key: str) -> Any:
+    if not isinstance(content, dict):
+        return _ABSENT
+    if key in content:
+        return content[key]
+    first, _, rest = key.partition(".")
+    return _inside(content.get(first), rest) if rest else _ABSENT
+
+
+def _short(value: object) -> str:
+    text = repr(value) if not isinstance(value, str) else repr(printable(value.encode()))
+    return text if len(text) <= 30 else f"{text[:26]}...{text[-1]}"
