@@ -7,10 +7,13 @@ from typing import Any
 import numpy as np
 
 from imtok.data.folder import FileSource
+from imtok.data.headers import KINDS
 from imtok.data.huggingface import TABLES, find_tables, key_names, parts
 from imtok.data.images import Source
 from imtok.data.index import find_index, require_same
 from imtok.data.inspect import Findings, find_twice, look, open_all
+from imtok.data.listing import ShardIndex, index_shard
+from imtok.data.members import Fields
 from imtok.data.pack import FORMAT, INDEX, MANIFEST, PROGRESS
 from imtok.data.shards import ShardSource
 from imtok.data.tables import TableSource
@@ -21,7 +24,12 @@ from imtok.files import is_sealed, read_json, sha256
 Advance = Callable[[int, int], None]  # how many images more were looked at, and how many there are
 
 
-def check(path: str, workers: int = 0, advance: Advance = lambda count, total: None) -> Findings:
+def check(
+    path: str,
+    workers: int = 0,
+    advance: Advance = lambda count, total: None,
+    fields: Fields = Fields(),  # noqa: B008, it cannot change
+) -> Findings:
     """Look at every image below a path.
 
     Args:
@@ -29,6 +37,7 @@ def check(path: str, workers: int = 0, advance: Advance = lambda count, total: N
             pack`` wrote, or of ``.parquet`` or ``.arrow`` files.
         workers: Processes that read and decode; 0 = this one.
         advance: Called as it goes on.
+        fields: Which members of shards are read.
 
     Raises:
         InputError: If there is nothing to look at.
@@ -36,16 +45,16 @@ def check(path: str, workers: int = 0, advance: Advance = lambda count, total: N
     if not Path(path).exists() and not any(mark in path for mark in "*?[{:|"):
         raise InputError(f"{path} does not exist; give a folder of images, of shards or of tables")
     findings = Findings()
-    sources = _sources(path, findings)
+    sources = _sources(path, findings, fields)
     total = sum(map(len, sources))
     if sources and not total:
-        findings.faults.append(f"{path}: holds no JPEG, PNG or WebP")
+        findings.faults.append(f"{path}: holds no {KINDS}")
     for source in sources:
         look(source, findings, workers, lambda count: advance(count, total))
     return findings
 
 
-def _sources(path: str, findings: Findings) -> list[Source]:
+def _sources(path: str, findings: Findings, fields: Fields) -> list[Source]:
     place = Path(path)
     if place.is_dir() and (place / PROGRESS).is_dir() and not (place / MANIFEST).exists():
         findings.faults.append(f"{path}: was not packed to its end; run imtok pack again with the same settings")
@@ -56,12 +65,13 @@ def _sources(path: str, findings: Findings) -> list[Source]:
     if place.is_file() and place.suffix in TABLES:
         return [TableSource([place])]
     shards = _stated(place, findings) if (place / MANIFEST).is_file() else find_shards(path)
-    sources = open_all(shards, lambda shard: ShardSource([shard]), findings)
-    names = [(source.shards[0], source.stem(at)) for source in _shards(sources) for at in range(len(source))]
-    find_twice(names, findings)
-    if (place / INDEX).is_file():
-        _compare(_shards(sources), place / INDEX, len(shards), findings)
-    return sources
+    source = _shards(shards, fields, findings)
+    if source is None:
+        return []
+    find_twice([(source.shard(at), source.stem(at)) for at in range(len(source))], findings)
+    if (place / INDEX).is_file() and len(source.paths) == len(shards):  # else a shard is a fault already
+        _compare(source, place / INDEX, findings)
+    return [source]
 
 
 def _tables(folder: Path, findings: Findings) -> list[Source]:
@@ -82,8 +92,19 @@ def _tables(folder: Path, findings: Findings) -> list[Source]:
     return sources
 
 
-def _shards(sources: list[Source]) -> list[ShardSource]:
-    return [source for source in sources if isinstance(source, ShardSource)]
+def _shards(paths: list[Path], fields: Fields, findings: Findings) -> ShardSource | None:
+    """The shards that can be used, as one source; the others are faults."""
+    indexes: dict[Path, ShardIndex] = {}
+    for path in paths:
+        try:
+            indexes[path] = index_shard(path, fields)
+        except InputError as error:
+            findings.faults.append(str(error))
+    try:
+        return ShardSource(list(indexes), fields=fields, indexes=list(indexes.values())) if indexes else None
+    except InputError as error:  # they do not go together
+        findings.faults.append(str(error))
+        return None
 
 
 def _holds(folder: Path, suffixes: tuple[str, ...]) -> bool:
@@ -110,15 +131,12 @@ def _stated(folder: Path, findings: Findings) -> list[Path]:
     return [folder / shard["name"] for shard in shards if (folder / shard["name"]).is_file()]
 
 
-def _compare(sources: list[ShardSource], index: Path, shards: int, findings: Findings) -> None:
+def _compare(source: ShardSource, index: Path, findings: Findings) -> None:
     """The index against the shards: names, places, and from then on the content of each image."""
     try:
         stored = find_index(index, ShardSource.kind)
         assert stored is not None
-        if len(sources) < shards or not sources:
-            return  # a shard that cannot be opened is a fault already
-        whole = ShardSource([path for source in sources for path in source.paths])
-        found = whole.columns()
+        found = source.columns()
         require_same(stored, found, "shards", "shard_bytes", "shard")
         require_same(stored, found, "names", "sizes", "image")
         if not np.array_equal(np.asarray(stored["offsets"]), np.asarray(found["offsets"])):
@@ -126,7 +144,4 @@ def _compare(sources: list[ShardSource], index: Path, shards: int, findings: Fin
     except InputError as error:
         findings.faults.append(str(error))
         return
-    at = 0
-    for source in sources:
-        source.content_hashes = np.asarray(stored["hashes"])[at : at + len(source)]
-        at += len(source)
+    source.content_hashes = np.asarray(stored["hashes"])

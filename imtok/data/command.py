@@ -16,6 +16,7 @@ from imtok.data.base import Data
 from imtok.data.check import check
 from imtok.data.images import ImageSet
 from imtok.data.inspect import Findings
+from imtok.data.members import Fields
 from imtok.data.pack import BAD, Layout, pack
 from imtok.data.packing import Encoding
 from imtok.data.remarks import say_remarks
@@ -23,7 +24,10 @@ from imtok.data.schema import PackConfig
 from imtok.errors import InputError
 
 SHOWN = 20  # faults that are printed
-CHECK_USAGE = "imtok check takes a folder of images, shards or tables, and --workers N"
+CHECK_USAGE = (
+    "imtok check takes a folder of images, shards or tables, --workers N, and for shards data=tars or "
+    "data.image=FIELD, data.caption=FIELD, data.label=FIELD"
+)
 
 
 def run_pack(config: PackConfig, data: Data) -> None:
@@ -75,9 +79,9 @@ def run_check(arguments: Sequence[str]) -> int:
     Raises:
         InputError: If the arguments are others, or there is nothing to look at.
     """
-    path, workers = _check_arguments(arguments)
+    path, workers, fields = _check_arguments(arguments)
     with _bar("looking") as advance:
-        findings = check(path, workers, advance)
+        findings = check(path, workers, advance, fields)
     _show(findings, Console(highlight=False))
     return 0 if findings.good else 1
 
@@ -143,19 +147,27 @@ def _spread(sides: Counter[int]) -> tuple[int, int, int]:
     raise ValueError("sides must be at least one, got none")
 
 
-def _check_arguments(arguments: Sequence[str]) -> tuple[str, int]:
-    paths, workers = list[str](), "0"
+def _check_arguments(arguments: Sequence[str]) -> tuple[str, int, Fields]:
+    paths, workers, named, plain = list[str](), "0", dict[str, str](), False
     left = iter(arguments)
     for argument in left:
         if argument == "--workers" or argument.startswith(("--workers=", "workers=")):
             workers = argument.partition("=")[2] or next(left, "")
         elif argument.startswith("-"):
             raise InputError(CHECK_USAGE)
+        elif argument in ("data=tars", "data=webdataset"):
+            plain = argument == "data=tars"
+        elif argument.startswith(("data.image=", "data.caption=", "data.label=")):
+            named[argument.removeprefix("data.").partition("=")[0]] = argument.partition("=")[2]
         else:
             paths.append(argument.removeprefix("path="))
     if len(paths) != 1 or not workers.isdigit():
         raise InputError(CHECK_USAGE)
-    return paths[0], int(workers)
+    try:
+        fields = Fields.of(named.get("image"), named.get("caption"), named.get("label"))._replace(plain=plain)
+    except ValueError as error:
+        raise InputError(f"data.{error}") from None
+    return paths[0], int(workers), fields
 
 
 @contextmanager

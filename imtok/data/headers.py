@@ -29,59 +29,14 @@ STRANGERS = {
 HEIC = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"}
 AVIF = bool(features.check("avif"))  # whether this Pillow can read it
 SUFFIXES = (b".jpg", b".jpeg", b".jpe", b".jfif", b".png", b".webp", *((b".avif",) if AVIF else ()))
-OTHERS = (
-    *(
-        b".gif",
-        b".bmp",
-        b".dib",
-        b".tif",
-        b".tiff",
-        b".heic",
-        b".heif",
-        b".hif",
-        b".avif",
-        b".avifs",
-        b".apng",
-        b".ico",
-    ),
-    *(
-        b".jp2",
-        b".j2k",
-        b".jpf",
-        b".jpx",
-        b".jxl",
-        b".jxr",
-        b".svg",
-        b".psd",
-        b".eps",
-        b".xcf",
-        b".tga",
-        b".qoi",
-        b".exr",
-    ),
-    *(
-        b".ppm",
-        b".pgm",
-        b".pbm",
-        b".pnm",
-        b".dds",
-        b".hdr",
-        b".raw",
-        b".dng",
-        b".cr2",
-        b".cr3",
-        b".nef",
-        b".arw",
-        b".orf",
-    ),
-    *(b".rw2", b".raf", b".pef", b".srw"),
-)  # of pictures that are not read
+OTHERS = frozenset(  # of pictures that are not read
+    b".apng .arw .avif .avifs .bmp .cr2 .cr3 .dds .dib .dng .eps .exr .gif .hdr .heic .heif .hif .ico .j2k .jp2 .jpf "
+    b".jpx .jxl .jxr .nef .orf .pbm .pef .pgm .pnm .ppm .psd .qoi .raf .raw .rw2 .srw .svg .tga .tif .tiff .xcf".split()
+)
 _ALMOST = re.compile(
     rb"\.(jpe?g|jpe|jfif|png|webp|avif)([^.a-z/][^./]*|large|\.[0-9]+|\.(bak|old|orig|part|tmp|crdownload))$"
 )
 KINDS = "JPEG, PNG, WebP or AVIF" if AVIF else "JPEG, PNG or WebP"
-
-
 SHOWN = 10  # kinds that a remark names
 
 
@@ -126,7 +81,8 @@ def skipped_kind(name: bytes) -> str | None:
     name = name.lower()
     if name.endswith(SUFFIXES):
         return None
-    other = next((suffix for suffix in OTHERS if name.endswith(suffix)), None)
+    suffix = name[name.rfind(b".") :]
+    other = suffix if suffix in OTHERS else None
     almost = None if other else _ALMOST.search(name)
     found = almost.group() if almost else other
     return None if found is None else found.decode(errors="replace")

@@ -7,7 +7,7 @@ WebDataset's rule: a sample's key ends at the first dot of the base name, and th
 import re
 from typing import NamedTuple
 
-from imtok.data.headers import SUFFIXES
+from imtok.data.headers import SUFFIXES, skipped_kind
 from imtok.data.names import printable
 from imtok.data.tar import ShardError
 
@@ -16,10 +16,6 @@ MAX_LABEL_BYTES = 2**16
 MAX_DESCRIPTION_BYTES = 2**24
 OWN = re.compile(rb"(__[^/]*__)(?:/|$)")  # names that WebDataset keeps for itself
 INSIDE = re.compile(r"((?:[^.]+\.)*?json)\.(.+)", re.IGNORECASE)
-PICTURES = re.compile(  # what imtok does not read, as far as SUFFIXES does not say that it does
-    "arw|avif|bmp|cr2|cr3|dib|dng|exr|gif|hdr|hei[cf]|ico|j2k|jp2|jpx|jxl|nef|orf|p[bgnp]m|psd|raf|rw2|svg|tga|tiff?"
-)
-ALMOST = re.compile(r"(?:.*\.)?((?:jpe?g|jpe|jfif|png|webp)(?:[^a-z0-9.][^.]*|\.\d+|\.(?:bak|old|orig|part|tmp)))")
 
 
 class Place(NamedTuple):
@@ -103,7 +99,7 @@ class Fields(NamedTuple):
             return None
         if own is not None and not self.plain:
             return f"{printable(own[1])}/ (WebDataset's own)" if is_picture(field) else None
-        return other_picture(field)
+        return skipped_kind(b"." + field.encode())
 
     def is_image(self, field: str) -> bool:
         """Whether a field is the image, or may be."""
@@ -119,20 +115,6 @@ class Fields(NamedTuple):
 def is_picture(field: str) -> bool:
     """Whether a field has the suffix of an image that imtok reads."""
     return f".{field.rpartition('.')[2]}".encode() in SUFFIXES
-
-
-def other_picture(field: str) -> str | None:
-    """What kind of picture a field is that imtok does not read; None if it is one that it reads, or no picture.
-
-    Example:
-        >>> other_picture("seg.tiff"), other_picture("jpg.1"), other_picture("jpg_large"), other_picture("npy")
-        ('.tiff', '.jpg.1', '.jpg_large', None)
-    """
-    last = field.rpartition(".")[2]
-    if PICTURES.fullmatch(last) and not is_picture(field):
-        return f".{last}"
-    almost = ALMOST.fullmatch(field)
-    return almost and f".{almost[1]}"
 
 
 def _relative(name: bytes) -> bytes:

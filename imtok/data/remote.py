@@ -97,7 +97,7 @@ def read_remote(
     opener: Opener | None = None,
     fields: Fields = Fields(),  # noqa: B008, it cannot change
     classes: Sequence[str] | None = None,
-    say: Say = lambda remark: None,
+    say: Say | None = None,
 ) -> Iterator[EncodedImage]:
     """The images of a shard in its order; a connection that breaks is opened again where it was.
 
@@ -106,7 +106,7 @@ def read_remote(
         opener: What opens it; None = fsspec.
         fields: Which members are read.
         classes: Names of the classes in their order, for shards in which these are written as names.
-        say: Called with a sentence about what is left aside.
+        say: Called with a sentence about what is left aside; None = nobody is told.
 
     Raises:
         InputError: If it cannot be used, or cannot be read for a reason that stays, or fails three times without one
@@ -121,8 +121,9 @@ def read_remote(
                     if place >= done:
                         done += 1
                         yield image
-            for remark in remarks(notes, fields):
-                say(f"shard {shard.name}: {remark}")
+            if say is not None:
+                for remark in remarks(notes, fields):
+                    say(f"shard {shard.name}: {remark}")
             return
         except ShardError as error:
             raise InputError(f"shard {shard.name} cannot be used: it {error}") from None

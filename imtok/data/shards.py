@@ -12,6 +12,7 @@ import numpy as np
 from typing_extensions import override
 
 from imtok.data.apart import file_origins
+from imtok.data.headers import KINDS
 from imtok.data.images import MAX_BYTES, Columns, Indexable, Origins
 from imtok.data.index import require_same
 from imtok.data.listing import ShardIndex, index_shard, unreadable
@@ -43,6 +44,7 @@ class ShardSource(Indexable):
         stored: An index of them; None = it is made from their headers.
         fields: Which members are read.
         classes: Names of the classes in their order, such as those of the images to train on; None = their own.
+        indexes: What is in each shard, where that is known; None = it is looked at.
 
     Attributes:
         notes: What was met in the shards; None where that was not looked at, since there is an index.
@@ -61,6 +63,7 @@ class ShardSource(Indexable):
         stored: Columns | None = None,
         fields: Fields = Fields(),  # noqa: B008, it cannot change
         classes: Sequence[str] | None = None,
+        indexes: Sequence[ShardIndex] | None = None,
     ) -> None:
         root = Path(os.path.commonpath([path.absolute().parent for path in paths]))
         self.paths, self.fields = paths, fields
@@ -68,7 +71,7 @@ class ShardSource(Indexable):
         self.shards = [path.absolute().relative_to(root).as_posix() for path in paths]
         if len(set(self.shards)) < len(self.shards):
             raise InputError(f"data.path names {_twice(self.shards)} twice; name each shard once")
-        self._columns = self._scan() if stored is None else self._checked(stored)
+        self._columns = self._scan(indexes or self._look()) if stored is None else self._checked(stored)
         self.captions = np.asarray(self._columns.get("captions", np.zeros((0, 2), np.int64)))  # older indexes have none
         self.stems: Any = self._columns["names"]
         self.offsets, self.sizes, self.labels, self.shard_bytes, counts = (
@@ -81,9 +84,11 @@ class ShardSource(Indexable):
             self.blocks = Blocks(tuple(counts.tolist()), mixed)
         self._open: OrderedDict[int, int] = OrderedDict()
 
-    def _scan(self) -> Columns:
+    def _look(self) -> list[ShardIndex]:
         with ThreadPoolExecutor(8) as pool:  # waits for the disk, mostly
-            indexes = list(pool.map(lambda path: index_shard(path, self.fields), self.paths))
+            return list(pool.map(lambda path: index_shard(path, self.fields), self.paths))
+
+    def _scan(self, indexes: Sequence[ShardIndex]) -> Columns:
         self.notes = Notes()
         for shard, index in zip(self.shards, indexes, strict=True):
             self.notes.add(index.notes)
@@ -107,7 +112,7 @@ class ShardSource(Indexable):
         more = {"classes": names, "remarks": remarks(self.notes, self.fields), "fields": _settings(self.fields)}
         return columns | {name: Names([text.encode() for text in texts]) for name, texts in more.items() if texts}
 
-    def _check_one_kind(self, indexes: list[ShardIndex]) -> None:
+    def _check_one_kind(self, indexes: Sequence[ShardIndex]) -> None:
         """Refuse classes of which some are names and some are numbers."""
         seen: dict[bool, str] = {}
         for shard, index in zip(self.shards, indexes, strict=True):
@@ -165,7 +170,7 @@ class ShardSource(Indexable):
         notes = self.notes
         fields = "" if notes is None or not notes.found else f"; the fields are {listed(sorted(notes.found))}"
         if not len(self):
-            what = "JPEG, PNG or WebP" if self.fields.image is None else f"data.image={self.fields.image}"
+            what = KINDS if self.fields.image is None else f"data.image={self.fields.image}"
             of = f"shard {self.paths[0]} cannot be used: it" if len(self.paths) == 1 else "data.path"
             raise InputError(f"{of} holds no {what}{fields}")
         if notes is None or not settings:
@@ -196,11 +201,15 @@ class ShardSource(Indexable):
 
     @override
     def key(self, index: int) -> str:
-        return f"{self.shards[self._shard(index)]}:{self.stems.text(index)}"
+        return f"{self.shard(index)}:{self.stems.text(index)}"
 
     @override
     def stem(self, index: int) -> str:
         return self.stems.text(index)
+
+    def shard(self, index: int) -> str:
+        """The shard of an image, as keys call it."""
+        return self.shards[self._shard(index)]
 
     def path(self, index: int) -> Path:
         """The shard of an image."""

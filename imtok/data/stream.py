@@ -12,6 +12,7 @@ import numpy as np
 import xxhash
 
 from imtok.data.decode import MAX_PIXELS, WHITE, DecodeError, decode_image
+from imtok.data.headers import KINDS
 from imtok.data.images import ATTEMPTS, MAX_BYTES, Sample
 from imtok.data.members import Fields
 from imtok.data.names import hash_fraction
@@ -113,7 +114,7 @@ class ImageStream:
                 if self.part.holds(self._key(shard, image)):
                     yield self._sample(image, 0, shard)
         if not found and readers == 1:  # another reader's shards may have some
-            raise InputError("data.path holds no JPEG, PNG or WebP in any shard; give shards that do")
+            raise InputError(f"data.path holds no {KINDS} in any shard; give shards that do")
 
     def endless(self, reader: int, readers: int, position: StreamPosition) -> Iterator[Sample]:
         """One reader's images for training, from ``position`` on.
@@ -123,11 +124,12 @@ class ImageStream:
         """
         bad: deque[str] = deque()
         fruitless = 0
-        for epoch in count(position.epoch):
+        begin = position.epoch
+        for epoch in count(begin):
             order = epoch_order(len(self.shards), self.seed, epoch).tolist()
             own = position.left(epoch, order)[reader::readers]
             found = False
-            for shard, image in self._mixed(own, epoch):
+            for shard, image in self._mixed(own, epoch, first=epoch == begin):
                 found = True
                 sample = self._sample(image, epoch, shard)
                 if sample.image is None:
@@ -146,12 +148,12 @@ class ImageStream:
                     "data.val_fraction"
                 )
 
-    def _mixed(self, shards: list[int], epoch: int) -> Iterator[tuple[int, EncodedImage]]:
+    def _mixed(self, shards: list[int], epoch: int, first: bool) -> Iterator[tuple[int, EncodedImage]]:
         """The images of some shards through a buffer, from which the next one drives out any other."""
         kept: list[tuple[int, EncodedImage]] = []
         for shard in shards:
             draws = bit_stream(Purpose.MIX, self.seed, epoch, shard)
-            for image in self._read(shard):
+            for image in self._read(shard, first):
                 if not self.part.holds(self._key(shard, image)):
                     continue
                 kept.append((shard, image))
@@ -161,11 +163,12 @@ class ImageStream:
         while kept:
             yield _drawn(kept, draws)
 
-    def _read(self, shard: int) -> Iterator[EncodedImage]:
-        return read_remote(self.shards[shard], self.opener, self.fields, self.classes, self._say)
+    def _read(self, shard: int, first: bool = True) -> Iterator[EncodedImage]:
+        """The images of a shard; what is left aside of it is only said the ``first`` time, by whoever reads it then."""
+        return read_remote(self.shards[shard], self.opener, self.fields, self.classes, self._say if first else None)
 
     def _say(self, remark: str) -> None:
-        if remark not in self._said:  # every epoch would say it again
+        if remark not in self._said:  # every evaluation would say it again
             self._said.add(remark)
             log.warning(remark)
 

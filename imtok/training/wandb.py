@@ -32,9 +32,7 @@ class Wandb:
         self.run: Any = None
         mode, reason = _mode()
         if reason:
-            log.warning(
-                "wandb works offline (%s); send it later with: wandb sync %s/wandb/offline-*", reason, folder
-            )
+            log.warning("wandb works offline (%s); send it later with: wandb sync %s/wandb/offline-*", reason, folder)
         try:
             import wandb
 

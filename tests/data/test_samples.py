@@ -13,8 +13,10 @@ import pytest
 from webdataset.tariterators import group_by_keys, tar_file_expander
 
 from imtok.data.check import check
+from imtok.data.command import run_check
 from imtok.data.images import ImageSet
-from imtok.data.loader import evaluation_loader
+from imtok.data.loader import evaluation_loader, train_stream_loader
+from imtok.data.members import Fields
 from imtok.data.pack import pack
 from imtok.data.shards import ShardSource
 from imtok.data.stream import ImageStream
@@ -297,8 +299,8 @@ def test_an_empty_shard_beside_good_ones_is_a_named_remark(
     assert list(local) == ["1"]
     assert remote == local
     remark = "no image is in 2 shards: 1.tar, 2.tar"
-    assert WebDataset(both.folder).evaluation(8).remarks == (remark,)
-    assert Tars(both.folder).evaluation(8).remarks == (remark,)
+    assert WebDataset(both.folder).evaluation(8).remarks[0] == remark
+    assert Tars(both.folder).evaluation(8).remarks[0] == remark
     assert [record.getMessage() for record in caplog.records] == [
         "shard 1.tar: no image is in it",
         "shard 2.tar: no image is in it",
@@ -309,9 +311,9 @@ def test_shards_without_any_image_are_refused(both: Both):
     both.write([], "0.tar")
     both.write([("1.heic", b"")], "1.tar")
     for path in both.paths:
-        with pytest.raises(InputError, match=r"data.path holds no JPEG, PNG or WebP"):
+        with pytest.raises(InputError, match=r"data.path holds no JPEG, PNG"):
             samples(WebDataset(path))
-    assert any("holds no JPEG, PNG or WebP" in fault for fault in check(str(both.folder)).faults)
+    assert any("holds no JPEG, PNG" in fault for fault in check(str(both.folder)).faults)
 
 
 SKIPPED = {"1.heic": ".heic", "2.HEIC": ".heic", "3.gif": ".gif", "4.jpg_large": ".jpg_large", "5.jpg.1": ".jpg.1"}
@@ -356,7 +358,8 @@ def test_pictures_of_other_kinds_are_counted_by_kind_and_fields_of_other_things_
 
 def test_the_remarks_follow_the_suffixes_that_are_read(both: Both, picture: Picture, monkeypatch: pytest.MonkeyPatch):
     both.write([("0.jpg", picture(1)), ("1.heic", picture(2))])
-    monkeypatch.setattr("imtok.data.members.SUFFIXES", (b".jpg", b".heic"))
+    for module in ("members", "headers"):
+        monkeypatch.setattr(f"imtok.data.{module}.SUFFIXES", (b".jpg", b".heic"))
     images = WebDataset(both.folder).evaluation(8)
     assert (len(images), images.remarks) == (2, ())
 
@@ -430,3 +433,40 @@ def test_batches_of_either_way_are_the_same(both: Both, picture: Picture):
     assert [batch.label.tolist() for batch in local] == [batch.label.tolist() for batch in remote] == [[0, 1], [2]]
     with tarfile.open(both.folder / HERE) as archive:
         assert len(archive.getmembers()) == 6
+
+
+def test_check_reads_shards_as_training_does(both: Both, picture: Picture, capsys: pytest.CaptureFixture[str]):
+    for at in range(2):
+        own = [
+            (f"{at}.jpg", picture(at)),
+            (f"{at}.seg.png", b""),
+            (f"{at}.cls", (b"tench", b"cock")[at]),
+            (f"{at}.gif", b""),
+        ]
+        both.write(own, f"{at}.tar")
+    assert run_check([str(both.folder)]) == 1
+    printed = capsys.readouterr().out
+    assert printed.count("the fields with images are jpg, seg.png: give data.image=FIELD, such as data.image=jpg") == 2
+    assert run_check([str(both.folder), "data.image=jpg"]) == 0
+    found = check(str(both.folder), fields=Fields("jpg"))
+    assert (found.images, found.classes, found.labels) == (2, ["cock", "tench"], {0: 1, 1: 1})
+    assert run_check([str(both.folder), "data=tars"]) == 1  # the masks are no pictures
+    assert list(check(str(both.folder), fields=Fields(plain=True)).broken) == ["0.tar:0.seg", "1.tar:1.seg"]
+    both.write([("9.jpg", picture(9)), ("9.cls", b"4")], "2.tar")
+    faults = check(str(both.folder), fields=Fields("jpg")).faults
+    assert any("of 0.tar:0 ('tench') is a name and that of 2.tar:9 (4) a number" in fault for fault in faults)
+    with pytest.raises(InputError, match=r"data.image must be a field"):
+        run_check([str(both.folder), "data.image="])
+
+
+def test_a_stream_says_what_it_leaves_aside_once_however_many_epochs_it_reads(
+    both: Both, picture: Picture, caplog: pytest.LogCaptureFixture
+):
+    both.write([("0.jpg", picture(0)), ("1.gif", b"")])
+    for workers in (0, 1):
+        images = WebDataset(both.paths[1], val_path=both.paths[1].replace("0.tar", "none.tar")).train(8, 0)
+        assert isinstance(images, ImageStream)
+        assert len(list(train_stream_loader(images, 2, 3, workers))) == 3
+    assert [record.getMessage() for record in caplog.records] == [
+        "shard 0.tar: skipped 1 member that is no image for imtok: 1 .gif"
+    ]

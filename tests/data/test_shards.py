@@ -91,7 +91,7 @@ FAULTS: dict[str, tuple[Callable[[bytes], bytes], str]] = {
     "cut_inside_a_header": (cut(1024 + 512 + 512 + 100), "torn"),
     "damaged_header": (damaged_header, "damaged header at byte 1024"),
     "joined": (lambda data: data + data, "after its end mark"),
-    "no_members": (lambda _: bytes(10240), "no JPEG, PNG or WebP"),
+    "no_members": (lambda _: bytes(10240), "no JPEG, PNG"),
 }
 
 
@@ -113,7 +113,7 @@ CONTENTS: dict[str, tuple[list[str], str]] = {
         "several images of the sample '1'.*jpg, png: give data.image",
     ),
     "duplicate_name_apart": (["1.png", "2.png", "1.png"], "members of '1' in two places, .*sorted by name"),
-    "no_image": (["1.txt", "2.json"], "no JPEG, PNG or WebP"),
+    "no_image": (["1.txt", "2.json"], "no JPEG, PNG"),
     "bad_class": (["1.png", "1.cls"], "neither a class index nor the name"),
     "leads_out": (["../../1.png"], "leads out of it"),
     "leads_out_inside": (["a/../../../etc/1.png"], "leads out of it"),
