@@ -14,17 +14,7 @@ from jaxtyping import UInt8
 from PIL import Image
 from PIL.JpegImagePlugin import JpegImageFile
 
-from imtok.data.jpeg_header import (
-    APP0,
-    APP14,
-    APP15,
-    COM,
-    SEQUENTIAL,
-    SOS,
-    Frame,
-    read_frame,
-    segments,
-)
+from imtok.data.jpeg_header import APP0, APP14, APP15, COM, SEQUENTIAL, SOS, Frame, read_frame, segments
 from imtok.data.jpeg_scan import without_rest
 
 LEFT_OVER = "extraneous bytes before marker 0xd9"

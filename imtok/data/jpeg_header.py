@@ -12,9 +12,8 @@ NO_FRAMES = (0xC4, 0xC8, 0xCC)  # tables and reserved among the markers of frame
 MAX_SCANS = 256  # a progressive JPEG has about ten; thousands take minutes to decode
 MODES = {1: "L", 3: "RGB", 4: "CMYK"}
 XMP = b"http://ns.adobe.com/xap/1.0/\0"
-_MARKER = re.compile(
-    rb"\xff+[^\x00\xd0-\xd7\xff]", re.DOTALL
-)  # in or behind a scan: neither a byte of it nor a restart
+# In or behind a scan: FF 00 is a byte of it, and D0 to D7 are its restarts.
+MARKER = re.compile(rb"\xff+[^\x00\xd0-\xd7\xff]", re.DOTALL)
 
 
 class Segment(NamedTuple):
@@ -102,7 +101,7 @@ def _scans(data: bytes) -> int:
     """How many scans there are, which only a walk over all markers can tell."""
     *_, first = segments(data)
     count, at = 1, first.end
-    while (found := _MARKER.search(data, at)) is not None:
+    while (found := MARKER.search(data, at)) is not None:
         marker, at = found.group()[-1], found.end()
         if marker == EOI:
             break

@@ -8,11 +8,10 @@ follows is no image data. In the second what follows are the blocks that were no
 import re
 from itertools import count
 
-from imtok.data.jpeg_header import Frame, Segment, segments
+from imtok.data.jpeg_header import EOI, MARKER, Frame, Segment, segments
 
 LONGEST = 2**21  # bytes that are looked at: this takes seconds
 DHT, DRI = 0xC4, 0xDD
-_END = re.compile(rb"\xff+[^\x00\xd0-\xd7\xff]", re.DOTALL)
 _RESTART = re.compile(rb"\xff+[\xd0-\xd7]")
 
 Table = list[tuple[int, int]]  # by the next 16 bits: how many of them are a code, and what it stands for
@@ -26,8 +25,8 @@ def without_rest(data: bytes, frame: Frame) -> bytes | None:
         frame: Its size and colours.
     """
     head = list(segments(data))
-    found = _END.search(data, head[-1].end)
-    if found is None or data[found.end() - 1] != 0xD9:  # other scans follow
+    found = MARKER.search(data, head[-1].end)
+    if found is None or data[found.end() - 1] != EOI:  # other scans follow
         return None
     restarts = list(_RESTART.finditer(data, head[-1].end, found.start()))
     start = restarts[-1].end() if restarts else head[-1].end
