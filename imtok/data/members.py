@@ -76,12 +76,12 @@ class Fields(NamedTuple):
             >>> Fields().place(b"a/.1.png"), Fields().place(b"README")
             (None, None)
         """
-        name = _relative(name)
+        own, name = OWN.match(name), _relative(name)
         if b".." in name.split(b"/"):
             raise ShardError(f"holds {printable(name)!r}, a name that leads out of it; write it again with plain names")
         folder, slash, base = name.rpartition(b"/")
         stem, dot, field = base.rpartition(b".") if self.plain else base.partition(b".")
-        if not stem or not dot or base.startswith(b".") or (OWN.match(name) and not self.plain):
+        if not stem or not dot or base.startswith(b".") or (own and not self.plain):
             return None
         return Place(folder + slash + stem, field.decode("utf-8", "backslashreplace").lower())
 
@@ -92,7 +92,6 @@ class Fields(NamedTuple):
             >>> Fields().skipped(b"a/1.seg.TIFF"), Fields().skipped(b"__meta__/1.png"), Fields().skipped(b"1.png")
             ('.tiff', "__meta__/ (WebDataset's own)", None)
         """
-        name = _relative(name)
         base, own = name.rpartition(b"/")[2], OWN.match(name)
         field = base.partition(b".")[2].decode("utf-8", "backslashreplace").lower()
         if base.startswith(b"."):

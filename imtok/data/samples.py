@@ -71,7 +71,7 @@ def gather(
     Raises:
         ShardError: If a key comes back after another one, a field is there twice, or several may be the image.
     """
-    key, parts, over, pictured = b"", dict[str, Taken](), set[bytes](), set[bytes]()
+    key, parts, over, pictured, texts = b"", dict[str, Taken](), set[bytes](), set[bytes](), fields.texts
     for member in members:
         place = fields.place(member.name)
         # Count it, and pass over what is not read.
@@ -81,7 +81,7 @@ def gather(
             continue
         if place.field in notes.found or len(notes.found) < MOST_FIELDS:
             notes.found[place.field] += 1
-        if not fields.is_image(place.field) and place.field not in fields.texts:
+        if not fields.is_image(place.field) and place.field not in texts:
             if fields.image is not None and is_picture(place.field):
                 pictured.add(place.key)
             continue
