@@ -289,14 +289,14 @@ def test_a_pack_of_named_classes_holds_their_numbers_and_names(tmp_path: Path, b
 def test_an_empty_shard_beside_good_ones_is_a_named_remark(
     both: Both, picture: Picture, caplog: pytest.LogCaptureFixture
 ):
-    both.write([("1.jpg", picture(1))], "0.tar")
+    both.write([("1.jpg", picture(1)), ("3.jpg", picture(3))], "0.tar")
     both.write([], "1.tar")
     both.write([("README", b""), ("2.txt", b"no image")], "2.tar")
     with caplog.at_level(logging.WARNING):
         local, remote = both.found()
         again = WebDataset(both.paths[1]).train(8, 0)
         assert isinstance(again, ImageStream)
-    assert list(local) == ["1"]
+    assert list(local) == ["1", "3"]
     assert remote == local
     remark = "no image is in 2 shards: 1.tar, 2.tar"
     assert WebDataset(both.folder).evaluation(8).remarks == (remark,)
