@@ -148,14 +148,20 @@ class ShardSource(Indexable):
         own, named = _texts(self._columns.get("classes")), find_classes(self.paths[0].parent)
         self.classes = list(classes if own and classes is not None else classes or named or own)
         before = own or (named if classes else [])
-        if not before or before == self.classes:
-            return
+        if before and before != self.classes:
+            self._renumber(before)
+        present = set(self.labels[self.labels >= 0].tolist())
+        absent = [name for label, name in enumerate(self.classes) if label not in present] if present else []
+        if classes and absent:
+            self.remarks += (f"no image is of the class{'es' * (len(absent) > 1)} {listed(absent)}",)
+
+    def _renumber(self, before: list[str]) -> None:
+        """Let labels that counted in the classes ``before`` count in those of now."""
         number = {name: label for label, name in enumerate(self.classes)}
         numbers = np.array([number.get(name, NONE) for name in before] + [NONE], dtype=np.int64)  # -1 stays -1
         if self.labels.max(initial=NONE) >= len(before):
-            raise InputError(
-                f"{self.paths[0].parent / CLASSES} names {len(before)} classes, and there are more; mend it"
-            )
+            where = self.paths[0].parent / CLASSES
+            raise InputError(f"{where} names {len(before)} classes, and there are more; mend it")
         unknown = sorted({before[label] for label in np.unique(self.labels) if label >= 0 and numbers[label] < 0})
         self.labels = numbers[self.labels]
         if unknown:

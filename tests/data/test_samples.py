@@ -236,7 +236,10 @@ def test_names_of_classes_are_numbered_over_all_shards_and_held_out_images_by_th
     assert images.source.classes == held_out.source.classes == ["cock", "great white shark", "tench"]
     assert [images.source.label(at) for at in range(4)] == [2, 0, 1, -1]
     assert [held_out.source.label(at) for at in range(2)] == [2, -1]
-    assert held_out.remarks == ("images of classes that are not to be counted have none: dog",)
+    assert held_out.remarks == (
+        "images of classes that are not to be counted have none: dog",
+        "no image is of the classes cock, great white shark",
+    )
 
 
 def test_a_pack_of_held_out_images_that_lacks_a_class_has_the_numbers_of_the_training_images(
