@@ -60,9 +60,10 @@ def held(folder: Path) -> Iterator[Lock]:
     """
     lock = Lock(folder / LOCK, f"out={folder}")
     try:
-        if launched_rank() == 0 and lock.path.exists():
+        if launched_rank() == 0:
             with contextlib.suppress(OSError):  # if it matters, claim says so
-                lock.take()
+                if lock.path.exists():
+                    lock.take()
         yield lock
     finally:
         lock.release()

@@ -71,12 +71,15 @@ class Launcher(_SubprocessScriptLauncher):
                     self._end()
                     os._exit(1)
 
+    def part(self) -> None:
+        """Leave the other processes when all is done, so that the next job of a sweep can meet its own."""
+        if self.procs and dist.is_initialized():
+            dist.destroy_process_group()
+
     def close(self) -> None:
-        """Part from the other processes, and see that they end."""
+        """See that the other processes end."""
         self._over.set()
         if self.procs:
-            if dist.is_initialized():
-                dist.destroy_process_group()
             for name in ("MASTER_ADDR", "MASTER_PORT"):
                 os.environ.pop(name, None)
             self._end()

@@ -192,6 +192,7 @@ def _train(run: Run, lock: Lock) -> Outcome:
         run.tokenizer.decoder.compile()
     trainer.callbacks.extend([*callbacks, signals])  # type: ignore[attr-defined]
     events.write("start" if resume is None else "resume", step=task.step)
+    launcher = trainer.strategy.launcher if isinstance(trainer.strategy.launcher, Launcher) else None
     report = None
     try:
         if task.step < task.last_step:
@@ -203,14 +204,16 @@ def _train(run: Run, lock: Lock) -> Outcome:
             averaged = ema.gather().to(trainer.strategy.root_device)
             origin = Origin(run.config.get("data", {}), "val", str(run.folder), run.measured_by)
             report = finish(run.folder, averaged, loader, task.step, task.skipped[0], origin)
+        if launcher is not None:
+            launcher.part()
     except BaseException as error:
         note_failure(events, task.step, error)
         raise
     finally:
         if mirror is not None:
             mirror.finish()
-        if isinstance(trainer.strategy.launcher, Launcher):
-            trainer.strategy.launcher.close()
+        if launcher is not None:
+            launcher.close()
     events.write("signal" if signals.received else "end", step=task.step, signal=signals.received)
     return Outcome(report, task.step, signals.received)
 
