@@ -42,6 +42,7 @@ from imtok.training.finish import SUMMARY, finish
 from imtok.training.hardware import make_trainer, with_micro_batches
 from imtok.training.health import Health
 from imtok.training.in_batch import in_batch_terms
+from imtok.training.init_from import take_weights
 from imtok.training.launching import Launcher
 from imtok.training.logging import Evaluation, Log, Pictures
 from imtok.training.outlook import unlikely
@@ -153,7 +154,7 @@ def _train(run: Run, lock: Lock) -> Outcome:
     shown = next(iter(spread_loader(validation, 16))) if run.trainer.pictures_every else None
     _fetch_weights(run.objective, "objective")
     if run.init_from:
-        _init_from(run.tokenizer, run.init_from)
+        take_weights(run.tokenizer, run.init_from)
     elif resume is None:
         _fetch_weights(run.tokenizer)
     if main:
@@ -270,13 +271,6 @@ def _fetch_weights(root: nn.Module, key: str = "") -> None:
     for name, part in root.named_modules(prefix=key):
         if isinstance(part, Pretrained) and part.weights == RANDOM:
             warn_random(name)
-
-
-def _init_from(tokenizer: Tokenizer, source: str) -> None:
-    try:
-        tokenizer.load_state_dict(Tokenizer.load(source).state_dict())
-    except RuntimeError as error:
-        raise InputError(f"init_from={source} does not fit this config ({error})") from None
 
 
 def _size(about: dict[str, Any]) -> str:
