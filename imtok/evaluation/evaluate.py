@@ -21,6 +21,7 @@ from imtok.evaluation.inference import (
     require_images,
     together,
 )
+from imtok.evaluation.keys import without_cache
 from imtok.evaluation.measures import Found, Measure, Seen
 from imtok.evaluation.origin import now
 from imtok.evaluation.pictures import Pictures
@@ -119,7 +120,7 @@ def evaluate(
         slots=found.slots,
         conventions={name: number.convention for name, number in found.numbers.items()},
         higher_is_better={name: number.higher_is_better for name, number in found.numbers.items()},
-        absent={name: reason for name, reason in found.absent.items() if name not in values},
+        absent={name: without_cache(reason) for name, reason in found.absent.items() if name not in values},
         bad=bad,
         pictures=kept.finish(),
         protocol={**settings.protocol.settings, "overrides": settings.protocol.overrides, **common},

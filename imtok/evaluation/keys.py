@@ -3,6 +3,8 @@
 import re
 from collections.abc import Mapping
 
+import torch
+
 from imtok.errors import InputError
 
 EXTRACTOR = {"weights": "protocol.weights", "sha256": "protocol.sha256"}
@@ -26,3 +28,8 @@ def with_keys(error: InputError, keys: Mapping[str, str]) -> InputError:
     """
     text = _CLAUSE.sub(lambda clause: clause[0] if clause[1] in (*keys, *keys.values()) else "", str(error))
     return InputError(re.sub(_OPTION, lambda option: f"{keys.get(option[1], option[1])}=", text))
+
+
+def without_cache(reason: str) -> str:
+    """The same reason for a report that others read: where this machine keeps its files is left out."""
+    return reason.replace(f"{torch.hub.get_dir()}/checkpoints", "the cache of torch.hub")

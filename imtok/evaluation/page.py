@@ -4,6 +4,7 @@ import csv
 import html
 import io
 from base64 import b64encode
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -54,11 +55,12 @@ def page(report: Report) -> str:
         settings = ", ".join(f"{key} {value}" for key, value in report.protocol.items() if value not in ([], None))
         parts.append(f"<p>Protocol: {html.escape(settings)}.</p>")
     parts += [f'<p class="note">{html.escape(note)}</p>' for note in report.warnings]
-    parts += _numbers("Metrics", report, [name for name in report.metrics if not is_stand_in(name)])
+    own = [name for name in report.metrics if not is_stand_in(name)]
+    parts += _numbers("Metrics", report, own, list(report.absent))
     parts += _numbers("Not comparable to published numbers", report, list(filter(is_stand_in, report.metrics)))
     if report.absent:
         rows = "".join(f"<li>{_text(line)}</li>" for line in reasons(report.absent))
-        parts.append(f"<h2>Not measured</h2><ul>{rows}</ul>")
+        parts.append(f"<p>Not measured:</p><ul>{rows}</ul>")
     plots = draw_plots(report)
     if plots:
         figures = (f"<figure>{_image(d, t)}<figcaption>{_text(t)}</figcaption></figure>" for t, d in plots.items())
@@ -75,8 +77,8 @@ def page(report: Report) -> str:
     return f'<!doctype html>\n<html lang="en"><head>{head}</head><body>\n' + "\n".join(parts) + "\n</body></html>\n"
 
 
-def _numbers(heading: str, report: Report, names: list[str]) -> list[str]:
-    if not names:
+def _numbers(heading: str, report: Report, names: list[str], absent: Sequence[str] = ()) -> list[str]:
+    if not names and not absent:
         return []
     rows = [
         f'<tr><td>{_text(title(name))}</td><td class="n">{number(report.metrics[name])}</td>'
@@ -84,6 +86,7 @@ def _numbers(heading: str, report: Report, names: list[str]) -> list[str]:
         f"<td>{_text(report.conventions.get(name, ''))}</td></tr>"
         for name in names
     ]
+    rows += [f'<tr><td>{_text(title(name))}</td><td class="n">not measured</td></tr>' for name in absent]
     head = "<tr><th>metric</th><th>value</th><th>images</th><th>protocol id</th><th>convention</th></tr>"
     return [f"<h2>{_text(heading)}</h2>", f"<table>{head}{''.join(rows)}</table>"]
 

@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 import pytest
+import torch
 from evaluation.tiny import SIDE, Tiny, batches, tokenizer
 from torch.nn.functional import interpolate
 
@@ -10,6 +11,7 @@ from imtok.errors import InputError
 from imtok.evaluation.choose import missing
 from imtok.evaluation.command import require_metrics
 from imtok.evaluation.evaluate import evaluate
+from imtok.evaluation.page import page
 from imtok.evaluation.protocol import Protocol
 from imtok.evaluation.report import markdown
 from imtok.evaluation.schema import MeasureConfig
@@ -86,6 +88,8 @@ def test_continuous_latents_have_codes_as_far_as_they_can_and_no_language():
 def test_what_is_left_out_has_a_row_and_its_reason_once():
     report = evaluate(tokenizer(), batches(range(4)), settings=Settings(("psnr", "rfid", "kid"), skip_missing=True))
     text = markdown(report)
+    assert page(report).count(">not measured<") == 2
+    assert all(str(torch.hub.get_dir()) not in reason for reason in report.absent.values())
     assert "| rfid | not measured |  |\n| kid | not measured |  |\n" in text
     assert text.count("not measured: rfid, kid: ") == 1
     assert text.count("download https") == 1
