@@ -1,12 +1,14 @@
 """Text from outside (names of files, reasons, paths) made safe for a terminal, for Markdown and for a shell."""
 
+import re
 import shlex
 from collections.abc import Sequence
 
 from rich.markup import escape
 
 # backslash and entities: what CommonMark and GitHub's tables, links, HTML, emphasis and formulas begin with
-_MARKS = str.maketrans({"&": "&amp;", "<": "&lt;", ">": "&gt;", **{mark: f"\\{mark}" for mark in "\\`*_[]|~$#"}})
+_MARKS = str.maketrans({"&": "&amp;", "<": "&lt;", ">": "&gt;", **{mark: f"\\{mark}" for mark in "\\`*[]|~$#"}})
+_EDGE = re.compile(r"(?<![^\W_])_+|_+(?![^\W_])")  # inside of a word they are no emphasis
 
 
 def plain(text: str) -> str:
@@ -38,7 +40,7 @@ def markdown(text: str) -> str:
         >>> print(markdown("`<img src=x>`|[a].jpg"))
         \`&lt;img src=x&gt;\`\|\[a\].jpg
     """
-    return plain(text).translate(_MARKS)
+    return _EDGE.sub(lambda run: "\\_" * len(run[0]), plain(text).translate(_MARKS))
 
 
 def markdown_table(head: Sequence[str], rows: Sequence[Sequence[str]], numbers: Sequence[int] = ()) -> list[str]:

@@ -87,7 +87,7 @@ def test_rows_that_were_measured_alike_stay_though_others_were_not():
     assert [one.metric for one in found.rows] == ["psnr"]
     (line,) = found.refused
     assert line.startswith("fd_tiny: not comparable: A used adm")
-    assert f"- {line}".replace("_", "\\_") in found.markdown()
+    assert f"- {line}" in found.markdown()
     three = compare([values(), values("fsq"), values(weights="raw")], ["A", "B", "C"])
     assert [one is None for one in row(three, "psnr").values] == [False, False, True]
     assert three.refused == ["PSNR (dB), fd_tiny: not comparable: A and B with averaged weights; C with raw weights"]

@@ -32,6 +32,7 @@ HOSTILE = [
     "\x1b[31mred\x1b[0m\u202egnp.exe",
     "[bold]bold[/bold] *a* _b_ ~~c~~ $d$ &lt;img&gt; \\`<b>`",
     "``` ` ``` <!-- --> ![x][y]",
+    "__init__ _a_b_ a_b__c _*_ *_a_* x_ _y ä_ö_",
 ]
 
 
@@ -89,6 +90,10 @@ def test_parts_of_a_mixture_are_named_by_their_paths():
     mixture = {"_target_": "imtok.data.mixture.Mixture", "parts": {"a": DATA, "b": {**DATA, "path": "others"}}}
     words = describe_data(Origin(mixture, "all").about_data())
     assert words == "mixture, parts.a.path my photos, parts.b.path others, split all"
+
+
+def test_names_of_metrics_can_be_searched_for():
+    assert markdown("fd_efflite0_224 of __x__") == "fd_efflite0_224 of \\_\\_x\\_\\_"
 
 
 def test_a_score_names_what_it_is_of():
