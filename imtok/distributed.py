@@ -96,6 +96,14 @@ def sum_over_ranks(value: Tensor) -> Tensor:
     return value
 
 
+def max_over_ranks(value: Tensor) -> Tensor:
+    """The greatest of ``value`` over ranks, number by number, without gradient."""
+    value = value.detach().clone(memory_format=torch.contiguous_format)
+    if world_size() > 1:
+        dist.all_reduce(value, dist.ReduceOp.MAX)
+    return value
+
+
 def mean_over_ranks(value: Tensor) -> Tensor:
     """The mean of ``value`` over ranks, whose gradient is exact once DDP has averaged the gradients of all ranks.
 

@@ -42,7 +42,8 @@ class Quantized:
         keep: True where a latent is transmitted; None for fixed-length tokenizers. Where it is False, latents
             and ids are zero.
         losses: Auxiliary terms by name.
-        stats: Codebook statistics by name: detached sums over tokens, so that micro-batches and ranks add up.
+        stats: Codebook statistics by name: detached sums over tokens, so that micro-batches and ranks add up; and drawn
+            tokens, of which the greatest keys stay (``imtok.quantizers.statistics``).
             ``Quantizer.update`` takes them.
         encoded: What was quantized: the encoder's latents, without gradient; None where nobody noted them.
     """

@@ -4,7 +4,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
+from torch import Tensor
 
+from imtok.quantizers.statistics import merge_stats
 from imtok.types import Loss, Quantized
 
 
@@ -19,5 +21,7 @@ def together(parts: Sequence[Quantized]) -> Quantized:
         name: Loss(torch.stack([part.losses[name].value for part in parts]).mean(), weight * len(parts))
         for name, (_, weight) in last.losses.items()
     }
-    stats = {name: torch.stack([part.stats[name] for part in parts]).sum(0) for name in last.stats}
+    stats: dict[str, Tensor] = {}
+    for part in parts:
+        merge_stats(stats, part.stats)
     return replace(last, losses=losses, stats=stats)

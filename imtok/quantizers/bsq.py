@@ -2,12 +2,12 @@
 
 from collections.abc import Sequence
 
-import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 from typing_extensions import override
 
 from imtok.quantizers.lfq import LFQ
+from imtok.quantizers.sphere import unit_length
 
 
 class BSQ(LFQ):
@@ -51,4 +51,4 @@ class BSQ(LFQ):
     @override
     def bound(self, latents: Float[Tensor, "b n d"]) -> Float[Tensor, "b n d"]:
         """The latents at unit length; a zero vector stays zero."""
-        return F.normalize(latents, dim=-1, eps=1e-6)
+        return unit_length(latents)

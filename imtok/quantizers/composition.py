@@ -9,6 +9,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from imtok.quantizers.base import Quantizer
+from imtok.quantizers.statistics import merge_stats
 from imtok.types import Loss
 
 
@@ -34,9 +35,7 @@ def merge_losses(parts: Sequence[dict[str, Loss]], factor: float = 1.0) -> dict[
 
 def add_stats(total: dict[str, Tensor], part: int, stats: dict[str, Tensor]) -> None:
     """Add a part's statistics to ``total``, under names that :func:`stats_of` finds; a part may come several times."""
-    for name, value in stats.items():
-        key = f"{part}.{name}"
-        total[key] = total[key] + value if key in total else value
+    merge_stats(total, stats, f"{part}.")
 
 
 def stats_of(part: int, stats: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -1,5 +1,7 @@
 """Vector quantization whose codebook is a running average of its tokens (VQ-VAE-2, arXiv 1906.00446)."""
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int64
@@ -9,8 +11,9 @@ from typing_extensions import override
 from imtok.quantizers.base import token_mean
 from imtok.quantizers.estimators import find_estimator
 from imtok.quantizers.kmeans import kmeans
-from imtok.quantizers.restart import code_stats, fresh_codes
+from imtok.quantizers.restart import code_stats, drawn_tokens, restart
 from imtok.quantizers.search import nearest
+from imtok.quantizers.sphere import SHORT_CODE, SHORT_LATENT, unit_length
 from imtok.quantizers.table import TableQuantizer
 from imtok.types import Loss, Quantized
 
@@ -28,8 +31,9 @@ class EMAVQ(TableQuantizer):
     ``commit = mean |z - sg e|^2`` is the only loss. N_k starts at 1 and m_k at e_k: from zeros, as in much public
     code, the first update would throw codes without tokens far out.
 
-    A code whose N_k falls below ``restart_below`` of the mean is drawn anew, almost as a random token of the global
-    batch (:func:`imtok.quantizers.restart.fresh_codes`); both N_k and m_k are set, or the next update would undo it.
+    A code whose share of the tokens falls below ``restart_below`` of an even share is dead: it becomes a random token
+    of the global batch (:func:`imtok.quantizers.restart.restart`); N_k becomes the mean, and m_k follows, or the next
+    update would undo it. Shares are averaged by themselves: N_k starts at 1 whatever the batch.
 
     Args:
         dim: Width of latents and codes.
@@ -55,6 +59,7 @@ class EMAVQ(TableQuantizer):
 
     counts: Float[Tensor, " v"]
     sums: Float[Tensor, "v d"]
+    usage: Float[Tensor, " v"]
     restarts: Int64[Tensor, ""]
 
     def __init__(
@@ -79,6 +84,8 @@ class EMAVQ(TableQuantizer):
         self.estimate = find_estimator(estimator)
         self.register_buffer("counts", torch.ones(codebook_size))
         self.register_buffer("sums", torch.randn(codebook_size, dim))
+        self.register_buffer("usage", torch.full((codebook_size,), 1 / codebook_size))
+        self.register_load_state_dict_pre_hook(_with_usage)
         self.register_buffer("restarts", torch.zeros((), dtype=torch.long))
 
     @override
@@ -88,13 +95,15 @@ class EMAVQ(TableQuantizer):
         ids = nearest(latents.flatten(0, 1), table).view(latents.shape[:2])
         codes = F.embedding(ids, table)
         commit = token_mean((codes - latents).square().mean(-1), keep)
-        stats = code_stats(latents, ids, codes, keep, len(table)) if self.training else {}
+        stats = code_stats(latents, ids, keep, len(table)) if self.training else {}
+        if self.training and self.restart_below:
+            stats |= drawn_tokens(latents, codes, keep, len(table), self.restarts)
         losses = {"commit": Loss(commit, self.commit_weight)}
         return Quantized(self.estimate(codes, latents), ids[..., None], losses=losses, stats=stats)
 
     @override
     def table(self) -> Float[Tensor, "v d"]:
-        return self._place(self.sums / self._smoothed_counts())
+        return self._place(self.sums / self._smoothed_counts(), SHORT_CODE)
 
     @override
     @torch.no_grad()
@@ -113,10 +122,9 @@ class EMAVQ(TableQuantizer):
         self.counts.lerp_(stats["counts"].to(self.counts), 1 - self.decay)
         self.sums.lerp_(stats["sums"].to(self.sums), 1 - self.decay)
         if self.restart_below:
-            even = self.counts.mean()
-            dead = self.counts < self.restart_below * even
-            self.counts.copy_(torch.where(dead, even, self.counts))
-            fresh = self._place(fresh_codes(stats, seed=int(self.restarts)).to(self.sums)) * self._smoothed_counts()
+            dead, tokens = restart(self.usage, stats, self.restart_below, self.decay, self.restarts)
+            self.counts.copy_(torch.where(dead, self.counts.mean(), self.counts))
+            fresh = tokens.to(self.sums) * self._smoothed_counts()
             self.sums.copy_(torch.where(dead[:, None], fresh, self.sums))
             self.restarts += 1
 
@@ -126,5 +134,12 @@ class EMAVQ(TableQuantizer):
         smoothed = (self.counts + EPSILON) * (total / (total + len(self.counts) * EPSILON))
         return smoothed[:, None]
 
-    def _place(self, vectors: Float[Tensor, "*shape d"]) -> Float[Tensor, "*shape d"]:
-        return F.normalize(vectors, dim=-1) if self.normalize else vectors
+    def _place(self, vectors: Float[Tensor, "*shape d"], short: float = SHORT_LATENT) -> Float[Tensor, "*shape d"]:
+        return unit_length(vectors, short) if self.normalize else vectors
+
+
+def _with_usage(_module: EMAVQ, state: dict[str, Tensor], prefix: str, *_rest: Any) -> None:
+    """States from before shares were averaged by themselves: there, they were read off the counts."""
+    counts = state.get(f"{prefix}counts")
+    if counts is not None:
+        state.setdefault(f"{prefix}usage", counts / counts.sum())

@@ -6,7 +6,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-NO_DIRECTION = 1e-6  # a shorter vector points nowhere
+NO_DIRECTION = 1e-6  # a shorter code points nowhere
+NO_LENGTH = 1e-3  # so does a shorter latent: a rotation would multiply its gradient by |q| / |z|
 OPPOSITE = 1e-3  # where u + v is shorter, its direction is rounding noise
 
 
@@ -19,16 +20,16 @@ def rotation(codes: Float[Tensor, "*shape d"], latents: Float[Tensor, "*shape d"
     """``codes`` bit for bit, with the gradient ``|q|/|z| R^T g``: R is the rotation from z to q (arXiv 2410.06424).
 
     With u and v the directions of z and q, and w that of u + v, ``R z = z - 2 w (w . z) + 2 v (u . z)``. Opposite
-    vectors have no single such rotation and no w: the mirror that remains turns one into the other as well. A zero
-    vector has no direction, so there the gradient passes straight through.
+    vectors have no single such rotation and no w: the mirror that remains turns one into the other as well. A vector
+    near zero has no direction, so there the gradient passes straight through.
     """
     with torch.no_grad():
         long, length = (vectors.norm(dim=-1, keepdim=True) for vectors in (codes, latents))
-        u, v = latents / length.clamp_min(NO_DIRECTION), codes / long.clamp_min(NO_DIRECTION)
+        u, v = latents / length.clamp_min(NO_LENGTH), codes / long.clamp_min(NO_DIRECTION)
         between = (u + v).norm(dim=-1, keepdim=True)
         w = torch.where(between < OPPOSITE, 0, (u + v) / between.clamp_min(OPPOSITE))
-        gain = long / length.clamp_min(NO_DIRECTION)
-        undirected = (long < NO_DIRECTION) | (length < NO_DIRECTION)
+        gain = long / length.clamp_min(NO_LENGTH)
+        undirected = (long < NO_DIRECTION) | (length < NO_LENGTH)
 
     def along(direction: Tensor) -> Tensor:
         return (latents * direction).sum(-1, keepdim=True)

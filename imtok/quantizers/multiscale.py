@@ -13,6 +13,7 @@ from typing_extensions import override
 
 from imtok.quantizers.base import Quantizer, straight_through
 from imtok.quantizers.composition import add_stats, as_images, merge_losses, stats_of
+from imtok.quantizers.sphere import unit_length
 from imtok.types import Loss, Quantized
 
 
@@ -90,7 +91,7 @@ class MultiScale(Quantizer):
         self.num_tokens(latents.shape[1])
         if keep is not None:
             raise ValueError("every latent is needed for scales, which mix them, and the encoder leaves some out")
-        target = self._map(F.normalize(latents, dim=-1) if self.normalize else latents)
+        target = self._map(unit_length(latents) if self.normalize else latents)
         total = torch.zeros_like(target)
         ids: list[Tensor] = []
         losses: list[dict[str, Loss]] = []
@@ -129,7 +130,7 @@ class MultiScale(Quantizer):
     @override
     @torch.no_grad()
     def start(self, latents: Float[Tensor, "m d"]) -> None:
-        target = self._map(as_images(F.normalize(latents, dim=-1) if self.normalize else latents, self.num_latents))
+        target = self._map(as_images(unit_length(latents) if self.normalize else latents, self.num_latents))
         self.quantizer.start(rearrange(target, "b d h w -> (b h w) d"))
         rest, inputs = target, []
         for scale, size in enumerate(self.sizes):

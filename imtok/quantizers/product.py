@@ -11,6 +11,7 @@ from typing_extensions import override
 
 from imtok.quantizers.base import Quantizer, token_mean
 from imtok.quantizers.composition import add_stats, decode_part, merge_losses, slot_ranges, stats_of
+from imtok.quantizers.sphere import SHORT_LATENT
 from imtok.types import Loss, Quantized
 
 
@@ -65,7 +66,10 @@ class Product(Quantizer):
         results = [part.quantize(own, keep) for part, own in zip(self._parts, self._split(latents), strict=True)]
         losses = merge_losses([result.losses for result in results], self.loss_weight)
         if self.disentangle_weight:
-            cosines = [F.cosine_similarity(one.latents, two.latents, dim=-1) for one, two in combinations(results, 2)]
+            cosines = [
+                F.cosine_similarity(one.latents, two.latents, dim=-1, eps=SHORT_LATENT)
+                for one, two in combinations(results, 2)
+            ]
             overlap = torch.stack(cosines).square().mean(0)
             losses["disentangle"] = Loss(token_mean(overlap, keep), self.disentangle_weight)
         stats: dict[str, Tensor] = {}

@@ -3,12 +3,12 @@
 from collections.abc import Sequence
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float, Int64
 from torch import Tensor
 from typing_extensions import override
 
 from imtok.quantizers.search import nearest, nearest_codes
+from imtok.quantizers.sphere import SHORT_LATENT, unit_length
 from imtok.quantizers.vq import VQ
 
 
@@ -84,9 +84,9 @@ class SharedVQ(VQ):
         return self._part_dims
 
     @override
-    def place(self, vectors: Float[Tensor, "*shape d"]) -> Float[Tensor, "*shape d"]:
+    def place(self, vectors: Float[Tensor, "*shape d"], short: float = SHORT_LATENT) -> Float[Tensor, "*shape d"]:
         parts = vectors.split(self._part_dims, dim=-1)
-        return torch.cat([F.normalize(part, dim=-1) for part in parts], dim=-1)
+        return torch.cat([unit_length(part, short) for part in parts], dim=-1)
 
     @override
     def choose(self, latents: Float[Tensor, "m d"], table: Float[Tensor, "v d"]) -> Int64[Tensor, " m"]:

@@ -10,8 +10,9 @@ from imtok.quantizers.base import token_mean
 from imtok.quantizers.entropy import assignment_entropies
 from imtok.quantizers.estimators import find_estimator
 from imtok.quantizers.kmeans import kmeans
-from imtok.quantizers.restart import code_stats, fresh_codes
+from imtok.quantizers.restart import code_stats, drawn_tokens, restart
 from imtok.quantizers.search import nearest
+from imtok.quantizers.sphere import SHORT_CODE, SHORT_LATENT, unit_length
 from imtok.quantizers.table import TableQuantizer
 from imtok.types import Loss, Quantized
 
@@ -22,8 +23,8 @@ class VQ(TableQuantizer):
     ``codebook = mean |e - sg z|^2`` moves the codes, ``commit = mean |z - sg e|^2`` the encoder, both means over
     tokens and channels. Unit-length codes of few channels (ViT-VQGAN, arXiv 2110.04627) keep large codebooks in use.
 
-    A code whose share of the tokens falls below ``restart_below`` of an even share is dead: it is drawn anew, almost
-    as a random token of the global batch (:func:`imtok.quantizers.restart.fresh_codes`).
+    A code whose share of the tokens falls below ``restart_below`` of an even share is dead: it becomes a random token
+    of the global batch (:func:`imtok.quantizers.restart.restart`).
 
     Args:
         dim: Width of latents and codes.
@@ -102,12 +103,20 @@ class VQ(TableQuantizer):
             losses["entropy_token"] = Loss(per_token, self.entropy_weight)
             losses["entropy_codebook"] = Loss(of_mean, -self.entropy_weight)
         counting = self.training and self.restart_below > 0
-        stats = code_stats(latents, ids, codes, keep, len(table)) if counting else {}
+        stats = {}
+        if counting:
+            stats = {"counts": code_stats(latents, ids, keep, len(table))["counts"]}
+            stats |= drawn_tokens(latents, codes, keep, len(table), self.restarts)
         return Quantized(self.estimate(codes, latents), ids[..., None], losses=losses, stats=stats)
 
-    def place(self, vectors: Float[Tensor, "*shape d"]) -> Float[Tensor, "*shape d"]:
-        """Where latents and codes are compared: on the unit sphere, or where they are."""
-        return F.normalize(vectors, dim=-1) if self.normalize else vectors
+    def place(self, vectors: Float[Tensor, "*shape d"], short: float = SHORT_LATENT) -> Float[Tensor, "*shape d"]:
+        """Where latents and codes are compared: on the unit sphere, or where they are.
+
+        Args:
+            vectors: Latents or codes.
+            short: The least length that gradients follow.
+        """
+        return unit_length(vectors, short) if self.normalize else vectors
 
     def choose(self, latents: Float[Tensor, "m d"], table: Float[Tensor, "v d"]) -> Int64[Tensor, " m"]:
         """The code of each latent."""
@@ -115,7 +124,7 @@ class VQ(TableQuantizer):
 
     @override
     def table(self) -> Float[Tensor, "v d"]:
-        return self.place(self.weight)
+        return self.place(self.weight, SHORT_CODE)
 
     @override
     @torch.no_grad()
@@ -130,10 +139,6 @@ class VQ(TableQuantizer):
     def update(self, stats: dict[str, Tensor]) -> None:
         if not stats or not stats["counts"].any():
             return
-        counts = stats["counts"].to(self.usage.dtype)
-        self.usage.lerp_(counts / counts.sum().clamp_min(1), 1 - self.usage_decay)
-        dead = self.usage < self.restart_below / len(self.usage)
-        fresh = self.place(fresh_codes(stats, seed=int(self.restarts)).to(self.weight))
-        self.weight.copy_(torch.where(dead[:, None], fresh, self.weight))
-        self.usage.masked_fill_(dead, 1 / len(self.usage))
+        dead, tokens = restart(self.usage, stats, self.restart_below, self.usage_decay, self.restarts)
+        self.weight.copy_(torch.where(dead[:, None], tokens.to(self.weight), self.weight))
         self.restarts += 1

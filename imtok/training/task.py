@@ -20,6 +20,7 @@ from imtok.distributed import gather_rows, rank, sum_over_ranks, world_size
 from imtok.errors import InputError
 from imtok.objectives.base import Objective
 from imtok.pixels import to_float
+from imtok.quantizers.statistics import merge_stats, stats_of_all_ranks
 from imtok.tokenizer import Tokenizer
 from imtok.training.meters import Meters
 from imtok.training.optimizers import make_optimizer
@@ -141,10 +142,10 @@ class TokenizerTask(LightningModule):
                 critic = self.objective.critic_loss(self.shown, self.step) if self.objective.critic else None
             if critic is not None:
                 self._backward(critic.total)
-                _add(self._critic_stats, critic.stats)
+                merge_stats(self._critic_stats, critic.stats)
                 self._critic_learnt = True
         self._keys += batch.key
-        _add(self._stats, losses.shown.quantized.stats)
+        merge_stats(self._stats, losses.shown.quantized.stats)
         self.meters.note(losses, critic)
         self._micro += 1
         if last:
@@ -165,9 +166,9 @@ class TokenizerTask(LightningModule):
                     group["lr"] = rate
                 optimizer.step()
             if not self.tokenizer.is_frozen("quantizer"):
-                self.tokenizer.quantizer.update({name: sum_over_ranks(value) for name, value in self._stats.items()})
+                self.tokenizer.quantizer.update(stats_of_all_ranks(self._stats))
             if self._critic_learnt:
-                self.objective.update({name: sum_over_ranks(value) for name, value in self._critic_stats.items()})
+                self.objective.update(stats_of_all_ranks(self._critic_stats))
             names = ("gradient_norm", "gradient_norm_critic")
             shown = dict(zip(names, torch.stack(norms).tolist(), strict=False))
             of_critic = {"lr_critic": rates[1]} if self._critic_learnt else {}
@@ -243,11 +244,6 @@ class TokenizerTask(LightningModule):
         everywhere = gather_rows(torch.cat(latents))
         in_order = rearrange(everywhere, "(rank image) n d -> (image rank n) d", rank=world_size())
         self.tokenizer.quantizer.start(in_order)
-
-
-def _add(sums: dict[str, Tensor], values: dict[str, Tensor]) -> None:
-    for name, value in values.items():
-        sums[name] = sums[name] + value if name in sums else value
 
 
 @contextmanager

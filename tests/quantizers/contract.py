@@ -4,8 +4,10 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from torch import Tensor
 
 from imtok.quantizers.base import Quantizer
+from imtok.quantizers.statistics import merge_stats
 from imtok.tokenizer import construct
 
 CONFIGS = Path(__file__).parents[2] / "configs" / "quantizer"
@@ -49,6 +51,22 @@ def smaller(settings: Any) -> Any:
     reduced = {key: smaller(value) for key, value in settings.items()}
     reduced |= {key: min(settings[key], most) for key, most in MOST.items() if key in settings}
     return reduced | {key: value for key, value in SMALLER.items() if key in settings}
+
+
+def together(parts: list[dict[str, Tensor]]) -> dict[str, Tensor]:
+    """The statistics of several micro-batches, as those of one step."""
+    merged: dict[str, Tensor] = {}
+    for part in parts:
+        merge_stats(merged, part)
+    return merged
+
+
+def without_last_bits(stats: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Statistics without the column that tells tokens apart by their last bits, which rounding changes."""
+    return {
+        name: value[:, [0, *range(2, value.shape[1])]] if name.endswith("drawn") else value
+        for name, value in stats.items()
+    }
 
 
 def length(quantizer: Quantizer) -> int:

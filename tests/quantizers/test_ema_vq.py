@@ -3,6 +3,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from quantizers.contract import together
 
 from imtok.quantizers.ema_vq import EMAVQ
 
@@ -78,10 +79,7 @@ def test_a_restarted_code_survives_the_next_update():
     fresh = quantizer.table()[3].clone()
     assert fresh.norm() < 10
     assert quantizer.counts[3] > 0.5
-    quantizer.update(
-        {"counts": torch.ones(8), "sums": torch.zeros(8, 4), "errors": torch.zeros(8)}
-        | {"sums": quantizer.table().clone()}
-    )
+    quantizer.update({"counts": torch.ones(8), "sums": quantizer.table().clone(), "drawn": torch.full((8, 6), -1.0)})
     torch.testing.assert_close(quantizer.table()[3], fresh, rtol=1e-3, atol=1e-3)
 
 
@@ -92,7 +90,7 @@ def test_micro_batches_and_one_update_equal_one_big_batch():
     for _ in range(3):
         one.update(one(latents).stats)
         parts = [many(part).stats for part in latents.split(2)]
-        many.update({name: sum(part[name] for part in parts) for name in parts[0]})
+        many.update(together(parts))
     torch.testing.assert_close(one.table(), many.table())
     assert one(latents).ids.unique().numel() > 1
 

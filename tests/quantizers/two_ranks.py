@@ -14,6 +14,7 @@ from torch import Tensor
 from imtok.distributed import rank, sum_over_ranks, world_size
 from imtok.quantizers.base import Quantizer
 from imtok.quantizers.ema_vq import EMAVQ
+from imtok.quantizers.statistics import stats_of_all_ranks
 from imtok.quantizers.vq import VQ
 
 STEPS = 5
@@ -42,7 +43,7 @@ def learn(quantizer: Quantizer, parts: range) -> list[dict[str, Tensor]]:
         with torch.no_grad():
             for parameter, gradient in zip(parameters, gradients, strict=True):
                 parameter -= 0.5 * sum_over_ranks(gradient) / world_size()
-        quantizer.update({name: sum_over_ranks(value) for name, value in quantized.stats.items()})
+        quantizer.update(stats_of_all_ranks(quantized.stats))
         states.append({name: value.clone() for name, value in quantizer.state_dict().items()})
     return states
 
