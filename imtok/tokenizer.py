@@ -28,6 +28,7 @@ from imtok.types import Quantized, Reconstruction, Tokens
 
 Config = dict[str, Any]
 TRUSTED = "IMTOK_PACKAGES"  # environment variable: packages of the user's own, which stored configs may name as well
+FARTHEST = 2.0  # from 0: beyond it, a value is no overshoot of an image in [-1, 1]
 
 
 class Tokenizer(nn.Module):
@@ -119,9 +120,10 @@ class Tokenizer(nn.Module):
             context: Text, class or target quality, for parts that take it.
 
         Raises:
-            ValueError: If the image or its latents hold NaN or infinity: ids made of them would look valid; or if
-                ``length`` is out of range.
+            ValueError: If the image is not one of floats around ``[-1, 1]``, or it or its latents hold NaN or infinity:
+                ids made of them would look valid; or if ``length`` is out of range.
         """
+        check_image(image)
         if length is not None:
             most = self.num_tokens((image.shape[-2], image.shape[-1]))
             if not self.decoder.flexible:
@@ -144,7 +146,6 @@ class Tokenizer(nn.Module):
         Raises:
             ValueError: If an id lies outside its slot's vocabulary.
         """
-        check_ids(tokens.ids, self.quantizer.vocab_sizes)
         latents = self.quantizer.decode(tokens.ids).to(self.decoder.last_layer.dtype)
         if tokens.keep is not None:
             latents = latents.masked_fill(~tokens.keep[..., None], 0)
@@ -345,16 +346,23 @@ def trusted_packages() -> list[str]:
     return os.environ.get(TRUSTED, "").replace(",", " ").split()
 
 
-def check_ids(ids: Tensor, vocab_sizes: Sequence[int]) -> None:
-    """Raise ValueError unless every id (last axis: slots) lies in its slot's vocabulary."""
-    if ids.shape[-1] != len(vocab_sizes):
-        raise ValueError(f"ids must have {len(vocab_sizes)} slots in their last axis, got shape {tuple(ids.shape)}")
-    for slot, size in enumerate(vocab_sizes):
-        column = ids[..., slot]
-        if column.numel() and (column.min() < 0 or column.max() >= size):
-            raise ValueError(
-                f"ids of slot {slot} must lie in [0, {size}), got {int(column.min())} to {int(column.max())}"
-            )
+def check_image(image: Tensor) -> None:
+    """Refuse what is certainly no image in ``[-1, 1]``: an encoder would make valid ids of it.
+
+    Resizing overshoots a little. An image in [0, 1] lies in the range, so nothing tells it from a bright one.
+
+    Raises:
+        ValueError: For whole numbers, and for values beyond 2.
+    """
+    cure = "give image / 127.5 - 1 (imtok.pixels.to_float) for levels from 0 to 255"
+    if not image.is_floating_point():
+        raise ValueError(f"images must be floats in [-1, 1], got {image.dtype}; {cure}")
+    if not image.numel():
+        return
+    low, high = (value.item() for value in image.detach().aminmax())
+    if max(abs(low), abs(high)) > FARTHEST:  # never for NaN
+        other = "undo another normalisation, such as by mean and deviation"
+        raise ValueError(f"images must lie in [-1, 1], got values from {low:.4g} to {high:.4g}; {cure}, or {other}")
 
 
 @contextmanager

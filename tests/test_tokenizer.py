@@ -362,3 +362,26 @@ def test_context_reaches_encoder_and_decoder_by_every_way():
     tokenizer(image)
     assert tokenizer.encoder.told[-1] is None
     assert tokenizer.decoder.told[-1] is None
+
+
+@pytest.mark.parametrize(
+    ("image", "message"),
+    [
+        (
+            torch.full((1, 3, 32, 32), 128, dtype=torch.uint8),
+            r"must be floats in \[-1, 1\], got torch.uint8; give image / 127.5",
+        ),
+        (torch.zeros(1, 3, 32, 32, dtype=torch.int64), r"must be floats in \[-1, 1\], got torch.int64"),
+        (torch.rand(1, 3, 32, 32) * 255, r"got values from [\d.e-]+ to 25[45][\d.]*; give image / 127.5 - 1 \(imtok"),
+        (torch.full((1, 3, 32, 32), -2.1), r"got values from -2.1 to -2.1; .* undo another normalisation"),
+        (torch.full((1, 3, 32, 32), float("inf")), "got values from inf to inf"),
+    ],
+)
+def test_what_is_no_image_between_minus_one_and_one_is_refused_with_the_cure(tokenizer, image, message):
+    with pytest.raises(ValueError, match=message):
+        tokenizer.encode(image)
+
+
+@pytest.mark.parametrize("scale", [1.0, 1.3, -1.3])
+def test_an_image_that_overshoots_is_encoded(tokenizer, scale):
+    assert tokenizer.encode(torch.full((1, 3, 32, 32), scale)).ids.shape[0] == 1

@@ -49,7 +49,7 @@ class DecoderProgram(nn.Module):
 
     @override
     def forward(self, ids: Tensor, keep: Tensor | None = None) -> Tensor:
-        latents = self.quantizer.decode(ids).to(self.decoder.last_layer.dtype)
+        latents = self.quantizer.look_up(ids).to(self.decoder.last_layer.dtype)
         if keep is not None:
             latents = latents.masked_fill(~keep[..., None], 0)
         return self.decoder(latents, self.size, keep).clamp(-1, 1)

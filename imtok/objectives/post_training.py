@@ -13,7 +13,7 @@ from imtok.losses.alignment.base import AlignmentLoss
 from imtok.losses.base import ImageLoss
 from imtok.objectives.reconstruction import ReconstructionObjective
 from imtok.pixels import to_float
-from imtok.tokenizer import Tokenizer, check_ids, tapped
+from imtok.tokenizer import Tokenizer, tapped
 from imtok.types import Batch, Losses, Quantized, Reconstruction
 
 
@@ -73,5 +73,4 @@ def _codes(tokenizer: Tokenizer, source: Tensor) -> Quantized:
         return tokenizer.quantize(to_float(source) if source.dtype == torch.uint8 else source)
     if source.is_floating_point():
         return tokenizer.quantizer(source)
-    check_ids(source, tokenizer.quantizer.vocab_sizes)
     return Quantized(tokenizer.quantizer.decode(source).to(tokenizer.decoder.last_layer.dtype), source)

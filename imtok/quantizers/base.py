@@ -4,6 +4,8 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import wraps
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int64
@@ -34,6 +36,14 @@ class Quantizer(nn.Module, ABC):
     vocab_sizes: tuple[int, ...]
     num_latents: int | None = None
     stochastic: bool = False
+    _decode: Callable[..., Tensor]  # without the check
+
+    def __init_subclass__(cls, **settings: Any) -> None:
+        """Let ``decode`` refuse ids that are none, whoever wrote it."""
+        super().__init_subclass__(**settings)
+        if "decode" in vars(cls) and not getattr(cls.decode, "__isabstractmethod__", False):
+            cls._decode = cls.decode
+            cls.decode = _checked(cls.decode)  # type: ignore[method-assign]
 
     @abstractmethod
     def quantize(self, latents: Float[Tensor, "b n d"], keep: Bool[Tensor, "b n"] | None) -> Quantized:
@@ -51,7 +61,26 @@ class Quantizer(nn.Module, ABC):
         Args:
             ids: Token ids.
             slots: Use only the first so many slots; None = all of them.
+
+        Raises:
+            ValueError: If an id lies outside its slot's vocabulary; checked before a subclass's own ``decode`` runs.
         """
+
+    def look_up(self, ids: Int64[Tensor, "b t g"], slots: int | None = None) -> Float[Tensor, "b n d"]:
+        """As :meth:`decode`, of ids that were just chosen: on a GPU a check would wait for them."""
+        return self._decode(ids, slots)
+
+    def check_ids(self, ids: Int64[Tensor, "b t g"], slots: int | None = None) -> None:
+        """Refuse ids outside their slot's vocabulary, which tables and digits would take for others.
+
+        Args:
+            ids: Token ids.
+            slots: Check only the first so many slots, which then may be all there are; None = all.
+
+        Raises:
+            ValueError: If there is one, or a slot is missing.
+        """
+        check_ids(ids, self.vocab_sizes, slots)
 
     @abstractmethod
     def codebook(self) -> list[Float[Tensor, "v d"]]:
@@ -141,6 +170,37 @@ class Quantizer(nn.Module, ABC):
     @override
     def extra_repr(self) -> str:
         return f"dim={self.dim}, vocab_sizes={self.vocab_sizes}"
+
+
+def check_ids(ids: Int64[Tensor, "*shape g"], vocab_sizes: Sequence[int], slots: int | None = None) -> None:
+    """Raise ValueError unless every id (last axis: slots) lies in its slot's vocabulary.
+
+    Args:
+        ids: Token ids.
+        vocab_sizes: Number of ids of each slot.
+        slots: Check only the first so many; None = all.
+    """
+    if ids.shape[-1] != len(vocab_sizes) and (slots is None or ids.shape[-1] < min(slots, len(vocab_sizes))):
+        raise ValueError(f"ids must have {len(vocab_sizes)} slots in their last axis, got shape {tuple(ids.shape)}")
+    sizes = torch.tensor(vocab_sizes[:slots], device=ids.device, dtype=torch.long)
+    used = ids[..., : len(sizes)]
+    outside = (used < 0) | (used >= sizes)
+    if not outside.any():
+        return
+    slot = int(outside.flatten(0, -2).any(0).nonzero()[0])
+    column = used[..., slot]
+    raise ValueError(
+        f"ids of slot {slot} must lie in [0, {vocab_sizes[slot]}), got {int(column.min())} to {int(column.max())}"
+    )
+
+
+def _checked(decode: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    @wraps(decode)
+    def checked(self: Quantizer, ids: Tensor, slots: int | None = None) -> Tensor:
+        self.check_ids(ids, slots)
+        return decode(self, ids, slots)
+
+    return checked
 
 
 def token_mean(values: Float[Tensor, "b n"], keep: Bool[Tensor, "b n"] | None) -> Float[Tensor, ""]:

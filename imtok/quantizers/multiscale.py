@@ -99,7 +99,7 @@ class MultiScale(Quantizer):
         for scale, size in enumerate(self.sizes):
             rest = F.interpolate(target - total.detach(), (size, size), mode="area")
             result = self.quantizer.quantize(rearrange(rest, "b d h w -> b (h w) d"), None)
-            total = total + self._enlarged(self.quantizer.decode(result.ids), scale).to(target.dtype)
+            total = total + self._enlarged(self.quantizer.look_up(result.ids), scale).to(target.dtype)
             codebook = Loss((total - target.detach()).square().mean(), self.codebook_weight)
             commit = Loss((total.detach() - target).square().mean(), self.commit_weight)
             losses += [result.losses, {"codebook": codebook, "commit": commit}]
@@ -136,7 +136,7 @@ class MultiScale(Quantizer):
         for scale, size in enumerate(self.sizes):
             small = rearrange(F.interpolate(rest, (size, size), mode="area"), "b d h w -> b (h w) d")
             inputs.append(small.flatten(0, 1))
-            rest = rest - self._enlarged(self.quantizer.decode(self.quantizer(small).ids), scale)
+            rest = rest - self._enlarged(self.quantizer.look_up(self.quantizer(small).ids), scale)
         self.quantizer.start(torch.cat(inputs))
 
     @override

@@ -86,6 +86,23 @@ class Segments(Quantizer):
         return self._join([part.decode(own, slots) for part, own in pieces])
 
     @override
+    def check_ids(self, ids: Int64[Tensor, "b t g"], slots: int | None = None) -> None:
+        super().check_ids(ids, slots)
+        firsts = self._firsts(ids.device)
+        for piece, (own, first, part) in enumerate(zip(ids.split(self._tokens, 1), firsts, self._parts, strict=True)):
+            sizes = torch.tensor(part.vocab_sizes, device=ids.device)
+            width = min(own.shape[-1], len(sizes))
+            own, first, sizes = own[..., :width], first[:width], sizes[:width]
+            outside = ((own < first) | (own >= first + sizes)) & (own != 0)  # 0 where a latent was not kept
+            if outside[..., :slots].any():
+                slot = int(outside.flatten(0, -2).any(0).nonzero()[0])
+                column, low = own[..., slot], int(first[slot])
+                raise ValueError(
+                    f"ids of slot {slot} in piece {piece} must lie in [{low}, {low + int(sizes[slot])}), "
+                    f"got {int(column.min())} to {int(column.max())}"
+                )
+
+    @override
     def codebook(self) -> list[Float[Tensor, "v d"]]:
         tables = [[F.pad(table, (0, self.dim - part.dim)) for table in part.codebook()] for part in self._parts]
         return [torch.cat(slot) for slot in zip(*tables, strict=True)]

@@ -80,7 +80,7 @@ class TokenBridge(Quantizer):
         limits = ((self.values[:, 1:] + self.values[:, :-1]) / 2).to(latents.dtype)
         columns = latents.detach().flatten(0, 1).T.contiguous()
         ids = torch.searchsorted(limits, columns).T.reshape(latents.shape)  # on a limit: the lower id
-        return Quantized(straight_through(self.decode(ids).to(latents.dtype), latents), ids)
+        return Quantized(straight_through(self.look_up(ids).to(latents.dtype), latents), ids)
 
     @override
     def decode(self, ids: Int64[Tensor, "b t g"], slots: int | None = None) -> Float[Tensor, "b n d"]:

@@ -140,7 +140,7 @@ class Perturbation(Regularizer):
             else:
                 near = near_latents(ids, latents, quantized.encoded[rows], quantizer.codebook(), delta)
             new_ids = torch.where(chosen, near.gather(-1, place[..., None])[..., 0], ids)
-            codes = quantizer.decode(new_ids).to(latents.dtype)
+            codes = quantizer.look_up(new_ids).to(latents.dtype)
             if quantized.keep is not None:
                 codes = codes.masked_fill(~quantized.keep[rows][..., None], 0)
         return new_ids, straight_through(codes, latents)

@@ -37,7 +37,7 @@ class ScaleDropout(PrefixDropout):
 
     @override
     def decode(self, quantizer: Quantizer, ids: Int64[Tensor, "b t g"], count: int) -> Float[Tensor, "b n d"]:
-        return quantizer.decode(ids[:, : sum(_scale_tokens(quantizer)[:count])])
+        return quantizer.look_up(ids[:, : sum(_scale_tokens(quantizer)[:count])])
 
 
 def _scale_tokens(quantizer: Quantizer) -> tuple[int, ...]:

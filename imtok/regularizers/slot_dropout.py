@@ -89,4 +89,4 @@ class SlotDropout(PrefixDropout):
 
     @override
     def decode(self, quantizer: Quantizer, ids: Int64[Tensor, "b t g"], count: int) -> Float[Tensor, "b n d"]:
-        return quantizer.decode(ids, slots=count)
+        return quantizer.look_up(ids, slots=count)

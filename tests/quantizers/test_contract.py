@@ -169,6 +169,25 @@ def test_nan_is_not_hidden_behind_a_code(quantizer, latents):
     assert quantizer(spoilt).latents[0, 3].isnan().any()
 
 
+@pytest.mark.parametrize("wrong", ["negative", "too large"])
+def test_ids_out_of_range_are_refused_by_slot_value_and_range(quantizer, latents, wrong):
+    ids = quantizer(latents).ids
+    for slot in {0, len(quantizer.vocab_sizes) - 1}:
+        size = quantizer.vocab_sizes[slot]
+        spoilt = ids.clone()
+        spoilt[1, 0, slot] = -1 if wrong == "negative" else size
+        found = r"-1 to \d+" if wrong == "negative" else rf"\d+ to {size}"
+        with pytest.raises(ValueError, match=rf"^ids of slot {slot} must lie in \[0, {size}\), got {found}$"):
+            quantizer.decode(spoilt)
+    with pytest.raises(ValueError, match=r"^ids must have \d+ slots in their last axis"):
+        quantizer.decode(torch.cat([ids, ids], -1))
+
+
+def test_ids_of_what_is_not_kept_are_no_error(quantizer, latents):
+    ids = torch.zeros_like(quantizer(latents).ids)
+    assert torch.isfinite(quantizer.decode(ids)).all()
+
+
 def test_neighbours_begin_with_the_code_itself_and_are_distinct(quantizer, latents):
     ids = quantizer(latents).ids
     near = quantizer.neighbours(ids, 5)

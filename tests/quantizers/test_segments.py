@@ -89,3 +89,25 @@ def test_wrong_settings_are_refused(wrong, message):
 def test_a_sequence_of_another_length_is_refused(parts):
     with pytest.raises(ValueError, match="latents must be 12, the sum of lengths, got 11"):
         Segments(parts, [5, 7])(torch.randn(1, 11, 6))
+
+
+def test_an_id_of_another_piece_is_refused():
+    quantizer = Segments([VQ(dim=4, codebook_size=8), VQ(dim=4, codebook_size=16)], lengths=[2, 3])
+    ids = quantizer(torch.randn(1, 5, 4)).ids
+    for place, wrong, message in (
+        (0, 8, r"slot 0 in piece 0 must lie in \[0, 8\), got \d to 8"),
+        (4, 7, r"slot 0 in piece 1 must lie in \[8, 24\), got 7 to \d+"),
+    ):
+        spoilt = ids.clone()
+        spoilt[0, place] = wrong
+        with pytest.raises(ValueError, match=message):
+            quantizer.decode(spoilt)
+
+
+def test_a_quantizer_of_ones_own_refuses_ids_too():
+    class Own(FSQ):
+        def decode(self, ids, slots=None):
+            return super().decode(ids, slots) + 0
+
+    with pytest.raises(ValueError, match=r"ids of slot 0 must lie in \[0, 16\), got 16 to 16"):
+        Own([4, 4]).decode(torch.full((1, 1, 1), 16))
