@@ -1,5 +1,6 @@
 """The ``imtok`` command: pack, check, train, eval, compare, score, export, convert, verify, publish, decode, ..."""
 
+import difflib
 import logging
 import sys
 import time
@@ -19,7 +20,7 @@ from rich.table import Column, Table
 
 from imtok import __version__
 from imtok.build import build_data, build_part, build_run
-from imtok.command_line import check_arguments, settled
+from imtok.command_line import check_arguments, go_on, settled
 from imtok.config import EvalConfig, config_folder, register_schemas
 from imtok.data.command import run_check, run_pack
 from imtok.data.images import ImageSet
@@ -43,11 +44,11 @@ from imtok.evaluation.command import (
     write_and_show,
 )
 from imtok.evaluation.evaluate import evaluate
-from imtok.evaluation.origin import Origin, chosen_split, eval_command
+from imtok.evaluation.origin import Origin
 from imtok.evaluation.protocol import Protocol
 from imtok.evaluation.report import REPORT, Report, show
 from imtok.evaluation.schema import ScoreConfig
-from imtok.export.command import describe_data, run_convert, run_publish, run_verify, show_export
+from imtok.export.command import run_convert, run_publish, run_verify, show_export
 from imtok.export.feed import make_feed
 from imtok.export.formats.base import Format
 from imtok.export.pictures import decode_ids
@@ -59,7 +60,9 @@ from imtok.files import claim_inside, claim_output
 from imtok.info import describe
 from imtok.locate import find_tokenizer
 from imtok.overrides import as_typed
-from imtok.text import command_line
+from imtok.paste import imtok_line, shell_line
+from imtok.plain import PLAIN, read_words
+from imtok.run_data import data_words, take_data
 from imtok.tokenizer import Tokenizer
 from imtok.training.folder import find_checkpoint
 from imtok.training.run import train
@@ -95,18 +98,12 @@ def main() -> None:
     sys.argv = [f"imtok {command}", *arguments]
     if command in _COMMANDS:
         run_hydra(command)
-    elif command == "info":
-        _refusing(lambda: _info(arguments))
-    elif command == "verify":
-        _refusing(lambda: run_verify(arguments, Console(highlight=False)))
-    elif command == "compare":
-        _refusing(lambda: _compare(arguments))
-    elif command == "check":
-        _refusing(lambda: sys.exit(run_check(arguments)))
-    elif command == "import":
-        _refusing(lambda: _import(arguments))
-    else:
+    elif command not in PLAIN:
         _refusing(lambda: _unknown(command))
+    elif "--help" in arguments or "-h" in arguments:
+        sys.stdout.write(PLAIN[command].help())
+    else:
+        _refusing(lambda: _PLAIN[command](arguments))
 
 
 def run_hydra(command: str) -> None:
@@ -128,9 +125,8 @@ def run_hydra(command: str) -> None:
 def _train(config: DictConfig) -> None:
     console = Console(highlight=False)
     folder = _folder(config, config.name)
-    chosen = HydraConfig.get()
-    again = eval_command(str(folder), chosen.runtime.choices.get("data"), chosen.overrides.task)
-    run = replace(build_run(config, folder), measured_by=command_line(again))
+    again = imtok_line("eval", tokenizer=folder, split="val")
+    run = replace(build_run(config, folder), measured_by=again)
     outcome, shown = train(run), escape(str(folder))
     console.quiet = launched_rank() != 0
     if outcome.finished_before:
@@ -138,44 +134,55 @@ def _train(config: DictConfig) -> None:
         return
     if outcome.signal:
         console.print(f"stopped by signal {outcome.signal} after step {outcome.step}, all saved")
-        console.print(f"go on with: ckpt=last out={shown} and the same settings", soft_wrap=True)
+        console.print(f"go on with: {go_on(folder)}", soft_wrap=True, markup=False)
         sys.exit(128 + outcome.signal)
     if outcome.report is None:
         console.print(f"stopped after step {outcome.step} as trainer.stop_at says")
-        console.print(f"go on with: ckpt=last out={shown} and the same settings", soft_wrap=True)
+        console.print(f"go on with: {go_on(folder)}", soft_wrap=True, markup=False)
         return
     measured = "held out of training" if run.data.measures_apart else "of which some were trained on"
     show(outcome.report, console, f", {measured}")
     for name, what in _RESULTS.items():
-        console.print(f"  {escape(str(folder / name))}  [dim]{what}[/dim]", soft_wrap=True)
-    console.print(f"evaluate: python eval.py tokenizer={shown}", soft_wrap=True)
-    console.print(f"export:   imtok export tokenizer={shown} out=tokens", soft_wrap=True)
+        if (folder / name).exists():
+            console.print(f"  {escape(str(folder / name))}  [dim]{what}[/dim]", soft_wrap=True)
+    console.print(f"evaluate: {again}", soft_wrap=True, markup=False)
+    quantizer = run.tokenizer.quantizer
+    if quantizer.vocab_sizes:
+        following = imtok_line("export", tokenizer=folder, split="train", out=folder / "tokens")
+        console.print(f"export:   {following}", soft_wrap=True, markup=False)
+    else:
+        following = imtok_line(
+            "quantize", tokenizer=folder, **{"quantizer.dim": quantizer.dim}, out=folder / "quantized"
+        )
+        console.print(f"give ids: {following}", soft_wrap=True, markup=False)
 
 
 _RESULTS = {
-    "tokenizer/": "the tokenizer: config.json and model.safetensors (averaged weights), codebook included",
-    "evaluation/": "report.md, report.json and grid.png: originals over reconstructions",
-    "images/": "reconstructions during training",
+    "tokenizer": "the tokenizer: config.json and model.safetensors (averaged weights), codebook included",
+    "best": "the best tokenizer by trainer.best",
+    "evaluation": "report.md, report.json and grid.png: originals over reconstructions",
+    "images": "reconstructions during training",
     "metrics.csv": "losses, usage and speed by step",
-    "checkpoints/": "to go on with: ckpt=last and the same settings",
+    "checkpoints": "to go on with: ckpt=last and the same settings",
 }
 
 
 def _eval(config: DictConfig) -> None:
     console = Console(highlight=False)
     typed = cast(EvalConfig, OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(EvalConfig), config)))
-    plain = cast(dict[str, Any], OmegaConf.to_container(config, resolve=True))
-    data, protocol = build_data(plain), cast(Protocol, build_part(plain, "protocol"))
     sources = [typed.tokenizer] if isinstance(typed.tokenizer, str) else [str(source) for source in typed.tokenizer]
     names, folder = unique_names(sources), _folder(config, "eval")
     if len(sources) > 1:
         claim_side_by_side(folder)
     places = [folder / name if len(sources) > 1 else folder for name in names]
-    for source, into in zip(sources, places, strict=True):  # before hours of measuring, not after
+    for into in places:  # before hours of measuring, not after
         claim_output(into, REPORT)
-        if len(sources) > 1:
-            other, _, size = _tokenizer(config, source)
-            require_metrics(typed, protocol, other, size)
+    console.print(take_data(config, sources, split="val"), soft_wrap=True, markup=False)
+    plain = cast(dict[str, Any], OmegaConf.to_container(config, resolve=True))
+    data, protocol = build_data(plain), cast(Protocol, build_part(plain, "protocol"))
+    for source in sources if len(sources) > 1 else ():
+        other, _, size = _tokenizer(config, source)
+        require_metrics(typed, protocol, other, size)
     reports = list[Report]()
     for source, name, into in zip(sources, names, places, strict=True):
         tokenizer, device, size = _tokenizer(config, source)
@@ -183,7 +190,7 @@ def _eval(config: DictConfig) -> None:
             _take_raw(tokenizer, source)
         images = data.evaluation(size, config.split)
         say_remarks(images.remarks if not reports else ())
-        origin = Origin(plain["data"], chosen_split(data, images, config.split), source, _command("eval"))
+        origin = Origin(plain["data"], config.split or data.default_split, source, _command("eval"))
         images = prepare(images, protocol, typed.n)
         settings = make_settings(typed, protocol, images)
         loader = evaluation_loader(images, config.batch_size, config.workers)
@@ -221,13 +228,14 @@ def _export(config: DictConfig) -> None:
     console = Console(highlight=False, quiet=launched_rank() != 0)
     tokenizer, device, size = _tokenizer(config)
     folder = _folder(config, "export")
+    console.print(take_data(config, [config.tokenizer]), soft_wrap=True, markup=False)
     plain = cast(dict[str, Any], OmegaConf.to_container(config, resolve=True))
     data = build_data(plain)
     views = Views(config.augment)
     images = data.evaluation(views.square(size), config.split)
     say_remarks(images.remarks)
     feed = make_feed(images, config.shard_size, max(1, config.batch_size // len(views)), config.workers)
-    about = describe_data(plain["data"], config.split, images)
+    about = Origin(plain["data"], config.split or data.default_split).about_data() | {"image_size": images.image_size}
     show_export(export_tokens(tokenizer, feed, folder, views, device, about), folder, console)
 
 
@@ -246,6 +254,7 @@ def _quantize(config: DictConfig) -> None:
     console = Console(highlight=False)
     tokenizer, device, size = _tokenizer(config)
     folder = _folder(config, "quantize")
+    console.print(take_data(config, [config.tokenizer], split="val"), soft_wrap=True, markup=False)
     plain = cast(dict[str, Any], OmegaConf.to_container(config, resolve=True))
     quantized = with_ids(tokenizer, plain["quantizer"])
     data = build_data(plain)
@@ -261,7 +270,10 @@ def _quantize(config: DictConfig) -> None:
     console.print(f"[bold]{title}[/bold]", soft_wrap=True)
     console.print(rows)
     console.print(f"  {folder / 'tokenizer'}", soft_wrap=True, markup=False)
-    console.print(f"export:   imtok export tokenizer={folder} out=tokens", soft_wrap=True, markup=False)
+    words = data_words(plain["data"])
+    if words is not None:
+        following = imtok_line("export", *words, tokenizer=folder, split="train", out=folder / "tokens")
+        console.print(f"export:   {following}", soft_wrap=True, markup=False)
 
 
 def _decode(config: DictConfig) -> None:
@@ -276,9 +288,7 @@ def _pack(config: DictConfig) -> None:
 
 
 def _info(arguments: Sequence[str]) -> None:
-    if len(arguments) != 1:
-        raise InputError("imtok info takes one argument: a run folder, a tokenizer folder or hf:org/name on the hub")
-    source = arguments[0].removeprefix("tokenizer=")
+    source = read_words("info", arguments).paths[0]
     Console(highlight=False).print(describe(Tokenizer.load(source), find_tokenizer(source)))
 
 
@@ -286,7 +296,7 @@ def _import(arguments: Sequence[str]) -> None:
     console = Console(highlight=False)
     imported, folder = run_import(arguments, compose_training)
     console.print(imported.describe(str(folder)))
-    console.print(f"evaluate: python eval.py tokenizer={folder}", soft_wrap=True, markup=False)
+    console.print(f"evaluate: {imtok_line('eval', tokenizer=folder)}", soft_wrap=True, markup=False)
 
 
 def compose_training(overrides: Sequence[str]) -> dict[str, Any]:
@@ -297,8 +307,9 @@ def compose_training(overrides: Sequence[str]) -> dict[str, Any]:
 
 
 def _unknown(command: str) -> None:
-    commands = ", ".join([*_COMMANDS, "check", "compare", "import", "info", "verify"])
-    raise InputError(f"there is no command {command}; there are {commands}")
+    commands = ", ".join([*_COMMANDS, *_PLAIN])
+    close = difflib.get_close_matches(command, [*_COMMANDS, *_PLAIN], n=1)
+    raise InputError(f"there is no command {command}; {f'did you mean {close[0]}? ' * len(close)}there are {commands}")
 
 
 _COMMANDS: dict[str, Callable[[DictConfig], None]] = {
@@ -311,6 +322,15 @@ _COMMANDS: dict[str, Callable[[DictConfig], None]] = {
     "decode": _decode,
     "score": _score,
     "pack": _pack,
+}
+
+
+_PLAIN: dict[str, Callable[[Sequence[str]], None]] = {
+    "check": lambda arguments: sys.exit(run_check(arguments)),
+    "compare": _compare,
+    "import": _import,
+    "info": _info,
+    "verify": lambda arguments: run_verify(arguments, Console(highlight=False)),
 }
 
 
@@ -351,10 +371,10 @@ def _folder(config: DictConfig, name: str) -> Path:
 def _command(name: str) -> str:
     """The command line of this job, as it can be pasted into a shell."""
     if HydraConfig.get().mode is not RunMode.MULTIRUN:
-        return command_line(["imtok", name, *sys.argv[1:]])
+        return shell_line("imtok", name, *sys.argv[1:])
     overrides = HydraConfig.get().overrides
     searched = [one for one in overrides.hydra if one.lstrip("+").startswith("hydra.searchpath=")]
-    return command_line(["imtok", name, *searched, *overrides.task])
+    return shell_line("imtok", name, *searched, *overrides.task)
 
 
 def _refusing(action: Callable[[], None]) -> None:

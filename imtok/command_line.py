@@ -1,7 +1,9 @@
 """Hydra's flags and a command's words: all checked before Hydra acts on them, and settled before a command does."""
 
 import logging
+import os
 from argparse import Namespace
+from pathlib import Path
 from typing import NoReturn
 
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
@@ -15,6 +17,7 @@ from imtok.config import check_command, suggestion
 from imtok.distributed import require_one_process
 from imtok.errors import InputError
 from imtok.overrides import check_repeats, from_environment, settle
+from imtok.paste import imtok_line, override, shell_line
 
 log = logging.getLogger(__name__)
 
@@ -75,3 +78,15 @@ _REFUSED = {
     "config_path": _OWN,
     "experimental_rerun": "go on with a run by ckpt=last out=RUN, or repeat the overrides that it was started with",
 }
+
+
+def go_on(folder: Path) -> str:
+    """The command that goes on with a run that was stopped."""
+    given = HydraConfig.get().overrides
+    searched = [word for word in given.hydra if word.startswith("hydra.searchpath=")]
+    dropped = {"ckpt", "out", "init_from", "trainer.stop_at"}
+    words = [word for word in given.task if word.lstrip("+").partition("=")[0] not in dropped]
+    last = override("out", str(folder))
+    if int(os.environ.get("WORLD_SIZE", 1)) > 1:
+        return f"{shell_line(*searched, *words, 'ckpt=last', last)} and the same launcher"
+    return imtok_line("train", *searched, *words, "ckpt=last", last)

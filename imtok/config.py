@@ -76,10 +76,10 @@ class TrainConfig:
 
 @dataclass
 class ImagesConfig:
-    """A tokenizer, a data set and where the results go."""
+    """A tokenizer, a data set (None = that of the tokenizer's run) and where the results go."""
 
     tokenizer: str = MISSING
-    data: Any = MISSING
+    data: Any = None
     out: str | None = None
     split: str | None = None
     image_size: int | None = None

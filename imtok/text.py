@@ -1,7 +1,6 @@
-"""Text from outside (names of files, reasons, paths) made safe for a terminal, for Markdown and for a shell."""
+"""Text from outside (names of files, reasons, paths) made safe for a terminal and for Markdown."""
 
 import re
-import shlex
 from collections.abc import Sequence
 
 from rich.markup import escape
@@ -63,23 +62,3 @@ def markdown_table(head: Sequence[str], rows: Sequence[Sequence[str]], numbers: 
 def markdown_code(line: str) -> list[str]:
     """The lines of a block that shows one line as it is, whatever is in it."""
     return ["", f"    {plain(line)}", ""]
-
-
-def command_line(arguments: Sequence[str]) -> str:
-    r"""Arguments as they can be pasted into a shell, always in one line.
-
-    Example:
-        >>> print(command_line(["imtok", "eval", "data.path=My 'pictures'", "out=a\nb"]))
-        imtok eval 'data.path=My '"'"'pictures'"'"'' $'out=a\nb'
-    """
-    return " ".join(shlex.quote(one) if one.isprintable() else _escaped(one) for one in arguments)
-
-
-def _escaped(argument: str) -> str:
-    """An argument with characters that do not print, as bash and zsh write it."""
-    named = {"\n": "\\n", "\t": "\\t", "\r": "\\r", "\\": "\\\\", "'": "\\'"}
-    parts = (
-        named.get(c) or (c if c.isprintable() else "".join(f"\\x{b:02x}" for b in c.encode("utf-8", "surrogateescape")))
-        for c in argument
-    )
-    return f"$'{''.join(parts)}'"

@@ -8,10 +8,10 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "imtok"
 ROWS = [
-    "errors", "text", "types", "pixels", "files", "locate", "schedules", "distributed", "weights", "pretrained", "nn",
-    "spaces", "encoders", "quantizers", "regularizers", "decoders", "critics", "losses", "metrics", "data",
-    "tokenizer", "info", "objectives", "evaluation", "export", "zoo", "training", "overrides", "hints", "signatures",
-    "unread", "config", "build", "command_line", "cli",
+    "errors", "text", "types", "pixels", "files", "locate", "paste", "plain", "schedules", "distributed", "weights",
+    "pretrained", "nn", "spaces", "encoders", "quantizers", "regularizers", "decoders", "critics", "losses",
+    "metrics", "data", "tokenizer", "info", "objectives", "evaluation", "export", "zoo", "training", "overrides",
+    "hints", "signatures", "unread", "config", "run_data", "build", "command_line", "cli",
 ]  # fmt: skip
 LEVEL = {name: level for level, name in enumerate(ROWS)}
 SAME_ROW = [{"errors", "types", "pixels"}, {"schedules", "distributed", "files"}]

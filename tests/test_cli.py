@@ -5,6 +5,7 @@ import hashlib
 import json
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -60,6 +61,7 @@ def run(tmp_path_factory, images):
     printed = call(ROOT / "train.py", "data=folder", f"data.path={images}", *TINY, "out=run", folder=folder)
     assert "PSNR (dB)" in printed.stdout
     assert "run/tokenizer" in printed.stdout
+    (folder / "printed").write_text(printed.stdout)
     return folder / "run"
 
 
@@ -88,6 +90,28 @@ def test_eval_reports_on_a_folder(run, images):
     report = json.loads((run.parent / "report/report.json").read_text())
     assert report["images"] == 10
     assert report["metrics"]["psnr"] > 5
+
+
+def pasted(printed, name, folder, monkeypatch, capsys):
+    """Run the command that was printed after ``name:``, in ``folder``; returns what it prints."""
+    (line,) = [line for line in printed.splitlines() if line.startswith(f"{name}:")]
+    monkeypatch.chdir(folder)
+    monkeypatch.setattr("sys.argv", shlex.split(line.partition(":")[2]))
+    capsys.readouterr()
+    main()
+    return capsys.readouterr().out
+
+
+def test_what_a_run_prints_at_its_end_is_there_and_can_be_pasted(run, images, monkeypatch, capsys):
+    folder, printed = run.parent, (run.parent / "printed").read_text()
+    listed = re.findall(r"^  (run/\S+) ", printed, flags=re.MULTILINE)
+    assert "run/tokenizer" in listed
+    assert all((folder / path).exists() for path in listed)
+    assert "data: that of the run: data=folder" in pasted(printed, "evaluate", folder, monkeypatch, capsys)
+    (report,) = (folder / "runs/eval").glob("*/report.json")
+    assert json.loads(report.read_text())["images"] == json.loads((run / "summary.json").read_text())["images"]
+    assert str(images) in pasted(printed, "export", folder, monkeypatch, capsys)
+    assert json.loads((run / "tokens/manifest.json").read_text())["images"] == 10 - 1
 
 
 _DISTANCES = ("protocol=offline", "metrics=[psnr,codes,rfid,pfid]", "pfid.alphas=[0,0.5]", "pfid.deltas=[1,8]")
@@ -264,7 +288,7 @@ def continuous(tmp_path_factory, images):
     """A continuous autoencoder, four channels wide."""
     folder = tmp_path_factory.mktemp("continuous")
     arguments = ("data=folder", f"data.path={images}", *TINY, "quantizer=continuous", "quantizer.dim=4", "out=run")
-    call(ROOT / "train.py", *arguments, folder=folder)
+    (folder / "printed").write_text(call(ROOT / "train.py", *arguments, folder=folder).stdout)
     return folder / "run"
 
 
@@ -293,6 +317,15 @@ def test_a_continuous_tokenizer_is_given_ids_after_its_training(continuous, imag
     ids = np.load(folder / "tokens/ids-00000.npy", allow_pickle=False)
     assert ids.shape == (10, 16, 4)
     assert 32 < ids.max() < 64
+
+
+def test_a_continuous_run_prints_how_to_give_it_ids_and_no_export(continuous, monkeypatch, capsys):
+    printed = (continuous.parent / "printed").read_text()
+    assert "export:" not in printed
+    following = pasted(printed, "give ids", continuous.parent, monkeypatch, capsys)
+    assert "data: that of the run: data=folder" in following
+    pasted(following, "export", continuous.parent, monkeypatch, capsys)
+    assert (continuous / "quantized/tokens/manifest.json").is_file()
 
 
 def test_a_tokenizer_that_has_ids_is_not_quantized(tmp_path, run, images):

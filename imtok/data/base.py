@@ -24,6 +24,11 @@ class Data(ABC):
         return True
 
     @property
+    def default_split(self) -> str:
+        """What :meth:`evaluation` gives where no ``split`` is asked for; "" = no single one."""
+        return "val"
+
+    @property
     def splits(self) -> tuple[str, ...]:
         """What :meth:`evaluation` takes as ``split``."""
         return USUAL

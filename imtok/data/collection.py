@@ -104,6 +104,11 @@ class Collection(Data):
 
     @property
     @override
+    def default_split(self) -> str:
+        return "all"
+
+    @property
+    @override
     def measures_apart(self) -> bool:
         return self.val_path is not None or len(self._all) > 1
 
@@ -114,7 +119,7 @@ class Collection(Data):
     @override
     def evaluation(self, image_size: int, split: str | None = None) -> Images:
         """Centre crops of every image of ``path``, or of ``split``."""
-        return ImageSet(self._part(split or "all"), CentreCrop(image_size))
+        return ImageSet(self._part(split or self.default_split), CentreCrop(image_size))
 
     def _part(self, split: str) -> Source:
         check_split(split, self.splits)

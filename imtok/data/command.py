@@ -22,12 +22,10 @@ from imtok.data.packing import Encoding
 from imtok.data.remarks import say_remarks
 from imtok.data.schema import PackConfig
 from imtok.errors import InputError
+from imtok.paste import imtok_line, override
+from imtok.plain import PLAIN, read_words
 
 SHOWN = 20  # faults that are printed
-CHECK_USAGE = (
-    "imtok check takes a folder of images, shards or tables, --workers N, and for shards data=tars or "
-    "data.image=FIELD, data.caption=FIELD, data.label=FIELD"
-)
 
 
 def run_pack(config: PackConfig, data: Data) -> None:
@@ -56,7 +54,8 @@ def run_pack(config: PackConfig, data: Data) -> None:
         )
     console = Console(highlight=False)
     console.print(_packed(manifest))
-    console.print(f"train:    python train.py data=webdataset data.path={config.out}", soft_wrap=True, markup=False)
+    following = imtok_line("train", "data=webdataset", override("data.path", config.out))
+    console.print(f"train:    {following}", soft_wrap=True, markup=False)
 
 
 def _packed(manifest: dict[str, Any]) -> Table:
@@ -79,9 +78,19 @@ def run_check(arguments: Sequence[str]) -> int:
     Raises:
         InputError: If the arguments are others, or there is nothing to look at.
     """
-    path, workers, fields = _check_arguments(arguments)
+    given = read_words("check", arguments)
+    workers, data = given.keys.get("workers", "0"), given.keys.get("data", "webdataset")
+    if not workers.isdigit():
+        raise InputError(f"workers must be a number of processes, got {workers!r}; {PLAIN['check'].takes}")
+    if data not in ("tars", "webdataset"):
+        raise InputError(f"data must be webdataset or tars, got {data}; {PLAIN['check'].takes}")
+    try:
+        named = [given.keys.get(f"data.{name}") for name in ("image", "caption", "label")]
+        fields = Fields.of(*named)._replace(plain=data == "tars")
+    except ValueError as error:
+        raise InputError(f"data.{error}") from None
     with _bar("looking") as advance:
-        findings = check(path, workers, advance, fields)
+        findings = check(given.paths[0], int(workers), advance, fields)
     _show(findings, Console(highlight=False))
     return 0 if findings.good else 1
 
@@ -145,29 +154,6 @@ def _spread(sides: Counter[int]) -> tuple[int, int, int]:
         if before >= half:
             return min(sides), side, max(sides)
     raise ValueError("sides must be at least one, got none")
-
-
-def _check_arguments(arguments: Sequence[str]) -> tuple[str, int, Fields]:
-    paths, workers, named, plain = list[str](), "0", dict[str, str](), False
-    left = iter(arguments)
-    for argument in left:
-        if argument == "--workers" or argument.startswith(("--workers=", "workers=")):
-            workers = argument.partition("=")[2] or next(left, "")
-        elif argument.startswith("-"):
-            raise InputError(CHECK_USAGE)
-        elif argument in ("data=tars", "data=webdataset"):
-            plain = argument == "data=tars"
-        elif argument.startswith(("data.image=", "data.caption=", "data.label=")):
-            named[argument.removeprefix("data.").partition("=")[0]] = argument.partition("=")[2]
-        else:
-            paths.append(argument.removeprefix("path="))
-    if len(paths) != 1 or not workers.isdigit():
-        raise InputError(CHECK_USAGE)
-    try:
-        fields = Fields.of(named.get("image"), named.get("caption"), named.get("label"))._replace(plain=plain)
-    except ValueError as error:
-        raise InputError(f"data.{error}") from None
-    return paths[0], int(workers), fields
 
 
 @contextmanager

@@ -76,6 +76,11 @@ class HuggingFace(Collection):
 
     @property
     @override
+    def default_split(self) -> str:
+        return "val" if self.val_path is None and self._held_out_part is not None else "all"
+
+    @property
+    @override
     def holds_out(self) -> bool:
         return self.val_path is not None or self._held_out_part is not None
 
@@ -106,12 +111,6 @@ class HuggingFace(Collection):
                 "one, or rename the files"
             )
         return super().train(image_size, seed)
-
-    @override
-    def evaluation(self, image_size: int, split: str | None = None) -> Images:
-        """The held-out split where the files name one; otherwise every image of ``path`` by default."""
-        apart = split is None and self.val_path is None and self._held_out_part is not None
-        return super().evaluation(image_size, "val" if apart else split)
 
     @override
     def open(self, path: str, classes: list[str] | None, stored: Columns | None) -> Source:

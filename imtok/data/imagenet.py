@@ -8,7 +8,6 @@ from typing import Literal
 import numpy as np
 from typing_extensions import override
 
-from imtok.data.base import Images
 from imtok.data.decode import MAX_PIXELS, WHITE
 from imtok.data.folder import FileSource, Folder
 from imtok.data.images import Columns, Source
@@ -49,10 +48,10 @@ class ImageNet(Folder):
             val_path = val_path or next((found / name for name in ("val", "test") if (found / name).is_dir()), None)
         super().__init__(path, val_path, val_fraction, scale, flip, crop, decode, max_pixels, background, index)
 
+    @property
     @override
-    def evaluation(self, image_size: int, split: str | None = None) -> Images:
-        """The images of ``val`` where there is one; otherwise every image by default."""
-        return super().evaluation(image_size, split or (None if self.val_path is None else "val"))
+    def default_split(self) -> str:
+        return "all" if self.val_path is None else "val"
 
     @override
     def open(self, path: str, classes: list[str] | None, stored: Columns | None) -> Source:

@@ -73,6 +73,12 @@ class Mixture(Data):
                 found.append(f"{what}, although data.parts.{other} holds them out")
         return tuple(found)
 
+    @property
+    @override
+    def default_split(self) -> str:
+        own = {data.default_split for data in self.parts.values()}
+        return own.pop() if len(own) == 1 else ""
+
     @override
     def evaluation(self, image_size: int, split: str | None = None) -> ImageSet:
         """All images of the parts, or of their ``split``; each part's own choice by default."""

@@ -54,6 +54,11 @@ class Pairs(Data):
 
     @property
     @override
+    def default_split(self) -> str:
+        return self.targets.default_split
+
+    @property
+    @override
     def holds_out(self) -> bool:
         return self.targets.holds_out
 

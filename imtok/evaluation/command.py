@@ -28,6 +28,7 @@ from imtok.evaluation.settings import Settings
 from imtok.evaluation.stored import load_statistics
 from imtok.evaluation.titles import number, reasons, title
 from imtok.files import claim_inside, sha256, write_bytes, write_json
+from imtok.plain import read_words
 from imtok.text import terminal
 from imtok.tokenizer import Tokenizer
 from imtok.types import Batch
@@ -136,14 +137,13 @@ def side_by_side(reports: Sequence[Report], folder: Path) -> Comparison:
     return compared
 
 
-def compare_folders(sources: Sequence[str]) -> Comparison:
+def compare_folders(arguments: Sequence[str]) -> Comparison:
     """Compare stored reports.
 
     Raises:
         InputError: If there are fewer than two, one cannot be read, or nothing in them is comparable.
     """
-    if len(sources) < 2:
-        raise InputError("imtok compare takes two or more folders that imtok eval wrote")
+    sources = read_words("compare", arguments).paths
     compared = compare([read_report(source) for source in sources], unique_names(sources))
     if not compared.comparable:
         lines = compared.refused or ["none of them has a metric of another"]

@@ -1,14 +1,9 @@
 """Where numbers come from: which data, which part of them, which tokenizer, when, and by which command."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
-
-from imtok.data.base import Data
-from imtok.data.images import ImageSet
-from imtok.data.stream import ImageStream
-from imtok.errors import InputError
 
 
 @dataclass(frozen=True)
@@ -54,7 +49,8 @@ def describe_data(about: Mapping[str, Any]) -> str:
         >>> describe_data(Origin(data, split="val").about_data())
         'folder, path photos, split val'
     """
-    names = [name for name in about if name not in ("kind", "split", "settings", "images", "unreadable", "image_size")]
+    others = ("kind", "split", "settings", "images", "unreadable", "image_size", "sha256")
+    names = [name for name in about if name not in others]
     parts = [str(about.get("kind", "")), *(f"{name} {about[name]}" for name in names)]
     return ", ".join(part for part in [*parts, about.get("split") and f"split {about['split']}"] if part)
 
@@ -62,47 +58,6 @@ def describe_data(about: Mapping[str, Any]) -> str:
 def now() -> str:
     """The time in UTC, to the second, as ISO 8601 writes it."""
     return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-
-
-def chosen_split(data: Data, images: ImageSet | ImageStream, asked: str | None) -> str:
-    """Which part of the data an evaluation takes; where none is asked for, the one that lists the same images.
-
-    Args:
-        data: The data.
-        images: What it gave for ``asked``.
-        asked: The part that was asked for; None = the data's own choice.
-
-    Returns:
-        "all", "val", "train", ...; empty where it cannot be told, as of remote shards.
-    """
-    if asked is not None or not isinstance(images, ImageSet):
-        return asked or ""
-    for split in ("all", "val", "train"):
-        try:
-            part = data.evaluation(images.image_size, split)
-        except (InputError, ValueError):  # a part that this data does not have
-            continue
-        if isinstance(part, ImageSet) and part.digest == images.digest:
-            return split
-    return ""
-
-
-def eval_command(tokenizer: str, data: str | None, training: Sequence[str]) -> list[str]:
-    """The arguments that measure a run's tokenizer again, on the images that its training held out.
-
-    Args:
-        tokenizer: The run folder.
-        data: The kind of data that was chosen, by ``data=KIND`` or by a recipe; None = one of the user's own.
-        training: The overrides that the run was started with, of which those about data count here too.
-
-    Example:
-        >>> eval_command("runs/mine", "folder", ["quantizer=fsq", "data=folder", "data.path=photos"])
-        ['imtok', 'eval', 'tokenizer=runs/mine', 'data=folder', 'data.path=photos', 'split=val']
-    """
-    own = ("data.",) if data else ("data=", "data.", "data")
-    kept = [one for one in training if one.lstrip("+~").startswith((*own, "image_size="))]
-    chosen = [f"data={data}"] if data else []
-    return ["imtok", "eval", f"tokenizer={tokenizer}", *chosen, *kept, "split=val"]
 
 
 def _paths(section: Mapping[str, Any], parents: tuple[str, ...] = ()) -> Iterator[tuple[str, str]]:

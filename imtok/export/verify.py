@@ -10,6 +10,7 @@ from rich.table import Table
 from imtok.errors import InputError
 from imtok.evaluation.grid import to_picture
 from imtok.evaluation.inference import evaluating, fingerprint
+from imtok.evaluation.origin import describe_data
 from imtok.export.convert import REPORT, verify_converted
 from imtok.export.store import MANIFEST, Shard, TokenStore
 from imtok.files import claim_output, new_folder, write_json
@@ -42,7 +43,7 @@ def verify(folder: Path) -> Table:
     return _table(
         folder,
         {
-            **({"data": f"{data.get('path') or data['kind']}, split {data['split']}"} if "split" in data else {}),
+            **({"data": describe_data(data)} if "split" in data else {}),
             "images": manifest["images"],
             "views": f"{store.views} ({manifest['augment']})",
             "tokens": f"{manifest['tokens']} per view, slots of {', '.join(map(str, manifest['vocab_sizes']))} ids",

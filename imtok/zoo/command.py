@@ -6,6 +6,7 @@ from pathlib import Path
 from imtok.errors import InputError
 from imtok.files import claim_output
 from imtok.locate import CONFIG
+from imtok.plain import read_words
 from imtok.zoo.importing import Imported, import_checkpoint
 from imtok.zoo.registry import SOURCES, find_source
 from imtok.zoo.source import Config
@@ -30,12 +31,7 @@ def run_import(arguments: Sequence[str], compose: Callable[[Sequence[str]], Conf
     Raises:
         InputError: If an argument is wrong, or the checkpoint is.
     """
-    given = dict[str, str]()
-    for argument in arguments:
-        key, separator, value = argument.partition("=")
-        if not separator or key not in (*_REQUIRED, "image_size"):
-            raise InputError(f"{argument}: imtok import takes source=NAME path=FILE out=DIR and image_size=PIXELS")
-        given[key] = value
+    given = read_words("import", arguments).keys
     missing = [f"{key}= ({what})" for key, what in _REQUIRED.items() if not given.get(key)]
     if missing:
         raise InputError(f"imtok import also needs {'; '.join(missing)}")

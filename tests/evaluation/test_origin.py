@@ -16,11 +16,12 @@ from imtok.data.folder import Folder
 from imtok.data.photos import Photos
 from imtok.evaluation.command import prepare, score_origin
 from imtok.evaluation.evaluate import evaluate
-from imtok.evaluation.origin import Origin, chosen_split, describe_data
+from imtok.evaluation.origin import Origin, describe_data
 from imtok.evaluation.page import write_page
 from imtok.evaluation.protocol import Protocol
 from imtok.evaluation.report import show, write_report
-from imtok.text import command_line, markdown, markdown_table, plain, terminal
+from imtok.paste import shell_line
+from imtok.text import markdown, markdown_table, plain, terminal
 
 DATA = {"_target_": "imtok.data.folder.Folder", "path": "my photos", "val_path": None, "flip": True}
 ORIGIN = Origin(DATA, "val", "runs/mine", "imtok eval tokenizer=runs/mine data=folder 'data.path=my photos' split=val")
@@ -80,9 +81,8 @@ def test_the_split_that_the_data_chose_is_named(tmp_path):
         Image.new("RGB", (16, 16), (number, 0, 0)).save(tmp_path / f"{number}.png")
     folder, photos = Folder(tmp_path), Photos(["chelsea"])
     for data, own in ((folder, "all"), (photos, "val")):
-        images = data.evaluation(16)
-        assert chosen_split(data, images, None) == own
-        assert chosen_split(data, images, "train") == "train"
+        assert data.default_split == own
+        assert data.evaluation(16).digest == data.evaluation(16, own).digest
     assert len(prepare(folder.evaluation(16), Protocol("adm"), 3)) == 3
 
 
@@ -122,7 +122,7 @@ def test_report_md_has_no_html_of_a_name(tmp_path):
         bad=[f"{name}: is empty" for name in HOSTILE],
         warnings=HOSTILE,
         absent={"rfid": HOSTILE[4], "kid": HOSTILE[5]},
-        origin=Origin({**DATA, "path": HOSTILE[0]}, "val", HOSTILE[1], command_line(HOSTILE)),
+        origin=Origin({**DATA, "path": HOSTILE[0]}, "val", HOSTILE[1], shell_line(*HOSTILE)),
     )
     write_report(report, tmp_path / "report")
     tokens = MarkdownIt("commonmark", {"html": True}).enable("table").parse((tmp_path / "report/report.md").read_text())
@@ -130,7 +130,7 @@ def test_report_md_has_no_html_of_a_name(tmp_path):
     assert {child.type for child in inline} <= {"text", "text_special", "image"}
     assert [child.attrs["src"] for child in inline if child.type == "image"] == ["grid.png"]
     assert not [token for token in tokens if token.type.startswith("html")]
-    assert [token.content for token in tokens if token.type == "code_block"] == [command_line(HOSTILE) + "\n"]
+    assert [token.content for token in tokens if token.type == "code_block"] == [shell_line(*HOSTILE) + "\n"]
     console = Console(record=True, width=400, file=io.StringIO(), force_terminal=True)
     show(report, console)
     shown = console.export_text(styles=False)
@@ -147,7 +147,7 @@ def test_markup_and_colours_of_a_name_are_shown_as_they_are_written():
 def test_a_command_is_one_line_that_a_shell_reads_back():
 
     arguments = [*HOSTILE, "data.path=C:/My 'Pictures' (1)", "", "Größe", "a\tb"]
-    assert "\n" not in command_line(arguments)
-    script = f"printf '%s\\0' {command_line(arguments)}"
+    assert "\n" not in shell_line(*arguments)
+    script = f"printf '%s\\0' {shell_line(*arguments)}"
     read = subprocess.run(["bash", "-c", script], capture_output=True, check=True).stdout
     assert read.decode().split("\0")[:-1] == arguments

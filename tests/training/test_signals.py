@@ -57,7 +57,8 @@ def interrupt_and_go_on(straight, tmp_path, moment):
     fault = f"training.faults:plant:{point},{MOMENTS[moment]},{action}"
     process = launch_train(tmp_path / "run", *SETTINGS, fault=fault)
     assert process.wait() == CODES[action], process.output
-    assert "go on with: ckpt=last" in process.output
+    assert "go on with: imtok train " in process.output
+    assert " ckpt=last " in process.output
     assert steps(tmp_path / "run") == [3, 6]
     assert (tmp_path / "run/events.jsonl").read_text().count('"signal": ') == 1
     assert not (tmp_path / "run/tokenizer").exists()

@@ -1,0 +1,130 @@
+"""The words of the commands that need no config: check, compare, import, info and verify."""
+
+import difflib
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from imtok.errors import InputError
+
+
+@dataclass(frozen=True)
+class Plain:
+    """What a command takes.
+
+    Attributes:
+        takes: All of it in a sentence.
+        example: A line that works.
+        paths: Least and largest number of paths.
+        name: What a path may be called, as in ``path=DIR``; empty = nothing.
+        keys: What each ``KEY=VALUE`` means.
+    """
+
+    takes: str
+    example: str
+    paths: tuple[int, int] = (1, 1)
+    name: str = ""
+    keys: dict[str, str] = field(default_factory=dict)
+
+    def help(self) -> str:
+        """The text of ``--help``."""
+        width = max(map(len, self.keys), default=0)
+        keys = "".join(f"  {key:{width}}  {what}\n" for key, what in self.keys.items())
+        return f"{self.takes}\n\n  {self.example}\n" + (f"\n{keys}" if keys else "")
+
+
+PLAIN = {
+    "check": Plain(
+        "imtok check takes a folder of images, shards or tables, --workers N, and for shards data=tars or "
+        "data.image=FIELD data.caption=FIELD data.label=FIELD",
+        "imtok check photos --workers 4",
+        name="path",
+        keys={
+            "workers": "processes that read, 0 = this one",
+            "data": "webdataset, or tars for archives without samples",
+            "data.image": "the field of a sample that is the image, where it has several",
+            "data.caption": "the field, or json.KEY, that is the caption",
+            "data.label": "the field, or json.KEY, that is the class",
+        },
+    ),
+    "compare": Plain(
+        "imtok compare takes two or more folders that imtok eval wrote", "imtok compare report_a report_b", (2, 999)
+    ),
+    "import": Plain(
+        "imtok import takes source=NAME path=FILE out=DIR and image_size=PIXELS",
+        "imtok import source=llamagen path=vq_ds16_c2i.pt out=llamagen",
+        (0, 0),
+        keys={
+            "source": "which code the checkpoint is of (docs/zoo.md)",
+            "path": "the checkpoint file",
+            "out": "the folder of the tokenizer",
+            "image_size": "pixels, where the checkpoint leaves it open",
+        },
+    ),
+    "info": Plain(
+        "imtok info takes one argument: a run folder, a tokenizer folder or hf:org/name[@revision]",
+        "imtok info runs/mine",
+        name="tokenizer",
+    ),
+    "verify": Plain(
+        "imtok verify takes a folder, and to decode a sample of it tokenizer=RUN out=DIR",
+        "imtok verify tokens tokenizer=runs/mine out=sample",
+        keys={"tokenizer": "the tokenizer that made the ids", "out": "the folder of the pictures"},
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Words:
+    """What was given.
+
+    Attributes:
+        paths: Words without a key.
+        keys: Values by key.
+    """
+
+    paths: list[str]
+    keys: dict[str, str]
+
+
+def read_words(name: str, words: Sequence[str]) -> Words:
+    """The words of a plain command; ``--key VALUE`` and ``--key=VALUE`` are ``key=VALUE``, ``~`` is the home folder.
+
+    Raises:
+        InputError: If a word is none of the command's, is given twice, or a path is missing.
+
+    Example:
+        >>> read_words("check", ["photos", "--workers", "4"])
+        Words(paths=['photos'], keys={'workers': '4'})
+    """
+    plain, found = PLAIN[name], Words([], {})
+    left = iter(words)
+    for word in left:
+        key, equal, value = word.removeprefix("--").partition("=")
+        if key in plain.keys and (equal or word.startswith("--")):
+            if key in found.keys:
+                raise InputError(
+                    f"{key} is given twice, {found.keys[key]} and {value or next(left, '')}; {plain.takes}"
+                )
+            found.keys[key] = _home(value if equal else next(left, ""))
+        elif equal and key == plain.name:
+            found.paths.append(_home(value))
+        elif word.startswith("-") or (equal and not Path(word).exists()):
+            close = difflib.get_close_matches(key, plain.keys, n=1)
+            meant = f"did you mean {close[0]}? " if close else ""
+            raise InputError(f"{word}: no such argument; {meant}{plain.takes}")
+        else:
+            found.paths.append(_home(word))
+    least, most = plain.paths
+    if len(found.paths) < least:
+        raise InputError(plain.takes)
+    if len(found.paths) > most:
+        raise InputError(f"{found.paths[most]}: one argument too many; {plain.takes}")
+    return found
+
+
+def _home(path: str) -> str:
+    try:
+        return str(Path(path).expanduser()) if path.startswith("~") else path
+    except RuntimeError:
+        raise InputError(f"{path}: there is no such user here; a folder of that name is ./{path}") from None

@@ -1,0 +1,138 @@
+"""The data of a run, which eval, export and quantize take where no other data is given."""
+
+import difflib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.singleton import Singleton
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
+
+from imtok.config import config_folder, register_schemas
+from imtok.errors import InputError
+from imtok.locate import find_tokenizer
+from imtok.paste import override, shell_line
+from imtok.tokenizer import TRUSTED, trusted_packages
+
+_OTHER = "give data=folder data.path=DIR, or another kind of data"
+
+
+def take_data(config: DictConfig, sources: Sequence[str], split: str | None = None) -> str:
+    """Where ``data`` is not given, put in that of the run; without a run, the bundled photographs.
+
+    Args:
+        config: Of a command that reads images; ``data`` and ``split`` are changed.
+        sources: The tokenizers.
+        split: What of a run's data is taken where ``split`` is null.
+
+    Returns:
+        A line that says which data it is.
+
+    Raises:
+        InputError: If the runs' data differ, name classes that are not trusted, or are gone.
+    """
+    if config.data is not None:
+        return f"data: {_line(_plain(config.data), config.split)}"
+    runs = [_run(source) for source in sources]
+    if not all(runs):
+        config.data = OmegaConf.load(config_folder() / "data" / "photos.yaml")
+        nobodys = sources[runs.index(None)]
+        return f"data: {_line(_plain(config.data), config.split)}, since {nobodys} has no run whose data it could be"
+    found = [_stored(run) for run in runs if run is not None]
+    if any(section != found[0] for section in found):
+        raise InputError(f"data must be given: {' and '.join(sources)} were trained on different images; {_OTHER}")
+    _check(found[0], f"{runs[0]}/{_CONFIG}")
+    config.data = found[0]
+    config.split = config.split or split
+    return f"data: that of the run: {_line(found[0], config.split)}"
+
+
+def data_words(section: dict[str, Any]) -> list[str] | None:
+    """The words of a command line that give a data section; None if no file of ``configs/data`` is of its kind."""
+    folder = config_folder() / "data"
+    target = f"_target_: {section.get('_target_')}"
+    kinds = [path.stem for path in sorted(folder.glob("*.yaml")) if target in path.read_text().splitlines()]
+    wanted, options = dict(_flat(section)), list[list[str]]()
+    for kind in kinds:
+        have = dict(_flat(_composed(kind)))
+        changed = {key: value for key, value in wanted.items() if have.get(key, _ABSENT) != value}
+        words = [override(f"data.{key}" if key in have else f"+data.{key}", value) for key, value in changed.items()]
+        options.append([f"data={kind}", *words])
+    return min(options, key=len, default=None)
+
+
+def _composed(kind: str) -> dict[str, Any]:
+    register_schemas()
+    running = Singleton.get_state()  # Hydra composes one config at a time, and may be about one
+    GlobalHydra.instance().clear()
+    try:
+        with initialize_config_dir(str(config_folder()), version_base="1.3"):
+            return _plain(compose("pack", [f"data={kind}"]).data)
+    finally:
+        Singleton.set_state(running)
+
+
+_CONFIG = "config.yaml"
+_ABSENT = object()
+
+
+def _run(source: str) -> Path | None:
+    """The run that a tokenizer is of: its own folder, or that in which ``tokenizer/`` or ``best/tokenizer/`` lies."""
+    folder = find_tokenizer(source)
+    places = [folder, folder.parent, folder.parent.parent] if not source.startswith("hf:") else []
+    return next((place for place in places if (place / _CONFIG).is_file() and (place / "run.json").is_file()), None)
+
+
+def _stored(run: Path) -> dict[str, Any]:
+    try:
+        config = OmegaConf.to_container(OmegaConf.load(run / _CONFIG))  # nothing is resolved: it is a stranger's
+    except (OSError, ValueError, YAMLError, OmegaConfBaseException):
+        config = None
+    section = config.get("data") if isinstance(config, dict) else None
+    if not isinstance(section, dict) or "_target_" not in section:
+        raise InputError(f"{run / _CONFIG} does not say what the run was trained on; {_OTHER}")
+    return section
+
+
+def _check(section: dict[str, Any], where: str) -> None:
+    packages = ["imtok", *trusted_packages()]
+    for key, value in _flat(section):
+        name = key.rpartition(".")[2]
+        if name == "_target_" and str(value).split(".")[0] not in packages:
+            raise InputError(
+                f"{where}: data.{key} must be a class of imtok in a stored config, got {value!r}; a package of your "
+                f"own has to be named in the environment variable {TRUSTED}"
+            )
+        local = isinstance(value, str) and "://" not in value and "{" not in value
+        if name in ("path", "val_path", "sources") and local and not Path(value).exists():
+            raise InputError(f"{where}: data.{key}={value} is not there any more{_near(value)}; {_OTHER}")
+
+
+def _near(path: str) -> str:
+    folder = Path(path).absolute().parent
+    names = [item.name for item in folder.iterdir()] if folder.is_dir() else []
+    close = difflib.get_close_matches(Path(path).name, names, n=1)
+    relative = "" if Path(path).is_absolute() else f", seen from {Path.cwd()}"
+    return f"{relative} (there is {close[0]})" if close else relative
+
+
+def _line(section: dict[str, Any], split: str | None) -> str:
+    words = data_words(section) or [override("data", section)]
+    return f"{shell_line(*words)}, {f'split={split}' if split else 'the split that suits it'}"
+
+
+def _plain(node: Any) -> dict[str, Any]:
+    return OmegaConf.to_container(node, resolve=True)  # type: ignore[return-value]
+
+
+def _flat(node: dict[str, Any], path: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in node.items():
+        where = f"{path}.{key}" if path else str(key)
+        if isinstance(value, dict):
+            yield from _flat(value, where)
+        else:
+            yield where, value
