@@ -4,7 +4,9 @@ import pytest
 from hydra import compose, initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
+from training.runs import write_images
 
+from imtok.cli import main
 from imtok.config import config_folder, register_schemas
 from imtok.errors import InputError
 from imtok.overrides import as_typed, check_repeats, from_environment, quoted, settle
@@ -128,3 +130,21 @@ def test_each_job_of_a_sweep_has_a_folder_of_its_own():
     assert config.out == "a/3"
     settle(named := OmegaConf.create({"out": "a/${hydra:job.num}"}), job=3)
     assert OmegaConf.to_container(named) == {"out": "a/${hydra:job.num}"}
+
+
+def test_commands_take_odd_paths_sweeps_home_and_the_environment(tmp_path, monkeypatch, capsys, caplog):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    write_images(tmp_path / "home/photos, #1 (größe)", 2)
+    words = ["imtok", "pack", "data.path=~/photos, #1 (größe)", "out=${oc.env:HOME}/[packed] it's"]
+    monkeypatch.setattr("sys.argv", words)
+    with caplog.at_level("INFO"):
+        main()
+    assert (tmp_path / "home/[packed] it's/manifest.json").is_file()
+    assert "out is taken from the environment (HOME)" in caplog.text
+    assert "imtok train data=webdataset" in capsys.readouterr().out
+    write_images(tmp_path / "home/größe (2)", 2)  # a comma would make a sweep
+    for out, places in {"a/${hydra:job.num}": ("a/0", "a/1"), "b (1)": ("b (1)/0", "b (1)/1")}.items():
+        monkeypatch.setattr("sys.argv", ["imtok", "pack", "data.path=~/größe (2)", f"out={out}", "-m", "shuffle=0,1"])
+        main()
+        assert all((tmp_path / place / "manifest.json").is_file() for place in places)
