@@ -147,6 +147,7 @@ class Batch:
         source: What each image is to be made from, where that is not the image itself: ids ``b t g`` (int64), latents
             ``b n d`` (float) or other images ``b 3 h w`` (uint8).
         caption: Text about each image, "" where there is none; empty where no image has one or nobody asked.
+        texts: All texts about each image that has several; empty where none has or nobody asked.
     """
 
     image: UInt8[Tensor, "b 3 h w"]
@@ -156,3 +157,4 @@ class Batch:
     bad: list[str] = field(default_factory=list)
     source: Tensor | None = None
     caption: list[str] = field(default_factory=list)
+    texts: list[tuple[str, ...]] = field(default_factory=list)

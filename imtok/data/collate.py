@@ -20,7 +20,7 @@ def collate(samples: list[Sample], size: int) -> Batch | InputError:
     images = [sample.image for sample in samples if sample.image is not None]
     good = [sample for sample in samples if sample.image is not None]
     sources = [sample.source for sample in good if sample.source is not None]
-    captions = [sample.caption for sample in good]
+    captions, texts = [sample.caption for sample in good], [sample.texts for sample in good]
     return Batch(
         image=torch.stack(images) if images else torch.empty(0, 3, size, size, dtype=torch.uint8),
         label=torch.tensor([sample.label for sample in good], dtype=torch.int64),
@@ -29,4 +29,5 @@ def collate(samples: list[Sample], size: int) -> Batch | InputError:
         bad=[reason for sample in samples for reason in sample.bad],
         source=torch.stack(sources) if sources else None,
         caption=captions if any(captions) else [],
+        texts=texts if any(texts) else [],
     )

@@ -76,6 +76,12 @@ class Collection(Data):
         self.index = None if index is None else Path(index)
         self.background = (background[0], background[1], background[2])
 
+    @property
+    def captioned(self) -> bool:
+        """Whether training samples have captions, as the settings ask."""
+        return bool(self.caption)
+
+    caption: str | None = None  # what of the data holds texts, where that can be set
     kind: str  # of what an index is that fits
 
     @abstractmethod
@@ -95,7 +101,7 @@ class Collection(Data):
     def train(self, image_size: int, seed: int) -> Images:
         transform = self.training_crop(image_size)
         least = transform.least if self.decode == "scaled" else None
-        return ImageSet(self._part("train"), transform, seed, training=True, least=least)
+        return ImageSet(self._part("train"), transform, seed, training=True, least=least, captioned=self.captioned)
 
     @property
     @override

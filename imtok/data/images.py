@@ -78,8 +78,13 @@ class Source(ABC):
         return key.rpartition(".")[0] if key.lower().endswith(tuple(map(bytes.decode, SUFFIXES))) else key
 
     def caption(self, index: int) -> str | None:
-        """A text about the image; None where there is none."""
+        """The first text about the image; None where there is none."""
         return None
+
+    def texts(self, index: int) -> tuple[str, ...]:
+        """All texts about the image, of which :meth:`caption` is the first."""
+        caption = self.caption(index)
+        return () if caption is None else (caption,)
 
     def origins(self) -> Origins | None:
         """Device and number of the file that each image lies in, and its place there; None where that is not known."""
@@ -163,6 +168,10 @@ class Subset(Source):
         return self.source.caption(int(self.indices[index]))
 
     @override
+    def texts(self, index: int) -> tuple[str, ...]:
+        return self.source.texts(int(self.indices[index]))
+
+    @override
     def origins(self) -> Origins | None:
         origins = self.source.origins()
         return None if origins is None else origins[self.indices]
@@ -193,6 +202,7 @@ class Sample:
         error: Why there can be no image in training; None otherwise.
         source: What the image is to be made from, where that is not the image itself; see :class:`Batch`.
         caption: Text about the image; "" where there is none or it was not looked for.
+        texts: All texts about it, where these are several and were looked for.
     """
 
     image: UInt8[Tensor, "3 size size"] | None
@@ -203,6 +213,7 @@ class Sample:
     error: str | None = None
     source: Tensor | None = None
     caption: str = ""
+    texts: tuple[str, ...] = ()
 
 
 class ImageSet(Dataset[Sample]):
@@ -217,18 +228,26 @@ class ImageSet(Dataset[Sample]):
         seed: The run's seed, for random transforms.
         training: Replace images that cannot be decoded.
         least: See :meth:`Source.image`.
+        captioned: Samples have captions: the first text about an image, and in training one of all that is drawn anew
+            in each epoch.
 
     Raises:
         InputError: If the source is empty.
     """
 
     def __init__(
-        self, source: Source, transform: Transform, seed: int = 0, training: bool = False, least: int | None = None
+        self,
+        source: Source,
+        transform: Transform,
+        seed: int = 0,
+        training: bool = False,
+        least: int | None = None,
+        captioned: bool = False,
     ) -> None:
         if len(source) == 0:
             raise InputError("the data set holds no image; give a path that does")
         self.source, self.transform, self.seed, self.training = source, transform, seed, training
-        self.least = least
+        self.least, self.captioned = least, captioned
 
     def __len__(self) -> int:
         return len(self.source)
@@ -272,10 +291,18 @@ class ImageSet(Dataset[Sample]):
                 bad.append(f"{self.source.key(shown)}: {error.strerror or error}")
             else:
                 image = self.transform(image, generator(Purpose.AUGMENT, self.seed, epoch, index))
-                return Sample(image, self.source.label(shown), shown, self.source.key(shown), tuple(bad))
+                caption = self._caption(epoch, index, shown) if self.captioned else ""
+                return Sample(
+                    image, self.source.label(shown), shown, self.source.key(shown), tuple(bad), caption=caption
+                )
             if len(self) > 1:
                 draw = int(bit_stream(Purpose.REPLACE, self.seed, epoch, index, attempt).random_raw())
                 shown = (index + 1 + draw % (len(self) - 1)) % len(self)
         error = f"no image could be decoded in {len(bad)} tries, the last being {bad[-1]}; check the data"
         key, label = self.source.key(index), self.source.label(index)
         return Sample(None, label, index, key, tuple(bad), error if self.training else None)
+
+    def _caption(self, epoch: int, index: int, shown: int) -> str:
+        texts = self.source.texts(shown)
+        drawn = int(bit_stream(Purpose.CAPTION, self.seed, epoch, index).random_raw()) if self.training else 0
+        return texts[drawn % len(texts)] if texts else ""

@@ -84,6 +84,11 @@ class Joined(Source):
         return self.sources[part].caption(at)
 
     @override
+    def texts(self, index: int) -> tuple[str, ...]:
+        part, at = self.place(index)
+        return self.sources[part].texts(at)
+
+    @override
     def origins(self) -> Origins | None:
         parts = [source.origins() for source in self.sources]
         known = [part for part in parts if part is not None]

@@ -86,15 +86,17 @@ class Packer(Dataset["Packed | InputError"]):
             return Packed(index, {}, str(error.strerror or error))
         except InputError as error:  # as a value, since a worker's own would arrive as a traceback
             return error
-        label, caption = self.source.label(index), self.source.caption(index)
-        story: dict[str, str | int] = {"key": self.source.key(index)}
+        label, texts = self.source.label(index), self.source.texts(index)
+        story: dict[str, str | int | list[str]] = {"key": self.source.key(index)}
         members = {SUFFIXES[read_header(data).format]: data}
         if label >= 0:
             members["cls"], story["label"] = b"%d" % label, label
             if label < len(self.source.classes):
                 story["class"] = self.source.classes[label]
-        if caption is not None:
-            members["txt"], story["caption"] = caption.encode(errors="replace"), caption
+        if texts:
+            members["txt"], story["caption"] = texts[0].encode(errors="replace"), texts[0]
+        if len(texts) > 1:
+            story["captions"] = list(texts)
         members["json"] = canonical_json(story).encode()
         return Packed(index, members)
 

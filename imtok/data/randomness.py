@@ -17,6 +17,7 @@ class Purpose(IntEnum):
     AUGMENT = 1
     REPLACE = 2
     MIX = 3
+    CAPTION = 4
 
 
 def bit_stream(purpose: Purpose, seed: int, epoch: int, index: int = 0, attempt: int = 0) -> np.random.Philox:

@@ -104,8 +104,12 @@ class TableSource(Source):
 
     @override
     def caption(self, index: int) -> str | None:
+        return next(iter(self.texts(index)), None)
+
+    @override
+    def texts(self, index: int) -> tuple[str, ...]:
         value = None if self.caption_column is None else self._value(self.caption_column, index)
-        return value if isinstance(value, str) else None
+        return tuple(text for text in (value if isinstance(value, list) else [value]) if isinstance(text, str))
 
     @override
     def key(self, index: int) -> str:

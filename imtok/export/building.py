@@ -223,6 +223,7 @@ class Building:
         for path in sorted(self.aside.iterdir()):
             if path.name not in (MANIFEST, LOCK):
                 files[path.name] = {"bytes": path.stat().st_size, "sha256": sha256(path)}
+        texts = sum(len(own) for record in records for own in record.get("texts", ()))
         manifest = {
             "format": FORMAT,
             "images": sum(len(record["keys"]) for record in records),
@@ -232,6 +233,7 @@ class Building:
             "variable_length": any(record["variable_length"] for record in full),
             "shards": shards,
             "captions": sum(map(bool, (text for record in records for text in record.get("captions", ())))),
+            **({"texts": texts} if texts else {}),
             **head,
             "codebook_absent": absent,
             "unreadable": len(bad),

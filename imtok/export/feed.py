@@ -109,7 +109,8 @@ class _Captioned(Dataset[Sample]):
         if sample.image is None:
             return sample
         try:
-            return replace(sample, caption=self.images.source.caption(sample.index) or "")
+            texts = self.images.source.texts(sample.index)
+            return replace(sample, caption=texts[0] if texts else "", texts=texts if len(texts) > 1 else ())
         except InputError as error:
             return replace(sample, image=None, error=str(error))
 
@@ -201,6 +202,7 @@ def _part(batch: Batch, start: int, end: int) -> Batch:
         index=batch.index[rows],
         key=batch.key[rows],
         caption=batch.caption[rows],
+        texts=batch.texts[rows],
         bad=batch.bad if start == 0 else [],
     )
 

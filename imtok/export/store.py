@@ -35,6 +35,7 @@ class Shard:
         keys: Name of each image.
         keep: ``images views latents``, True where a latent is transmitted; None for fixed-length tokenizers.
         captions: Text about each image, "" where there is none; None where no image of the shard has one.
+        texts: All texts about each image; None where no image of the shard has several.
     """
 
     ids: np.ndarray
@@ -42,6 +43,7 @@ class Shard:
     keys: list[str]
     keep: np.ndarray | None
     captions: list[str] | None = None
+    texts: list[list[str]] | None = None
 
 
 class TokenStore:
@@ -79,7 +81,9 @@ class TokenStore:
         arrays = {name: read_array(self.folder / f"{name}-{number:05d}.npy") for name in names}
         if self.views == 1:
             arrays = {name: rows if name == "labels" else rows[:, None] for name, rows in arrays.items()}
-        return Shard(arrays["ids"], arrays["labels"], keys, arrays.get("keep"), record.get("captions"))
+        return Shard(
+            arrays["ids"], arrays["labels"], keys, arrays.get("keep"), record.get("captions"), record.get("texts")
+        )
 
     def record(self, number: int) -> dict[str, Any]:
         """What a shard's own file says of it."""
@@ -93,6 +97,11 @@ class TokenStore:
     def captioned(self) -> bool:
         """Whether any image has a caption."""
         return self.manifest.get("captions", 0) > 0
+
+    @property
+    def has_several_texts(self) -> bool:
+        """Whether any image has several texts."""
+        return self.manifest.get("texts", 0) > 0
 
     @property
     def views(self) -> int:
@@ -156,7 +165,7 @@ class TokenStore:
             path = self.folder / f"ids-{number:05d}.npy"
             if shard.ids.shape[1:] != row:
                 raise InputError(f"{path} must hold {row} views, tokens and slots, got {shard.ids.shape[1:]}")
-            columns = (shard.ids, shard.labels, shard.keys, shard.keep, shard.captions)
+            columns = (shard.ids, shard.labels, shard.keys, shard.keep, shard.captions, shard.texts)
             if len({len(rows) for rows in columns if rows is not None}) > 1:
                 raise InputError(f"{path} and its labels, keys, masks or captions differ in length; export again")
             check_range(shard.ids.reshape(-1, *row[1:]), self.manifest["vocab_sizes"], path)

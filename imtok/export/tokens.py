@@ -177,11 +177,13 @@ def _gather(coder: _Coder, batches: Iterator[Batch]) -> tuple[dict[str, np.ndarr
     """Arrays of one shard, and what its record says of them."""
     parts: dict[str, list[np.ndarray]] = {}
     keys, captions, bad, largest = list[str](), list[str](), list[str](), 0
+    texts = list[tuple[str, ...]]()
     for batch in batches:
         bad.extend(batch.bad)
         if len(batch.image):
             keys.extend(batch.key)
             captions.extend(batch.caption or [""] * len(batch.key))
+            texts.extend(batch.texts or [()] * len(batch.key))
             largest = max(largest, len(batch.image))
             for name, rows in {**coder(batch), "labels": batch.label.numpy()}.items():
                 parts.setdefault(name, []).append(rows)
@@ -196,4 +198,7 @@ def _gather(coder: _Coder, batches: Iterator[Batch]) -> tuple[dict[str, np.ndarr
     }
     if any(captions):
         about["captions"] = captions
+    if any(texts):
+        pairs = zip(captions, texts, strict=True)
+        about["texts"] = [list(several) or ([caption] if caption else []) for caption, several in pairs]
     return arrays, about

@@ -275,3 +275,35 @@ def test_check_names_what_is_wrong_with_tables(tmp_path: Path, picture: Picture)
     paths, columns = findings.faults
     assert paths.startswith(f"{tmp_path}/train/2.parquet: row 0 of column image holds no image, only the path '0.png'")
     assert columns.startswith(f"{tmp_path}/train/1.parquet has other columns than {tmp_path}/train/0.parquet: only")
+
+
+@pytest.mark.parametrize(
+    "column",
+    [
+        arrow.array([["a", "b", None, "c"], [], None, ["d"]]),
+        arrow.array([["a", "b", "c"], None, [], ["d"]], arrow.large_list(arrow.large_string())),
+    ],
+)
+def test_one_text_of_a_list_is_drawn_anew_in_every_epoch_and_all_are_given(
+    column: Any, tmp_path: Path, picture: Picture
+):
+    pictures = images([picture(at) for at in range(4)])
+    path = write(tmp_path / "a.parquet", {"image": pictures, "captions": column})
+    whole: Any = HuggingFace(path, caption="captions").evaluation(8, "all")
+    assert [whole.source.texts(at) for at in range(4)] == [("a", "b", "c"), (), (), ("d",)]
+    assert [whole.source.caption(at) for at in range(4)] == ["a", None, None, "d"]
+    training: Any = HuggingFace(path, caption="captions", val_fraction=0.01).train(8, 3)
+    place = next(at for at in range(3) if training.source.key(at).endswith("0000000"))
+    drawn = [training[epoch, place].caption for epoch in range(40)]
+    assert drawn == [training[epoch, place].caption for epoch in range(40)]
+    assert {text: drawn.count(text) > 5 for text in set(drawn)} == {"a": True, "b": True, "c": True}
+    plain: Any = HuggingFace(path).train(8, 3)
+    assert plain[0, place].caption == ""
+    assert (plain[0, place].image == training[0, place].image).all(), "pixels do not depend on captions"
+
+
+@pytest.mark.parametrize("column", [arrow.array([1, 2]), arrow.array([[1], [2]]), arrow.array([{"en": "x"}] * 2)])
+def test_a_caption_column_of_another_type_is_refused(column: Any, tmp_path: Path, picture: Picture):
+    path = write(tmp_path / "a.parquet", {"image": images([picture(0), picture(1)]), "text": column})
+    with pytest.raises(InputError, match=r"a\.parquet: column text is .*, and neither text nor a list of texts; give"):
+        HuggingFace(path, caption="text").train(8, 0)

@@ -45,6 +45,7 @@ class Row(NamedTuple):
         views: A sequence per view, of full length.
         lengths: Up to where each must be stored.
         caption: Text about it, "" where there is none.
+        texts: All texts about it.
     """
 
     number: int
@@ -53,6 +54,7 @@ class Row(NamedTuple):
     views: np.ndarray
     lengths: np.ndarray
     caption: str
+    texts: list[str]
 
 
 def rows(store: TokenStore, sequencing: Sequencing) -> Iterator[Row]:
@@ -66,8 +68,10 @@ def rows(store: TokenStore, sequencing: Sequencing) -> Iterator[Row]:
             lengths = sequencing.lengths(keep, views.shape[:-1])
             keys, labels = shard.keys[part], shard.labels[part].tolist()
             captions = [""] * len(keys) if shard.captions is None else shard.captions[part]
-            for key, label, own, own_lengths, caption in zip(keys, labels, views, lengths, captions, strict=True):
-                yield Row(number, key, label, own, own_lengths, caption)
+            several = [[caption] * bool(caption) for caption in captions] if shard.texts is None else shard.texts[part]
+            columns = (keys, labels, views, lengths, captions, several)
+            for key, label, own, own_lengths, caption, texts in zip(*columns, strict=True):
+                yield Row(number, key, label, own, own_lengths, caption, texts)
                 number += 1
 
 

@@ -37,6 +37,8 @@ class HuggingFace(Parquet):
         }
         if store.captioned:
             features["caption"] = {"dtype": "string", "_type": "Value"}
+        if store.has_several_texts:
+            features["captions"] = {"feature": {"dtype": "string", "_type": "Value"}, "_type": "Sequence"}
         own = super().metadata(store, sequencing)
         return {**own, "huggingface": json.dumps({"info": {"features": features}})}
 
@@ -69,6 +71,7 @@ def _card(store: TokenStore, facts: dict[str, Any]) -> str:
         f"| `input_ids` | {about['length']} ids at most, in [0, {about['vocabulary']}) |",
         "| `length` | how many they are |",
         *(["| `caption` | text about the image, empty where there is none |"] if store.captioned else []),
+        *(["| `captions` | all texts about the image |"] if store.has_several_texts else []),
         "",
         f"Slots: {manifest['vocab_sizes']}, as `{about['slots']}`; padding id: {about['padding']}. "
         f"Tokenizer: sha256 `{manifest['tokenizer_sha256']}`.",

@@ -18,7 +18,8 @@ class Parquet(Format):
     """``data/train-00000-of-00001.parquet``, ...: columns ``key``, ``label``, ``view``, ``input_ids`` and ``length``.
 
     ``input_ids`` is a list of int32 (int64 where the vocabulary needs it). An image that leaves tokens out at its end
-    has a shorter list. Where images have captions there is a column ``caption``.
+    has a shorter list. Where images have captions there is a column ``caption``,
+    and where some have several a column ``captions`` of all of them.
 
     Args:
         slots: What becomes of several slots: "interleave", "combine", or None where there is one.
@@ -52,6 +53,8 @@ class Parquet(Format):
         ]
         if store.captioned:
             fields.append(("caption", pyarrow.string()))
+        if store.has_several_texts:
+            fields.append(("captions", pyarrow.list_(pyarrow.string())))
         schema = pyarrow.schema(fields, metadata=self.metadata(store, sequencing))
         (folder / "data").mkdir()
         total = len(store) * store.views
@@ -80,6 +83,7 @@ def _columns(store: TokenStore, sequencing: Sequencing) -> Iterator[dict[str, An
 
 def _views(row: Row) -> Iterator[dict[str, Any]]:
     image = {"key": _text(row.key), "label": row.label, "caption": _text(row.caption)}
+    image["captions"] = list(map(_text, row.texts))
     for view, (tokens, length) in enumerate(zip(row.views.tolist(), row.lengths.tolist(), strict=True)):
         yield {**image, "view": view, "input_ids": tokens[:length], "length": length}
 

@@ -18,7 +18,8 @@ class WebDataset(Format):
 
     Arrays are ``views tokens slots``, without the last axis where there is one slot, and int32 (int64 where a
     vocabulary needs it), since torch embeds no unsigned numbers. Where images leave tokens out, ``.keep.npy`` of shape
-    ``views tokens`` says which are there. ``.txt`` is the caption, where there is one.
+    ``views tokens`` says which are there. ``.txt`` is the caption, where there is one; "captions" in ``.json`` are all
+    of them where there are several.
 
     Args:
         images_per_file: At least 1.
@@ -66,7 +67,10 @@ def _members(shard: Shard, row: int, dtype: type) -> dict[str, bytes]:
         members["cls"] = str(int(shard.labels[row])).encode()
     if shard.captions is not None and shard.captions[row]:
         members["txt"] = shard.captions[row].encode("utf-8", "backslashreplace")
-    members["json"] = json.dumps({"key": shard.keys[row]}).encode()
+    story: dict[str, str | list[str]] = {"key": shard.keys[row]}
+    if shard.texts is not None and len(shard.texts[row]) > 1:
+        story["captions"] = shard.texts[row]
+    members["json"] = json.dumps(story).encode()
     return members
 
 
