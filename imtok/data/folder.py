@@ -1,21 +1,24 @@
 """A tree of image files, as it lies on the disk."""
 
+import json
 import os
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 from typing_extensions import override
 
 from imtok.data.apart import NOWHERE
-from imtok.data.classes import number_like, some
+from imtok.data.classes import number_classes, number_like, some
 from imtok.data.collection import Collection
+from imtok.data.decode import MAX_PIXELS, WHITE
 from imtok.data.headers import KINDS, SUFFIXES, nameless_kind, skipped, skipped_kind
 from imtok.data.images import MAX_BYTES, Columns, Indexable, Origins, Source
 from imtok.data.index import require_same
 from imtok.data.members import MAX_LABEL_BYTES
+from imtok.data.metadata import TABLES, read_metadata
 from imtok.data.names import Names, printable
 from imtok.errors import InputError
 
@@ -25,12 +28,28 @@ PARTS = {"train", "val", "validation", "test"}
 
 
 class Folder(Collection):
-    """Every picture below a folder; the first folder level is the class. Arguments: :class:`Collection`.
+    """Every picture below a folder; the first folder level is the class.
 
     Keys are paths relative to the folder. Hidden files are ignored, links are followed. Files that lie directly in
     the folder have no class (label -1), nor have files of ``val_path`` in a class that ``path`` does not have. A folder
     beside others that is empty, or holds nothing but pictures of other kinds, is a class without an image. A ``.txt``
-    beside an image, of the same name, is its caption.
+    beside an image, of the same name, is its caption. A ``metadata.jsonl``, ``.csv`` or ``.parquet`` as in Hugging
+    Face's image folders (``file_name``, a path from its own folder, and other columns) comes before both.
+
+    Args:
+        path: See :class:`Collection`.
+        val_path: See :class:`Collection`.
+        val_fraction: See :class:`Collection`.
+        scale: See :class:`Collection`.
+        flip: See :class:`Collection`.
+        crop: See :class:`Collection`.
+        decode: See :class:`Collection`.
+        max_pixels: See :class:`Collection`.
+        background: See :class:`Collection`.
+        index: See :class:`Collection`.
+        label: The column of classes in metadata; None = ``label`` if there is one, "" = none.
+        caption: The column of texts or lists of texts in it; None = ``text`` or ``caption`` if there is one, "" = none.
+            Where it is given, training samples have captions.
 
     Raises:
         InputError: From its methods, if the folder is missing, cannot be read or holds no image.
@@ -49,9 +68,27 @@ class Folder(Collection):
 
     kind = "files"
 
+    def __init__(
+        self,
+        path: str | Path,
+        val_path: str | Path | None = None,
+        val_fraction: float = 0.05,
+        scale: Sequence[float] = (0.8, 1.0),
+        flip: bool = True,
+        crop: Literal["square", "adm"] = "square",
+        decode: Literal["exact", "scaled"] = "exact",
+        max_pixels: int = MAX_PIXELS,
+        background: Sequence[int] = WHITE,
+        index: str | Path | None = None,
+        label: str | None = None,
+        caption: str | None = None,
+    ) -> None:
+        super().__init__(path, val_path, val_fraction, scale, flip, crop, decode, max_pixels, background, index)
+        self.label, self.caption = label, caption
+
     @override
     def open(self, path: str, classes: list[str] | None, stored: Columns | None) -> Source:
-        source = FileSource(Path(path), classes)
+        source = FileSource(Path(path), classes, self.label, self.caption)
         if stored is not None:
             require_same(stored, source.columns(), "names", "sizes", "file")
         return source
@@ -62,22 +99,31 @@ class FileSource(Indexable):
 
     Args:
         folder: The folder.
-        classes: Names of the classes; None = the folders on the first level.
+        classes: Names of the classes; None = the folders on the first level, or what metadata names.
+        label: See :class:`Folder`.
+        caption: See :class:`Folder`.
         name: What errors call the folder: the key that it was given by.
 
     Raises:
-        InputError: If it is missing, cannot be read or holds no image.
+        InputError: If it is missing, cannot be read or holds no image, or its metadata cannot be used.
     """
 
     kind = "files"
 
-    def __init__(self, folder: Path, classes: list[str] | None = None, name: str = "data.path") -> None:
+    def __init__(
+        self,
+        folder: Path,
+        classes: list[str] | None = None,
+        label: str | None = None,
+        caption: str | None = None,
+        name: str = "data.path",
+    ) -> None:
         if not folder.is_dir():
             reason = "is a file" if folder.exists() else "does not exist"
             raise InputError(f"{name}={folder} {reason}; give a folder of {KINDS} files")
-        skips, others = Counter[str](), Counter[str]()
+        skips, others, tables = Counter[str](), Counter[str](), list[bytes]()
         try:
-            found = sorted(_walk(os.fsencode(folder), b"", skips, others, ()))
+            found = sorted(_walk(os.fsencode(folder), b"", skips, others, (), tables))
         except OSError as error:
             raise InputError(f"{name}={folder} cannot be listed ({error.strerror}: {error.filename!r})") from None
         if not found:
@@ -88,6 +134,21 @@ class FileSource(Indexable):
         self.names = Names([file.name for file in found])
         self.sizes = np.array([file.size for file in found], dtype=np.int64)
         self.files = np.array([(file.device, file.number) for file in found], dtype=np.uint64)
+        about = read_metadata(self.folder, tables, self.names, label, caption) if tables or label or caption else None
+        self.written = None if about is None else about.captions
+        self.remarks += () if about is None else about.remarks
+        if about is not None and about.labels is not None:
+            place = "{}: column {} of its metadata".format
+            self.classes, self.labels = number_classes(
+                about.labels, [], lambda at: place(self.names.text(at), label or "label")
+            )
+            if classes is not None:
+                number_like(self, classes, str(folder))
+            return
+        self._number_folders(folder, classes)
+
+    def _number_folders(self, folder: Path, classes: list[str] | None) -> None:
+        """Take the first level of folders as classes."""
         levels = [name.split(b"/", 1)[0] if b"/" in name else None for name in self.names]
         present = {level for level in levels if level is not None}
         empty = _empty_classes(self.folder, present) if present else []
@@ -128,12 +189,19 @@ class FileSource(Indexable):
 
     @override
     def caption(self, index: int) -> str | None:
+        return next(iter(self.texts(index)), None)
+
+    @override
+    def texts(self, index: int) -> tuple[str, ...]:
+        texts = b"" if self.written is None else self.written.raw(index)
+        if texts:
+            return tuple(json.loads(texts))
         path = os.path.splitext(os.path.join(self.folder, self.names.raw(index)))[0] + b".txt"  # noqa: PTH118, PTH122
         try:
             with open(path, "rb") as file:  # noqa: PTH123, bytes paths
-                return file.read(MAX_LABEL_BYTES).decode("utf-8", "replace")
+                return (file.read(MAX_LABEL_BYTES).decode("utf-8", "replace"),)
         except OSError:
-            return None
+            return ()
 
     @override
     def origins(self) -> Origins:
@@ -158,7 +226,12 @@ class _File(NamedTuple):
 
 
 def _walk(
-    root: bytes, below: bytes, skips: Counter[str], others: Counter[str], above: tuple[tuple[int, int], ...]
+    root: bytes,
+    below: bytes,
+    skips: Counter[str],
+    others: Counter[str],
+    above: tuple[tuple[int, int], ...],
+    tables: list[bytes],
 ) -> Iterator[_File]:
     """Every image file, by its relative path; a link that leads back above itself is not followed.
 
@@ -168,6 +241,7 @@ def _walk(
         skips: Counts pictures that are not read, by kind.
         others: Counts data of other kinds.
         above: Which folders this one lies in.
+        tables: Gets the relative paths of tables of metadata.
     """
     folder = os.path.join(root, below)  # noqa: PTH118, names need not be text
     status = os.stat(folder)  # noqa: PTH116
@@ -180,7 +254,7 @@ def _walk(
                 continue
             name = below + entry.name
             if entry.is_dir():
-                yield from _walk(root, name + b"/", skips, others, (*above, identity))
+                yield from _walk(root, name + b"/", skips, others, (*above, identity), tables)
             elif name.lower().endswith(SUFFIXES):
                 if entry.is_file():
                     found = entry.stat()
@@ -189,6 +263,8 @@ def _walk(
                     yield _File(name, -1, NOWHERE, 0)  # a link to nothing: a bad image, by name, and not one fewer
                 else:
                     skips["pipe, socket or device"] += 1
+            elif entry.name in TABLES and entry.is_file():
+                tables.append(name)
             elif (kind := skipped_kind(entry.name) or _nameless(entry)) is not None:
                 skips[kind] += 1
             elif name.lower().endswith(OTHERS):

@@ -141,3 +141,51 @@ def test_captions_do_not_change_with_the_number_of_workers(images, tmp_path):
         feed.workers = workers
         export_tokens(tokenizer_of("one slot"), feed, tmp_path / f"{workers}")
     assert content(tmp_path / "0") == content(tmp_path / "2")
+
+
+@pytest.fixture
+def several(images, tmp_path):
+    """The same images; two of them have several texts."""
+    rows = [{"file_name": "a/000.png", "text": ["one", "two"]}, {"file_name": "a/002.png", "text": ["x", "y", "z"]}]
+    rows += [
+        {"file_name": name, "text": None} for name in ("b/001.png", "b/003.png", "a/004.png", "b/005.png", "a/006.png")
+    ]
+    (images / "metadata.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    export_tokens(tokenizer_of("one slot"), folder_feed(images), tmp_path / "several")
+    return TokenStore(tmp_path / "several")
+
+
+ALL = {"a/000": ["one", "two"], "a/002": ["x", "y", "z"], "a/004": [TEXTS["a/004"]], "b/003": [TEXTS["b/003"]]}
+
+
+def test_all_texts_of_an_image_are_stored(several):
+    several.verify()
+    assert several.has_several_texts
+    found = {}
+    for shard in several.shards():
+        found |= dict(zip(shard.keys, shard.texts or [[caption] for caption in shard.captions or []], strict=False))
+    assert {key.removesuffix(".png"): texts for key, texts in found.items() if any(texts)} == ALL
+    assert captions(several)["a/002.png"] == "x"
+
+
+def test_all_texts_reach_the_formats(several, tmp_path):
+    parquet = pytest.importorskip("pyarrow.parquet")
+    convert(several, HuggingFace(), tmp_path / "table")
+    table = parquet.read_table(next((tmp_path / "table/data").iterdir()))
+    found = dict(zip(table["key"].to_pylist(), table["captions"].to_pylist(), strict=True))
+    assert {key.removesuffix(".png"): texts for key, texts in found.items() if texts} == ALL
+    features = json.loads(table.schema.metadata[b"huggingface"])["info"]["features"]
+    assert list(features) == table.column_names
+    convert(several, WebDataset(), tmp_path / "shards")
+    with tarfile.open(tmp_path / "shards/tokens-000000.tar") as archive:
+        stories = [json.load(archive.extractfile(name)) for name in archive.getnames() if name.endswith("json")]
+    assert [story.get("captions") for story in stories if "captions" in story] == [["one", "two"], ["x", "y", "z"]]
+
+
+def test_all_texts_lie_in_a_pack(several, images, tmp_path):
+    from imtok.data.folder import FileSource
+    from imtok.data.packing import Encoding, Packer
+
+    packed = Packer(FileSource(images), Encoding())[1]
+    assert packed.members["txt"] == b"x"
+    assert json.loads(packed.members["json"])["captions"] == ["x", "y", "z"]
