@@ -1,16 +1,20 @@
 """Keeps images that are measured out of those that are trained on, under whatever names they lie there."""
 
 import os
+from bisect import bisect_left
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 from jaxtyping import Bool, UInt64
 
-from imtok.data.images import Origins, Source, Subset
+from imtok.data.images import Indexable, Origins, Source, Subset
+from imtok.data.names import Names
 from imtok.errors import InputError
 
 NOWHERE = 0  # the device of a file that is not there
+
+COMPARED = 64  # files that are read to find copies
 
 
 def without(source: Source, held_out: Source, path: str, val_path: str) -> Source:
@@ -52,6 +56,43 @@ def shared(source: Source, other: Source) -> Bool[np.ndarray, " images"]:
     if ours is None or theirs is None:
         return np.zeros(len(source), dtype=np.bool_)
     return np.isin(_rows(ours), _rows(theirs)) & (ours[:, 0] != NOWHERE)
+
+
+def copies(source: Indexable, held_out: Indexable) -> list[str]:
+    """Keys of held-out files of which another file of the same name and the same content is trained on.
+
+    At most 64 are looked for, spread evenly: whether files were copied shows in a few of them.
+
+    Args:
+        source: Files to train on, in the order of their names.
+        held_out: Files to measure.
+    """
+    names, theirs = (own.columns()["names"] for own in (source, held_out))
+    if not isinstance(names, Names) or not isinstance(theirs, Names):
+        return []
+    count = min(COMPARED, len(held_out))
+    linked = shared(held_out, source)
+    found = list[str]()
+    for at in (number * len(held_out) // count for number in range(count)):
+        place = bisect_left(range(len(names)), theirs.raw(at), key=names.raw)
+        if (
+            place < len(names)
+            and names.raw(place) == theirs.raw(at)
+            and not linked[at]
+            and _alike(source, place, held_out, at)
+        ):
+            found.append(held_out.key(at))
+    return found
+
+
+def _alike(source: Indexable, place: int, held_out: Indexable, at: int) -> bool:
+    """Whether two files have the same content; not if one of them cannot be read."""
+    if source.columns()["sizes"][place] != held_out.columns()["sizes"][at]:  # type: ignore[index], it is an array
+        return False
+    try:
+        return source.read(place) == held_out.read(at)
+    except OSError:
+        return False
 
 
 def file_origins(files: Sequence[Path]) -> Origins:

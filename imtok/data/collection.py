@@ -9,9 +9,9 @@ from typing import Literal
 import numpy as np
 from typing_extensions import override
 
-from imtok.data.apart import without
+from imtok.data.apart import copies, without
 from imtok.data.base import Data, Images, check_split
-from imtok.data.classes import Labelled, number_like
+from imtok.data.classes import Labelled, number_like, some
 from imtok.data.decode import MAX_PIXELS, WHITE
 from imtok.data.images import Columns, ImageSet, Indexable, Source, Subset
 from imtok.data.index import find_index, write_index
@@ -116,7 +116,7 @@ class Collection(Data):
     @property
     @override
     def measures_apart(self) -> bool:
-        return self.val_path is not None or len(self._all) > 1
+        return len(self._all) > 1 if self.val_path is None else not self._copies
 
     def training_crop(self, image_size: int) -> Transform:
         """The crop that the settings ask for."""
@@ -154,7 +154,17 @@ class Collection(Data):
 
     @cached_property
     def _rest(self) -> Source:
-        return without(self._training(), self._val, self.path, str(self.val_path))
+        rest = without(self._training(), self._val, self.path, str(self.val_path))
+        if self._copies:
+            whose = f"images of data.val_path={self.val_path} are copies of images of data.path={self.path}"
+            rest.remarks += (f"{whose}, and trained on: {some(self._copies)}",)
+        return rest
+
+    @cached_property
+    def _copies(self) -> list[str]:
+        source, held_out = self._training(), self._val
+        files = isinstance(source, Indexable) and isinstance(held_out, Indexable) and source.kind == "files"
+        return copies(source, held_out) if files else []  # pyright: ignore[reportArgumentType], files says what they are
 
     @cached_property
     def _val(self) -> Source:

@@ -2,6 +2,7 @@
 
 import csv
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
@@ -11,6 +12,7 @@ from typing_extensions import override
 from imtok.data.decode import MAX_PIXELS, WHITE
 from imtok.data.folder import FileSource, Folder
 from imtok.data.images import Columns, Source
+from imtok.data.schema import SPLITS
 from imtok.errors import InputError
 
 INSIDE = ("", "ILSVRC/Data/CLS-LOC", "Data/CLS-LOC", "imagenette2", "imagenette2-320", "imagenette2-160")
@@ -22,7 +24,8 @@ class ImageNet(Folder):
 
     Finds Kaggle's ``ILSVRC/Data/CLS-LOC`` and Imagenette's folders below ``path`` too. Classes are numbered in the
     order of their WordNet ids. Where ``val`` is flat, its classes come from Kaggle's ``LOC_val_solution.csv`` in
-    ``path``. Without ``train`` it is any tree of images, as :class:`Folder`. Arguments: :class:`Collection`.
+    ``path``. A ``test`` beside them is ``split=test``, and is what is held out where there is no ``val``. Without
+    ``train`` it is any tree of images, as :class:`Folder`. Arguments: :class:`Collection`.
 
     Raises:
         InputError: From its methods, if there is no image or the classes of a flat ``val`` are not known.
@@ -46,12 +49,26 @@ class ImageNet(Folder):
         if found is not None:
             path = found / "train"
             val_path = val_path or next((found / name for name in ("val", "test") if (found / name).is_dir()), None)
+        self.test_path = found / "test" if found is not None and (found / "test").is_dir() else None
         super().__init__(path, val_path, val_fraction, scale, flip, crop, decode, max_pixels, background, index)
 
     @property
     @override
     def default_split(self) -> str:
         return "all" if self.val_path is None else "val"
+
+    @property
+    @override
+    def splits(self) -> tuple[str, ...]:
+        return super().splits if self.test_path is None else SPLITS
+
+    @override
+    def _part(self, split: str) -> Source:
+        return self._test if split == "test" and self.test_path is not None else super()._part(split)
+
+    @cached_property
+    def _test(self) -> Source:
+        return self.opened(str(self.test_path), self._training().classes, None)
 
     @override
     def open(self, path: str, classes: list[str] | None, stored: Columns | None) -> Source:

@@ -36,7 +36,7 @@ class Table:
             self.file = (_Parquet if path.suffix == ".parquet" else _Arrow)(path)
         except InputError:  # pyarrow is missing, not the file
             raise
-        except (OSError, ValueError) as error:  # pyarrow's own are of these
+        except (OSError, ValueError, NotImplementedError) as error:  # pyarrow's own are of these
             raise _unreadable(path, error) from None
         self.rows: list[int] = self.file.rows
         self.names: list[str] = self.file.schema.names
@@ -52,7 +52,7 @@ class Table:
         try:
             table = self.file.read(group, list(paths.values()))
             return {name: _inside(table.column(path[0]), path[1:]) for name, path in paths.items()}
-        except (OSError, ValueError, KeyError) as error:
+        except (OSError, ValueError, KeyError, NotImplementedError) as error:
             raise _unreadable(self.path, error) from None
 
     def empty(self, group: int, name: str) -> bool:

@@ -104,9 +104,12 @@ class WebDataset(Collection):
         transform = self.training_crop(image_size)
         part = Part("train", self.val_fraction) if self.val_path is None else Part()
         stream = self._stream(self.path, transform, part, seed, training=True)
+        self._leave_out(stream)
+        return stream
+
+    def _leave_out(self, stream: ImageStream) -> None:
         if self.val_path is not None and is_remote(self.val_path):
             leave_out(stream, find_remote(self.val_path, MAX_SHARDS), self.path, self.val_path)
-        return stream
 
     @property
     @override
@@ -121,7 +124,10 @@ class WebDataset(Collection):
         if is_remote(path):
             whole = apart or split in (None, "all") or self.val_path is not None
             part = Part() if whole else Part(split or "all", self.val_fraction)
-            return self._stream(path, CentreCrop(image_size), part)
+            stream = self._stream(path, CentreCrop(image_size), part)
+            if split == "train":
+                self._leave_out(stream)
+            return stream
         if apart and is_remote(self.path):
             return ImageSet(self.opened(path, self._classes, None), CentreCrop(image_size))
         return super().evaluation(image_size, split)

@@ -74,6 +74,19 @@ def test_files_that_are_not_held_out_are_trained_on_in_their_own_order(tmp_path:
     assert remarks(beside) == ()
 
 
+def test_copies_of_trained_images_under_their_own_names_are_named(tmp_path: Path, picture: Picture):
+    root = tree(tmp_path / "mine", picture)
+    (tmp_path / "val/rest").mkdir(parents=True)
+    for at in (4, 5, 6):
+        (tmp_path / f"val/rest/{at}.png").write_bytes(picture(at if at != 5 else 50))
+    (tmp_path / "val/new.png").write_bytes(picture(99))
+    data = Folder(root, val_path=tmp_path / "val")
+    assert not data.measures_apart
+    whose = f"images of data.val_path={tmp_path}/val are copies of images of data.path={root}"
+    assert remarks(data) == (f"{whose}, and trained on: rest/4.png and rest/6.png",)
+    assert pictures(data, "train") == [picture(at) for at in (3, 4, 5, 6, 7, 0, 1, 2)]
+
+
 @pytest.mark.parametrize("val", ["mine", "mine/../mine", "link", "."])
 def test_a_path_that_is_all_held_out_is_refused(val: str, tmp_path: Path, picture: Picture):
     root = tree(tmp_path / "mine", picture)
@@ -106,6 +119,8 @@ def test_held_out_shards_of_a_stream_are_not_trained_on():
         "1 of 4 shards of data.path=https://host/{000..003}.tar is in data.val_path=https://host/{003..004}.tar too, "
         "and not trained on",
     )
+    assert data.evaluation(8, "train").shards == training.shards  # pyright: ignore[reportAttributeAccessIssue]
+    assert len(data.evaluation(8, "all").shards) == 4  # pyright: ignore[reportAttributeAccessIssue]
     assert [shard.name for shard in data.validation(8).shards] == ["003.tar", "004.tar"]  # pyright: ignore
     assert data.measures_apart
     with pytest.raises(InputError, match=r"holds every shard of data\.path=https://host/0\.tar"):

@@ -47,6 +47,16 @@ def test_imagenet_is_found_in_its_layouts_and_val_is_held_out(inside: str, tmp_p
     assert all(WNIDS[label] == key.partition("/")[0] for key, label in found.items())
 
 
+def test_the_test_folder_of_imagenet_is_a_split_of_its_own(tmp_path: Path, picture: Picture):
+    fill(tmp_path, picture)
+    with pytest.raises(InputError, match="split must be one of train, val, all, got 'test'"):
+        ImageNet(tmp_path).evaluation(8, "test")
+    (tmp_path / "test" / WNIDS[2]).mkdir(parents=True)
+    (tmp_path / "test" / WNIDS[2] / "1.JPEG").write_bytes(picture(200))
+    assert labels(ImageNet(tmp_path).evaluation(8, "test")) == {f"{WNIDS[2]}/1.JPEG": 2}
+    assert len(ImageNet(tmp_path).evaluation(8)) == 6
+
+
 def test_the_classes_of_a_flat_val_come_from_kaggles_table(tmp_path: Path, picture: Picture):
     fill(tmp_path / "ILSVRC/Data/CLS-LOC", picture, flat=True)
     with pytest.raises(InputError, match=r"no LOC_val_solution\.csv"):
