@@ -74,6 +74,8 @@ def read_metadata(
         verb = "an image has" if len(bare) == 1 else f"{len(bare)} images have"
         remarks.append(f"{os.fsdecode(folder)}: {verb} no row in a table of metadata: {printable(bare[0])}")
     values = None if label is None else [rows.get(at, {}).get(label) for at in range(len(names))]
+    if values is not None and all(table.endswith(b".csv") for table in tables):
+        values = _typed(values)
     texts = (
         None if caption is None else Names([_texts(rows.get(at, {}), caption, names, at) for at in range(len(names))])
     )
@@ -125,20 +127,8 @@ def _csv_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     for number, row in rows:
         if None in row or None in row.values():
             raise InputError(f"{path}: line {number} has other fields than the first line; mend it or take it out")
-    # Columns of nothing but numbers are numbers, as they are for everybody else who reads such a file.
-    numbers = (
-        {column for column in rows[0][1] if column != FILE and all(_is_number(row[column]) for _, row in rows)}
-        if rows
-        else ()
-    )
     for number, row in rows:
-        yield (
-            f"line {number}",
-            {
-                column: (float(value) if column in numbers else value) if value else None
-                for column, value in row.items()
-            },
-        )
+        yield f"line {number}", {column: value or None for column, value in row.items()}
 
 
 def _parquet_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -156,11 +146,12 @@ def _lines(path: Path) -> str:
         raise InputError(f"{path} cannot be read ({reason}); write it again") from None
 
 
-def _is_number(text: str) -> bool:
+def _typed(texts: list[Any]) -> list[Any]:
+    """Cells of a column as numbers where all of them are, as other readers of such tables take them."""
     try:
-        return not text or float(text) == float(text)
+        return [None if text is None else float(text) for text in texts]
     except ValueError:
-        return False
+        return texts
 
 
 def _column(

@@ -69,6 +69,14 @@ def test_captions_and_classes_come_from_the_table(suffix: str, root: Path):
     assert texts(folders) == {}
 
 
+def test_numbers_in_a_csv_are_classes_and_texts_stay_as_they_are(root: Path):
+    rows = ["file_name,text,label", "a/0.png,7,3", "a/1.png,0,", "loose.png,08,12", "b/größe.png,1,1.0"]
+    (root / "metadata.csv").write_text("\n".join(rows))
+    source = FileSource(root)
+    assert labels(source) == {"a/0.png": 3, "a/1.png": -1, "b/größe.png": 1, "loose.png": 12}
+    assert texts(source) == {"a/0.png": ("7",), "a/1.png": ("0",), "b/größe.png": ("1",), "loose.png": ("08",)}
+
+
 def test_rows_and_images_that_do_not_fit_are_named(root: Path):
     write(root / "metadata.jsonl", [*ROWS[1:3], {"file_name": "a/gone.png", "text": "?"}])
     assert FileSource(root).remarks == (
