@@ -10,7 +10,7 @@ import threading
 import time
 import traceback
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -48,7 +48,7 @@ class GuardedStream(IterableDataset[Any]):
         batches: The data set.
     """
 
-    def __init__(self, batches: IterableDataset[Any]) -> None:
+    def __init__(self, batches: Iterable[Any]) -> None:
         self.batches = batches
 
     @override
