@@ -65,8 +65,12 @@ class Rehearsal:
         """
         with torch.random.fork_rng(devices=[]):
             mode = FakeTensorMode(allow_non_fake_inputs=True)
-            with FakeCopyMode(mode):
-                parts = copy.deepcopy((tokenizer, objective))
+            try:
+                with FakeCopyMode(mode):
+                    parts = copy.deepcopy((tokenizer, objective))
+            except Exception as error:  # a part of a user's own that holds what cannot be copied, a lock or a file
+                log.debug("not tried before the run: %s", error)
+                return
             try:
                 with mode, _Draws():
                     self._try(*parts, min(self.images, _IMAGES))

@@ -1,6 +1,8 @@
 """The step that is tried before a run starts: it finds what does not fit, changes nothing, and refuses nothing else."""
 
 import copy
+import threading
+from typing import Any, cast
 
 import pytest
 import torch
@@ -60,6 +62,12 @@ def own(run, kind):
 
 def test_a_part_that_branches_on_values_is_not_refused(tmp_path):
     rehearse(own(tiny_run(tmp_path), Counting))
+
+
+def test_a_part_that_cannot_be_copied_is_not_refused(tmp_path):
+    run = tiny_run(tmp_path)
+    cast(Any, run.objective).lock = threading.Lock()
+    rehearse(run)
 
 
 def test_a_fault_in_a_part_of_ones_own_keeps_its_traceback(tmp_path):
