@@ -266,13 +266,15 @@ class Lock:
             self._descriptor = descriptor
             _HELD.add(descriptor)
 
-    def release(self) -> None:
-        """Let go of it, if it is held."""
-        if self._descriptor in _HELD:
+    def release(self) -> bool:
+        """Let go of it; says whether it was held."""
+        held = self._descriptor in _HELD
+        if held:
             self.path.unlink(missing_ok=True)
             _HELD.remove(self._descriptor)
             os.close(self._descriptor)
         self._descriptor = -1
+        return held
 
 
 _HELD: set[int] = set()  # descriptors of locks of this process

@@ -22,6 +22,7 @@ log = logging.getLogger(__name__)
 
 CONFIG = "config.yaml"
 LOCK = ".lock"
+_BEGINNINGS = ("run.json", "events.jsonl", "metrics.csv", "evaluation.csv", "bad_samples.jsonl")
 _PACKAGES = ("imtok", "torch", "torchvision", "lightning", "hydra-core", "webdataset", "torchmetrics", "safetensors")
 
 
@@ -66,7 +67,9 @@ def held(folder: Path) -> Iterator[Lock]:
                     lock.take()
         yield lock
     finally:
-        lock.release()
+        if lock.release():
+            with contextlib.suppress(OSError):  # what was given back is gone once the lock is; all else stays
+                folder.rmdir()
 
 
 def claim(folder: Path, ckpt: str | None, lock: Lock) -> None:
@@ -109,6 +112,17 @@ def describe(folder: Path, config_yaml: str, about: dict[str, Any], seed: int) -
         write_json(folder / "run.json", facts)
     except OSError as error:
         raise InputError(f"out={folder} cannot be written to ({error.strerror or error}); free some room") from None
+
+
+def give_back(folder: Path) -> None:
+    """Remove what a run has written that was refused before its first step, so that the mended one may start there."""
+    with contextlib.suppress(OSError):
+        if not any((folder / "checkpoints").glob("step_*")):
+            for name in (CONFIG, *_BEGINNINGS):
+                (folder / name).unlink(missing_ok=True)
+            for place in (folder / "checkpoints", folder):
+                if place.is_dir() and not any(place.iterdir()):
+                    place.rmdir()
 
 
 def _version(package: str) -> str:

@@ -208,7 +208,10 @@ def _train(run: Run, lock: Lock) -> Outcome:
         if launcher is not None:
             launcher.part()
     except BaseException as error:
-        note_failure(events, task.step, error)
+        if isinstance(error, InputError) and resume is None and task.step == 0 and world_size() == 1:
+            run_folder.give_back(run.folder)  # refused by the first batch, say: there is nothing to go on with
+        else:
+            note_failure(events, task.step, error)
         raise
     finally:
         if mirror is not None:

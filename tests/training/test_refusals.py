@@ -10,6 +10,7 @@ from imtok.build import build_run
 from imtok.config import config_folder, register_schemas
 from imtok.errors import InputError
 from imtok.training.run import train
+from imtok.training.task import TokenizerTask
 
 
 def composed(*overrides):
@@ -59,6 +60,20 @@ def test_a_ramp_of_no_term_is_refused_before_there_is_a_folder_and_the_same_fold
     ramp = "+objective.ramps={foo:{_target_:imtok.objectives.ramps.Ramp,first:3.0,steps:4}}"
     with pytest.raises(InputError, match=r"objective\.ramps must name terms"):
         train(tiny_run(tmp_path / "run", ramp))
+    assert train(tiny_run(tmp_path / "run", "trainer.max_steps=1")).step == 1
+
+
+def test_a_run_that_is_refused_in_its_first_step_gives_the_folder_back(tmp_path, monkeypatch):
+    """By an image of the first batch, say."""
+
+    def refuse(*_):
+        raise InputError("data.path: no image can be read")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(TokenizerTask, "training_step", refuse)
+        with pytest.raises(InputError, match="no image can be read"):
+            train(tiny_run(tmp_path / "run", "trainer.max_steps=1"))
+    assert not (tmp_path / "run").exists()
     assert train(tiny_run(tmp_path / "run", "trainer.max_steps=1")).step == 1
 
 
