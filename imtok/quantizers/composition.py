@@ -63,10 +63,24 @@ def decode_part(
     """
     own = ids[..., slots]
     if first is None or first >= slots.stop:
-        return part.decode(own)
+        return part.look_up(own)
     if first <= slots.start:
-        return torch.zeros_like(part.decode(own))
-    return part.decode(own, slots=first - slots.start)
+        return torch.zeros_like(part.look_up(own))
+    return part.look_up(own, slots=first - slots.start)
+
+
+def check_parts(parts: Sequence[Quantizer], ids: Int64[Tensor, "b t g"], first: int | None) -> None:
+    """Let each part refuse what it would not take for ids of its own, among the ``first`` slots of all parts.
+
+    Args:
+        parts: Side by side in slots.
+        ids: Of all parts.
+        first: How many slots of all parts count; None = all.
+    """
+    for part, slots in zip(parts, slot_ranges(parts), strict=True):
+        own = ids[..., slots]
+        if first is None or first > slots.start:
+            part.check_ids(own, None if first is None else first - slots.start)
 
 
 def as_images(latents: Float[Tensor, "m d"], length: int | None) -> Float[Tensor, "b n d"]:

@@ -112,7 +112,11 @@ class MultiScale(Quantizer):
     @override
     def decode(self, ids: Int64[Tensor, "b t g"], slots: int | None = None) -> Float[Tensor, "b n d"]:
         scales = ids.split(self._scales(ids.shape[1]), dim=1)
-        return self._sum([self.quantizer.decode(own, slots) for own in scales])
+        return self._sum([self.quantizer.look_up(own, slots) for own in scales])
+
+    @override
+    def check_ids(self, ids: Int64[Tensor, "b t g"], slots: int | None = None) -> None:
+        self.quantizer.check_ids(ids, slots)
 
     @override
     def soft_decode(self, probabilities: Sequence[Float[Tensor, "b t _"]]) -> Float[Tensor, "b n d"]:

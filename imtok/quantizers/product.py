@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from imtok.quantizers.base import Quantizer, token_mean
-from imtok.quantizers.composition import add_stats, decode_part, merge_losses, slot_ranges, stats_of
+from imtok.quantizers.composition import add_stats, check_parts, decode_part, merge_losses, slot_ranges, stats_of
 from imtok.quantizers.sphere import SHORT_LATENT
 from imtok.types import Loss, Quantized
 
@@ -82,6 +82,11 @@ class Product(Quantizer):
     def decode(self, ids: Int64[Tensor, "b t g"], slots: int | None = None) -> Float[Tensor, "b n d"]:
         ranges = zip(self._parts, slot_ranges(self._parts), strict=True)
         return torch.cat([decode_part(part, ids, own, slots) for part, own in ranges], dim=-1)
+
+    @override
+    def check_ids(self, ids: Int64[Tensor, "b t g"], slots: int | None = None) -> None:
+        super().check_ids(ids, slots)
+        check_parts(self._parts, ids, slots)
 
     @override
     def soft_decode(self, probabilities: Sequence[Float[Tensor, "b t _"]]) -> Float[Tensor, "b n d"]:

@@ -11,6 +11,7 @@ from imtok.quantizers.base import Quantizer, straight_through
 from imtok.quantizers.composition import (
     add_stats,
     as_images,
+    check_parts,
     decode_part,
     merge_losses,
     slot_ranges,
@@ -101,6 +102,11 @@ class Residual(Quantizer):
         for part in parts:  # in the order of quantize, so that not even the last bit differs
             total = total + part
         return total
+
+    @override
+    def check_ids(self, ids: Int64[Tensor, "b t g"], slots: int | None = None) -> None:
+        super().check_ids(ids, slots)
+        check_parts(self._depths, ids, slots)
 
     @override
     def codebook(self) -> list[Float[Tensor, "v d"]]:

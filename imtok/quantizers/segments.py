@@ -83,7 +83,7 @@ class Segments(Quantizer):
     @override
     def decode(self, ids: Int64[Tensor, "b t g"], slots: int | None = None) -> Float[Tensor, "b n d"]:
         pieces = zip(self._parts, self._own_ids(ids), strict=True)
-        return self._join([part.decode(own, slots) for part, own in pieces])
+        return self._join([part.look_up(own, slots) for part, own in pieces])
 
     @override
     def check_ids(self, ids: Int64[Tensor, "b t g"], slots: int | None = None) -> None:

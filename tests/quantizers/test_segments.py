@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from imtok.quantizers.fsq import FSQ
+from imtok.quantizers.product import Product
 from imtok.quantizers.segments import Segments
 from imtok.quantizers.vq import VQ
 
@@ -111,3 +112,13 @@ def test_a_quantizer_of_ones_own_refuses_ids_too():
 
     with pytest.raises(ValueError, match=r"ids of slot 0 must lie in \[0, 16\), got 16 to 16"):
         Own([4, 4]).decode(torch.full((1, 1, 1), 16))
+
+
+def test_an_id_of_another_piece_is_refused_inside_a_product_too():
+    pieces = Segments([VQ(dim=4, codebook_size=8), VQ(dim=4, codebook_size=16)], lengths=[2, 3])
+    quantizer = Product([FSQ([4, 4]), pieces])
+    ids = quantizer(torch.randn(1, 5, 6)).ids
+    ids[0, 4, 1] = 7
+    with pytest.raises(ValueError, match=r"slot 0 in piece 1 must lie in \[8, 24\), got 7"):
+        quantizer.decode(ids)
+    quantizer.decode(ids, slots=1)  # that slot is not looked at
