@@ -75,21 +75,7 @@ class CodeUsage(Metric):
     @override
     def compute(self) -> dict[str, list[float]]:
         """Each statistic by name, one value per slot. Without any token, usage and entropy are 0."""
-        statistics: dict[str, list[float]] = {}
-        for counts, size in zip(self.counts, self.vocab_sizes, strict=True):
-            total = int(counts.sum())
-            entropy = plug_in_entropy(counts).item()
-            values = {
-                "usage": (counts > 0).double().mean().item(),
-                "entropy_bits": entropy,
-                "entropy_bits_corrected": corrected_entropy(counts).item(),
-                "perplexity": 2**entropy,
-                "relative_perplexity": 2**entropy / size,
-                "frequent": (counts >= max(_FREQUENT * total / size, 1e-30)).double().mean().item(),
-            }
-            for name, value in values.items():
-                statistics.setdefault(name, []).append(value)
-        return statistics
+        return code_statistics(self.counts)
 
 
 class PositionUsage(Metric):
@@ -157,6 +143,29 @@ class PositionUsage(Metric):
             "entropy_bits": torch.stack([plug_in_entropy(counts) for counts in self.counts], dim=1),
             "entropy_bits_corrected": torch.stack([corrected_entropy(counts) for counts in self.counts], dim=1),
         }
+
+
+def code_statistics(slots: Sequence[Int64[Tensor, " _"]]) -> dict[str, list[float]]:
+    """What :class:`CodeUsage` says of counts: each statistic by name, one value per slot.
+
+    Args:
+        slots: How often each id of a slot was seen; as long as its vocabulary.
+    """
+    statistics: dict[str, list[float]] = {}
+    for counts in slots:
+        size, total = len(counts), int(counts.sum())
+        entropy = plug_in_entropy(counts).item()
+        values = {
+            "usage": (counts > 0).double().mean().item(),
+            "entropy_bits": entropy,
+            "entropy_bits_corrected": corrected_entropy(counts).item(),
+            "perplexity": 2**entropy,
+            "relative_perplexity": 2**entropy / size,
+            "frequent": (counts >= max(_FREQUENT * total / size, 1e-30)).double().mean().item(),
+        }
+        for name, value in values.items():
+            statistics.setdefault(name, []).append(value)
+    return statistics
 
 
 def plug_in_entropy(counts: Int64[Tensor, "*positions v"]) -> Float64[Tensor, "*positions"]:

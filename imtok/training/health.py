@@ -10,6 +10,7 @@ from imtok.quantizers.base import Quantizer
 _MEMORY = 20  # rows that medians are taken over
 _ENOUGH = 5  # rows before a median is trusted
 _BITS = 0.3  # of the bits that a code could carry; below that the codebook has collapsed
+_SHARE = 0.25  # of the tokens seen: where these are few, so many different ones are asked for at most
 _LOST = 4.0  # times fewer codes in use than so far
 _SEPARATED = 0.2  # critic's loss; knowing nothing costs 1 by hinge and 0.69 by logistic
 _APART = 2.0  # between mean scores: beyond it hinge sees nothing left to learn
@@ -58,19 +59,20 @@ class Health:
         if "perplexity" not in row or self._codes < 2:
             return ""
         perplexity = row["perplexity"]
-        most = min(self._codes, row.get("tokens", math.inf))
+        limit = min(self._codes**_BITS, _SHARE * row.get("tokens", math.inf))
         past = self._past.setdefault("perplexity", deque(maxlen=_MEMORY))
         before = median(past) if past else perplexity
         # a k-means start uses more codes than the first steps of training do: so few rows are no measure
         lost = len(past) >= _ENOUGH and perplexity < before / _LOST
         past.append(perplexity)
-        bad = lost or math.log(perplexity) < _BITS * math.log(most)
+        bad = lost or perplexity < limit
         if not self._said_now("collapse", bad, _PATIENCE):
             return ""
+        ceiling = f" of {row['usage_ceiling']:.3g} that the tokens seen allow" if "usage_ceiling" in row else ""
         fell = f" (it was {before:.3g})" if before > 1.5 * perplexity else ""
         return (
             f"the codebook has collapsed: perplexity {perplexity:.1f} of {self._codes:.0f} codes{fell}, usage "
-            f"{row.get('usage', math.nan):.3f}; {self._remedy}"
+            f"{row.get('usage', math.nan):.3g}{ceiling}; {self._remedy}"
         )
 
     def _critic_wins(self, row: Mapping[str, float]) -> str:

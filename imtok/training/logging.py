@@ -19,7 +19,7 @@ from imtok.files import read_json, write_json
 from imtok.pixels import to_float, to_uint8
 from imtok.training.ema import EMA
 from imtok.training.health import Health
-from imtok.training.progress import Bar, memory_gb
+from imtok.training.progress import Bar, codes_in_use, memory_gb
 from imtok.training.records import Events, MetricsFile
 from imtok.training.task import TokenizerTask
 from imtok.training.wandb import Wandb
@@ -67,11 +67,11 @@ class Log(Callback):
         step = pl_module.step
         if not pl_module.stepped or (step % self.every and step != pl_module.trainer_settings.max_steps):
             return
-        terms, tokens = sorted(pl_module.meters.terms), pl_module.meters.tokens
-        row = pl_module.meters.read(pl_module.tokenizer.quantizer.vocab_sizes)
+        terms = sorted(pl_module.meters.terms)
+        row = pl_module.meters.read()
         if not row or not trainer.is_global_zero or self.file is None:
             return
-        for said in self.health.read({**row, "tokens": tokens}, terms):
+        for said in self.health.read(row, terms):
             log.warning("step %d: %s", step, said)
             self.events.write("health", step=step, said=said)
         row |= {
@@ -89,9 +89,9 @@ class Log(Callback):
             self.wandb.log(step, row)
         if not sys.stderr.isatty():
             log.info(
-                "step %d of %d  loss %.4f  usage %.2f  %.0f images/s  %.1f GB  %s left",
-                *(step, pl_module.last_step, row["loss"], row.get("usage", float("nan")), row["images_per_second"]),
-                *(row["memory_gb"], self.bar.left(step, pl_module.last_step)),
+                "step %d of %d  loss %.4f%s  %.0f images/s  %.1f GB  %s left",
+                *(step, pl_module.last_step, row["loss"], f"  {used}" if (used := codes_in_use(row)) else ""),
+                *(row["images_per_second"], row["memory_gb"], self.bar.left(step, pl_module.last_step)),
             )
 
     def _warn(self, error: OSError) -> None:

@@ -1,13 +1,15 @@
 """Running means of a step's terms and counts of its codes, between two rows of the log."""
 
 from collections.abc import Sequence
+from itertools import accumulate
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from imtok.distributed import rank, sum_over_ranks, world_size
-from imtok.metrics.codes import LARGEST_VOCABULARY, CodeUsage
+from imtok.metrics.codes import LARGEST_VOCABULARY, code_statistics
+from imtok.quantizers.base import check_ids
 from imtok.types import CriticLosses, Losses, Shown
 
 
@@ -18,15 +20,22 @@ class Meters:
     means are over images, also where a run goes on with another number of processes between two rows. A term that some
     steps do not have is a mean over the others.
 
+    Codes are counted, not kept: what is held does not grow between two rows.
+
+    Args:
+        vocab_sizes: Number of ids in each slot; not counted where there are none, or too many.
+
     Attributes:
         terms: Names of the losses that were noted since the last reading, without weighted ones and other numbers.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, vocab_sizes: Sequence[int]) -> None:
+        self.vocab_sizes = tuple(vocab_sizes)
+        self._countable = bool(vocab_sizes) and max(vocab_sizes) <= LARGEST_VOCABULARY
         self._noted: list[tuple[dict[str, Tensor], Shown]] = []
         self._sums: dict[str, Tensor] = {}
         self._images: dict[str, int] = {}
-        self._codes: list[tuple[Tensor, Tensor | None]] = []
+        self._codes = torch.zeros(sum(self.vocab_sizes) if self._countable else 0, dtype=torch.int64)  # slot after slot
         self.terms: set[str] = set()
         self._latest: dict[str, float] = {}
 
@@ -50,7 +59,7 @@ class Meters:
                 share = value.double() * images
                 self._sums[name] = self._sums[name] + share if name in self._sums else share
                 self._images[name] = self._images.get(name, 0) + images
-            self._codes.append((shown.quantized.ids, shown.quantized.keep))
+            self._count(shown.quantized.ids, shown.quantized.keep)
         self._latest = latest
         self._noted = []
 
@@ -58,10 +67,11 @@ class Meters:
         """Forget what was noted."""
         self._noted = []
 
-    def read(self, vocab_sizes: Sequence[int]) -> dict[str, float]:
+    def read(self) -> dict[str, float]:
         """Means over all ranks since the last reading; starts anew. Nothing if no step has succeeded since.
 
-        Usage and perplexity of the codes seen come with them, unless the vocabulary is too large to count.
+        Usage and perplexity of the codes seen come with them, unless the vocabulary is too large to count: means over
+        slots. So do the ``tokens`` that they were seen in, and ``usage_ceiling``, the usage if all of these differed.
         """
         if not self._sums:  # on all ranks alike: they count the same steps
             return {}
@@ -70,29 +80,35 @@ class Meters:
         counts = torch.tensor([self._images[name] for name in names], dtype=first.dtype, device=first.device)
         sums, images = sum_over_ranks(torch.stack([torch.stack([self._sums[name] for name in names]), counts]))
         row = dict(zip(names, (sums / images).tolist(), strict=True))
-        if vocab_sizes and max(vocab_sizes) <= LARGEST_VOCABULARY:
-            usage = CodeUsage(vocab_sizes, sync_on_compute=False).to(first.device)
-            for ids, keep in self._codes:
-                usage.update(ids, keep if keep is None or keep.shape == ids.shape[:2] else None)
-            for counts in usage.counts:
-                counts.copy_(sum_over_ranks(counts))
-            statistics = usage.compute()
+        if self._countable:
+            counted = sum_over_ranks(self._codes.to(first.device)).split(list(self.vocab_sizes))
+            statistics = code_statistics(counted)
             row |= {name: sum(statistics[name]) / len(statistics[name]) for name in ("usage", "perplexity")}
+            tokens = int(counted[0].sum())
+            ceilings = [min(1.0, tokens / size) for size in self.vocab_sizes]
+            row |= {"usage_ceiling": sum(ceilings) / len(ceilings), "tokens": tokens}
         row |= self._latest
-        self.__init__()
+        self.__init__(self.vocab_sizes)
         return row
 
-    @property
-    def tokens(self) -> int:
-        """Tokens counted since the last reading, over all ranks."""
-        return sum(ids.shape[0] * ids.shape[1] for ids, _ in self._codes) * world_size()
+    def _count(self, ids: Tensor, keep: Tensor | None) -> None:
+        if not self._countable:
+            return
+        if ids.device.type == "cpu":  # elsewhere it would wait for the device
+            check_ids(ids, self.vocab_sizes)
+        self._codes = self._codes.to(ids.device)
+        firsts = torch.tensor([0, *accumulate(self.vocab_sizes[:-1])], device=ids.device)
+        counts = torch.ones_like(ids)
+        if keep is not None and keep.shape == ids.shape[:2]:
+            counts = counts * keep[..., None]
+        self._codes.index_add_(0, (ids + firsts).flatten(), counts.flatten())
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that this rank has counted since the last reading, as plain tensors and numbers."""
         return {
             "sums": {name: value.cpu() for name, value in self._sums.items()},
             "images": dict(self._images),
-            "codes": [(ids.cpu(), None if keep is None else keep.cpu()) for ids, keep in self._codes],
+            "codes": {"places": self._codes.nonzero()[:, 0].cpu(), "counts": self._codes[self._codes > 0].cpu()},
             "latest": self._latest,
         }
 
@@ -107,6 +123,11 @@ class Meters:
         for name in states[0]["sums"]:
             self._sums[name] = torch.stack([nothing, *(state["sums"][name] for state in own)]).sum().to(device)
             self._images[name] = sum(state["images"][name] for state in own)
-        codes = [entry for state in own for entry in state["codes"]]
-        self._codes = [(ids.to(device), None if keep is None else keep.to(device)) for ids, keep in codes]
+        for codes in (state["codes"] for state in own):
+            if isinstance(codes, dict):
+                self._codes.index_add_(0, codes["places"], codes["counts"])
+                continue
+            for ids, keep in codes:  # checkpoints from before codes were counted hold them all
+                self._count(ids, keep)
+        self._codes = self._codes.to(device)
         self._latest = states[0]["latest"]

@@ -3,6 +3,7 @@
 import resource
 import sys
 import time
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -84,8 +85,20 @@ class Bar(Callback):
 
     def _numbers(self, task: TokenizerTask) -> str:
         shown = [f"{self.images_per_second(task.step):.0f} images/s"]
-        shown += [f"{name} {self.latest[name]:.3g}" for name in ("loss", "usage") if name in self.latest]
-        return "  ".join(shown)
+        shown += [f"loss {self.latest['loss']:.3g}"] if "loss" in self.latest else []
+        return "  ".join([*shown, codes_in_use(self.latest)]).rstrip()
+
+
+def codes_in_use(row: Mapping[str, float]) -> str:
+    """How much of the codebook is used, of what the tokens seen could use: ``usage 0.81 of 1.00  perplexity 95.2``.
+
+    Empty where codes are not counted.
+    """
+    if "usage" not in row:
+        return ""
+    ceiling = row.get("usage_ceiling", 1.0)
+    digits = 2 if ceiling >= 0.1 else 4
+    return f"usage {row['usage']:.{digits}f} of {ceiling:.{digits}f}  perplexity {row['perplexity']:.1f}"
 
 
 def memory_gb() -> float:

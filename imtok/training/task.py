@@ -78,7 +78,7 @@ class TokenizerTask(LightningModule):
         self.step = 0
         self.stepped = False
         self.skipped = [0, 0]
-        self.meters = Meters()
+        self.meters = Meters(tokenizer.quantizer.vocab_sizes)
         self.shown: Shown | None = None
         self._micro = 0
         self._stats: dict[str, Tensor] = {}

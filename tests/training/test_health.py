@@ -34,7 +34,7 @@ def codes(*perplexities):
 def test_a_collapse_is_said_once_and_again_after_it_was_over():
     found = said(codes(300, 310, 3, 3, 2, 2, 300, 305, 4, 4, 4))
     assert list(found) == [3, 9]  # in the second row of each episode
-    assert "the codebook has collapsed: perplexity 3.0 of 1024 codes (it was 300), usage 0.003" in found[3][0]
+    assert "the codebook has collapsed: perplexity 3.0 of 1024 codes (it was 300), usage 0.00293" in found[3][0]
     assert "restart_below" in found[3][0]
 
 
@@ -58,6 +58,18 @@ def test_a_codebook_that_starts_small_and_grows_is_well():
 def test_few_tokens_cannot_use_many_codes():
     rows = [{"perplexity": 60.0, "usage": 60 / 2**18, "tokens": 64.0}] * 4
     assert said(rows, reader=Health(VQ(dim=8, codebook_size=2**18))) == {}
+
+
+@pytest.mark.parametrize("tokens", [64, 256, 1024, 12800])
+def test_a_large_codebook_that_falls_to_five_codes_is_told_however_few_tokens_are_seen(tokens):
+    """``vq_8192`` at batch 4: thirty per cent of the bits of 64 tokens would be a perplexity of 3.5."""
+    row = {"perplexity": 5.0, "usage": 5 / 8192, "tokens": tokens, "usage_ceiling": min(1, tokens / 8192)}
+    found = said([row] * 4, reader=Health(VQ(dim=8, codebook_size=8192)))
+    assert list(found) == [1]
+    assert "perplexity 5.0 of 8192 codes, usage 0.00061 of" in found[1][0]
+    assert "that the tokens seen allow" in found[1][0]
+    well = row | {"perplexity": min(0.5 * tokens, 40.0)}
+    assert said([well] * 4, reader=Health(VQ(dim=8, codebook_size=8192))) == {}
 
 
 @pytest.mark.parametrize(
