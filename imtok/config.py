@@ -4,11 +4,12 @@ import os
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, cast
 
 from hydra import compose, initialize_config_dir
+from hydra.conf import HydraConf
 from hydra.core.config_store import ConfigStore
 from hydra.core.utils import setup_globals
 from hydra.errors import HydraException
@@ -26,7 +27,7 @@ from imtok.overrides import settle, texts
 from imtok.signatures import check_parts
 from imtok.training.ranges import too_large
 from imtok.training.settings import EMASettings, OptimizerSettings, TrainerSettings
-from imtok.unread import unread_keys, without
+from imtok.unread import outside, unread_keys, without
 
 
 @dataclass
@@ -170,6 +171,8 @@ class DecodeConfig:
         return [f"{name} must be at least 1, got {v}" for name, v in least_one.items() if v is not None and v < 1]
 
 
+# What _target_ builds; all else is plain values.
+SECTIONS = ("data", "encoder", "quantizer", "regularizer", "decoder", "space", "objective", "protocol", "format")
 SCHEMAS: dict[str, Any] = {
     "train": TrainConfig,
     "eval": EvalConfig,
@@ -210,6 +213,10 @@ def check_command(command: str, overrides: Sequence[str], job: int | None = None
         config, problems = _compose(command, overrides, hints)
         asked = any("hydra:" in text for _, text in texts(OmegaConf.to_container(config)))
         hydra_config = compose(command, list(overrides), return_hydra_config=True).hydra if asked else config
+        if any(override.startswith(("+hydra.", "++hydra.")) for override in overrides) and not problems:
+            own = OmegaConf.to_container(compose(command, list(overrides), return_hydra_config=True).hydra)
+            given = {re.split("[.=]", override)[1] for override in overrides if "hydra." in override}
+            problems += [f"hydra.{key}: nothing reads it" for key in outside(own, HydraConf) if key in given]
     with _like_job(hydra_config, job):
         problems += settle(config, job)
         problems += check_config(config, SCHEMAS[command], hints)
@@ -238,9 +245,15 @@ def check_config(config: DictConfig, schema: Any, hints: Hints | None = None) ->
         reason = str(error) if "recursion" not in str(error) else "interpolations go round in a circle"
         return [f"{key}: {re.sub('^.* raised while resolving interpolation: ', '', reason).splitlines()[0]}"]
     problems += too_large(OmegaConf.to_container(config))
+    plain = cast(dict[str, Any], plain)
     known = without(config, unread)
     problems += [f"{key}: nothing reads it{hints.key(key, known) if hints else ''}" for key in unread]
-    problems += check_parts(cast(dict[str, Any], plain), unread)
+    for name in (one.name for one in fields(schema)):
+        if name not in plain:
+            problems.append(f"{name}: must not be taken out, since the command reads it; give another value")
+        elif name in SECTIONS and isinstance(plain[name], dict) and "_target_" not in (plain[name] or "_target_"):
+            problems.append(f"{name}._target_: required and not set; it says which class to build")
+    problems += check_parts(plain, unread)
     if not missing and not unread:
         problems += OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(schema), config)).check()  # type: ignore
     return problems
@@ -323,8 +336,10 @@ def _rank(override: str, hints: Hints) -> int:
 def _explain(override: str, error: Exception, config: DictConfig, hints: Hints, before: str) -> str:
     key, separator, value = override.lstrip("+~").partition("=")
     text = str(error)
-    if not separator and not override.startswith("~"):
+    if not key or (not separator and not override.startswith("~")):
         return f"{override}: not an override; write KEY=VALUE{hints.word(override, before)}"
+    if key in hints.groups and "," in value and not value.startswith("["):
+        return f"{key}: several options make a sweep, which takes -m"
     if "Could not find" in text and "Available options" in text:
         options = re.findall(r"^\t(\S+)$", text, flags=re.MULTILINE)
         return f"{key}={value}: no such option{hints.option(key, value.strip(chr(39)), options)}"
@@ -345,6 +360,9 @@ def _explain(override: str, error: Exception, config: DictConfig, hints: Hints, 
     if key in hints.groups:
         return f"{key}={value}: no such option{hints.option(key, value, hints.groups[key])}"
     current: Any = None if OmegaConf.is_missing(node, name) else OmegaConf.select(config, key)
+    inner = re.search(r"Key '.+?' not in .*\n\s*full_key: (\S+)", str(error.__cause__))
+    if inner:
+        return f"{inner[1]}: no such key{hints.key(inner[1], config)}"
     if OmegaConf.is_dict(current):
         some = ", ".join(f"{key}.{known}" for known in list(current)[:3])
         return f"{key}: a section, not a value; set its keys, such as {some}"

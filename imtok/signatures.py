@@ -5,7 +5,7 @@ import re
 import shlex
 from collections.abc import Callable, Iterator, Sequence
 from types import NoneType, UnionType
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints, is_typeddict
 
 from hydra.utils import get_object
 
@@ -78,9 +78,16 @@ def _unbuilt(path: str, value: Any, hint: Any) -> Iterator[str]:
             yield from _unbuilt(f"{path}.{key}", item, args[-1])
     wanted = [arg for arg in args if arg is not NoneType] if origin in (Union, UnionType) else [hint]
     parts = [
-        one for one in wanted if inspect.isclass(one) and one.__module__.split(".")[0] not in ("builtins", "typing")
+        one
+        for one in wanted
+        if inspect.isclass(one)
+        and not issubclass(one, dict)
+        and not is_typeddict(one)
+        and one.__module__.split(".")[0] not in ("builtins", "typing")
     ]
-    if parts and len(parts) == len(wanted) and isinstance(value, dict) and "_target_" not in value:
+    ours = all(one.__module__.startswith("imtok.") for one in parts)
+    unnamed = "_target_" not in value if isinstance(value, dict) else ours and value is not None and value != "???"
+    if parts and len(parts) == len(wanted) and unnamed:
         yield path
 
 

@@ -25,7 +25,7 @@ def unread_keys(config: DictConfig, schema: type) -> list[str]:
         ['sed', 'start.to']
     """
     left, found = without(config, []), list[str]()
-    candidates = list(_outside(OmegaConf.to_container(left), schema))
+    candidates = list(outside(OmegaConf.to_container(left), schema))
     while candidates:
         read = list[str]()
         for key in candidates:
@@ -52,14 +52,15 @@ def without(config: DictConfig, keys: list[str]) -> DictConfig:
     return left
 
 
-def _outside(node: Any, schema: type, path: str = "") -> Iterator[str]:
+def outside(node: Any, schema: type, path: str = "") -> Iterator[str]:
+    """Keys of plain values that a dataclass does not have."""
     fields, hints = {field.name for field in dataclasses.fields(schema)}, get_type_hints(schema)
     for key, value in node.items():
         where = f"{path}.{key}" if path else str(key)
         if key not in fields:
             yield where
         elif dataclasses.is_dataclass(hints[key]) and isinstance(value, dict):
-            yield from _outside(value, hints[key], where)  # type: ignore[arg-type]
+            yield from outside(value, hints[key], where)  # type: ignore[arg-type]
 
 
 def _names(config: DictConfig, key: str) -> list[str]:

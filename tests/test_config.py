@@ -145,6 +145,13 @@ def test_every_encoder_builds_with_its_decoder(encoder):
             "objective.losses.l2.wieght: L2Loss has no argument wieght; did you mean weight?",
         ),
         (["+data.path=DIR"], "data.path: Photos has no argument path; "),
+        (["+objective.losses.more=3"], "objective.losses.more: nothing builds it, since it has no _target_; ~"),
+        (["~quantizer._target_"], "quantizer._target_: required and not set; it says which class to build"),
+        (["~seed"], "seed: must not be taken out, since the command reads it"),
+        (["=3"], "=3: not an override; write KEY=VALUE"),
+        (["data=folder,photos"], "data: several options make a sweep, which takes -m"),
+        (["optimizer={lr:1,lrr:2}"], "optimizer.lrr: no such key; did you mean lr?"),
+        (["+hydra.verbos=true"], "hydra.verbos: nothing reads it"),
         (["+mine={a:1,b:2}", "seed=${mine.a}"], "mine.b: nothing reads it; there are a"),
         (["+a=${b}", "+b=3", "seed=${b}"], "a: nothing reads it; "),
         (
