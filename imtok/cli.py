@@ -177,9 +177,10 @@ def _eval(config: DictConfig) -> None:
     places = [folder / name if len(sources) > 1 else folder for name in names]
     for into in places:  # before hours of measuring, not after
         claim_output(into, REPORT)
+    protocol = cast(Protocol, build_part(_plain(config), "protocol"))
     console.print(take_data(config, sources, split="val"), soft_wrap=True, markup=False)
-    plain = cast(dict[str, Any], OmegaConf.to_container(config, resolve=True))
-    data, protocol = build_data(plain), cast(Protocol, build_part(plain, "protocol"))
+    plain = _plain(config)
+    data = build_data(plain)
     for source in sources if len(sources) > 1 else ():
         other, _, size = _tokenizer(config, source)
         require_metrics(typed, protocol, other, size)
@@ -217,7 +218,7 @@ def _compare(arguments: Sequence[str]) -> None:
 
 
 def _score(config: DictConfig) -> None:
-    plain = cast(dict[str, Any], OmegaConf.to_container(config, resolve=True))
+    plain = _plain(config)
     protocol, folder = cast(Protocol, build_part(plain, "protocol")), _folder(config, "score")
     claim_inside(folder, SCORE)
     typed = cast(ScoreConfig, OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(ScoreConfig), config)))
@@ -229,7 +230,7 @@ def _export(config: DictConfig) -> None:
     tokenizer, device, size = _tokenizer(config)
     folder = _folder(config, "export")
     console.print(take_data(config, [config.tokenizer]), soft_wrap=True, markup=False)
-    plain = cast(dict[str, Any], OmegaConf.to_container(config, resolve=True))
+    plain = _plain(config)
     data = build_data(plain)
     views = Views(config.augment)
     images = data.evaluation(views.square(size), config.split)
@@ -240,7 +241,7 @@ def _export(config: DictConfig) -> None:
 
 
 def _convert(config: DictConfig) -> None:
-    plain = cast(dict[str, Any], OmegaConf.to_container(config, resolve=True))
+    plain = _plain(config)
     form = cast(Format, build_part(plain, "format"))
     run_convert(Path(config.store), form, Path(config.out), Console(highlight=False))
 
@@ -255,7 +256,7 @@ def _quantize(config: DictConfig) -> None:
     tokenizer, device, size = _tokenizer(config)
     folder = _folder(config, "quantize")
     console.print(take_data(config, [config.tokenizer], split="val"), soft_wrap=True, markup=False)
-    plain = cast(dict[str, Any], OmegaConf.to_container(config, resolve=True))
+    plain = _plain(config)
     quantized = with_ids(tokenizer, plain["quantizer"])
     data = build_data(plain)
     both = (spread(data.evaluation(size, "train"), config.images), data.evaluation(size, config.split))
@@ -283,7 +284,7 @@ def _decode(config: DictConfig) -> None:
 
 
 def _pack(config: DictConfig) -> None:
-    plain = cast(dict[str, Any], OmegaConf.to_container(config, resolve=True))
+    plain = _plain(config)
     run_pack(PackConfig(**{name: plain[name] for name in vars(PackConfig())}), build_data(plain))
 
 
@@ -332,6 +333,11 @@ _PLAIN: dict[str, Callable[[Sequence[str]], None]] = {
     "info": _info,
     "verify": lambda arguments: run_verify(arguments, Console(highlight=False)),
 }
+
+
+def _plain(config: DictConfig) -> dict[str, Any]:
+    """The config as plain values, with nothing left to resolve."""
+    return cast(dict[str, Any], OmegaConf.to_container(config, resolve=True))
 
 
 def _device(config: DictConfig) -> torch.device:
