@@ -32,6 +32,7 @@ def balance(
         ValueError: If the last layer does not learn.
 
     Example:
+        >>> import torch
         >>> weight = torch.ones(3, 1, requires_grad=True)
         >>> image = (weight * torch.ones(1, 3, 1, 4))[:, :, :1]
         >>> small, large = torch.full_like(image, 0.5), torch.full_like(image, 2.0)
