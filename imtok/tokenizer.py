@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Shaped
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
@@ -109,7 +109,7 @@ class Tokenizer(nn.Module):
 
     @torch.no_grad()
     def encode(
-        self, image: Float[Tensor, "b 3 h w"], length: int | None = None, context: Tensor | None = None
+        self, image: Shaped[Tensor, "b 3 h w"], length: int | None = None, context: Tensor | None = None
     ) -> Tokens:
         """Image to tokens.
 

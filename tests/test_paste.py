@@ -1,6 +1,7 @@
 """What a command prints to be pasted is read by the shell and by Hydra as it was meant."""
 
 import shlex
+import subprocess
 
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -27,6 +28,12 @@ VALUES = [
 ]
 
 
+def words(line):
+    """The words that a shell makes of a line."""
+    read = subprocess.run(["bash", "-c", f"printf '%s\\0' {line}"], capture_output=True, check=True).stdout
+    return read.decode().split("\0")[:-1]
+
+
 def read(word):
     return OverridesParser.create().parse_override(as_typed([word])[0]).value()
 
@@ -34,7 +41,7 @@ def read(word):
 @pytest.mark.parametrize("value", VALUES)
 def test_a_pasted_text_comes_back(value):
     for key in ("data.path", "data.label"):
-        assert read(shlex.split(imtok_line("eval", override(key, value)))[2]) == value
+        assert read(words(imtok_line("eval", override(key, value)))[2]) == value
 
 
 @pytest.mark.parametrize("value", [3, 1e-5, True, None, ["a b", 2, "it's", "ü"], [], {"a": "ü", "b": [1, None]}])
