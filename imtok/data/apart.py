@@ -45,7 +45,7 @@ def without(source: Source, held_out: Source, path: str, val_path: str) -> Sourc
     rest = Subset(source, np.flatnonzero(~both))
     count = int(both.sum())
     count, verb = int(both.sum()), "is" if both.sum() == 1 else "are"
-    where = f"in data.val_path={val_path} too, and not trained on"
+    where = f"also in data.val_path={val_path}, and therefore not trained on"
     rest.remarks += (f"{count} of {len(source)} images of data.path={path} {verb} {where}",)
     return rest
 

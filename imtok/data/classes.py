@@ -74,7 +74,7 @@ def number_like(source: Labelled, classes: list[str], name: str) -> None:
         source.labels, source.classes = renumber(labels, own, classes), classes
     new = sorted(found - set(classes))
     if new:
-        source.remarks += (f"{name}: {some(new)} {be(new)} no class of the training images, so these images have none",)
+        source.remarks += (f"{name}: images of class {some(new)} have no class, because the training images lack it",)
     absent = [known for known in classes if known not in found]
     if absent and found - set(new):
         source.remarks += (f"{name}: there is no image of class {some(absent)}",)
@@ -92,11 +92,6 @@ def some(names: Sequence[str]) -> str:
     return f"{', '.join(shown)} and {last}" if shown else last
 
 
-def be(names: Sequence[str]) -> str:
-    """The verb, "is" or "are", for so many names."""
-    return "is" if len(names) == 1 else "are"
-
-
 def renumber(labels: Int64[np.ndarray, " rows"], named: list[str], classes: list[str]) -> Int64[np.ndarray, " rows"]:
     """Labels that count in ``named`` as labels that count in ``classes``, -1 for a name that is not there.
 
@@ -112,7 +107,7 @@ def renumber(labels: Int64[np.ndarray, " rows"], named: list[str], classes: list
 def _names(values: Sequence[object], place: Callable[[int], str]) -> tuple[list[str], Int64[np.ndarray, " rows"]]:
     other = next((row for row, value in enumerate(values) if value is not None and not isinstance(value, str)), None)
     if other is not None:
-        raise InputError(f"{place(other)} is {_shown(values[other])} where others are names; give one kind of label")
+        raise InputError(f"{place(other)} is {_shown(values[other])}, but other labels are names; give one kind")
     classes = sorted({value for value in values if isinstance(value, str)})
     number = {name: label for label, name in enumerate(classes)}
     return classes, np.array([number.get(str(value), -1) if value is not None else -1 for value in values], np.int64)
@@ -125,7 +120,7 @@ def _number(value: object, place: Callable[[int], str], row: int) -> int:
         isinstance(value, float) and value.is_integer()
     )
     if not whole or int(value) >= MOST:  # type: ignore[call-overload], it is a number then
-        raise InputError(f"{place(row)} is {_shown(value)}, which is no class; give numbers from 0 on, or names")
+        raise InputError(f"{place(row)} is {_shown(value)}, which is not a class; give numbers from 0, or names")
     return max(int(value), -1)  # type: ignore[call-overload]
 
 

@@ -157,7 +157,7 @@ class Collection(Data):
         rest = without(self._training(), self._val, self.path, str(self.val_path))
         if self._copies:
             whose = f"images of data.val_path={self.val_path} are copies of images of data.path={self.path}"
-            rest.remarks += (f"{whose}, and trained on: {some(self._copies)}",)
+            rest.remarks += (f"{whose}, which are trained on: {some(self._copies)}",)
         return rest
 
     @cached_property

@@ -34,7 +34,7 @@ def image_column(table: Table, asked: str | None) -> str:
         others = [other for other, field in table.fields.items() if _is_image(field.type) and len(field.path) == 1]
         fix = f"give data.image={others[0]}" if others else "cast it to datasets.Image() and write the table again"
         kind = _shown(table.fields[name], table.feature(name))
-        raise InputError(f"{table.path}: column {name} is {kind}, and not an encoded image in each row; {fix}")
+        raise InputError(f"{table.path}: column {name} is {kind}, not one encoded image per row; {fix}")
     return name
 
 
@@ -61,7 +61,7 @@ def label_column(table: Table, asked: str | None, image: str) -> str | None:
         others = [other for other in table.names if other != image and label_kind(table, other) in ("names", "numbers")]
         kind = _shown(table.fields[name], table.feature(name))
         raise InputError(
-            f"{table.path}: column {name} is {kind}, and not one class in each row; give data.label=COLUMN of "
+            f"{table.path}: column {name} is {kind}, not one class per row; give data.label=COLUMN of "
             f"{', '.join(others) or 'numbers or names'}, or data.label='' for no classes"
         )
     return name
@@ -86,7 +86,7 @@ def caption_column(table: Table, asked: str | None) -> str | None:
     if not (_is_text(kind) or types.is_null(kind) or (_is_list(kind) and _is_text(_plain(kind.value_type)))):
         shown = _shown(table.fields[name], table.feature(name))
         raise InputError(
-            f"{table.path}: column {name} is {shown}, and neither text nor a list of texts; give data.caption=COLUMN"
+            f"{table.path}: column {name} is {shown}, neither text nor a list of texts; give data.caption=COLUMN"
         )
     return name
 
@@ -115,12 +115,12 @@ def require_same_labels(tables: Sequence[Table], name: str) -> list[str]:
     for first, table in [(known[0], table) for table in known[1:]] + [(named[0], table) for table in named[1:]]:
         if label_kind(first, name) != label_kind(table, name):
             kinds = [str(own.fields[name].type) for own in (first, table)]
-            why = f"{kinds[0]} in {first.path} and {kinds[1]} in {table.path}"
+            why = f"is {kinds[0]} in {first.path} and {kinds[1]} in {table.path}"
         elif named and first is named[0] and first.class_names(name) != table.class_names(name):
-            why = f"named otherwise in {first.path} than in {table.path}"
+            why = f"has other class names in {first.path} than in {table.path}"
         else:
             continue
-        raise InputError(f"column {name} is {why}; give data.path of tables with the same classes")
+        raise InputError(f"column {name} {why}; give data.path of tables with the same classes")
     return named[0].class_names(name) if named else []
 
 

@@ -36,9 +36,8 @@ class Source(ABC):
         background: What shows through transparent images, red, green and blue in [0, 255].
         blocks: Which samples lie together, where the order should mind that; None = it need not.
         content_hashes: What the bytes of each image must hash to; None = they are taken as they are.
-        remarks: What of the data is not read or is not as it should be although it can be used, one sentence each,
-            without a full stop: "skipped 12 files that are no images for imtok: 10 .heic, 2 .gif". Every command that
-            reads the data says each once.
+        remarks: What is not read, or is odd but can be used. Each is one sentence without a full stop: "skipped 12
+            files of DIR that imtok does not read: 10 .heic, 2 .gif". Every command that reads the data says each once.
     """
 
     classes: list[str]

@@ -55,10 +55,10 @@ def read_metadata(
     for table in sorted(tables, key=lambda table: (table.count(b"/"), table)):
         path, below = Path(os.fsdecode(os.path.join(folder, table))), posixpath.dirname(table)  # noqa: PTH118, bytes paths
         if below in above:
-            raise InputError(f"{path} lies beside another table of its kind; leave one of them")
+            raise InputError(f"{path} is the second table of metadata in its folder; keep one of them")
         own, strange = _own_rows(path, below, place)
         if own is None:
-            remarks.append(f"{path} has no column {FILE}, and is not read")
+            remarks.append(f"{path} has no column {FILE}, so it is not read")
             continue
         above.append(below)
         rows |= own
@@ -93,10 +93,10 @@ def _own_rows(
             return None, []
         name = row.get(FILE)
         if not isinstance(name, str) or not name:
-            raise InputError(f"{path}: {where} has no {FILE}; mend it or take it out")
+            raise InputError(f"{path}: {where} has no {FILE}; correct or remove it")
         own = posixpath.normpath(posixpath.join(below, name.encode("utf-8", "surrogateescape")))
         if own in seen:
-            raise InputError(f"{path}: {where} names {printable(own)} once more; leave one row for each image")
+            raise InputError(f"{path}: {where} names {printable(own)} a second time; keep one row for each image")
         seen.add(own)
         if own in place:
             rows[place[own]] = row
@@ -114,7 +114,7 @@ def _json_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
         except (ValueError, RecursionError):
             row = None
         if not isinstance(row, dict):
-            raise InputError(f"{path}: line {number} is not an object in JSON; mend it or take it out")
+            raise InputError(f"{path}: line {number} is not a JSON object; correct or remove it")
         yield f"line {number}", row
 
 
@@ -123,10 +123,10 @@ def _csv_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     try:
         rows = [(reader.line_num, row) for row in reader]
     except csv.Error as error:
-        raise InputError(f"{path}: line {reader.line_num + 1} is broken ({error}); mend it or take it out") from None
+        raise InputError(f"{path}: line {reader.line_num + 1} is broken ({error}); correct or remove it") from None
     for number, row in rows:
         if None in row or None in row.values():
-            raise InputError(f"{path}: line {number} has other fields than the first line; mend it or take it out")
+            raise InputError(f"{path}: line {number} has other fields than the first line; correct or remove it")
     for number, row in rows:
         yield f"line {number}", {column: value or None for column, value in row.items()}
 
@@ -162,7 +162,7 @@ def _column(
     if asked and asked not in columns:
         held = f"there are {', '.join(columns)}" if columns else "there is no table with rows of images"
         raise InputError(
-            f"data.{what}={asked} is no column of the metadata in {os.fsdecode(folder)}: {held}; give "
+            f"data.{what}={asked} is not a column of the metadata in {os.fsdecode(folder)}: {held}; give "
             f"data.{what}=COLUMN"
         )
     return asked or None

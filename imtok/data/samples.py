@@ -93,12 +93,11 @@ def gather(
             key, parts = place.key, {}
             if key in over:
                 raise ShardError(
-                    f"holds the members of {printable(key)!r} in two places, the second being {_shown(member)}, and "
-                    "those of a sample must follow each other; write it again with its members sorted by name (tar "
-                    "--sort=name)"
+                    f"holds the members of {printable(key)!r} in two places, the second being {_shown(member)}, but "
+                    "the members of a sample must follow each other; write it again sorted by name (tar --sort=name)"
                 )
         if place.field in parts:
-            raise ShardError(f"holds two members named {_shown(member)}; write it again with unlike names")
+            raise ShardError(f"holds two members named {_shown(member)}; write it again with different names")
         parts[place.field] = take(place.field, member)
     if parts:
         yield from _whole(key, parts, fields, notes, pictured)
@@ -111,7 +110,7 @@ def _whole(
     """The sample, if it has an image."""
     images = [name for name in parts if fields.is_image(name)]
     if len(images) > 1 and fields.plain:
-        raise ShardError(f"holds two images named {printable(key)!r}; write it again with unlike names")
+        raise ShardError(f"holds two images named {printable(key)!r}; write it again with different names")
     if len(images) > 1:
         names = sorted(name for name in notes.found if fields.is_image(name))
         raise ShardError(
@@ -151,18 +150,17 @@ def remarks(notes: Notes, fields: Fields) -> tuple[str, ...]:
     """Sentences about what is left aside."""
     said: list[str] = []
     if notes.empty == [ITSELF]:
-        said.append("no image is in it")
+        said.append("it holds no image")
     elif notes.empty:
-        said.append(f"no image is in {_counted(len(notes.empty), 'shard')}: {listed(notes.empty)}")
+        said.append(f"no image was found in {_counted(len(notes.empty), 'shard')}: {listed(notes.empty)}")
     if notes.skipped:
         kinds = listed([f"{count} {kind}" for kind, count in notes.skipped.most_common()])
         total = notes.skipped.total()
-        what = "members that are no images" if total > 1 else "member that is no image"
-        said.append(f"skipped {total} {what} for imtok: {kinds}")
+        said.append(f"skipped {_counted(total, 'picture')} of kinds that imtok does not read: {kinds}")
     if notes.imageless:
         said.append(
             f"left out {_counted(notes.imageless, 'sample')} with pictures in other fields than "
-            f"data.image={fields.image}, beside {notes.samples} with that one"
+            f"data.image={fields.image}; {notes.samples} have that field"
         )
     if notes.unlabelled and fields.label is not None:
         said.append(f"{notes.unlabelled} of {notes.samples} samples have no data.label={setting(fields.label)}")
@@ -170,7 +168,7 @@ def remarks(notes: Notes, fields: Fields) -> tuple[str, ...]:
         said.append(f"{notes.uncaptioned} of {notes.samples} samples have no data.caption={setting(fields.caption)}")
     if notes.unknown:
         names = listed(sorted(set(notes.unknown)))
-        said.append(f"images of classes that are not to be counted have none: {names}")
+        said.append(f"the list of classes lacks {names}; images of these names have no class")
     return (*said, *(() if fields.plain else _unread(notes, fields)))
 
 
@@ -178,13 +176,13 @@ def _unread(notes: Notes, fields: Fields) -> Iterator[str]:
     """Sentences about fields that may be meant for class or caption."""
     if notes.odd and fields.label is None:
         yield (
-            f"{_counted(notes.odd, 'sample')} without a class, since the label in json is no whole number or the json "
-            "is damaged; data.label=json.label takes names of classes too"
+            f"{_counted(notes.odd, 'sample')} without a class, because the label in json is not a whole number or the "
+            "json is damaged; data.label=json.label reads names of classes too"
         )
     for what, own, usual in (("label", fields.label, CLASS), ("caption", fields.caption, CAPTION)):
         like = sorted(name for name in notes.found if name.endswith(f".{usual}"))
         if own is None and like and usual not in notes.found:
-            yield f"no {what} is read from {listed(like)}; data.{what}={like[0]} does so"
+            yield f"no {what} is read from {listed(like)}; give data.{what}={like[0]} to read it"
 
 
 def setting(text: Text) -> str:

@@ -165,7 +165,7 @@ class ShardSource(Indexable):
         unknown = sorted({before[label] for label in np.unique(self.labels) if label >= 0 and numbers[label] < 0})
         self.labels = numbers[self.labels]
         if unknown:
-            self.remarks += (f"images of classes that are not to be counted have none: {listed(unknown)}",)
+            self.remarks += (f"the list of classes lacks {listed(unknown)}; images of these names have no class",)
 
     def required(self, settings: bool = True) -> "ShardSource":
         """Itself, if it holds an image, and what ``settings`` of fields name at least once.

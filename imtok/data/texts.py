@@ -139,7 +139,7 @@ def _parsed(data: bytes, key: str) -> Any:
     try:
         content = json.loads(data)
     except (ValueError, RecursionError):
-        raise ValueError("is no JSON") from None
+        raise ValueError("is not JSON") from None
     return _inside(content, key)
 
 

@@ -57,14 +57,14 @@ def explain(error: BaseException, url: str) -> Failure:
         chain.append(cause)
     for one in chain:
         if isinstance(one, aiohttp.TooManyRedirects):
-            return Failure(f"it is redirected in a loop, {len(one.history)} times", True)
+            return Failure(f"it redirects in a loop ({len(one.history)} times)", True)
         if isinstance(one, aiohttp.NonHttpUrlRedirectClientError):
             scheme = re.match(r"[A-Za-z][A-Za-z0-9+.-]*:", str(one))
             return Failure(
-                f"it is redirected to {scheme[0] if scheme else 'another kind of address'}, which is refused", True
+                f"it redirects to {scheme[0] if scheme else 'another kind of address'}, which is refused", True
             )
         if isinstance(one, aiohttp.InvalidURL):
-            return Failure("it is, or is redirected to, an address that is none", True)
+            return Failure("it is not a valid address, or it redirects to an invalid one", True)
         if isinstance(one, aiohttp.ClientResponseError):
             final = 400 <= one.status < 500 and one.status not in PASSING
             return Failure(f"HTTP {one.status} {one.message or _phrase(one.status)}".strip(), final)

@@ -172,7 +172,7 @@ def leave_out(stream: ImageStream, held_out: list[RemoteShard], path: str, val_p
         )
     count = len(stream.shards) - len(left)
     if count:
-        where = f"in data.val_path={val_path} too, and not trained on"
+        where = f"also in data.val_path={val_path}, and therefore not trained on"
         verb = "is" if count == 1 else "are"
         stream.remarks += (f"{count} of {len(stream.shards)} shards of data.path={path} {verb} {where}",)
         stream.shards = left

@@ -58,7 +58,7 @@ def test_held_out_files_of_the_folder_are_not_trained_on(way: str, tmp_path: Pat
         assert pictures(data, "val") == [picture(at) for at in range(3)]
         assert pictures(data, "train") == [picture(at) for at in range(3, 8)]
         assert data.measures_apart
-        message = f"3 of 8 images of data.path={root} are in data.val_path={val} too, and not trained on"
+        message = f"3 of 8 images of data.path={root} are also in data.val_path={val}, and therefore not trained on"
         assert message in remarks(data)
         assert len(data.evaluation(8, "all")) == 8  # pyright: ignore[reportArgumentType]
 
@@ -83,7 +83,7 @@ def test_copies_of_trained_images_under_their_own_names_are_named(tmp_path: Path
     data = Folder(root, val_path=tmp_path / "val")
     assert not data.measures_apart
     whose = f"images of data.val_path={tmp_path}/val are copies of images of data.path={root}"
-    assert remarks(data) == (f"{whose}, and trained on: rest/4.png and rest/6.png",)
+    assert remarks(data) == (f"{whose}, which are trained on: rest/4.png and rest/6.png",)
     assert pictures(data, "train") == [picture(at) for at in (3, 4, 5, 6, 7, 0, 1, 2)]
 
 
@@ -116,8 +116,8 @@ def test_held_out_shards_of_a_stream_are_not_trained_on():
     training: Any = data.train(8, 0)
     assert [shard.name for shard in training.shards] == ["000.tar", "001.tar", "002.tar"]
     assert training.remarks == (
-        "1 of 4 shards of data.path=https://host/{000..003}.tar is in data.val_path=https://host/{003..004}.tar too, "
-        "and not trained on",
+        "1 of 4 shards of data.path=https://host/{000..003}.tar is also in data.val_path=https://host/{003..004}.tar, "
+        "and therefore not trained on",
     )
     assert data.evaluation(8, "train").shards == training.shards  # pyright: ignore[reportAttributeAccessIssue]
     assert len(data.evaluation(8, "all").shards) == 4  # pyright: ignore[reportAttributeAccessIssue]

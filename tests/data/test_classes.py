@@ -64,7 +64,7 @@ def test_classes_that_training_does_not_have_are_named(root: Path, picture: Pict
     (root / "val/aa/1.png").write_bytes(picture(9))
     held_out = ImageNet(root).validation(8)
     assert numbers(held_out) == {"a": 0, "aa": -1, "c": 2}
-    assert f"{root}/val: aa is no class of the training images, so these images have none" in held_out.remarks
+    assert f"{root}/val: images of class aa have no class, because the training images lack it" in held_out.remarks
 
 
 def test_a_folder_of_parts_is_told_from_one_of_classes(root: Path):

@@ -85,7 +85,7 @@ def test_rows_and_images_that_do_not_fit_are_named(root: Path):
     )
     write(root / "metadata.jsonl", [{"file": "x", "text": "?"}])
     source = FileSource(root)
-    assert source.remarks == (f"{root}/metadata.jsonl has no column file_name, and is not read",)
+    assert source.remarks == (f"{root}/metadata.jsonl has no column file_name, so it is not read",)
     assert source.classes == ["a", "b"]
 
 
@@ -99,25 +99,27 @@ def test_a_table_counts_for_the_folders_below_it_and_a_deeper_one_before_it(root
     found = texts(FileSource(root))
     assert found == {"a/0.png": ("deep",), "a/1.png": ("high too",), "loose.png": ("up",)}
     write(root / "a/metadata.csv", [{"file_name": "0.png", "text": "deep"}])
-    with pytest.raises(InputError, match=r"a/metadata\.jsonl lies beside another table of its kind; leave one of them"):
+    with pytest.raises(
+        InputError, match=r"a/metadata\.jsonl is the second table of metadata in its folder; keep one of them"
+    ):
         FileSource(root)
 
 
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("jsonl", '{"file_name": "a/0.png"}\n{"file_name": "a/1', r"line 2 is not an object in JSON; mend it"),
-        ("jsonl", '{"file_name": "a/0.png"}\n["a/1.png"]', r"line 2 is not an object in JSON; mend it"),
-        ("jsonl", '{"file_name": "a/0.png"}\n{"text": "x"}', r"line 2 has no file_name; mend it"),
-        ("jsonl", '{"file_name": "a/0.png"}\n{"file_name": "a/./0.png"}', r"line 2 names a/0\.png once more"),
-        ("csv", "file_name,text\na/0.png,x\na/1.png\n", r"line 3 has other fields than the first line; mend it"),
-        ("csv", "file_name,text\na/0.png,x\na/1.png,y,z\n", r"line 3 has other fields than the first line; mend it"),
-        ("csv", 'file_name,text\na/0.png,"x\n', r"line 2 is broken \(unexpected end of data\); mend it"),
+        ("jsonl", '{"file_name": "a/0.png"}\n{"file_name": "a/1', r"line 2 is not a JSON object; correct"),
+        ("jsonl", '{"file_name": "a/0.png"}\n["a/1.png"]', r"line 2 is not a JSON object; correct"),
+        ("jsonl", '{"file_name": "a/0.png"}\n{"text": "x"}', r"line 2 has no file_name; correct"),
+        ("jsonl", '{"file_name": "a/0.png"}\n{"file_name": "a/./0.png"}', r"line 2 names a/0\.png a second time"),
+        ("csv", "file_name,text\na/0.png,x\na/1.png\n", r"line 3 has other fields than the first line; correct"),
+        ("csv", "file_name,text\na/0.png,x\na/1.png,y,z\n", r"line 3 has other fields than the first line; correct"),
+        ("csv", 'file_name,text\na/0.png,"x\n', r"line 2 is broken \(unexpected end of data\); correct"),
         ("csv", b"file_name,text\na/0.png,\xff\n", r"metadata\.csv cannot be read \(it is not UTF-8\)"),
         (
             "jsonl",
             '{"file_name": "a/0.png", "label": [1, 2]}',
-            r"a/0\.png: column label .* is \[1, 2\], which is no class",
+            r"a/0\.png: column label .* is \[1, 2\], which is not a class",
         ),
         ("jsonl", '{"file_name": "a/0.png", "text": {"en": "x"}}', r"a/0\.png: column text .* neither text nor a list"),
         ("parquet", b"PAR1", r"metadata\.parquet cannot be read"),
@@ -130,10 +132,14 @@ def test_a_broken_row_is_refused_by_table_and_line(name: str, content: str | byt
 
 
 def test_a_column_that_is_not_there_is_refused_with_those_that_are(root: Path):
-    with pytest.raises(InputError, match=r"data\.caption=title is no column .*: there is no table with rows of images"):
+    with pytest.raises(
+        InputError, match=r"data\.caption=title is not a column .*: there is no table with rows of images"
+    ):
         Folder(root, caption="title").train(8, 0)
     write(root / "metadata.jsonl", ROWS)
-    with pytest.raises(InputError, match=r"data\.label=kind is no column .*: there are file_name, text, label, number"):
+    with pytest.raises(
+        InputError, match=r"data\.label=kind is not a column .*: there are file_name, text, label, number"
+    ):
         Folder(root, label="kind").train(8, 0)
 
 
@@ -148,4 +154,4 @@ def test_classes_of_both_parts_count_alike(root: Path, picture: Picture):
     for data in (Folder(root / "train", val_path=root / "val"), ImageNet(root)):
         held_out: Any = data.validation(8)
         assert list(labels(held_out.source).values()) == [2, 0, -1]
-        assert f"{root}/val: fox is no class of the training images, so these images have none" in held_out.remarks
+        assert f"{root}/val: images of class fox have no class, because the training images lack it" in held_out.remarks

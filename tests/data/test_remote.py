@@ -337,9 +337,9 @@ ANSWERS = {  # what a server may say that another try does not change
     "gone": (404, "", "HTTP 404 Not Found"),
     "forbidden": (403, "", "HTTP 403 Forbidden"),
     "unauthorized": (401, "", "HTTP 401 Unauthorized"),
-    "file": (302, "file:///etc/passwd", "it is redirected to file:, which is refused"),
-    "ftp": (301, "ftp://host/0.tar", "it is redirected to ftp:, which is refused"),
-    "loop": (302, "{}", "it is redirected in a loop"),
+    "file": (302, "file:///etc/passwd", "it redirects to file:, which is refused"),
+    "ftp": (301, "ftp://host/0.tar", "it redirects to ftp:, which is refused"),
+    "loop": (302, "{}", "it redirects in a loop"),
 }
 
 

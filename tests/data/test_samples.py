@@ -198,7 +198,7 @@ UNUSABLE: dict[str, tuple[list[tuple[str, bytes]], dict[str, str], str]] = {
         {"caption": "json.x"},
         r"a\.json, whose x is 1, not a text",
     ),
-    "no json": ([("a.jpg", b"1"), ("a.json", b"{")], {"caption": "json.x"}, r"a\.json, which is no JSON"),
+    "no json": ([("a.jpg", b"1"), ("a.json", b"{")], {"caption": "json.x"}, r"a\.json, which is not JSON"),
 }
 
 
@@ -237,7 +237,7 @@ def test_names_of_classes_are_numbered_over_all_shards_and_held_out_images_by_th
     assert [images.source.label(at) for at in range(4)] == [2, 0, 1, -1]
     assert [held_out.source.label(at) for at in range(2)] == [2, -1]
     assert held_out.remarks == (
-        "images of classes that are not to be counted have none: dog",
+        "the list of classes lacks dog; images of these names have no class",
         "no image is of the classes cock, great white shark",
     )
 
@@ -269,7 +269,7 @@ def test_a_stream_needs_to_be_told_the_classes_that_are_written_as_names(
         assert remote == local
     local, remote = both.found(classes=["tench"])
     assert texts(local) == texts(remote) == {"1": (0, ""), "2": (-1, "")}
-    assert "shard 0.tar: images of classes that are not to be counted have none: cock" in caplog.text
+    assert "shard 0.tar: the list of classes lacks cock; images of these names have no class" in caplog.text
     held_out = WebDataset(both.folder, val_path=both.paths[1]).validation(8)
     assert isinstance(held_out, ImageStream)
     assert [sample.label for sample in held_out.once(0, 1)] == [1, 0]
@@ -301,12 +301,12 @@ def test_an_empty_shard_beside_good_ones_is_a_named_remark(
         assert isinstance(again, ImageStream)
     assert list(local) == ["1", "3"]
     assert remote == local
-    remark = "no image is in 2 shards: 1.tar, 2.tar"
+    remark = "no image was found in 2 shards: 1.tar, 2.tar"
     assert WebDataset(both.folder).evaluation(8).remarks == (remark,)
     assert Tars(both.folder).evaluation(8).remarks == (remark,)
     assert [record.getMessage() for record in caplog.records] == [
-        "shard 1.tar: no image is in it",
-        "shard 2.tar: no image is in it",
+        "shard 1.tar: it holds no image",
+        "shard 2.tar: it holds no image",
     ]
 
 
@@ -351,7 +351,7 @@ def test_pictures_of_other_kinds_are_counted_by_kind_and_fields_of_other_things_
     expected = {
         f"1 {suffix}" for suffix in SKIPPED.values() if suffix != ".heic" and (kind is WebDataset or suffix[0] == ".")
     }
-    assert head == f"skipped {len(expected) + 2} members that are no images for imtok"
+    assert head == f"skipped {len(expected) + 2} pictures of kinds that imtok does not read"
     assert kinds.startswith("2 .heic, ")
     assert set(kinds.split(", ")[1:]) == expected
     if kind is WebDataset:
@@ -373,13 +373,13 @@ def test_what_settings_do_not_find_is_said_or_refused(both: Both, picture: Pictu
     )
     images = WebDataset(both.folder).evaluation(8)
     assert images.remarks == (
-        "no label is read from a.cls; data.label=a.cls does so",
-        "no caption is read from a.txt; data.caption=a.txt does so",
+        "no label is read from a.cls; give data.label=a.cls to read it",
+        "no caption is read from a.txt; give data.caption=a.txt to read it",
     )
     images = WebDataset(both.folder, image="jpg", caption="a.txt").evaluation(8)
     assert len(images) == 2
     assert images.remarks[:2] == (
-        "left out 1 sample with pictures in other fields than data.image=jpg, beside 2 with that one",
+        "left out 1 sample with pictures in other fields than data.image=jpg; 2 have that field",
         "1 of 2 samples have no data.caption=a.txt",
     )
     for setting, value in (("image", "gif"), ("caption", "b.txt"), ("label", "json.label")):
@@ -412,7 +412,7 @@ def test_an_index_keeps_names_of_classes_and_remarks_and_fits_only_the_fields_it
         images = WebDataset(both.folder, index=tmp_path / "index").evaluation(8)
         assert [images[0, at].label for at in range(2)] == [1, 0]
         assert images.source.classes == ["cock", "tench"]
-        assert images.remarks == plain.remarks == ("skipped 1 member that is no image for imtok: 1 .gif",)
+        assert images.remarks == plain.remarks == ("skipped 1 picture of kinds that imtok does not read: 1 .gif",)
         assert images.digest == plain.digest
     with pytest.raises(InputError, match=r"data.index was made with other settings of data.image"):
         WebDataset(both.folder, index=tmp_path / "index", image="jpg").evaluation(8)
@@ -471,5 +471,5 @@ def test_a_stream_says_what_it_leaves_aside_once_however_many_epochs_it_reads(
         assert isinstance(images, ImageStream)
         assert len(list(train_stream_loader(images, 2, 3, workers))) == 3
     assert [record.getMessage() for record in caplog.records] == [
-        "shard 0.tar: skipped 1 member that is no image for imtok: 1 .gif"
+        "shard 0.tar: skipped 1 picture of kinds that imtok does not read: 1 .gif"
     ]

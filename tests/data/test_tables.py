@@ -72,12 +72,15 @@ def test_a_row_without_a_label_is_the_only_one_without_a_class(name: str, tmp_pa
     [
         (
             arrow.array([[0, 1], [2]]),
-            r"column label is a list of numbers \(list<.*int64>\), and not one class in each row; give ",
+            r"column label is a list of numbers \(list<.*int64>\), not one class per row; give ",
         ),
         (arrow.array([{"a": 1}, {"a": 2}]), r"column label is a struct of a \(struct<a: int64>\).*data\.label=''"),
         (arrow.array([b"x", b"y"]), r"column label is bytes \(binary\).*give data\.label=COLUMN of fine, or"),
-        (arrow.array([1.0, 0.5]), r"a\.parquet: column label, row 1 is 0\.5, which is no class; give numbers from 0"),
-        (arrow.array([2**63, 0], arrow.uint64()), r"column label, row 0 is 9223372036854775808, which is no class"),
+        (
+            arrow.array([1.0, 0.5]),
+            r"a\.parquet: column label, row 1 is 0\.5, which is not a class; give numbers from 0",
+        ),
+        (arrow.array([2**63, 0], arrow.uint64()), r"column label, row 0 is 9223372036854775808, which is not a class"),
     ],
 )
 def test_labels_of_another_type_are_refused_by_column_and_type(
@@ -111,7 +114,7 @@ def test_images_and_labels_in_a_struct_are_read(tmp_path: Path, picture: Picture
         (
             arrow.array([[{"bytes": b"x", "path": None}]], arrow.list_(IMAGE)),
             {"feature": {"_type": "Image"}, "_type": "Sequence"},
-            r"column image is a list of images \(list<.*Sequence\), and not an encoded image in each row",
+            r"column image is a list of images \(list<.*Sequence\), not one encoded image per row",
         ),
         (
             arrow.array([[[[1, 2, 3]]]]),
@@ -150,7 +153,7 @@ def test_tables_with_other_columns_are_refused_by_both_files_and_columns(tmp_pat
         HuggingFace(tmp_path).train(8, 0)
     for path, names in ((first, ["a", "b"]), (second, ["b", "a"])):
         write(path, {"image": images([picture(1)]), "label": [1]}, {"label": {"names": names, "_type": "ClassLabel"}})
-    with pytest.raises(InputError, match=rf"column label is named otherwise in {first} than in {second}"):
+    with pytest.raises(InputError, match=rf"column label has other class names in {first} than in {second}"):
         HuggingFace(tmp_path).train(8, 0)
 
 
@@ -233,7 +236,7 @@ def test_classes_of_other_parts_count_in_those_of_training(tmp_path: Path, pictu
     assert labels(source(data, "test")) == [2, 0, 2]
     remarks = source(data, "val").remarks
     assert remarks == (
-        f"{tmp_path}/validation.parquet: x is no class of the training images, so these images have none",
+        f"{tmp_path}/validation.parquet: images of class x have no class, because the training images lack it",
         f"{tmp_path}/validation.parquet: there is no image of class a and b",
     )
     write(tmp_path / "test.parquet", {"image": pictures})
@@ -305,5 +308,5 @@ def test_one_text_of_a_list_is_drawn_anew_in_every_epoch_and_all_are_given(
 @pytest.mark.parametrize("column", [arrow.array([1, 2]), arrow.array([[1], [2]]), arrow.array([{"en": "x"}] * 2)])
 def test_a_caption_column_of_another_type_is_refused(column: Any, tmp_path: Path, picture: Picture):
     path = write(tmp_path / "a.parquet", {"image": images([picture(0), picture(1)]), "text": column})
-    with pytest.raises(InputError, match=r"a\.parquet: column text is .*, and neither text nor a list of texts; give"):
+    with pytest.raises(InputError, match=r"a\.parquet: column text is .*, neither text nor a list of texts; give"):
         HuggingFace(path, caption="text").train(8, 0)
