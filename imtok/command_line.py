@@ -27,7 +27,7 @@ def check_arguments(command: str) -> None:
     arguments = _flags(command)
     for name, instead in _REFUSED.items():
         if getattr(arguments, name) is not None:
-            raise InputError(f"--{name.replace('_', '-')} is not taken, since nothing would check it; {instead}")
+            raise InputError(f"--{name.replace('_', '-')} is not accepted, because nothing would check it; {instead}")
     if any((arguments.help, arguments.hydra_help, arguments.cfg, arguments.info)):
         return
     if arguments.shell_completion:

@@ -73,8 +73,8 @@ def require_one_process(command: str) -> None:
     by = launched()
     if by is not None and by.processes > 1:
         raise InputError(
-            f"{by.launcher} started {by.processes} processes, and imtok {command} is one: each would do all of it and "
-            "write to the same folder; start one"
+            f"{by.launcher} started {by.processes} processes, but imtok {command} runs as one: each would do all of it "
+            "and write to the same folder; start one"
         )
 
 

@@ -57,5 +57,5 @@ def _nearest(folder: Path) -> str:
         meant = there.joinpath(close[0], *below)
         return f"did you mean {meant if folder.is_absolute() else os.path.relpath(meant)}?"
     if re.fullmatch(r"[\w.-]+/[\w.-]+", str(folder)):
-        return f"a model on the hub is {_HUB}{folder}"
+        return f"for a model on the hub give {_HUB}{folder}"
     return "give a run folder or its tokenizer/ folder"

@@ -73,7 +73,8 @@ def check_repeats(arguments: Sequence[str]) -> None:
         (first, _, one), (second, _, other) = before.partition("="), after.partition("=")
         if first == second and first.rpartition(".")[2] in ("path", "val_path") and one != other:
             raise InputError(
-                f"{first} is given twice, {one} and {other}; where the shell has opened braces, quote it: '{first}=...'"
+                f"{first} is given twice, {one} and {other}; if the shell expanded braces, quote the "
+                f"argument: '{first}=...'"
             )
 
 
@@ -132,13 +133,15 @@ def _local(key: str, text: str, config: DictConfig) -> str:
         if "://" in text:
             raise InputError(
                 f"{key}: an address must not read the environment, since configs are written to the run folder, and "
-                "addresses hold passwords; write it out"
+                "addresses may hold passwords; write the address out"
             )
     first, slash, rest = text.partition("/")
     try:
         return str(Path(first).expanduser()) + slash + rest if first.startswith("~") else text
     except RuntimeError:
-        raise InputError(f"{key}: there is no user {first[1:]} here; a folder of that name is {key}=./{text}") from None
+        raise InputError(
+            f"{key}: there is no user {first[1:]}; for a folder of that name give {key}=./{text}"
+        ) from None
 
 
 def _argument(argument: str, swept: bool, lists: Sequence[str]) -> str:

@@ -55,10 +55,10 @@ PLAIN = {
         "imtok import source=llamagen path=vq_ds16_c2i.pt out=llamagen",
         (0, 0),
         keys={
-            "source": "which code the checkpoint is of (docs/zoo.md)",
+            "source": "the code that wrote the checkpoint (docs/zoo.md)",
             "path": "the checkpoint file",
             "out": "the folder of the tokenizer",
-            "image_size": "pixels, where the checkpoint leaves it open",
+            "image_size": "side of the images in pixels, if the checkpoint does not say it",
         },
     ),
     "info": Plain(
@@ -127,4 +127,4 @@ def _home(path: str) -> str:
     try:
         return str(Path(path).expanduser()) if path.startswith("~") else path
     except RuntimeError:
-        raise InputError(f"{path}: there is no such user here; a folder of that name is ./{path}") from None
+        raise InputError(f"{path}: there is no such user; for a folder of that name give ./{path}") from None

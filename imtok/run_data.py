@@ -41,14 +41,16 @@ def take_data(config: DictConfig, sources: Sequence[str], split: str | None = No
     if not all(runs):
         config.data = OmegaConf.load(config_folder() / "data" / "photos.yaml")
         nobodys = sources[runs.index(None)]
-        return f"data: {_line(_plain(config.data), config.split)}, since {nobodys} has no run whose data it could be"
+        return (
+            f"data: {_line(_plain(config.data), config.split)}, since {nobodys} has no training run to take data from"
+        )
     found = [_stored(run) for run in runs if run is not None]
     if any(section != found[0] for section in found):
         raise InputError(f"data must be given: {' and '.join(sources)} were trained on different images; {_OTHER}")
     _check(found[0], f"{runs[0]}/{_CONFIG}")
     config.data = found[0]
     config.split = config.split or split
-    return f"data: that of the run: {_line(found[0], config.split)}"
+    return f"data of the run: {_line(found[0], config.split)}"
 
 
 def data_words(section: dict[str, Any]) -> list[str] | None:
@@ -109,7 +111,7 @@ def _check(section: dict[str, Any], where: str) -> None:
             )
         local = isinstance(value, str) and "://" not in value and "{" not in value
         if name in ("path", "val_path", "sources") and local and not Path(value).exists():
-            raise InputError(f"{where}: data.{key}={value} is not there any more{_near(value)}; {_OTHER}")
+            raise InputError(f"{where}: data.{key}={value} no longer exists{_near(value)}; {_OTHER}")
 
 
 def _near(path: str) -> str:
@@ -122,7 +124,7 @@ def _near(path: str) -> str:
 
 def _line(section: dict[str, Any], split: str | None) -> str:
     words = data_words(section) or [override("data", section)]
-    return f"{shell_line(*words)}, {f'split={split}' if split else 'the split that suits it'}"
+    return f"{shell_line(*words)}, {f'split={split}' if split else 'the default split'}"
 
 
 def _plain(node: Any) -> dict[str, Any]:

@@ -60,7 +60,9 @@ def _check_node(path: str, node: dict[str, Any], provided: set[str]) -> Iterator
         if key not in parameters:
             yield f"{path}.{key}: {target.rpartition('.')[2]} has no argument {key}{hint(key, list(parameters))}"
         elif unbuilt := list(_unbuilt(f"{path}.{key}", value, hints.get(key, Any))):
-            yield from (f"{where}: nothing builds it, since it has no _target_; ~{where} drops it" for where in unbuilt)
+            yield from (
+                f"{where}: it has no _target_, so nothing can build it; ~{where} removes it" for where in unbuilt
+            )
         elif value != "???" and not _fits(value, hints.get(key, Any)):
             yield f"{path}.{key}: must be {_name(hints[key])}, got {value!r}{_as_path(f'{path}.{key}', value)}"
     for key, parameter in parameters.items():

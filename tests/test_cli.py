@@ -107,7 +107,7 @@ def test_what_a_run_prints_at_its_end_is_there_and_can_be_pasted(run, images, mo
     listed = re.findall(r"^  (run/\S+) ", printed, flags=re.MULTILINE)
     assert "run/tokenizer" in listed
     assert all((folder / path).exists() for path in listed)
-    assert "data: that of the run: data=folder" in pasted(printed, "evaluate", folder, monkeypatch, capsys)
+    assert "data of the run: data=folder" in pasted(printed, "evaluate", folder, monkeypatch, capsys)
     (report,) = (folder / "runs/eval").glob("*/report.json")
     assert json.loads(report.read_text())["images"] == json.loads((run / "summary.json").read_text())["images"]
     assert str(images) in pasted(printed, "export", folder, monkeypatch, capsys)
@@ -323,7 +323,7 @@ def test_a_continuous_run_prints_how_to_give_it_ids_and_no_export(continuous, mo
     printed = (continuous.parent / "printed").read_text()
     assert "export:" not in printed
     following = pasted(printed, "give ids", continuous.parent, monkeypatch, capsys)
-    assert "data: that of the run: data=folder" in following
+    assert "data of the run: data=folder" in following
     pasted(following, "export", continuous.parent, monkeypatch, capsys)
     assert (continuous / "quantized/tokens/manifest.json").is_file()
 

@@ -145,7 +145,7 @@ def test_every_encoder_builds_with_its_decoder(encoder):
             "objective.losses.l2.wieght: L2Loss has no argument wieght; did you mean weight?",
         ),
         (["+data.path=DIR"], "data.path: Photos has no argument path; "),
-        (["+objective.losses.more=3"], "objective.losses.more: nothing builds it, since it has no _target_; ~"),
+        (["+objective.losses.more=3"], "objective.losses.more: it has no _target_, so nothing can build it; ~"),
         (["~quantizer._target_"], "quantizer._target_: required and not set; it says which class to build"),
         (["~seed"], "seed: must not be taken out, since the command reads it"),
         (["=3"], "=3: not an override; write KEY=VALUE"),
@@ -156,7 +156,7 @@ def test_every_encoder_builds_with_its_decoder(encoder):
         (["+a=${b}", "+b=3", "seed=${b}"], "a: nothing reads it; "),
         (
             ["++objective.losses.more={weight:1}"],
-            "objective.losses.more: nothing builds it, since it has no _target_; ~",
+            "objective.losses.more: it has no _target_, so nothing can build it; ~",
         ),
     ],
 )
@@ -240,7 +240,7 @@ def test_flags_that_go_round_the_check_are_refused_with_another_way(flag, monkey
         run_hydra("train")
     assert end.value.code == 2
     said = capsys.readouterr().err
-    assert "is not taken, since nothing would check it; " in said
+    assert "is not accepted, because nothing would check it; " in said
     assert len(said.splitlines()) == 1
 
 

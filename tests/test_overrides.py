@@ -85,7 +85,7 @@ def test_sweeps_over_paths_take_each_as_it_was_typed():
 
 
 def test_what_the_shell_made_of_braces_is_refused():
-    with pytest.raises(InputError, match=r"data\.path is given twice, a\.tar and b\.tar; .* quote it"):
+    with pytest.raises(InputError, match=r"data\.path is given twice, a\.tar and b\.tar; .* quote the argument"):
         check_repeats(["data=webdataset", "data.path=a.tar", "data.path=b.tar"])
     check_repeats(["seed=1", "seed=2", "data.path=a", "out=x", "data.path=a"])
 
@@ -103,7 +103,7 @@ def test_home_is_one_place_for_all_paths(monkeypatch):
         "tokenizer": ["/home/me/a", "b"],
     }
     assert settle(OmegaConf.create({"out": "~nobody-here/x"})) == [
-        "out: there is no user nobody-here here; a folder of that name is out=./~nobody-here/x"
+        "out: there is no user nobody-here; for a folder of that name give out=./~nobody-here/x"
     ]
 
 

@@ -24,7 +24,7 @@ from imtok.plain import PLAIN, Words, read_words
         ("compare", ["a", "b", "metric=psnr"], "metric=psnr: no such argument; "),
         ("import", ["sauce=x"], "sauce=x: no such argument; did you mean source? "),
         ("import", ["llamagen"], "llamagen: one argument too many; imtok import takes source=NAME"),
-        ("info", ["~nobody-here/x"], "~nobody-here/x: there is no such user here"),
+        ("info", ["~nobody-here/x"], "~nobody-here/x: there is no such user"),
     ],
 )
 def test_a_word_that_a_command_does_not_know_is_named(name, words, reason):

@@ -51,19 +51,19 @@ def test_data_of_the_run_is_taken_and_said(here):
     for source in ("run", "run/tokenizer"):
         config = given()
         said = take_data(config, [source], split="val")
-        assert said == "data: that of the run: data=folder data.path=images data.val_fraction=0.5, split=val"
+        assert said == "data of the run: data=folder data.path=images data.val_fraction=0.5, split=val"
         assert (config.data, config.split) == (FOLDER, "val")
     assert take_data(given(split="all"), ["run"], split="val").endswith("split=all")
-    assert take_data(given(), ["run"]).endswith("data.val_fraction=0.5, the split that suits it")
+    assert take_data(given(), ["run"]).endswith("data.val_fraction=0.5, the default split")
 
 
 def test_data_that_is_given_wins_and_a_tokenizer_alone_takes_the_photographs(here):
     here("run", FOLDER)
     config = given(PHOTOS)
-    assert take_data(config, ["run"], split="val") == "data: data=photos, the split that suits it"
+    assert take_data(config, ["run"], split="val") == "data: data=photos, the default split"
     assert (config.data, config.split) == (PHOTOS, None)
     config = given()
-    assert take_data(config, ["alone"]).endswith("since alone has no run whose data it could be")
+    assert take_data(config, ["alone"]).endswith("since alone has no training run to take data from")
     assert config.data == PHOTOS
 
 
@@ -84,9 +84,9 @@ def test_runs_on_different_data_are_not_mixed(here):
         ),
         (
             {**FOLDER, "path": "imagse"},
-            r"data\.path=imagse is not there any more, seen from .* \(there is images\); give",
+            r"data\.path=imagse no longer exists, seen from .* \(there is images\); give",
         ),
-        ({**FOLDER, "val_path": "/gone/x"}, r"data\.val_path=/gone/x is not there any more; give data=folder"),
+        ({**FOLDER, "val_path": "/gone/x"}, r"data\.val_path=/gone/x no longer exists; give data=folder"),
         ("photos", r"run/config\.yaml does not say what the run was trained on; give data=folder"),
     ],
 )
@@ -122,6 +122,6 @@ def test_eval_and_export_of_a_run_read_its_data(here, capsys, monkeypatch):
         words = shlex.split(f"imtok {command} tokenizer=run out={command} device=cpu threads=1")
         monkeypatch.setattr(sys, "argv", words)
         main()
-        assert "data: that of the run: data=folder data.path=images" in capsys.readouterr().out
+        assert "data of the run: data=folder data.path=images" in capsys.readouterr().out
         file = {"eval": "report.json", "export": "manifest.json"}[command]
         assert 0 < json.loads(Path(command, file).read_text())["images"] <= images

@@ -155,7 +155,7 @@ def test_a_mistyped_folder_is_answered_with_the_nearest_one(tmp_path, monkeypatc
         "runs/mien": "did you mean runs/mine?",
         "rusn/mine/tokenizer": "did you mean runs/mine/tokenizer?",
         str(tmp_path / "runs/mien"): f"did you mean {tmp_path / 'runs/mine'}?",
-        "org/name": "a model on the hub is hf:org/name",
+        "org/name": "for a model on the hub give hf:org/name",
         "nothing": "give a run folder or its tokenizer/ folder",
     }.items():
         with pytest.raises(InputError) as error:

@@ -49,7 +49,12 @@ def _rate(rows: list[dict[str, Any]]) -> Brief:
         [row["kind"], _cell(row.get("tokens", row.get("quality"))), *(_cell(row.get(name)) for name in names)]
         for row in rows
     ]
-    return Brief("Quality against size", head, cells, "A row of tokens says their number, a codec's its quality.")
+    return Brief(
+        "Quality against size",
+        head,
+        cells,
+        "The second column is the number of tokens, or the quality setting of a codec.",
+    )
 
 
 _SETTINGS = ("kind", "tokens", "quality", "bytes_without_header")

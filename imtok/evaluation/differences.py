@@ -33,8 +33,8 @@ def difference(metric: str, reports: Sequence[Mapping[str, Any]], names: Sequenc
     ]
     if not any(any(column) for column in told):
         if "data" in differing:
-            return f"the images of {' and '.join(names)} are not the same, though they are called so"
-        return f"{' and '.join(names)} used an extractor of other weights or settings"
+            return f"the images of {' and '.join(names)} differ, although they have the same description"
+        return f"{' and '.join(names)} used extractors with different weights or settings"
     return "; ".join(sides)
 
 

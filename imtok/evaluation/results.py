@@ -101,7 +101,7 @@ class Report:
         """What the numbers are of, in words by title: data, images, tokenizer, time and version."""
         bad, height, width = len(self.bad), *self.image_size
         images = f"{counted(self.images)} of {width}x{height} pixels"
-        unreadable = f"; {bad} more could not be read and {'is' if bad == 1 else 'are'} in no number" if bad else ""
+        unreadable = f"; {bad} more could not be read and {'is' if bad == 1 else 'are'} not counted" if bad else ""
         told = {
             "Data": f"{': '.join(filter(None, (describe_data(self.origin.about_data()), images)))}{unreadable}",
             "Tokenizer": ", ".join(

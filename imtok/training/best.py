@@ -29,7 +29,11 @@ def find_best(name: str | None, asked: Settings, tokenizer: Tokenizer, side: int
     choices = {known: better for known, better in found.items() if better is not None}
     better = choices.get(name)
     if better is None:
-        why = "has no better and no worse" if name in found else "is not among what is measured"
+        why = (
+            "cannot choose, since neither larger nor smaller values are better"
+            if name in found
+            else "is not among what is measured"
+        )
         close = difflib.get_close_matches(name.lower(), choices, n=1)
         hint = f"did you mean {close[0]}? " if close else ""
         raise InputError(

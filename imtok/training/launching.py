@@ -61,23 +61,25 @@ class Launcher(_SubprocessScriptLauncher):
             self.procs.append(subprocess.Popen(self.command, env={**os.environ, **variables}))
 
     def _watch(self) -> None:
-        """End this process where it waits in vain for one that failed."""
+        """End this process if another one has failed, since it would wait for it without end."""
         while not self._over.wait(1):
             for local_rank, process in enumerate(self.procs, 1):
                 if process.poll():
                     if self._over.wait(PATIENCE):
                         return
-                    sys.stderr.write(f"imtok: process {local_rank} of this machine ended with {process.returncode}\n")
+                    sys.stderr.write(
+                        f"imtok: process {local_rank} of this machine ended with exit code {process.returncode}\n"
+                    )
                     self._end()
                     os._exit(1)
 
     def part(self) -> None:
-        """Leave the other processes when all is done, so that the next job of a sweep can meet its own."""
+        """Leave the process group at the end of a run, so that the next job of a sweep can form its own."""
         if self.procs and dist.is_initialized():
             dist.destroy_process_group()
 
     def close(self) -> None:
-        """See that the other processes end."""
+        """Wait for the other processes, and kill those that do not end."""
         self._over.set()
         if self.procs:
             for name in ("MASTER_ADDR", "MASTER_PORT"):

@@ -37,13 +37,13 @@ def unlikely(trainer: TrainerSettings, optimizer: OptimizerSettings, config: dic
         for line in _late(config.get(section), section, steps)
     ]
     if trainer.evaluate_every > steps:
-        lost = f", and trainer.best={trainer.best} keeps none" if trainer.best else ""
+        lost = f", and trainer.best={trainer.best} keeps no tokenizer" if trainer.best else ""
         found.append(
             f"trainer.evaluate_every={trainer.evaluate_every} is more than trainer.max_steps={steps}: nothing is "
             f"evaluated before the end{lost}"
         )
     if trainer.stop_at is not None and trainer.stop_at > steps:
-        found.append(f"trainer.stop_at={trainer.stop_at} is more than trainer.max_steps={steps}: it stops nothing")
+        found.append(f"trainer.stop_at={trainer.stop_at} is more than trainer.max_steps={steps}: it has no effect")
     return found
 
 

@@ -105,7 +105,7 @@ def test_other_images_are_named_by_path_split_and_number():
     moved = evaluate(tokenizer(), batches(range(1, 7)), settings=Settings(("psnr",))).values()
     found = compare([values(metrics=("psnr",)), moved], ["A", "B"])
     assert found.refused == [
-        "PSNR (dB): not comparable: the images of A and B are not the same, though they are called so"
+        "PSNR (dB): not comparable: the images of A and B differ, although they have the same description"
     ]
     assert not found.comparable
 

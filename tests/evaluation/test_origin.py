@@ -57,7 +57,7 @@ def test_every_report_names_its_data_its_tokenizer_its_time_and_its_command(tmp_
     assert stored["versions"]["imtok"]
     console = Console(record=True, width=200, file=io.StringIO())
     show(report, console)
-    words = "folder, path my photos, split val: 6 images of 32x32 pixels; 1 more could not be read and is in no number"
+    words = "folder, path my photos, split val: 6 images of 32x32 pixels; 1 more could not be read and is not counted"
     assert words in console.export_text()
     text = (tmp_path / "report/report.md").read_text()
     page = (tmp_path / "report/report.html").read_text()

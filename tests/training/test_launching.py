@@ -84,7 +84,7 @@ def test_a_command_that_is_one_process_is_not_started_twice(surroundings, monkey
     with pytest.raises(SystemExit) as end:
         run_hydra("eval")
     assert end.value.code == 2
-    assert "torchrun started 2 processes, and imtok eval is one" in capsys.readouterr().err
+    assert "torchrun started 2 processes, but imtok eval runs as one" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("has_critic", [False, True])
