@@ -1,4 +1,4 @@
-"""Keeps images that are measured out of those that are trained on, under whatever names they lie there."""
+"""Keeps held-out images out of training, whatever their names are."""
 
 import os
 from bisect import bisect_left
@@ -43,7 +43,6 @@ def without(source: Source, held_out: Source, path: str, val_path: str) -> Sourc
     if not both.any():
         return source
     rest = Subset(source, np.flatnonzero(~both))
-    count = int(both.sum())
     count, verb = int(both.sum()), "is" if both.sum() == 1 else "are"
     where = f"also in data.val_path={val_path}, and therefore not trained on"
     rest.remarks += (f"{count} of {len(source)} images of data.path={path} {verb} {where}",)
@@ -59,9 +58,9 @@ def shared(source: Source, other: Source) -> Bool[np.ndarray, " images"]:
 
 
 def copies(source: Indexable, held_out: Indexable) -> list[str]:
-    """Keys of held-out files of which another file of the same name and the same content is trained on.
+    """Keys of held-out files that have a copy among the training files: the same relative path and the same content.
 
-    At most 64 are looked for, spread evenly: whether files were copied shows in a few of them.
+    At most 64 held-out files, spread evenly, are compared: if files were copied, a few of them show it.
 
     Args:
         source: Files to train on, in the order of their names.

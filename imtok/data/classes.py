@@ -1,4 +1,4 @@
-"""What stands in a column of labels, as numbers of classes."""
+"""Turns a column of labels into class numbers."""
 
 from collections.abc import Callable, Sequence
 from typing import Protocol, runtime_checkable
@@ -48,7 +48,7 @@ def number_classes(
 
 @runtime_checkable
 class Labelled(Protocol):
-    """Images with labels that count in ``classes``."""
+    """Images whose labels are positions in ``classes``."""
 
     classes: list[str]
     labels: Int64[np.ndarray, " images"]
@@ -56,9 +56,9 @@ class Labelled(Protocol):
 
 
 def number_like(source: Labelled, classes: list[str], name: str) -> None:
-    """Let labels count in the classes of the images to train on, -1 for a class that these do not have.
+    """Renumber labels by the classes of the training images; a class that these lack becomes -1.
 
-    Classes without a name stay as they are. What is remarked: classes that only one of the two has an image of.
+    Labels without class names stay as they are. Classes that only one of the two sets has images of are remarked.
 
     Args:
         source: Images that are not trained on.
@@ -93,7 +93,7 @@ def some(names: Sequence[str]) -> str:
 
 
 def renumber(labels: Int64[np.ndarray, " rows"], named: list[str], classes: list[str]) -> Int64[np.ndarray, " rows"]:
-    """Labels that count in ``named`` as labels that count in ``classes``, -1 for a name that is not there.
+    """Positions in ``named`` as positions in ``classes``; -1 for a name that is not there.
 
     Example:
         >>> renumber(np.array([0, 1, 2, -1]), ["a", "c", "x"], ["a", "b", "c"])

@@ -7,7 +7,7 @@ from imtok.data.table_files import Field, Table, pyarrow
 from imtok.errors import InputError
 
 IMAGES = ("image", "img", "jpg", "png", "webp", "jpeg")  # what columns are called, most likely first
-LISTS = ("images", "imgs")  # that nothing is read from, but that say what is the matter
+LISTS = ("images", "imgs")  # cannot be read, and are named in the error
 LABELS = ("label", "labels", "fine_label", "class", "cls")
 
 
@@ -68,7 +68,7 @@ def label_column(table: Table, asked: str | None, image: str) -> str | None:
 
 
 def label_kind(table: Table, name: str) -> str | None:
-    """What a column says of classes: "names", "numbers", or "nothing" if all of it is null; None = it cannot."""
+    """How a column gives classes: as "names", as "numbers", or "nothing" if all values are null; None = it cannot."""
     types, kind = pyarrow("pyarrow").types, _plain(table.fields[name].type)
     if _is_text(kind):
         return "names"

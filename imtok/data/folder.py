@@ -48,8 +48,8 @@ class Folder(Collection):
         background: See :class:`Collection`.
         index: See :class:`Collection`.
         label: The column of classes in metadata; None = ``label`` if there is one, "" = none.
-        caption: The column of texts or lists of texts in it; None = ``text`` or ``caption`` if there is one, "" = none.
-            Where it is given, training samples have captions.
+        caption: The column of texts or lists of texts in it; None = ``text``, ``caption`` or ``captions`` if there is
+            one, "" = none. If a column is given, training samples have captions.
 
     Raises:
         InputError: From its methods, if the folder is missing, cannot be read or holds no image.

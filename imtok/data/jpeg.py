@@ -1,8 +1,8 @@
-"""JPEG files: their header, and pixels only where libjpeg has nothing to object to.
+"""Decodes JPEG files, and refuses those whose image data libjpeg warns about.
 
-libjpeg goes on after damage, and Pillow drops what it warns of: two thirds of a picture may be grey. simplejpeg is the
-same libjpeg-turbo with the same settings (the same pixels to the last bit, in less time) and tells of the first
-warning. Some warnings are of bytes that no pixel depends on: then these bytes are left out and libjpeg is asked again.
+libjpeg continues after damage, and Pillow drops its warnings, so two thirds of a picture may be grey. simplejpeg is the
+same libjpeg-turbo with the same settings (the same pixels to the last bit, in less time) and reports the first warning.
+Some warnings are about bytes that no pixel depends on. These bytes are then left out, and the file is decoded again.
 """
 
 import re
@@ -63,7 +63,7 @@ def _pixels(data: bytes, frame: Frame, factor: int) -> UInt8[np.ndarray, "h w 3"
 
 
 def _rare(data: bytes, factor: int) -> UInt8[np.ndarray, "h w 3"]:
-    """Colours at a size for which simplejpeg has no name: here nobody tells of damage but a missing end."""
+    """A chroma subsampling that simplejpeg does not know: Pillow decodes it and notices only a missing end."""
     try:
         with JpegImageFile(BytesIO(data)) as image:
             image.draft(None, (max(1, image.width // factor), max(1, image.height // factor)))
@@ -75,7 +75,7 @@ def _rare(data: bytes, factor: int) -> UInt8[np.ndarray, "h w 3"]:
 
 
 def _lean(data: bytes, frame: Frame) -> bytes:
-    """The file without what libjpeg may warn of although no pixel depends on it."""
+    """The file without bytes that no pixel depends on but that libjpeg may warn about."""
     parts = [b"\xff\xd8"]
     for marker, start, end in segments(data):
         if marker == SOS:
@@ -96,7 +96,7 @@ def _lean(data: bytes, frame: Frame) -> bytes:
 
 
 def _name_whole_spectrum(scans: bytearray) -> None:
-    """Mend what the headers of sequential scans say of progression, which they have none of."""
+    """Give the progression fields of sequential scan headers their only valid values."""
     at = scans.find(b"\xff\xda")
     while 0 <= at < len(scans) - 10:
         end = at + 2 + (scans[at + 2] << 8 | scans[at + 3])

@@ -23,7 +23,7 @@ class Metadata:
     """What tables say of the images below a folder.
 
     Attributes:
-        labels: For each image, what stands in the column of classes; None = there is no such column.
+        labels: For each image, its value in the column of classes; None = there is no such column.
         captions: For each image, a list of texts as JSON, empty where there is none; None = there is no such column.
         remarks: Rows without an image, and images without a row.
     """
@@ -43,7 +43,7 @@ def read_metadata(
         tables: Relative paths of the tables.
         names: Relative paths of the images.
         label: The column of classes; None = ``label`` if there is one, "" = none.
-        caption: The column of texts; None = ``text`` or ``caption`` if there is one, "" = none.
+        caption: The column of texts; None = ``text``, ``caption`` or ``captions`` if there is one, "" = none.
 
     Raises:
         InputError: If a table cannot be read, names a file twice, or lacks a column that was asked for.
@@ -51,7 +51,7 @@ def read_metadata(
     place = {name: at for at, name in enumerate(names)}
     rows: dict[int, dict[str, Any]] = {}
     remarks, above = list[str](), list[bytes]()
-    # Rows of tables that lie deeper come later, and hold where both name an image.
+    # Deeper tables come later, so that their rows replace those of the tables above.
     for table in sorted(tables, key=lambda table: (table.count(b"/"), table)):
         path, below = Path(os.fsdecode(os.path.join(folder, table))), posixpath.dirname(table)  # noqa: PTH118, bytes paths
         if below in above:
@@ -68,7 +68,7 @@ def read_metadata(
     columns = {column: None for row in rows.values() for column in row}
     label = _column(label, ("label",), columns, "label", folder)
     caption = _column(caption, CAPTIONS, columns, "caption", folder)
-    # What images without a row lack.
+    # Images without a row.
     bare = [name for at, name in enumerate(names) if at not in rows and any(_is_below(name, own) for own in above)]
     if bare and (label or caption):
         verb = "an image has" if len(bare) == 1 else f"{len(bare)} images have"
@@ -85,7 +85,7 @@ def read_metadata(
 def _own_rows(
     path: Path, below: bytes, place: dict[bytes, int]
 ) -> tuple[dict[int, dict[str, Any]] | None, list[bytes]]:
-    """A table's rows by the position of their images, and files that are none; None if it names no files."""
+    """Rows by the position of their image, and named files that are not images; None without a column of names."""
     rows, strange, seen = dict[int, dict[str, Any]](), list[bytes](), set[bytes]()
     reader = {".jsonl": _json_rows, ".csv": _csv_rows, ".parquet": _parquet_rows}[path.suffix]
     for where, row in reader(path):

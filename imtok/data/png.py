@@ -1,4 +1,4 @@
-"""PNG files: their chunks, and pixels only where the file has all of them.
+"""Decodes PNG files, and refuses those that lack pixels.
 
 Pillow tests no checksum of image data, shows rows that are missing as black and a missing palette as grey, and refuses
 pictures for what their pixels do not depend on: long texts, large profiles, other chunks with a wrong checksum.

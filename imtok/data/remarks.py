@@ -1,4 +1,4 @@
-"""What commands say of data that they do not read, each thing once."""
+"""Reports data that is not read, each remark once."""
 
 import logging
 from collections.abc import Iterable
@@ -9,7 +9,7 @@ log = logging.getLogger(__name__)
 
 
 def say_remarks(remarks: Iterable[str], said: Iterable[str] = ()) -> None:
-    """Say what data sets have to remark; the first process does, and nothing twice.
+    """Log the remarks of data sets, each once, in the first process only.
 
     Args:
         remarks: Of one or more data sets.

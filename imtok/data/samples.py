@@ -1,4 +1,4 @@
-"""Members of a shard gathered to samples, the same wherever the shard lies, and a count of what is left aside."""
+"""Groups the members of a shard into samples, on a disk and behind a URL alike, and counts what is not used."""
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
@@ -12,7 +12,7 @@ from imtok.data.texts import NONE, Read, caption_of, label_of
 
 Taken = TypeVar("Taken")
 SHOWN = 12  # names, fields and kinds that a sentence holds
-ITSELF = ""  # a shard whose name is said before
+ITSELF = ""  # stands for a shard that the caller names
 MOST_FIELDS = 1000  # that are told apart
 
 
@@ -27,17 +27,17 @@ class Group(Generic[Taken]):
 
 @dataclass
 class Notes:
-    """What was met in one or several shards, and what of it is left aside.
+    """What was found in one or more shards, and what of it is not used.
 
     Attributes:
         samples: How many have an image.
         imageless: How many have pictures, but not in the field that is the image.
         unlabelled: How many have no class where there should be one.
         uncaptioned: How many have no caption where there should be one.
-        odd: How many have something in the place of a class that is none.
-        unknown: Names of classes that are none of those that are counted.
+        odd: How many have a value in the place of a class that is not a class.
+        unknown: Names that are not in the list of classes.
         skipped: How many pictures are of each kind that is not read.
-        found: How many times each field was met.
+        found: How often each field was found.
         empty: Names of the shards without a sample.
     """
 
@@ -65,8 +65,8 @@ def gather(
     Args:
         members: In the order of the shard.
         fields: What is read.
-        take: Called with each field that is read when its turn has come.
-        notes: What is met is counted here.
+        take: Called with each field that is read, in the order of the shard.
+        notes: Counts what is found.
 
     Raises:
         ShardError: If a key comes back after another one, a field is there twice, or several may be the image.
@@ -74,7 +74,7 @@ def gather(
     key, parts, over, pictured, texts = b"", dict[str, Taken](), set[bytes](), set[bytes](), fields.texts
     for member in members:
         place = fields.place(member.name)
-        # Count it, and pass over what is not read.
+        # Count the member, and skip it if it is not read.
         if fields.image is None and (kind := fields.skipped(member.name)):
             notes.skipped[kind] += 1
         if place is None:
@@ -85,7 +85,7 @@ def gather(
             if fields.image is not None and is_picture(place.field):
                 pictured.add(place.key)
             continue
-        # Whenever the key changes a sample is whole.
+        # The sample is complete when the key changes.
         if place.key != key:
             if parts:
                 yield from _whole(key, parts, fields, notes, pictured)
@@ -124,7 +124,7 @@ def _whole(
 
 
 def label_in(group: Group[Taken], fields: Fields, read: Read, notes: Notes) -> int | str:
-    """A sample's class as :func:`label_of`, and what is odd about it counted."""
+    """A sample's class as :func:`label_of` reads it; missing and odd classes are counted."""
     label = label_of(group.key, fields, read)
     notes.odd += label is None
     notes.unlabelled += fields.label is not None and label == NONE
@@ -132,14 +132,14 @@ def label_in(group: Group[Taken], fields: Fields, read: Read, notes: Notes) -> i
 
 
 def caption_in(group: Group[Taken], fields: Fields, read: Read, notes: Notes) -> str | None:
-    """A sample's caption as :func:`caption_of`; counted where there should be one and is none."""
+    """A sample's caption as :func:`caption_of` reads it; a missing one is counted if the settings ask for captions."""
     caption = caption_of(group.key, fields.caption, read)
     notes.uncaptioned += fields.caption is not None and caption is None
     return caption
 
 
 def together(members: list[Member], fields: Fields) -> list[Member]:
-    """Members with those of one key side by side, each key where it was first: for plain archives, in any order."""
+    """Members sorted so that those of one key follow each other, for plain archives; keys keep their first order."""
     first: dict[bytes, int] = {}
     places = [fields.place(member.name) for member in members]
     rank = [first.setdefault(place.key, len(first)) if place else 0 for place in places]
@@ -147,7 +147,7 @@ def together(members: list[Member], fields: Fields) -> list[Member]:
 
 
 def remarks(notes: Notes, fields: Fields) -> tuple[str, ...]:
-    """Sentences about what is left aside."""
+    """Sentences about what is not used."""
     said: list[str] = []
     if notes.empty == [ITSELF]:
         said.append("it holds no image")

@@ -31,10 +31,10 @@ def most_bytes(field: str) -> int:
 
 
 def label_of(key: bytes, fields: Fields, read: Read) -> int | str | None:
-    """An image's class: its index, its name, or -1 where it has none; None where something is there that is no index.
+    """An image's class: its index, its name, or -1 where it has none; None for a value that is not one.
 
-    Without ``fields.label`` it is what ``cls`` says, else "label" in ``json`` if that is a whole number. What else a
-    ``json`` says is taken for no class, since it may be there for a caption.
+    Without ``fields.label`` it is what ``cls`` says, else "label" in ``json`` if that is a whole number. Any
+    other ``json`` counts as no class, since it may be there for a caption.
 
     Raises:
         ShardError: If a field that holds classes holds something else.

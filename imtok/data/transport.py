@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 import fsspec
 
 SILENCE = 60  # seconds without a byte after which a connection counts as broken
-PASSING = (408, 425, 429)  # of HTTP's 4xx those that another try may mend
+PASSING = (408, 425, 429)  # HTTP's 4xx codes after which another try may succeed
 
 
 class UnreachableError(OSError):
@@ -49,7 +49,7 @@ def plain_url(url: str) -> str:
 
 
 def explain(error: BaseException, url: str) -> Failure:
-    """What an error says of a URL; of one that was wrapped in others what the server said."""
+    """Why a URL failed; if errors are wrapped in each other, what the server said."""
     import aiohttp  # here, since it is only needed when something is wrong
 
     chain = [error]

@@ -22,7 +22,7 @@ from typing_extensions import override
 
 from imtok.errors import InputError
 
-PATIENCE = 2.0  # seconds in which workers may finish what they are at
+PATIENCE = 2.0  # seconds that workers get to finish their work
 _exiting = False
 
 
