@@ -1,4 +1,4 @@
-"""Hydra's flags and a command's words: all checked before Hydra acts on them, and settled before a command does."""
+"""Checks Hydra's flags and a command's words before Hydra acts on them, and resolves paths before the command runs."""
 
 import logging
 import os
@@ -61,7 +61,7 @@ def _flags(command: str) -> Namespace:
 
 
 def settled(config: DictConfig) -> DictConfig:
-    """The config with what its paths mean here and now, which is what is stored."""
+    """The config with its paths resolved, as it is stored."""
     job = HydraConfig.get().job.num if HydraConfig.get().mode is RunMode.MULTIRUN else None
     for line in from_environment(config):
         log.info(line)

@@ -1,4 +1,4 @@
-"""What a user typed and what Hydra makes of it: paths stay as typed, ``~`` and the environment end before storing."""
+"""Keeps paths as a user typed them, and resolves ``~`` and the environment before a config is stored."""
 
 import logging
 import re
@@ -64,7 +64,7 @@ def quoted(text: str) -> str:
 
 
 def check_repeats(arguments: Sequence[str]) -> None:
-    """Refuse a path of data that is given twice in a row: the shell has put several in the place of braces.
+    """Refuse a path of data that is given twice in a row, because the shell has expanded its braces.
 
     Raises:
         InputError: If there is one.
@@ -79,10 +79,10 @@ def check_repeats(arguments: Sequence[str]) -> None:
 
 
 def settle(config: DictConfig, job: int | None = None) -> list[str]:
-    """Put into a config what its paths mean here and now: ``~``, ``${oc.env:NAME}`` and the number of a sweep's job.
+    """Replace ``~``, ``${oc.env:NAME}`` and the number of a sweep's job in the paths of a config by their values.
 
     Args:
-        config: Is changed.
+        config: Changed in place.
         job: The job's number; None = no sweep. It becomes a folder below ``out``, unless ``out`` names its job itself.
 
     Returns:

@@ -22,12 +22,12 @@ _OTHER = "give data=folder data.path=DIR, or another kind of data"
 
 
 def take_data(config: DictConfig, sources: Sequence[str], split: str | None = None) -> str:
-    """Where ``data`` is not given, put in that of the run; without a run, the bundled photographs.
+    """If ``data`` is not given, take the data of the run, or the bundled photographs if there is no run.
 
     Args:
-        config: Of a command that reads images; ``data`` and ``split`` are changed.
+        config: The config of a command that reads images; ``data`` and ``split`` are changed.
         sources: The tokenizers.
-        split: What of a run's data is taken where ``split`` is null.
+        split: The split of a run's data to take if ``split`` is null.
 
     Returns:
         A line that says which data it is.

@@ -26,7 +26,7 @@ def check_parts(plain: dict[str, Any], unread: Sequence[str] = ()) -> list[str]:
 
     Args:
         plain: The whole config as plain values.
-        unread: Keys at its top that are nobody's.
+        unread: Keys at its top that nothing reads.
     """
     found = _targets({key: value for key, value in plain.items() if key not in unread})
     return [line for path, node in found for line in _check_node(path, node, PROVIDED.get(path, set()))]
@@ -73,7 +73,7 @@ def _check_node(path: str, node: dict[str, Any], provided: set[str]) -> Iterator
 
 
 def _unbuilt(path: str, value: Any, hint: Any) -> Iterator[str]:
-    """Where a part is wanted and a dict does not say of which class."""
+    """Keys at which a part is expected and the value names no class."""
     origin, args = get_origin(hint), get_args(hint)
     if inspect.isclass(origin) and issubclass(dict, origin) and isinstance(value, dict) and "_target_" not in value:
         for key, item in value.items():
@@ -94,7 +94,7 @@ def _unbuilt(path: str, value: Any, hint: Any) -> Iterator[str]:
 
 
 def _as_path(key: str, value: Any) -> str:
-    """How a path must be written that reads like a list, if this may be one."""
+    """How to write a path that reads like a list, if the value may be one."""
     if key.rpartition(".")[2] not in PATHS or not isinstance(value, list):
         return ""
     text = f"[{','.join(map(str, value))}]"

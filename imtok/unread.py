@@ -1,4 +1,4 @@
-"""Keys of a composed config that nothing reads: not the schema, not the class that gets them, no other value."""
+"""Finds keys of a composed config that nothing reads: no schema, no class and no other value."""
 
 import dataclasses
 from collections.abc import Iterator

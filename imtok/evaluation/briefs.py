@@ -9,8 +9,8 @@ import numpy as np
 from imtok.evaluation.results import Report
 from imtok.evaluation.titles import number, title
 
-_POSITIONS = 16  # that are shown, evenly over the sequence
-_SLOTS = 6  # that have a column each
+_POSITIONS = 16  # positions that are shown, evenly over the sequence
+_SLOTS = 6  # slots up to which each has a column
 
 
 @dataclass(frozen=True)
@@ -18,10 +18,10 @@ class Brief:
     """A table to print.
 
     Attributes:
-        title: What it is of.
-        head: Of each column.
-        rows: A text for each column.
-        note: What to know about it; empty = nothing.
+        title: What the table shows.
+        head: The title of each column.
+        rows: Rows of one text per column.
+        note: A sentence below the table; empty = none.
     """
 
     title: str

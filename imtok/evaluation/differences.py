@@ -1,4 +1,4 @@
-"""Why two numbers of one name must not be compared, in words that say what was done and not which hash it has."""
+"""Says in words, and not in hashes, why two numbers of the same name must not be compared."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -8,12 +8,12 @@ from imtok.evaluation.origin import describe_data
 
 _HASH = re.compile(r"[0-9a-f]{8,}")
 _WEIGHTS = {"ema": "averaged weights", "raw": "raw weights"}
-_OF_PROTOCOL = ("resize", "dtype")  # are in the hash of the extractor, and have no fact of their own
+_OF_PROTOCOL = ("resize", "dtype")  # in the hash of the extractor, without an entry of their own
 _LEFT_OUT = ("id", "metric", "extractor_hash")
 
 
 def difference(metric: str, reports: Sequence[Mapping[str, Any]], names: Sequence[str]) -> str:
-    """What was done otherwise, for each of some reports.
+    """What was different in each of several reports.
 
     Args:
         metric: A number that all of them have.
@@ -39,7 +39,7 @@ def difference(metric: str, reports: Sequence[Mapping[str, Any]], names: Sequenc
 
 
 def _facts(report: Mapping[str, Any], metric: str) -> dict[str, Any]:
-    """All that went into a number."""
+    """All facts that a number depends on."""
     facts = dict(report["protocol_ids"].get(metric, {}))
     protocol = report.get("protocol", {})
     if "extractor" in facts and facts["extractor"].startswith(str(protocol.get("extractor"))):
@@ -48,7 +48,7 @@ def _facts(report: Mapping[str, Any], metric: str) -> dict[str, Any]:
 
 
 def _phrase(key: str, value: Any, report: Mapping[str, Any]) -> str:
-    """One fact in words; empty where it says nothing to people."""
+    """One fact in words; empty if it means nothing to a reader."""
     if value is None:
         return ""
     if key == "data":

@@ -1,4 +1,4 @@
-"""Nets call the files that they miss by their own arguments; these become the keys of the config, or go."""
+"""Puts config keys into the errors of nets, which name missing files by the nets' own arguments."""
 
 import re
 from collections.abc import Mapping
@@ -19,7 +19,7 @@ def with_keys(error: InputError, keys: Mapping[str, str]) -> InputError:
 
     Args:
         error: What a net says.
-        keys: The key for each argument; what has none is no way out for a user, and is not offered.
+        keys: The key for each argument. An argument without a key is left out, since a user cannot set it.
 
     Example:
         >>> said = InputError("a.pth is not in DIR; download URL, or give its path as weights=PATH")

@@ -8,7 +8,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Origin:
-    """What a report must say, so that somebody else knows what it is of.
+    """What a report must say, so that somebody else knows what its numbers describe.
 
     Attributes:
         data: The data section of the config, as plain values; empty = not known.

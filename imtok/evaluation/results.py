@@ -26,7 +26,7 @@ class Report:
         slots: The code statistics of each slot.
         conventions: How each metric is computed, by name: compare only numbers of the same convention.
         absent: Why a metric is not among ``metrics``, by name.
-        bad: ``key: reason`` for every sample that could not be decoded; they are in no number.
+        bad: ``key: reason`` for every sample that could not be decoded; no number includes them.
         pictures: Originals and reconstructions to look at.
         protocol: What all numbers have in common: preset, crop, number and hash of images, which weights.
         ids: For each metric the ``id`` of its protocol and all that went into it. Numbers of different ids must not

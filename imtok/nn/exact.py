@@ -1,8 +1,8 @@
-"""What is computed with autocast off has a gradient that is computed with autocast off.
+"""Computes gradients with autocast off for everything that was computed with autocast off.
 
-Autocast acts on every operation that runs while it is on, whoever asked for it: the products of matrices in a backward
-pass too. So a loss that was computed in float32 would get a gradient of bfloat16 products if ``backward`` were called
-inside autocast, as Lightning has it in a step of manual optimisation, and a user's own loop may have it.
+Autocast acts on every operation that runs while it is on, including the matrix products of a backward pass. So a loss
+that was computed in float32 would get a gradient of bfloat16 products if ``backward`` were called inside autocast.
+Lightning does so in a step of manual optimisation, and a user's own loop may do so.
 """
 
 from collections.abc import Iterable, Sequence
@@ -21,7 +21,7 @@ def gradients(
     Args:
         output: A scalar, or any tensor with ``towards``.
         inputs: All of them must be in its graph.
-        towards: What each element of the output counts; None = the output is a scalar.
+        towards: The weight of each element of the output; None = the output is a scalar.
         retain_graph: Whether the graph stays for another pass.
     """
     with torch.autocast(output.device.type, enabled=False):
@@ -31,7 +31,7 @@ def gradients(
 def exact_backward(outputs: Iterable[Tensor], inputs: Iterable[Tensor] = ()) -> None:
     """Let everything between ``inputs`` and ``outputs`` be differentiated with autocast off, whoever calls backward.
 
-    Does nothing where autocast is off: then ``backward`` is called inside no autocast either, or the caller wants it.
+    Does nothing if autocast is off now: ``backward`` is then not called inside autocast, or the caller wants it so.
 
     Args:
         outputs: What was computed with autocast off, each with its graph or without one.

@@ -1,4 +1,4 @@
-"""Vectors of unit length, whose gradients stay bounded where there was hardly any length."""
+"""Scales vectors to unit length, with bounded gradients for vectors near zero."""
 
 import torch
 import torch.nn.functional as F
@@ -19,7 +19,7 @@ def unit_length(vectors: Float[Tensor, "*shape d"], short: float = SHORT_LATENT)
 
     Args:
         vectors: Any vectors.
-        short: Their least length that the gradient follows.
+        short: Shorter vectors get the gradient of this length.
     """
     unit = F.normalize(vectors, dim=-1)
     is_short = vectors.detach().norm(dim=-1, keepdim=True) < short

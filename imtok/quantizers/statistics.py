@@ -1,4 +1,4 @@
-"""How what a quantizer counts is put together over micro-batches, passes and ranks."""
+"""Merges the statistics of a quantizer over micro-batches, passes and ranks."""
 
 import torch
 from torch import Tensor
@@ -6,16 +6,16 @@ from torch import Tensor
 from imtok.distributed import max_over_ranks, sum_over_ranks, world_size
 
 DRAWN = "drawn"  # last part of the name of statistics that are drawn tokens, see imtok.quantizers.restart
-KEYS = 2  # of their columns
+KEYS = 2  # columns of such statistics that hold the key
 
 
 def merge_stats(total: dict[str, Tensor], stats: dict[str, Tensor], prefix: str = "") -> None:
     """Add statistics to ``total``: sums are added, and of two drawn tokens the one with the greater key stays.
 
     Args:
-        total: What was counted so far; changed.
-        stats: What comes to it.
-        prefix: Of the names in ``total``.
+        total: The statistics so far; changed in place.
+        stats: The statistics to add.
+        prefix: What the names in ``total`` begin with.
     """
     for name, value in stats.items():
         key = prefix + name

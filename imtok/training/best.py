@@ -1,4 +1,4 @@
-"""Which number of the evaluations along the way chooses the best tokenizer: found before the run starts."""
+"""Finds, before a run starts, the number of its evaluations that chooses the best tokenizer."""
 
 import difflib
 
@@ -14,11 +14,12 @@ def find_best(name: str | None, asked: Settings, tokenizer: Tokenizer, side: int
     Args:
         name: As ``evaluation.csv`` will call it.
         asked: What is measured.
-        tokenizer: Of what.
-        side: Of the images, in pixels.
+        tokenizer: The tokenizer that is measured.
+        side: Side of the images, in pixels.
 
     Raises:
-        InputError: If a metric cannot be had, there will be no such number, or no value of it is better than another.
+        InputError: If a metric cannot be measured, there will be no such number, or none of its values is better
+            than another.
     """
     absent = missing(asked, tokenizer, (side, side), keys={})  # a run has no keys for the files of metrics
     if absent:

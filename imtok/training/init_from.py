@@ -21,7 +21,7 @@ def take_weights(tokenizer: Tokenizer, source: str) -> None:
     Where the two differ in settings and the weights fit all the same, a warning says so.
 
     Args:
-        tokenizer: What gets them.
+        tokenizer: The tokenizer that gets them.
         source: A run folder or a tokenizer folder.
 
     Raises:

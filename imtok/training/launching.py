@@ -1,4 +1,4 @@
-"""Further processes of a run on this machine, where no launcher (torchrun, SLURM) has started them."""
+"""Starts the other processes of a run on this machine, if no launcher (torchrun, SLURM) has."""
 
 import contextlib
 import os
@@ -16,7 +16,7 @@ from lightning.fabric.utilities.distributed import _set_num_threads_if_needed
 from lightning.pytorch.strategies.launchers.subprocess_script import _SubprocessScriptLauncher
 from typing_extensions import override
 
-PATIENCE = 10.0  # seconds that processes have to end by themselves once one of them has ended
+PATIENCE = 10.0  # seconds that the other processes get to end by themselves once one has ended
 
 
 class Launcher(_SubprocessScriptLauncher):

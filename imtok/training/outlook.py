@@ -1,4 +1,4 @@
-"""Schedules that cannot happen in a run as long as its config says, named before it starts."""
+"""Names schedules that reach beyond the end of a run, before the run starts."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -10,7 +10,7 @@ _SPANS = {"ramp_steps": "generator_start", "anneal_steps": "anneal_start", "step
 
 
 def unlikely(trainer: TrainerSettings, optimizer: OptimizerSettings, config: dict[str, Any]) -> list[str]:
-    """What of the schedules lies beyond the last step, a line each with keys and numbers.
+    """Every part of a schedule that lies beyond the last step: a line each, with keys and numbers.
 
     Args:
         trainer: Length of the run.

@@ -1,4 +1,4 @@
-"""Whole numbers that no computer word holds: refused by their key, before anything computes with them."""
+"""Finds integers in a config that do not fit into 64 bits, before anything computes with them."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -7,7 +7,7 @@ LARGEST = 2**63 - 1
 
 
 def too_large(node: Any, path: str = "") -> Iterator[str]:
-    """What in plain values of a config does not fit into 64 bits, a line each.
+    """A line for each integer in a config's plain values that does not fit into 64 bits.
 
     Example:
         >>> list(too_large({"seed": 10**20, "data": [{"size": 3}]}))

@@ -25,11 +25,11 @@ from imtok.types import Batch
 
 log = logging.getLogger(__name__)
 
-_IMAGES = 8  # of a micro-batch that are tried: what is drawn for them is drawn in earnest
-_REAL_IMAGES, _REAL_SIDE, _REAL_PARAMETERS = 2, 64, 5_000_000  # what may be computed in earnest: about a second
+_IMAGES = 8  # images of a micro-batch that are tried; random draws for them have real values
+_REAL_IMAGES, _REAL_SIDE, _REAL_PARAMETERS = 2, 64, 5_000_000  # limits for computing with real values: about a second
 _PACKAGE = Path(__file__).parents[1]
 _LIBRARIES = tuple(Path(str(library.__file__)).parent for library in (torch, einops))
-_FEW = 64  # numbers that may be drawn in earnest without a generator of their own
+_FEW = 64  # numbers that may be drawn with real values without a generator of their own
 _PLAIN = (torch.ops.aten.scalar_tensor, torch.ops.aten.arange)
 _INDEXING = (torch.ops.aten.index, torch.ops.aten.index_put, torch.ops.aten.index_put_)
 _LOCAL = {"objective.critic": "objective.adversary"}  # where a module is not called as its section is
@@ -37,7 +37,7 @@ _LOCAL = {"objective.critic": "objective.adversary"}  # where a module is not ca
 
 @dataclass(frozen=True)
 class Rehearsal:
-    """What is tried.
+    """One training step, tried before the run.
 
     Attributes:
         images: In a micro-batch.
@@ -138,7 +138,7 @@ class Rehearsal:
 
 
 class _Draws(TorchDispatchMode):
-    """Lets what is drawn, and what follows from that alone, have values: a step may branch on them."""
+    """Gives real values to random draws and to what depends on these alone, since a step may branch on them."""
 
     @override
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:

@@ -28,7 +28,7 @@ def statement(
         tokenizer: What is trained.
         objective: What judges it.
         images: To train on, and held out.
-        side: Of the images, in pixels.
+        side: Side of the images, in pixels.
         trainer: Length, batch and precision; ``accumulate`` is known.
         devices: This process's, and how many there are.
         place: The step at which the run begins, and its folder.
@@ -64,7 +64,7 @@ def _part(name: str, part: nn.Module) -> str:
 
 
 def _beside(tokenizer: Tokenizer, objective: Objective) -> Iterable[str]:
-    """What computes in training and is no part of what is exported."""
+    """Nets that are used in training and not exported."""
     heads, critic = objective.heads(), objective.critic
     for name, part in (("critic", critic), ("heads", heads)):
         learning = _count(value for value in part.parameters() if value.requires_grad) if part is not None else 0
