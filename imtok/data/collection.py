@@ -37,7 +37,7 @@ class Collection(Data):
         crop: What training crops are: "square", a square of the image at a random place and scale
             (:class:`RandomScaleCrop`), or "adm", a square of the randomly scaled image (:class:`RandomScaledCrop`).
         decode: "exact", or "scaled": in training, JPEGs of which no crop shows all the detail are decoded at a half, a
-            quarter or an eighth of their size. Faster from twice the size that the crops need.
+            quarter or an eighth of their size. Worth using when images are at least twice as large as the crops need.
         max_pixels: Larger images are bad images.
         background: What shows through transparent images: red, green and blue in [0, 255].
         index: A file with the name, size and content hash of every image of ``path``: it is made if it is not there,
