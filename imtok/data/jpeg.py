@@ -14,7 +14,19 @@ from jaxtyping import UInt8
 from PIL import Image
 from PIL.JpegImagePlugin import JpegImageFile
 
-from imtok.data.jpeg_header import APP0, APP14, APP15, COM, SEQUENTIAL, SOS, Frame, read_frame, segments
+from imtok.data.jpeg_header import (
+    APP0,
+    APP14,
+    APP15,
+    COM,
+    PROGRESSIVE,
+    SEQUENTIAL,
+    SOS,
+    Frame,
+    is_refined,
+    read_frame,
+    segments,
+)
 from imtok.data.jpeg_scan import without_rest
 
 LEFT_OVER = "extraneous bytes before marker 0xd9"
@@ -29,9 +41,16 @@ def decode_jpeg(data: bytes, factor: int = 1) -> UInt8[np.ndarray, "h w 3"]:
         factor: 1, 2, 4 or 8: sides are divided by it and rounded up.
 
     Raises:
-        ValueError: With the reason, if libjpeg warns of damage in what the pixels depend on.
+        ValueError: With the reason, if libjpeg warns of damage in what the pixels depend on, or scans are missing.
     """
     frame = read_frame(data)
+    pixels = _whole(data, frame, factor)
+    if frame.marker == PROGRESSIVE and not is_refined(data, frame):
+        raise ValueError("is a damaged JPEG (its last scans are missing)")
+    return pixels
+
+
+def _whole(data: bytes, frame: Frame, factor: int) -> UInt8[np.ndarray, "h w 3"]:
     try:
         return _pixels(data, frame, factor)
     except ValueError:

@@ -7,7 +7,8 @@ from typing import NamedTuple
 
 SOI, EOI, SOS, COM, TEM = 0xD8, 0xD9, 0xDA, 0xFE, 0x01
 APP0, APP1, APP14, APP15 = 0xE0, 0xE1, 0xEE, 0xEF
-SEQUENTIAL, FRAMES = (0xC0, 0xC1), (0xC0, 0xC1, 0xC2)
+SEQUENTIAL, PROGRESSIVE = (0xC0, 0xC1), 0xC2
+FRAMES = (*SEQUENTIAL, PROGRESSIVE)
 NO_FRAMES = (0xC4, 0xC8, 0xCC)  # tables and reserved among the markers of frames
 MAX_SCANS = 256  # a progressive JPEG has about ten; thousands take minutes to decode
 MODES = {1: "L", 3: "RGB", 4: "CMYK"}
@@ -79,7 +80,9 @@ def read_frame(data: bytes) -> Frame:
                 raise ValueError("is a JPEG that is neither baseline nor progressive with 8 bits; convert it")
             if colours not in MODES:
                 raise ValueError(f"is a JPEG of {colours} colours; convert it to RGB")
-            if data.count(b"\xff\xda") > MAX_SCANS and _scans(data) > MAX_SCANS:  # the first also counts in other data
+            if (
+                data.count(b"\xff\xda") > MAX_SCANS and len(list(_scan_headers(data))) > MAX_SCANS
+            ):  # the first also counts in other data
                 raise ValueError(f"is a JPEG of more than {MAX_SCANS} scans")
             return Frame(marker, height, width, colours)
     raise ValueError("is a JPEG without an image")
@@ -97,14 +100,34 @@ def information(data: bytes) -> dict[str, bytes]:
     return found
 
 
-def _scans(data: bytes) -> int:
-    """How many scans there are, which only a walk over all markers can tell."""
+def is_refined(data: bytes, frame: Frame) -> bool:
+    """Whether the scans of a progressive JPEG give every coefficient of every colour to its last bit.
+
+    A file that was cut between two scans and got an end mark has nothing that libjpeg warns of: it is coarse or grey.
+    """
+    sent = {place: dict[int, int]() for place in range(frame.colours)}  # by colour and coefficient, bits not given yet
+    names = dict[int, int]()
+    for marker, start, end in segments(data):
+        if marker == frame.marker:
+            names = {name: place for place, name in enumerate(data[start + 10 : end : 3])}
+    for header in _scan_headers(data):
+        count = header[0]
+        first, last, bits = header[1 + 2 * count], header[2 + 2 * count], header[3 + 2 * count] % 16
+        for name in header[1 : 1 + 2 * count : 2]:
+            sent[names[name]] |= dict.fromkeys(range(first, last + 1), bits)
+    return all(own.get(at) == 0 for own in sent.values() for at in range(64))
+
+
+def _scan_headers(data: bytes) -> Iterator[bytes]:
+    """What stands in the headers of all scans, which only a walk over all markers can find."""
     *_, first = segments(data)
-    count, at = 1, first.end
+    yield data[first.start + 4 : first.end]
+    at = first.end
     while (found := MARKER.search(data, at)) is not None:
         marker, at = found.group()[-1], found.end()
         if marker == EOI:
             break
-        count += marker == SOS
-        at += int.from_bytes(data[at : at + 2])
-    return count
+        end = at + int.from_bytes(data[at : at + 2])
+        if marker == SOS:
+            yield data[at + 2 : end]
+        at = end

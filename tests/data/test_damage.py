@@ -316,3 +316,14 @@ def test_a_picture_of_another_kind_is_named_by_its_kind():
     for brand, kind in {b"heic": "HEIC", b"mif1": "HEIC", b"isom": "a video"}.items():
         with pytest.raises(DecodeError, match=f"photo.jpg: is {kind}, not JPEG, PNG"):
             decode_image(b"\0\0\0\x14ftyp" + brand + bytes(4) + b"mp42" + bytes(50), "photo.jpg")
+
+
+@pytest.mark.parametrize("colours", ["RGB", "L"])
+def test_a_progressive_jpeg_that_lost_its_last_scans_is_bad(colours: str):
+    whole = save(SMOOTH.convert(colours), "JPEG", progressive=True)
+    decode_image(whole, "whole.jpg")
+    places = [at for at in range(200, len(whole) - 20) if whole[at : at + 2] in (b"\xff\xda", b"\xff\xc4")]
+    assert len(places) > 8  # where scans and their tables begin
+    for at in places:
+        with pytest.raises(DecodeError, match=r"cut\.jpg: is a (damaged )?JPEG"):
+            decode_image(whole[:at] + b"\xff\xd9", "cut.jpg")
