@@ -35,16 +35,17 @@ class Plain:
 
 PLAIN = {
     "check": Plain(
-        "imtok check takes a folder of images, shards or tables, --workers N, and for shards data=tars or "
-        "data.image=FIELD data.caption=FIELD data.label=FIELD",
+        "imtok check takes a folder of images, shards or tables, --workers N, data.image=NAME data.caption=NAME "
+        "data.label=NAME as a run has them, and for plain archives data=tars data.labels=folder",
         "imtok check photos --workers 4",
         name="path",
         keys={
             "workers": "processes that read, 0 = this one",
             "data": "webdataset, or tars for archives without samples",
-            "data.image": "the field of a sample that is the image, where it has several",
-            "data.caption": "the field, or json.KEY, that is the caption",
-            "data.label": "the field, or json.KEY, that is the class",
+            "data.labels": "what the classes of plain archives are: folder, archive or member",
+            "data.image": "the field of a sample, or the column, that is the image",
+            "data.caption": "the field, json.KEY or the column that is the caption",
+            "data.label": "the field, json.KEY or the column that is the class",
         },
     ),
     "compare": Plain(

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -14,9 +14,11 @@ from imtok.data.index import find_index, require_same
 from imtok.data.inspect import Findings, find_twice, look, open_all
 from imtok.data.listing import ShardIndex, index_shard
 from imtok.data.members import Fields
+from imtok.data.metadata import TABLES as METADATA
 from imtok.data.pack import FORMAT, INDEX, MANIFEST, PROGRESS
 from imtok.data.shards import ShardSource
 from imtok.data.tables import TableSource
+from imtok.data.tars import number_members
 from imtok.data.webdataset import find_shards
 from imtok.errors import InputError
 from imtok.files import is_sealed, read_json, sha256
@@ -24,11 +26,37 @@ from imtok.files import is_sealed, read_json, sha256
 Advance = Callable[[int, int], None]  # how many images more were looked at, and how many there are
 
 
+class Asked(NamedTuple):
+    """How training reads the data, by the keys of its config: a check must see the same images, classes and texts.
+
+    Attributes:
+        image: ``data.image``, a field of a sample or a column; None = the usual one, as for the next two.
+        caption: ``data.caption``.
+        label: ``data.label``.
+        labels: ``data.labels`` of plain archives; None = these are shards of samples.
+    """
+
+    image: str | None = None
+    caption: str | None = None
+    label: str | None = None
+    labels: str | None = None
+
+    @property
+    def fields(self) -> Fields:
+        """What is read of the members of shards; InputError if a name is empty."""
+        if self.labels is not None:
+            return Fields(plain=self.labels != "member")
+        try:
+            return Fields.of(self.image, self.caption, self.label)
+        except ValueError as error:
+            raise InputError(f"data.{error}") from None
+
+
 def check(
     path: str,
     workers: int = 0,
     advance: Advance = lambda count, total: None,
-    fields: Fields = Fields(),  # noqa: B008, it cannot change
+    asked: Asked = Asked(),  # noqa: B008, it cannot change
 ) -> Findings:
     """Look at every image below a path.
 
@@ -37,7 +65,7 @@ def check(
             pack`` wrote, or of ``.parquet`` or ``.arrow`` files.
         workers: Processes that read and decode; 0 = this one.
         advance: Called as it goes on.
-        fields: Which members of shards are read.
+        asked: How training reads the data.
 
     Raises:
         InputError: If there is nothing to look at.
@@ -45,7 +73,7 @@ def check(
     if not Path(path).exists() and not any(mark in path for mark in "*?[{:|"):
         raise InputError(f"{path} does not exist; give a folder of images, of shards or of tables")
     findings = Findings()
-    sources = _sources(path, findings, fields)
+    sources = _sources(path, findings, asked)
     total = sum(map(len, sources))
     if sources and not total:
         findings.faults.append(f"{path}: holds no {KINDS}")
@@ -54,18 +82,18 @@ def check(
     return findings
 
 
-def _sources(path: str, findings: Findings, fields: Fields) -> list[Source]:
+def _sources(path: str, findings: Findings, asked: Asked) -> list[Source]:
     place = Path(path)
     if place.is_dir() and (place / PROGRESS).is_dir() and not (place / MANIFEST).exists():
         findings.faults.append(f"{path}: was not packed to its end; run imtok pack again with the same settings")
     if place.is_dir() and not _holds(place, (".tar",)) and not (place / MANIFEST).exists():
         if _holds(place, TABLES) or any(_holds(folder, TABLES) for folder in place.iterdir() if folder.is_dir()):
-            return _tables(place, findings)
-        return [FileSource(place)]
+            return _tables(place, findings, asked)
+        return [FileSource(place, label=asked.label, caption=asked.caption)]
     if place.is_file() and place.suffix in TABLES:
-        return [TableSource([place])]
+        return [_table([place], [place.name], asked)]
     shards = _stated(place, findings) if (place / MANIFEST).is_file() else find_shards(path)
-    source = _shards(shards, fields, findings)
+    source = _shards(shards, asked, findings)
     if source is None:
         return []
     find_twice([(source.shard(at), source.stem(at)) for at in range(len(source))], findings)
@@ -74,16 +102,16 @@ def _sources(path: str, findings: Findings, fields: Fields) -> list[Source]:
     return [source]
 
 
-def _tables(folder: Path, findings: Findings) -> list[Source]:
+def _tables(folder: Path, findings: Findings, asked: Asked) -> list[Source]:
     """Tables part by part, as training reads them; file by file where those of a part do not go together."""
     files = find_tables(folder)
     names = dict(zip(files, key_names(files, folder), strict=True))
-    single = open_all(files, lambda file: TableSource([file], names=[names[file]]), findings)
+    single = open_all(files, lambda file: _table([file], [names[file]], asked), findings)
     good = {source.files[0]: source for source in single if isinstance(source, TableSource)}
     sources, like = list[Source](), None
     for own in parts(list(good), folder).values():
         try:
-            source = TableSource(own, like=like, names=[names[file] for file in own])
+            source = _table(own, [names[file] for file in own], asked, like)
         except InputError as error:
             findings.faults.append(str(error))
             sources += [good[file] for file in own]
@@ -92,23 +120,35 @@ def _tables(folder: Path, findings: Findings) -> list[Source]:
     return sources
 
 
-def _shards(paths: list[Path], fields: Fields, findings: Findings) -> ShardSource | None:
+def _table(files: list[Path], names: list[str], asked: Asked, like: TableSource | None = None) -> TableSource:
+    return TableSource(files, image=asked.image, label=asked.label, caption=asked.caption, like=like, names=names)
+
+
+def _shards(paths: list[Path], asked: Asked, findings: Findings) -> ShardSource | None:
     """The shards that can be used, as one source; the others are faults."""
     indexes: dict[Path, ShardIndex] = {}
+    fields = asked.fields
     for path in paths:
         try:
             indexes[path] = index_shard(path, fields)
         except InputError as error:
             findings.faults.append(str(error))
+    if not indexes:
+        return None
     try:
-        return ShardSource(list(indexes), fields=fields, indexes=list(indexes.values())) if indexes else None
+        source = ShardSource(list(indexes), fields=fields, indexes=list(indexes.values()))
     except InputError as error:  # they do not go together
         findings.faults.append(str(error))
         return None
+    if fields.plain:
+        number_members(source, asked.labels or "folder")
+    return source
 
 
 def _holds(folder: Path, suffixes: tuple[str, ...]) -> bool:
-    return any(file.suffix in suffixes and not file.name.startswith(".") for file in folder.iterdir())
+    """Whether such files lie in a folder; metadata beside images are no table of images."""
+    names = [file.name for file in folder.iterdir() if not file.name.startswith(".")]
+    return any(name.endswith(suffixes) and name.encode(errors="surrogateescape") not in METADATA for name in names)
 
 
 def _stated(folder: Path, findings: Findings) -> list[Path]:

@@ -13,10 +13,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Column, Table
 
 from imtok.data.base import Data
-from imtok.data.check import check
+from imtok.data.check import Asked, check
 from imtok.data.images import ImageSet
 from imtok.data.inspect import Findings
-from imtok.data.members import Fields
 from imtok.data.pack import BAD, Layout, pack
 from imtok.data.packing import Encoding
 from imtok.data.remarks import say_remarks
@@ -84,13 +83,12 @@ def run_check(arguments: Sequence[str]) -> int:
         raise InputError(f"workers must be a number of processes, got {workers!r}; {PLAIN['check'].takes}")
     if data not in ("tars", "webdataset"):
         raise InputError(f"data must be webdataset or tars, got {data}; {PLAIN['check'].takes}")
-    try:
-        named = [given.keys.get(f"data.{name}") for name in ("image", "caption", "label")]
-        fields = Fields.of(*named)._replace(plain=data == "tars")
-    except ValueError as error:
-        raise InputError(f"data.{error}") from None
+    labels = given.keys.get("data.labels", "folder" if data == "tars" else None)
+    if labels is not None and (data != "tars" or labels not in ("folder", "archive", "member")):
+        raise InputError(f"data.labels must be folder, archive or member, and of data=tars; {PLAIN['check'].takes}")
+    image, caption, label = (given.keys.get(f"data.{name}") for name in ("image", "caption", "label"))
     with _bar("looking") as advance:
-        findings = check(given.paths[0], int(workers), advance, fields)
+        findings = check(given.paths[0], int(workers), advance, Asked(image, caption, label, labels))
     _show(findings, Console(highlight=False))
     return 0 if findings.good else 1
 

@@ -65,19 +65,25 @@ class Tars(Collection):
         if self.labels == "member":
             return ShardSource(find_shards(path), None, stored, Fields(), classes).required()
         source = ShardSource(find_shards(path), None, stored, Fields(plain=True)).required()
-        names = [self._class(source, index) for index in range(len(source))]
-        archives = {path.stem for path in source.paths} if self.labels == "archive" else set[str]()
-        source.classes = sorted(archives | {name for name in names if name is not None})
-        number = {name: label for label, name in enumerate(source.classes)}
-        source.labels = np.array([-1 if name is None else number[name] for name in names], dtype=np.int64)
+        number_members(source, self.labels)
         if classes:
             number_like(source, classes, path)
         if classes == []:  # the images to train on have none
-            source.classes, source.labels = [], np.full(len(names), -1, dtype=np.int64)
+            source.classes, source.labels = [], np.full(len(source), -1, dtype=np.int64)
         return source
 
-    def _class(self, source: ShardSource, index: int) -> str | None:
-        if self.labels == "archive":
-            return source.path(index).stem
-        folder, slash, _ = source.stems.raw(index).removeprefix(b"./").lstrip(b"/").partition(b"/")
-        return printable(folder) if slash else None
+
+def number_members(source: ShardSource, labels: str) -> None:
+    """Take first folders in archives ("folder") or the names of these ("archive") as the classes of their images."""
+    names = [_class(source, index, labels) for index in range(len(source))]
+    archives = {path.stem for path in source.paths} if labels == "archive" else set[str]()
+    source.classes = sorted(archives | {name for name in names if name is not None})
+    number = {name: label for label, name in enumerate(source.classes)}
+    source.labels = np.array([-1 if name is None else number[name] for name in names], dtype=np.int64)
+
+
+def _class(source: ShardSource, index: int, labels: str) -> str | None:
+    if labels == "archive":
+        return source.path(index).stem
+    folder, slash, _ = source.stems.raw(index).removeprefix(b"./").lstrip(b"/").partition(b"/")
+    return printable(folder) if slash else None
