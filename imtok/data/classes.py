@@ -54,30 +54,70 @@ class Labelled(Protocol):
     labels: Int64[np.ndarray, " images"]
     remarks: tuple[str, ...]
 
+    def key(self, index: int, /) -> str:
+        """The name of an image."""
+        ...
 
-def number_like(source: Labelled, classes: list[str], name: str) -> None:
+
+def number_like(
+    source: Labelled,
+    classes: list[str],
+    name: str,
+    names: bool = False,
+    lacking: str = "the training images lack",
+) -> None:
     """Renumber labels by the classes of the training images; a class that these lack becomes -1.
 
-    Labels without class names stay as they are. Classes that only one of the two sets has images of are remarked.
+    Numbers stay as they are where one of the two has no names for them. Classes that only one of the two sets has
+    images of are remarked.
 
     Args:
         source: Images that are not trained on.
         classes: Those of the images that are.
         name: What remarks call ``source``.
+        names: Classes of ``source`` are written as names, and its numbers mean nothing by themselves.
+        lacking: Subject and verb of the remark on names that are not among ``classes``.
+
+    Raises:
+        InputError: If a number is beyond the names of the classes.
     """
     own, labels = source.classes, source.labels
-    if not classes or not own:
-        source.classes = classes or own
+    if not classes:
+        if names:
+            source.labels, source.classes = np.full_like(labels, -1), []
         return
-    found = {own[label] for label in np.unique(labels[labels >= 0]).tolist() if label < len(own)}
-    if own != classes:
-        source.labels, source.classes = renumber(labels, own, classes), classes
+    if own and own != classes:
+        source.labels = renumber(labels, own, classes)
+    source.classes = classes
+    require_named(source)
+    # What only one of the two has.
+    seen = np.unique(labels[labels >= 0]).tolist()
+    found = {(own or classes)[label] for label in seen}
     new = sorted(found - set(classes))
     if new:
-        source.remarks += (f"{name}: images of class {some(new)} have no class, because the training images lack it",)
+        source.remarks += (f"{name}: images of class {some(new)} have no class, because {lacking} it",)
     absent = [known for known in classes if known not in found]
     if absent and found - set(new):
         source.remarks += (f"{name}: there is no image of class {some(absent)}",)
+    if not found:
+        source.remarks += (unclassed(name),)
+
+
+def unclassed(name: str) -> str:
+    """The remark on images that have no class where those that are trained on have some."""
+    return f"{name}: no image has a class"
+
+
+def require_named(source: Labelled) -> None:
+    """Raise InputError that names the first image whose class is beyond the names of the classes, if these have any."""
+    count = len(source.classes)
+    beyond = np.flatnonzero(source.labels >= count).tolist() if count else []
+    if beyond:
+        at = beyond[0]
+        raise InputError(
+            f"{source.key(at)} has class {source.labels[at]}, and the classes have names from 0 to {count - 1} "
+            f"({some(source.classes)}); name all classes, or mend the label"
+        )
 
 
 def some(names: Sequence[str]) -> str:

@@ -143,7 +143,7 @@ class FileSource(Indexable):
                 about.labels, [], lambda at: place(self.names.text(at), label or "label")
             )
             if classes is not None:
-                number_like(self, classes, str(folder))
+                number_like(self, classes, str(folder), names=bool(self.classes))
             return
         self._number_folders(folder, classes)
 
@@ -162,10 +162,8 @@ class FileSource(Indexable):
             self.remarks += (
                 f"{folder}: {some(self.classes)} are taken as classes; data=imagenet takes them as splits",
             )
-        if classes == []:  # the images to train on have none
-            self.classes, self.labels = [], np.full(len(levels), -1, dtype=np.int64)
-        elif classes is not None:
-            number_like(self, classes, str(folder))
+        if classes is not None:
+            number_like(self, classes, str(folder), names=True)
 
     @override
     def __len__(self) -> int:

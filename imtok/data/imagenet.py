@@ -1,6 +1,7 @@
 """ImageNet (ILSVRC 2012, arXiv 1409.0575) in the layouts in which it lies on disks, and what has the same layout."""
 
 import csv
+import os
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Literal
 import numpy as np
 from typing_extensions import override
 
+from imtok.data.classes import unclassed
 from imtok.data.decode import MAX_PIXELS, WHITE
 from imtok.data.folder import FileSource, Folder
 from imtok.data.images import Columns, Source
@@ -95,3 +97,5 @@ class ImageNet(Folder):
             raise InputError(f"{table} is not Kaggle's table of ImageId,PredictionString; get it again") from None
         labels = (number.get(names.get(source.stem(index), ""), -1) for index in range(len(source)))
         source.labels = np.fromiter(labels, dtype=np.int64, count=len(source))
+        if (source.labels >= 0).any():
+            source.remarks = tuple(said for said in source.remarks if said != unclassed(os.fsdecode(source.folder)))

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
+from imtok.data.classes import some
 from imtok.data.members import CAPTION, CLASS, Fields, Text, is_picture
 from imtok.data.names import printable
 from imtok.data.tar import Member, ShardError
@@ -167,8 +168,8 @@ def remarks(notes: Notes, fields: Fields) -> tuple[str, ...]:
     if notes.uncaptioned and fields.caption is not None:
         said.append(f"{notes.uncaptioned} of {notes.samples} samples have no data.caption={setting(fields.caption)}")
     if notes.unknown:
-        names = listed(sorted(set(notes.unknown)))
-        said.append(f"the list of classes lacks {names}; images of these names have no class")
+        names = some(sorted(set(notes.unknown)))
+        said.append(f"images of class {names} have no class, because the list of classes lacks it")
     return (*said, *(() if fields.plain else _unread(notes, fields)))
 
 

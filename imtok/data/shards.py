@@ -12,6 +12,7 @@ import numpy as np
 from typing_extensions import override
 
 from imtok.data.apart import file_origins
+from imtok.data.classes import number_classes, number_like, require_named
 from imtok.data.headers import KINDS
 from imtok.data.images import MAX_BYTES, Columns, Indexable, Origins
 from imtok.data.index import require_same
@@ -20,7 +21,7 @@ from imtok.data.members import CAPTION, Fields
 from imtok.data.names import Names, printable
 from imtok.data.order import Blocks
 from imtok.data.samples import Notes, listed, remarks, setting
-from imtok.data.texts import NONE, caption_of, most_bytes, number_classes
+from imtok.data.texts import NONE, caption_of, most_bytes
 from imtok.errors import InputError
 from imtok.files import read_json
 
@@ -78,8 +79,8 @@ class ShardSource(Indexable):
             np.asarray(self._columns[name]) for name in ("offsets", "sizes", "labels", "shard_bytes", "counts")
         )
         self.remarks = tuple(_texts(self._columns.get("remarks")))
-        self._number(classes)
         self.ends = np.cumsum(counts)
+        self._number(classes, str(paths[0] if len(paths) == 1 else root))
         if mixed is not None:
             self.blocks = Blocks(tuple(counts.tolist()), mixed)
         self._open: OrderedDict[int, int] = OrderedDict()
@@ -95,7 +96,7 @@ class ShardSource(Indexable):
             self.notes.empty += [] if index.stems else [shard]
         found = [label for index in indexes for label in index.labels]
         self._check_one_kind(indexes)
-        labels, names, _ = number_classes(found, None)
+        names, labels = number_classes([None if label == NONE else label for label in found], [], str)
         columns: Columns = {
             "shards": Names([os.fsencode(shard) for shard in self.shards]),
             "shard_bytes": np.array([index.bytes for index in indexes], dtype=np.int64),
@@ -103,7 +104,7 @@ class ShardSource(Indexable):
             "names": Names([stem for index in indexes for stem in index.stems]),
             "offsets": np.array([offset for index in indexes for offset in index.offsets], dtype=np.int64),
             "sizes": np.array([size for index in indexes for size in index.sizes], dtype=np.int64),
-            "labels": np.array(labels, dtype=np.int64),
+            "labels": labels,
             "captions": np.array([place for index in indexes for place in index.captions], dtype=np.int64).reshape(
                 -1, 2
             ),
@@ -143,29 +144,14 @@ class ShardSource(Indexable):
             )
         return stored
 
-    def _number(self, classes: Sequence[str] | None) -> None:
+    def _number(self, classes: Sequence[str] | None, where: str) -> None:
         """Number the classes as ``classes`` says, or as they are here."""
         own, named = _texts(self._columns.get("classes")), find_classes(self.paths[0].parent)
-        self.classes = list(classes if own and classes is not None else classes or named or own)
-        before = own or (named if classes else [])
-        if before and before != self.classes:
-            self._renumber(before)
-        present = set(self.labels[self.labels >= 0].tolist())
-        absent = [name for label, name in enumerate(self.classes) if label not in present] if present else []
-        if classes and absent:
-            self.remarks += (f"no image is of the class{'es' * (len(absent) > 1)} {listed(absent)}",)
-
-    def _renumber(self, before: list[str]) -> None:
-        """Let labels that counted in the classes ``before`` count in those of now."""
-        number = {name: label for label, name in enumerate(self.classes)}
-        numbers = np.array([number.get(name, NONE) for name in before] + [NONE], dtype=np.int64)  # -1 stays -1
-        if self.labels.max(initial=NONE) >= len(before):
-            where = self.paths[0].parent / CLASSES
-            raise InputError(f"{where} names {len(before)} classes, and there are more; mend it")
-        unknown = sorted({before[label] for label in np.unique(self.labels) if label >= 0 and numbers[label] < 0})
-        self.labels = numbers[self.labels]
-        if unknown:
-            self.remarks += (f"the list of classes lacks {listed(unknown)}; images of these names have no class",)
+        self.classes = own or named
+        require_named(self)
+        order = classes if classes is not None else named
+        if classes is not None or (own and named):
+            number_like(self, list(order), where, names=bool(own), lacking="the list of classes lacks")
 
     def required(self, settings: bool = True) -> "ShardSource":
         """Itself, if it holds an image, and what ``settings`` of fields name at least once.

@@ -9,7 +9,7 @@ import numpy as np
 from typing_extensions import override
 
 from imtok.data.apart import file_origins
-from imtok.data.classes import number_classes, number_like
+from imtok.data.classes import number_classes, number_like, require_named
 from imtok.data.columns import (
     caption_column,
     image_column,
@@ -85,6 +85,7 @@ class TableSource(Source):
         values = [value for table in tables for value in table.column(self.label_column)] if self.label_column else []
         values = values if self.label_column else [None] * len(self)
         self.classes, self.labels = number_classes(values, named, self._label_place)
+        require_named(self)
         if like is not None:
             self._number_like(like)
 
@@ -155,7 +156,10 @@ class TableSource(Source):
                 f"{self.files[0]}: column {self.label_column} holds {self.label_kind} of classes, and column "
                 f"{like.label_column} of {like.files[0]} holds {like.label_kind}; give data.label of one kind"
             )
-        number_like(self, like.classes, str(self.files[0]))
+        if self.label_column is None:
+            self.classes = like.classes
+        else:
+            number_like(self, like.classes, str(self.files[0]), names=self.label_kind == "names")
 
     def _group(self, index: int) -> int:
         return int(np.searchsorted(self.ends, index, side="right"))

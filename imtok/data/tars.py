@@ -66,10 +66,8 @@ class Tars(Collection):
             return ShardSource(find_shards(path), None, stored, Fields(), classes).required()
         source = ShardSource(find_shards(path), None, stored, Fields(plain=True)).required()
         number_members(source, self.labels)
-        if classes:
-            number_like(source, classes, path)
-        if classes == []:  # the images to train on have none
-            source.classes, source.labels = [], np.full(len(source), -1, dtype=np.int64)
+        if classes is not None:
+            number_like(source, classes, path, names=True)
         return source
 
 

@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 from imtok.data.members import (
@@ -76,31 +76,6 @@ def caption_of(key: bytes, caption: Text | None, read: Read) -> str | None:
     if not isinstance(value, str):
         raise ShardError(f"holds {printable(key)}.{caption.field}, whose {caption.key} is {_short(value)}, not a text")
     return value or None
-
-
-def number_classes(
-    labels: Sequence[int | str], classes: Sequence[str] | None
-) -> tuple[list[int], list[str], list[str]]:
-    """Classes as numbers.
-
-    Args:
-        labels: Of each image: a number, or a name.
-        classes: Names of the classes in their order; None = the names found, sorted.
-
-    Returns:
-        The numbers, -1 for a name that is no class; the classes; and the names that are no class.
-
-    Example:
-        >>> number_classes(["tench", "shark", -1, "tench"], None)
-        ([1, 0, -1, 1], ['shark', 'tench'], [])
-        >>> number_classes(["tench", "shark"], ["cat", "tench"])
-        ([1, -1], ['cat', 'tench'], ['shark'])
-    """
-    names = sorted({label for label in labels if isinstance(label, str)})
-    order = list(names if classes is None else classes)
-    number = {name: at for at, name in enumerate(order)}
-    numbers = [number.get(label, NONE) if isinstance(label, str) else label for label in labels]
-    return numbers, order, [name for name in names if name not in number]
 
 
 def _label(value: str | bytes, name: str) -> int | str:

@@ -1,18 +1,24 @@
 """One class has one number in every part of a data set, and a class without an image is named."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from imtok.data.folder import FileSource, Folder
+from imtok.data.huggingface import HuggingFace
 from imtok.data.imagenet import ImageNet
 from imtok.data.mixture import Mixture
 from imtok.data.tars import Tars
 from imtok.data.webdataset import WebDataset
+from imtok.errors import InputError
 
 Picture = Callable[[int], bytes]
+Write = Callable[[Path, list[tuple[str, bytes]]], Path]
 
 
 def numbers(images: Any) -> dict[str, int]:
@@ -45,7 +51,7 @@ def test_a_class_without_an_image_does_not_shift_the_others(left: str, root: Pat
     if left != "no folder":  # what a command reads that is given this folder alone
         alone = Folder(root / "val").evaluation(8)
         assert numbers(alone) == {"a": 0, "c": 2}
-        assert alone.remarks[-1] == f"{root}/val: there is no image of class b"
+        assert f"{root}/val: there is no image of class b" in alone.remarks
 
 
 def test_a_folder_that_is_no_class_stays_none(root: Path):
@@ -98,3 +104,47 @@ def test_class_maps_beside_shards_count_alike_in_both_parts(
     assert numbers(data.validation(8)) == {"0.tar": 2}
     mixed = Mixture({"one": data, "two": data}, {"one": 1.0, "two": 1.0})
     assert numbers(mixed.validation(8)) == {"one": 2, "two": 2}
+
+
+def test_a_number_beyond_the_names_of_the_classes_is_refused_by_name(
+    tmp_path: Path, write_shard: Write, picture: Picture
+):
+    members = [("1.png", picture(1)), ("1.cls", b"1"), ("2.png", picture(2)), ("2.cls", b"5")]
+    shard = write_shard(tmp_path / "0.tar", members)
+    with pytest.raises(
+        InputError, match=r"^0.tar:2 has class 5, and the classes have names from 0 to 2 \(a, b and c\)"
+    ):
+        WebDataset(shard, classes=["a", "b", "c"]).train(8, 0)
+    (tmp_path / "classes.json").write_text('{"a": 0, "b": 1}')
+    with pytest.raises(InputError, match=r"^0.tar:2 has class 5"):
+        WebDataset(shard).train(8, 0)
+    feature = {"info": {"features": {"label": {"names": ["a", "b"], "_type": "ClassLabel"}}}}
+    table = pa.table({"image": [picture(1), picture(2)], "label": [1, 2]})
+    table = table.replace_schema_metadata({"huggingface": json.dumps(feature)})
+    pq.write_table(table, tmp_path / "train.parquet")
+    with pytest.raises(InputError, match=r"^train.parquet:0000001 has class 2, and the classes have names from 0 to 1"):
+        HuggingFace(tmp_path).train(8, 0)
+
+
+def test_held_out_images_of_every_kind_are_numbered_by_one_rule(tmp_path: Path, write_shard: Write, picture: Picture):
+    """Names that training has are its numbers, others none; images without a class are remarked."""
+    for part, names in (("train", "ab"), ("val", "bz"), ("bare", "")):
+        files = [(f"{name}/1.png", picture(ord(name))) for name in names] or [("1.png", picture(1))]
+        for name, data in files:
+            (tmp_path / part / name).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / part / name).write_bytes(data)
+        write_shard(tmp_path / f"plain-{part}.tar", files)
+        labelled = [(f"{name}/1.cls", name.encode()) for name in names]
+        write_shard(tmp_path / f"{part}.tar", sorted([*files, *labelled]))
+        columns = {"image": [data for _, data in files], "label": list(names) or [None]}
+        pq.write_table(pa.table(columns), tmp_path / f"{part}.parquet")
+    kinds = {Folder: "{}", Tars: "plain-{}.tar", WebDataset: "{}.tar", HuggingFace: "{}.parquet"}
+    for kind, name in kinds.items():
+        paths = {part: tmp_path / name.format(part) for part in ("train", "val", "bare")}
+        held_out, bare = (kind(paths["train"], val_path=paths[part]).validation(8) for part in ("val", "bare"))
+        assert held_out.source.classes == bare.source.classes == ["a", "b"]
+        assert held_out.source.labels.tolist() == [1, -1]
+        assert held_out.remarks[0].startswith(f"{paths['val']}: images of class z have no class, because the ")
+        assert f"{paths['val']}: there is no image of class a" in held_out.remarks
+        assert bare.source.labels.tolist() == [-1]
+        assert f"{paths['bare']}: no image has a class" in bare.remarks
