@@ -140,6 +140,8 @@ def _shards(paths: list[Path], asked: Asked, findings: Findings) -> ShardSource 
     except InputError as error:  # they do not go together
         findings.faults.append(str(error))
         return None
+    for path, index in indexes.items():
+        findings.faults += [f"{path}: {name} is not JSON; write it again" for name in index.notes.damaged]
     if fields.plain:
         number_members(source, asked.labels or "folder")
     return source

@@ -20,6 +20,7 @@ from imtok.data.index import require_same
 from imtok.data.members import MAX_LABEL_BYTES
 from imtok.data.metadata import TABLES, read_metadata
 from imtok.data.names import Names, printable
+from imtok.data.texts import as_text
 from imtok.errors import InputError
 
 OTHERS = (b".npy", b".npz", b".tar", b".zip", b".parquet", b".arrow")  # named where there is no picture
@@ -194,12 +195,15 @@ class FileSource(Indexable):
         texts = b"" if self.written is None else self.written.raw(index)
         if texts:
             return tuple(json.loads(texts))
-        path = os.path.splitext(os.path.join(self.folder, self.names.raw(index)))[0] + b".txt"  # noqa: PTH118, PTH122
-        try:
-            with open(path, "rb") as file:  # noqa: PTH123, bytes paths
-                return (file.read(MAX_LABEL_BYTES).decode("utf-8", "replace"),)
-        except OSError:
-            return ()
+        stem = os.path.splitext(os.path.join(self.folder, self.names.raw(index)))[0]  # noqa: PTH118, PTH122
+        for suffix in (b".txt", b".TXT"):
+            try:
+                with open(stem + suffix, "rb") as file:  # noqa: PTH123, bytes paths
+                    text = as_text(file.read(MAX_LABEL_BYTES))
+            except OSError:
+                continue
+            return (text,) if text else ()
+        return ()
 
     @override
     def origins(self) -> Origins:

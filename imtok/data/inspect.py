@@ -13,6 +13,7 @@ from imtok.data.decode import MAX_PIXELS, WHITE, DecodeError, decode_image, stor
 from imtok.data.headers import read_header
 from imtok.data.images import Source, content_hash
 from imtok.data.loader import Loader
+from imtok.data.texts import UNREADABLE
 from imtok.errors import InputError
 
 AT_A_TIME = 16  # images that a worker takes
@@ -128,7 +129,10 @@ def _count(seen: Seen, source: Source, findings: Findings) -> None:
     if seen.reason is not None:
         findings.broken[source.key(seen.index)] = seen.reason
         return
-    findings.captions += source.caption(seen.index) is not None
+    texts = source.texts(seen.index)
+    findings.captions += bool(texts)
+    if any(UNREADABLE in text for text in texts):
+        findings.faults.append(f"{source.key(seen.index)}: its caption is not UTF-8; write it again")
     findings.bytes += seen.bytes
     findings.formats[seen.format] += 1
     findings.modes[seen.mode] += 1

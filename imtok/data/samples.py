@@ -9,7 +9,7 @@ from imtok.data.classes import some
 from imtok.data.members import CAPTION, CLASS, Fields, Text, is_picture
 from imtok.data.names import printable
 from imtok.data.tar import Member, ShardError
-from imtok.data.texts import NONE, Read, caption_of, label_of
+from imtok.data.texts import NONE, DamagedTextError, Read, caption_of, label_of
 
 Taken = TypeVar("Taken")
 SHOWN = 12  # names, fields and kinds that a sentence holds
@@ -36,6 +36,7 @@ class Notes:
         unlabelled: How many have no class where there should be one.
         uncaptioned: How many have no caption where there should be one.
         odd: How many have a value in the place of a class that is not a class.
+        damaged: Names of the fields that should hold JSON and do not.
         unknown: Names that are not in the list of classes.
         skipped: How many pictures are of each kind that is not read.
         found: How often each field was found.
@@ -47,6 +48,7 @@ class Notes:
     unlabelled: int = 0
     uncaptioned: int = 0
     odd: int = 0
+    damaged: list[str] = field(default_factory=list)
     unknown: list[str] = field(default_factory=list)
     skipped: Counter[str] = field(default_factory=Counter)
     found: Counter[str] = field(default_factory=Counter)
@@ -125,8 +127,12 @@ def _whole(
 
 
 def label_in(group: Group[Taken], fields: Fields, read: Read, notes: Notes) -> int | str:
-    """A sample's class as :func:`label_of` reads it; missing and odd classes are counted."""
-    label = label_of(group.key, fields, read)
+    """A sample's class as :func:`label_of` reads it; missing, odd and damaged ones are noted."""
+    try:
+        label = label_of(group.key, fields, read)
+    except DamagedTextError as error:
+        notes.damaged.append(str(error))
+        return NONE
     notes.odd += label is None
     notes.unlabelled += fields.label is not None and label == NONE
     return NONE if label is None else label
@@ -170,6 +176,9 @@ def remarks(notes: Notes, fields: Fields) -> tuple[str, ...]:
     if notes.unknown:
         names = some(sorted(set(notes.unknown)))
         said.append(f"images of class {names} have no class, because the list of classes lacks it")
+    if notes.damaged:
+        verb = "is" if len(notes.damaged) == 1 else "are"
+        said.append(f"{listed(notes.damaged)} {verb} not JSON, so no class is read from there; write it again")
     return (*said, *(() if fields.plain else _unread(notes, fields)))
 
 
@@ -177,8 +186,8 @@ def _unread(notes: Notes, fields: Fields) -> Iterator[str]:
     """Sentences about fields that may be meant for class or caption."""
     if notes.odd and fields.label is None:
         yield (
-            f"{_counted(notes.odd, 'sample')} without a class, because the label in json is not a whole number or the "
-            "json is damaged; data.label=json.label reads names of classes too"
+            f"{_counted(notes.odd, 'sample')} without a class, because the label in json is not a whole number; "
+            "data.label=json.label reads names of classes too"
         )
     for what, own, usual in (("label", fields.label, CLASS), ("caption", fields.caption, CAPTION)):
         like = sorted(name for name in notes.found if name.endswith(f".{usual}"))

@@ -17,6 +17,7 @@ from imtok.data.members import (
 from imtok.data.names import printable
 from imtok.data.tar import ShardError
 
+UNREADABLE = "\ufffd"  # in a text, what was no UTF-8
 NONE = -1  # the label of an image without a class
 MAX_NAME = 200  # characters of a class's name
 Read = Callable[
@@ -25,9 +26,23 @@ Read = Callable[
 _ABSENT = object()
 
 
+class DamagedTextError(ValueError):
+    """The name of a field that should hold JSON and does not."""
+
+
 def most_bytes(field: str) -> int:
     """How many bytes of a field are looked at: one more than a class or a description may have."""
     return (MAX_DESCRIPTION_BYTES if field.endswith(DESCRIPTION) else MAX_LABEL_BYTES) + 1
+
+
+def as_text(data: bytes) -> str:
+    r"""The text of a file, without a byte order mark; ``UNREADABLE`` stands for what is no UTF-8.
+
+    Example:
+        >>> as_text(b"\xef\xbb\xbfa cat"), as_text(b"caf\xe9") == f"caf{UNREADABLE}"
+        ('a cat', True)
+    """
+    return data.decode("utf-8-sig", "replace")
 
 
 def label_of(key: bytes, fields: Fields, read: Read) -> int | str | None:
@@ -37,6 +52,7 @@ def label_of(key: bytes, fields: Fields, read: Read) -> int | str | None:
     other ``json`` counts as no class, since it may be there for a caption.
 
     Raises:
+        DamagedTextError: If the ``json`` is damaged.
         ShardError: If a field that holds classes holds something else.
     """
     if fields.label is not None:
@@ -55,8 +71,8 @@ def label_of(key: bytes, fields: Fields, read: Read) -> int | str | None:
     try:
         label = _parsed(described, "label")
     except ValueError:
-        return None
-    if type(label) is int and 0 <= label < 10**9:
+        raise DamagedTextError(f"{printable(key)}.{DESCRIPTION}") from None
+    if type(label) is int and NONE <= label < 10**9:
         return label
     return NONE if label is _ABSENT or label is None else None
 
@@ -72,7 +88,7 @@ def caption_of(key: bytes, caption: Text | None, read: Read) -> str | None:
     if value is _ABSENT or value is None:
         return None
     if isinstance(value, bytes):
-        return value[:MAX_LABEL_BYTES].decode("utf-8", "replace") or None
+        return as_text(value[:MAX_LABEL_BYTES]) or None
     if not isinstance(value, str):
         raise ShardError(f"holds {printable(key)}.{caption.field}, whose {caption.key} is {_short(value)}, not a text")
     return value or None
@@ -80,12 +96,12 @@ def caption_of(key: bytes, caption: Text | None, read: Read) -> str | None:
 
 def _label(value: str | bytes, name: str) -> int | str:
     """A class's index or name as it is written."""
-    text = (value if isinstance(value, str) else value.decode("utf-8", "replace")).strip()
+    text = (value if isinstance(value, str) else as_text(value)).strip()
     if text.isascii() and text.isdigit() and len(text) <= 9:
         return int(text)
     if text == str(NONE):
         return NONE
-    if not text or len(text) > MAX_NAME or not text.isprintable() or "�" in text or _is_number(text):
+    if not text or len(text) > MAX_NAME or not text.isprintable() or UNREADABLE in text or _is_number(text):
         raise ShardError(f"holds {name}, which is neither a class index nor the name of a class ({_short(text)})")
     return text
 

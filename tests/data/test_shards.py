@@ -67,8 +67,9 @@ def test_labels_come_from_cls_or_json_of_the_same_name(tmp_path: Path, write_sha
     source = ShardSource([write_shard(tmp_path / "0.tar", members)])
     assert [source.label(index) for index in range(6)] == [7, 3, -1, -1, 1, -1]
     assert source.remarks == (
-        "2 samples without a class, because the label in json is not a whole number or the json is damaged; "
-        "data.label=json.label reads names of classes too",
+        "2.json is not JSON, so no class is read from there; write it again",
+        "1 sample without a class, because the label in json is not a whole number; data.label=json.label reads "
+        "names of classes too",
     )
 
 
