@@ -19,7 +19,7 @@ from imtok.data.pack import FORMAT, INDEX, MANIFEST, PROGRESS
 from imtok.data.shards import ShardSource
 from imtok.data.tables import TableSource
 from imtok.data.tars import number_members
-from imtok.data.webdataset import find_shards
+from imtok.data.webdataset import find_shards, passed_over
 from imtok.errors import InputError
 from imtok.files import is_sealed, read_json, sha256
 
@@ -90,12 +90,13 @@ def _sources(path: str, findings: Findings, asked: Asked) -> list[Source]:
         if _holds(place, TABLES) or any(_holds(folder, TABLES) for folder in place.iterdir() if folder.is_dir()):
             return _tables(place, findings, asked)
         return [FileSource(place, label=asked.label, caption=asked.caption)]
-    if place.is_file() and place.suffix in TABLES:
+    if place.is_file() and place.suffix.lower() in TABLES:
         return [_table([place], [place.name], asked)]
     shards = _stated(place, findings) if (place / MANIFEST).is_file() else find_shards(path)
     source = _shards(shards, asked, findings)
     if source is None:
         return []
+    source.remarks += passed_over(path)
     find_twice([(source.shard(at), source.stem(at)) for at in range(len(source))], findings)
     if (place / INDEX).is_file() and len(source.paths) == len(shards):  # else a shard is a fault already
         _compare(source, place / INDEX, findings)
@@ -150,7 +151,9 @@ def _shards(paths: list[Path], asked: Asked, findings: Findings) -> ShardSource 
 def _holds(folder: Path, suffixes: tuple[str, ...]) -> bool:
     """Whether such files lie in a folder; metadata beside images are no table of images."""
     names = [file.name for file in folder.iterdir() if not file.name.startswith(".")]
-    return any(name.endswith(suffixes) and name.encode(errors="surrogateescape") not in METADATA for name in names)
+    return any(
+        name.lower().endswith(suffixes) and name.encode(errors="surrogateescape") not in METADATA for name in names
+    )
 
 
 def _stated(folder: Path, findings: Findings) -> list[Path]:

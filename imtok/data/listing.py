@@ -1,6 +1,7 @@
 """Which images a shard on a local disk holds, and where: from its headers, and the fields that hold classes."""
 
 import os
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -62,7 +63,8 @@ def _index(descriptor: int, fields: Fields) -> ShardIndex:
     if fields.plain:
         members = together(members, fields)
     index = ShardIndex([], [], [], [], [], os.fstat(descriptor).st_size, Notes())
-    for group in gather(members, fields, _take, index.notes):
+    peek = partial(_peek, descriptor)
+    for group in gather(members, fields, _take, peek, index.notes):
         image = group.fields[group.image]
         index.stems.append(group.key)
         index.offsets.append(image.offset)
@@ -77,6 +79,10 @@ def _index(descriptor: int, fields: Fields) -> ShardIndex:
 def _take(field: str, member: Member) -> Member:
     require_file(member, "which is not in it")
     return member
+
+
+def _peek(descriptor: int, member: Member) -> bytes:
+    return os.pread(descriptor, min(member.size, 16), member.offset)
 
 
 def _caption(descriptor: int, group: Group[Member], fields: Fields, notes: Notes) -> tuple[int, int]:

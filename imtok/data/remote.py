@@ -163,7 +163,10 @@ def read_shard(file: Readable, fields: Fields, classes: Sequence[str] | None, no
             return None if member.size > MAX_BYTES else _data(read, member, member.size)
         return _data(read, member, min(member.size, most_bytes(field)))
 
-    for group in gather(read_members(read), fields, take, notes):
+    def start(member: Member) -> bytes:
+        return _data(read, member, min(member.size, 16))
+
+    for group in gather(read_members(read), fields, take, start, notes):
         label = label_in(group, fields, group.fields.get, notes)
         if isinstance(label, str):
             if classes is None:

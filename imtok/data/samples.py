@@ -6,9 +6,10 @@ from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
 from imtok.data.classes import some
+from imtok.data.headers import nameless_kind
 from imtok.data.members import CAPTION, CLASS, Fields, Text, is_picture
 from imtok.data.names import printable
-from imtok.data.tar import Member, ShardError
+from imtok.data.tar import FILE, Member, ShardError
 from imtok.data.texts import NONE, DamagedTextError, Read, caption_of, label_of
 
 Taken = TypeVar("Taken")
@@ -33,6 +34,7 @@ class Notes:
     Attributes:
         samples: How many have an image.
         imageless: How many have pictures, but not in the field that is the image.
+        orphans: How many have a class or a caption, and no image.
         unlabelled: How many have no class where there should be one.
         uncaptioned: How many have no caption where there should be one.
         odd: How many have a value in the place of a class that is not a class.
@@ -45,6 +47,7 @@ class Notes:
 
     samples: int = 0
     imageless: int = 0
+    orphans: int = 0
     unlabelled: int = 0
     uncaptioned: int = 0
     odd: int = 0
@@ -61,7 +64,11 @@ class Notes:
 
 
 def gather(
-    members: Iterable[Member], fields: Fields, take: Callable[[str, Member], Taken], notes: Notes
+    members: Iterable[Member],
+    fields: Fields,
+    take: Callable[[str, Member], Taken],
+    start: Callable[[Member], bytes],
+    notes: Notes,
 ) -> Iterator[Group[Taken]]:
     """The samples of a shard that have an image.
 
@@ -69,6 +76,7 @@ def gather(
         members: In the order of the shard.
         fields: What is read.
         take: Called with each field that is read, in the order of the shard.
+        start: Called for the first bytes of a member without a suffix, which may be a picture.
         notes: Counts what is found.
 
     Raises:
@@ -78,7 +86,7 @@ def gather(
     for member in members:
         place = fields.place(member.name)
         # Count the member, and skip it if it is not read.
-        if fields.image is None and (kind := fields.skipped(member.name)):
+        if fields.image is None and (kind := fields.skipped(member.name) or _nameless(member, start)):
             notes.skipped[kind] += 1
         if place is None:
             continue
@@ -105,6 +113,15 @@ def gather(
     if parts:
         yield from _whole(key, parts, fields, notes, pictured)
     notes.imageless = len(pictured)
+    if not notes.samples:  # the shard is named for that
+        notes.orphans = 0
+
+
+def _nameless(member: Member, start: Callable[[Member], bytes]) -> str | None:
+    """What a member without a suffix is, if that is a picture."""
+    if member.kind != FILE or b"." in member.name.rpartition(b"/")[2]:
+        return None
+    return nameless_kind(start(member))
 
 
 def _whole(
@@ -124,6 +141,8 @@ def _whole(
         notes.samples += 1
         pictured.discard(key)
         yield Group(key, images[0], parts)
+    elif key not in pictured and not fields.plain:
+        notes.orphans += 1
 
 
 def label_in(group: Group[Taken], fields: Fields, read: Read, notes: Notes) -> int | str:
@@ -169,6 +188,8 @@ def remarks(notes: Notes, fields: Fields) -> tuple[str, ...]:
             f"left out {_counted(notes.imageless, 'sample')} with pictures in other fields than "
             f"data.image={fields.image}; {notes.samples} have that field"
         )
+    if notes.orphans:
+        said.append(f"left out {_counted(notes.orphans, 'sample')} with a class or a caption and no image")
     if notes.unlabelled and fields.label is not None:
         said.append(f"{notes.unlabelled} of {notes.samples} samples have no data.label={setting(fields.label)}")
     if notes.uncaptioned and fields.caption is not None:

@@ -127,8 +127,10 @@ def read_members(read: Read, end: int | None = None) -> Iterator[Member]:
         if member.kind != FOLDER:
             yield member
         at += _padded(member.size)
-    if read(2**16, at + BLOCK).strip(b"\0"):
-        raise ValueError("goes on after its end mark (several archives joined?); write it again as one")
+    while rest := read(CHUNK, at):  # zeros, as long as the records of whoever wrote it
+        if rest.count(0) < len(rest):
+            raise ValueError("goes on after its end mark (several archives joined?); write it again as one")
+        at += len(rest)
 
 
 def _checked_size(header: bytes, at: int) -> int:

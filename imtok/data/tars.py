@@ -14,7 +14,7 @@ from imtok.data.images import Columns, Source
 from imtok.data.members import Fields
 from imtok.data.names import printable
 from imtok.data.shards import ShardSource
-from imtok.data.webdataset import find_shards
+from imtok.data.webdataset import find_shards, passed_over
 
 
 class Tars(Collection):
@@ -65,6 +65,7 @@ class Tars(Collection):
         if self.labels == "member":
             return ShardSource(find_shards(path), None, stored, Fields(), classes).required()
         source = ShardSource(find_shards(path), None, stored, Fields(plain=True)).required()
+        source.remarks += passed_over(path)
         number_members(source, self.labels)
         if classes is not None:
             number_like(source, classes, path, names=True)

@@ -4,6 +4,7 @@ On local disks they are read at random by byte range, so that a run resumes exac
 resumes at the next shard.
 """
 
+from collections import Counter
 from collections.abc import Sequence
 from functools import cached_property
 from glob import glob, has_magic
@@ -17,6 +18,7 @@ from typing_extensions import override
 from imtok.data.base import Images, check_split
 from imtok.data.collection import Collection
 from imtok.data.decode import MAX_PIXELS, WHITE
+from imtok.data.headers import SUFFIXES
 from imtok.data.images import Columns, ImageSet, Indexable
 from imtok.data.members import Fields
 from imtok.data.remote import REMOTE, Opener, RemoteShard, find_remote, is_remote
@@ -26,6 +28,7 @@ from imtok.data.transforms import CentreCrop, Transform
 from imtok.errors import InputError
 
 MAX_SHARDS = 1_000_000
+PACKED = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst", ".zip")  # archives that must be unpacked
 
 
 class WebDataset(Collection):
@@ -158,6 +161,7 @@ class WebDataset(Collection):
     def open(self, path: str, classes: list[str] | None, stored: Columns | None) -> Indexable:
         order = self._classes if classes is None else classes
         source = ShardSource(find_shards(path), self.shuffle_shards, stored, self.fields, order)
+        source.remarks += passed_over(path)
         return source.required(settings=classes is None)
 
 
@@ -195,10 +199,11 @@ def find_shards(path: str) -> list[Path]:
     if Path(path).is_file():
         return [Path(path)]
     if Path(path).is_dir():
-        shards = sorted(Path(path).glob("[!.]*.tar"))
+        shards = sorted(file for file in Path(path).glob("[!.]*") if file.suffix.lower() == ".tar")
         if not shards:
+            held = f", only {_counts(_beside(Path(path)))}" if _beside(Path(path)) else ""
             raise InputError(
-                f"data.path={path} holds no .tar file; give a folder of shards or DIR/name-{{000..009}}.tar"
+                f"data.path={path} holds no .tar file{held}; give a folder of shards or DIR/name-{{000..009}}.tar"
             )
         return shards
     try:
@@ -214,3 +219,27 @@ def find_shards(path: str) -> list[Path]:
             raise InputError(f"data.path={name} matches no file")
         found += matches
     return found
+
+
+def passed_over(path: str) -> tuple[str, ...]:
+    """The remark on what lies beside the shards of a folder and is not read; none if there is nothing."""
+    found = _beside(Path(path)) if Path(path).is_dir() else Counter[str]()
+    return (f"{path} holds {_counts(found)} beside its shards, and only the shards are read",) if found else ()
+
+
+def _beside(folder: Path) -> Counter[str]:
+    """What of a folder somebody may take for a part of the data that shards are read of, by kind."""
+    found = Counter[str]()
+    for file in folder.glob("[!.]*"):
+        name = file.name.lower()
+        if file.is_dir():
+            found[".tar in folders below"] += sum(1 for _ in file.glob("[!.]*.tar"))
+        elif name.endswith(PACKED):
+            found[next(suffix for suffix in PACKED if name.endswith(suffix))] += 1
+        elif name.encode(errors="surrogateescape").endswith(SUFFIXES):
+            found[file.suffix.lower()] += 1
+    return +found
+
+
+def _counts(kinds: Counter[str]) -> str:
+    return ", ".join(f"{count} {kind}" for kind, count in kinds.most_common())

@@ -1,0 +1,92 @@
+"""What lies beside images, shards and tables and is not read is said, and nothing is lost in silence."""
+
+import gzip
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from imtok.data.check import check
+from imtok.data.collection import Collection
+from imtok.data.members import Fields
+from imtok.data.remote import read_shard
+from imtok.data.samples import Notes, remarks
+from imtok.data.shards import ShardSource
+from imtok.data.tars import Tars
+from imtok.data.webdataset import WebDataset
+from imtok.errors import InputError
+
+Picture = Callable[[int], bytes]
+Write = Callable[[Path, list[tuple[str, bytes]]], Path]
+
+
+def require_said(data: Collection, *sentences: str) -> None:
+    """What training says is what check says."""
+    images = data.evaluation(8, "all")
+    for sentence in sentences:
+        assert sentence in images.remarks
+    assert set(sentences) <= set(check(data.path).remarks)
+
+
+def test_samples_without_an_image_and_members_without_a_suffix_are_counted(
+    tmp_path: Path, write_shard: Write, picture: Picture
+):
+    members = [("1.png", picture(1)), ("1.cls", b"0"), ("2.cls", b"1"), ("3.npy", b"x"), ("3.txt", b"a fox")]
+    shard = write_shard(tmp_path / "0.tar", [*members, ("pictures/4", picture(4)), ("README", b"x")])
+    said = (
+        "left out 2 samples with a class or a caption and no image",
+        "skipped 1 member that is no image for imtok: 1 PNG without a suffix",
+    )
+    require_said(WebDataset(shard), *said)
+    notes = Notes()
+    with shard.open("rb") as file:
+        assert len(list(read_shard(file, Fields(), None, notes))) == 1
+    assert set(said) <= set(remarks(notes, Fields()))
+
+
+def test_a_sample_whose_picture_lies_in_another_field_is_counted_once(
+    tmp_path: Path, write_shard: Write, picture: Picture
+):
+    members = [("1.png", picture(1)), ("2.cls", b"1"), ("2.webp", picture(2))]
+    shard = write_shard(tmp_path / "0.tar", members)
+    assert ShardSource([shard], fields=Fields("png")).remarks == (
+        "left out 1 sample with pictures in other fields than data.image=png, beside 1 with that one",
+    )
+
+
+@pytest.mark.parametrize("kind", [WebDataset, Tars])
+def test_what_lies_beside_shards_is_said_and_a_capital_suffix_is_no_other_kind(
+    kind: type[Collection], tmp_path: Path, write_shard: Write, picture: Picture
+):
+    (tmp_path / "below").mkdir()
+    for at, name in enumerate(("0.tar", "1.TAR", "below/2.tar")):
+        write_shard(tmp_path / name, [(f"{at}.png", picture(at))])
+    (tmp_path / "3.tar.gz").write_bytes(gzip.compress((tmp_path / "0.tar").read_bytes()))
+    (tmp_path / "4.png").write_bytes(picture(4))
+    (tmp_path / "classes.json").write_text("{}")
+    data = kind(tmp_path)
+    (said,) = data.evaluation(8).remarks
+    assert said.startswith(f"{tmp_path} holds 1 ")
+    assert said.endswith(" beside its shards, and only the shards are read")
+    assert set(said.split(" holds ")[1].split(" beside")[0].split(", ")) == {
+        "1 .tar.gz",
+        "1 .png",
+        "1 .tar in folders below",
+    }
+    require_said(data, said)
+    assert len(data.evaluation(8)) == 2  # type: ignore[arg-type], it is a list
+    for name in ("0.tar", "1.TAR"):
+        (tmp_path / name).unlink()
+    with pytest.raises(InputError, match=r"holds no \.tar file, only 1 "):
+        kind(tmp_path).evaluation(8)
+
+
+def test_archives_that_are_joined_behind_any_number_of_zeros_are_refused(
+    tmp_path: Path, write_shard: Write, picture: Picture
+):
+    data = write_shard(tmp_path / "0.tar", [("0.png", picture(0))]).read_bytes()
+    (tmp_path / "0.tar").write_bytes(data + bytes(2**21))
+    assert len(WebDataset(tmp_path / "0.tar").evaluation(8)) == 1  # type: ignore[arg-type], it is a list
+    (tmp_path / "0.tar").write_bytes(data + bytes(2**21) + data)
+    with pytest.raises(InputError, match="goes on after its end mark"):
+        WebDataset(tmp_path / "0.tar").evaluation(8)
