@@ -11,13 +11,13 @@ from imtok.data.headers import KINDS
 from imtok.data.huggingface import TABLES, find_tables, key_names, parts
 from imtok.data.images import Source
 from imtok.data.index import find_index, require_same
-from imtok.data.inspect import Findings, find_twice, look, open_all
+from imtok.data.inspect import Findings, find_twice, look
 from imtok.data.listing import ShardIndex, index_shard
 from imtok.data.members import Fields
 from imtok.data.metadata import TABLES as METADATA
 from imtok.data.pack import FORMAT, INDEX, MANIFEST, PROGRESS
 from imtok.data.shards import ShardSource
-from imtok.data.tables import TableSource
+from imtok.data.tables import NoRowError, TableSource
 from imtok.data.tars import number_members
 from imtok.data.webdataset import find_shards, passed_over
 from imtok.errors import InputError
@@ -107,15 +107,21 @@ def _tables(folder: Path, findings: Findings, asked: Asked) -> list[Source]:
     """Tables part by part, as training reads them; file by file where those of a part do not go together."""
     files = find_tables(folder)
     names = dict(zip(files, key_names(files, folder), strict=True))
-    single = open_all(files, lambda file: _table([file], [names[file]], asked), findings)
-    good = {source.files[0]: source for source in single if isinstance(source, TableSource)}
+    good: dict[Path, TableSource | None] = {}  # None where there is no row
+    for file in files:
+        try:
+            good[file] = _table([file], [names[file]], asked)
+        except NoRowError:
+            good[file] = None
+        except InputError as error:
+            findings.faults.append(str(error))
     sources, like = list[Source](), None
     for own in parts(list(good), folder).values():
         try:
             source = _table(own, [names[file] for file in own], asked, like)
         except InputError as error:
             findings.faults.append(str(error))
-            sources += [good[file] for file in own]
+            sources += [source for file in own if (source := good[file]) is not None]
         else:
             sources, like = [*sources, source], like or source
     return sources

@@ -162,7 +162,8 @@ def _plain(kind: Any) -> Any:
 def _is_image(kind: Any) -> bool:
     types, kind = pyarrow("pyarrow").types, _plain(kind)
     if types.is_struct(kind):
-        return any(part.name == "bytes" and _is_bytes(part.type) for part in kind)
+        own = {part.name: part.type for part in kind}  # where all files are only paths their bytes have no type
+        return "bytes" in own and (_is_bytes(own["bytes"]) or ("path" in own and types.is_null(own["bytes"])))
     return _is_bytes(kind)
 
 

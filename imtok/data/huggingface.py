@@ -168,11 +168,13 @@ class HuggingFace(Collection):
 
 
 def find_tables(path: Path) -> list[Path]:
-    """The tables below a folder, in the order of their names; InputError if there are none."""
-    if path.is_file() and path.suffix in TABLES:
+    """The tables below a folder, in the order of their names, but for hidden ones; InputError if there are none."""
+    if path.is_file() and path.suffix.lower() in TABLES:
         return [path]
-    files = sorted(file for suffix in TABLES for file in path.rglob(f"[!.]*{suffix}")) if path.is_dir() else []
-    files = [file for file in files if not file.name.startswith("cache-")]  # what datasets leaves of its own passes
+    found = sorted(file for file in path.rglob("[!.]*") if file.suffix.lower() in TABLES) if path.is_dir() else []
+    files = [file for file in found if not any(part.startswith(".") for part in file.relative_to(path).parts)]
+    # What datasets leaves of its own passes.
+    files = [file for file in files if not (file.name.startswith("cache-") and file.suffix == ".arrow")]
     if not files:
         raise InputError(f"data.path={path} holds no .parquet or .arrow file; give the folder of a data set")
     return files

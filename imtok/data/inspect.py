@@ -3,7 +3,6 @@
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, cast
 
 from torch.utils.data import Dataset
@@ -14,7 +13,6 @@ from imtok.data.headers import read_header
 from imtok.data.images import Source, content_hash
 from imtok.data.loader import Loader
 from imtok.data.texts import UNREADABLE
-from imtok.errors import InputError
 
 AT_A_TIME = 16  # images that a worker takes
 
@@ -151,14 +149,3 @@ def find_twice(names: Sequence[tuple[str, str]], findings: Findings) -> None:
     for shard, key in names:
         if first.setdefault(key, shard) != shard:
             findings.faults.append(f"key {key}: is in {first[key]} and in {shard}; give each image a key of its own")
-
-
-def open_all(paths: Sequence[Path], open_one: Callable[[Path], Source], findings: Findings) -> list[Source]:
-    """Those of several files that can be opened; the others are faults."""
-    sources: list[Source] = []
-    for path in paths:
-        try:
-            sources.append(open_one(path))
-        except InputError as error:
-            findings.faults.append(str(error))
-    return sources

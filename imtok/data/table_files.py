@@ -33,7 +33,7 @@ class Table:
     def __init__(self, path: Path) -> None:
         self.path = path
         try:
-            self.file = (_Parquet if path.suffix == ".parquet" else _Arrow)(path)
+            self.file = (_Parquet if path.suffix.lower() == ".parquet" else _Arrow)(path)
         except InputError:  # pyarrow is missing, not the file
             raise
         except (OSError, ValueError, NotImplementedError) as error:  # pyarrow's own are of these
@@ -57,7 +57,10 @@ class Table:
 
     def empty(self, group: int, name: str) -> bool:
         """Whether all values of a field in a group of rows are null; nothing but the file's own counts is read."""
-        return self.rows[group] > 0 and self.file.nulls(group, self.fields[name].path) == self.rows[group]
+        field, count = self.fields[name], self.rows[group]
+        return count > 0 and (
+            pyarrow("pyarrow").types.is_null(field.type) or self.file.nulls(group, field.path) == count
+        )
 
     def feature(self, name: str) -> dict[str, Any]:
         """What Hugging Face's description of the columns says of one; empty where it says nothing."""

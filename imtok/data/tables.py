@@ -9,7 +9,7 @@ import numpy as np
 from typing_extensions import override
 
 from imtok.data.apart import file_origins
-from imtok.data.classes import number_classes, number_like, require_named
+from imtok.data.classes import number_classes, number_like, require_named, some
 from imtok.data.columns import (
     caption_column,
     image_column,
@@ -23,6 +23,10 @@ from imtok.data.images import MAX_BYTES, Origins, Source
 from imtok.data.order import Blocks
 from imtok.data.table_files import Table
 from imtok.errors import InputError
+
+
+class NoRowError(InputError):
+    """Tables without a row."""
 
 
 class TableSource(Source):
@@ -40,6 +44,7 @@ class TableSource(Source):
         names: What the images' keys start with, for each file; None = the name of the file.
 
     Raises:
+        NoRowError: If none of the files has a row.
         InputError: If a file cannot be read or has other columns than the others, a column is missing or of another
             type, images are not in the table, or classes are not of the kind of ``like``.
     """
@@ -77,7 +82,10 @@ class TableSource(Source):
         self.ends = np.cumsum(sizes, dtype=np.int64)
         self.starts = np.concatenate([np.concatenate([[0], np.cumsum(t.rows)[:-1]]) for t in tables if t.rows] or [[0]])
         if not sum(sizes):
-            raise InputError(f"{files[0].parent} holds tables without a row; give a folder with images")
+            raise NoRowError(f"no row is in {some([str(file) for file in files])}; give a table with images")
+        empty = [str(table.path) for table in tables if not sum(table.rows)]
+        if empty:
+            self.remarks += (f"no row is in {some(empty)}",)
         for table in tables:
             require_bytes(table, self.image_column)
         self.blocks = Blocks(tuple(sizes), mixed)
@@ -95,10 +103,11 @@ class TableSource(Source):
 
     @override
     def read(self, index: int) -> bytes:
-        value = self._value(self.image_column, index)
-        value = value.get("bytes") if isinstance(value, dict) else value
+        found = self._value(self.image_column, index)
+        value = found.get("bytes") if isinstance(found, dict) else found
         if not isinstance(value, bytes):
-            raise OSError("has no bytes in the table (a path to another file?)")
+            path = found.get("path") if isinstance(found, dict) else None
+            raise OSError("is null in the table" if path is None else f"is only the path {path!r} in the table")
         if len(value) > MAX_BYTES:
             raise OSError(f"is larger than {MAX_BYTES} bytes")
         return value

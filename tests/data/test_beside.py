@@ -4,10 +4,13 @@ import gzip
 from collections.abc import Callable
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from imtok.data.check import check
 from imtok.data.collection import Collection
+from imtok.data.huggingface import HuggingFace
 from imtok.data.members import Fields
 from imtok.data.remote import read_shard
 from imtok.data.samples import Notes, remarks
@@ -90,3 +93,34 @@ def test_archives_that_are_joined_behind_any_number_of_zeros_are_refused(
     (tmp_path / "0.tar").write_bytes(data + bytes(2**21) + data)
     with pytest.raises(InputError, match="goes on after its end mark"):
         WebDataset(tmp_path / "0.tar").evaluation(8)
+
+
+def test_tables_without_a_row_are_said_and_hidden_ones_passed_over(tmp_path: Path, picture: Picture):
+    rows, none = pa.table({"image": [picture(0), picture(1)]}), pa.table({"image": pa.array([], pa.binary())})
+    for name in ("train-0.parquet", "more/train-2.PARQUET", "cache-3.parquet"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        pq.write_table(rows, tmp_path / name)
+    (tmp_path / ".cache").mkdir()
+    for name in (".cache/train-0.parquet", ".train-0.parquet"):
+        pq.write_table(rows, tmp_path / name)
+    pq.write_table(none, tmp_path / "train-1.parquet")
+    data = HuggingFace(tmp_path)
+    require_said(data, f"no row is in {tmp_path}/train-1.parquet")
+    found = check(str(tmp_path))
+    assert found.good
+    assert found.images == len(data.evaluation(8)) == 6  # type: ignore[arg-type], it is a list
+    pq.write_table(none, tmp_path / "test.parquet")
+    assert check(str(tmp_path)).faults == [f"no row is in {tmp_path}/test.parquet; give a table with images"]
+
+
+def test_images_that_are_null_or_only_paths_are_called_so(tmp_path: Path, picture: Picture):
+    values = [{"bytes": picture(0), "path": "0.png"}, {"bytes": None, "path": "1.png"}, None]
+    pq.write_table(pa.table({"image": values}), tmp_path / "train.parquet")
+    assert list(check(str(tmp_path)).broken.values()) == [
+        "is only the path '1.png' in the table",
+        "is null in the table",
+    ]
+    paths = [{"bytes": None, "path": "0.png"}, {"bytes": None, "path": "1.png"}]  # so that bytes are of no type
+    pq.write_table(pa.table({"image": paths}), tmp_path / "train.parquet")
+    with pytest.raises(InputError, match=r"row 0 of column image holds no image, only the path '0\.png'; embed"):
+        HuggingFace(tmp_path).train(8, 0)

@@ -181,7 +181,7 @@ def test_an_image_that_is_only_a_path_is_a_bad_image(tmp_path: Path, picture: Pi
     made = made.set_column(0, "image", arrow.array(rows, type=made.schema.field("image").type))
     write_parquet(tmp_path / "a.parquet", made, rows=2)
     images = HuggingFace(tmp_path).evaluation(8)
-    assert images[0, 0].bad == ("a.parquet:0000000: has no bytes in the table (a path to another file?)",)
+    assert images[0, 0].bad == ("a.parquet:0000000: is only the path '/etc/passwd' in the table",)
     assert images[0, 1].image is not None
 
 
