@@ -23,9 +23,10 @@ from imtok.data.names import Names, printable
 from imtok.data.texts import as_text
 from imtok.errors import InputError
 
-OTHERS = (b".npy", b".npz", b".tar", b".zip", b".parquet", b".arrow")  # named where there is no picture
+OTHERS = (b".npy", b".npz", b".tar", b".zip", b".tgz", b".tar.gz", b".parquet", b".arrow")  # that may hold pictures
+ARRAYS = (".npy", ".npz")  # which are more often something about pictures, and named only where there are none
 
-PARTS = {"train", "val", "validation", "test"}
+PARTS = {"train", "training", "val", "valid", "validation", "dev", "test", "testing"}
 
 
 class Folder(Collection):
@@ -132,6 +133,9 @@ class FileSource(Indexable):
             held = f"only {seen}" if seen else "no image"
             raise InputError(f"{name}={folder} holds {held}; give a folder of {KINDS} files")
         self.folder, self.remarks = os.fsencode(folder), skipped(skips, str(folder))
+        unread = [f"{count} {suffix}" for suffix, count in others.most_common() if suffix not in ARRAYS]
+        if unread:
+            self.remarks += (f"{folder} holds {', '.join(unread)} beside its images, and only the images are read",)
         self.names = Names([file.name for file in found])
         self.sizes = np.array([file.size for file in found], dtype=np.int64)
         self.files = np.array([(file.device, file.number) for file in found], dtype=np.uint64)
@@ -157,9 +161,13 @@ class FileSource(Indexable):
         number = {name: label for label, name in enumerate(self.classes)}
         labels = (-1 if level is None else number[printable(level)] for level in levels)
         self.labels = np.fromiter(labels, dtype=np.int64, count=len(levels))
+        if present and None in levels:
+            bare = levels.count(None)
+            what = "an image that lies" if bare == 1 else f"{bare} images that lie"
+            self.remarks += (f"{folder}: {what} in no folder of a class {'has' if bare == 1 else 'have'} none",)
         if classes is None and empty:
             self.remarks += (f"{folder}: there is no image of class {some([printable(level) for level in empty])}",)
-        if classes is None and "train" in self.classes and PARTS.issuperset(self.classes):
+        if classes is None and {"train", "training"} & set(self.classes) and PARTS.issuperset(self.classes):
             self.remarks += (
                 f"{folder}: {some(self.classes)} are taken as classes; data=imagenet takes them as splits",
             )
@@ -255,27 +263,32 @@ def _walk(
             if entry.name.startswith(b"."):
                 continue
             name = below + entry.name
-            if entry.is_dir():
+            if _is_folder(entry):
                 yield from _walk(root, name + b"/", skips, others, (*above, identity), tables)
             elif name.lower().endswith(SUFFIXES):
-                if entry.is_file():
+                if entry.is_symlink() and not os.path.exists(entry.path):  # noqa: PTH110
+                    yield _File(name, -1, NOWHERE, 0)  # a link to nothing: a bad image, by name, and not one fewer
+                elif entry.is_file():
                     found = entry.stat()
                     yield _File(name, found.st_size, found.st_dev, found.st_ino)
-                elif entry.is_symlink() and not os.path.exists(entry.path):  # noqa: PTH110
-                    yield _File(name, -1, NOWHERE, 0)  # a link to nothing: a bad image, by name, and not one fewer
                 else:
                     skips["pipe, socket or device"] += 1
-            elif entry.name in TABLES and entry.is_file():
+            elif entry.name in TABLES and (entry.is_symlink() or entry.is_file()):
                 tables.append(name)
             elif (kind := skipped_kind(entry.name) or _nameless(entry)) is not None:
                 skips[kind] += 1
-            elif name.lower().endswith(OTHERS):
-                others[os.path.splitext(entry.name)[1].decode().lower()] += 1  # noqa: PTH122
+            elif other := next((suffix for suffix in OTHERS if name.lower().endswith(suffix)), None):
+                others[other.decode()] += 1
+
+
+def _is_folder(entry: "os.DirEntry[bytes]") -> bool:
+    """Whether it is a folder or a link to one; a link to itself leads nowhere."""
+    return entry.is_dir(follow_symlinks=False) or (entry.is_symlink() and os.path.isdir(entry.path))  # noqa: PTH112
 
 
 def _nameless(entry: "os.DirEntry[bytes]") -> str | None:
     """What a file without a suffix holds, if that is a picture."""
-    if b"." in entry.name or not entry.is_file():
+    if b"." in entry.name or not os.path.isfile(entry.path):  # noqa: PTH113, bytes paths
         return None
     try:
         with open(entry.path, "rb") as file:  # noqa: PTH123, bytes paths

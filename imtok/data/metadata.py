@@ -1,6 +1,7 @@
 """Captions and classes from the tables that lie beside images in Hugging Face's image folders."""
 
 import csv
+import io
 import json
 import os
 import posixpath
@@ -66,8 +67,15 @@ def read_metadata(
             verb = "a file that is" if len(strange) == 1 else f"{len(strange)} files that are"
             remarks.append(f"{path} names {verb} not among the images: {printable(strange[0])}")
     columns = {column: None for row in rows.values() for column in row}
+    asked = label is not None or caption is not None
     label = _column(label, ("label",), columns, "label", folder)
     caption = _column(caption, CAPTIONS, columns, "caption", folder)
+    others = [column for column in columns if column != FILE]
+    if others and label is None and caption is None and not asked:
+        remarks.append(
+            f"{os.fsdecode(folder)}: no column of its metadata is read: there are {', '.join(others)}; "
+            "give data.caption=COLUMN or data.label=COLUMN"
+        )
     # Images without a row.
     bare = [name for at, name in enumerate(names) if at not in rows and any(_is_below(name, own) for own in above)]
     if bare and (label or caption):
@@ -119,8 +127,9 @@ def _json_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def _csv_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    reader = csv.DictReader(_lines(path).splitlines(keepends=True), strict=True)
+    reader = csv.DictReader(io.StringIO(_lines(path), newline=""), strict=True, skipinitialspace=True)
     try:
+        reader.fieldnames = [name.strip() for name in reader.fieldnames or ()]
         rows = [(reader.line_num, row) for row in reader]
     except csv.Error as error:
         raise InputError(f"{path}: line {reader.line_num + 1} is broken ({error}); correct or remove it") from None
@@ -140,7 +149,7 @@ def _parquet_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
 
 def _lines(path: Path) -> str:
     try:
-        return path.read_text("utf-8-sig")
+        return path.read_bytes().decode("utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "it is not UTF-8"
         raise InputError(f"{path} cannot be read ({reason}); write it again") from None

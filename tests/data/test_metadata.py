@@ -85,7 +85,7 @@ def test_rows_and_images_that_do_not_fit_are_named(root: Path):
     )
     write(root / "metadata.jsonl", [{"file": "x", "text": "?"}])
     source = FileSource(root)
-    assert source.remarks == (f"{root}/metadata.jsonl has no column file_name, so it is not read",)
+    assert source.remarks[0] == f"{root}/metadata.jsonl has no column file_name, so it is not read"
     assert source.classes == ["a", "b"]
 
 
