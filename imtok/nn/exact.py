@@ -31,6 +31,9 @@ def gradients(
 def exact_backward(outputs: Iterable[Tensor], inputs: Iterable[Tensor] = ()) -> None:
     """Let everything between ``inputs`` and ``outputs`` be differentiated with autocast off, whoever calls backward.
 
+    A parameter's own node (which has the parameter as ``variable``) only sums gradients, so it is left alone. DDP keeps
+    such a node for the whole run, and with it any hook that a step adds.
+
     Does nothing if autocast is off now: ``backward`` is then not called inside autocast, or the caller wants it so.
 
     Args:
@@ -47,7 +50,7 @@ def exact_backward(outputs: Iterable[Tensor], inputs: Iterable[Tensor] = ()) -> 
     waiting = [get_gradient_edge(output).node for output in outputs]
     while waiting:
         node = waiting.pop()
-        if node not in seen:
+        if node not in seen and not hasattr(node, "variable"):  # what adds to a parameter's grad outlives this graph
             seen.add(node)
             _switch_off(node, device)
             waiting += [before for before, _ in node.next_functions if before is not None]

@@ -7,6 +7,7 @@ import pytest
 import torch
 from quantizers.contract import NAMES, config, smaller
 from torch import nn
+from torch.autograd.graph import get_gradient_edge
 from torch.utils.checkpoint import checkpoint
 from training.bf16 import (
     CRITICS,
@@ -169,3 +170,29 @@ def test_autocast_is_as_it_was_after_a_backward_pass():
             product = left @ right
         assert torch.equal(gradients(product, [left], torch.ones(3, 3))[0], found)
         assert torch.is_autocast_enabled("cpu")
+
+
+def test_what_adds_to_the_gradient_of_a_parameter_gets_no_hook_which_would_outlive_the_step(monkeypatch):
+    """DDP keeps these nodes for the whole run: with a hook more in each step, every later step would take longer."""
+    weight = torch.nn.Parameter(torch.ones(3, 3))
+    kept = get_gradient_edge(weight).node
+    calls: list[bool] = []
+    plain = torch.set_autocast_enabled
+
+    def noted(device: str, on: bool) -> None:
+        calls.append(on)
+        plain(device, on)
+
+    counts = []
+    for _ in range(3):
+        with torch.autocast("cpu", torch.bfloat16):
+            with torch.autocast("cpu", enabled=False):
+                product = (weight @ weight).sum()
+            exact_backward([product])
+        with monkeypatch.context() as patch:
+            patch.setattr(torch, "set_autocast_enabled", noted)
+            product.backward()
+        counts.append(len(calls))
+        calls.clear()
+    assert counts == [4, 4, 4]  # off and back, for the sum and for the product
+    assert kept is get_gradient_edge(weight).node
