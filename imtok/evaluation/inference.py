@@ -12,6 +12,7 @@ from imtok.distributed import gather_values
 from imtok.errors import InputError
 from imtok.files import canonical_json
 from imtok.pixels import to_float
+from imtok.quantizers.ema_vq import EMAVQ
 from imtok.tokenizer import Tokenizer
 from imtok.types import Batch
 
@@ -104,9 +105,15 @@ def name_size(size: Size) -> str:
 
 
 def fingerprint(tokenizer: Tokenizer) -> str:
-    """Sha256 of a tokenizer's config and weights, the same wherever and however it is stored."""
+    """Sha256 of a tokenizer's config and weights, the same wherever and however it is stored.
+
+    The running shares of an EMA codebook are no part of it: tokenizers of earlier versions have none, and are the same.
+    """
     digest = hashlib.sha256(canonical_json(tokenizer.config).encode())
+    shares = {f"{name}.usage" for name, part in tokenizer.named_modules() if isinstance(part, EMAVQ)}
     for name, value in sorted(tokenizer.state_dict().items()):
+        if name in shares:
+            continue
         digest.update(f"{name} {value.dtype} {list(value.shape)}".encode())
         digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()

@@ -1,5 +1,6 @@
 """A report says what it is of, and nothing in a name can make a report say something else."""
 
+import hashlib
 import io
 import json
 import re
@@ -7,7 +8,7 @@ import subprocess
 from dataclasses import replace
 
 import pytest
-from evaluation.tiny import batches, tokenizer
+from evaluation.tiny import QUANTIZERS, batches, tokenizer
 from markdown_it import MarkdownIt
 from PIL import Image
 from rich.console import Console
@@ -16,6 +17,7 @@ from imtok.data.folder import Folder
 from imtok.data.photos import Photos
 from imtok.evaluation.command import prepare, score_origin
 from imtok.evaluation.evaluate import evaluate
+from imtok.evaluation.inference import fingerprint
 from imtok.evaluation.origin import Origin, describe_data
 from imtok.evaluation.page import write_page
 from imtok.evaluation.protocol import Protocol
@@ -151,3 +153,16 @@ def test_a_command_is_one_line_that_a_shell_reads_back():
     script = f"printf '%s\\0' {shell_line(*arguments)}"
     read = subprocess.run(["bash", "-c", script], capture_output=True, check=True).stdout
     assert read.decode().split("\0")[:-1] == arguments
+
+
+def test_the_hash_of_an_ema_tokenizer_is_that_of_versions_that_kept_no_running_shares(monkeypatch):
+    """Or its stores and reports of then would be called those of another tokenizer."""
+    monkeypatch.setitem(QUANTIZERS, "ema", {"_target_": "imtok.quantizers.ema_vq.EMAVQ", "dim": 4, "codebook_size": 32})
+    tokenized = tokenizer("ema")
+    before = hashlib.sha256(json.dumps(tokenized.config, sort_keys=True, separators=(",", ":")).encode())
+    for name, value in sorted(tokenized.state_dict().items()):
+        if name != "quantizer.usage":
+            before.update(f"{name} {value.dtype} {list(value.shape)}".encode() + value.numpy().tobytes())
+    assert fingerprint(tokenized) == before.hexdigest()
+    tokenized.quantizer.sums[0] += 1
+    assert fingerprint(tokenized) != before.hexdigest()
