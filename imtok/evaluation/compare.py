@@ -130,7 +130,10 @@ def compare(reports: Sequence[dict[str, Any]], names: Sequence[str]) -> Comparis
                 rows.append(Row(metric, values, _direction(reports[places[0]], metric)))
         if len(groups) > 1:
             called = [" and ".join(names[place] for place in places) for places in groups]
-            why = difference(metric, [reports[places[0]] for places in groups], called)
+            telling = [
+                next((reports[p] for p in places if "data" in reports[p]), reports[places[0]]) for places in groups
+            ]
+            why = difference(metric, telling, called)
             refused.setdefault(why, []).append(title(metric))
     lines = [f"{', '.join(metrics)}: not comparable: {why}" for why, metrics in refused.items()]
     return Comparison(list(names), rows, lines)
