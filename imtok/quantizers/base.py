@@ -8,7 +8,7 @@ from functools import wraps
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Float, Int64
+from jaxtyping import Bool, Float, Int64, Shaped
 from torch import Tensor, nn
 from typing_extensions import override
 
@@ -70,7 +70,7 @@ class Quantizer(nn.Module, ABC):
         """As :meth:`decode`, of ids that were just chosen: on a GPU a check would wait for them."""
         return self._decode(ids, slots)
 
-    def check_ids(self, ids: Int64[Tensor, "b t g"], slots: int | None = None) -> None:
+    def check_ids(self, ids: Tensor, slots: int | None = None) -> None:
         """Refuse ids outside their slot's vocabulary, which tables and digits would take for others.
 
         Args:
@@ -78,8 +78,10 @@ class Quantizer(nn.Module, ABC):
             slots: Check only the first so many slots, which then may be all there are; None = all.
 
         Raises:
-            ValueError: If there is one, or a slot is missing.
+            ValueError: If there is one, or a slot is missing, or they are no whole numbers ``b t g``.
         """
+        if ids.ndim != 3:
+            raise ValueError(f"ids must have three axes: images, tokens and slots, got shape {tuple(ids.shape)}")
         check_ids(ids, self.vocab_sizes, slots)
 
     @abstractmethod
@@ -172,14 +174,18 @@ class Quantizer(nn.Module, ABC):
         return f"dim={self.dim}, vocab_sizes={self.vocab_sizes}"
 
 
-def check_ids(ids: Int64[Tensor, "*shape g"], vocab_sizes: Sequence[int], slots: int | None = None) -> None:
+def check_ids(ids: Shaped[Tensor, "*shape g"], vocab_sizes: Sequence[int], slots: int | None = None) -> None:
     """Raise ValueError unless every id (last axis: slots) lies in its slot's vocabulary.
+
+    Ids of fewer than 32 bits are refused as well: sums of them that make a code would overflow.
 
     Args:
         ids: Token ids.
         vocab_sizes: Number of ids of each slot.
         slots: Check only the first so many; None = all.
     """
+    if ids.dtype not in (torch.int64, torch.int32):
+        raise ValueError(f"ids must be int64, got {ids.dtype}; give ids.long()")
     if ids.shape[-1] != len(vocab_sizes) and (slots is None or ids.shape[-1] < min(slots, len(vocab_sizes))):
         raise ValueError(f"ids must have {len(vocab_sizes)} slots in their last axis, got shape {tuple(ids.shape)}")
     sizes = torch.tensor(vocab_sizes[:slots], device=ids.device, dtype=torch.long)
@@ -198,7 +204,7 @@ def _checked(decode: Callable[..., Tensor]) -> Callable[..., Tensor]:
     @wraps(decode)
     def checked(self: Quantizer, ids: Tensor, slots: int | None = None) -> Tensor:
         self.check_ids(ids, slots)
-        return decode(self, ids, slots)
+        return decode(self, ids.long(), slots)
 
     return checked
 

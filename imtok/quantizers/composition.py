@@ -5,7 +5,7 @@ from itertools import accumulate
 
 import torch
 from einops import rearrange
-from jaxtyping import Float, Int64
+from jaxtyping import Float, Int64, Shaped
 from torch import Tensor
 
 from imtok.quantizers.base import Quantizer
@@ -69,7 +69,7 @@ def decode_part(
     return part.look_up(own, slots=first - slots.start)
 
 
-def check_parts(parts: Sequence[Quantizer], ids: Int64[Tensor, "b t g"], first: int | None) -> None:
+def check_parts(parts: Sequence[Quantizer], ids: Shaped[Tensor, "b t g"], first: int | None) -> None:
     """Let each part refuse what it would not take for ids of its own, among the ``first`` slots of all parts.
 
     Args:

@@ -48,7 +48,7 @@ class Continuous(Quantizer):
         raise InputError("a continuous tokenizer has no ids to decode; quantize its latents with tokenbridge first")
 
     @override
-    def check_ids(self, ids: Int64[Tensor, "b t g"], slots: int | None = None) -> None:
+    def check_ids(self, ids: Tensor, slots: int | None = None) -> None:
         """There are none to check: :meth:`decode` says so."""
 
     @override

@@ -115,7 +115,7 @@ class MultiScale(Quantizer):
         return self._sum([self.quantizer.look_up(own, slots) for own in scales])
 
     @override
-    def check_ids(self, ids: Int64[Tensor, "b t g"], slots: int | None = None) -> None:
+    def check_ids(self, ids: Tensor, slots: int | None = None) -> None:
         self.quantizer.check_ids(ids, slots)
 
     @override

@@ -84,7 +84,7 @@ class Product(Quantizer):
         return torch.cat([decode_part(part, ids, own, slots) for part, own in ranges], dim=-1)
 
     @override
-    def check_ids(self, ids: Int64[Tensor, "b t g"], slots: int | None = None) -> None:
+    def check_ids(self, ids: Tensor, slots: int | None = None) -> None:
         super().check_ids(ids, slots)
         check_parts(self._parts, ids, slots)
 

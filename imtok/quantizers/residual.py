@@ -104,7 +104,7 @@ class Residual(Quantizer):
         return total
 
     @override
-    def check_ids(self, ids: Int64[Tensor, "b t g"], slots: int | None = None) -> None:
+    def check_ids(self, ids: Tensor, slots: int | None = None) -> None:
         super().check_ids(ids, slots)
         check_parts(self._depths, ids, slots)
 

@@ -86,8 +86,10 @@ class Segments(Quantizer):
         return self._join([part.look_up(own, slots) for part, own in pieces])
 
     @override
-    def check_ids(self, ids: Int64[Tensor, "b t g"], slots: int | None = None) -> None:
+    def check_ids(self, ids: Tensor, slots: int | None = None) -> None:
         super().check_ids(ids, slots)
+        if ids.shape[1] != sum(self._tokens):
+            raise ValueError(f"ids must be those of all {sum(self._tokens)} tokens, got {ids.shape[1]}")
         firsts = self._firsts(ids.device)
         for piece, (own, first, part) in enumerate(zip(ids.split(self._tokens, 1), firsts, self._parts, strict=True)):
             sizes = torch.tensor(part.vocab_sizes, device=ids.device)

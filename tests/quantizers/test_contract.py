@@ -183,6 +183,19 @@ def test_ids_out_of_range_are_refused_by_slot_value_and_range(quantizer, latents
         quantizer.decode(torch.cat([ids, ids], -1))
 
 
+def test_what_is_no_sequence_of_whole_numbers_is_refused(quantizer, latents):
+    """Bytes would overflow in the sums that make codes of ids, and fractions lie between codes."""
+    ids = quantizer(latents).ids
+    for wrong in (ids.to(torch.uint8), ids.to(torch.uint16), ids.bool(), ids + 0.5):
+        with pytest.raises(ValueError, match=rf"^ids must be int64, got {wrong.dtype}; give ids.long\(\)$"):
+            quantizer.decode(wrong)
+    with pytest.raises(
+        ValueError, match=r"^ids must have three axes: images, tokens and slots, got shape \(\d+, \d+\)$"
+    ):
+        quantizer.decode(ids[0])
+    assert torch.equal(quantizer.decode(ids.int()), quantizer.decode(ids))
+
+
 def test_ids_of_what_is_not_kept_are_no_error(quantizer, latents):
     ids = torch.zeros_like(quantizer(latents).ids)
     assert torch.isfinite(quantizer.decode(ids)).all()

@@ -105,6 +105,12 @@ def test_an_id_of_another_piece_is_refused():
             quantizer.decode(spoilt)
 
 
+def test_ids_of_another_number_of_tokens_are_refused():
+    quantizer = Segments([FSQ([4, 4]), FSQ([4, 4])], lengths=[2, 3])
+    with pytest.raises(ValueError, match="ids must be those of all 5 tokens, got 4"):
+        quantizer.decode(torch.zeros(1, 4, 1, dtype=torch.long))
+
+
 def test_a_quantizer_of_ones_own_refuses_ids_too():
     class Own(FSQ):
         def decode(self, ids, slots=None):
