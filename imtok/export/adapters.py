@@ -69,12 +69,17 @@ class LlamaGenModel(nn.Module):
 
     @torch.no_grad()
     def encode(self, x: Float[Tensor, "b 3 h w"]) -> tuple[Map, Tensor, tuple[None, None, Int64[Tensor, " tokens"]]]:
-        """The map of quantized latents, a loss of zero, and in the last place one number per token, flat."""
-        quantized = self.tokenizer.quantize(x)
-        if quantized.keep is not None:
+        """The map of quantized latents, a loss of zero, and in the last place one number per token, flat.
+
+        Raises:
+            ValueError: As :meth:`imtok.tokenizer.Tokenizer.encode`.
+        """
+        tokens = self.tokenizer.encode(x)
+        if tokens.keep is not None:
             raise InputError("a tokenizer that leaves tokens out has no fixed map; export its tokens instead")
-        ids = (quantized.ids * quantized.ids.new_tensor(self._places)).sum(-1)
-        return self.to_map(quantized.latents), x.new_zeros(()), (None, None, ids.flatten())
+        latents = self.tokenizer.quantizer.look_up(tokens.ids).to(self.tokenizer.decoder.last_layer.dtype)
+        ids = (tokens.ids * tokens.ids.new_tensor(self._places)).sum(-1)
+        return self.to_map(latents), x.new_zeros(()), (None, None, ids.flatten())
 
     @torch.no_grad()
     def decode(self, quant: Map) -> Float[Tensor, "b 3 h w"]:
@@ -101,6 +106,8 @@ class LlamaGenModel(nn.Module):
         Raises:
             ValueError: If a number is no token.
         """
+        if indices.is_floating_point():
+            raise ValueError(f"tokens must be whole numbers, got {indices.dtype}; give tokens.long()")
         numbers = indices.reshape(-1, self.tokens).long()
         sizes = numbers.new_tensor(self.tokenizer.quantizer.vocab_sizes)
         if (numbers < 0).any() or (numbers >= sizes.prod()).any():

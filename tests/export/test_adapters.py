@@ -57,6 +57,8 @@ def test_what_is_no_token_and_what_has_no_map_are_refused(tokenizer):
     model = LlamaGenModel(tokenizer)
     with pytest.raises(ValueError, match=r"tokens must lie in \[0, \d+\), got 0 to 640"):
         model.decode_code(torch.tensor([[0, 1, 2, 640]]))
+    with pytest.raises(ValueError, match=r"tokens must be whole numbers, got torch.float32; give tokens.long\(\)"):
+        model.decode_code(torch.full((1, 4), 0.5))
     variable = LlamaGenModel(tokenizer_of("variable"), image_size=16)
     with pytest.raises(InputError, match="has no fixed map"):
         variable.encode(torch.zeros(1, 3, 16, 16))
@@ -93,3 +95,20 @@ def test_images_of_another_range_and_tokens_of_another_number_are_refused(tokeni
     for shape in ((2, 5), (2, 2, 4)):
         with pytest.raises(ValueError, match="tokens must be b 4, or b 1 4, got"):
             model.decode_tokens(torch.zeros(shape, dtype=torch.int64))
+
+
+@pytest.mark.parametrize(
+    ("image", "message"),
+    [
+        (
+            torch.full((1, 3, 16, 16), 255.0),
+            r"images must lie in \[-1, 1\], got values from 255 to 255; give image / 127.5",
+        ),
+        (torch.full((1, 3, 16, 16), float("nan")), "latents must be finite"),
+    ],
+)
+def test_what_is_no_image_gets_no_tokens_here_either(tokenizer, image, message):
+    with pytest.raises(ValueError, match=message):
+        LlamaGenModel(tokenizer).encode(image)
+    with pytest.raises(ValueError, match=r"images must lie in|latents must be finite"):
+        TiTokModel(tokenizer).encode(image)
