@@ -3,6 +3,7 @@
 import contextlib
 import logging
 import platform
+import shutil
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -53,8 +54,8 @@ def find_checkpoint(folder: Path, ckpt: str | None) -> Checkpoint | None:
 def held(folder: Path) -> Iterator[Lock]:
     """The lock of a run folder, for as long as the block lasts.
 
-    Where another process may be at work it is taken at once, before that one's checkpoints are read. In a new folder
-    :func:`claim` takes it, once it is known that the run can begin.
+    Where there is a run it is taken at once, before its checkpoints are read. In a new folder :func:`claim` takes it,
+    once it is known that the run can begin; in a folder of somebody else's nothing is touched.
 
     Raises:
         InputError: If another process holds it.
@@ -63,7 +64,7 @@ def held(folder: Path) -> Iterator[Lock]:
     try:
         if launched_rank() == 0:
             with contextlib.suppress(OSError):  # if it matters, claim says so
-                if lock.path.exists():
+                if (folder / CONFIG).exists():
                     lock.take()
         yield lock
     finally:
@@ -116,6 +117,7 @@ def describe(folder: Path, config_yaml: str, about: dict[str, Any], seed: int) -
 
 def give_back(folder: Path) -> None:
     """Remove what a run has written that was refused before its first step, so that the mended one may start there."""
+    shutil.rmtree(folder / "wandb", ignore_errors=True)
     with contextlib.suppress(OSError):
         if not any((folder / "checkpoints").glob("step_*")):
             for name in (CONFIG, *_BEGINNINGS):

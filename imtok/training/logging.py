@@ -1,6 +1,7 @@
 """Rows of numbers and pictures of reconstructions, every so many steps."""
 
 import logging
+import math
 import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -220,6 +221,8 @@ class Evaluation(Callback):
 
     def _keep_best(self, step: int, value: float, name: str, higher: bool) -> None:
         path = self.folder / "best" / "best.json"
+        if math.isnan(value):  # better than nothing and worse than nothing, so it would stay for ever
+            return
         before = read_json(path) if path.exists() else {}
         if before.get("metric") == name and before["step"] <= step:  # a later one is of a killed run
             better = value > before["value"] if higher else value < before["value"]

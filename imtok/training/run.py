@@ -209,6 +209,8 @@ def _train(run: Run, lock: Lock) -> Outcome:
             launcher.part()
     except BaseException as error:
         if isinstance(error, InputError) and resume is None and task.step == 0 and world_size() == 1:
+            if mirror is not None:
+                mirror.finish()
             run_folder.give_back(run.folder)  # refused by the first batch, say: there is nothing to go on with
         else:
             note_failure(events, task.step, error)

@@ -74,6 +74,7 @@ class Wandb:
         if self.run is not None:
             try:
                 self.run.finish()
+                self.run = None
             except Exception as error:
                 self._give_up(error)
 

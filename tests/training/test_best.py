@@ -2,6 +2,8 @@
 
 import csv
 import json
+import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -79,6 +81,21 @@ def test_what_is_kept_is_the_best_as_the_metrics_class_says(tmp_path, monkeypatc
     kept = json.loads((tmp_path / "best" / "best.json").read_text())
     assert [row["step"] for row in rows] == ["2", "4", "6"]
     assert kept["value"] == choose_best(float(row["psnr"]) for row in rows)
+
+
+def test_what_is_no_number_is_never_the_best(tmp_path, monkeypatch):
+    """NaN is better than nothing and nothing is better than NaN."""
+    evaluated, first = along.evaluate, [True]
+
+    def spoilt(*given):
+        report = evaluated(*given)
+        return replace(report, metrics={**report.metrics, "psnr": math.nan}) if first.pop(0) else report
+
+    first += [False, False]
+    monkeypatch.setattr(along, "evaluate", spoilt)
+    run_tiny(tmp_path, *OFTEN, "trainer.best=psnr")
+    kept = json.loads((tmp_path / "best" / "best.json").read_text())
+    assert kept["step"] in (4, 6)
 
 
 def test_an_evaluation_that_fails_costs_no_step_and_is_made_up_for(tmp_path, monkeypatch):

@@ -1,6 +1,7 @@
 """What parts of a config refuse to take from each other is one line for the user, as when they are built."""
 
 import re
+from types import SimpleNamespace
 
 import pytest
 from hydra import compose, initialize_config_dir
@@ -9,6 +10,7 @@ from training.runs import tiny_run
 from imtok.build import build_run
 from imtok.config import config_folder, register_schemas
 from imtok.errors import InputError
+from imtok.training import run as runs
 from imtok.training.run import train
 from imtok.training.task import TokenizerTask
 
@@ -69,10 +71,15 @@ def test_a_run_that_is_refused_in_its_first_step_gives_the_folder_back(tmp_path,
     def refuse(*_):
         raise InputError("data.path: no image can be read")
 
+    def mirror(folder, _config):
+        (folder / "wandb" / "offline-run").mkdir(parents=True)
+        return SimpleNamespace(finish=lambda: None)
+
+    monkeypatch.setattr(runs, "Wandb", mirror)
     with monkeypatch.context() as patched:
         patched.setattr(TokenizerTask, "training_step", refuse)
         with pytest.raises(InputError, match="no image can be read"):
-            train(tiny_run(tmp_path / "run", "trainer.max_steps=1"))
+            train(tiny_run(tmp_path / "run", "trainer.max_steps=1", "logger=wandb"))
     assert not (tmp_path / "run").exists()
     assert train(tiny_run(tmp_path / "run", "trainer.max_steps=1")).step == 1
 

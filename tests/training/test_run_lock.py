@@ -13,6 +13,8 @@ from imtok.files import Lock
 @pytest.mark.parametrize("more", [(), ("ckpt=last",)])
 def test_a_second_process_is_refused_and_changes_nothing(tmp_path, more):
     (tmp_path / "run").mkdir()
+    if more:
+        (tmp_path / "run/config.yaml").write_text("")
     lock = Lock(tmp_path / "run/.lock", "out=run")
     lock.take()
     before = {path.name: path.read_bytes() for path in (tmp_path / "run").iterdir()}
@@ -27,6 +29,15 @@ def test_the_lock_is_gone_when_a_run_has_ended_however_it_has(tmp_path):
     with pytest.raises(InputError, match="already holds a run"):
         run_tiny(tmp_path / "run")
     assert not (tmp_path / "run/.lock").exists()
+
+
+def test_a_lock_of_something_else_in_its_own_folder_is_not_touched(tmp_path):
+    """As uv keeps one in a virtual environment."""
+    (tmp_path / ".lock").write_text("not ours")
+    (tmp_path / "notes.txt").write_text("mine")
+    with pytest.raises(InputError, match=r"already holds something else \(no config.yaml in it\)"):
+        run_tiny(tmp_path)
+    assert (tmp_path / ".lock").read_text() == "not ours"
 
 
 @pytest.mark.slow
