@@ -63,6 +63,7 @@ from imtok.overrides import as_typed
 from imtok.paste import imtok_line, shell_line
 from imtok.plain import PLAIN, read_words
 from imtok.run_data import data_words, take_data
+from imtok.text import log_to_terminal, plain_lines
 from imtok.tokenizer import Tokenizer
 from imtok.training.folder import find_checkpoint
 from imtok.training.run import train
@@ -111,7 +112,7 @@ def run_hydra(command: str) -> None:
     # Hydra's parser takes -m only before or after all overrides; between them it is as clear.
     ordered = sorted(sys.argv[1:], key=lambda argument: argument not in ("-m", "--multirun"))
     sys.argv[1:] = as_typed(ordered, lists=["tokenizer"] if command == "eval" else [])
-    logging.basicConfig(level=logging.INFO, format="imtok: %(message)s", stream=sys.stderr)
+    log_to_terminal()
     logging.getLogger("httpx").setLevel(logging.WARNING)
     _refusing(lambda: check_arguments(command))
     register_schemas()
@@ -389,7 +390,7 @@ def _refusing(action: Callable[[], None]) -> None:
         action()
     except InputError as error:
         sys.stdout.flush()
-        sys.stderr.write(f"imtok: {error}\n")
+        sys.stderr.write(plain_lines(f"imtok: {error}") + "\n")
         sys.exit(2)
 
 

@@ -1,9 +1,12 @@
 """Text from outside (names of files, reasons, paths) made safe for a terminal and for Markdown."""
 
+import logging
 import re
+import sys
 from collections.abc import Sequence
 
 from rich.markup import escape
+from typing_extensions import override
 
 # backslash and entities: what CommonMark and GitHub's tables, links, HTML, emphasis and formulas begin with
 _MARKS = str.maketrans({"&": "&amp;", "<": "&lt;", ">": "&gt;", **{mark: f"\\{mark}" for mark in "\\`*[]|~$#"}})
@@ -20,6 +23,24 @@ def plain(text: str) -> str:
     if text.isprintable():
         return text
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
+
+
+def plain_lines(text: str) -> str:
+    """The same for a message of several lines, which stay lines."""
+    return "\n".join(map(plain, text.split("\n")))
+
+
+class _Messages(logging.Formatter):
+    @override
+    def format(self, record: logging.LogRecord) -> str:
+        return plain_lines(super().format(record))
+
+
+def log_to_terminal() -> None:
+    """Show what is logged on stderr, where names of files and what servers answer cannot move the cursor."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_Messages("imtok: %(message)s"))
+    logging.basicConfig(level=logging.INFO, handlers=[handler])
 
 
 def terminal(text: str) -> str:

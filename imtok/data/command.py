@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Column, Table
 
@@ -23,6 +22,7 @@ from imtok.data.schema import PackConfig
 from imtok.errors import InputError
 from imtok.paste import imtok_line, override
 from imtok.plain import PLAIN, read_words
+from imtok.text import terminal
 
 SHOWN = 20  # faults that are printed
 
@@ -116,10 +116,10 @@ def _show(findings: Findings, console: Console) -> None:
     if findings.classes and labels:
         console.print(_class_table(findings.classes, labels))
     for remark in findings.remarks:
-        console.print(remark, soft_wrap=True, markup=False)
+        console.print(terminal(remark), soft_wrap=True)
     lines = [*findings.faults, *(f"{key}: {reason}" for key, reason in findings.broken.items())]
     for line in lines[:SHOWN]:
-        console.print(line, soft_wrap=True, markup=False)
+        console.print(terminal(line), soft_wrap=True)
     if len(lines) > SHOWN:
         console.print(f"and {len(lines) - SHOWN} more", soft_wrap=True)
     count = f"{len(lines)} fault{'s' * (len(lines) > 1)}"
@@ -135,7 +135,7 @@ def _class_table(classes: list[str], labels: dict[int, int]) -> Table:
     for label in shown:
         if label != last + 1:
             rows.add_row("...", "", "")
-        rows.add_row(str(label), escape(classes[label]), str(labels.get(label, 0)))
+        rows.add_row(str(label), terminal(classes[label]), str(labels.get(label, 0)))
         last = label
     return rows
 

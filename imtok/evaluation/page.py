@@ -47,14 +47,14 @@ def write_page(report: Report, folder: Path) -> None:
 def page(report: Report) -> str:
     """The whole report; pictures are inside it, and nothing is fetched from anywhere."""
     name = report.name or "Evaluation"
-    parts = [f"<h1>{html.escape(name)}</h1>", f"<p>{html.escape(summary(report))}.</p>"]
+    parts = [f"<h1>{_text(name)}</h1>", f"<p>{_text(summary(report))}.</p>"]
     about = {**report.about(), "Command": report.origin.command}
-    rows = "".join(f"<tr><th>{_text(k)}</th><td>{_text(plain(words))}</td></tr>" for k, words in about.items() if words)
+    rows = "".join(f"<tr><th>{_text(k)}</th><td>{_text(words)}</td></tr>" for k, words in about.items() if words)
     parts.append(f"<table>{rows}</table>")
     if report.protocol:
         settings = ", ".join(f"{key} {value}" for key, value in report.protocol.items() if value not in ([], None))
-        parts.append(f"<p>Protocol: {html.escape(settings)}.</p>")
-    parts += [f'<p class="note">{html.escape(note)}</p>' for note in report.warnings]
+        parts.append(f"<p>Protocol: {_text(settings)}.</p>")
+    parts += [f'<p class="note">{_text(note)}</p>' for note in report.warnings]
     own = [name for name in report.metrics if not is_stand_in(name)]
     parts += _numbers("Metrics", report, own, list(report.absent))
     parts += _numbers("Not comparable to published numbers", report, list(filter(is_stand_in, report.metrics)))
@@ -73,7 +73,7 @@ def page(report: Report) -> str:
     if report.bad:
         rows = "".join(f"<li>{_text(sample)}</li>" for sample in report.bad[:200])
         parts.append(f"<h2>Unreadable samples ({len(report.bad)}, in no number above)</h2><ul>{rows}</ul>")
-    head = f'<meta charset="utf-8"><title>{html.escape(name)}</title><style>{_STYLE}</style>'
+    head = f'<meta charset="utf-8"><title>{_text(name)}</title><style>{_STYLE}</style>'
     return f'<!doctype html>\n<html lang="en"><head>{head}</head><body>\n' + "\n".join(parts) + "\n</body></html>\n"
 
 
@@ -115,8 +115,9 @@ def _rows(brief: Brief) -> list[str]:
 
 
 def _image(data: bytes, text: str) -> str:
-    return f'<img alt="{html.escape(text, quote=True)}" src="data:image/png;base64,{b64encode(data).decode()}">'
+    return f'<img alt="{_text(text)}" src="data:image/png;base64,{b64encode(data).decode()}">'
 
 
 def _text(value: str) -> str:
-    return html.escape(value)
+    """As it is written: no markup, and nothing that turns the direction of reading or does not print."""
+    return html.escape(plain(value))

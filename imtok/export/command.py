@@ -15,6 +15,7 @@ from imtok.export.store import MANIFEST, TokenStore
 from imtok.export.verify import decode_sample, verify
 from imtok.paste import shell_line
 from imtok.plain import PLAIN, read_words
+from imtok.text import terminal
 from imtok.tokenizer import Tokenizer
 
 SHOWN = 10  # unreadable images that are named on the terminal
@@ -28,7 +29,7 @@ def show_export(manifest: Mapping[str, Any], folder: Path, console: Console) -> 
         return
     console.print(f"{len(bad)} of {count + len(bad)} images could not be read and are left out:", soft_wrap=True)
     for line in bad[:SHOWN]:
-        console.print(f"  {line}", soft_wrap=True, markup=False)
+        console.print(f"  {terminal(line)}", soft_wrap=True)
     if len(bad) > SHOWN:
         console.print(f"  and {len(bad) - SHOWN} more, all in {folder / MANIFEST}", soft_wrap=True, markup=False)
 

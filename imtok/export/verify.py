@@ -4,7 +4,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from rich.markup import escape
 from rich.table import Table
 
 from imtok.errors import InputError
@@ -15,6 +14,7 @@ from imtok.export.convert import REPORT, verify_converted
 from imtok.export.store import MANIFEST, Shard, TokenStore
 from imtok.files import claim_output, new_folder, write_json
 from imtok.pixels import to_uint8
+from imtok.text import terminal
 from imtok.tokenizer import Tokenizer
 from imtok.types import Tokens
 
@@ -100,7 +100,7 @@ def _tokens(shard: Shard, row: int, device: torch.device) -> Tokens:
 
 
 def _table(folder: Path, rows: dict[str, object]) -> Table:
-    table = Table(title=escape(str(folder)), title_justify="left", show_header=False)
+    table = Table(title=terminal(str(folder)), title_justify="left", show_header=False)
     for name, value in rows.items():
-        table.add_row(name, escape(str(value)))
+        table.add_row(name, terminal(str(value)))
     return table
