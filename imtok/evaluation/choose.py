@@ -139,7 +139,7 @@ _LEAVE = "leave it out, or give skip_missing=true to measure the rest"
 def numbers(settings: Settings, tokenizer: Tokenizer, size: Size) -> dict[str, bool | None]:
     """The numbers that an evaluation gives, before there is one, and whether a larger one is better; None = neither.
 
-    Each metric's class says that (``higher_is_better``), and nothing else does.
+    Each measure says that (``numbers``), of its metric's class where there is one, and nothing else does.
 
     Args:
         settings: The metrics and their settings.

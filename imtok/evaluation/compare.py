@@ -26,7 +26,7 @@ class Row:
     Attributes:
         metric: Its name.
         values: One for each run; None = it has none, or none of this protocol.
-        higher_is_better: As the metric says; None = neither is.
+        higher_is_better: As its measure says; None = neither is.
     """
 
     metric: str

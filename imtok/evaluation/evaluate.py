@@ -111,6 +111,7 @@ def evaluate(
         for name, number in found.numbers.items()
     }
     values = {name: number.value for name, number in found.numbers.items()}
+    better = {name: one for measure in measures for name, one in measure.numbers(size).items()}
     return Report(
         images=images,
         image_size=size,
@@ -119,7 +120,7 @@ def evaluate(
         metrics=values,
         slots=found.slots,
         conventions={name: number.convention for name, number in found.numbers.items()},
-        higher_is_better={name: number.higher_is_better for name, number in found.numbers.items()},
+        higher_is_better={name: better.get(name) for name in values},
         absent={name: without_cache(reason) for name, reason in found.absent.items() if name not in values},
         bad=bad,
         pictures=kept.finish(),

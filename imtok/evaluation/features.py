@@ -175,9 +175,7 @@ class FeatureMeasure(Measure):
         self.net.keep()
         if "rfid" in self.names:
             value = float(self.distance.compute().item())
-            found.numbers[self.net.name] = Number(
-                value, FrechetDistance.convention, self.net.facts, FrechetDistance.higher_is_better
-            )
+            found.numbers[self.net.name] = Number(value, FrechetDistance.convention, self.net.facts)
         if "kid" in self.names:
             found.add(self._kid(name))
         if "is" in self.names:
@@ -197,8 +195,7 @@ class FeatureMeasure(Measure):
         except InputError as error:
             return Found(absent={f"kid_{name}": str(error)})
         facts = {**self.net.facts, "reference": SAME_PASS}  # stored statistics are no vectors
-        better = {"kid": KID.higher_is_better}  # of its spread neither
-        return Found({f"{key}_{name}": Number(value, how, facts, better.get(key)) for key, value in values.items()})
+        return Found({f"{key}_{name}": Number(value, how, facts) for key, value in values.items()})
 
     def _score(self, name: str) -> Found:
         if self.score is None:
@@ -211,5 +208,4 @@ class FeatureMeasure(Measure):
             del values["inception_score_std"]
         how = f"{InceptionScore.convention}, splits: {self.score.splits}"
         facts = {key: value for key, value in self.net.facts.items() if key != "reference"}
-        better = {"inception_score": InceptionScore.higher_is_better}
-        return Found({f"{key}_{name}": Number(value, how, facts, better.get(key)) for key, value in values.items()})
+        return Found({f"{key}_{name}": Number(value, how, facts) for key, value in values.items()})

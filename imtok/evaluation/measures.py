@@ -56,13 +56,11 @@ class Number(NamedTuple):
         value: The number.
         convention: How it is computed, in words.
         facts: What else must be alike for another number to be comparable.
-        higher_is_better: As the metric's own class says; None = neither is.
     """
 
     value: float
     convention: str
     facts: dict[str, Any]
-    higher_is_better: bool | None = None
 
 
 @dataclass
@@ -113,7 +111,10 @@ class Measure(ABC):
         """Count a batch in."""
 
     def numbers(self, size: Size) -> dict[str, bool | None]:
-        """The numbers that ``finish`` gives of images of a size, and whether a larger one is better; None = neither."""
+        """The numbers that ``finish`` gives of images of a size, and whether a larger one is better; None = neither.
+
+        Nothing else says that: not ``finish``, and no table of names. What is left out has no better.
+        """
         return {}
 
     @abstractmethod
@@ -152,8 +153,7 @@ class ImageMeasure(Measure):
         value = float(self.metric.compute().item())
         if value != value:  # no rank had an image that was large enough
             return Found(absent={self.name: self._reason})
-        how, better = str(getattr(self.metric, "convention", "")), self.metric.higher_is_better
-        return Found({self.name: Number(value, how, self.facts, better)})
+        return Found({self.name: Number(value, str(getattr(self.metric, "convention", "")), self.facts)})
 
     @property
     def _reason(self) -> str:

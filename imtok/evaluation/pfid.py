@@ -112,10 +112,6 @@ class PerturbedMeasure(Measure):
         mean = math.fsum(values) / len(values)
         name = self._name
         return Found(
-            {
-                name: Number(
-                    mean, f"{_CONVENTION}; {FrechetDistance.convention}", facts, FrechetDistance.higher_is_better
-                )
-            },
+            {name: Number(mean, f"{_CONVENTION}; {FrechetDistance.convention}", facts)},
             tables={"pfid": {"name": name, "paper_grid_verified": False, "grid": rows}},
         )

@@ -55,7 +55,7 @@ class ProbeMeasure(Measure):
         for place, name in ((2, "probe_codes"), (3, "probe_latents")):
             features = np.stack([row[place] for row in rows])
             value = probe(features[~held_out], labels[~held_out], features[held_out], labels[held_out])
-            found.numbers[name] = Number(value, _CONVENTION, facts, higher_is_better=True)
+            found.numbers[name] = Number(value, _CONVENTION, facts)
         return found
 
 

@@ -23,7 +23,7 @@ from imtok.evaluation.page import write_page
 from imtok.evaluation.protocol import Protocol
 from imtok.evaluation.report import show, write_report
 from imtok.paste import shell_line
-from imtok.text import markdown, markdown_table, plain, terminal
+from imtok.text import markdown, markdown_table, plain, plain_lines, terminal
 
 DATA = {"_target_": "imtok.data.folder.Folder", "path": "my photos", "val_path": None, "flip": True}
 ORIGIN = Origin(DATA, "val", "runs/mine", "imtok eval tokenizer=runs/mine data=folder 'data.path=my photos' split=val")
@@ -138,6 +138,20 @@ def test_report_md_has_no_html_of_a_name(tmp_path):
     shown = console.export_text(styles=False)
     assert plain(HOSTILE[4]) in shown
     assert HOSTILE[5] in shown
+
+
+def test_report_html_shows_what_does_not_print_and_turns_no_text_around(tmp_path):
+    spoilt = HOSTILE[4] + "\u2028\x07"
+    report = replace(report_of([f"{spoilt}: is empty"]), name=spoilt, warnings=[spoilt])
+    report.pictures.keys[0] = spoilt
+    write_page(report, tmp_path)
+    text = (tmp_path / "report.html").read_text()
+    assert not set(text) & set("\x1b\u202e\u2028\x07")
+    assert text.count("\\u202egnp.exe") == 8  # title, heading, warning, three pictures and their name, bad sample
+
+
+def test_a_message_of_several_lines_keeps_these_and_nothing_else_that_does_not_print():
+    assert plain_lines("two\x1b[2J\nlines") == "two\\x1b[2J\nlines"
 
 
 def test_markup_and_colours_of_a_name_are_shown_as_they_are_written():
