@@ -17,6 +17,8 @@ from imtok.quantizers.estimators import straight_through as straight_through
 from imtok.quantizers.ranks import kept_per_rank
 from imtok.types import Quantized
 
+_CHECKS = "checks_ids"  # attribute of a ``decode`` that does
+
 
 class Quantizer(nn.Module, ABC):
     """Maps latents to token ids and back.
@@ -39,9 +41,9 @@ class Quantizer(nn.Module, ABC):
     _decode: Callable[..., Tensor]  # without the check
 
     def __init_subclass__(cls, **settings: Any) -> None:
-        """Let ``decode`` refuse ids that are none, whoever wrote it."""
+        """Let ``decode`` refuse ids that are none, whoever wrote it, also in a class beside this one."""
         super().__init_subclass__(**settings)
-        if "decode" in vars(cls) and not getattr(cls.decode, "__isabstractmethod__", False):
+        if not getattr(cls.decode, "__isabstractmethod__", False) and not getattr(cls.decode, _CHECKS, False):
             cls._decode = cls.decode
             cls.decode = _checked(cls.decode)  # type: ignore[method-assign]
 
@@ -206,6 +208,7 @@ def _checked(decode: Callable[..., Tensor]) -> Callable[..., Tensor]:
         self.check_ids(ids, slots)
         return decode(self, ids.long(), slots)
 
+    setattr(checked, _CHECKS, True)
     return checked
 
 

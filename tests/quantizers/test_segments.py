@@ -116,8 +116,18 @@ def test_a_quantizer_of_ones_own_refuses_ids_too():
         def decode(self, ids, slots=None):
             return super().decode(ids, slots) + 0
 
-    with pytest.raises(ValueError, match=r"ids of slot 0 must lie in \[0, 16\), got 16 to 16"):
-        Own([4, 4]).decode(torch.full((1, 1, 1), 16))
+    class Beside:
+        def decode(self, ids, slots=None):
+            return ids + torch.zeros(2)
+
+    class Mixed(Beside, FSQ):
+        pass
+
+    for quantizer in (Own([4, 4]), Mixed([4, 4])):
+        with pytest.raises(ValueError, match=r"ids of slot 0 must lie in \[0, 16\), got 16 to 16"):
+            quantizer.decode(torch.full((1, 1, 1), 16))
+    ids = torch.full((1, 1, 1), 15)
+    assert torch.equal(quantizer.look_up(ids), quantizer.decode(ids))
 
 
 def test_an_id_of_another_piece_is_refused_inside_a_product_too():
