@@ -114,6 +114,7 @@ def run_hydra(command: str) -> None:
     sys.argv[1:] = as_typed(ordered, lists=["tokenizer"] if command == "eval" else [])
     log_to_terminal()
     logging.getLogger("httpx").setLevel(logging.WARNING)
+    logging.getLogger("hydra.utils").setLevel(logging.CRITICAL)  # a class that cannot be imported is refused by name
     _refusing(lambda: check_arguments(command))
     register_schemas()
 

@@ -16,6 +16,7 @@ from omegaconf import DictConfig
 from imtok.config import check_command, suggestion
 from imtok.distributed import require_one_process
 from imtok.errors import InputError
+from imtok.explain import is_read
 from imtok.overrides import check_repeats, from_environment, settle
 from imtok.paste import imtok_line, override, shell_line
 
@@ -37,7 +38,14 @@ def check_arguments(command: str) -> None:
     check_repeats(arguments.overrides)
     jobs = [list(arguments.overrides)]
     if arguments.multirun:
-        parsed = OverridesParser.create().parse_overrides(arguments.overrides)
+        parser, words = OverridesParser.create(), list(arguments.overrides)
+        plain = [word for word in words if not (is_read(word) and parser.parse_override(word).is_sweep_override())]
+        if not all(map(is_read, words)):
+            check_command(command, plain, 0)  # says why; what sweeps is no mistake
+        hidden = [word for word in words if word.lstrip("+").startswith("hydra.sweeper.params")]
+        if hidden:
+            raise InputError(f"{hidden[0]}: nothing would check it; give the sweep itself, such as -m seed=1,2")
+        parsed = parser.parse_overrides(words)
         jobs = [job for batch in BasicSweeper.split_arguments(parsed, max_batch_size=None) for job in batch]
     for number, overrides in enumerate(jobs):
         check_command(command, overrides, number if arguments.multirun else None)

@@ -11,8 +11,8 @@ from typing import Any, cast
 from hydra import compose, initialize_config_dir
 from hydra.conf import HydraConf
 from hydra.core.config_store import ConfigStore
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.utils import setup_globals
-from hydra.errors import HydraException
 from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from omegaconf.resolvers import oc
@@ -20,12 +20,13 @@ from omegaconf.resolvers import oc
 from imtok.data.schema import SPLITS, PackConfig
 from imtok.errors import InputError
 from imtok.evaluation.schema import MeasureConfig, ScoreConfig
+from imtok.explain import compose_or_explain, is_read
 from imtok.export.schema import ConvertConfig, PublishConfig
 from imtok.export.views import AUGMENTS
 from imtok.hints import Hints
 from imtok.overrides import settle, texts
 from imtok.signatures import check_parts
-from imtok.training.ranges import too_large
+from imtok.training.ranges import unusable_numbers
 from imtok.training.settings import EMASettings, OptimizerSettings, TrainerSettings
 from imtok.unread import outside, unread_keys, without
 
@@ -70,7 +71,8 @@ class TrainConfig:
             problems.append(f"freeze={nets} needs init_from=RUN: a net that stays as it is must have learnt before")
         if self.ckpt and self.init_from:
             problems.append("ckpt (go on with a run) and init_from (start from weights) exclude each other")
-        if not self.out and (self.trainer.num_nodes > 1 or str(self.trainer.devices) not in ("auto", "1")):
+        several = self.trainer.num_nodes > 1 or str(self.trainer.devices) not in ("auto", "1")
+        if not self.out and several and not problems:
             problems.append("out=DIR must be given with several processes, so that all of them write to one folder")
         return problems
 
@@ -113,7 +115,7 @@ class EvalConfig(MeasureConfig, ImagesConfig):
     def check(self) -> list[str]:
         """What is out of range, one line each."""
         problems = [*ImagesConfig.check(self), *MeasureConfig.check(self)]
-        if not self.tokenizer or not isinstance(self.tokenizer, (str, list)):
+        if self.tokenizer == [] or not isinstance(self.tokenizer, (str, list)):
             problems.append(f"tokenizer must be a run folder, or several as [A,B], got {self.tokenizer!r}")
         return problems
 
@@ -208,9 +210,11 @@ def check_command(command: str, overrides: Sequence[str], job: int | None = None
         job: The number of these among the jobs of a sweep; None = no sweep.
     """
     register_schemas()
+    for override in overrides:
+        _require_folders(override)
     hints = Hints(command, config_folder())
     with initialize_config_dir(str(config_folder()), version_base="1.3"):
-        config, problems = _compose(command, overrides, hints)
+        config, problems = compose_or_explain(command, overrides, hints)
         asked = any("hydra:" in text for _, text in texts(OmegaConf.to_container(config)))
         hydra_config = compose(command, list(overrides), return_hydra_config=True).hydra if asked else config
         if any(override.startswith(("+hydra.", "++hydra.")) for override in overrides) and not problems:
@@ -219,14 +223,35 @@ def check_command(command: str, overrides: Sequence[str], job: int | None = None
             problems += [f"hydra.{key}: nothing reads it" for key in outside(own, HydraConf) if key in given]
     with _like_job(hydra_config, job):
         problems += settle(config, job)
-        problems += check_config(config, SCHEMAS[command], hints)
+        problems += check_config(config, SCHEMAS[command], hints, _typed(overrides))
     if problems:
         lines = "\n".join(f"  {problem}" for problem in dict.fromkeys(problems))
         raise InputError(f"{len(set(problems))} mistake{'s' * (len(set(problems)) > 1)} in the config:\n{lines}")
 
 
-def check_config(config: DictConfig, schema: Any, hints: Hints | None = None) -> list[str]:
-    """Everything wrong with a composed config: unread keys, missing values, wrong types, settings out of range."""
+def _typed(overrides: Sequence[str]) -> set[str]:
+    """The keys that the command line sets itself, those in a dict included."""
+    typed = set[str]()
+    for override in overrides:
+        key, _, value = override.lstrip("+~").partition("=")
+        typed |= {key, *(f"{key}.{name}" for name in re.findall(r"(\w+)\s*:", value))}
+    return typed
+
+
+def check_config(
+    config: DictConfig, schema: Any, hints: Hints | None = None, typed: set[str] | None = None
+) -> list[str]:
+    """Everything wrong with a composed config: unread keys, missing values, wrong types, settings out of range.
+
+    Args:
+        config: As it was composed.
+        schema: The dataclass of all that the command reads.
+        hints: Of the command, for what a mistaken key may have meant.
+        typed: Keys that the user gave. All others come from files; None = not known.
+
+    Returns:
+        A line for each mistake.
+    """
     secret = [
         f"{path}: {_ENVIRONMENT} (got {value})"
         for path, value in texts(OmegaConf.to_container(config))
@@ -244,7 +269,7 @@ def check_config(config: DictConfig, schema: Any, hints: Hints | None = None) ->
         key = getattr(error, "full_key", None) or "the config"
         reason = str(error) if "recursion" not in str(error) else "interpolations go round in a circle"
         return [f"{key}: {re.sub('^.* raised while resolving interpolation: ', '', reason).splitlines()[0]}"]
-    problems += too_large(OmegaConf.to_container(config))
+    problems += unusable_numbers(OmegaConf.to_container(config))
     plain = cast(dict[str, Any], plain)
     known = without(config, unread)
     problems += [f"{key}: nothing reads it{hints.key(key, known) if hints else ''}" for key in unread]
@@ -252,11 +277,31 @@ def check_config(config: DictConfig, schema: Any, hints: Hints | None = None) ->
         if name not in plain:
             problems.append(f"{name}: must not be taken out, since the command reads it; give another value")
         elif name in SECTIONS and isinstance(plain[name], dict) and "_target_" not in (plain[name] or "_target_"):
-            problems.append(f"{name}._target_: required and not set; it says which class to build")
-    problems += check_parts(plain, unread)
+            problems.append(_without_class(name, plain[name], typed))
+    problems += check_parts(plain, unread, typed)
     if not missing and not unread:
         problems += OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(schema), config)).check()  # type: ignore
     return problems
+
+
+def _without_class(name: str, section: dict[str, Any], typed: set[str] | None) -> str:
+    """What is wrong with a section of some keys and no ``_target_``."""
+    keys = [f"{name}.{key}" for key in section]
+    if typed is None or f"{name}._target_" in typed or typed & set(keys):
+        return f"{name}._target_: required and not set; it says which class to build"
+    left = f"a recipe, size=tiny or another option sets {', '.join(section)} of another choice"
+    return f"{name}: has keys but no class (_target_), since {left}; leave out by {' '.join(f'~{key}' for key in keys)}"
+
+
+def _require_folders(override: str) -> None:
+    """Refuse folders of YAML files that are not there, which Hydra passes over."""
+    if not override.startswith("hydra.searchpath=") or not is_read(override):
+        return
+    places = OverridesParser.create().parse_override(override).value()
+    for place in places if isinstance(places, list) else ():
+        folder = str(place).removeprefix("file://")
+        if "://" not in folder and "${" not in folder and not Path(folder).is_dir():
+            raise InputError(f"hydra.searchpath: there is no folder {folder}; give the one that holds your YAML files")
 
 
 def suggestion(command: str, key: str) -> str:
@@ -302,73 +347,3 @@ def _like_job(hydra_config: DictConfig, job: int | None) -> Iterator[None]:
         yield
     finally:
         setup_globals()
-
-
-def _compose(command: str, overrides: Sequence[str], hints: Hints) -> tuple[DictConfig, list[str]]:
-    """Compose; where that fails, leave out the overrides that fail and say why of each."""
-    try:
-        return compose(command, overrides=list(overrides)), []
-    except _REFUSALS:
-        pass
-    if "=" in overrides:
-        return compose(command), [f"{' '.join(overrides)}: write KEY=VALUE without spaces around ="]
-    accepted, problems = list[str](), list[str]()
-    for override in sorted(overrides, key=lambda override: _rank(override, hints)):
-        try:
-            compose(command, overrides=[*accepted, override])
-            accepted.append(override)
-        except _REFUSALS as error:
-            before = overrides[max(list(overrides).index(override) - 1, 0)]
-            problems.append(_explain(override, error, compose(command, overrides=accepted), hints, before))
-    return compose(command, overrides=accepted), problems
-
-
-# ValueError: a group that is set to null; AssertionError: a key below a value
-_REFUSALS = (HydraException, OmegaConfBaseException, ValueError, AssertionError)
-
-
-def _rank(override: str, hints: Hints) -> int:
-    """Where options are found comes first, then which are taken."""
-    key = override.split("=")[0]
-    return 0 if key.startswith("hydra.") else 1 if key in hints.groups else 2
-
-
-def _explain(override: str, error: Exception, config: DictConfig, hints: Hints, before: str) -> str:
-    key, separator, value = override.lstrip("+~").partition("=")
-    text = str(error)
-    if not key or (not separator and not override.startswith("~")):
-        return f"{override}: not an override; write KEY=VALUE{hints.word(override, before)}"
-    if key in hints.groups and "," in value and not value.startswith("["):
-        return f"{key}: several options make a sweep, which takes -m"
-    if "Could not find" in text and "Available options" in text:
-        options = re.findall(r"^\t(\S+)$", text, flags=re.MULTILINE)
-        return f"{key}={value}: no such option{hints.option(key, value.strip(chr(39)), options)}"
-    inner = re.search(r"In '(.+?)': .*\nKey '(.+?)' (?:is )?not in .*\n\s*full_key: (\S+)", text)
-    if inner:
-        return f"{inner[3]} (in {inner[1]}): no such key{hints.key(inner[3], config)}"
-    if override.startswith("+") and key in hints.groups:
-        return f"{override}: {key} is chosen already; write {key}={value}, without +"
-    if text.startswith("In '") or "Multiple values for" in text:  # of a YAML file of the user's own
-        return f"{key}={value}: {text.splitlines()[0].replace('override ', 'override /')}"
-    *parents, name = key.split(".")
-    node = OmegaConf.select(config, ".".join(parents)) if parents else config
-    keys = [str(known) for known in node] if OmegaConf.is_dict(node) else []  # `in` does not find what is ???
-    if not OmegaConf.is_dict(node) and node is not None:
-        return f"{key}: no such key; {'.'.join(parents)} is a value and no section"
-    if name not in keys:
-        return f"{key}: no such key{hints.key(key, config)}"
-    if key in hints.groups:
-        return f"{key}={value}: no such option{hints.option(key, value, hints.groups[key])}"
-    current: Any = None if OmegaConf.is_missing(node, name) else OmegaConf.select(config, key)
-    inner = re.search(r"Key '.+?' not in .*\n\s*full_key: (\S+)", str(error.__cause__))
-    if inner:
-        return f"{inner[1]}: no such key{hints.key(inner[1], config)}"
-    if OmegaConf.is_dict(current):
-        some = ", ".join(f"{key}.{known}" for known in list(current)[:3])
-        return f"{key}: a section, not a value; set its keys, such as {some}"
-    cause = (error.__cause__ or error) if not text or "Error merging override" in text else error
-    if "Ambiguous value" in str(cause) and isinstance(current, (int, float, str)):
-        return f"{key}: several values make a sweep, which takes -m"
-    if (OmegaConf.is_list(current) and not value.startswith("[")) or "Ambiguous value" in str(cause):
-        return f"{key}: a list takes brackets; write {key}=[{value}]"
-    return f"{key}: {(str(cause).splitlines() or [type(cause).__name__])[0]}"

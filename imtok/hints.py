@@ -81,11 +81,18 @@ class Hints:
             return f"; did you mean data=folder {shlex.quote(f'data.path={value}')}?"
         return hint(value, known)
 
-    def word(self, word: str, before: str) -> str:
+    def word(self, word: str, before: str, config: DictConfig) -> str:
         """What a word without "=" may have meant, after the word ``before``."""
-        groups = [group for group, options in self.groups.items() if word in options and group != "size"]
-        if groups:
-            return f": {' or '.join(f'{group}={word}' for group in groups[:4])}"
+        known = set(_paths(config))
+        name, colon, value = word.partition(":")
+        if colon and name in known:
+            return f": {shlex.quote(f'{name}={value.strip()}')}"
+        keys = [f"{word}=VALUE"] if word in known else []
+        keys += [f"{group}={word}" for group, options in self.groups.items() if word in options and group != "size"]
+        if keys:
+            return f": {' or '.join(keys[:4])}"
+        if "." in name and name.split(".")[0] in config and not Path(word).exists():
+            return self.key(name, config)
         key = before.partition("=")[0]
         if "=" in before and key.rpartition(".")[2] in PATHS:
             return f", and quote a path with spaces: {shlex.quote(f'{before} {word}')}"

@@ -92,6 +92,9 @@ def settle(config: DictConfig, job: int | None = None) -> list[str]:
     for key, text in named.items():
         if not _holds_path(key):
             continue
+        if not text.strip():
+            problems.append(f"{key} must be a path, got an empty one")
+            continue
         try:
             value = _local(key, text, config)
         except InputError as error:
@@ -159,7 +162,8 @@ def _argument(argument: str, swept: bool, lists: Sequence[str]) -> str:
         return argument
     if value.startswith("[") and value.endswith("]"):
         return f"{key}=[{','.join(map(_text, _split(value[1:-1])))}]"
-    return argument if value[0] in "[{'\"" else f"{key}={_parts(value, swept)}"
+    # what the shell has parted at a space is named as it was typed
+    return argument if value[0] in "[{'\"" or value[-1] == "," else f"{key}={_parts(value, swept)}"
 
 
 def _path(text: str, swept: bool, lists: bool) -> str:

@@ -3,9 +3,10 @@
 import inspect
 import re
 import shlex
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from types import NoneType, UnionType
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints, is_typeddict
+from typing import Any, Literal, TypeGuard, Union, get_args, get_origin, get_type_hints, is_typeddict
 
 from hydra.utils import get_object
 
@@ -19,7 +20,7 @@ PROVIDED = {
 }
 
 
-def check_parts(plain: dict[str, Any], unread: Sequence[str] = ()) -> list[str]:
+def check_parts(plain: dict[str, Any], unread: Sequence[str] = (), typed: set[str] | None = None) -> list[str]:
     """What is wrong with the dicts with ``_target_`` in a config, however deep, one line each.
 
     A class that takes ``**kwargs`` decides itself which keys it reads.
@@ -27,9 +28,12 @@ def check_parts(plain: dict[str, Any], unread: Sequence[str] = ()) -> list[str]:
     Args:
         plain: The whole config as plain values.
         unread: Keys at its top that nothing reads.
+        typed: Keys that the user gave. All others come from files; None = not known.
     """
-    found = _targets({key: value for key, value in plain.items() if key not in unread})
-    return [line for path, node in found for line in _check_node(path, node, PROVIDED.get(path, set()))]
+    lines = list[str]()
+    for path, node in _targets({key: value for key, value in plain.items() if key not in unread}):
+        lines += _check_node(path, node, PROVIDED.get(path, set()), typed)
+    return lines
 
 
 def _targets(node: Any, path: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
@@ -43,33 +47,56 @@ def _targets(node: Any, path: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
             yield from _targets(value, f"{path}[{index}]")
 
 
-def _check_node(path: str, node: dict[str, Any], provided: set[str]) -> Iterator[str]:
+def _check_node(path: str, node: dict[str, Any], provided: set[str], typed: set[str] | None) -> Iterator[str]:
     target = node["_target_"]
     try:
         factory: Callable[..., Any] = get_object(target)
-    except Exception as error:  # importing can raise anything
-        yield f"{path}._target_: cannot import {target} ({str(error.__cause__ or error).splitlines()[0]})"
+        parameters = inspect.signature(factory).parameters
+        hints = get_type_hints(factory.__init__ if inspect.isclass(factory) else factory)
+    except Exception as error:  # importing can raise anything, and not all that can be imported says what it takes
+        yield f"{path}._target_: cannot import {target} ({_why_absent(target, error)})"
         return
-    parameters = inspect.signature(factory).parameters
-    hints = get_type_hints(factory.__init__ if inspect.isclass(factory) else factory)
     given = {key: value for key, value in node.items() if key != "_target_"}
     open_ended = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
+    left_over = list[str]()
     for key, value in given.items():
         if key not in parameters and open_ended:
             continue
         if key not in parameters:
-            yield f"{path}.{key}: {target.rpartition('.')[2]} has no argument {key}{hint(key, list(parameters))}"
+            meant = hint(key, list(parameters))
+            if typed is not None and f"{path}.{key}" not in typed and "did you mean" not in meant:
+                left_over.append(key)
+            else:
+                yield f"{path}.{key}: {target.rpartition('.')[2]} has no argument {key}{meant}"
         elif unbuilt := list(_unbuilt(f"{path}.{key}", value, hints.get(key, Any))):
             yield from (
                 f"{where}: it has no _target_, so nothing can build it; ~{where} removes it" for where in unbuilt
             )
         elif value != "???" and not _fits(value, hints.get(key, Any)):
             yield f"{path}.{key}: must be {_name(hints[key])}, got {value!r}{_as_path(f'{path}.{key}', value)}"
+        elif _is_number(value) and value < 0 and hints.get(key) is int and str(target).startswith("imtok."):
+            yield f"{path}.{key}: must not be negative, got {value}"
+    if left_over:
+        leave = " ".join(f"~{path}.{key}" for key in left_over)
+        yield (
+            f"{path}: {target.rpartition('.')[2]} has no argument {', '.join(left_over)}, which a recipe, size=tiny or "
+            f"another option sets; leave out by {leave}"
+        )
     for key, parameter in parameters.items():
         several = parameter.kind in (parameter.VAR_KEYWORD, parameter.VAR_POSITIONAL)
         required = parameter.default is parameter.empty and not several
         if required and key not in given and key not in provided:
             yield f"{path}.{key}: required by {target.rpartition('.')[2]} and not set; give +{path}.{key}=VALUE"
+
+
+def _why_absent(target: Any, error: Exception) -> str:
+    """Why a class cannot be had, and which one may have been meant."""
+    module, _, name = str(target).rpartition(".")
+    found = sys.modules.get(module)  # imported on the way, if there is one
+    if found is None or hasattr(found, name):
+        return (str(error.__cause__ or error).splitlines() or [type(error).__name__])[0]
+    classes = [key for key, value in vars(found).items() if inspect.isclass(value) and value.__module__ == module]
+    return f"{module} has no {name}{hint(name, classes) if classes else ''}"
 
 
 def _unbuilt(path: str, value: Any, hint: Any) -> Iterator[str]:
@@ -115,7 +142,7 @@ def _fits(value: Any, hint: Any) -> bool:
     if hint is float:
         return isinstance(value, (int, float)) and not isinstance(value, bool)
     if hint is int:
-        return isinstance(value, int) and not isinstance(value, bool)
+        return _is_number(value)
     if hint in (str, bool):
         return isinstance(value, hint)
     if inspect.isclass(origin) and issubclass(tuple, origin) and isinstance(value, list):  # Sequence, list, tuple
@@ -126,6 +153,10 @@ def _fits(value: Any, hint: Any) -> bool:
     if inspect.isclass(origin) and issubclass(dict, origin):
         return isinstance(value, dict)
     return True
+
+
+def _is_number(value: Any) -> TypeGuard[int]:
+    return isinstance(value, int) and not isinstance(value, bool)
 
 
 def _name(hint: Any) -> str:

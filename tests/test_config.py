@@ -1,6 +1,7 @@
 """Configs compose and build, and mistakes are named all at once, each with its fix."""
 
 import inspect
+import re
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from omegaconf import OmegaConf
 
 from imtok.build import build_part, build_tokenizer
 from imtok.cli import run_hydra
+from imtok.command_line import check_arguments
 from imtok.config import SCHEMAS, check_command, config_folder, register_schemas
 from imtok.errors import InputError
 from imtok.overrides import as_typed
@@ -87,7 +89,36 @@ def test_every_encoder_builds_with_its_decoder(encoder):
             ["+quantizer.codebok_size=8"],
             "quantizer.codebok_size: VQ has no argument codebok_size; did you mean codebook_size?",
         ),
-        (["trainer.max_steps=many"], "trainer.max_steps: Value 'many' of type 'str' could not be converted to Integer"),
+        (["trainer.max_steps=many"], "trainer.max_steps: must be a whole number, got many"),
+        (["trainer.max_steps=1e3"], "must be a whole number, got 1000.0; write trainer.max_steps=1000"),
+        (["seed=true"], "seed: must be a whole number, got true"),
+        (["seed='a\nb'"], r"seed: must be a whole number, got 'a\nb'"),
+        (
+            ["optimizer.lr='1e\N{MINUS SIGN}4'"],
+            "optimizer.lr: must be a number, got 1e\N{MINUS SIGN}4; write optimizer.lr=1e-4",
+        ),
+        (["optimizer.lr=nan"], "optimizer.lr must be a finite number, got nan"),
+        (["++objective.losses.l2.weight=inf"], "objective.losses.l2.weight must be a finite number, got inf"),
+        (["optimizer.lr=null"], "optimizer.lr: must have a value, got null"),
+        (["encoder.depth=-1"], "encoder.depth: must not be negative, got -1"),
+        (["trainer.devices=two"], "trainer.devices must be auto, a number of at least 1, -1 (all) or a list"),
+        (["+seed=3"], "seed: there already; write seed=3, without +"),
+        (["data=[photo]"], "data=[photo]: takes one option and no list; did you mean photos?"),
+        (["out="], "out must be a path, got an empty one"),
+        (["data=folder", "data.path=''"], "data.path must be a path, got an empty one"),
+        (["image_size=${trainer.keep"], "image_size: ${trainer.keep lacks a } that ends ${"),
+        (["quantizer.dim={a:1"], """it as a text: 'quantizer.dim='"'"'{a:1'"'"''"""),
+        (["seed=", "3"], "seed= 3: write KEY=VALUE without spaces around =: seed=3"),
+        (["seed", "=3"], "seed =3: write KEY=VALUE without spaces around =: seed=3"),
+        (["optimizer.lr =3"], "optimizer.lr =3: write KEY=VALUE without spaces around =: optimizer.lr=3"),
+        (["quantizer.levels=[8,", "8]"], "without spaces, at which the shell parts words: 'quantizer.levels=[8,8]'"),
+        (["optimizer.lr:3"], "optimizer.lr:3: not an override; write KEY=VALUE: optimizer.lr=3"),
+        (["optimizer.lr"], "optimizer.lr: not an override; write KEY=VALUE: optimizer.lr=VALUE"),
+        (["optimizer.lrr"], "optimizer.lrr: not an override; write KEY=VALUE; did you mean lr?"),
+        (["\N{EN DASH}m"], "its dash is not the one that flags begin with; write -m"),
+        ([""], "'': an empty word; leave it out"),
+        (["quantizer._target_=collections.OrderedDict"], "cannot import collections.OrderedDict (no signature"),
+        (["quantizer._target_=imtok.quantizers.vq.VQs"], "(imtok.quantizers.vq has no VQs; did you mean VQ?)"),
         (["quantizer.codebook_size=lots"], "quantizer.codebook_size: must be int, got 'lots'"),
         (["data=folder"], "data.path: required and not set; give data.path=VALUE"),
         (["~quantizer.dim"], "quantizer.dim: required by VQ and not set; give +quantizer.dim=VALUE"),
@@ -125,7 +156,7 @@ def test_every_encoder_builds_with_its_decoder(encoder):
         (["+experiment=llamagen_vq16"], "write experiment=llamagen_vq16, without +"),
         (["fsq"], "fsq: not an override; write KEY=VALUE: quantizer=fsq"),
         (["./photos"], "./photos: not an override; write KEY=VALUE: data=folder data.path=./photos"),
-        (["lr", "=", "3"], "lr = 3: write KEY=VALUE without spaces around ="),
+        (["lr", "=", "3"], "lr = 3: write KEY=VALUE without spaces around =: lr=3"),
         (["logger.x=3"], "logger.x: no such key; logger is a value and no section"),
         (["seed=0,1"], "seed: several values make a sweep, which takes -m"),
         (["out=${hydra:job.num}"], "out: hydra:job.num has no value here; only a sweep (-m) has one"),
@@ -269,6 +300,47 @@ def test_files_of_a_folder_of_ones_own_are_options_and_are_checked(tmp_path):
         InputError, match=r"experiment=mine: Multiple values for quantizer\..* 'override /quantizer: fsq'"
     ):
         check_command("train", arguments)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["seed=1,", "2"], "seed=1, 2: write KEY=VALUE without spaces, at which the shell parts words: seed=1,2"),
+        (["seed=1,2", "lr"], "lr: not an override; write KEY=VALUE"),
+        (["+hydra.sweeper.params.seed='1,2'"], "nothing would check it; give the sweep itself, such as -m seed=1,2"),
+        (["seed=1,2", "hydra.searchpath=[file:///nowhere]"], "hydra.searchpath: there is no folder /nowhere; give"),
+    ],
+)
+def test_a_mistake_in_a_sweep_is_explained(overrides, message, monkeypatch):
+    monkeypatch.setattr("sys.argv", ["imtok train", *as_typed(["-m", *overrides])])
+    with pytest.raises(InputError) as error:
+        check_arguments("train")
+    assert message in str(error.value)
+    assert len(str(error.value).splitlines()) <= 2
+
+
+@pytest.mark.parametrize(
+    ("overrides", "messages"),
+    [
+        (
+            ["experiment=titok_l32_stage1", "objective=vqgan"],
+            [
+                "objective: ReconstructionObjective has no argument space, which a recipe, ",
+                "leave out by ~objective.space",
+            ],
+        ),
+        (["experiment=one_d_piece_b256", "encoder=patch"], ["~encoder.latents ~encoder.heads ~encoder.start"]),
+        (["experiment=flextok_d12", "space=none"], ["space: has keys but no class (_target_), since a recipe, "]),
+    ],
+)
+def test_what_a_recipe_leaves_over_is_one_line_with_the_way_out(overrides, messages):
+    given = ["size=tiny", "data=photos", *overrides]
+    with pytest.raises(InputError) as error:
+        check_command("train", given)
+    assert str(error.value).startswith("1 mistake in the config:")
+    assert all(message in str(error.value) for message in messages)
+    way_out = re.findall(r"~[\w.]+", str(error.value))
+    check_command("train", [*given, *way_out])
 
 
 def test_all_mistakes_are_named_at_once():

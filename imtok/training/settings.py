@@ -74,6 +74,12 @@ class TrainerSettings:
         for name in ("workers", "skip_nonfinite", "pictures_every", "evaluate_every"):
             if getattr(self, name) < 0:
                 problems.append(f"trainer.{name} must not be negative, got {getattr(self, name)}")
+        known = self.devices if isinstance(self.devices, list) else [self.devices]
+        numbers = [str(device) for device in known if str(device).isdecimal()]
+        if str(self.devices) not in ("auto", "-1", "[]") and (len(numbers) < len(known) or self.devices in (0, "0")):
+            problems.append(
+                f"trainer.devices must be auto, a number of at least 1, -1 (all) or a list of GPUs, got {self.devices}"
+            )
         if self.clip is not None and self.clip <= 0:
             problems.append(f"trainer.clip must be positive or null, got {self.clip}")
         if self.precision not in ("fp32", "bf16"):
