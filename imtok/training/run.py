@@ -5,35 +5,27 @@ import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from itertools import islice
-from pathlib import Path
 from typing import Any
 
 import torch
 import torch._functorch.config as functorch
 from lightning import Trainer
 from lightning.fabric.utilities.warnings import PossibleUserWarning
-from torch import nn
 
-from imtok.data.base import Data, Images
-from imtok.data.loader import evaluation_loader, spread_loader, train_loader, train_stream_loader
+from imtok.data.base import Images
+from imtok.data.loader import evaluation_loader, train_loader, train_stream_loader
 from imtok.data.order import TrainBatches
 from imtok.data.position import StreamPosition
 from imtok.data.remarks import say_remarks
 from imtok.data.stream import ImageStream
 from imtok.distributed import launched_rank, rank, world_size
 from imtok.errors import InputError
-from imtok.evaluation.command import prepare
+from imtok.evaluation.command import prepare as prepare_images
 from imtok.evaluation.origin import Origin
-from imtok.evaluation.protocol import Protocol
 from imtok.evaluation.results import Report
 from imtok.evaluation.settings import Settings
 from imtok.files import Lock
-from imtok.nn.frozen import warn_random
-from imtok.objectives.base import Objective
-from imtok.pretrained import RANDOM, Pretrained, fetch_weights
-from imtok.tokenizer import Tokenizer
 from imtok.training import folder as run_folder
-from imtok.training.best import find_best
 from imtok.training.checkpoints import Checkpoint
 from imtok.training.damage import BadSampleCount
 from imtok.training.ema import EMA
@@ -42,66 +34,22 @@ from imtok.training.finish import SUMMARY, finish
 from imtok.training.hardware import make_trainer, with_micro_batches
 from imtok.training.health import Health
 from imtok.training.in_batch import in_batch_terms
-from imtok.training.init_from import take_weights
 from imtok.training.launching import Launcher
 from imtok.training.logging import Evaluation, Log, Pictures
 from imtok.training.outlook import unlikely
+from imtok.training.prepare import Plan, Run, check_resume, prepare
 from imtok.training.progress import Bar
 from imtok.training.records import Events
-from imtok.training.rehearsal import Rehearsal
-from imtok.training.resume import check_changes
 from imtok.training.saving import Saving, restore_weights
-from imtok.training.settings import EMASettings, OptimizerSettings, TrainerSettings
 from imtok.training.signals import Signals, spare_workers
 from imtok.training.statement import statement
 from imtok.training.task import TokenizerTask
 from imtok.training.wandb import Wandb
 from imtok.types import Batch
 
+__all__ = ["Outcome", "Run", "train"]
+
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Run:
-    """A run's parts and settings; :func:`train` carries it out.
-
-    Attributes:
-        tokenizer: What is trained.
-        objective: What is minimised.
-        data: Where images come from.
-        trainer: Length, hardware, cadence.
-        optimizer: Of tokenizer and critic.
-        ema: Averaging of the weights.
-        folder: The run folder.
-        image_size: Side of the training images, in pixels.
-        seed: Of all randomness.
-        config: Everything above as plain values.
-        config_yaml: The same as text.
-        ckpt: ``last`` or a checkpoint folder to go on from.
-        init_from: A tokenizer whose weights it starts from.
-        wandb: Whether to mirror the log.
-        allow_change: Config keys that may differ from the run so far.
-        command: What its further processes on this machine run, where no launcher has started them.
-        measured_by: The command that measures the finished run again, for its report.
-    """
-
-    tokenizer: Tokenizer
-    objective: Objective
-    data: Data
-    trainer: TrainerSettings
-    optimizer: OptimizerSettings
-    ema: EMASettings
-    folder: Path
-    image_size: int
-    seed: int
-    config: dict[str, Any]
-    config_yaml: str
-    ckpt: str | None = None
-    init_from: str | None = None
-    wandb: bool = False
-    allow_change: tuple[str, ...] = ()
-    command: tuple[str, ...] = ()
-    measured_by: str = ""
 
 
 @dataclass(frozen=True)
@@ -132,41 +80,57 @@ def train(run: Run) -> Outcome:
         return _train(run, lock)
 
 
+@dataclass(frozen=True)
+class _Crew:
+    """What trains, and what watches it."""
+
+    task: TokenizerTask
+    ema: EMA
+    events: Events
+    mirror: Wandb | None
+    signals: Signals
+
+
 def _train(run: Run, lock: Lock) -> Outcome:
     if run.trainer.threads:
         torch.set_num_threads(run.trainer.threads)
+    # Where it begins: with its images, at its first step or at a checkpoint.
     images = run.data.train(run.image_size, run.seed)
     say_remarks(images.remarks)
     about = {"config": run.config, "data": images.about}
     resume = run_folder.find_checkpoint(run.folder, run.ckpt)
     if resume is not None:
-        _check_resume(run, resume, about)
+        check_resume(run, resume, about)
         if resume.step >= run.trainer.max_steps and (run.folder / SUMMARY).exists():
             return Outcome(None, resume.step, finished_before=True)
-    main = launched_rank() == 0
+    # All that can be refused is refused here.
     trainer = make_trainer(run.trainer, run.objective.critic is not None, run.command)
     run = replace(run, trainer=with_micro_batches(run.trainer, trainer.world_size))
-    _rehearse(run, trainer.world_size)
-    asked = _asked(run) if run.trainer.evaluate_every else None
-    best = find_best(run.trainer.best, asked, run.tokenizer, run.image_size) if asked is not None else None
-    validation = run.data.validation(run.image_size)
-    say_remarks(validation.remarks, said=images.remarks)
-    shown = next(iter(spread_loader(validation, 16))) if run.trainer.pictures_every else None
-    _fetch_weights(run.objective, "objective")
-    if run.init_from:
-        take_weights(run.tokenizer, run.init_from)
-    elif resume is None:
-        _fetch_weights(run.tokenizer)
-    if main:
-        _warn_of_micro_batches(run)
-        run_folder.claim(run.folder, run.ckpt, lock)
-        run_folder.describe(run.folder, run.config_yaml, about, run.seed)
-        _say(run, (images, validation), trainer, resume.step if resume is not None else 0)
-    position = _stream_position(images, resume)
+    plan = prepare(run, trainer.world_size, images, about, resume)
+    # From here on the folder is this run's.
+    if launched_rank() == 0:
+        _claim(run, trainer, plan, lock)
+    crew = _assemble(run, trainer, plan)
+    return _carry_out(run, trainer, crew, begins=resume is None)
+
+
+def _claim(run: Run, trainer: Trainer, plan: Plan, lock: Lock) -> None:
+    """Take the folder, write what the run is, and say what it will do."""
+    _warn_of_micro_batches(run)
+    run_folder.claim(run.folder, run.ckpt, lock)
+    run_folder.describe(run.folder, run.config_yaml, plan.about, run.seed)
+    _say(run, (plan.images, plan.validation), trainer, plan.resume.step if plan.resume is not None else 0)
+
+
+def _assemble(run: Run, trainer: Trainer, plan: Plan) -> _Crew:
+    """The task at its first step or where it was left, and the callbacks, which the trainer gets here."""
+    main, resume = launched_rank() == 0, plan.resume
+    # What is learnt, and its average.
+    position = _stream_position(plan.images, resume)
     task = TokenizerTask(
         run.tokenizer,
         run.objective,
-        lambda first, last: _train_loader(run, images, first, last, position),
+        lambda first, last: _train_loader(run, plan.images, first, last, position),
         run.trainer,
         run.optimizer,
         run.seed,
@@ -175,40 +139,47 @@ def _train(run: Run, lock: Lock) -> Outcome:
     ema = EMA(run.tokenizer, run.ema.decay)
     if resume is not None:
         restore_weights(resume, task, ema)
+    # What is written down.
     events = Events(run.folder / "events.jsonl", main)
     mirror = Wandb(run.folder, run.config) if run.wandb and main else None
     often = (run.trainer.save_every, run.trainer.evaluate_every)  # what goes wrong in an evaluation costs no step
-    saving = Saving(ema, run.folder / "checkpoints", often, run.trainer.keep, about, events, resume, position)
+    saving = Saving(ema, run.folder / "checkpoints", often, run.trainer.keep, plan.about, events, resume, position)
     signals = Signals(saving)
     bar = Bar(run.trainer.batch_size)
     logged = Log(run.folder, run.trainer.log_every, bar, Health(run.tokenizer.quantizer), events, mirror)
     callbacks = [ema, bar, BadSampleCount(run.folder), logged, saving]
-    if shown is not None:
-        callbacks.append(Pictures(run.folder, run.trainer.pictures_every, shown, ema, mirror))
-    if asked is not None:
-        callbacks.append(_evaluation(run, asked, best, ema, mirror))
+    if plan.shown is not None:
+        callbacks.append(Pictures(run.folder, run.trainer.pictures_every, plan.shown, ema, mirror))
+    if plan.asked is not None:
+        callbacks.append(_evaluation(run, plan.asked, plan.best, ema, mirror))
+    # What is compiled.
     if run.trainer.compile:
         functorch.backward_pass_autocast = "off"  # as the task calls it; compiled gradients are planned in forward
         run.tokenizer.encoder.compile()
         run.tokenizer.decoder.compile()
     trainer.callbacks.extend([*callbacks, signals])  # type: ignore[attr-defined]
-    events.write("start" if resume is None else "resume", step=task.step)
+    return _Crew(task, ema, events, mirror, signals)
+
+
+def _carry_out(run: Run, trainer: Trainer, crew: _Crew, begins: bool) -> Outcome:
+    """Train, and at the last step evaluate and write the tokenizer; what fails is noted, and the processes part."""
+    task, events, signals, report = crew.task, crew.events, crew.signals, None
+    events.write("start" if begins else "resume", step=task.step)
     launcher = trainer.strategy.launcher if isinstance(trainer.strategy.launcher, Launcher) else None
-    report = None
     try:
         if task.step < task.last_step:
             _fit(trainer, task)
-        elif not main:  # what is left to do takes one process
+        elif launched_rank() != 0:  # what is left to do takes one process
             return Outcome(None, task.step)
         if task.step >= run.trainer.max_steps and not signals.received:
             loader = _validation_loader(run, 64, rank(), world_size())
-            averaged = ema.gather().to(trainer.strategy.root_device)
+            averaged = crew.ema.gather().to(trainer.strategy.root_device)
             origin = Origin(run.config.get("data", {}), "val", str(run.folder), run.measured_by)
             report = finish(run.folder, averaged, loader, task.step, task.skipped[0], origin)
         if launcher is not None:
             launcher.part()
     except BaseException as error:
-        if isinstance(error, InputError) and resume is None and task.step == 0 and world_size() == 1:
+        if isinstance(error, InputError) and begins and task.step == 0 and world_size() == 1:
             if mirror is not None:
                 mirror.finish()
             run_folder.give_back(run.folder)  # refused by the first batch, say: there is nothing to go on with
@@ -216,20 +187,12 @@ def _train(run: Run, lock: Lock) -> Outcome:
             note_failure(events, task.step, error)
         raise
     finally:
-        if mirror is not None:
-            mirror.finish()
+        if crew.mirror is not None:
+            crew.mirror.finish()
         if launcher is not None:
             launcher.close()
     events.write("signal" if signals.received else "end", step=task.step, signal=signals.received)
     return Outcome(report, task.step, signals.received)
-
-
-def _rehearse(run: Run, processes: int) -> None:
-    """Try the last step, which has every term that ramps up or starts late."""
-    settings = run.trainer
-    images = settings.batch_size // (processes * settings.accumulate)
-    last = settings.max_steps - 1
-    Rehearsal(images, run.image_size, last, settings.precision == "bf16", run.config)(run.tokenizer, run.objective)
 
 
 def _say(run: Run, images: tuple[Images, Images], trainer: Trainer, step: int) -> None:
@@ -257,29 +220,6 @@ def _fit(trainer: Trainer, task: TokenizerTask) -> None:
         warnings.simplefilter("ignore", PossibleUserWarning)  # advice on workers: trainer.workers is the user's choice
         warnings.filterwarnings("ignore", message=".*LeafSpec.*")  # Lightning's own use of torch
         trainer.fit(task)
-
-
-def _check_resume(run: Run, resume: Checkpoint, about: dict[str, Any]) -> None:
-    for line in check_changes(resume.about["config"], run.config, list(run.allow_change)):
-        log.warning("going on with a changed config: %s", line)
-    before, now = resume.about["data"], about["data"]
-    if before != now and "data" not in run.allow_change:
-        raise InputError(
-            f"the training images are not those of the run so far ({_size(before)} then, {_size(now)} now); "
-            "bring them back, or say allow_change=[data] to go on all the same"
-        )
-
-
-def _fetch_weights(root: nn.Module, key: str = "") -> None:
-    """Read published weights, and name the parts that ought to have some and go without."""
-    fetch_weights(root, key)
-    for name, part in root.named_modules(prefix=key):
-        if isinstance(part, Pretrained) and part.weights == RANDOM:
-            warn_random(name)
-
-
-def _size(about: dict[str, Any]) -> str:
-    return f"{about['shards']} shards" if "shards" in about else str(about.get("images"))
 
 
 def _stream_position(images: Images, resume: Checkpoint | None) -> StreamPosition | None:
@@ -322,14 +262,9 @@ def _validation_loader(run: Run, batch_size: int, part: int, parts: int) -> Any:
     return evaluation_loader(run.data.validation(run.image_size), batch_size, run.trainer.workers, part, parts)
 
 
-def _asked(run: Run) -> Settings:
-    """What is measured along the way."""
-    return Settings(run.trainer.evaluate_metrics, Protocol("offline"), seed=run.seed)
-
-
 def _evaluation(run: Run, asked: Settings, best: tuple[str, bool] | None, ema: EMA, mirror: Wandb | None) -> Evaluation:
     settings, protocol, images = run.trainer, asked.protocol, run.data.validation(run.image_size)
-    some = prepare(images, protocol, settings.evaluate_images) if not isinstance(images, ImageStream) else images
+    some = prepare_images(images, protocol, settings.evaluate_images) if not isinstance(images, ImageStream) else images
 
     def batches() -> Iterable[Batch]:
         loader = evaluation_loader(some, 64, 0, rank(), world_size())

@@ -1,0 +1,154 @@
+"""What a run is given, and what is found out about it before it writes anything."""
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from imtok.data.base import Data, Images
+from imtok.data.loader import spread_loader
+from imtok.data.remarks import say_remarks
+from imtok.errors import InputError
+from imtok.evaluation.protocol import Protocol
+from imtok.evaluation.settings import Settings
+from imtok.nn.frozen import warn_random
+from imtok.objectives.base import Objective
+from imtok.pretrained import RANDOM, Pretrained, fetch_weights
+from imtok.tokenizer import Tokenizer
+from imtok.training.best import find_best
+from imtok.training.checkpoints import Checkpoint
+from imtok.training.init_from import take_weights
+from imtok.training.rehearsal import Rehearsal
+from imtok.training.resume import check_changes
+from imtok.training.settings import EMASettings, OptimizerSettings, TrainerSettings
+from imtok.types import Batch
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run's parts and settings; :func:`imtok.training.run.train` carries it out.
+
+    Attributes:
+        tokenizer: What is trained.
+        objective: What is minimised.
+        data: Where images come from.
+        trainer: Length, hardware, cadence.
+        optimizer: Of tokenizer and critic.
+        ema: Averaging of the weights.
+        folder: The run folder.
+        image_size: Side of the training images, in pixels.
+        seed: Of all randomness.
+        config: Everything above as plain values.
+        config_yaml: The same as text.
+        ckpt: ``last`` or a checkpoint folder to go on from.
+        init_from: A tokenizer whose weights it starts from.
+        wandb: Whether to mirror the log.
+        allow_change: Config keys that may differ from the run so far.
+        command: What its further processes on this machine run, where no launcher has started them.
+        measured_by: The command that measures the finished run again, for its report.
+    """
+
+    tokenizer: Tokenizer
+    objective: Objective
+    data: Data
+    trainer: TrainerSettings
+    optimizer: OptimizerSettings
+    ema: EMASettings
+    folder: Path
+    image_size: int
+    seed: int
+    config: dict[str, Any]
+    config_yaml: str
+    ckpt: str | None = None
+    init_from: str | None = None
+    wandb: bool = False
+    allow_change: tuple[str, ...] = ()
+    command: tuple[str, ...] = ()
+    measured_by: str = ""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is known of a run before it writes anything.
+
+    Attributes:
+        images: To train on.
+        validation: Held out.
+        about: Config and data, as every checkpoint says them.
+        resume: Where it goes on; None = it begins.
+        asked: What evaluations along the way measure; None = there are none.
+        best: The number that chooses the best tokenizer, and whether a larger one is better; None = none does.
+        shown: What pictures along the way show; None = there are none.
+    """
+
+    images: Images
+    validation: Images
+    about: dict[str, Any]
+    resume: Checkpoint | None
+    asked: Settings | None
+    best: tuple[str, bool] | None
+    shown: Batch | None
+
+
+def prepare(run: Run, processes: int, images: Images, about: dict[str, Any], resume: Checkpoint | None) -> Plan:
+    """Try the parts, and find all that the run needs besides: its best number, images and weights.
+
+    Args:
+        run: Its micro-batches are known.
+        processes: That share a batch.
+        images: To train on.
+        about: Config and data, as every checkpoint says them.
+        resume: Where the run goes on; None = it begins.
+
+    Raises:
+        InputError: If parts do not go together, or something is not to be had. Nothing is written.
+    """
+    _rehearse(run, processes)
+    asked = Settings(run.trainer.evaluate_metrics, Protocol("offline"), seed=run.seed)
+    asked = asked if run.trainer.evaluate_every else None
+    best = find_best(run.trainer.best, asked, run.tokenizer, run.image_size) if asked is not None else None
+    validation = run.data.validation(run.image_size)
+    say_remarks(validation.remarks, said=images.remarks)
+    shown = next(iter(spread_loader(validation, 16))) if run.trainer.pictures_every else None
+    _fetch_weights(run.objective, "objective")
+    if run.init_from:
+        take_weights(run.tokenizer, run.init_from)
+    elif resume is None:
+        _fetch_weights(run.tokenizer)
+    return Plan(images, validation, about, resume, asked, best, shown)
+
+
+def check_resume(run: Run, resume: Checkpoint, about: dict[str, Any]) -> None:
+    """Say what differs from the run so far; InputError if that is more than may."""
+    for line in check_changes(resume.about["config"], run.config, list(run.allow_change)):
+        log.warning("going on with a changed config: %s", line)
+    before, now = resume.about["data"], about["data"]
+    if before != now and "data" not in run.allow_change:
+        raise InputError(
+            f"the training images are not those of the run so far ({_size(before)} then, {_size(now)} now); "
+            "bring them back, or say allow_change=[data] to go on all the same"
+        )
+
+
+def _rehearse(run: Run, processes: int) -> None:
+    """Try the last step, which has every term that ramps up or starts late."""
+    settings = run.trainer
+    images = settings.batch_size // (processes * settings.accumulate)
+    last = settings.max_steps - 1
+    Rehearsal(images, run.image_size, last, settings.precision == "bf16", run.config)(run.tokenizer, run.objective)
+
+
+def _fetch_weights(root: nn.Module, key: str = "") -> None:
+    """Read published weights, and name the parts that ought to have some and go without."""
+    fetch_weights(root, key)
+    for name, part in root.named_modules(prefix=key):
+        if isinstance(part, Pretrained) and part.weights == RANDOM:
+            warn_random(name)
+
+
+def _size(about: dict[str, Any]) -> str:
+    return f"{about['shards']} shards" if "shards" in about else str(about.get("images"))
