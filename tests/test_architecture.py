@@ -11,7 +11,8 @@ ROWS = [
     "errors", "text", "types", "pixels", "files", "locate", "paste", "plain", "schedules", "distributed", "weights",
     "pretrained", "nn", "spaces", "encoders", "quantizers", "regularizers", "decoders", "critics", "losses",
     "metrics", "data", "tokenizer", "info", "objectives", "evaluation", "export", "zoo", "training", "overrides",
-    "hints", "explain", "signatures", "unread", "config", "run_data", "build", "command_line", "cli",
+    "hints", "explain", "signatures", "unread", "config", "run_data", "build", "image_commands",
+    "command_line", "cli",
 ]  # fmt: skip
 LEVEL = {name: level for level, name in enumerate(ROWS)}
 SAME_ROW = [{"errors", "types", "pixels"}, {"schedules", "distributed", "files"}]

@@ -180,8 +180,8 @@ def _carry_out(run: Run, trainer: Trainer, crew: _Crew, begins: bool) -> Outcome
             launcher.part()
     except BaseException as error:
         if isinstance(error, InputError) and begins and task.step == 0 and world_size() == 1:
-            if mirror is not None:
-                mirror.finish()
+            if crew.mirror is not None:
+                crew.mirror.finish()  # before the folder goes
             run_folder.give_back(run.folder)  # refused by the first batch, say: there is nothing to go on with
         else:
             note_failure(events, task.step, error)

@@ -11,11 +11,11 @@ from export.stores import content, tokenizer_of
 from omegaconf import OmegaConf
 from training.runs import run_tiny, write_images
 
-from imtok import cli
 from imtok.cli import main
 from imtok.errors import InputError
 from imtok.export.store import TokenStore, as_json
 from imtok.files import sealed
+from imtok.image_commands import find_device
 
 
 @pytest.fixture
@@ -126,7 +126,7 @@ def test_torchrun_with_two_processes_exports_exactly_what_one_does(run, tmp_path
 
 
 def device_of(name):
-    return cli._device(OmegaConf.create({"device": name, "threads": None}))
+    return find_device(OmegaConf.create({"device": name, "threads": None}))
 
 
 @pytest.mark.parametrize("launcher", ["LOCAL_RANK", "SLURM_LOCALID"])
