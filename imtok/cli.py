@@ -216,8 +216,8 @@ def compose_training(overrides: Sequence[str]) -> dict[str, Any]:
 
 def _unknown(command: str) -> None:
     commands = ", ".join([*_COMMANDS, *_PLAIN])
-    close = difflib.get_close_matches(command, [*_COMMANDS, *_PLAIN], n=1)
-    raise InputError(f"there is no command {command}; {f'did you mean {close[0]}? ' * len(close)}there are {commands}")
+    meant = "".join(f"did you mean {name}? " for name in difflib.get_close_matches(command, [*_COMMANDS, *_PLAIN], n=1))
+    raise InputError(f"there is no command {command}; {meant}there are {commands}")
 
 
 _COMMANDS: dict[str, Callable[[DictConfig], None]] = {

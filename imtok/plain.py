@@ -108,7 +108,9 @@ def read_words(name: str, words: Sequence[str]) -> Words:
                     f"{key} is given twice, {found.keys[key]} and {value or next(left, '')}; {plain.takes}"
                 )
             found.keys[key] = _home(value if equal else next(left, ""))
-        elif equal and key == plain.name:
+        elif not (value if equal and key in (plain.name, f"data.{plain.name}") else word).strip():
+            raise InputError(f"a path is empty; {plain.takes}")
+        elif equal and key in (plain.name, f"data.{plain.name}"):  # as the commands with a config call it
             found.paths.append(_home(value))
         elif word.startswith("-") or (equal and not Path(word).exists()):
             close = difflib.get_close_matches(key, plain.keys, n=1)

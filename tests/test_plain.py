@@ -24,6 +24,8 @@ from imtok.plain import PLAIN, Words, read_words
         ("compare", ["a", "b", "metric=psnr"], "metric=psnr: no such argument; "),
         ("import", ["sauce=x"], "sauce=x: no such argument; did you mean source? "),
         ("import", ["llamagen"], "llamagen: one argument too many; imtok import takes source=NAME"),
+        ("check", [""], "a path is empty; imtok check takes"),
+        ("check", ["path="], "a path is empty; imtok check takes"),
         ("info", ["~nobody-here/x"], "~nobody-here/x: there is no such user"),
     ],
 )
@@ -41,7 +43,19 @@ def test_paths_are_taken_as_they_are(tmp_path, monkeypatch):
     assert read_words("check", ["a=b"]) == Words(["a=b"], {})
     assert read_words("check", ["path=Größe (1)", "--workers", "2"]) == Words(["Größe (1)"], {"workers": "2"})
     assert read_words("import", ["path=~/x,y", "out=[a]"]) == Words([], {"path": "/home/me/x,y", "out": "[a]"})
+    assert read_words("check", ["data.path=photos"]) == Words(["photos"], {})
     assert read_words("info", ["tokenizer=~/run"]) == Words(["/home/me/run"], {})
+
+
+@pytest.mark.parametrize(
+    ("word", "meant"), [("trian", "did you mean train? there"), ("runs/a", "there"), ("-m", "there")]
+)
+def test_a_command_that_is_none_is_named(word, meant, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["imtok", word])
+    with pytest.raises(SystemExit) as end:
+        main()
+    assert end.value.code == 2
+    assert capsys.readouterr().err.startswith(f"imtok: there is no command {word}; {meant} are train, eval, ")
 
 
 @pytest.mark.parametrize("name", PLAIN)
