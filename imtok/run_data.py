@@ -3,7 +3,7 @@
 import difflib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
@@ -47,7 +47,7 @@ def take_data(config: DictConfig, sources: Sequence[str], split: str | None = No
     found = [_stored(run) for run in runs if run is not None]
     if any(section != found[0] for section in found):
         raise InputError(f"data must be given: {' and '.join(sources)} were trained on different images; {_OTHER}")
-    _check(found[0], f"{runs[0]}/{_CONFIG}")
+    _check(found[0], str(_source(cast(Path, runs[0]))))
     config.data = found[0]
     config.split = config.split or split
     return f"data of the run: {_line(found[0], config.split)}"
@@ -78,7 +78,7 @@ def _composed(kind: str) -> dict[str, Any]:
         Singleton.set_state(running)
 
 
-_CONFIG = "config.yaml"
+_CONFIG, _FACTS = "config.yaml", "run.json"
 _ABSENT = object()
 
 
@@ -86,17 +86,24 @@ def _run(source: str) -> Path | None:
     """The run that a tokenizer is of: its own folder, or that in which ``tokenizer/`` or ``best/tokenizer/`` lies."""
     folder = find_tokenizer(source)
     places = [folder, folder.parent, folder.parent.parent] if not source.startswith("hf:") else []
-    return next((place for place in places if (place / _CONFIG).is_file() and (place / "run.json").is_file()), None)
+    return next((place for place in places if (place / _FACTS).is_file()), None)
+
+
+def _source(run: Path) -> Path:
+    """The file that says what a run was trained on: its config, or where that is gone its facts, which hold it too."""
+    return run / (_CONFIG if (run / _CONFIG).exists() else _FACTS)
 
 
 def _stored(run: Path) -> dict[str, Any]:
+    source = _source(run)
     try:
-        config = OmegaConf.to_container(OmegaConf.load(run / _CONFIG))  # nothing is resolved: it is a stranger's
+        found: Any = OmegaConf.to_container(OmegaConf.load(source))  # nothing is resolved: it is a stranger's
     except (OSError, ValueError, YAMLError, OmegaConfBaseException):
-        config = None
+        found = None
+    config = found.get("config") if source.name == _FACTS and isinstance(found, dict) else found
     section = config.get("data") if isinstance(config, dict) else None
     if not isinstance(section, dict) or "_target_" not in section:
-        raise InputError(f"{run / _CONFIG} does not say what the run was trained on; {_OTHER}")
+        raise InputError(f"{source} does not say what the run was trained on; {_OTHER}")
     return section
 
 

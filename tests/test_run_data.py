@@ -97,6 +97,22 @@ def test_data_of_a_run_that_cannot_be_used_is_one_line_with_the_fix(here, sectio
     assert "\n" not in str(error.value)
 
 
+def test_a_run_without_its_config_is_still_a_run(here):
+    """It was measured on the bundled photographs, as if it were a tokenizer alone."""
+    run = Path(here("run", FOLDER))
+    (run / "config.yaml").unlink()
+    with pytest.raises(InputError, match=r"run/run\.json does not say what the run was trained on; give data=folder"):
+        take_data(given(), ["run"])
+    (run / "run.json").write_text(json.dumps({"config": {"data": FOLDER}}))
+    config = given()
+    assert take_data(config, ["run"], split="val").startswith("data: that of the run: data=folder data.path=images ")
+    assert config.data == FOLDER
+    for damaged in ("", "data: [", "\x00", "- a", "data: photos", "data: {path: images}"):
+        (run / "config.yaml").write_text(damaged)
+        with pytest.raises(InputError, match=r"^run/config\.yaml does not say what the run was trained on; give data="):
+            take_data(given(), ["run"])
+
+
 def test_a_package_that_is_trusted_may_be_named(here, monkeypatch):
     monkeypatch.setenv("IMTOK_PACKAGES", "mine")
     here("run", {**FOLDER, "opener": {"_target_": "mine.Vault"}})
