@@ -268,7 +268,10 @@ def check_config(
     except (OmegaConfBaseException, RecursionError) as error:
         key = getattr(error, "full_key", None) or "the config"
         reason = str(error) if "recursion" not in str(error) else "interpolations go round in a circle"
-        return [f"{key}: {re.sub('^.* raised while resolving interpolation: ', '', reason).splitlines()[0]}"]
+        line = re.sub("^.* raised while resolving interpolation: ", "", reason).splitlines()[0]
+        variable = re.search(r"Interpolation key '(\w+)' not found", line)
+        meant = f"; the environment's is ${{oc.env:{variable[1]}}}" if variable and variable[1] in os.environ else ""
+        return [f"{key}: {line}{meant}"]
     problems += unusable_numbers(OmegaConf.to_container(config))
     plain = cast(dict[str, Any], plain)
     known = without(config, unread)

@@ -1,7 +1,9 @@
 """Keeps paths as a user typed them, and resolves ``~`` and the environment before a config is stored."""
 
 import logging
+import os
 import re
+import shlex
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -138,6 +140,13 @@ def _local(key: str, text: str, config: DictConfig) -> str:
                 f"{key}: an address must not read the environment, since configs are written to the run folder, and "
                 "addresses may hold passwords; write the address out"
             )
+    left = re.match(r"\$(\w+)", text)
+    if left and left[1] in os.environ and not _exists(text):
+        meant = f"{key}=${{oc.env:{left[1]}}}{text[left.end() :]}"
+        raise InputError(
+            f"{key}: {left[0]} is as it was typed, since the shell puts nothing in its place between single quotes; "
+            f"write {shlex.quote(meant)}, or {shlex.quote(f'{key}=./{text}')} for a folder of that name"
+        )
     first, slash, rest = text.partition("/")
     try:
         return str(Path(first).expanduser()) + slash + rest if first.startswith("~") else text

@@ -213,7 +213,9 @@ class Tokenizer(nn.Module):
         modules = dict(self.named_modules()) if names else {}
         for name in names:
             if name not in modules:
-                raise ValueError(f"{name!r} must name a sub-module of the tokenizer: {', '.join(_top(modules))}, ...")
+                raise ValueError(
+                    f"freeze must name parts of the tokenizer ({', '.join(_top(modules))}, ...), got {name!r}"
+                )
             yield name, modules[name]
 
     def save(self, folder: str | Path) -> None:

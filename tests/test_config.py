@@ -101,6 +101,8 @@ def test_every_encoder_builds_with_its_decoder(encoder):
         (["++objective.losses.l2.weight=inf"], "objective.losses.l2.weight must be a finite number, got inf"),
         (["optimizer.lr=null"], "optimizer.lr: must have a value, got null"),
         (["encoder.depth=-1"], "encoder.depth: must not be negative, got -1"),
+        (["out=${HOME}/x"], "out: Interpolation key 'HOME' not found; the environment's is ${oc.env:HOME}"),
+        (["trainer.accelerator=cdua"], "trainer.accelerator must be one of auto, cpu, gpu, cuda, mps, tpu, got cdua"),
         (["trainer.devices=two"], "trainer.devices must be auto, a number of at least 1, -1 (all) or a list"),
         (["+seed=3"], "seed: there already; write seed=3, without +"),
         (["data=[photo]"], "data=[photo]: takes one option and no list; did you mean photos?"),

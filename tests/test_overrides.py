@@ -107,6 +107,18 @@ def test_home_is_one_place_for_all_paths(monkeypatch):
     ]
 
 
+def test_a_variable_that_the_shell_has_left_is_no_name_of_a_folder(tmp_path, monkeypatch):
+    """``out='$HOME/runs'`` made a folder called ``$HOME`` here."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("IMTOK_PLACE", "/data")
+    (line,) = settle(OmegaConf.create({"out": "$IMTOK_PLACE/x y"}))
+    assert line.startswith("out: $IMTOK_PLACE is as it was typed, ")
+    assert line.endswith("write 'out=${oc.env:IMTOK_PLACE}/x y', or 'out=./$IMTOK_PLACE/x y' for a folder of that name")
+    assert settle(OmegaConf.create({"out": "./$IMTOK_PLACE", "data": {"path": "$nobodys/x", "val_path": "a$b"}})) == []
+    (tmp_path / "$IMTOK_PLACE").mkdir()
+    assert settle(OmegaConf.create({"data": {"path": "$IMTOK_PLACE"}})) == []
+
+
 def test_paths_may_come_from_the_environment_and_addresses_may_not(monkeypatch):
     monkeypatch.setenv("IMTOK_PLACE", "/data")
     monkeypatch.delenv("IMTOK_NOWHERE", raising=False)

@@ -122,7 +122,7 @@ def unique_names(sources: Sequence[str]) -> list[str]:
         names = ["_".join(Path(source).absolute().parts[1:][-parts:]) for source in sources]
         if len(set(names)) == len(names):
             return names
-    raise InputError(f"tokenizer must name different tokenizers, got {', '.join(sources)}")
+    raise InputError(f"one and the same is named twice among {', '.join(sources)}; name each once")
 
 
 def claim_side_by_side(folder: Path) -> None:

@@ -108,8 +108,11 @@ def make_trainer(settings: TrainerSettings, has_critic: bool, command: Sequence[
             environment.validate_settings(trainer.num_devices, trainer.num_nodes)
     except InputError:
         raise
-    except (MisconfigurationException, ValueError, RuntimeError) as error:
-        raise InputError(f"trainer: {error}") from None
+    except (MisconfigurationException, TypeError, ValueError, RuntimeError) as error:
+        if "invalid strategy name" in str(error):
+            raise InputError(f"trainer.strategy={settings.strategy} is not known; give auto, ddp or fsdp") from None
+        asked = f"trainer.accelerator={settings.accelerator} trainer.devices={settings.devices}"
+        raise InputError(f"{asked}: {str(error).splitlines()[0]}") from None
     return trainer
 
 

@@ -74,6 +74,9 @@ class TrainerSettings:
         for name in ("workers", "skip_nonfinite", "pictures_every", "evaluate_every"):
             if getattr(self, name) < 0:
                 problems.append(f"trainer.{name} must not be negative, got {getattr(self, name)}")
+        accelerators = ("auto", "cpu", "gpu", "cuda", "mps", "tpu")
+        if self.accelerator not in accelerators:
+            problems.append(f"trainer.accelerator must be one of {', '.join(accelerators)}, got {self.accelerator}")
         known = self.devices if isinstance(self.devices, list) else [self.devices]
         numbers = [str(device) for device in known if str(device).isdecimal()]
         if str(self.devices) not in ("auto", "-1", "[]") and (len(numbers) < len(known) or self.devices in (0, "0")):

@@ -154,5 +154,5 @@ def test_reports_are_read_back(tmp_path):
 def test_names_are_as_short_as_they_may_be():
     assert unique_names(["runs/a", "runs/b"]) == ["a", "b"]
     assert unique_names(["x/run", "y/run"]) == ["x_run", "y_run"]
-    with pytest.raises(InputError, match="must name different tokenizers"):
+    with pytest.raises(InputError, match="one and the same is named twice among"):
         unique_names(["a", "a"])

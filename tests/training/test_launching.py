@@ -72,6 +72,19 @@ def test_devices_and_nodes_must_be_what_was_started(surroundings):
         make_trainer(settings(strategy="ddp", devices=2), False)
 
 
+@pytest.mark.parametrize(
+    ("given", "line"),
+    [
+        ({"devices": -1}, r"^trainer\.accelerator=cpu trainer\.devices=-1: `devices` selected with `CPUAccelerator`"),
+        ({"strategy": "dpp"}, r"^trainer\.strategy=dpp is not known; give auto, ddp or fsdp$"),
+    ],
+)
+def test_what_lightning_cannot_use_is_one_line_with_its_keys(surroundings, given, line):
+    with pytest.raises(InputError, match=line) as error:
+        make_trainer(settings(**given), False)
+    assert "\n" not in str(error.value)
+
+
 def test_processes_of_mpirun_are_named(surroundings):
     surroundings({"OMPI_COMM_WORLD_SIZE": "2", "OMPI_COMM_WORLD_RANK": "0"})
     with pytest.raises(InputError, match="mpirun started 2 processes, which do not know of each other; use torchrun"):
