@@ -114,8 +114,9 @@ class Hints:
 def hint(name: str, known: Sequence[str]) -> str:
     """The nearest of the known names, or all of them; begins with "; "."""
     meant = _ALIASES.get(name, "")
-    close = [meant] if meant in known else difflib.get_close_matches(name, known, n=1)
-    return f"; did you mean {close[0]}?" if close else f"; there are {', '.join(sorted(known))}"
+    longer = sorted(one for one in known if len(name) > 2 and one.startswith(name))  # of a family only the first name
+    close = [meant] if meant in known else longer[:4] or difflib.get_close_matches(name, known, n=1)
+    return f"; did you mean {' or '.join(close)}?" if close else f"; there are {', '.join(sorted(known))}"
 
 
 def _shallowest(name: str, config: DictConfig) -> list[str]:

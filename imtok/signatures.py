@@ -10,9 +10,22 @@ from typing import Any, Literal, TypeGuard, Union, get_args, get_origin, get_typ
 
 from hydra.utils import get_object
 
+from imtok.data.base import Data
+from imtok.decoders.base import Decoder
+from imtok.encoders.base import Encoder
+from imtok.evaluation.protocol import Protocol
+from imtok.export.formats.base import Format
 from imtok.hints import hint
+from imtok.objectives.base import Objective
 from imtok.overrides import PATHS, quoted
+from imtok.quantizers.base import Quantizer
+from imtok.regularizers.base import Regularizer
+from imtok.spaces.base import Space
 
+_SECTIONS = {
+    "data": Data, "encoder": Encoder, "quantizer": Quantizer, "regularizer": Regularizer, "decoder": Decoder,
+    "space": Space, "objective": Objective, "protocol": Protocol, "format": Format,
+}  # fmt: skip
 # Arguments that imtok.build passes itself, so that YAML files leave them out.
 PROVIDED = {
     "encoder": {"out_dim", "image_size", "space"},
@@ -32,7 +45,8 @@ def check_parts(plain: dict[str, Any], unread: Sequence[str] = (), typed: set[st
     """
     lines = list[str]()
     for path, node in _targets({key: value for key, value in plain.items() if key not in unread}):
-        lines += _check_node(path, node, PROVIDED.get(path, set()), typed)
+        other = list(_of_other_class(path, node, _SECTIONS.get(path, Any)))
+        lines += other or _check_node(path, node, PROVIDED.get(path, set()), typed)
     return lines
 
 
@@ -68,6 +82,8 @@ def _check_node(path: str, node: dict[str, Any], provided: set[str], typed: set[
                 left_over.append(key)
             else:
                 yield f"{path}.{key}: {target.rpartition('.')[2]} has no argument {key}{meant}"
+        elif other := list(_of_other_class(f"{path}.{key}", value, hints.get(key, Any))):
+            yield from other
         elif unbuilt := list(_unbuilt(f"{path}.{key}", value, hints.get(key, Any))):
             yield from (
                 f"{where}: it has no _target_, so nothing can build it; ~{where} removes it" for where in unbuilt
@@ -118,6 +134,26 @@ def _unbuilt(path: str, value: Any, hint: Any) -> Iterator[str]:
     unnamed = "_target_" not in value if isinstance(value, dict) else ours and value is not None and value != "???"
     if parts and len(parts) == len(wanted) and unnamed:
         yield path
+
+
+def _of_other_class(path: str, value: Any, hint: Any) -> Iterator[str]:
+    """Where a part of imtok stands in the place of another kind. Classes of a user's own may be what they like."""
+    origin, args = get_origin(hint), get_args(hint)
+    if inspect.isclass(origin) and issubclass(dict, origin) and isinstance(value, dict):
+        for key, item in value.items():
+            yield from _of_other_class(f"{path}.{key}", item, args[-1])
+    if not isinstance(value, dict) or not str(value.get("_target_")).startswith("imtok."):
+        return
+    wanted = [arg for arg in args if arg is not NoneType] if origin in (Union, UnionType) else [hint]
+    if not all(inspect.isclass(one) and one.__module__.startswith("imtok.") for one in wanted):
+        return
+    try:
+        found = get_object(value["_target_"])
+    except Exception:  # what cannot be imported is refused by name
+        return
+    ours = inspect.isclass(found) and found.__module__.startswith("imtok.")
+    if ours and not issubclass(found, tuple(wanted)):
+        yield f"{path}._target_: must be of class {' or '.join(one.__name__ for one in wanted)}, got {found.__name__}"
 
 
 def _as_path(key: str, value: Any) -> str:

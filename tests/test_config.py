@@ -101,6 +101,16 @@ def test_every_encoder_builds_with_its_decoder(encoder):
         (["++objective.losses.l2.weight=inf"], "objective.losses.l2.weight must be a finite number, got inf"),
         (["optimizer.lr=null"], "optimizer.lr: must have a value, got null"),
         (["encoder.depth=-1"], "encoder.depth: must not be negative, got -1"),
+        (["encoder._target_=imtok.quantizers.vq.VQ"], "encoder._target_: must be of class Encoder, got VQ"),
+        (
+            ["+objective.losses.new={_target_:imtok.quantizers.fsq.FSQ,levels:[8]}"],
+            "objective.losses.new._target_: must be of class ImageLoss, got FSQ",
+        ),
+        (
+            ["objective={_target_:imtok.losses.pixel.L1Loss}"],
+            "objective._target_: must be of class Objective, got L1Loss",
+        ),
+        (["experiment=titok"], "did you mean titok_b64 or titok_b64_stage1 or titok_bl64 or titok_l32?"),
         (["out=${HOME}/x"], "out: Interpolation key 'HOME' not found; the environment's is ${oc.env:HOME}"),
         (["trainer.accelerator=cdua"], "trainer.accelerator must be one of auto, cpu, gpu, cuda, mps, tpu, got cdua"),
         (["trainer.devices=two"], "trainer.devices must be auto, a number of at least 1, -1 (all) or a list"),
