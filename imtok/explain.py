@@ -141,13 +141,14 @@ def _explain(override: str, error: Exception, config: DictConfig, hints: Hints, 
     cause = (error.__cause__ or error) if not text or "Error merging override" in text else error
     if "Ambiguous value" in str(cause) and isinstance(current, (int, float, str)):
         return f"{key}: several values make a sweep, which takes -m"
-    if (OmegaConf.is_list(current) and not value.startswith("[")) or "Ambiguous value" in str(cause):
+    wants_list = OmegaConf.is_list(current) or "is not a ListConfig" in str(cause)
+    if (wants_list and not value.startswith(("[", "{"))) or "Ambiguous value" in str(cause):
         return f"{key}: a list takes brackets; write {key}=[{value}]"
     return f"{key}: {_of_type(key, str(cause)) or (str(cause).splitlines() or [type(cause).__name__])[0]}"
 
 
 _DASHES = "\N{MINUS SIGN}\N{EN DASH}\N{EM DASH}\N{HORIZONTAL BAR}\N{HYPHEN}\N{NON-BREAKING HYPHEN}\N{FIGURE DASH}"
-_TYPES = {"Integer": "a whole number", "Float": "a number", "Boolean": "true or false"}
+_TYPES = {"Integer": "a whole number", "Float": "a number", "bool": "true or false"}
 
 
 def _unreadable(key: str, value: str) -> str:
@@ -161,7 +162,10 @@ def _of_type(key: str, text: str) -> str:
     """What OmegaConf says of a value of a wrong type, in words; "" if it says something else."""
     if "is not Optional" in text:
         return "must have a value, got null"
-    found = re.match(r"Value '(.*)' of type '\w+' could not be converted to (\w+)", text, re.DOTALL)
+    if "does not support deletion" in text:
+        return "must not be taken out, since the command reads it; give another value"
+    truth = re.match(r"Value '(.*)' is not a valid (bool)", text, re.DOTALL)
+    found = truth or re.match(r"Value '(.*)' of type '\w+' could not be converted to (\w+)", text, re.DOTALL)
     if found is None or found[2] not in _TYPES:
         return ""
     value = found[1].lower() if found[1] in ("True", "False") else found[1]

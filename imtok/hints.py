@@ -87,6 +87,9 @@ class Hints:
         name, colon, value = word.partition(":")
         if colon and name in known:
             return f": {shlex.quote(f'{name}={value.strip()}')}"
+        key, _, path = before.partition("=")
+        if key.rpartition(".")[2] in PATHS and path and Path(f"{path} {word}").exists():
+            return f", and quote a path with spaces: {shlex.quote(f'{before} {word}')}"
         keys = [f"{word}=VALUE"] if word in known else []
         keys += [f"{group}={word}" for group, options in self.groups.items() if word in options and group != "size"]
         if keys:

@@ -53,7 +53,7 @@ def as_typed(arguments: Sequence[str], lists: Sequence[str] = ()) -> list[str]:
         lists: Keys of paths that take lists too.
 
     Example:
-        >>> as_typed(["data.path=C:/My Pictures (1)", "out=2020", "seed=3", "tokenizer=[a,b]"])
+        >>> as_typed(["data.path=C:/My Pictures (1)", "out=2020", "seed=3", "tokenizer=[a,b]"], ["tokenizer"])
         ["data.path='C:/My Pictures (1)'", "out='2020'", 'seed=3', 'tokenizer=[a,b]']
     """
     swept = any(argument in ("-m", "--multirun") for argument in arguments)

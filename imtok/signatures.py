@@ -195,7 +195,25 @@ def _is_number(value: Any) -> TypeGuard[int]:
     return isinstance(value, int) and not isinstance(value, bool)
 
 
+_WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "a text", NoneType: "null"}
+_SEVERAL = {int: "whole numbers", float: "numbers", str: "texts"}
+
+
 def _name(hint: Any) -> str:
-    if get_origin(hint) is Literal:
-        return " or ".join(map(str, get_args(hint)))
-    return hint.__name__ if inspect.isclass(hint) and not get_args(hint) else re.sub(r"[\w.]+\.(\w+)", r"\1", str(hint))
+    """What an argument takes, in words.
+
+    Example:
+        >>> _name(int | None), _name(tuple[float, float]), _name(Literal["a", "b"])
+        ('a whole number or null', 'a list of 2 numbers', 'a or b')
+    """
+    origin, args = get_origin(hint), get_args(hint)
+    if origin is Literal:
+        return " or ".join(map(str, args))
+    if origin in (Union, UnionType):
+        return " or ".join(map(_name, args))
+    if hint in _WORDS:
+        return _WORDS[hint]
+    if inspect.isclass(origin) and (origin is list or issubclass(tuple, origin)) and args[0] in _SEVERAL:
+        number = f"{len(args)} " if origin is tuple and ... not in args else ""
+        return f"a list of {number}{_SEVERAL[args[0]]}"
+    return hint.__name__ if inspect.isclass(hint) and not args else re.sub(r"[\w.]+\.(\w+)", r"\1", str(hint))
