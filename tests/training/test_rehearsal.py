@@ -10,7 +10,7 @@ from training.runs import state_of, tiny_run
 
 from imtok.errors import InputError
 from imtok.quantizers.vq import VQ
-from imtok.training import run as runs
+from imtok.training import prepare
 from imtok.training.rehearsal import Rehearsal
 from imtok.training.run import train
 
@@ -34,7 +34,7 @@ def test_it_leaves_no_trace(tmp_path):
 
 def test_a_run_computes_the_same_bits_with_it_as_without_it(tmp_path, monkeypatch):
     train(tiny_run(tmp_path / "with", "trainer.max_steps=3"))
-    monkeypatch.setattr(runs, "_rehearse", lambda *_: None)
+    monkeypatch.setattr(prepare, "_rehearse", lambda *_: None)
     train(tiny_run(tmp_path / "without", "trainer.max_steps=3"))
     assert state_of(tmp_path / "with", 3) == state_of(tmp_path / "without", 3)
 
