@@ -39,6 +39,11 @@ class Joined(Source):
             for name, source in zip(names, sources, strict=True):
                 self.offsets.append(len(self.classes) if source.classes else None)
                 self.classes += [f"{name}/{class_name}" for class_name in source.classes]
+                if not source.classes and any(source.label(index) >= 0 for index in range(len(source))):
+                    self.remarks += (
+                        f"the classes of {name} have no names, so its images have no class beside others; name them (a "
+                        "classes.json beside shards, data.classes, or names as labels)",
+                    )
 
     def place(self, index: int) -> tuple[int, int]:
         """Which source an image is of, and which of its images it is."""

@@ -152,6 +152,9 @@ class _Matched(Subset):
         super().__init__(targets, matched[:, 0])
         self.places, self.partners = matched[:, 1], partners
         self.remarks = tuple(dict.fromkeys((*targets.remarks, *partners.remarks)))
+        if len(matched) < len(targets):
+            count = len(targets) - len(matched)
+            self.remarks += (f"{count} of {len(targets)} targets have no source in data.sources, and are left out",)
 
     @override
     def record(self, index: int) -> str:

@@ -133,3 +133,15 @@ def test_a_config_builds_its_parts(parts: dict[str, Folder], tmp_path: Path):
     nodes = {name: {"_target_": "imtok.data.folder.Folder", "path": str(tmp_path / name)} for name in COUNTS}
     plain = {"data": {"_target_": "imtok.data.mixture.Mixture", "parts": nodes, "weights": WEIGHTS}}
     assert len(build_part(plain, "data").evaluation(8)) == sum(COUNTS.values())
+
+
+def test_a_part_whose_classes_have_no_names_is_said_to_have_none(
+    folder: Path, tmp_path: Path, write_shard: Callable, picture: Callable[[int], bytes]
+):
+    shard = write_shard(tmp_path / "0.tar", [("1.png", picture(1)), ("1.cls", b"3"), ("2.png", picture(2))])
+    plain = write_shard(tmp_path / "1.tar", [("1.png", picture(3))])
+    parts = {"some": Folder(folder), "more": WebDataset(shard), "bare": WebDataset(plain)}
+    (said,) = [
+        said for said in Mixture(parts, dict.fromkeys(parts, 1.0)).evaluation(8).remarks if "have no names" in said
+    ]
+    assert said.startswith("the classes of more have no names, so its images have no class beside others; name them")

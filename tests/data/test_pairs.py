@@ -170,3 +170,14 @@ def test_sources_that_do_not_fit_are_named_in_one_line(said: str, folder: Path, 
 def test_ids_cannot_be_mirrored(tmp_path: Path):
     with pytest.raises(ValueError, match="flip must be false"):
         Pairs(Folder(tmp_path), tmp_path, flip=True)
+
+
+def test_targets_without_a_source_are_counted(folder: Path, tmp_path: Path):
+    keys = keys_of(folder)
+    write_rows(tmp_path / "ids", "ids", np.zeros((len(keys), 6, 2), dtype=np.uint16), keys)
+    whole = Pairs(Folder(folder, val_fraction=0.01), tmp_path / "ids").train(16, 0)
+    assert whole.remarks == ()
+    write_rows(tmp_path / "ids", "ids", np.zeros((5, 6, 2), dtype=np.uint16), keys[:5])
+    some = Pairs(Folder(folder, val_fraction=0.01), tmp_path / "ids").train(16, 0)
+    count = len(whole) - len(some)
+    assert some.remarks == (f"{count} of {len(whole)} targets have no source in data.sources, and are left out",)
