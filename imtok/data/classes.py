@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from typing import Protocol, runtime_checkable
+from unicodedata import normalize
 
 import numpy as np
 from jaxtyping import Int64
@@ -86,6 +87,7 @@ def number_like(
         if names:
             source.labels, source.classes = np.full_like(labels, -1), []
         return
+    own = spelled_like(own, classes)
     if own and own != classes:
         source.labels = renumber(labels, own, classes)
     source.classes = classes
@@ -101,6 +103,34 @@ def number_like(
         source.remarks += (f"{name}: there is no image of class {some(absent)}",)
     if not found:
         source.remarks += (unclassed(name),)
+
+
+def spelled_like(names: list[str], others: list[str]) -> list[str]:
+    r"""Names as others spell them, where the two differ in nothing but the code points of their letters.
+
+    macOS stores an accent beside its letter, others both as one: such folders are of one class.
+
+    Example:
+        >>> spelled_like(["cafe\u0301", "tea"], ["caf\u00e9"]) == ["caf\u00e9", "tea"]
+        True
+    """
+    known, spelling = set(others), {normalize("NFC", other): other for other in others}
+    return [name if name in known else spelling.get(normalize("NFC", name), name) for name in names]
+
+
+def twins(classes: list[str]) -> list[tuple[str, str]]:
+    """Pairs of classes whose names differ only in case or in the code points of their letters.
+
+    Example:
+        >>> twins(["Cat", "cat", "dog"])
+        [('Cat', 'cat')]
+    """
+    first, found = dict[str, str](), list[tuple[str, str]]()
+    for name in classes:
+        other = first.setdefault(normalize("NFC", name).casefold(), name)
+        if other != name:
+            found.append((other, name))
+    return found
 
 
 def unclassed(name: str) -> str:

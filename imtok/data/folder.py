@@ -11,7 +11,7 @@ import numpy as np
 from typing_extensions import override
 
 from imtok.data.apart import NOWHERE
-from imtok.data.classes import number_classes, number_like, some
+from imtok.data.classes import number_classes, number_like, some, twins
 from imtok.data.collection import Collection
 from imtok.data.decode import MAX_PIXELS, WHITE
 from imtok.data.headers import KINDS, SUFFIXES, nameless_kind, skipped, skipped_kind
@@ -139,7 +139,9 @@ class FileSource(Indexable):
         self.names = Names([file.name for file in found])
         self.sizes = np.array([file.size for file in found], dtype=np.int64)
         self.files = np.array([(file.device, file.number) for file in found], dtype=np.uint64)
-        about = read_metadata(self.folder, tables, self.names, label, caption) if tables or label or caption else None
+        about = None
+        if tables or label or caption:
+            about = read_metadata(self.folder, tables, self.names, label, caption, required=classes is None)
         self.written = None if about is None else about.captions
         self.remarks += () if about is None else about.remarks
         if about is not None and about.labels is not None:
@@ -171,7 +173,10 @@ class FileSource(Indexable):
             self.remarks += (
                 f"{folder}: {some(self.classes)} are taken as classes; data=imagenet takes them as splits",
             )
-        if classes is not None:
+        if classes is None:
+            alike = [f"{one!r} and {other!r}" for one, other in twins(self.classes)]
+            self.remarks += (f"{folder}: {some(alike)} are classes of their own",) if alike else ()
+        else:
             number_like(self, classes, str(folder), names=True)
 
     @override

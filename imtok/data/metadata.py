@@ -35,7 +35,12 @@ class Metadata:
 
 
 def read_metadata(
-    folder: bytes, tables: Sequence[bytes], names: Names, label: str | None, caption: str | None
+    folder: bytes,
+    tables: Sequence[bytes],
+    names: Names,
+    label: str | None,
+    caption: str | None,
+    required: bool = True,
 ) -> Metadata:
     """Match the rows of tables with images by ``file_name``, a path from the folder of the table.
 
@@ -45,6 +50,7 @@ def read_metadata(
         names: Relative paths of the images.
         label: The column of classes; None = ``label`` if there is one, "" = none.
         caption: The column of texts; None = ``text``, ``caption`` or ``captions`` if there is one, "" = none.
+        required: Whether a column that was asked for must be there; if False, a missing one is remarked.
 
     Raises:
         InputError: If a table cannot be read, names a file twice, or lacks a column that was asked for.
@@ -68,6 +74,11 @@ def read_metadata(
             remarks.append(f"{path} names {verb} not among the images: {printable(strange[0])}")
     columns = {column: None for row in rows.values() for column in row}
     asked = label is not None or caption is not None
+    for what, given in (("classes", label), ("captions", caption)):
+        if given and given not in columns and not required:
+            remarks.append(f"{os.fsdecode(folder)} has no column {given} in its metadata: its images have no {what}")
+    if not required:
+        label, caption = (given if not given or given in columns else "" for given in (label, caption))
     label = _column(label, ("label",), columns, "label", folder)
     caption = _column(caption, CAPTIONS, columns, "caption", folder)
     others = [column for column in columns if column != FILE]

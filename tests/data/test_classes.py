@@ -148,3 +148,18 @@ def test_held_out_images_of_every_kind_are_numbered_by_one_rule(tmp_path: Path, 
         assert f"{paths['val']}: there is no image of class a" in held_out.remarks
         assert bare.source.labels.tolist() == [-1]
         assert f"{paths['bare']}: no image has a class" in bare.remarks
+
+
+def test_names_of_classes_that_macos_spells_otherwise_are_one_class(tmp_path: Path, picture: Picture):
+    """An accent beside its letter, or both as one: unzipped here and there, one folder has two spellings."""
+    for name in ("train/caf\u00e9/1.png", "train/Cat/2.png", "val/cafe\u0301/3.png", "val/Cat/4.png"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(picture(1))
+    held_out = Folder(tmp_path / "train", val_path=tmp_path / "val").validation(8)
+    assert (held_out.source.labels.tolist(), held_out.remarks) == ([0, 1], ())
+    for name in ("cafe\u0301", "cat"):
+        (tmp_path / "train" / name).mkdir()
+        (tmp_path / "train" / name / "5.png").write_bytes(picture(1))
+    (said,) = FileSource(tmp_path / "train").remarks
+    assert "'Cat' and 'cat'" in said
+    assert said.endswith("are classes of their own")

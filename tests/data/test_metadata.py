@@ -155,3 +155,12 @@ def test_classes_of_both_parts_count_alike(root: Path, picture: Picture):
         held_out: Any = data.validation(8)
         assert list(labels(held_out.source).values()) == [2, 0, -1]
         assert f"{root}/val: images of class fox have no class, because the training images lack it" in held_out.remarks
+
+
+def test_held_out_images_may_lack_the_metadata_of_the_training_images(root: Path):
+    write(root / "metadata.jsonl", ROWS)
+    column = next(name for name in ROWS[0] if name not in ("file_name", "label"))
+    held_out = Folder(root, val_path=root / "a", caption=column).validation(8)
+    assert f"{root}/a has no column {column} in its metadata: its images have no captions" in held_out.remarks
+    with pytest.raises(InputError, match=f"data.caption={column} is not a column of the metadata"):
+        Folder(root / "a", caption=column).train(8, 0)
