@@ -16,6 +16,7 @@ from imtok.config import TrainConfig
 from imtok.data.base import Data
 from imtok.errors import InputError
 from imtok.objectives.base import Objective
+from imtok.paste import override
 from imtok.tokenizer import Tokenizer, construct
 from imtok.training.run import Run
 
@@ -61,10 +62,9 @@ def _this_job(folder: Path) -> tuple[str, ...]:
         return ()
     program = sys.orig_argv[1 : len(sys.orig_argv) - len(sys.argv[1:])]
     given = HydraConfig.get().overrides
-    kept = [override for override in given.hydra if not override.startswith(("hydra.mode=", "hydra.sweep"))]
-    own = [override for override in given.task if override.lstrip("+").partition("=")[0] != "out"]
-    out = str(folder.absolute()).replace("'", "\\'")
-    return (sys.executable, *program, *kept, *own, f"out='{out}'")
+    kept = [word for word in given.hydra if not word.startswith(("hydra.mode=", "hydra.sweep"))]
+    own = [word for word in given.task if word.lstrip("+").partition("=")[0] != "out"]
+    return (sys.executable, *program, *kept, *own, override("out", folder.absolute()))
 
 
 def build_tokenizer(plain: dict[str, Any]) -> Tokenizer:
