@@ -166,8 +166,20 @@ def read_shard(file: Readable, fields: Fields, classes: Sequence[str] | None, no
     def start(member: Member) -> bytes:
         return _data(read, member, min(member.size, 16))
 
+    kinds = dict[bool, str]()  # whether classes are names, and of which sample
     for group in gather(read_members(read), fields, take, start, notes):
         label = label_in(group, fields, group.fields.get, notes)
+        if label != NONE:
+            kinds.setdefault(isinstance(label, str), printable(group.key))
+        if len(kinds) > 1:
+            raise ShardError(
+                f"names the class of {kinds[True]!r} and numbers that of {kinds[False]!r}; write all of them in one way"
+            )
+        if classes and isinstance(label, int) and label >= len(classes):
+            raise ShardError(
+                f"holds {printable(group.key)!r} of class {label}, and {len(classes)} classes have names; name all "
+                "classes, or mend the label"
+            )
         if isinstance(label, str):
             if classes is None:
                 raise ShardError(

@@ -15,6 +15,7 @@ from imtok.data.members import Fields
 from imtok.data.remote import read_shard
 from imtok.data.samples import Notes, remarks
 from imtok.data.shards import ShardSource
+from imtok.data.tar import ShardError
 from imtok.data.tars import Tars
 from imtok.data.webdataset import WebDataset
 from imtok.errors import InputError
@@ -124,3 +125,23 @@ def test_images_that_are_null_or_only_paths_are_called_so(tmp_path: Path, pictur
     pq.write_table(pa.table({"image": paths}), tmp_path / "train.parquet")
     with pytest.raises(InputError, match=r"row 0 of column image holds no image, only the path '0\.png'; embed"):
         HuggingFace(tmp_path).train(8, 0)
+
+
+@pytest.mark.parametrize(
+    ("label", "local", "stream"),
+    [
+        (b"1", r"is a name and that of .* a number", "names the class of '1' and numbers that of '2'"),
+        (b"7", r"is a name and that of .* a number", "names the class of '1' and numbers that of '2'"),
+        (b"", r"0\.tar:1 has class 7, and the classes have names from 0 to 1", "holds '1' of class 7, and 2 classes"),
+    ],
+)
+def test_classes_that_cannot_be_counted_are_refused_in_streams_too(
+    label: bytes, local: str, stream: str, tmp_path: Path, write_shard: Write, picture: Picture
+):
+    first = b"fox" if label else b"7"
+    members = [("1.cls", first), ("1.png", picture(1)), ("2.png", picture(2)), *([("2.cls", label)] if label else [])]
+    shard = write_shard(tmp_path / "0.tar", members)
+    with pytest.raises(InputError, match=local):
+        WebDataset(shard, classes=["fox", "owl"]).evaluation(8)
+    with shard.open("rb") as file, pytest.raises(ShardError, match=stream):
+        list(read_shard(file, Fields(), ["fox", "owl"], Notes()))
