@@ -138,6 +138,12 @@ def unclassed(name: str) -> str:
     return f"{name}: no image has a class"
 
 
+def unplaced(count: int, name: str) -> tuple[str, ...]:
+    """The remark on so many images that lie beside the folders of classes; none if there are none."""
+    what, verb = ("an image that lies", "has") if count == 1 else (f"{count} images that lie", "have")
+    return (f"{name}: {what} in no folder of a class {verb} none",) if count else ()
+
+
 def require_named(source: Labelled) -> None:
     """Raise InputError that names the first image whose class is beyond the names of the classes, if these have any."""
     count = len(source.classes)

@@ -11,7 +11,7 @@ import numpy as np
 from typing_extensions import override
 
 from imtok.data.apart import NOWHERE
-from imtok.data.classes import number_classes, number_like, some, twins
+from imtok.data.classes import number_classes, number_like, some, twins, unplaced
 from imtok.data.collection import Collection
 from imtok.data.decode import MAX_PIXELS, WHITE
 from imtok.data.headers import KINDS, SUFFIXES, nameless_kind, skipped, skipped_kind
@@ -163,10 +163,10 @@ class FileSource(Indexable):
         number = {name: label for label, name in enumerate(self.classes)}
         labels = (-1 if level is None else number[printable(level)] for level in levels)
         self.labels = np.fromiter(labels, dtype=np.int64, count=len(levels))
-        if present and None in levels:
-            bare = levels.count(None)
-            what = "an image that lies" if bare == 1 else f"{bare} images that lie"
-            self.remarks += (f"{folder}: {what} in no folder of a class {'has' if bare == 1 else 'have'} none",)
+        if present:
+            self.remarks += unplaced(levels.count(None), str(folder))
+        if len(present) == 1 and None not in levels and classes is None:
+            self.remarks += self._lone(folder, printable(*present))
         if classes is None and empty:
             self.remarks += (f"{folder}: there is no image of class {some([printable(level) for level in empty])}",)
         if classes is None and {"train", "training"} & set(self.classes) and PARTS.issuperset(self.classes):
@@ -178,6 +178,14 @@ class FileSource(Indexable):
             self.remarks += (f"{folder}: {some(alike)} are classes of their own",) if alike else ()
         else:
             number_like(self, classes, str(folder), names=True)
+
+    def _lone(self, folder: Path, name: str) -> tuple[str, ...]:
+        """The remark on a single folder of a class that holds the folders that are meant."""
+        inner = {printable(parts[1]) for parts in (own.split(b"/", 2) for own in self.names) if len(parts) > 2}
+        if len(inner) < 2:
+            return ()
+        meant = f"data.path={folder / name} takes the {len(inner)} folders in it as classes: {some(sorted(inner))}"
+        return (f"{folder}: all images are of one class, {name}; {meant}",)
 
     @override
     def __len__(self) -> int:

@@ -7,7 +7,7 @@ from typing import Generic, TypeVar
 
 from imtok.data.classes import some
 from imtok.data.headers import nameless_kind
-from imtok.data.members import CAPTION, CLASS, Fields, Text, is_picture
+from imtok.data.members import CAPTION, CLASS, DESCRIPTION, Fields, Text, is_picture
 from imtok.data.names import printable
 from imtok.data.tar import FILE, Member, ShardError
 from imtok.data.texts import NONE, DamagedTextError, Read, caption_of, label_of
@@ -35,6 +35,7 @@ class Notes:
         samples: How many have an image.
         imageless: How many have pictures, but not in the field that is the image.
         orphans: How many have a class or a caption, and no image.
+        bare: How many have no field that classes are in.
         unlabelled: How many have no class where there should be one.
         uncaptioned: How many have no caption where there should be one.
         odd: How many have a value in the place of a class that is not a class.
@@ -48,6 +49,7 @@ class Notes:
     samples: int = 0
     imageless: int = 0
     orphans: int = 0
+    bare: int = 0
     unlabelled: int = 0
     uncaptioned: int = 0
     odd: int = 0
@@ -153,6 +155,7 @@ def label_in(group: Group[Taken], fields: Fields, read: Read, notes: Notes) -> i
         notes.damaged.append(str(error))
         return NONE
     notes.odd += label is None
+    notes.bare += fields.label is None and CLASS not in group.fields and DESCRIPTION not in group.fields
     notes.unlabelled += fields.label is not None and label == NONE
     return NONE if label is None else label
 
@@ -190,6 +193,8 @@ def remarks(notes: Notes, fields: Fields) -> tuple[str, ...]:
         )
     if notes.orphans:
         said.append(f"left out {_counted(notes.orphans, 'sample')} with a class or a caption and no image")
+    if 0 < notes.bare < notes.samples and CLASS in notes.found and not fields.plain:
+        said.append(f"{notes.bare} of {notes.samples} samples have no {CLASS}, and so no class")
     if notes.unlabelled and fields.label is not None:
         said.append(f"{notes.unlabelled} of {notes.samples} samples have no data.label={setting(fields.label)}")
     if notes.uncaptioned and fields.caption is not None:

@@ -48,6 +48,7 @@ class ShardSource(Indexable):
         indexes: What is in each shard, where that is known; None = it is looked at.
 
     Attributes:
+        where: What remarks call the shards.
         notes: What was met in the shards; None where that was not looked at, since there is an index.
 
     Raises:
@@ -80,7 +81,8 @@ class ShardSource(Indexable):
         )
         self.remarks = tuple(_texts(self._columns.get("remarks")))
         self.ends = np.cumsum(counts)
-        self._number(classes, str(paths[0] if len(paths) == 1 else root))
+        self.where = str(paths[0] if len(paths) == 1 else root)
+        self._number(classes)
         if mixed is not None:
             self.blocks = Blocks(tuple(counts.tolist()), mixed)
         self._open: OrderedDict[int, int] = OrderedDict()
@@ -144,14 +146,14 @@ class ShardSource(Indexable):
             )
         return stored
 
-    def _number(self, classes: Sequence[str] | None, where: str) -> None:
+    def _number(self, classes: Sequence[str] | None) -> None:
         """Number the classes as ``classes`` says, or as they are here."""
         own, named = _texts(self._columns.get("classes")), find_classes(self.paths[0].parent)
         self.classes = own or named
         require_named(self)
         order = classes if classes is not None else named
         if classes is not None or (own and named):
-            number_like(self, list(order), where, names=bool(own), lacking="the list of classes lacks")
+            number_like(self, list(order), self.where, names=bool(own), lacking="the list of classes lacks")
 
     def required(self, settings: bool = True) -> "ShardSource":
         """Itself, if it holds an image, and what ``settings`` of fields name at least once.

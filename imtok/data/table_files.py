@@ -7,6 +7,8 @@ from typing import Any, NamedTuple
 
 from imtok.errors import InputError
 
+CONTINUES = b"\xff\xff\xff\xff"  # before each part of a stream of Arrow batches, and with a length of 0 at its end
+
 
 class Field(NamedTuple):
     """A column, or a field of a struct in one: where it is, and its type as pyarrow knows it."""
@@ -105,6 +107,8 @@ class _Arrow:
         source = arrow.memory_map(str(path))
         try:
             table = pyarrow("pyarrow.ipc").open_stream(source).read_all()
+            if source.read_at(4, 0) == CONTINUES and source.read_at(8, source.size() - 8) != CONTINUES + bytes(4):
+                raise OSError("it has no end mark, so that rows may be missing")
         except ValueError:
             table = pyarrow("pyarrow.ipc").open_file(source).read_all()
         self.schema, self.arrow = table.schema, arrow

@@ -7,7 +7,7 @@ from typing import Literal
 import numpy as np
 from typing_extensions import override
 
-from imtok.data.classes import number_like
+from imtok.data.classes import number_like, unplaced
 from imtok.data.collection import Collection
 from imtok.data.decode import MAX_PIXELS, WHITE
 from imtok.data.images import Columns, Source
@@ -79,6 +79,8 @@ def number_members(source: ShardSource, labels: str) -> None:
     source.classes = sorted(archives | {name for name in names if name is not None})
     number = {name: label for label, name in enumerate(source.classes)}
     source.labels = np.array([-1 if name is None else number[name] for name in names], dtype=np.int64)
+    if source.classes:
+        source.remarks += unplaced(names.count(None), source.where)
 
 
 def _class(source: ShardSource, index: int, labels: str) -> str | None:

@@ -145,3 +145,26 @@ def test_classes_that_cannot_be_counted_are_refused_in_streams_too(
         WebDataset(shard, classes=["fox", "owl"]).evaluation(8)
     with shard.open("rb") as file, pytest.raises(ShardError, match=stream):
         list(read_shard(file, Fields(), ["fox", "owl"], Notes()))
+
+
+def test_samples_without_a_class_beside_others_are_counted(tmp_path: Path, write_shard: Write, picture: Picture):
+    members = [("1.cls", b"1"), ("1.png", picture(1)), ("2.png", picture(2)), ("3.cls", b"-1"), ("3.png", picture(3))]
+    require_said(WebDataset(write_shard(tmp_path / "0.tar", members)), "1 of 3 samples have no cls, and so no class")
+    plain = write_shard(tmp_path / "1.tar", [("a/1.png", picture(1)), ("2.png", picture(2))])
+    assert Tars(plain).evaluation(8).remarks == (f"{plain}: an image that lies in no folder of a class has none",)
+
+
+def test_arrow_files_that_were_cut_between_two_groups_of_rows_are_refused(tmp_path: Path, picture: Picture):
+    table, path = pa.table({"image": [picture(at) for at in range(4)]}), tmp_path / "data.arrow"
+    ends = []
+    with pa.OSFile(str(path), "wb") as file, pa.ipc.new_stream(file, table.schema) as writer:
+        for batch in table.to_batches(max_chunksize=2):
+            writer.write_batch(batch)
+            ends.append(file.tell())
+    whole = path.read_bytes()
+    assert len(HuggingFace(path).evaluation(8)) == 4  # type: ignore[arg-type], it is a list
+    path.write_bytes(whole[: ends[0]])
+    with pytest.raises(
+        InputError, match=r"data\.arrow cannot be read \(it has no end mark, so that rows may be missing"
+    ):
+        HuggingFace(path).evaluation(8)

@@ -92,3 +92,14 @@ def test_metadata_of_which_no_column_is_read_is_said(two: Path):
         "does so",
     )
     assert FileSource(two, label="kind", caption="").remarks == ()
+
+
+def test_a_single_folder_that_holds_the_folders_of_classes_is_said(tmp_path: Path, picture: Picture):
+    for name in ("images/cat/1.png", "images/dog/2.png"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(picture(1))
+    assert FileSource(tmp_path).remarks == (
+        f"{tmp_path}: all images are of one class, images; data.path={tmp_path}/images takes the 2 folders in it as "
+        "classes: cat and dog",
+    )
+    assert FileSource(tmp_path / "images").remarks == ()

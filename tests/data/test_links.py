@@ -77,7 +77,7 @@ def test_links_inside_an_archive_are_read_as_tarfile_reads_them(
     }
     assert [source.label(at) for at in range(len(source))] == [3, 3, -1, -1, -1, -1, -1, -1]
     assert [source.caption(at) for at in range(5, 7)] == ["a cat", "a cat"]
-    assert source.remarks == ()
+    assert source.remarks == ("6 of 8 samples have no cls, and so no class",)
 
 
 def test_a_hard_link_leads_to_the_file_that_was_there_before_it_and_else_to_a_later_one(

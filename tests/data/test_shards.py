@@ -67,6 +67,7 @@ def test_labels_come_from_cls_or_json_of_the_same_name(tmp_path: Path, write_sha
     source = ShardSource([write_shard(tmp_path / "0.tar", members)])
     assert [source.label(index) for index in range(6)] == [7, 3, -1, -1, 1, -1]
     assert source.remarks == (
+        "1 of 6 samples have no cls, and so no class",
         "2.json is not JSON, so no class is read from there; write it again",
         "1 sample without a class, because the label in json is not a whole number; data.label=json.label reads "
         "names of classes too",
