@@ -86,7 +86,10 @@ def _report(tokenizer: Tokenizer, source: str | Path, given: Path | None) -> dic
     if given is None and not path.is_file():
         return None
     report = read_json(path)
-    if not isinstance(report, dict) or not {"metrics", "conventions", "images", "vocab_sizes"} <= report.keys():
+    if (
+        not isinstance(report, dict)
+        or not {"metrics", "conventions", "images", "image_size", "vocab_sizes"} <= report.keys()
+    ):
         raise InputError(f"{path} is not a report of imtok eval; give report=DIR")
     if report["vocab_sizes"] != list(tokenizer.quantizer.vocab_sizes):
         raise InputError(f"{path} is the report of another tokenizer (its slots have {report['vocab_sizes']} ids)")

@@ -93,6 +93,15 @@ def test_rows_that_were_measured_alike_stay_though_others_were_not():
     assert three.refused == ["PSNR (dB), fd_tiny: not comparable: A and B with averaged weights; C with raw weights"]
 
 
+def test_the_best_of_codes_is_marked_as_for_the_best_of_a_run():
+    first, second = values(metrics=("codes",)), values(metrics=("codes",))
+    second["metrics"] = {name: value * 2 for name, value in second["metrics"].items()}
+    cells = {row.metric: row.cells() for row in compare([first, second], ["A", "B"]).rows}
+    assert {name for name, (_, other) in cells.items() if other.endswith(" *")} == {
+        *("usage", "perplexity", "relative_perplexity", "frequent", "entropy_bits", "entropy_bits_corrected")
+    }
+
+
 def test_other_images_are_named_by_path_split_and_number():
     first, second = values(), values(count=7)
     for report, path in ((first, "photos"), (second, "others")):
@@ -102,6 +111,10 @@ def test_other_images_are_named_by_path_split_and_number():
         "PSNR (dB), fd_tiny: not comparable: A over 6 images, on folder, path photos, split val; "
         "B over 7 images, on folder, path others, split val"
     )
+    former = values()
+    del former["data"]  # as in reports of schema 2
+    (line,) = compare([former, first, second], ["A", "B", "C"]).refused
+    assert "A and B over 6 images, on folder, path photos, split val; C over 7 images, on folder, path others" in line
     moved = evaluate(tokenizer(), batches(range(1, 7)), settings=Settings(("psnr",))).values()
     found = compare([values(metrics=("psnr",)), moved], ["A", "B"])
     assert found.refused == [
