@@ -128,12 +128,12 @@ def missing(
 def refuse(lines: Sequence[str]) -> None:
     """Raise InputError that names every metric that cannot be had, and why; see :func:`missing`."""
     if len(lines) == 1:
-        raise InputError(f"metrics: {lines[0]}; {_LEAVE}")
+        raise InputError(f"metrics: {lines[0]}; leave it out, {_MEASURE}")
     if lines:
-        raise InputError("\n  ".join([f"metrics that cannot be had; {_LEAVE}:", *lines]))
+        raise InputError("\n  ".join([f"metrics that cannot be had; leave them out, {_MEASURE}:", *lines]))
 
 
-_LEAVE = "leave it out, or give skip_missing=true to measure the rest"
+_MEASURE = "or give skip_missing=true to measure the rest"
 
 
 def numbers(settings: Settings, tokenizer: Tokenizer, size: Size) -> dict[str, bool | None]:
