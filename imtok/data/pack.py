@@ -80,6 +80,8 @@ def pack(
         return _finished(folder, plan)
     claim_inside(folder, PROGRESS)
     with _locked(folder):
+        for leftover in folder.glob(".*.tmp"):  # of a process that was killed as it wrote: nobody else writes here now
+            leftover.unlink()
         _begin(folder / PROGRESS / "plan.json", plan)
         shards = _whole_shards(folder)
         done = shards[-1]["end"] if shards else 0

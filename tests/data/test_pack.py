@@ -307,3 +307,21 @@ def test_a_source_with_hostile_keys_is_packed_without_leaving_the_folder(tmp_pat
     with tarfile.open(tmp_path / "below" / "out" / "shard-000000.tar") as archive:
         archive.extractall(target, filter="data")  # which refuses whatever leads out
     assert len(list(target.rglob("*.png"))) == len(keys)
+
+
+def test_what_a_process_left_aside_when_it_was_killed_is_removed(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    pack(FileSource(folder), tmp_path / "clean", Layout(shard_images=7))
+    out = tmp_path / "out"
+
+    def killed(*_: object) -> None:
+        (out / ".classes.json.17359.tmp").write_bytes(b"{")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("imtok.data.pack.store_index", killed)
+    with pytest.raises(KeyboardInterrupt):
+        pack(FileSource(folder), out, Layout(shard_images=7))
+    monkeypatch.undo()
+    pack(FileSource(folder), out, Layout(shard_images=7))
+    assert contents(out) == contents(tmp_path / "clean")
