@@ -44,7 +44,7 @@ def exact_backward(outputs: Iterable[Tensor], inputs: Iterable[Tensor] = ()) -> 
     if torch.compiler.is_compiling() or not outputs:
         return
     device = outputs[0].device.type
-    if not torch.is_autocast_enabled(device):
+    if not torch.amp.is_autocast_available(device) or not torch.is_autocast_enabled(device):  # meta has no autocast
         return
     seen = {get_gradient_edge(tensor).node for tensor in inputs if tensor.requires_grad}
     waiting = [get_gradient_edge(output).node for output in outputs]

@@ -105,7 +105,8 @@ class Rehearsal:
                 objective.critic_loss(losses.shown, min(first, self.step))
         if not isinstance(tokenizer.decoder, GenerativeDecoder):  # one that draws takes many steps
             with torch.no_grad():
-                tokenizer.eval()(torch.zeros(1, 3, side, side))
+                exact = next((parameter.dtype for parameter in tokenizer.parameters()), torch.float32)
+                tokenizer.eval()(torch.zeros(1, 3, side, side, dtype=exact))
 
     def _precision(self) -> AbstractContextManager[Any]:
         return torch.autocast("cpu", torch.bfloat16) if self.bf16 else nullcontext()

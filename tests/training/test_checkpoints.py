@@ -22,7 +22,7 @@ from imtok.errors import InputError
 from imtok.files import sealed, sha256
 from imtok.training import checkpoints
 from imtok.training.checkpoints import Checkpoint, clean, damage, find, load, save
-from imtok.training.folder import claim, find_checkpoint
+from imtok.training.folder import claim, find_checkpoint, held
 
 FILES = ("model.safetensors", "ema.safetensors", "trainer.pt", "manifest.json")
 
@@ -184,8 +184,9 @@ def test_too_little_room_is_said_before_anything_is_written(folder, monkeypatch)
 
 
 def test_a_place_that_cannot_be_written_to_is_refused_in_one_line():
-    with pytest.raises(InputError, match=r"out=/proc/imtok_run cannot be written to"):
-        claim(Path("/proc/imtok_run"), None)
+    folder = Path("/proc/imtok_run")
+    with pytest.raises(InputError, match=r"out=/proc/imtok_run cannot be written to"), held(folder) as lock:
+        claim(folder, None, lock)
 
 
 def write_and_die(folder: str, point: str) -> None:
