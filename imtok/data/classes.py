@@ -141,7 +141,7 @@ def unclassed(name: str) -> str:
 def unplaced(count: int, name: str) -> tuple[str, ...]:
     """The remark on so many images that lie beside the folders of classes; none if there are none."""
     what, verb = ("an image that lies", "has") if count == 1 else (f"{count} images that lie", "have")
-    return (f"{name}: {what} in no folder of a class {verb} none",) if count else ()
+    return (f"{name}: {what} in no folder of a class {verb} no class",) if count else ()
 
 
 def require_named(source: Labelled) -> None:

@@ -175,7 +175,9 @@ class FileSource(Indexable):
             )
         if classes is None:
             alike = [f"{one!r} and {other!r}" for one, other in twins(self.classes)]
-            self.remarks += (f"{folder}: {some(alike)} are classes of their own",) if alike else ()
+            self.remarks += (
+                (f"{folder}: classes differ only in case or spelling: {', '.join(alike[:3])}",) if alike else ()
+            )
         else:
             number_like(self, classes, str(folder), names=True)
 

@@ -84,7 +84,7 @@ def read_metadata(
     others = [column for column in columns if column != FILE]
     if others and label is None and caption is None and not asked:
         remarks.append(
-            f"{os.fsdecode(folder)}: no column of its metadata is read: there are {', '.join(others)}; "
+            f"{os.fsdecode(folder)}: no column of its metadata is read, of {', '.join(others)}; "
             "give data.caption=COLUMN or data.label=COLUMN"
         )
     # Images without a row.

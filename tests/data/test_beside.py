@@ -151,7 +151,7 @@ def test_samples_without_a_class_beside_others_are_counted(tmp_path: Path, write
     members = [("1.cls", b"1"), ("1.png", picture(1)), ("2.png", picture(2)), ("3.cls", b"-1"), ("3.png", picture(3))]
     require_said(WebDataset(write_shard(tmp_path / "0.tar", members)), "1 of 3 samples have no cls, and so no class")
     plain = write_shard(tmp_path / "1.tar", [("a/1.png", picture(1)), ("2.png", picture(2))])
-    assert Tars(plain).evaluation(8).remarks == (f"{plain}: an image that lies in no folder of a class has none",)
+    assert Tars(plain).evaluation(8).remarks == (f"{plain}: an image that lies in no folder of a class has no class",)
 
 
 def test_arrow_files_that_were_cut_between_two_groups_of_rows_are_refused(tmp_path: Path, picture: Picture):

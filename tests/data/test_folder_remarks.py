@@ -31,9 +31,9 @@ def test_images_beside_the_folders_of_classes_and_files_of_other_kinds_are_said(
     assert said[0].endswith(" beside its images, and only the images are read")
     assert all(f"1 {suffix}" in said[0] for suffix in (".tar", ".tar.gz", ".parquet"))
     assert ".npy" not in said[0]
-    assert said[1] == f"{two}: 2 images that lie in no folder of a class have none"
+    assert said[1] == f"{two}: 2 images that lie in no folder of a class have no class"
     (two / "2.png").unlink()
-    assert FileSource(two).remarks[1] == f"{two}: an image that lies in no folder of a class has none"
+    assert FileSource(two).remarks[1] == f"{two}: an image that lies in no folder of a class has no class"
 
 
 def test_a_flat_folder_to_evaluate_says_that_no_image_has_a_class_but_where_a_table_tells_it(
@@ -88,8 +88,7 @@ def test_a_csv_is_read_by_its_own_line_ends_and_spaces_behind_commas_count_for_n
 def test_metadata_of_which_no_column_is_read_is_said(two: Path):
     (two / "metadata.csv").write_text("file_name,prompt,kind\n1.png,a,b\n2.png,c,d\n")
     assert FileSource(two).remarks == (
-        f"{two}: no column of its metadata is read: there are prompt, kind; data.caption=COLUMN or data.label=COLUMN "
-        "does so",
+        f"{two}: no column of its metadata is read, of prompt, kind; data.caption=COLUMN or data.label=COLUMN does so",
     )
     assert FileSource(two, label="kind", caption="").remarks == ()
 
