@@ -76,13 +76,16 @@ def slow(seconds: str) -> None:
 
 
 def noise(path: str) -> None:
-    """Each step writes a random number that the model would draw."""
+    """Each micro-batch writes a random number that the model would draw."""
+    original = TokenizerTask._seed_step
 
-    def note() -> None:
+    def noted(task: TokenizerTask) -> torch.Generator:
+        generator = original(task)
         with open(path, "a") as file:  # noqa: PTH123
             file.write(f"{launched_rank()} {torch.rand(()).item()!r}\n")
+        return generator
 
-    _around(ReconstructionObjective, "forward", note)
+    TokenizerTask._seed_step = noted  # type: ignore[method-assign]
 
 
 def readings(path: str) -> None:
