@@ -5,12 +5,54 @@ from pathlib import Path
 import pytest
 import torch
 
+# Folder: modules without "test_". What takes seconds, starts processes or trains is not among them.
+QUICK = """
+critics: critics
+data: apart arrays classes damage folder index layouts links metadata pack_command pairs photos shards tables
+    transforms
+decoders: cnn_decoder flow_decoder guidance noise_decoder patch_decoder processes qformer_decoder titok_decoders
+    vit_decoder
+encoders: adapter_encoder alit_encoder cnn_encoder hita instella karl_encoder qformer_encoder register_encoder
+    titok_encoder two_parts vit_encoder
+evaluation: compare evaluate generated grid length measures missing origin protocol
+export: adapters captions pictures quantize sequences store tokens verify views
+losses: adversarial pixel teachers
+metrics: codes frechet images inception_score kid mean precision_recall references rows
+nn: *
+objectives: alit_objective flow_objective post_training proxy reconstruction
+quantizers: binary binary_entropy bsq ema_vq estimators fsq gq ibq kmeans lfq multiscale nesting packing product
+    residual restart search segments shared_vq signs simvq sphere tokenbridge vq
+regularizers: perturbation prefix prefix_dropout
+spaces: *
+.: architecture files overrides paste plain tokenizer
+training: launching meters stored_config
+zoo: files import_command
+"""
+
 
 def pytest_configure(config: pytest.Config) -> None:
     """``pytest -m quick`` imports only modules that hold quick tests: to collect all takes longer than to run them."""
     if config.option.markexpr == "quick" and config.args_source is pytest.Config.ArgsSource.TESTPATHS:
-        modules = sorted(Path(__file__).parent.rglob("test_*.py"))
-        config.args = [str(module) for module in modules if "pytest.mark.quick" in module.read_text()]
+        config.args = [str(module) for module in _quick()]
+
+
+@pytest.hookimpl(tryfirst=True)  # before -m chooses
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what is in the modules of ``QUICK``, but for what is slow."""
+    modules = set(_quick())
+    for item in items:
+        if item.path in modules and item.get_closest_marker("slow") is None:
+            item.add_marker(pytest.mark.quick)
+
+
+def _quick() -> list[Path]:
+    found, folder = [], Path(__file__).parent
+    for word in QUICK.split():
+        if word.endswith(":"):
+            folder = Path(__file__).parent / word.removesuffix(":")
+        else:
+            found += sorted(folder.glob(f"test_{word}.py"))
+    return found
 
 
 @pytest.fixture(autouse=True)

@@ -7,8 +7,6 @@ from torch.nn import functional as F
 
 from imtok.nn.mlp import GatedMLP, mlp
 
-pytestmark = pytest.mark.quick
-
 
 def test_the_plain_one_has_the_exact_gelu():
     network, x = mlp("gelu", 6, 24).double(), torch.randn(2, 5, 6, dtype=torch.float64)

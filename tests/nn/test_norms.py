@@ -5,8 +5,6 @@ import torch
 
 from imtok.nn.norms import AdaptiveGroupNorm, group_norm
 
-pytestmark = pytest.mark.quick
-
 
 @pytest.mark.parametrize("channels", [128, 256, 512, 1024])
 def test_published_widths_get_the_published_groups(channels):
