@@ -105,7 +105,7 @@ def test_a_run_without_its_config_is_still_a_run(here):
         take_data(given(), ["run"])
     (run / "run.json").write_text(json.dumps({"config": {"data": FOLDER}}))
     config = given()
-    assert take_data(config, ["run"], split="val").startswith("data: that of the run: data=folder data.path=images ")
+    assert take_data(config, ["run"], split="val").startswith("data of the run: data=folder data.path=images ")
     assert config.data == FOLDER
     for damaged in ("", "data: [", "\x00", "- a", "data: photos", "data: {path: images}"):
         (run / "config.yaml").write_text(damaged)

@@ -39,7 +39,7 @@ def test_samples_without_an_image_and_members_without_a_suffix_are_counted(
     shard = write_shard(tmp_path / "0.tar", [*members, ("pictures/4", picture(4)), ("README", b"x")])
     said = (
         "left out 2 samples with a class or a caption and no image",
-        "skipped 1 member that is no image for imtok: 1 PNG without a suffix",
+        "skipped 1 picture of kinds that imtok does not read: 1 PNG without a suffix",
     )
     require_said(WebDataset(shard), *said)
     notes = Notes()
@@ -54,7 +54,7 @@ def test_a_sample_whose_picture_lies_in_another_field_is_counted_once(
     members = [("1.png", picture(1)), ("2.cls", b"1"), ("2.webp", picture(2))]
     shard = write_shard(tmp_path / "0.tar", members)
     assert ShardSource([shard], fields=Fields("png")).remarks == (
-        "left out 1 sample with pictures in other fields than data.image=png, beside 1 with that one",
+        "left out 1 sample with pictures in other fields than data.image=png; 1 have that field",
     )
 
 

@@ -88,7 +88,7 @@ def test_a_csv_is_read_by_its_own_line_ends_and_spaces_behind_commas_count_for_n
 def test_metadata_of_which_no_column_is_read_is_said(two: Path):
     (two / "metadata.csv").write_text("file_name,prompt,kind\n1.png,a,b\n2.png,c,d\n")
     assert FileSource(two).remarks == (
-        f"{two}: no column of its metadata is read, of prompt, kind; data.caption=COLUMN or data.label=COLUMN does so",
+        f"{two}: no column of its metadata is read, of prompt, kind; give data.caption=COLUMN or data.label=COLUMN",
     )
     assert FileSource(two, label="kind", caption="").remarks == ()
 
