@@ -111,18 +111,19 @@ def main(folder: Path, kinds: list[str]) -> None:
     for kind in kinds:
         process = os.fork()
         if process == 0:
-            os.setpgid(0, 0)
+            os.setpgid(0, 0)  # and below, since either of the two may run first
             try:
                 run(ImageSet(Broken(folder, kind), CentreCrop(16)), kind)
             except InputError as error:
                 print(f"imtok: {error}", file=sys.stderr)  # noqa: T201
                 sys.exit(2)
             sys.exit(0)
+        os.setpgid(process, process)
         deadline = time.monotonic() + 20
-        while left(process) and time.monotonic() < deadline:
+        while (still := left(process)) and time.monotonic() < deadline:
             time.sleep(0.05)
-        rows[f"{kind}: left"] = left(process)
-        if left(process):
+        rows[f"{kind}: left"] = still
+        if still:
             os.killpg(process, 9)
         rows[kind] = os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
     print(json.dumps(rows))  # noqa: T201
