@@ -15,6 +15,7 @@ from typing_extensions import override
 
 from imtok.data.arrays import as_png
 from imtok.data.base import Data, check_split
+from imtok.data.colours import RandomColours, check_share
 from imtok.data.decode import decode_image
 from imtok.data.images import ImageSet, Source
 from imtok.data.transforms import CentreCrop, RandomScaleCrop
@@ -48,9 +49,13 @@ class Photos(Data):
         scale: Smallest and largest side of a crop, as fractions of the photograph's short side, in [0, 1]; none is
             smaller than the image size, so nothing is enlarged.
         flip: Mirror every other crop.
+        colours: Share of crops whose channels are exchanged, and of those whose light changes
+            (:class:`~imtok.data.colours.RandomColours`), in [0, 1]. Nine photographs hold few colours: without it a
+            tokenizer paints the others in the nearest that it knows.
 
     Raises:
-        ValueError: If ``held_out`` does not name some of the photographs, or parts two views of one scene.
+        ValueError: If ``held_out`` does not name some of the photographs, or parts two views of one scene, or a number
+            is out of range.
 
     Example:
         >>> photos = Photos(crops_per_photo=10)
@@ -64,6 +69,7 @@ class Photos(Data):
         crops_per_photo: int = 256,
         scale: Sequence[float] = (0.0, 0.2),
         flip: bool = True,
+        colours: float = 0.0,
     ) -> None:
         names = {Path(file).stem for *_, files in PACKAGES for file in files.split()}
         if not set(held_out) <= names or not 0 < len(set(held_out)) < len(names):
@@ -72,13 +78,15 @@ class Photos(Data):
             raise ValueError(f"held_out must name both of {', '.join(sorted(SAME_SCENE))} or neither: one scene")
         if crops_per_photo < 1:
             raise ValueError(f"crops_per_photo must be at least 1, got {crops_per_photo}")
+        check_share(colours)
         self.held_out, self.crops_per_photo = frozenset(held_out), crops_per_photo
-        self.scale, self.flip = scale, flip
+        self.scale, self.flip, self.colours = scale, flip, colours
 
     @override
     def train(self, image_size: int, seed: int) -> ImageSet:
         crops = _Crops(self._files("train"), self.crops_per_photo)
-        return ImageSet(crops, RandomScaleCrop(image_size, self.scale, self.flip), seed, training=True)
+        crop = RandomScaleCrop(image_size, self.scale, self.flip)
+        return ImageSet(crops, RandomColours(crop, self.colours) if self.colours else crop, seed, training=True)
 
     @override
     def evaluation(self, image_size: int, split: str | None = None) -> ImageSet:
