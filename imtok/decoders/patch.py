@@ -1,5 +1,6 @@
-"""A cheap decoder: residual blocks at latent resolution, then one linear map per patch."""
+"""A cheap decoder: residual blocks at latent resolution, a few above it, then one linear map per patch."""
 
+from collections.abc import Iterator, Sequence
 from typing import cast
 
 from jaxtyping import Bool, Float
@@ -19,24 +20,44 @@ class PatchDecoder(Decoder):
         patch_size: Side of a patch, in pixels.
         width: Channels of the residual blocks.
         depth: Number of residual blocks, 0 or more. With 0 it is one linear map per latent.
+        up_channels: Channels of each resolution above that of the latents, coarse to fine. Each is twice as fine as the
+            one before, and reads squares of 2 x 2 places that overlap; the last one has a residual block. Patches then
+            flow into each other where they would show as a lattice. Empty = patches are written from the latents'
+            resolution, side by side.
 
     Raises:
-        ValueError: In ``forward``, if the latents do not fill an image of that size, or some were not kept.
+        ValueError: If ``patch_size`` cannot be halved so often; in ``forward``, if the latents do not fill an image of
+            that size, or some were not kept.
 
     Example:
         >>> import torch
         >>> decoder = PatchDecoder(in_dim=8, patch_size=8, width=32, depth=1)
         >>> decoder(torch.randn(1, 32, 8), size=(32, 64)).shape
         torch.Size([1, 3, 32, 64])
+        >>> PatchDecoder(in_dim=8, width=32, depth=1, up_channels=[16, 8])(torch.randn(1, 32, 8), size=(32, 64)).shape
+        torch.Size([1, 3, 32, 64])
     """
 
-    def __init__(self, in_dim: int, patch_size: int = 8, width: int = 96, depth: int = 4) -> None:
+    def __init__(
+        self,
+        in_dim: int,
+        patch_size: int = 8,
+        width: int = 96,
+        depth: int = 4,
+        up_channels: Sequence[int] = (),
+    ) -> None:
         super().__init__()
+        side, rest = divmod(patch_size, 2 ** len(up_channels))
+        if rest:
+            raise ValueError(f"patch_size must be halved {len(up_channels)} times for up_channels, got {patch_size}")
         self.patch_size = patch_size
         self.conv_in = nn.Conv2d(in_dim, width, 1)
         self.blocks = nn.Sequential(*(ResidualBlock(width, width) for _ in range(depth)))
-        self.norm_out = activated_norm(width) if depth else nn.Identity()
-        self.patches = nn.ConvTranspose2d(width, 3, patch_size, stride=patch_size)
+        self.up = nn.Sequential(*_upsampling(width, up_channels))
+        width = up_channels[-1] if up_channels else width
+        self.norm_out = activated_norm(width) if depth or up_channels else nn.Identity()
+        overlap = side // 2 if up_channels else 0  # pixels that a patch reaches into each of its neighbours
+        self.patches = nn.ConvTranspose2d(width, 3, side + 2 * overlap, stride=side, padding=overlap)
 
     @property
     @override
@@ -53,4 +74,15 @@ class PatchDecoder(Decoder):
     ) -> Float[Tensor, "b 3 h w"]:
         self.require_all(keep)
         features = self.conv_in(to_map(latents, size, self.patch_size))
-        return self.patches(self.norm_out(self.blocks(features)))
+        features = self.up(self.blocks(features))  # b c (2^k h) (2^k w) for k up_channels
+        return self.patches(self.norm_out(features))
+
+
+def _upsampling(width: int, up_channels: Sequence[int]) -> Iterator[nn.Module]:
+    """Layers that double the resolution for each of the channels; a residual block after the last."""
+    for channels in up_channels:
+        yield activated_norm(width)
+        yield nn.ConvTranspose2d(width, channels, 4, stride=2, padding=1)
+        width = channels
+    if up_channels:
+        yield ResidualBlock(width, width)

@@ -1,5 +1,6 @@
 """Which pixels stand for which token of a patch decoder, and what the pair can represent."""
 
+import pytest
 import torch
 
 from imtok.decoders.patch import PatchDecoder
@@ -30,3 +31,27 @@ def test_wide_latents_can_hold_every_pixel():
             conv.bias.zero_()
     image = torch.rand(2, 3, 8, 6)
     assert torch.equal(decoder(encoder(image), (8, 6)), image)
+
+
+@pytest.mark.parametrize(("patch_size", "channels"), [(8, [16, 8]), (8, [8]), (8, [8, 8, 8]), (16, [8, 8]), (6, [8])])
+def test_up_channels_make_pictures_of_every_size_to_which_patches_flow_together(patch_size, channels):
+    decoder = PatchDecoder(in_dim=4, patch_size=patch_size, width=16, depth=0, up_channels=channels)
+    size = (3 * patch_size, 4 * patch_size)
+    latents = torch.randn(1, 12, 4)
+    changed = latents.clone()
+    changed[0, 6] += 1  # row 1, column 2 of 3 x 4
+    pictures = decoder(latents, size), decoder(changed, size)
+    assert pictures[0].shape == (1, 3, *size)
+    moved = (pictures[0] - pictures[1]).abs().sum(1)[0] > 1e-6
+    assert moved[patch_size : 2 * patch_size, 2 * patch_size : 3 * patch_size].all()
+    assert moved[patch_size : 2 * patch_size, 2 * patch_size - 1].all()  # the neighbour's last column
+
+
+def test_a_patch_that_cannot_be_halved_so_often_is_refused():
+    with pytest.raises(ValueError, match="patch_size must be halved 2 times for up_channels, got 6"):
+        PatchDecoder(in_dim=4, patch_size=6, up_channels=[8, 8])
+
+
+def test_without_up_channels_the_weights_are_those_of_before():
+    names = PatchDecoder(in_dim=4, depth=1).state_dict().keys()
+    assert {name.split(".")[0] for name in names} == {"conv_in", "blocks", "norm_out", "patches"}
