@@ -1,7 +1,6 @@
 """Files and folders that appear whole or not at all, and the hashes that show it."""
 
 import contextlib
-import fcntl
 import glob
 import hashlib
 import json
@@ -19,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from imtok.errors import InputError
+from imtok.system import on_windows, require_posix
 
 log = logging.getLogger(__name__)
 
@@ -124,7 +124,7 @@ def flush(path: Path) -> None:
     """Flush a file or folder to the disk; OSError if a file's bytes do not get there."""
     # some network file systems cannot flush folders
     with contextlib.suppress(OSError) if path.is_dir() else contextlib.nullcontext():
-        descriptor = os.open(path, os.O_RDONLY)
+        descriptor = os.open(path, os.O_RDWR if on_windows() else os.O_RDONLY)  # Windows flushes what it may write
         try:
             os.fsync(descriptor)
         finally:
@@ -243,6 +243,9 @@ class Lock:
 
     def take(self) -> None:
         """Hold it; InputError that names who does if it is another process, OSError if there can be no such file."""
+        require_posix()
+        import fcntl
+
         while self._descriptor < 0:
             descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o666)
             try:
@@ -287,10 +290,13 @@ def _forget_locks() -> None:
     _HELD.clear()
 
 
-os.register_at_fork(after_in_child=_forget_locks)
+if hasattr(os, "register_at_fork"):  # no process is forked on Windows
+    os.register_at_fork(after_in_child=_forget_locks)
 
 
 def _runs(pid: int) -> bool:
+    if on_windows():
+        return True  # not known: os.kill with 0 sends Ctrl-C there
     try:
         os.kill(pid, 0)
     except ProcessLookupError:

@@ -8,8 +8,8 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "imtok"
 ROWS = [
-    "errors", "text", "types", "pixels", "files", "locate", "paste", "plain", "schedules", "distributed", "weights",
-    "pretrained", "nn", "spaces", "encoders", "quantizers", "regularizers", "decoders", "critics", "losses",
+    "errors", "system", "text", "types", "pixels", "files", "locate", "paste", "plain", "schedules", "distributed",
+    "weights", "pretrained", "nn", "spaces", "encoders", "quantizers", "regularizers", "decoders", "critics", "losses",
     "metrics", "data", "tokenizer", "info", "objectives", "evaluation", "export", "zoo", "training", "overrides",
     "hints", "explain", "signatures", "unread", "config", "run_data", "build", "image_commands",
     "command_line", "cli",

@@ -1,5 +1,6 @@
 """Files and folders appear whole or not at all."""
 
+import fcntl
 import os
 import subprocess
 import sys
@@ -222,7 +223,7 @@ def test_where_there_are_no_locks_it_is_said_and_the_work_goes_on(tmp_path, monk
     def none(*_):
         raise OSError(38, "Function not implemented")
 
-    monkeypatch.setattr(files.fcntl, "flock", none)
+    monkeypatch.setattr(fcntl, "flock", none)
     lock = Lock(tmp_path / ".lock", "out=here")
     lock.take()
     assert "out=here cannot be locked (Function not implemented): nothing keeps a second process from it" in caplog.text

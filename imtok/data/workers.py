@@ -131,7 +131,7 @@ def _end_at_exit() -> None:
     """Kill the workers that are left: those whose iterator is kept alive, or was never finished."""
     global _exiting
     _exiting = True
-    with contextlib.suppress(ValueError):  # not in the main thread
+    with contextlib.suppress(ValueError, AttributeError):  # not in the main thread; not on Windows
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch would raise an error for each
     for child in multiprocessing.active_children():
         if child.daemon:

@@ -2,7 +2,6 @@
 
 import contextlib
 import errno
-import fcntl
 import hashlib
 import io
 import json
@@ -28,6 +27,7 @@ from imtok.files import (
     share,
     write_bytes,
 )
+from imtok.system import require_posix
 
 LOCK = ".lock"
 _ALL, _FINISH = 2**40, 2**41  # bytes of the lock file beyond any shard's number
@@ -50,6 +50,7 @@ class Building:
     """
 
     def __init__(self, folder: Path, plan: dict[str, Any]) -> None:
+        require_posix()
         claim_output(folder, MANIFEST)
         folder = folder.resolve()  # of a link to a folder, the folder is written to
         self.folder, self.plan = folder, plan
@@ -262,17 +263,16 @@ class Building:
         if self._lock < 0:
             return
         with contextlib.suppress(OSError):
-            fcntl.lockf(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _lockf(self._lock, "try")
             if self.aside.is_dir() and not any(self.aside.glob("ids-*.npy")):
                 shutil.rmtree(self.aside)
         os.close(self._lock)
         self._lock = -1
 
     def _acquire(self, number: int, wait: bool = True) -> bool:
-        flags = fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB
         try:
             # of one byte of the file, and of this process alone: workers that are forked do not keep it alive
-            fcntl.lockf(self._lock, flags, 1, number)
+            _lockf(self._lock, "wait" if wait else "try", 1, number)
         except OSError as error:
             if error.errno in (errno.EACCES, errno.EAGAIN):
                 return False
@@ -282,11 +282,19 @@ class Building:
         return True
 
     def _release(self, number: int) -> None:
-        fcntl.lockf(self._lock, fcntl.LOCK_UN, 1, number)
+        _lockf(self._lock, "release", 1, number)
 
     def _write(self, name: str, data: bytes) -> None:
         with _room(self.aside / name, len(data)):
             write_bytes(self.aside / name, data)
+
+
+def _lockf(descriptor: int, operation: str, length: int = 0, start: int = 0) -> None:
+    """Lock bytes of a file (``wait`` or ``try``), or ``release`` them; imported when used, as Windows has no fcntl."""
+    import fcntl
+
+    flags = {"wait": fcntl.LOCK_EX, "try": fcntl.LOCK_EX | fcntl.LOCK_NB, "release": fcntl.LOCK_UN}
+    fcntl.lockf(descriptor, flags[operation], length, start)
 
 
 @contextlib.contextmanager

@@ -1,6 +1,5 @@
 """How a run is doing, on the terminal: one line that renews itself, or a line per interval where output is a file."""
 
-import resource
 import sys
 import time
 from collections.abc import Mapping
@@ -105,5 +104,7 @@ def memory_gb() -> float:
     """The most memory that this process has used so far: of its GPU, or of the machine where it computes on the CPU."""
     if torch.cuda.is_available() and torch.cuda.max_memory_allocated():
         return torch.cuda.max_memory_allocated() / 1e9
+    import resource  # not on Windows, where this module is imported all the same
+
     most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return most * (1024 if _KILOBYTES else 1) / 1e9

@@ -17,7 +17,7 @@ from imtok.distributed import world_size
 from imtok.training.saving import Saving
 from imtok.training.task import TokenizerTask
 
-_WATCHED = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
+_WATCHED = [number for number in signal.Signals if number.name in ("SIGTERM", "SIGINT", "SIGUSR1")]
 
 
 class Signals(Callback):
