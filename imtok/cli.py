@@ -190,7 +190,9 @@ def _publish(config: DictConfig) -> None:
 def _decode(config: DictConfig) -> None:
     tokenizer, device, size = load_tokenizer(config)
     count = decode_ids(tokenizer, Path(config.ids), Path(config.out), (size, size), config.batch_size, device)
-    Console(highlight=False).print(f"{count} pictures in {config.out}", soft_wrap=True, markup=False)
+    named = "000000.png" + f" to {count - 1:06d}.png" * (count > 1)
+    line = f"{count} pictures in {config.out}: {named}, in the order of {config.ids}"
+    Console(highlight=False).print(line, soft_wrap=True, markup=False)
 
 
 def _pack(config: DictConfig) -> None:

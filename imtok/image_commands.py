@@ -123,7 +123,7 @@ def run_export(config: DictConfig, folder: Path, console: Console) -> None:
     say_remarks(images.remarks)
     feed = make_feed(images, config.shard_size, max(1, config.batch_size // len(views)), config.workers)
     about = Origin(plain["data"], config.split or data.default_split).about_data() | {"image_size": images.image_size}
-    show_export(export_tokens(tokenizer, feed, folder, views, device, about), folder, console)
+    show_export(export_tokens(tokenizer, feed, folder, views, device, about), folder, config.tokenizer, console)
 
 
 def run_quantize(config: DictConfig, folder: Path, console: Console) -> None:

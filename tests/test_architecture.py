@@ -10,8 +10,8 @@ PACKAGE = Path(__file__).parents[1] / "imtok"
 ROWS = [
     "errors", "system", "text", "types", "pixels", "files", "locate", "paste", "plain", "schedules", "distributed",
     "weights", "pretrained", "nn", "spaces", "encoders", "quantizers", "regularizers", "decoders", "critics", "losses",
-    "metrics", "data", "tokenizer", "info", "objectives", "evaluation", "export", "zoo", "training", "overrides",
-    "hints", "explain", "signatures", "unread", "config", "run_data", "build", "image_commands",
+    "metrics", "data", "tokenizer", "info", "objectives", "evaluation", "pictures", "export", "zoo", "training",
+    "overrides", "hints", "explain", "signatures", "unread", "config", "run_data", "build", "image_commands",
     "command_line", "cli",
 ]  # fmt: skip
 LEVEL = {name: level for level, name in enumerate(ROWS)}

@@ -59,7 +59,7 @@ class BadSamples:
             key, _, reason = entry.partition(": ")
             if key not in self.names:
                 self.names[key] = reason
-                logger.warning("%s: %s", key, reason)
+                logger.warning("%s: %s; another image takes its place", key, reason)
                 self._write(key, reason)
         allowed = max(self.minimum, int(self.budget * self.seen))
         if len(self.names) > allowed:

@@ -13,7 +13,7 @@ from imtok.export.publish import publish
 from imtok.export.schema import PublishConfig
 from imtok.export.store import MANIFEST, TokenStore
 from imtok.export.verify import decode_sample, verify
-from imtok.paste import shell_line
+from imtok.paste import imtok_line, shell_line
 from imtok.plain import PLAIN, read_words
 from imtok.text import terminal
 from imtok.tokenizer import Tokenizer
@@ -21,12 +21,21 @@ from imtok.tokenizer import Tokenizer
 SHOWN = 10  # unreadable images that are named on the terminal
 
 
-def show_export(manifest: Mapping[str, Any], folder: Path, console: Console) -> None:
-    """Say how many images there are, and which could not be read."""
+def show_export(manifest: Mapping[str, Any], folder: Path, tokenizer: str, console: Console) -> None:
+    """Say how many images there are, which could not be read, where the ids lie, and how they become pictures."""
     count, tokens, bad = manifest["images"], manifest["tokens"], manifest["bad"]
     console.print(f"{count} images of {tokens} tokens in {folder}", soft_wrap=True, markup=False)
-    if not bad:
-        return
+    if bad:
+        _show_bad(bad, count, folder, console)
+    axes = " x ".join(manifest["ids"]["shape"])
+    console.print(f"  {folder}/ids-*.npy  {axes}, {manifest['ids']['dtype']}", soft_wrap=True, markup=False)
+    console.print(f"  {folder}/shard-*.json  the names of the images, in the same order", soft_wrap=True, markup=False)
+    pictures = folder.with_name(f"{folder.name}_pictures")
+    following = imtok_line("decode", tokenizer=tokenizer, ids=folder, out=pictures)
+    console.print(f"decode:   {following}", soft_wrap=True, markup=False)
+
+
+def _show_bad(bad: Sequence[str], count: int, folder: Path, console: Console) -> None:
     console.print(f"{len(bad)} of {count + len(bad)} images could not be read and are left out:", soft_wrap=True)
     for line in bad[:SHOWN]:
         console.print(f"  {terminal(line)}", soft_wrap=True)

@@ -42,7 +42,7 @@ from imtok.training.progress import Bar
 from imtok.training.records import Events
 from imtok.training.saving import Saving, restore_weights
 from imtok.training.signals import Signals, spare_workers
-from imtok.training.statement import statement
+from imtok.training.statement import statement, too_few
 from imtok.training.task import TokenizerTask
 from imtok.training.wandb import Wandb
 from imtok.types import Batch
@@ -202,7 +202,7 @@ def _say(run: Run, images: tuple[Images, Images], trainer: Trainer, step: int) -
         run.tokenizer, run.objective, images, run.image_size, run.trainer, devices, (step, str(run.folder))
     ):
         log.info("%s", line)
-    for line in unlikely(run.trainer, run.optimizer, run.config):
+    for line in [*too_few(images, run.config.get("data") or {}), *unlikely(run.trainer, run.optimizer, run.config)]:
         log.warning("%s", line)
 
 

@@ -1,6 +1,8 @@
 """What a run is about to do, in some lines for the terminal."""
 
-from collections.abc import Iterable
+import math
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -11,6 +13,8 @@ from imtok.nn.frozen import Frozen
 from imtok.objectives.base import Objective
 from imtok.tokenizer import Tokenizer
 from imtok.training.settings import TrainerSettings
+
+ENOUGH = 10  # images held out, for numbers that say anything
 
 
 def statement(
@@ -54,6 +58,23 @@ def statement(
     rows["steps"] += f", to stop after step {trainer.stop_at:,}" if trainer.stop_at else ""
     rows["folder"] = place[1]
     return [f"{name:<11} {text}" for name, text in rows.items()]
+
+
+def too_few(images: tuple[Images, Images], data: Mapping[str, Any]) -> list[str]:
+    """That hardly any image is held out, with the key that holds out more; a line or none.
+
+    Args:
+        images: To train on, and held out.
+        data: The section of the config.
+    """
+    trained, held_out = images
+    if isinstance(trained, ImageStream) or isinstance(held_out, ImageStream) or len(held_out) >= ENOUGH:
+        return []
+    if data.get("val_fraction") is None or data.get("val_path"):
+        return []
+    fraction = min(0.5, math.ceil(20 * ENOUGH / (len(trained) + len(held_out))) / 20)
+    only = f"only {len(held_out)} image{'s are' if len(held_out) != 1 else ' is'} held out"
+    return [f"{only}, so the numbers at the end say little; data.val_fraction={fraction:g} holds out more"]
 
 
 def _part(name: str, part: nn.Module) -> str:

@@ -29,7 +29,10 @@ def test_each_bad_image_is_written_and_logged_once(tmp_path: Path, caplog: pytes
             samples.update(batch("a.png: is empty", "b.png: is GIF: convert it"))
     assert written(path) == ["a.png", "b.png"]
     assert json.loads(path.read_text().splitlines()[1]) == {"key": "b.png", "reason": "is GIF: convert it"}
-    assert [record.getMessage() for record in caplog.records] == ["a.png: is empty", "b.png: is GIF: convert it"]
+    assert [record.getMessage() for record in caplog.records] == [
+        "a.png: is empty; another image takes its place",
+        "b.png: is GIF: convert it; another image takes its place",
+    ]
 
 
 def test_other_ranks_and_resumes_do_not_repeat_a_line(tmp_path: Path):

@@ -1,6 +1,7 @@
 """The commands from export to a generator's files, as a user gives them."""
 
 import json
+import shlex
 import subprocess
 import sys
 
@@ -63,6 +64,10 @@ def test_an_export_says_what_it_is_of_and_what_could_not_be_read(run, tmp_path, 
     assert "7 images of 4 tokens in tokens" in printed
     assert "12 of 19 images could not be read and are left out:" in printed
     assert "  bad09.jpg: is empty\n  and 2 more, all in tokens/manifest.json" in printed
+    assert "  tokens/ids-*.npy  images x tokens x slots, uint16\n  tokens/shard-*.json  the names of the im" in printed
+    (following,) = [line for line in printed.splitlines() if line.startswith("decode:")]
+    pictures = run(*shlex.split(following.partition(":")[2])[1:])
+    assert pictures.startswith("7 pictures in tokens_pictures: 000000.png to 000006.png, in the order of tokens\n")
     skips = [record.getMessage() for record in caplog.records if "skipped" in record.getMessage()]
     assert skips == [
         "skipped 1 file of images that imtok does not read: 1 .heic; convert them to JPEG, PNG, WebP or AVIF"

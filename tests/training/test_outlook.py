@@ -1,7 +1,7 @@
 """What a run will do and what of its schedules it will not reach is said before its first step."""
 
 import logging
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from hydra import compose, initialize_config_dir
@@ -10,10 +10,11 @@ from training.runs import run_tiny
 
 from imtok.build import build_run
 from imtok.config import TrainConfig, check_config, config_folder, register_schemas
+from imtok.data.base import Images
 from imtok.errors import InputError
 from imtok.nn.frozen import Frozen
 from imtok.training.outlook import unlikely
-from imtok.training.statement import statement
+from imtok.training.statement import statement, too_few
 
 RECIPES = sorted(path.stem for path in (config_folder() / "experiment").glob("*.yaml"))
 
@@ -99,6 +100,34 @@ def test_nets_that_judge_are_counted_apart(tmp_path):
     assert f"frozen nets {(space + teacher) / 1e6:,.1f} M" in beside
     assert "going on after step 50" in lines[-2]
     assert lines[0].endswith("2 x cpu with 1 thread, fp32")
+
+
+@pytest.mark.parametrize(
+    ("count", "held_out", "told"),
+    [
+        (
+            42,
+            1,
+            "only 1 image is held out, so the numbers at the end say little; data.val_fraction=0.25 holds out more",
+        ),
+        (
+            100,
+            6,
+            "only 6 images are held out, so the numbers at the end say little; data.val_fraction=0.1 holds out more",
+        ),
+        (
+            5,
+            2,
+            "only 2 images are held out, so the numbers at the end say little; data.val_fraction=0.5 holds out more",
+        ),
+        (200, 10, None),
+    ],
+)
+def test_a_run_says_that_hardly_any_image_is_held_out(count, held_out, told):
+    images = cast(tuple[Images, Images], (range(count - held_out), range(held_out)))
+    assert too_few(images, {"val_fraction": 0.05, "val_path": None}) == ([told] if told else [])
+    assert too_few(images, {"val_fraction": 0.05, "val_path": "val"}) == []
+    assert too_few(images, {"held_out": ["chelsea"]}) == []
 
 
 @pytest.mark.parametrize("key", ["seed", "trainer.max_steps", "image_size", "quantizer.codebook_size"])
