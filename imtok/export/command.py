@@ -24,7 +24,8 @@ SHOWN = 10  # unreadable images that are named on the terminal
 def show_export(manifest: Mapping[str, Any], folder: Path, tokenizer: str, console: Console) -> None:
     """Say how many images there are, which could not be read, where the ids lie, and how they become pictures."""
     count, tokens, bad = manifest["images"], manifest["tokens"], manifest["bad"]
-    console.print(f"{count} images of {tokens} tokens in {folder}", soft_wrap=True, markup=False)
+    split = manifest["data"]["split"]
+    console.print(f"{count} images of {tokens} tokens in {folder}, split={split}", soft_wrap=True, markup=False)
     if bad:
         _show_bad(bad, count, folder, console)
     axes = " x ".join(manifest["ids"]["shape"])

@@ -61,7 +61,7 @@ def test_an_export_says_what_it_is_of_and_what_could_not_be_read(run, tmp_path, 
         (tmp_path / f"images/bad{number:02}.jpg").write_bytes(b"")
     (tmp_path / "images/1.heic").write_bytes(b"")
     printed = run(*EXPORT, "out=tokens", "split=all")
-    assert "7 images of 4 tokens in tokens" in printed
+    assert "7 images of 4 tokens in tokens, split=all\n" in printed
     assert "12 of 19 images could not be read and are left out:" in printed
     assert "  bad09.jpg: is empty\n  and 2 more, all in tokens/manifest.json" in printed
     assert "  tokens/ids-*.npy  images x tokens x slots, uint16\n  tokens/shard-*.json  the names of the im" in printed
