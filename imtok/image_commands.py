@@ -29,6 +29,7 @@ from imtok.evaluation.command import (
 )
 from imtok.evaluation.evaluate import evaluate
 from imtok.evaluation.origin import Origin
+from imtok.evaluation.pictures import choose_shown
 from imtok.evaluation.protocol import Protocol
 from imtok.evaluation.report import REPORT, Report
 from imtok.export.command import show_export
@@ -86,7 +87,8 @@ def run_eval(config: DictConfig, folder: Path, command: str, console: Console) -
         settings = make_settings(typed, protocol, images)
         loader = evaluation_loader(images, config.batch_size, config.workers)
         batches = watched(loader, len(images) if isinstance(images, ImageSet) else None, name)
-        report = replace(evaluate(tokenizer, batches, device, settings=settings), name=name, origin=origin)
+        measured = evaluate(tokenizer, batches, device, choose_shown(images).key, settings)
+        report = replace(measured, name=name, origin=origin)
         write_and_show(report, into, console)
         reports.append(report)
     if len(reports) > 1:

@@ -24,7 +24,7 @@ from imtok.evaluation.inference import (
 from imtok.evaluation.keys import without_cache
 from imtok.evaluation.measures import Found, Measure, Seen
 from imtok.evaluation.origin import now
-from imtok.evaluation.pictures import Pictures
+from imtok.evaluation.pictures import SHOWN, Pictures
 from imtok.evaluation.protocol import protocol_id
 from imtok.evaluation.results import Report
 from imtok.evaluation.settings import Settings
@@ -40,20 +40,21 @@ def evaluate(
     tokenizer: Tokenizer,
     loader: Iterable[Batch],
     device: str | torch.device = "cpu",
-    pictures: int = 16,
+    pictures: int | Sequence[str] = SHOWN,
     settings: Settings | None = None,
 ) -> Report:
     """Reconstruct every image and measure the result.
 
     Every number is over all images: means per image, and counts that are exact whatever the batch size. With several
-    processes each brings its part of the images (none twice), and all get the numbers of the whole; the
-    pictures are those of the process.
+    processes each brings its part of the images (none twice), and all get the numbers of the whole. So it is with
+    pictures that are named; others are those of the process.
 
     Args:
         tokenizer: Ends on ``device``, in the modes (training or evaluation) that it came in.
         loader: Images of one size.
         device: Where to compute.
-        pictures: How many images to keep with their reconstructions, evenly over the data set, for the report's grid.
+        pictures: The keys of the images to keep with their reconstructions, as ``choose_shown`` gives them; or how
+            many, evenly over the data set.
         settings: What to measure; None = PSNR, SSIM and code statistics.
 
     Raises:
@@ -62,7 +63,7 @@ def evaluate(
     """
     device, settings = torch.device(device), settings or Settings()
     exact = torch.device("cpu") if device.type == "mps" else device  # mps knows no float64
-    kept, bad, size = Pictures(pictures), list[str](), (0, 0)
+    kept, bad, size = Pictures.wanted(pictures), list[str](), (0, 0)
     images, digest = 0, 0
     with together(), evaluating(tokenizer.to(device)):
         measures, absent = choose(settings, tokenizer, device, exact)

@@ -8,15 +8,18 @@ from jaxtyping import UInt8
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-_PAPER, _INK, _FAINT = (255, 255, 255), (32, 32, 32), (110, 110, 110)
+_PAPER, _INK, _FAINT = (255, 255, 255), (32, 32, 32), (90, 90, 90)
 _TILE = 128  # smaller images are enlarged to about this many pixels, without smoothing
-_GAP, _TEXT = 4, 14
+_PAIR, _GAP, _BAND, _TEXT = 3, 10, 26, 15  # between a pair, between columns, between bands; size of the letters
 
 
 def draw_grid(
     originals: Sequence[UInt8[Tensor, "3 h w"]], reconstructions: Sequence[UInt8[Tensor, "3 h w"]], columns: int = 8
 ) -> Image.Image:
     """Bands of originals, each over the band of its reconstructions, with the PSNR of each pair below.
+
+    A pair stands close together, with room around it, so that it is read as one. Pairs go from left to right and then
+    down, in the order in which they are given. Every pixel of an image is a square of pixels of the picture.
 
     Args:
         originals: At least one image; all of one size.
@@ -37,21 +40,21 @@ def draw_grid(
     bands = math.ceil(len(originals) / columns)
     font = ImageFont.load_default(size=_TEXT)
     margin = math.ceil(max(font.getlength(text) for text in ("original", "reconstruction"))) + 2 * _GAP
-    band_height = 2 * (tile_height + _GAP) + _TEXT + 4 * _GAP
-    picture = Image.new("RGB", (margin + columns * (tile_width + _GAP), bands * band_height + _GAP), _PAPER)
+    band_height = 2 * tile_height + _PAIR + _GAP // 2 + _TEXT
+    size = (margin + columns * (tile_width + _GAP), 2 * _GAP + bands * band_height + (bands - 1) * _BAND)
+    picture = Image.new("RGB", size, _PAPER)
     draw = ImageDraw.Draw(picture)
     for index, pair in enumerate(zip(originals, reconstructions, strict=True)):
         band, column = divmod(index, columns)
-        left, top = margin + column * (tile_width + _GAP), _GAP + band * band_height
+        left, top = margin + column * (tile_width + _GAP), _GAP + band * (band_height + _BAND)
         for row, (label, image) in enumerate(zip(("original", "reconstruction"), pair, strict=True)):
-            upper = top + row * (tile_height + _GAP)
+            upper = top + row * (tile_height + _PAIR)
             picture.paste(to_picture(image).resize((tile_width, tile_height), Image.Resampling.NEAREST), (left, upper))
             if not column:
                 draw.text((margin - _GAP, upper + tile_height / 2), label, _INK, font, anchor="rm")
         error = (pair[0].double() - pair[1].double()).square().mean().item()
         quality = f"{10 * math.log10(255**2 / error):.1f} dB" if error else "exact"
-        middle = (left + tile_width / 2, top + 2 * (tile_height + _GAP) + _GAP)
-        draw.text(middle, quality, _FAINT, font, anchor="ma")
+        draw.text((left + tile_width / 2, top + band_height - _TEXT), quality, _FAINT, font, anchor="ma")
     return picture
 
 

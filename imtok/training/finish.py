@@ -1,5 +1,6 @@
 """What a finished run leaves: the tokenizer with averaged weights, its evaluation and a summary."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,8 +22,8 @@ def finish(
     folder: Path,
     tokenizer: Tokenizer,
     loader: DataLoader[Any],
-    steps: int,
-    skipped: int,
+    counts: dict[str, int],
+    shown: Sequence[str],
     origin: Origin | None = None,
 ) -> Report:
     """Evaluate and write ``tokenizer/``, ``evaluation/`` and, when these are whole, ``summary.json``.
@@ -31,17 +32,17 @@ def finish(
         folder: The run folder.
         tokenizer: The averaged weights, on the device where they are.
         loader: This rank's part of the held-out images.
-        steps: Steps that the run has taken.
-        skipped: Those whose update was left out.
+        counts: Steps that the run has taken (``steps``), and those whose update was left out (``skipped``).
+        shown: Keys of the images that the report shows.
         origin: What the report says of its data and its command; None = nothing.
 
     Raises:
         InputError: If the images cannot be read, or the disk has no room.
     """
     settings = Settings(skip_missing=True)  # nobody asked for these metrics, and the run is over
-    report = evaluate(tokenizer, loader, tokenizer.decoder.last_layer.device, settings=settings)
-    report = replace(report, origin=origin or Origin())
-    from_main(lambda: _write(folder, tokenizer, report, {"steps": steps, "skipped": skipped}))
+    report = evaluate(tokenizer, loader, tokenizer.decoder.last_layer.device, shown, settings)
+    report = replace(report, name=folder.resolve().name, origin=origin or Origin())
+    from_main(lambda: _write(folder, tokenizer, report, counts))
     return report
 
 

@@ -8,9 +8,9 @@ from typing import Any
 from torch import nn
 
 from imtok.data.base import Data, Images
-from imtok.data.loader import spread_loader
 from imtok.data.remarks import say_remarks
 from imtok.errors import InputError
+from imtok.evaluation.pictures import choose_shown
 from imtok.evaluation.protocol import Protocol
 from imtok.evaluation.settings import Settings
 from imtok.nn.frozen import warn_random
@@ -82,7 +82,7 @@ class Plan:
         resume: Where it goes on; None = it begins.
         asked: What evaluations along the way measure; None = there are none.
         best: The number that chooses the best tokenizer, and whether a larger one is better; None = none does.
-        shown: What pictures along the way show; None = there are none.
+        shown: What the pictures along the way and those of the report show.
     """
 
     images: Images
@@ -91,7 +91,7 @@ class Plan:
     resume: Checkpoint | None
     asked: Settings | None
     best: tuple[str, bool] | None
-    shown: Batch | None
+    shown: Batch
 
 
 def prepare(run: Run, processes: int, images: Images, about: dict[str, Any], resume: Checkpoint | None) -> Plan:
@@ -113,7 +113,7 @@ def prepare(run: Run, processes: int, images: Images, about: dict[str, Any], res
     best = find_best(run.trainer.best, asked, run.tokenizer, run.image_size) if asked is not None else None
     validation = run.data.validation(run.image_size)
     say_remarks(validation.remarks, said=images.remarks)
-    shown = next(iter(spread_loader(validation, 16))) if run.trainer.pictures_every else None
+    shown = choose_shown(validation)
     _fetch_weights(run.objective, "objective")
     if run.init_from:
         take_weights(run.tokenizer, run.init_from)

@@ -111,7 +111,7 @@ def _train(run: Run, lock: Lock) -> Outcome:
     if launched_rank() == 0:
         _claim(run, trainer, plan, lock)
     crew = _assemble(run, trainer, plan)
-    return _carry_out(run, trainer, crew, begins=resume is None)
+    return _carry_out(run, trainer, crew, plan)
 
 
 def _claim(run: Run, trainer: Trainer, plan: Plan, lock: Lock) -> None:
@@ -148,7 +148,7 @@ def _assemble(run: Run, trainer: Trainer, plan: Plan) -> _Crew:
     bar = Bar(run.trainer.batch_size)
     logged = Log(run.folder, run.trainer.log_every, bar, Health(run.tokenizer.quantizer), events, mirror)
     callbacks = [ema, bar, BadSampleCount(run.folder), logged, saving]
-    if plan.shown is not None:
+    if run.trainer.pictures_every:
         callbacks.append(Pictures(run.folder, run.trainer.pictures_every, plan.shown, ema, mirror))
     if plan.asked is not None:
         callbacks.append(_evaluation(run, plan.asked, plan.best, ema, mirror))
@@ -161,9 +161,10 @@ def _assemble(run: Run, trainer: Trainer, plan: Plan) -> _Crew:
     return _Crew(task, ema, events, mirror, signals)
 
 
-def _carry_out(run: Run, trainer: Trainer, crew: _Crew, begins: bool) -> Outcome:
+def _carry_out(run: Run, trainer: Trainer, crew: _Crew, plan: Plan) -> Outcome:
     """Train, and at the last step evaluate and write the tokenizer; what fails is noted, and the processes part."""
     task, events, signals, report = crew.task, crew.events, crew.signals, None
+    begins = plan.resume is None
     events.write("start" if begins else "resume", step=task.step)
     launcher = trainer.strategy.launcher if isinstance(trainer.strategy.launcher, Launcher) else None
     try:
@@ -175,7 +176,8 @@ def _carry_out(run: Run, trainer: Trainer, crew: _Crew, begins: bool) -> Outcome
             loader = _validation_loader(run, 64, rank(), world_size())
             averaged = crew.ema.gather().to(trainer.strategy.root_device)
             origin = Origin(run.config.get("data", {}), "val", str(run.folder), run.measured_by)
-            report = finish(run.folder, averaged, loader, task.step, task.skipped[0], origin)
+            counts = {"steps": task.step, "skipped": task.skipped[0]}
+            report = finish(run.folder, averaged, loader, counts, plan.shown.key, origin)
         if launcher is not None:
             launcher.part()
     except BaseException as error:
