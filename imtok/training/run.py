@@ -29,6 +29,7 @@ from imtok.training import folder as run_folder
 from imtok.training.checkpoints import Checkpoint
 from imtok.training.damage import BadSampleCount
 from imtok.training.ema import EMA
+from imtok.training.estimate import Estimate
 from imtok.training.failures import note_failure
 from imtok.training.finish import SUMMARY, finish
 from imtok.training.hardware import make_trainer, with_micro_batches
@@ -42,7 +43,7 @@ from imtok.training.progress import Bar
 from imtok.training.records import Events
 from imtok.training.saving import Saving, restore_weights
 from imtok.training.signals import Signals, spare_workers
-from imtok.training.statement import statement, too_few
+from imtok.training.statement import device_name, statement, too_few
 from imtok.training.task import TokenizerTask
 from imtok.training.wandb import Wandb
 from imtok.types import Batch
@@ -147,7 +148,8 @@ def _assemble(run: Run, trainer: Trainer, plan: Plan) -> _Crew:
     signals = Signals(saving)
     bar = Bar(run.trainer.batch_size)
     logged = Log(run.folder, run.trainer.log_every, bar, Health(run.tokenizer.quantizer), events, mirror)
-    callbacks = [ema, bar, BadSampleCount(run.folder), logged, saving]
+    estimate = Estimate(device_name(trainer.strategy.root_device, trainer.world_size))
+    callbacks = [ema, bar, BadSampleCount(run.folder), logged, estimate, saving]
     if run.trainer.pictures_every:
         callbacks.append(Pictures(run.folder, run.trainer.pictures_every, plan.shown, ema, mirror))
     if plan.asked is not None:

@@ -43,7 +43,7 @@ def statement(
     total = f", {tokens * bits:,.0f} bits" if quantizer.vocab_sizes else " that are not quantized"
     parts = ", ".join(_part(name, getattr(tokenizer, name)) for name in ("encoder", "quantizer", "decoder"))
     rows = {
-        "device": f"{_device(*devices)}, {trainer.precision}",
+        "device": f"{device_name(*devices)}, {trainer.precision}",
         "images": f"{_images(images[0])} to train on, {_images(images[1])} held out, {side} x {side} pixels",
         "tokens": f"{tokens:,} per image of {each}{total}",
         "parameters": parts,
@@ -123,7 +123,8 @@ def _epochs(images: Images, trainer: TrainerSettings) -> str:
     return f" ({epochs:,.3g} epochs)"
 
 
-def _device(device: torch.device, number: int) -> str:
+def device_name(device: torch.device, number: int) -> str:
+    """What a run computes on, for a reader: this process's device, and how many there are."""
     if device.type == "cuda":
         name = f"{torch.cuda.get_device_name(device)}"
         return f"{number} x {name}" if number > 1 else f"{device} ({name})"
