@@ -16,8 +16,10 @@ from imtok.config import TrainConfig
 from imtok.data.base import Data
 from imtok.errors import InputError
 from imtok.objectives.base import Objective
+from imtok.objectives.judges import build_with_found
 from imtok.paste import override
 from imtok.tokenizer import Tokenizer, construct
+from imtok.training.folder import left_out_so_far
 from imtok.training.run import Run
 
 _TOKENIZER = ("encoder", "quantizer", "regularizer", "decoder", "space", "image_size")
@@ -32,10 +34,17 @@ def build_run(config: DictConfig, folder: Path) -> Run:
     """
     plain = cast(dict[str, Any], OmegaConf.to_container(config, resolve=True))
     require_classes(plain)
+    if plain["trainer"]["precision"] == "auto":
+        plain["trainer"]["precision"] = config.trainer.precision = _precision(plain["trainer"])
     typed = cast(TrainConfig, OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(TrainConfig), config)))
+    tokenizer = build_tokenizer(plain)
+    if typed.judges == "found":
+        objective, left_out = build_with_found(plain["objective"], left_out_so_far(folder, typed.ckpt))
+    else:
+        objective, left_out = cast(Objective, build_part(plain, "objective")), dict[str, str]()
     return Run(
-        tokenizer=build_tokenizer(plain),
-        objective=cast(Objective, build_part(plain, "objective")),
+        tokenizer=tokenizer,
+        objective=objective,
         data=build_data(plain),
         trainer=typed.trainer,
         optimizer=typed.optimizer,
@@ -44,13 +53,20 @@ def build_run(config: DictConfig, folder: Path) -> Run:
         image_size=typed.image_size,
         seed=typed.seed,
         config=plain,
-        config_yaml=OmegaConf.to_yaml(config, resolve=True),
+        config_yaml=OmegaConf.to_yaml(OmegaConf.create(plain)),
         ckpt=typed.ckpt,
         init_from=typed.init_from,
         wandb=typed.logger == "wandb",
         allow_change=tuple(typed.allow_change),
         command=_this_job(folder),
+        left_out=left_out,
     )
+
+
+def _precision(trainer: dict[str, Any]) -> str:
+    """What ``trainer.precision=auto`` is on this machine."""
+    on_gpu = torch.cuda.is_available() and trainer["accelerator"] not in ("cpu", "mps", "tpu")
+    return "bf16" if on_gpu and torch.cuda.is_bf16_supported() else "fp32"
 
 
 def _this_job(folder: Path) -> tuple[str, ...]:
@@ -88,7 +104,7 @@ def build_tokenizer(plain: dict[str, Any]) -> Tokenizer:
 def require_classes(plain: dict[str, Any]) -> None:
     """Check that every part of a part says what class it is.
 
-    A recipe, or ``size=tiny``, changes some keys of its own parts. Where the command line takes others, these keys are
+    A recipe, or its size, changes some keys of its own parts. Where the command line takes others, these keys are
     left over and belong to nothing.
 
     Raises:
@@ -98,7 +114,7 @@ def require_classes(plain: dict[str, Any]) -> None:
     if left:
         has = "has keys but no class" if len(left) == 1 else "have keys but no classes"
         raise InputError(
-            f"{', '.join(left)} {has} (_target_): a recipe or size=tiny changes these keys of its own parts, and "
+            f"{', '.join(left)} {has} (_target_): a recipe or its size changes these keys of its own parts, and "
             f"others were given; leave them out by {' '.join(f'~{key}' for path in left for key in _keys(plain, path))}"
         )
 

@@ -54,6 +54,7 @@ class TrainConfig:
     init_from: str | None = None
     freeze: list[str] = field(default_factory=list)
     allow_change: list[str] = field(default_factory=list)
+    judges: str = "required"
 
     def check(self) -> list[str]:
         """What is out of range, one line each."""
@@ -64,6 +65,8 @@ class TrainConfig:
             problems.append(f"seed must not be negative, got {self.seed}")
         if self.logger not in ("csv", "wandb"):
             problems.append(f"logger must be csv or wandb, got {self.logger}")
+        if self.judges not in ("required", "found"):
+            problems.append(f"judges must be required or found, got {self.judges}")
         if self.ckpt and not self.out and self.ckpt == "last":
             problems.append("ckpt=last needs out=DIR: the run folder to go on with")
         nets = [name for name in self.freeze if name in ("encoder", "decoder")]
@@ -292,7 +295,7 @@ def _without_class(name: str, section: dict[str, Any], typed: set[str] | None) -
     keys = [f"{name}.{key}" for key in section]
     if typed is None or f"{name}._target_" in typed or typed & set(keys):
         return f"{name}._target_: required and not set; it says which class to build"
-    left = f"a recipe, size=tiny or another option sets {', '.join(section)} of another choice"
+    left = f"a recipe, its size or another option sets {', '.join(section)} of another choice"
     return f"{name}: has keys but no class (_target_), since {left}; leave out by {' '.join(f'~{key}' for key in keys)}"
 
 

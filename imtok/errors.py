@@ -3,3 +3,7 @@
 
 class InputError(ValueError):
     """What the user gave cannot be used; the message names the file or key, the reason and the fix."""
+
+
+class MissingWeightsError(InputError):
+    """Nobody named a weight file, and the published one is nowhere on this machine."""

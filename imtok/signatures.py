@@ -95,7 +95,7 @@ def _check_node(path: str, node: dict[str, Any], provided: set[str], typed: set[
     if left_over:
         leave = " ".join(f"~{path}.{key}" for key in left_over)
         yield (
-            f"{path}: {target.rpartition('.')[2]} has no argument {', '.join(left_over)}, which a recipe, size=tiny or "
+            f"{path}: {target.rpartition('.')[2]} has no argument {', '.join(left_over)}, which a recipe, its size or "
             f"another option sets; leave out by {leave}"
         )
     for key, parameter in parameters.items():

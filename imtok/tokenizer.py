@@ -331,7 +331,7 @@ def construct(
             raise
         if not isinstance(error, InputError):
             raise InputError(f"{key}: {error}") from error
-        raise InputError(_with_keys(str(error), config, key)) from None
+        raise type(error)(_with_keys(str(error), config, key)) from None
 
 
 def _with_keys(text: str, config: Config, key: str) -> str:

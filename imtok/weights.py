@@ -12,7 +12,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from imtok.errors import InputError
+from imtok.errors import InputError, MissingWeightsError
 from imtok.files import canonical_json, sha256
 
 
@@ -36,7 +36,7 @@ class WeightFile:
         """The file at ``path``; without one, that in the cache of ``torch.hub``.
 
         Raises:
-            InputError: If there is no such file; says where to get it.
+            InputError: If there is no such file; says where to get it. Without a path, ``MissingWeightsError``.
         """
         if path is not None:
             if Path(path).is_file():
@@ -45,7 +45,7 @@ class WeightFile:
         cache = Path(torch.hub.get_dir()) / "checkpoints"
         found = next((cache / name for name in self.names if (cache / name).is_file()), None)
         if found is None:
-            raise InputError(f"{self.names[0]} is not in {cache}; {self._remedy()}")
+            raise MissingWeightsError(f"{self.names[0]} is not in {cache}; {self._remedy()}")
         return found
 
     def _remedy(self) -> str:

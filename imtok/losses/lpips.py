@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from typing_extensions import override
 
-from imtok.errors import InputError
+from imtok.errors import InputError, MissingWeightsError
 from imtok.losses.base import ImageLoss
 from imtok.nn.frozen import warn_random
 from imtok.pretrained import RANDOM
@@ -186,7 +186,7 @@ def _find_heads(net: str, heads: str | Path | None) -> Path:
         raise InputError(f"heads={heads} is not a file; give the {net}.pth of LPIPS 0.1, or pip install lpips")
     package = find_spec("lpips")
     if package is None or package.origin is None:
-        raise InputError(
+        raise MissingWeightsError(
             "the heads of LPIPS are missing; pip install lpips, or give the path of its file as heads=PATH"
         )
     return Path(package.origin).parent / "weights" / "v0.1" / f"{net}.pth"

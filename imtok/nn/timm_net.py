@@ -9,7 +9,7 @@ from typing import Any
 from huggingface_hub import try_to_load_from_cache
 from safetensors import SafetensorError
 
-from imtok.errors import InputError
+from imtok.errors import InputError, MissingWeightsError
 from imtok.nn.frozen import drawn
 from imtok.pretrained import RANDOM
 
@@ -34,7 +34,8 @@ def timm_net(name: str, weights: str | Path | None, **settings: Any) -> Any:
         64
     """
     if find_spec("timm") is None:
-        raise InputError(f"timm is missing, which {name} needs; pip install timm (imtok's extra `timm`)")
+        kind = MissingWeightsError if weights is None else InputError
+        raise kind(f"timm is missing, which {name} needs; pip install timm (imtok's extra `timm`)")
     timm: Any = import_module("timm")
     if not timm.is_model(name):
         raise ValueError(f"net must be a name that timm knows, got {name!r}")
@@ -56,11 +57,11 @@ def _find(name: str, repository: str | None, weights: str | Path | None) -> Path
             return Path(weights).expanduser()
         raise InputError(f"weights={weights} is not a file; {remedy}")
     if repository is None:
-        raise InputError(f"the weights of {name} are not on the hub; {remedy}")
+        raise MissingWeightsError(f"the weights of {name} are not on the hub; {remedy}")
     cached = (try_to_load_from_cache(repository, file) for file in _FILES)
     found = next((path for path in cached if isinstance(path, str)), None)
     if found is None:
-        raise InputError(
+        raise MissingWeightsError(
             f"the weights of {name} are not on this machine; download https://huggingface.co/{repository} "
             f"(hf download {repository} {_FILES[0]}), or {remedy}"
         )

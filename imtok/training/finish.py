@@ -22,7 +22,7 @@ def finish(
     folder: Path,
     tokenizer: Tokenizer,
     loader: DataLoader[Any],
-    counts: dict[str, int],
+    facts: dict[str, Any],
     shown: Sequence[str],
     origin: Origin | None = None,
 ) -> Report:
@@ -32,7 +32,8 @@ def finish(
         folder: The run folder.
         tokenizer: The averaged weights, on the device where they are.
         loader: This rank's part of the held-out images.
-        counts: Steps that the run has taken (``steps``), and those whose update was left out (``skipped``).
+        facts: What the summary says besides: steps that the run has taken, those whose update was left out, and the
+            judges that it was without.
         shown: Keys of the images that the report shows.
         origin: What the report says of its data and its command; None = nothing.
 
@@ -42,13 +43,13 @@ def finish(
     settings = Settings(skip_missing=True)  # nobody asked for these metrics, and the run is over
     report = evaluate(tokenizer, loader, tokenizer.decoder.last_layer.device, shown, settings)
     report = replace(report, name=folder.resolve().name, origin=origin or Origin())
-    from_main(lambda: _write(folder, tokenizer, report, counts))
+    from_main(lambda: _write(folder, tokenizer, report, facts))
     return report
 
 
-def _write(folder: Path, tokenizer: Tokenizer, report: Report, counts: dict[str, int]) -> None:
+def _write(folder: Path, tokenizer: Tokenizer, report: Report, facts: dict[str, Any]) -> None:
     tokenizer.save(folder / "tokenizer")
     write_report(report, folder / "evaluation")
     shown = ("psnr", "ssim", "usage", "perplexity")
     metrics = {name: report.metrics[name] for name in shown if name in report.metrics}
-    write_json(folder / SUMMARY, {**metrics, **counts, "images": report.images, "weights": "ema"})
+    write_json(folder / SUMMARY, {**metrics, **facts, "images": report.images, "weights": "ema"})

@@ -15,7 +15,7 @@ import torch
 
 from imtok.distributed import launched_rank
 from imtok.errors import InputError
-from imtok.files import Lock, claim_inside, write_bytes, write_json
+from imtok.files import Lock, claim_inside, read_json, write_bytes, write_json
 from imtok.training import checkpoints
 from imtok.training.checkpoints import Checkpoint
 
@@ -48,6 +48,17 @@ def find_checkpoint(folder: Path, ckpt: str | None) -> Checkpoint | None:
         raise InputError(f"{folder}/checkpoints holds no whole checkpoint; start anew in another folder")
     log.info("no checkpoint in %s yet: starting at step 0", folder)
     return None
+
+
+def left_out_so_far(folder: Path, ckpt: str | None) -> dict[str, str] | None:
+    """The judges that the run to go on with is without, and why; None if a run begins."""
+    if ckpt is None:
+        return None
+    path = folder / "run.json" if ckpt == "last" else Path(ckpt) / checkpoints.MANIFEST
+    if not path.is_file():  # what is wrong with it is said where it is read
+        return None
+    stored = read_json(path)
+    return dict(stored.get("left_out") or {}) if isinstance(stored, dict) else None
 
 
 @contextmanager
@@ -102,6 +113,7 @@ def describe(folder: Path, config_yaml: str, about: dict[str, Any], seed: int) -
     facts = {
         "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "seed": seed,
+        **({"left_out": about["left_out"]} if "left_out" in about else {}),
         "data": about["data"],
         "versions": {"python": platform.python_version(), **{name: _version(name) for name in _PACKAGES}},
         "threads": torch.get_num_threads(),

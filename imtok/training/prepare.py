@@ -1,7 +1,7 @@
 """What a run is given, and what is found out about it before it writes anything."""
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +50,7 @@ class Run:
         allow_change: Config keys that may differ from the run so far.
         command: What its further processes on this machine run, where no launcher has started them.
         measured_by: The command that measures the finished run again, for its report.
+        left_out: The judges that the objective is without, as their weights are not on this machine: why, by key.
     """
 
     tokenizer: Tokenizer
@@ -69,6 +70,7 @@ class Run:
     allow_change: tuple[str, ...] = ()
     command: tuple[str, ...] = ()
     measured_by: str = ""
+    left_out: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -98,7 +98,7 @@ def _train(run: Run, lock: Lock) -> Outcome:
     # Where it begins: with its images, at its first step or at a checkpoint.
     images = run.data.train(run.image_size, run.seed)
     say_remarks(images.remarks)
-    about = {"config": run.config, "data": images.about}
+    about = {"config": run.config, "data": images.about, **({"left_out": run.left_out} if run.left_out else {})}
     resume = run_folder.find_checkpoint(run.folder, run.ckpt)
     if resume is not None:
         check_resume(run, resume, about)
@@ -178,8 +178,10 @@ def _carry_out(run: Run, trainer: Trainer, crew: _Crew, plan: Plan) -> Outcome:
             loader = _validation_loader(run, 64, rank(), world_size())
             averaged = crew.ema.gather().to(trainer.strategy.root_device)
             origin = Origin(run.config.get("data", {}), "val", str(run.folder), run.measured_by)
-            counts = {"steps": task.step, "skipped": task.skipped[0]}
-            report = finish(run.folder, averaged, loader, counts, plan.shown.key, origin)
+            facts: dict[str, Any] = {"steps": task.step, "skipped": task.skipped[0]}
+            if run.left_out:
+                facts["left_out"] = list(run.left_out)
+            report = finish(run.folder, averaged, loader, facts, plan.shown.key, origin)
         if launcher is not None:
             launcher.part()
     except BaseException as error:
@@ -206,6 +208,8 @@ def _say(run: Run, images: tuple[Images, Images], trainer: Trainer, step: int) -
         run.tokenizer, run.objective, images, run.image_size, run.trainer, devices, (step, str(run.folder))
     ):
         log.info("%s", line)
+    for key, why in run.left_out.items():
+        log.warning("%s is left out (judges=found): %s", key, why)
     for line in [*too_few(images, run.config.get("data") or {}), *unlikely(run.trainer, run.optimizer, run.config)]:
         log.warning("%s", line)
 

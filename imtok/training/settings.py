@@ -19,7 +19,8 @@ class TrainerSettings:
         micro_batch: Images per micro-batch and device, in place of ``accumulate``, which then follows from the number
             of devices; None = ``accumulate`` says it.
         clip: Largest norm of the gradient; None = do not clip.
-        precision: ``fp32`` or ``bf16`` (autocast).
+        precision: ``fp32``, ``bf16`` (autocast), or ``auto``: bf16 on a GPU that has it, else fp32. What it was is
+            stored.
         accelerator: Lightning's: ``auto``, ``cpu``, ``gpu``.
         devices: Lightning's: a number or ``auto``.
         num_nodes: Machines.
@@ -85,9 +86,9 @@ class TrainerSettings:
             )
         if self.clip is not None and self.clip <= 0:
             problems.append(f"trainer.clip must be positive or null, got {self.clip}")
-        if self.precision not in ("fp32", "bf16"):
+        if self.precision not in ("fp32", "bf16", "auto"):
             reason = "; fp16 loses codes and overflows in losses: use bf16" if "16" in self.precision else ""
-            problems.append(f"trainer.precision must be fp32 or bf16, got {self.precision}{reason}")
+            problems.append(f"trainer.precision must be fp32, bf16 or auto, got {self.precision}{reason}")
         unknown = check_metrics(self.evaluate_metrics)
         if unknown:
             problems.append(f"trainer.evaluate_{unknown}")
