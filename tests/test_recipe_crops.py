@@ -29,5 +29,6 @@ CROPS = {  # part of the short side that shows, and whether images are mirrored
 def test_a_recipe_crops_and_mirrors_as_published(recipe):
     register_schemas()
     with initialize_config_dir(str(config_folder()), version_base="1.3"):
-        data = compose("train", overrides=[f"experiment={recipe}"]).data
-    assert (list(data.scale), data.flip) == CROPS[recipe]
+        for size in ("full", "small"):
+            data = compose("train", overrides=[f"experiment={recipe}", f"size={size}"]).data
+            assert (list(data.scale), data.flip) == CROPS[recipe]

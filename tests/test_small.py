@@ -1,6 +1,7 @@
 """Every recipe at size=small: a net of 10 to 40 million parameters for some 10,000 pictures, which trains."""
 
 import logging
+import shutil
 from functools import cache
 from typing import Any
 
@@ -77,6 +78,13 @@ def pictures(tmp_path):
 
 
 @pytest.fixture
+def folder(tmp_path):
+    """A run folder, which is removed after the test: it holds half a gigabyte."""
+    yield tmp_path / "run"
+    shutil.rmtree(tmp_path / "run", ignore_errors=True)
+
+
+@pytest.fixture
 def no_weights(tmp_path, monkeypatch):
     """A machine on which no published weights are found."""
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
@@ -85,20 +93,20 @@ def no_weights(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("recipe", ["llamagen_vq16", "titok_bl64", "one_d_piece_s256"])
 @pytest.mark.usefixtures("no_weights")
-def test_two_steps_on_pictures_of_ones_own_without_any_judge_say_how_long_they_take(recipe, pictures, tmp_path, caplog):
+def test_two_steps_on_pictures_of_ones_own_without_any_judge_say_how_long_they_take(recipe, pictures, folder, caplog):
     caplog.set_level(logging.INFO)
     config = composed(recipe, "data=folder", f"data.path={pictures}", *TWO_STEPS, "image_size=64")
-    out = tmp_path / "run"
-    assert train(build_run(config, out)).step == 2
+    assert train(build_run(config, folder)).step == 2
     assert any("left on this machine (cpu with 1 thread): 1 step of " in line for line in caplog.messages)
     assert [line.split()[0] for line in caplog.messages if "is left out (judges=found)" in line]
-    assert (out / "tokenizer" / "model.safetensors").is_file()
+    assert (folder / "tokenizer" / "model.safetensors").is_file()
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("recipe", RECIPES)
-def test_two_steps_with_every_judge(recipe, pictures, tmp_path):
+def test_two_steps_with_every_judge(recipe, pictures, folder, caplog):
     """At its own size; the nets that judge, and the frozen ones, have random weights."""
+    caplog.set_level(logging.INFO)
     config = composed(recipe, "data=folder", f"data.path={pictures}", *TWO_STEPS)
     for key in _weights(config):
         OmegaConf.update(config, key, "random")
@@ -108,9 +116,10 @@ def test_two_steps_with_every_judge(recipe, pictures, tmp_path):
     if same in TRAINED:  # sizes of one family are one at size=small
         return
     TRAINED.add(same)
-    run = build_run(config, tmp_path / "run")
+    run = build_run(config, folder)
     assert run.left_out == {}
     assert train(run).step == 2
+    assert any("left on this machine" in line for line in caplog.messages)
 
 
 def _weights(node, path=""):
