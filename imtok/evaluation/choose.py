@@ -8,6 +8,7 @@ from imtok.errors import InputError
 from imtok.evaluation.codes import CodeMeasure, PositionMeasure
 from imtok.evaluation.corpus import LanguageMeasure
 from imtok.evaluation.features import FeatureMeasure, Net
+from imtok.evaluation.flat import FlatMeasure
 from imtok.evaluation.inference import Size
 from imtok.evaluation.keys import BACKBONE, DINO, with_keys
 from imtok.evaluation.lengths import LengthMeasure
@@ -51,7 +52,7 @@ def choose(
                 wanted.remove(name)
                 absent[name] = "latents are continuous: there are no ids"
     if "psnr" in wanted:
-        measures.append(ImageMeasure("psnr", PSNR().to(exact)))
+        measures += [ImageMeasure("psnr", PSNR().to(exact)), FlatMeasure()]
     if "ssim" in wanted:
         measures.append(ImageMeasure("ssim", SSIM().to(exact), WINDOW))
     if "msssim" in wanted:

@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from typing_extensions import override
 
+from imtok.distributed import sum_over_ranks
 from imtok.evaluation.inference import Size
 from imtok.evaluation.measures import Found, Measure, Number, Seen
 from imtok.metrics.bits import Rate
@@ -71,7 +72,7 @@ class CodeMeasure(Measure):
         if statistics:
             values["bits_per_pixel_entropy"] = rates["tokens_per_pixel"] * sum(statistics["entropy_bits"])
         facts: dict[str, Any] = {}
-        counts = self.codes.counts if self.codes is not None else []
+        counts = [sum_over_ranks(table) for table in self.codes.counts] if self.codes is not None else []
         return Found(
             {name: Number(value, _CONVENTIONS[name], facts) for name, value in values.items()},
             self._absent(),

@@ -132,6 +132,7 @@ def evaluate(
         drawings=found.pictures,
         warnings=notes,
         tokenizer=fingerprint(tokenizer),
+        parameters=sum(parameter.numel() for parameter in tokenizer.parameters()),
         when=now(),
     )
 

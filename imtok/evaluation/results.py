@@ -38,6 +38,7 @@ class Report:
         warnings: What to bear in mind.
         name: Of the tokenizer.
         tokenizer: Its hash; empty = not known.
+        parameters: Numbers that it has learnt, without a frozen space; 0 = not known.
         when: In UTC, to the second; empty = not known.
         origin: Data, split, tokenizer and command that it is of.
     """
@@ -61,6 +62,7 @@ class Report:
     warnings: list[str] = field(default_factory=list)
     name: str = ""
     tokenizer: str = ""
+    parameters: int = 0
     when: str = ""
     origin: Origin = field(default_factory=Origin)
 
@@ -78,6 +80,7 @@ class Report:
             "when": self.when,
             "tokenizer": self.origin.tokenizer,
             "tokenizer_sha256": self.tokenizer,
+            "parameters": self.parameters,
             "command": self.origin.command,
             "images": self.images,
             "image_size": list(self.image_size),

@@ -23,11 +23,15 @@ def outcome(count: int, rank: int = 0, world: int = 1) -> dict:
     codecs.QUALITIES = {"jpeg": (20,)}
     settings = Settings(METRICS, pfid_alphas=(0.5,), pfid_deltas=(8,), skip_missing=True)
     try:
-        report = evaluate(tokenizer().double(), batches(range(rank, count, world), 2), pictures=0, settings=settings)
+        given, shown = batches(range(rank, count, world), 2), ["image 3", "image 0", "image 6"]
+        report = evaluate(tokenizer().double(), given, pictures=shown, settings=settings)
     except InputError as error:
         return {"error": str(error)}
     values = report.values()
-    return {name: values[name] for name in ("images", "metrics", "slots", "absent", "tables", "protocol_ids")}
+    found = {name: values[name] for name in ("images", "metrics", "slots", "absent", "tables", "protocol_ids")}
+    pictures = [int(image.sum()) for image in (*report.pictures.originals, *report.pictures.reconstructions)]
+    counts = report.arrays["counts_0"].tolist()
+    return {**found, "pictures": {"keys": report.pictures.keys, "sums": pictures}, "counts": counts}
 
 
 def run(rank: int, world: int, folder: str) -> None:

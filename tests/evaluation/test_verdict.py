@@ -1,0 +1,150 @@
+"""A number on top stands beside what it can be measured against, and says where it needs more images."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from evaluation.tiny import batches, tokenizer
+
+from imtok.evaluation.evaluate import evaluate
+from imtok.evaluation.flat import COLOURS
+from imtok.evaluation.known import PSNR as KNOWN
+from imtok.evaluation.known import near
+from imtok.evaluation.limits import cautions, ceiling, even_use
+from imtok.evaluation.settings import Settings
+from imtok.evaluation.verdict import figures, lead
+from imtok.metrics.psnr import PSNR
+
+
+@pytest.fixture(scope="module")
+def report():
+    return evaluate(tokenizer(), batches(range(12)))
+
+
+def figure(report, name):
+    (found,) = [one for one in figures(report) if one.name == name]
+    return found
+
+
+def with_use(report, counts, value):
+    """The report of another codebook: counts of its codes, and its usage."""
+    arrays = {"counts_0": np.array(counts)}
+    return replace(report, arrays=arrays, vocab_sizes=(len(counts),), metrics={**report.metrics, "usage": value})
+
+
+def test_the_lead_says_what_an_image_becomes(report):
+    assert lead(replace(report, name="mine", image_size=(64, 64), bits_per_token=9.0)).startswith(
+        "mine turns an image of 64x64 pixels into 16 tokens of 9 bits: 18 bytes in place of 12,288, 683 times fewer."
+    )
+    assert lead(replace(report, vocab_sizes=())).endswith("into 16 continuous latents.")
+    assert lead(replace(report, metrics={})).endswith("into tokens of 5 bits.")
+
+
+def test_usage_is_given_with_its_ceiling(report):
+    few = with_use(report, [1] * 192 + [0] * (1024 - 192), 192 / 1024)
+    found = figure(few, "Codebook usage")
+    assert found.value == "19 %"
+    assert found.good[0] == (
+        "192 of 1,024 codes were seen. The ceiling is 19 %: 12 images with 192 tokens cannot show more, and codes "
+        "drawn evenly at random would show about 17 %."
+    )
+    assert found.cautions == ["It needs more images: of a codebook of even use about 295 images would show 99 %."]
+    many = with_use(report, [100, 100, 0, 0], 0.5)
+    found = figure(many, "Codebook usage")
+    assert found.good[0].endswith("The ceiling is 100 %: 12 images with 200 tokens are enough to show every code.")
+    assert not found.cautions
+
+
+def test_usage_of_several_slots_has_the_mean_of_their_ceilings():
+    found = figure(evaluate(tokenizer("product"), batches(range(1))), "Codebook usage")
+    assert found.good[0].startswith(
+        "This is the mean over 2 slots. The ceiling is 45 %: 1 image with 16 tokens in a slot"
+    )
+    assert (ceiling(16, 32) + ceiling(16, 40)) / 2 == pytest.approx(0.45)
+
+
+def test_the_share_of_even_use_is_that_of_draws():
+    drawn = torch.randint(50, (2000, 80), generator=torch.Generator().manual_seed(0))
+    mean = torch.stack([row.unique().numel() * torch.ones(()) for row in drawn]).mean().item() / 50
+    assert even_use(80, 50) == pytest.approx(mean, rel=0.01)
+    assert even_use(10, 1) == 1.0
+
+
+def test_a_psnr_stands_beside_that_of_flat_colours(report):
+    images = torch.cat([batch.image for batch in batches(range(12))])
+    own = images.double().mean((2, 3), keepdim=True).round().to(torch.uint8).expand_as(images)
+    colours = [colour.to(torch.uint8)[None, :, None, None].expand_as(images) for colour in COLOURS]
+    best = max(PSNR().per_image(colour, images).mean().item() for colour in colours)
+    assert len(colours) == 512
+    assert report.tables["flat"]["one_colour"] == pytest.approx(best, abs=1e-8)
+    mean = PSNR().per_image(own, images).mean().item()
+    assert report.tables["flat"]["mean_of_each_image"] == pytest.approx(mean, abs=1e-8)
+    between = replace(report, metrics={"psnr": 15.0}, tables={"flat": {"one_colour": 12.9, "mean_of_each_image": 20.0}})
+    assert figure(between, "PSNR").good[0] == (
+        "This is 2.1 dB above painting all images in one colour (12.90 dB) and 5.0 dB below painting each in its own "
+        "mean colour (20.00 dB)."
+    )
+
+
+def test_images_of_one_colour_have_the_largest_psnr():
+    flat = batches(range(2))
+    for batch in flat:
+        batch.image.fill_(48)
+    assert evaluate(tokenizer(), flat).tables["flat"] == {"one_colour": 100.0, "mean_of_each_image": 100.0}
+
+
+def test_a_psnr_stands_beside_others_of_its_rate_and_is_called_neither_good_nor_bad(report):
+    here = " ".join(figure(replace(report, metrics={"psnr": 25.0, "bits_per_pixel": 0.14}), "PSNR").good)
+    there = " ".join(figure(replace(report, metrics={"psnr": 25.0, "bits_per_pixel": 1.0}), "PSNR").good)
+    assert "JPEG 20.8 dB at 0.13" in here
+    assert "JPEG 31 dB at 0.95" in there
+    assert "no published PSNR near 9 bits" in " ".join(
+        figure(replace(report, metrics={"psnr": 25.0, "bits_per_pixel": 9.0}), "PSNR").good
+    )
+    for one in figures(report):
+        for sentence in (*one.good, *one.cautions):
+            assert not {"poor", "bad", "excellent", "great"} & set(sentence.lower().replace(".", "").split())
+            assert sentence.endswith(".")
+    assert near(KNOWN, 0.0) == []
+
+
+def test_codecs_that_were_measured_on_the_same_images_take_the_place_of_others(report):
+    rows = [
+        {"kind": "tokens", "tokens": 16, "bytes": 100.0, "bits_per_pixel": 0.2, "psnr": 20.0},
+        {"kind": "jpeg", "quality": 1, "bytes": 90.0, "bits_per_pixel": 0.18, "psnr": 19.0},
+        {"kind": "jpeg", "quality": 50, "bytes": 900.0, "bits_per_pixel": 1.8, "psnr": 30.0},
+    ]
+    good = " ".join(figure(replace(report, tables={"rate": rows}), "PSNR").good)
+    assert "On the same images, at the setting of the nearest size: JPEG 19.0 dB at 0.18 bits per pixel." in good
+    assert "64 crops" not in good
+
+
+def test_distances_say_how_many_images_they_need(report):
+    measured = {
+        **report.metrics,
+        "rfid_inception_tf": 2.5,
+        "fd_efflite0_224": 40.0,
+        "rfid_inception_tf_unverified": 9.0,
+    }
+    few = replace(report, metrics=measured, images=148)
+    (caution,) = figure(few, "rFID").cautions
+    assert "over 148: too large" in caution
+    assert "Below 2,048 images" in caution
+    (caution,) = figure(replace(few, images=50_000), "rFID").cautions
+    assert "This one" not in caution
+    for name in ("fd_efflite0_224", "rfid_inception_tf_unverified"):
+        assert figure(few, name).cautions[0].startswith("No published rFID can be compared with it")
+
+
+def test_entropies_say_when_tokens_are_few(report):
+    assert cautions(report) == [
+        line for line in cautions(report) if line.startswith("Entropy and perplexity need more images: there are 6")
+    ]
+    low = {**report.metrics, "entropy_bits": 5.0, "entropy_bits_corrected": 5.01}
+    assert not cautions(replace(with_use(report, [100] * 32, 1.0), metrics=low))
+    positions = evaluate(tokenizer(), batches(range(8)), settings=Settings(("positions",)))
+    assert cautions(positions) == [
+        "The entropy at a position needs more images: it is estimated from 8 tokens for 32 codes. Without the "
+        "correction it cannot exceed 3.00 bits."
+    ]
