@@ -31,7 +31,7 @@ from imtok.evaluation.command import (
     show_comparison,
 )
 from imtok.evaluation.protocol import Protocol
-from imtok.evaluation.report import show
+from imtok.evaluation.report import BESIDE, PAGE, show
 from imtok.evaluation.schema import ScoreConfig
 from imtok.export.command import run_convert, run_publish, run_verify
 from imtok.export.formats.base import Format
@@ -143,9 +143,9 @@ def _train(config: DictConfig) -> None:
 
 
 _RESULTS = {
+    f"evaluation/{PAGE}": BESIDE,
     "tokenizer": "the tokenizer: config.json and model.safetensors (averaged weights), codebook included",
     "best": "the best tokenizer by trainer.best",
-    "evaluation": "report.md, report.json and grid.png: originals over reconstructions",
     "images": "reconstructions during training",
     "metrics.csv": "losses, usage and speed by step",
     "checkpoints": "to go on with: ckpt=last and the same settings",

@@ -19,9 +19,8 @@ from imtok.evaluation.choose import missing, refuse
 from imtok.evaluation.compare import Comparison, compare, read_report
 from imtok.evaluation.generated import score
 from imtok.evaluation.origin import now
-from imtok.evaluation.page import write_page
 from imtok.evaluation.protocol import Protocol
-from imtok.evaluation.report import print_whole, show, write_report
+from imtok.evaluation.report import BESIDE, PAGE, print_whole, show, write_report
 from imtok.evaluation.results import Report, package_version
 from imtok.evaluation.schema import MeasureConfig, ScoreConfig
 from imtok.evaluation.settings import Settings
@@ -110,10 +109,9 @@ def require_metrics(config: MeasureConfig, protocol: Protocol, tokenizer: Tokeni
 
 def write_and_show(report: Report, folder: Path, console: Console) -> None:
     """Write a report and its page, print it, and say where it is."""
-    write_report(report, folder, lambda aside: write_page(report, aside))
+    write_report(report, folder)
     show(report, console)
-    more = "report.md, report.json, codes.npz"
-    console.print(f"  {terminal(str(folder))}/report.html  [dim]{more}[/dim]", soft_wrap=True)
+    console.print(f"  {terminal(str(folder / PAGE))}  [dim]{BESIDE}[/dim]", soft_wrap=True)
 
 
 def unique_names(sources: Sequence[str]) -> list[str]:

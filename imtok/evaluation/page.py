@@ -1,123 +1,145 @@
-"""A report as one HTML file that needs nothing else, and the files for machines beside it."""
+"""A report as one HTML file that needs nothing else."""
 
-import csv
-import html
-import io
-from base64 import b64encode
 from collections.abc import Sequence
-from pathlib import Path
+from dataclasses import dataclass
 
-import numpy as np
+from jaxtyping import UInt8
+from torch import Tensor
 
 from imtok.evaluation.briefs import Brief, briefs
+from imtok.evaluation.limits import cautions
 from imtok.evaluation.plots import draw_plots, error_map, picture_bytes
-from imtok.evaluation.results import Report, summary
-from imtok.evaluation.titles import is_stand_in, number, reasons, title
-from imtok.files import write_bytes
-from imtok.text import plain
+from imtok.evaluation.results import Report, counted
+from imtok.evaluation.templating import Inlined, render
+from imtok.evaluation.terms import Term, term
+from imtok.evaluation.titles import is_stand_in, number, reasons
+from imtok.evaluation.verdict import figures, lead
+from imtok.metrics.psnr import PSNR
+from imtok.metrics.ssim import SSIM, WINDOW
 
-_STYLE = """body{font:15px/1.5 system-ui,sans-serif;max-width:1060px;margin:2em auto;padding:0 1em;color:#202020}
-table{border-collapse:collapse;margin:1em 0}td,th{padding:.25em .8em;border-bottom:1px solid #ddd;text-align:left}
-td.n{text-align:right;font-variant-numeric:tabular-nums}code{color:#666}figure{display:inline-block;margin:.4em}
-figcaption{color:#666;font-size:13px;overflow-wrap:anywhere}.grid img{width:150px;image-rendering:pixelated}
-figure img{max-width:100%}.plots{display:grid;grid-template-columns:repeat(auto-fit,minmax(440px,1fr))}
-.note{color:#8a4b00}"""
+_BETTER = {True: "more", False: "less", None: ""}
 
 
-def write_page(report: Report, folder: Path) -> None:
-    """Write ``report.html``, ``codes.npz`` and, where there is a rate-distortion table, ``rd.csv``.
+@dataclass(frozen=True)
+class PictureSet:
+    """Pictures of one image, to be looked at side by side and to be flipped.
 
-    Args:
-        report: What ``evaluate`` returned.
-        folder: Exists.
+    Attributes:
+        name: Of the image.
+        pictures: The original first.
+        numbers: What was measured on this image, in words.
     """
-    write_bytes(folder / "report.html", page(report).encode())
-    buffer = io.BytesIO()
-    np.savez_compressed(buffer, **dict(report.arrays))  # type: ignore[arg-type]
-    write_bytes(folder / "codes.npz", buffer.getvalue())
-    rows = report.tables.get("rate")
-    if rows:
-        text = io.StringIO()
-        writer = csv.DictWriter(text, list(dict.fromkeys(name for row in rows for name in row)))
-        writer.writeheader()
-        writer.writerows(rows)
-        write_bytes(folder / "rd.csv", text.getvalue().encode())
+
+    name: str
+    pictures: list[Inlined]
+    numbers: str
 
 
 def page(report: Report) -> str:
     """The whole report; pictures are inside it, and nothing is fetched from anywhere."""
-    name = report.name or "Evaluation"
-    parts = [f"<h1>{_text(name)}</h1>", f"<p>{_text(summary(report))}.</p>"]
-    about = {**report.about(), "Command": report.origin.command}
-    rows = "".join(f"<tr><th>{_text(k)}</th><td>{_text(words)}</td></tr>" for k, words in about.items() if words)
-    parts.append(f"<table>{rows}</table>")
-    if report.protocol:
-        settings = ", ".join(f"{key} {value}" for key, value in report.protocol.items() if value not in ([], None))
-        parts.append(f"<p>Protocol: {_text(settings)}.</p>")
-    parts += [f'<p class="note">{_text(note)}</p>' for note in report.warnings]
     own = [name for name in report.metrics if not is_stand_in(name)]
-    parts += _numbers("Metrics", report, own, list(report.absent))
-    parts += _numbers("Not comparable to published numbers", report, list(filter(is_stand_in, report.metrics)))
-    if report.absent:
-        rows = "".join(f"<li>{_text(line)}</li>" for line in reasons(report.absent))
-        parts.append(f"<p>Not measured:</p><ul>{rows}</ul>")
-    plots = draw_plots(report)
-    if plots:
-        figures = (f"<figure>{_image(d, t)}<figcaption>{_text(t)}</figcaption></figure>" for t, d in plots.items())
-        parts.append(f'<h2>Plots</h2><div class="plots">{"".join(figures)}</div>')
-    for caption, data in report.drawings.items():
-        parts.append(f"<h2>{_text(caption)}</h2><figure>{_image(data, caption)}</figure>")
-    parts += _grid(report)
-    for brief in briefs(report):
-        parts += _rows(brief)
-    if report.bad:
-        rows = "".join(f"<li>{_text(sample)}</li>" for sample in report.bad[:200])
-        parts.append(f"<h2>Unreadable samples ({len(report.bad)}, in no number above)</h2><ul>{rows}</ul>")
-    head = f'<meta charset="utf-8"><title>{_text(name)}</title><style>{_STYLE}</style>'
-    return f'<!doctype html>\n<html lang="en"><head>{head}</head><body>\n' + "\n".join(parts) + "\n</body></html>\n"
-
-
-def _numbers(heading: str, report: Report, names: list[str], absent: Sequence[str] = ()) -> list[str]:
-    if not names and not absent:
-        return []
-    rows = [
-        f'<tr><td>{_text(title(name))}</td><td class="n">{number(report.metrics[name])}</td>'
-        f"<td class='n'>{report.images}</td><td><code>{report.ids.get(name, {}).get('id', '')}</code></td>"
-        f"<td>{_text(report.conventions.get(name, ''))}</td></tr>"
-        for name in names
-    ]
-    rows += [f'<tr><td>{_text(title(name))}</td><td class="n">not measured</td></tr>' for name in absent]
-    head = "<tr><th>metric</th><th>value</th><th>images</th><th>protocol id</th><th>convention</th></tr>"
-    return [f"<h2>{_text(heading)}</h2>", f"<table>{head}{''.join(rows)}</table>"]
-
-
-def _grid(report: Report) -> list[str]:
-    pictures = report.pictures
-    if not pictures.keys:
-        return []
-    parts = ['<h2>Originals, reconstructions, errors</h2><table class="grid"><tr><th>original</th>']
-    parts.append("<th>reconstruction</th><th>error, white = 64 levels</th><th></th></tr>")
-    for key, original, image in zip(pictures.keys, pictures.originals, pictures.reconstructions, strict=True):
-        cells = (picture_bytes(original), picture_bytes(image), error_map(original, image))
-        parts.append(
-            "<tr>" + "".join(f"<td>{_image(cell, key)}</td>" for cell in cells) + f"<td>{_text(key)}</td></tr>"
-        )
-    return [*parts, "</table>"]
-
-
-def _rows(brief: Brief) -> list[str]:
-    head = "".join(f"<th>{_text(name)}</th>" for name in brief.head)
-    body = "".join(
-        "<tr>" + "".join(f'<td class="n">{_text(cell)}</td>' for cell in row) + "</tr>" for row in brief.rows
+    stand_ins = [name for name in report.metrics if is_stand_in(name)]
+    plots = [Inlined(data, f"Plot: {name}", name) for name, data in draw_plots(report).items()]
+    return render(
+        "report.html",
+        heading=report.name or "Evaluation",
+        lead=lead(report),
+        facts=facts(report),
+        figures=figures(report),
+        notes=[*(warning[:1].upper() + warning[1:] for warning in report.warnings), *cautions(report)],
+        sets=_sets(report),
+        shown=_shown(report),
+        rows=[
+            *(_row(report, name) for name in own),
+            *([term(name).short, "not measured", "", ""] for name in report.absent),
+        ],
+        stand_ins=[_row(report, name) for name in stand_ins],
+        absent=reasons(report.absent, lambda name: term(name).short),
+        slots=_slots(report),
+        meanings=meanings(report.metrics),
+        protocol=_protocol(report),
+        ids=[_id_row(report, name) for name in report.metrics],
+        origin=[*report.about().items(), *([("Command", report.origin.command)] if report.origin.command else [])],
+        plots=plots,
+        drawings=[Inlined(data, name, name) for name, data in report.drawings.items()],
+        briefs=briefs(report),
+        bad=report.bad,
     )
-    note = [f"<p>{_text(brief.note)}</p>"] if brief.note else []
-    return [f"<h2>{_text(brief.title)}</h2><table><tr>{head}</tr>{body}</table>", *note]
 
 
-def _image(data: bytes, text: str) -> str:
-    return f'<img alt="{_text(text)}" src="data:image/png;base64,{b64encode(data).decode()}">'
+def facts(report: Report) -> list[tuple[str, str]]:
+    """What the report is of, for its first lines: no hash, no command."""
+    size = f"{report.parameters / 1e6:,.1f} million parameters" if report.parameters else ""
+    told = {
+        "Tokenizer": ", ".join(filter(None, (report.origin.tokenizer, size))),
+        "Data": report.about()["Data"],
+        "Measured": report.when.replace("T", " at ").replace("Z", " UTC"),
+    }
+    return [(name, words) for name, words in told.items() if words]
 
 
-def _text(value: str) -> str:
-    """As it is written: no markup, and nothing that turns the direction of reading or does not print."""
-    return html.escape(plain(value))
+def meanings(names: Sequence[str] | dict[str, float]) -> list[tuple[str, str]]:
+    """Each number's short name and its definition."""
+    terms: list[Term] = [term(name) for name in names]
+    return [(one.short, one.meaning) for one in terms if one.meaning]
+
+
+def quality(original: UInt8[Tensor, "3 h w"], image: UInt8[Tensor, "3 h w"]) -> str:
+    """PSNR and SSIM of one image, in words; exact where no pixel differs."""
+    if bool((original == image).all()):
+        return "exact"
+    words = f"PSNR {PSNR().per_image(image[None], original[None]).item():.2f} dB"
+    if min(image.shape[-2:]) < WINDOW:
+        return words
+    return f"{words}, SSIM {SSIM().per_image(image[None], original[None]).item():.3f}"
+
+
+def _sets(report: Report) -> list[PictureSet]:
+    pictures, sets = report.pictures, list[PictureSet]()
+    for key, original, image in zip(pictures.keys, pictures.originals, pictures.reconstructions, strict=True):
+        shown = {
+            "original": picture_bytes(original),
+            "reconstruction": picture_bytes(image),
+            "error": error_map(original, image),
+        }
+        inlined = [Inlined(data, f"{name} of {key}", name) for name, data in shown.items()]
+        sets.append(PictureSet(key, inlined, quality(original, image)))
+    return sets
+
+
+def _shown(report: Report) -> str:
+    count = len(report.pictures.keys)
+    if count == report.images:
+        return f"All {counted(count)}."
+    if report.pictures.named is None:
+        return f"{count} of {counted(report.images)}, spread evenly over the data."
+    return (
+        f"{count} of {counted(report.images)}, spread evenly over the data; of each four candidates the one with the "
+        "most contrast."
+    )
+
+
+def _row(report: Report, name: str) -> list[str]:
+    short, unit, _ = term(name)
+    return [short, number(report.metrics[name]), unit, _BETTER[report.higher_is_better.get(name)]]
+
+
+def _id_row(report: Report, name: str) -> list[str]:
+    facts, convention = report.ids.get(name, {}), report.conventions.get(name, "")
+    return [term(name).short, name, f"{report.images:,}", facts.get("id", ""), convention]
+
+
+def _slots(report: Report) -> Brief | None:
+    if len(report.slots) < 2:
+        return None
+    names = list(report.slots[0])
+    rows = [
+        [str(slot), f"{size:,}", *(number(values[name]) for name in names)]
+        for slot, (size, values) in enumerate(zip(report.vocab_sizes, report.slots, strict=True))
+    ]
+    return Brief("Slots", ["Slot", "Vocabulary", *(term(name).short for name in names)], rows)
+
+
+def _protocol(report: Report) -> str:
+    settings = ", ".join(f"{key} {value}" for key, value in report.protocol.items() if value not in ([], None))
+    return f"Protocol: {settings}." if settings else ""

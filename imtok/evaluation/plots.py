@@ -15,7 +15,7 @@ from imtok.evaluation.grid import to_picture
 from imtok.evaluation.results import Report
 from imtok.evaluation.titles import title
 
-_COLORS = {"tokens": "#1f4e79", "jpeg": "#b0b0b0", "webp": "#d08030", "avif": "#508050"}
+_COLORS = {"tokens": "#1f4e79", "jpeg": "#707070", "webp": "#d08030", "avif": "#508050"}
 
 
 def draw_plots(report: Report) -> dict[str, bytes]:

@@ -1,32 +1,45 @@
 """What an evaluation found, as files and for the terminal."""
 
-from collections.abc import Callable
 from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
 
+from imtok.evaluation.arrays import write_arrays
 from imtok.evaluation.briefs import Brief, briefs
 from imtok.evaluation.grid import draw_grid
 from imtok.evaluation.markdown import markdown
+from imtok.evaluation.page import page
 from imtok.evaluation.pictures import Pictures
 from imtok.evaluation.results import SCHEMA, Report, summary
 from imtok.evaluation.titles import number, reasons, title
 from imtok.files import claim_output, new_folder, write_bytes, write_json
 from imtok.text import terminal
 
-__all__ = ["REPORT", "SCHEMA", "Pictures", "Report", "markdown", "show", "summary", "table", "write_report"]
+__all__ = [
+    "BESIDE",
+    "PAGE",
+    "REPORT",
+    "SCHEMA",
+    "Pictures",
+    "Report",
+    "markdown",
+    "show",
+    "summary",
+    "table",
+    "write_report",
+]
 
-REPORT = "report.json"
+REPORT, PAGE = "report.json", "report.html"
+BESIDE = "the report, for a browser; beside it report.md, report.json, grid.png, codes.npz, pictures.npz"
 
 
-def write_report(report: Report, folder: Path, more: Callable[[Path], None] | None = None) -> None:
-    """Write ``report.json``, ``report.md`` and, if there are pictures, ``grid.png``.
+def write_report(report: Report, folder: Path) -> None:
+    """Write ``report.html``, ``report.md``, ``report.json``, the arrays and, if there are pictures, ``grid.png``.
 
     Args:
         report: What ``evaluate`` returned.
         folder: Appears whole or not at all; an earlier report in it is replaced.
-        more: Writes further files into the folder that it is given.
 
     Raises:
         InputError: If the folder holds something else.
@@ -37,9 +50,9 @@ def write_report(report: Report, folder: Path, more: Callable[[Path], None] | No
         if pictures.keys:
             draw_grid(pictures.originals, pictures.reconstructions).save(aside / "grid.png")
         write_bytes(aside / "report.md", markdown(report).encode())
+        write_bytes(aside / PAGE, page(report).encode())
+        write_arrays(report, aside)
         write_json(aside / REPORT, report.values())
-        if more is not None:
-            more(aside)
 
 
 def show(report: Report, console: Console, remark: str = "") -> None:

@@ -90,7 +90,9 @@ def test_a_reconstruction_that_is_not_finite_names_its_image(tokenizer):
 def test_the_report_is_written_whole(tokenizer, tmp_path):
     report = evaluate(tokenizer, batches(4, 3), pictures=4)
     write_report(report, tmp_path / "report")
-    assert {path.name for path in (tmp_path / "report").iterdir()} == {"report.json", "report.md", "grid.png"}
+    assert {path.name for path in (tmp_path / "report").iterdir()} == {
+        "report.html", "report.json", "report.md", "grid.png", "codes.npz", "pictures.npz"
+    }  # fmt: skip
     stored = json.loads((tmp_path / "report/report.json").read_text())
     assert stored["metrics"] == report.metrics
     assert stored["schema"] == 3

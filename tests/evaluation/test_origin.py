@@ -6,6 +6,7 @@ import json
 import re
 import subprocess
 from dataclasses import replace
+from html import unescape
 
 import pytest
 from evaluation.tiny import QUANTIZERS, batches, tokenizer
@@ -19,7 +20,7 @@ from imtok.evaluation.command import prepare, score_origin
 from imtok.evaluation.evaluate import evaluate
 from imtok.evaluation.inference import fingerprint
 from imtok.evaluation.origin import Origin, describe_data
-from imtok.evaluation.page import write_page
+from imtok.evaluation.page import page
 from imtok.evaluation.protocol import Protocol
 from imtok.evaluation.report import show, write_report
 from imtok.paste import shell_line
@@ -47,7 +48,7 @@ def report_of(bad=(), **changes):
 
 def test_every_report_names_its_data_its_tokenizer_its_time_and_its_command(tmp_path):
     report = report_of(bad=["x.jpg: is empty"])
-    write_report(report, tmp_path / "report", lambda aside: write_page(report, aside))
+    write_report(report, tmp_path / "report")
     stored = json.loads((tmp_path / "report/report.json").read_text())
     assert {name: stored["data"][name] for name in ("kind", "path", "split", "images", "unreadable", "image_size")} == {
         "kind": "folder", "path": "my photos", "split": "val", "images": 6, "unreadable": 1, "image_size": [32, 32]
@@ -62,12 +63,11 @@ def test_every_report_names_its_data_its_tokenizer_its_time_and_its_command(tmp_
     words = "folder, path my photos, split val: 6 images of 32x32 pixels; 1 more could not be read and is not counted"
     assert words in console.export_text()
     text = (tmp_path / "report/report.md").read_text()
-    page = (tmp_path / "report/report.html").read_text()
-    for place in (text, page):
+    for place in (text, unescape((tmp_path / "report/report.html").read_text())):
         for fact in (words, stored["when"], stored["tokenizer_sha256"]):
             assert fact in place
     assert f"\n    {ORIGIN.command}\n" in text  # in a block, as it is typed
-    assert "data.path=my photos" in page
+    assert "data.path=my photos" in place
 
 
 def test_a_report_from_python_says_what_it_knows(tmp_path):
@@ -144,10 +144,10 @@ def test_report_html_shows_what_does_not_print_and_turns_no_text_around(tmp_path
     spoilt = HOSTILE[4] + "\u2028\x07"
     report = replace(report_of([f"{spoilt}: is empty"]), name=spoilt, warnings=[spoilt])
     report.pictures.keys[0] = spoilt
-    write_page(report, tmp_path)
-    text = (tmp_path / "report.html").read_text()
+    text = page(report)
     assert not set(text) & set("\x1b\u202e\u2028\x07")
-    assert text.count("\\u202egnp.exe") == 8  # title, heading, warning, three pictures and their name, bad sample
+    # title, heading, lead, warning, name of the pictures twice, three pictures, bad sample
+    assert text.count("\\u202egnp.exe") == 10
 
 
 def test_a_message_of_several_lines_keeps_these_and_nothing_else_that_does_not_print():
