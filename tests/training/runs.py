@@ -22,6 +22,7 @@ TINY = (
     "encoder.depth=1",
     "decoder.width=16",
     "decoder.depth=1",
+    "decoder.up_channels=[]",
     "quantizer.codebook_size=32",
     "quantizer.restart_below=0.5",
     "quantizer.usage_decay=0.5",
