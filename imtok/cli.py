@@ -26,9 +26,8 @@ from imtok.distributed import launched_rank
 from imtok.errors import InputError
 from imtok.evaluation.command import (
     SCORE,
-    compare_folders,
+    run_compare,
     run_score,
-    show_comparison,
 )
 from imtok.evaluation.protocol import Protocol
 from imtok.evaluation.report import BESIDE, PAGE, show
@@ -54,7 +53,7 @@ _USAGE = f"""imtok {__version__}: train, evaluate and export discrete image toke
 
   imtok train  [KEY=VALUE ...]                         train (the same as python train.py)
   imtok eval   tokenizer=RUN [data=folder data.path=DIR] [metrics=[psnr,rfid]] [out=DIR]
-  imtok compare A B                                    reports of imtok eval, where they are comparable
+  imtok compare A B [out=DIR]                          reports of imtok eval side by side, on one page
   imtok score  images=DIR_OR_NPZ reference=NPZ         FID, sFID, IS, precision, recall of generated images
   imtok export tokenizer=RUN [data=folder data.path=DIR] [out=DIR]
   imtok convert store=EXPORT format=llamagen out=DIR   gigatok, fqgan, rar, nanogpt, parquet, webdataset, huggingface
@@ -153,7 +152,7 @@ _RESULTS = {
 
 
 def _compare(arguments: Sequence[str]) -> None:
-    show_comparison(compare_folders(arguments), Console(highlight=False))
+    run_compare(arguments, Path("runs/compare") / time.strftime(_MOMENT), Console(highlight=False))
 
 
 def _eval(config: DictConfig) -> None:
@@ -238,6 +237,8 @@ _COMMANDS: dict[str, Callable[[DictConfig], None]] = {
 }
 
 
+_MOMENT = "%Y-%m-%d_%H-%M-%S"  # the name of a folder that nobody named
+
 _PLAIN: dict[str, Callable[[Sequence[str]], None]] = {
     "check": lambda arguments: sys.exit(run_check(arguments)),
     "compare": _compare,
@@ -252,7 +253,7 @@ def _folder(config: DictConfig, name: str) -> Path:
     if config.out is not None:
         return Path(config.out)
     job = HydraConfig.get().job.num if HydraConfig.get().mode is RunMode.MULTIRUN else None
-    moment = time.strftime("%Y-%m-%d_%H-%M-%S")
+    moment = time.strftime(_MOMENT)
     return Path("runs") / name / (moment if job is None else f"{moment}_{job}")
 
 

@@ -21,7 +21,6 @@ from imtok.evaluation.command import (
     make_settings,
     prepare,
     require_metrics,
-    show_comparison,
     side_by_side,
     unique_names,
     watched,
@@ -92,7 +91,7 @@ def run_eval(config: DictConfig, folder: Path, command: str, console: Console) -
         write_and_show(report, into, console)
         reports.append(report)
     if len(reports) > 1:
-        show_comparison(side_by_side(reports, folder), console)
+        side_by_side(reports, folder, console)
 
 
 def _take_raw(tokenizer: Tokenizer, source: str) -> None:

@@ -49,7 +49,10 @@ PLAIN = {
         },
     ),
     "compare": Plain(
-        "imtok compare takes two or more folders that imtok eval wrote", "imtok compare report_a report_b", (2, 999)
+        "imtok compare takes two or more folders that imtok eval wrote, and out=DIR for the page",
+        "imtok compare report_a report_b out=compared",
+        (2, 999),
+        keys={"out": "the folder of comparison.html and comparison.md; runs/compare/TIME without it"},
     ),
     "import": Plain(
         "imtok import takes source=NAME path=FILE out=DIR and image_size=PIXELS",

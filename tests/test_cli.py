@@ -136,8 +136,11 @@ def test_tokenizers_are_evaluated_side_by_side_and_compared(run, images):
     assert points[0.0, 8] == points[0.5, 1] == first["metrics"]["fd_efflite0_224"]
     assert "fd_efflite0_224" in (folder / "both/comparison.md").read_text()
     call("eval", "tokenizer=run", *data, "weights=raw", "out=raw", folder=folder)
-    narrow, wide = (call("compare", "both/run", "both/other", folder=folder, columns=columns) for columns in (40, 400))
+    sides = ("both/run", "both/other", "out=compared")
+    narrow, wide = (call("compare", *sides, folder=folder, columns=columns) for columns in (40, 400))
     assert "PSNR" in wide.stdout
+    assert "  compared/comparison.html " in wide.stdout
+    assert (folder / "compared/comparison.html").read_text() == (folder / "both/comparison.html").read_text()
     assert narrow.stdout == wide.stdout  # no number is cut
     refused("compare", "both/run", "raw", folder=folder, naming="with averaged weights; raw with raw weights")
 

@@ -15,8 +15,10 @@ from rich.table import Table
 from imtok.data.images import ImageSet, Subset
 from imtok.data.stream import ImageStream
 from imtok.errors import InputError
+from imtok.evaluation.arrays import read_pictures
 from imtok.evaluation.choose import missing, refuse
-from imtok.evaluation.compare import Comparison, compare, read_report
+from imtok.evaluation.compare import Comparison, compare, find_report, read_report
+from imtok.evaluation.comparison_page import Side, comparison_page
 from imtok.evaluation.generated import score
 from imtok.evaluation.origin import now
 from imtok.evaluation.protocol import Protocol
@@ -32,7 +34,7 @@ from imtok.text import terminal
 from imtok.tokenizer import Tokenizer
 from imtok.types import Batch
 
-COMPARISON = "comparison.md"
+COMPARISON, COMPARISON_PAGE = "comparison.md", "comparison.html"
 SCORE = "score.json"
 
 
@@ -128,20 +130,53 @@ def claim_side_by_side(folder: Path) -> None:
     claim_inside(folder, COMPARISON)
 
 
-def side_by_side(reports: Sequence[Report], folder: Path) -> Comparison:
-    """Write ``comparison.md`` of reports that were made together."""
-    compared = compare([report.values() for report in reports], [report.name for report in reports])
+def side_by_side(reports: Sequence[Report], folder: Path, console: Console) -> None:
+    """Compare reports that were made together; see :func:`write_comparison`."""
+    sides = [Side(report.name, report.values(), report.pictures) for report in reports]
+    write_comparison(compare([side.values for side in sides], [side.name for side in sides]), sides, folder, console)
+
+
+def run_compare(arguments: Sequence[str], folder: Path, console: Console) -> None:
+    """Compare stored reports; see :func:`write_comparison`.
+
+    Args:
+        arguments: Words of the command line.
+        folder: Where the comparison goes unless they say ``out=DIR``.
+        console: Where it is shown.
+
+    Raises:
+        InputError: If there are fewer than two, one cannot be read, nothing in them is comparable, or the folder
+            cannot be used.
+    """
+    words = read_words("compare", arguments)
+    if "out" in words.keys:
+        folder = Path(words.keys["out"])
+    claim_side_by_side(folder)
+    compared = compare_folders(words.paths)
+    names = unique_names(words.paths)
+    sides = [
+        Side(name, read_report(source), read_pictures(find_report(source).parent))
+        for name, source in zip(names, words.paths, strict=True)
+    ]
+    folder.mkdir(parents=True, exist_ok=True)
+    write_comparison(compared, sides, folder, console)
+
+
+def write_comparison(compared: Comparison, sides: Sequence[Side], folder: Path, console: Console) -> None:
+    """Write ``comparison.html`` and ``comparison.md``, show what can be compared, and say where they are."""
+    write_bytes(folder / COMPARISON_PAGE, comparison_page(compared, sides).encode())
     write_bytes(folder / COMPARISON, compared.markdown().encode())
-    return compared
+    show_comparison(compared, console)
+    more = f"side by side, for a browser; beside it {COMPARISON}"
+    console.print(f"  {terminal(str(folder / COMPARISON_PAGE))}  [dim]{more}[/dim]", soft_wrap=True)
 
 
-def compare_folders(arguments: Sequence[str]) -> Comparison:
+def compare_folders(sources: Sequence[str]) -> Comparison:
     """Compare stored reports.
 
     Raises:
         InputError: If there are fewer than two, one cannot be read, or nothing in them is comparable.
     """
-    sources = read_words("compare", arguments).paths
     compared = compare([read_report(source) for source in sources], unique_names(sources))
     if not compared.comparable:
         lines = compared.refused or ["none of them has a metric of another"]

@@ -63,7 +63,7 @@ class Comparison:
 
     def table(self) -> Table:
         """For the terminal."""
-        rows = Table(caption=self._legend() or None, caption_justify="left")
+        rows = Table(caption=self.legend() or None, caption_justify="left")
         rows.add_column("metric")
         for name in self.names:
             rows.add_column(terminal(name), justify="right")
@@ -75,26 +75,37 @@ class Comparison:
         """For a file."""
         cells = [[title(row.metric), *row.cells()] for row in self.rows]
         lines = ["# Comparison", "", *markdown_table(["metric", *self.names], cells, range(1, len(self.names) + 1))]
-        lines += ["", markdown(self._legend())] if self._legend() else []
+        lines += ["", markdown(self.legend())] if self.legend() else []
         lines += [""] * bool(self.refused) + [f"- {markdown(line)}" for line in self.refused]
         return "\n".join(lines) + "\n"
 
-    def _legend(self) -> str:
+    def legend(self) -> str:
+        """What a mark means; empty if there is none."""
         marked = any(cell.endswith(BEST) for row in self.rows for cell in row.cells())
         return f"{BEST} best of its row" if marked else ""
 
 
-def read_report(source: str | Path) -> dict[str, Any]:
+def find_report(source: str | Path) -> Path:
     """A ``report.json``, given itself or its folder, or that of a run.
 
     Raises:
-        InputError: If there is none, or it is none of this version.
+        InputError: If there is none.
     """
     path = Path(source)
     candidates = [path] if path.suffix == ".json" else [path / REPORT, path / "evaluation" / REPORT]
     found = next((candidate for candidate in candidates if candidate.is_file()), None)
     if found is None:
         raise InputError(f"{source} holds no {REPORT}; give the folder that imtok eval wrote")
+    return found
+
+
+def read_report(source: str | Path) -> dict[str, Any]:
+    """What a ``report.json`` holds; see :func:`find_report`.
+
+    Raises:
+        InputError: If there is none, or it is none of this version.
+    """
+    found = find_report(source)
     report = read_json(found)
     if not isinstance(report, dict) or not isinstance(report.get("metrics"), dict):
         raise InputError(f"{found} is not a report of imtok eval")

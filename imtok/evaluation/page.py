@@ -9,7 +9,7 @@ from torch import Tensor
 from imtok.evaluation.briefs import Brief, briefs
 from imtok.evaluation.limits import cautions
 from imtok.evaluation.plots import draw_plots, error_map, picture_bytes
-from imtok.evaluation.results import Report, counted
+from imtok.evaluation.results import Report, counted, millions
 from imtok.evaluation.templating import Inlined, render
 from imtok.evaluation.terms import Term, term
 from imtok.evaluation.titles import is_stand_in, number, reasons
@@ -69,7 +69,7 @@ def page(report: Report) -> str:
 
 def facts(report: Report) -> list[tuple[str, str]]:
     """What the report is of, for its first lines: no hash, no command."""
-    size = f"{report.parameters / 1e6:,.1f} million parameters" if report.parameters else ""
+    size = f"{millions(report.parameters)} parameters" if report.parameters else ""
     told = {
         "Tokenizer": ", ".join(filter(None, (report.origin.tokenizer, size))),
         "Data": report.about()["Data"],

@@ -128,6 +128,16 @@ def counted(images: int) -> str:
     return f"{images:,} image{'s' * (images != 1)}"
 
 
+def millions(count: int) -> str:
+    """A number of parameters, in words.
+
+    Example:
+        >>> millions(1_040_000), millions(22_500)
+        ('1.0 million', '22,500')
+    """
+    return f"{count / 1e6:,.1f} million" if count >= 100_000 else f"{count:,}"
+
+
 def package_version(package: str) -> str:
     """The version of an installed package."""
     try:

@@ -43,7 +43,7 @@ def lead(report: Report) -> str:
     count = f"{number(tokens)} " if tokens is not None else ""
     if not report.vocab_sizes:
         return f"{name} turns {images} into {count}continuous latents."
-    words = f"{name} turns {images} into {count}tokens of {report.bits_per_token:g} bits"
+    words = f"{name} turns {images} into {count}tokens of {report.bits_per_token:.4g} bits"
     if not tokens:
         return f"{words}."
     size, pixels = tokens * report.bits_per_token / 8, 3 * height * width

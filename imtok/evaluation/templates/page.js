@@ -50,6 +50,10 @@
     if (focus) choices.children[index].focus();
   };
   const flip = () => choose(which ? 0 : Math.min(other, sets[at].pictures.length - 1), false);
+  const turn = (step) => {
+    const count = sets[at].pictures.length;
+    choose((which + step + count) % count, false);
+  };
   const go = (step) => {
     at = (at + step + sets.length) % sets.length;
     show();
@@ -77,7 +81,14 @@
   find(".before").addEventListener("click", () => go(-1));
   find(".next").addEventListener("click", () => go(1));
   viewer.addEventListener("keydown", (event) => {
-    const act = { f: flip, F: flip, ArrowUp: flip, ArrowDown: flip, ArrowLeft: () => go(-1), ArrowRight: () => go(1) };
+    const act = {
+      f: flip,
+      F: flip,
+      ArrowUp: () => turn(-1),
+      ArrowDown: () => turn(1),
+      ArrowLeft: () => go(-1),
+      ArrowRight: () => go(1),
+    };
     if (event.ctrlKey || event.metaKey || event.altKey || !(event.key in act)) return;
     event.preventDefault();
     act[event.key]();
