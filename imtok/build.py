@@ -58,6 +58,7 @@ def build_run(config: DictConfig, folder: Path) -> Run:
         init_from=typed.init_from,
         wandb=typed.logger == "wandb",
         allow_change=tuple(typed.allow_change),
+        note=typed.note or "",
         command=_this_job(folder),
         left_out=left_out,
     )

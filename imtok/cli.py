@@ -44,7 +44,7 @@ from imtok.overrides import as_typed
 from imtok.paste import imtok_line, shell_line
 from imtok.plain import PLAIN, read_words
 from imtok.system import require_posix
-from imtok.text import log_to_terminal, plain_lines
+from imtok.text import log_to_terminal, plain_lines, terminal
 from imtok.tokenizer import Tokenizer
 from imtok.training.run import train
 from imtok.zoo.command import run_import
@@ -126,6 +126,8 @@ def _train(config: DictConfig) -> None:
         return
     measured = "held out of training" if run.data.measures_apart else "of which some were trained on"
     show(outcome.report, console, f", {measured}")
+    if run.note:
+        console.print(terminal(run.note), soft_wrap=True)
     for name, what in _RESULTS.items():
         if (folder / name).exists():
             console.print(f"  {escape(str(folder / name))}  [dim]{what}[/dim]", soft_wrap=True)

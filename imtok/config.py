@@ -47,6 +47,7 @@ class TrainConfig:
     ema: EMASettings = field(default_factory=EMASettings)
     logger: str = "csv"
     name: str = "default"
+    note: str | None = None
     image_size: int = 64
     seed: int = 0
     out: str | None = None

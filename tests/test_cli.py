@@ -58,10 +58,12 @@ def images(tmp_path_factory):
 def run(tmp_path_factory, images):
     """A run on a folder of images, started as the README says."""
     folder = tmp_path_factory.mktemp("work")
-    printed = call(ROOT / "train.py", "data=folder", f"data.path={images}", *TINY, "out=run", folder=folder)
+    source = ("data=folder", f"data.path={images}")
+    printed = call(ROOT / "train.py", "size=tiny", *source, *TINY, "out=run", folder=folder)
     assert "PSNR (dB)" in printed.stdout
     assert "run/tokenizer" in printed.stdout
     (folder / "printed").write_text(printed.stdout)
+    (folder / "said").write_text(printed.stderr)
     return folder / "run"
 
 
@@ -83,6 +85,15 @@ def test_a_run_leaves_its_whole_folder(run):
     assert -1 <= summary["ssim"] <= 1
     assert {path.name for path in (run / "tokenizer").iterdir()} == {"config.json", "model.safetensors"}
     assert (run / "evaluation/grid.png").stat().st_size > 1000
+
+
+def test_a_tiny_run_says_what_it_is_for_before_its_first_step_and_below_its_numbers(run):
+    note = "size=tiny is for seeing a run, not for quality; the next size is size=small"
+    said = [line for line in (run.parent / "said").read_text().splitlines() if line.startswith("imtok: ")]
+    assert f"imtok: note        {note}" in said
+    printed = (run.parent / "printed").read_text().splitlines()
+    assert printed[printed.index(note) - 1].startswith("└")
+    assert sum(note in line for line in [*said, *printed]) == 2
 
 
 def test_eval_reports_on_a_folder(run, images):

@@ -48,6 +48,7 @@ class Run:
         init_from: A tokenizer whose weights it starts from.
         wandb: Whether to mirror the log.
         allow_change: Config keys that may differ from the run so far.
+        note: What is to be known of its results, said at its start and at its end; "" = nothing.
         command: What its further processes on this machine run, where no launcher has started them.
         measured_by: The command that measures the finished run again, for its report.
         left_out: The judges that the objective is without, as their weights are not on this machine: why, by key.
@@ -68,6 +69,7 @@ class Run:
     init_from: str | None = None
     wandb: bool = False
     allow_change: tuple[str, ...] = ()
+    note: str = ""
     command: tuple[str, ...] = ()
     measured_by: str = ""
     left_out: dict[str, str] = field(default_factory=dict)

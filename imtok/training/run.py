@@ -208,6 +208,8 @@ def _say(run: Run, images: tuple[Images, Images], trainer: Trainer, step: int) -
         run.tokenizer, run.objective, images, run.image_size, run.trainer, devices, (step, str(run.folder))
     ):
         log.info("%s", line)
+    if run.note:
+        log.info("%-11s %s", "note", run.note)
     for key, why in run.left_out.items():
         log.warning("%s is left out (judges=found): %s", key, why)
     for line in [*too_few(images, run.config.get("data") or {}), *unlikely(run.trainer, run.optimizer, run.config)]:
