@@ -137,6 +137,16 @@ def test_every_link_leads_somewhere(page):
         assert not anchor or anchor in anchors(file), f"{page.name}: {target}"
 
 
+def test_every_page_can_be_reached_from_the_readme():
+    reached, ahead = set(), [README]
+    while ahead:
+        page = ahead.pop()
+        reached.add(page)
+        targets = {(page.parent / link.partition("#")[0]).resolve() for link in links(page)}
+        ahead += [target for target in targets if target.suffix == ".md" and target not in reached]
+    assert {page for page in PAGES if page not in reached} == set()
+
+
 def test_the_citation_is_of_this_version():
     cited = yaml.safe_load((ROOT / "CITATION.cff").read_text())
     assert cited["version"] == imtok.__version__
