@@ -116,7 +116,7 @@ def pasted(printed, name, folder, monkeypatch, capsys):
 def test_what_a_run_prints_at_its_end_is_there_and_can_be_pasted(run, images, monkeypatch, capsys):
     folder, printed = run.parent, (run.parent / "printed").read_text()
     listed = re.findall(r"^  (run/\S+) ", printed, flags=re.MULTILINE)
-    assert "run/tokenizer" in listed
+    assert {"run/tokenizer", "run/evaluation/report.html"} <= set(listed)
     assert all((folder / path).exists() for path in listed)
     assert "data of the run: data=folder" in pasted(printed, "evaluate", folder, monkeypatch, capsys)
     (report,) = (folder / "runs/eval").glob("*/report.json")
