@@ -5,8 +5,8 @@ import math
 from imtok.evaluation.results import Report, counted
 from imtok.evaluation.titles import number
 
-_FEW_PER_CODE = 10  # tokens per code below which entropies are far too low
-_BITS_TOO_LOW = 0.05  # from which on it is said
+_FEW_PER_CODE = 10  # tokens per code below which pairs of tokens are far too few
+_BITS_TOO_LOW = 0.05  # from which on an entropy needs more images
 
 
 def draws(report: Report) -> list[int]:
@@ -52,7 +52,7 @@ def cautions(report: Report) -> list[str]:
     if "entropy_bits" in report.metrics and counted_in:
         each = min(tokens / codes for tokens, codes in zip(counted_in, report.vocab_sizes, strict=True))
         low = report.metrics["entropy_bits_corrected"] - report.metrics["entropy_bits"]
-        if low >= _BITS_TOO_LOW or each < _FEW_PER_CODE:
+        if low >= _BITS_TOO_LOW:
             lines.append(
                 f"Entropy and perplexity need more images: there are {number(each)} tokens per code, and the entropy "
                 f"is about {low:.2g} bits too low. The corrected entropy adds these."
