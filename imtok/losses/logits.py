@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
-from torchvision.models import convnext_small, resnet50
+from torchvision.models import convnext_small, resnet50, squeezenet1_1
 from typing_extensions import override
 
 from imtok.losses.base import ImageLoss
@@ -15,12 +15,12 @@ from imtok.nn.frozen import Frozen, drawn
 from imtok.pretrained import RANDOM
 from imtok.weights import WeightFile, fill, read_weights
 
-Net = Literal["convnext_small", "resnet50"]
+Net = Literal["convnext_small", "resnet50", "squeezenet1_1"]
 _HUB = "https://download.pytorch.org/models/"
-_MAKE = {"convnext_small": convnext_small, "resnet50": resnet50}
+_MAKE = {"convnext_small": convnext_small, "resnet50": resnet50, "squeezenet1_1": squeezenet1_1}
 PUBLISHED = {
     name: WeightFile((f"{name}-{digest}.pth",), digest, f"{_HUB}{name}-{digest}.pth")
-    for name, digest in (("convnext_small", "0c510722"), ("resnet50", "0676ba61"))
+    for name, digest in (("convnext_small", "0c510722"), ("resnet50", "0676ba61"), ("squeezenet1_1", "b8a52dc0"))
 }
 
 
@@ -30,7 +30,8 @@ class LogitLoss(ImageLoss):
     Images are resized by an antialiased bilinear filter. The net is frozen; its weights are in no checkpoint.
 
     Args:
-        net: "convnext_small" (TiTok) or "resnet50" (MaskBit), torchvision's weights IMAGENET1K_V1.
+        net: "convnext_small" (TiTok), "resnet50" (MaskBit) or, for small runs, "squeezenet1_1", a fortieth of the work;
+            torchvision's weights IMAGENET1K_V1.
         weights: torchvision's weight file; None = the one in the cache of ``torch.hub``. Nothing is downloaded.
             "random" = no file: fixed random weights, for trying things out only.
         weight: Factor in the total.

@@ -14,6 +14,7 @@ LOSSES = {
     "efflite0": lambda: EffLite0Loss("random"),
     "convnext_small": lambda: LogitLoss("convnext_small", "random", side=32),
     "resnet50": lambda: LogitLoss("resnet50", "random", side=32),
+    "squeezenet1_1": lambda: LogitLoss("squeezenet1_1", "random", side=32),
 }
 
 
@@ -108,7 +109,7 @@ def test_a_score_is_that_of_the_classifier_on_imagenets_pixels():
     torch.testing.assert_close(loss._scores(image), loss.classifier.net(normal), rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("net", ["convnext_small", "resnet50"])
+@pytest.mark.parametrize("net", ["convnext_small", "resnet50", "squeezenet1_1"])
 def test_missing_and_wrong_weights_are_one_line(tmp_path, monkeypatch, net):
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
     with pytest.raises(InputError, match=rf"{net}-\w+\.pth is not in .*download https://.*weights=PATH"):

@@ -132,6 +132,7 @@ IMAGE_LOSSES: dict[str, Callable[[], ImageLoss]] = {
     "lpips": lambda: LPIPSLoss(weights="random"),
     "logits_convnext_small": lambda: LogitLoss("convnext_small", "random", side=32),
     "logits_resnet50": lambda: LogitLoss("resnet50", "random", side=32),
+    "logits_squeezenet1_1": lambda: LogitLoss("squeezenet1_1", "random", side=32),
     "efflite0": lambda: EffLite0Loss("random"),
 }
 CRITICS: dict[str, Callable[[], Critic]] = {
