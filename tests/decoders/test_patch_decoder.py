@@ -55,3 +55,18 @@ def test_a_patch_that_cannot_be_halved_so_often_is_refused():
 def test_without_up_channels_the_weights_are_those_of_before():
     names = PatchDecoder(in_dim=4, depth=1).state_dict().keys()
     assert {name.split(".")[0] for name in names} == {"conv_in", "blocks", "norm_out", "patches"}
+
+
+def test_a_shortcut_adds_a_linear_map_of_the_latents():
+    plain = PatchDecoder(in_dim=4, patch_size=8, width=16, depth=1)
+    decoder = PatchDecoder(in_dim=4, patch_size=8, width=16, depth=1, shortcut=True)
+    decoder.load_state_dict(plain.state_dict() | {k: v for k, v in decoder.state_dict().items() if "shortcut" in k})
+    first, second = torch.randn(2, 1, 12, 4)
+
+    def added(latents: torch.Tensor) -> torch.Tensor:
+        return decoder(latents, (24, 32)) - plain(latents, (24, 32))
+
+    zero = added(torch.zeros(1, 12, 4))
+    together = added(first + second) - zero
+    assert torch.allclose(together, added(first) - zero + added(second) - zero, atol=1e-5)
+    assert together.abs().amin((0, 1)).gt(0).all()  # every pixel has a part in it
