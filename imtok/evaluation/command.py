@@ -164,8 +164,9 @@ def run_compare(arguments: Sequence[str], folder: Path, console: Console) -> Non
 
 def write_comparison(compared: Comparison, sides: Sequence[Side], folder: Path, console: Console) -> None:
     """Write ``comparison.html`` and ``comparison.md``, show what can be compared, and say where they are."""
-    write_bytes(folder / COMPARISON_PAGE, comparison_page(compared, sides).encode())
-    write_bytes(folder / COMPARISON, compared.markdown().encode())
+    whole = comparison_page(compared, sides)
+    write_bytes(folder / COMPARISON, compared.markdown().encode())  # first: by it the folder is known as one of these
+    write_bytes(folder / COMPARISON_PAGE, whole.encode())
     show_comparison(compared, console)
     more = f"side by side, for a browser; beside it {COMPARISON}"
     console.print(f"  {terminal(str(folder / COMPARISON_PAGE))}  [dim]{more}[/dim]", soft_wrap=True)
