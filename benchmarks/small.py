@@ -104,7 +104,8 @@ def draw(runs: list[Path]) -> None:
         axes = figure.add_subplot(grid[0, column])
         for run in runs:
             rows = list(csv.DictReader((run / "evaluation.csv").read_text().splitlines()))
-            axes.plot([int(row["step"]) for row in rows], [float(row[name]) for row in rows], label=run.name)
+            steps = [int(row["step"]) for row in rows]
+            axes.plot(steps, [float(row[name]) for row in rows], marker=".", label=run.name)
         axes.set_title(label, fontsize=9)
         axes.tick_params(labelsize=8)
         axes.set_xlabel("step", fontsize=8)
