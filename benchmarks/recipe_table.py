@@ -160,21 +160,28 @@ def write_page(path: Path, rows: dict[str, dict[str, Any]]) -> None:
     tests = (ROOT / "tests" / "test_parameters.py").read_text()
     about = [facts(name) for name in known]
     verified = [measured(rows[name], f'"{name}"' in tests) for name in known if name in rows]
-    lines = [START, *table(about), ""]
+    lines = [*table(about), ""]
     if verified:
         steps = sorted({(row["steps"], row["resumed_at"]) for row in rows.values()})
         lines += [f"Measured over {' or '.join(f'{total} steps, resumed at {at}' for total, at in steps)}.", ""]
         lines += [*table(verified), ""]
-    text = path.read_text() if path.exists() else f"# Recipes\n\n{START}\n{END}\n"
-    block = "\n".join([*lines, END])
+    between(path, (START, END), lines)
+
+
+def between(path: Path, marks: tuple[str, str], lines: list[str]) -> None:
+    """Put lines between two marks of a page; what people wrote around them stays."""
+    start, end = marks
+    text = path.read_text() if path.exists() else f"# Recipes\n\n{start}\n{end}\n"
+    block = "\n".join([start, *lines, end])
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(re.sub(f"{START}.*{END}", lambda _: block, text, flags=re.DOTALL))
+    path.write_text(re.sub(f"{start}.*{end}", lambda _: block, text, flags=re.DOTALL))
 
 
 def table(rows: list[dict[str, str]]) -> list[str]:
     """Lines of a Markdown table; columns of numbers are aligned to the right."""
     columns = list(rows[0])
     numbers = {"pixels", "tokens", "bits", "parameters", "frozen space", "first loss", "last loss", "seconds per step"}
+    numbers |= {"steps", "PSNR (dB)", "mean colour (dB)", "above", "colour of the tile (dB)", "processor (s)"}
     return [
         f"| {' | '.join(columns)} |",
         f"|{'|'.join('---:' if column in numbers else '---' for column in columns)}|",
