@@ -43,7 +43,7 @@ from imtok.locate import find_tokenizer
 from imtok.overrides import as_typed
 from imtok.paste import imtok_line, shell_line
 from imtok.plain import PLAIN, read_words
-from imtok.system import require_posix
+from imtok.system import refuse_windows
 from imtok.text import log_to_terminal, plain_lines, terminal
 from imtok.tokenizer import Tokenizer
 from imtok.training.run import train
@@ -76,7 +76,7 @@ def main() -> None:
     if command in ("-h", "--help", "--version"):
         sys.stdout.write(_USAGE if command != "--version" else f"imtok {__version__}\n")
         return
-    _refusing(require_posix)
+    refuse_windows()
     sys.argv = [f"imtok {command}", *arguments]
     if command in _COMMANDS:
         run_hydra(command)
@@ -90,7 +90,7 @@ def main() -> None:
 
 def run_hydra(command: str) -> None:
     """Check the command line, then let Hydra compose the config and call the command."""
-    _refusing(require_posix)
+    refuse_windows()
     # Hydra's parser takes -m only before or after all overrides; between them it is as clear.
     ordered = sorted(sys.argv[1:], key=lambda argument: argument not in ("-m", "--multirun"))
     sys.argv[1:] = as_typed(ordered, lists=["tokenizer"] if command == "eval" else [])

@@ -21,3 +21,12 @@ def require_posix() -> None:
             "the commands of imtok run on Linux and macOS, and not on Windows; use WSL "
             "(https://learn.microsoft.com/windows/wsl), which is Linux; in Python, Tokenizer.load works on Windows too"
         )
+
+
+def refuse_windows() -> None:
+    """End a command on Windows with one line and exit code 2."""
+    try:
+        require_posix()
+    except InputError as error:
+        sys.stderr.write(f"imtok: {error}\n")
+        sys.exit(2)

@@ -12,7 +12,7 @@ ROWS = [
     "weights", "pretrained", "nn", "spaces", "encoders", "quantizers", "regularizers", "decoders", "critics", "losses",
     "metrics", "data", "tokenizer", "info", "objectives", "evaluation", "pictures", "export", "zoo", "training",
     "overrides", "hints", "explain", "signatures", "unread", "config", "run_data", "build", "image_commands",
-    "command_line", "cli",
+    "command_line", "cli", "__main__",
 ]  # fmt: skip
 LEVEL = {name: level for level, name in enumerate(ROWS)}
 SAME_ROW = [{"errors", "types", "pixels"}, {"schedules", "distributed", "files"}]
@@ -48,7 +48,7 @@ def test_only_training_imports_lightning():
 
 def test_only_the_last_rows_import_hydra():
     hydra = {path.stem for path in FILES if any(m.startswith(("hydra", "omegaconf")) for m in imports(path))}
-    assert hydra == set(ROWS[ROWS.index("overrides") :])
+    assert hydra == set(ROWS[ROWS.index("overrides") :]) - {"__main__"}
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))

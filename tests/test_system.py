@@ -42,6 +42,40 @@ def test_version_and_usage_are_told_on_windows_as_well(monkeypatch, capsys):
         assert capsys.readouterr().out.startswith("imtok ")
 
 
+EARLY = """
+import runpy, sys
+sys.platform = "win32"
+sys.argv = [{script!r}, "size=tiny"]
+try:
+    runpy.{run}
+finally:
+    print("torch" in sys.modules)
+"""
+
+
+@pytest.mark.parametrize(
+    "run",
+    [
+        "run_module('imtok', run_name='__main__')",
+        f"run_path({str(ROOT / 'train.py')!r}, run_name='__main__')",
+        f"run_path({str(ROOT / 'eval.py')!r}, run_name='__main__')",
+    ],
+)
+def test_it_is_said_before_anything_is_imported_that_windows_may_lack(run, tmp_path):
+    result = subprocess.run(
+        [sys.executable, "-c", EARLY.format(script="imtok", run=run)],
+        cwd=tmp_path,
+        env={"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.returncode == 2, result.stderr
+    assert result.stderr.startswith("imtok: the commands of imtok run on Linux and macOS, and not on Windows; use WSL")
+    assert result.stderr.count("\n") == 1
+    assert result.stdout == "False\n"
+
+
 LIBRARY = """
 import importlib, os, pkgutil, signal, stat, sys
 

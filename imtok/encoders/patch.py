@@ -20,8 +20,8 @@ class PatchEncoder(Encoder):
         patch_size: Side of a patch, in pixels.
         width: Channels of the residual blocks.
         depth: Number of residual blocks, 0 or more.
-        shortcut: Add one linear map of each patch to its latent. The norms of the blocks take the level of a plain patch
-            away, and colours are then learnt late or not at all.
+        shortcut: Add one linear map of each patch to its latent. The norms of the blocks take the level of a plain
+            patch away, and colours are then learnt late or not at all.
 
     Raises:
         ValueError: In ``forward`` and ``num_latents``, if the image is no multiple of ``patch_size``.

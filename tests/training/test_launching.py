@@ -115,6 +115,7 @@ def test_several_devices_without_a_strategy_are_those_of_ddp(surroundings, has_c
 COMMANDS = {
     "installed": [str(Path(sys.executable).with_name("imtok")), "train"],
     "module": [sys.executable, "-m", "imtok.cli", "train"],
+    "package": [sys.executable, "-m", "imtok", "train"],
     "script": [sys.executable, str(ROOT / "train.py")],
 }
 
