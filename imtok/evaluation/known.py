@@ -24,8 +24,8 @@ class Point(NamedTuple):
     images: str
 
 
-# Codecs: mean bytes and mean PSNR of Pillow's, on crops of the bundled photographs. Tokenizers: PSNR as their
-# authors give it (READMEs of Open-MAGVIT2, SimVQ, BSQ-ViT; DualToken's project page), rates from tokens and bits.
+# Codecs: mean bytes and mean PSNR of Pillow's, on crops of the bundled photographs. Tokenizers: PSNR as READMEs of
+# Open-MAGVIT2 (also of Cosmos), SimVQ and BSQ-ViT and DualToken's project page give it, rates from tokens and bits.
 PSNR = (
     Point("JPEG 2000", 0.050, 19.3, CROPS),
     Point("Cosmos FSQ", 0.062, 19.93, _IMAGENET),
@@ -82,9 +82,20 @@ def told(points: Iterable[Point], unit: str = "") -> list[str]:
 
     Example:
         >>> told(near(PSNR, 1.0), " dB")[0]
-        'On 64 crops of photographs, 256 pixels a side: JPEG 31 dB at 0.95 bits per pixel.'
+        'On 64 crops of photographs, 256 pixels a side: JPEG 31.0 dB at 0.95 bits per pixel.'
     """
+    digits = 1 if unit else 2
     groups: dict[str, list[str]] = {}
     for point in points:
-        groups.setdefault(point.images, []).append(f"{point.who} {point.value:g}{unit} at {point.rate:.2g}")
+        groups.setdefault(point.images, []).append(f"{point.who} {point.value:.{digits}f}{unit} at {bits(point.rate)}")
     return [f"On {images}: {', '.join(words)} bits per pixel." for images, words in groups.items()]
+
+
+def bits(rate: float) -> str:
+    """A rate, with two digits.
+
+    Example:
+        >>> [bits(rate) for rate in (0.0703, 0.2, 9.0, 315.0)]
+        ['0.070', '0.20', '9.0', '315']
+    """
+    return f"{rate:.0f}" if rate >= 9.95 else f"{rate:#.2g}"

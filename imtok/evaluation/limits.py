@@ -3,7 +3,7 @@
 import math
 
 from imtok.evaluation.results import Report, counted
-from imtok.evaluation.titles import number
+from imtok.evaluation.titles import amount, number
 
 _FEW_PER_CODE = 10  # tokens per code below which pairs of tokens are far too few
 _BITS_TOO_LOW = 0.05  # from which on an entropy needs more images
@@ -55,16 +55,16 @@ def cautions(report: Report) -> list[str]:
         if low >= _BITS_TOO_LOW:
             lines.append(
                 f"Entropy and perplexity need more images: there are {number(each)} tokens per code, and the entropy "
-                f"is about {low:.2g} bits too low. The corrected entropy adds these."
+                f"comes out too low, by at least about {low:.2g} bits. The corrected entropy adds these."
             )
     if "positions" in report.tables and report.images < most:
         lines.append(
-            f"The entropy at a position needs more images: it is estimated from {report.images:,} tokens for {most:,} "
-            f"codes. Without the correction it cannot exceed {math.log2(report.images):.2f} bits."
+            f"The entropy at a position needs more images: it is estimated from {amount(report.images, 'token')} for "
+            f"{most:,} codes. Without the correction it cannot exceed {math.log2(report.images):.2f} bits."
         )
     if "language" in report.tables and counted_in and min(counted_in) < _FEW_PER_CODE * most:
         lines.append(
-            f"The statistics of tokens as a language need more images: {counted(report.images)} are few for {most:,} "
-            "codes."
+            f"The statistics of tokens as a language need more images: {counted(report.images)} "
+            f"{'is' if report.images == 1 else 'are'} few for {most:,} codes."
         )
     return lines

@@ -46,7 +46,7 @@ def page(report: Report) -> str:
         lead=lead(report),
         facts=facts(report),
         figures=figures(report),
-        notes=[*(warning[:1].upper() + warning[1:] for warning in report.warnings), *cautions(report)],
+        notes=[*map(_sentence, report.warnings), *cautions(report)],
         sets=_sets(report),
         shown=_shown(report),
         rows=[
@@ -94,6 +94,11 @@ def quality(original: UInt8[Tensor, "3 h w"], image: UInt8[Tensor, "3 h w"]) -> 
     return f"{words}, SSIM {SSIM().per_image(image[None], original[None]).item():.3f}"
 
 
+def _sentence(warning: str) -> str:
+    """A warning as the other sentences of the page are: with a capital, and a full stop."""
+    return warning[:1].upper() + warning[1:] + "." * (not warning.endswith((".", "!", "?")))
+
+
 def _sets(report: Report) -> list[PictureSet]:
     pictures, sets = report.pictures, list[PictureSet]()
     for key, original, image in zip(pictures.keys, pictures.originals, pictures.reconstructions, strict=True):
@@ -110,13 +115,13 @@ def _sets(report: Report) -> list[PictureSet]:
 def _shown(report: Report) -> str:
     count = len(report.pictures.keys)
     if count == report.images:
-        return f"All {counted(count)}."
-    if report.pictures.named is None:
-        return f"{count} of {counted(report.images)}, spread evenly over the data."
-    return (
-        f"{count} of {counted(report.images)}, spread evenly over the data; of each four candidates the one with the "
-        "most contrast."
+        return "All images are shown."
+    these = (
+        f"{count} of {counted(report.images)} are shown" if count != 1 else f"1 of {counted(report.images)} is shown"
     )
+    if report.pictures.named is None:
+        return f"{these}, spread evenly over the data."
+    return f"{these}. Of candidates that follow one another, the one with the most contrast was taken."
 
 
 def _row(report: Report, name: str) -> list[str]:

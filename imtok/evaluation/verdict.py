@@ -6,10 +6,10 @@ colours, usage beside the share of codes that so many tokens can show, and other
 
 from dataclasses import dataclass, field
 
-from imtok.evaluation.known import CROPS, PSNR, RFID, near, told
+from imtok.evaluation.known import CROPS, PSNR, RFID, bits, near, told
 from imtok.evaluation.limits import ceiling, draws, even_use, tokens_for
 from imtok.evaluation.results import Report, counted
-from imtok.evaluation.titles import is_stand_in, number
+from imtok.evaluation.titles import amount, is_stand_in, number, share
 from imtok.metrics.frechet import FEW_IMAGES
 
 _PUBLISHED_FID = 50_000
@@ -39,34 +39,35 @@ def lead(report: Report) -> str:
     """What the tokenizer makes of an image, in a sentence."""
     height, width = report.image_size
     name, tokens = report.name or "The tokenizer", report.metrics.get("tokens_per_image")
-    images = f"an image of {width}x{height} pixels"
-    count = f"{number(tokens)} " if tokens is not None else ""
+    turns = f"{name} turns an image of {width}x{height} pixels into"
+    what = "token" if report.vocab_sizes else "continuous latent"
+    count = f"{what}s" if tokens is None else amount(tokens, what)
+    average = "" if tokens is None or float(tokens).is_integer() else " on average"
     if not report.vocab_sizes:
-        return f"{name} turns {images} into {count}continuous latents."
-    words = f"{name} turns {images} into {count}tokens of {report.bits_per_token:.4g} bits"
-    if not tokens:
+        return f"{turns} {count}{average}."
+    words = f"{turns} {count} of {amount(report.bits_per_token, 'bit')}{average}"
+    if not tokens or not report.bits_per_token:
         return f"{words}."
     size, pixels = tokens * report.bits_per_token / 8, 3 * height * width
-    return f"{words}: {number(size)} bytes in place of {pixels:,}, {pixels / size:,.0f} times fewer."
+    return f"{words}: {amount(size, 'byte')} in place of {pixels:,}, {_fewer(pixels / size)}."
+
+
+def _fewer(times: float) -> str:
+    """How much is saved, in words.
+
+    Example:
+        >>> _fewer(682.7), _fewer(1.52), _fewer(0.6)
+        ('683 times fewer', '1.5 times fewer', 'which saves nothing')
+    """
+    if times < 1.05:
+        return "which saves nothing"
+    return f"{times:,.0f} times fewer" if times >= 10 else f"{times:.1f} times fewer"
 
 
 def figures(report: Report) -> list[Figure]:
     """The main numbers of those that were measured, the first one first."""
     made = [_psnr(report), _ssim(report), *_distances(report), _usage(report), _rate(report)]
     return [one for one in made if one is not None]
-
-
-def share(value: float) -> str:
-    """A share in percent; what is not all of it is never 100 %.
-
-    Example:
-        >>> share(0.8535), share(0.0123), share(0.9999), share(1.0)
-        ('85 %', '1.2 %', '99.9 %', '100 %')
-    """
-    percent = 100 * value
-    if 99.5 <= percent < 100:
-        return f"{min(percent, 99.9):.1f} %"
-    return f"{percent:.0f} %" if percent >= 10 or percent == 0 else f"{percent:.1f} %"
 
 
 def _psnr(report: Report) -> Figure | None:
@@ -83,20 +84,26 @@ def _psnr(report: Report) -> Figure | None:
     elif points:
         good += [*told(points, " dB"), "These are other images: a guide, and no comparison."]
     elif rate is not None:
-        good.append(f"We know of no published PSNR near {rate:.2g} bits per pixel.")
+        good.append(f"We know of no published PSNR near {bits(rate)} bits per pixel.")
     return Figure("PSNR", number(value), "dB", good)
 
 
 def _beside_flat(value: float, one_colour: float, mean_of_each_image: float) -> str:
     """A PSNR beside those of images without any detail, in a sentence."""
     sides = [
-        f"{abs(value - flat):.1f} dB {'above' if value > flat else 'below'} painting {what} ({flat:.2f} dB)"
+        f"{_away(value - flat)} painting {what} ({flat:.2f} dB)"
         for flat, what in (
             (one_colour, "all images in one colour"),
             (mean_of_each_image, "each in its own mean colour"),
         )
     ]
     return f"This is {sides[0]} and {sides[1]}."
+
+
+def _away(difference: float) -> str:
+    if abs(difference) < 0.05:
+        return "level with"
+    return f"{abs(difference):.1f} dB {'above' if difference > 0 else 'below'}"
 
 
 def _beside_codecs(report: Report) -> str:
@@ -108,7 +115,7 @@ def _beside_codecs(report: Report) -> str:
         settings = [row for row in rows if row["kind"] == kind]
         if settings:
             nearest = min(settings, key=lambda row: abs(row["bytes"] - own))
-            words.append(f"{name} {nearest['psnr']:.1f} dB at {nearest['bits_per_pixel']:.2g}")
+            words.append(f"{name} {nearest['psnr']:.1f} dB at {bits(nearest['bits_per_pixel'])}")
     return (
         f"On the same images, at the setting of the nearest size: {', '.join(words)} bits per pixel." if words else ""
     )
@@ -140,7 +147,10 @@ def _distances(report: Report) -> list[Figure]:
 
 def _rfid(report: Report, name: str, value: float) -> Figure:
     rate = report.metrics.get("bits_per_pixel")
-    good = ["Less is better; 0 means no difference.", *told(near(RFID, rate) if rate is not None else [])]
+    points = near(RFID, rate) if rate is not None else []
+    good = ["Less is better; 0 means no difference.", *told(points)]
+    if points:
+        good.append("Only a value over the same images, by the same protocol, can be compared with these.")
     few = f"Published values are over {_PUBLISHED_FID:,} images, and the value falls as one over their number."
     if report.images < _PUBLISHED_FID:
         few += f" This one is over {report.images:,}: too large to be compared with them."
@@ -157,7 +167,7 @@ def _usage(report: Report) -> Figure | None:
     even = sum(map(even_use, tokens, codes)) / len(codes)
     seen = f"{round(value * codes[0]):,} of {codes[0]:,} codes were seen"
     seen = seen if len(codes) == 1 else f"This is the mean over {len(codes)} slots"
-    images = f"{counted(report.images)} with {max(tokens):,} tokens{' in a slot' if len(codes) > 1 else ''}"
+    images = f"{counted(report.images)} with {amount(max(tokens), 'token')} in {'a slot' if len(codes) > 1 else 'all'}"
     if even > 0.9995:
         seen += f". The ceiling is 100 %: {images} are enough to show every code."
     else:
@@ -177,6 +187,6 @@ def _rate(report: Report) -> Figure | None:
         return None
     good = [
         "Less is smaller; a picture without compression has 24.",
-        "TiTok L-32 has 0.006, LlamaGen VQ-16 0.055, Open-MAGVIT2 0.07 and BSQ-ViT 0.28 to 0.56, all at 256 pixels.",
+        "TiTok L-32 has 0.0059, LlamaGen VQ-16 0.055, Open-MAGVIT2 0.070 and BSQ-ViT 0.28 to 0.56, all at 256 pixels.",
     ]
     return Figure("Rate", number(value), "bits per pixel", good)

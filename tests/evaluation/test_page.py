@@ -79,7 +79,7 @@ def test_no_name_is_anything_but_text(folder):
     found = read(text)
     assert found.title == EVIL
     assert found.headings[0] == (1, EVIL)
-    assert EVIL in found.notes
+    assert f"{EVIL}." in found.notes
     assert f"original of {EVIL}" in found.alts
     assert "<b " not in text
     assert found.tags["script"] == 1  # the page's own

@@ -41,18 +41,51 @@ def test_the_lead_says_what_an_image_becomes(report):
     assert lead(replace(report, metrics={})).endswith("into tokens of 5 bits.")
 
 
+@pytest.mark.parametrize(
+    ("tokens", "bits", "words"),
+    [
+        (1.0, 8.0, "into 1 token of 8 bits: 1 byte in place of 3,072, 3,072 times fewer."),
+        (37.53, 12.0, "into 37.53 tokens of 12 bits on average: 56.30 bytes in place of 3,072, 55 times fewer."),
+        (1024.0, 40.0, "into 1,024 tokens of 40 bits: 5,120 bytes in place of 3,072, which saves nothing."),
+        (1024.0, 16.0, "into 1,024 tokens of 16 bits: 2,048 bytes in place of 3,072, 1.5 times fewer."),
+        (16.0, 1.0, "into 16 tokens of 1 bit: 2 bytes in place of 3,072, 1,536 times fewer."),
+        (0.0, 8.0, "into 0.000 tokens of 8 bits."),
+    ],
+)
+def test_the_lead_is_true_of_any_rate(report, tokens, bits, words):
+    other = replace(report, bits_per_token=bits, metrics={"tokens_per_image": tokens})
+    assert lead(other).endswith(words)
+
+
+def test_a_few_codes_of_a_very_large_codebook_are_no_0_percent(report):
+    found = figure(with_use(report, [1] * 16 + [0] * (2**18 - 16), 16 / 2**18), "Codebook usage")
+    assert found.value == "0.0061 %"
+    assert "The ceiling is 0.0061 %: 12 images with 16 tokens in all cannot show more" in found.good[0]
+
+
+def test_a_psnr_as_high_as_that_of_flat_colours_is_neither_above_nor_below(report):
+    flat = {"one_colour": 100.0, "mean_of_each_image": 100.0}
+    exact = replace(report, metrics={"psnr": 100.0}, tables={"flat": flat})
+    assert figure(exact, "PSNR").good[0] == (
+        "This is level with painting all images in one colour (100.00 dB) and level with painting each in its own mean "
+        "colour (100.00 dB)."
+    )
+
+
 def test_usage_is_given_with_its_ceiling(report):
     few = with_use(report, [1] * 192 + [0] * (1024 - 192), 192 / 1024)
     found = figure(few, "Codebook usage")
     assert found.value == "19 %"
     assert found.good[0] == (
-        "192 of 1,024 codes were seen. The ceiling is 19 %: 12 images with 192 tokens cannot show more, and codes "
-        "drawn evenly at random would show about 17 %."
+        "192 of 1,024 codes were seen. The ceiling is 19 %: 12 images with 192 tokens in all cannot show more, and "
+        "codes drawn evenly at random would show about 17 %."
     )
     assert found.cautions == ["It needs more images: of a codebook of even use about 295 images would show 99 %."]
     many = with_use(report, [100, 100, 0, 0], 0.5)
     found = figure(many, "Codebook usage")
-    assert found.good[0].endswith("The ceiling is 100 %: 12 images with 200 tokens are enough to show every code.")
+    assert found.good[0].endswith(
+        "The ceiling is 100 %: 12 images with 200 tokens in all are enough to show every code."
+    )
     assert not found.cautions
 
 
@@ -98,8 +131,8 @@ def test_a_psnr_stands_beside_others_of_its_rate_and_is_called_neither_good_nor_
     here = " ".join(figure(replace(report, metrics={"psnr": 25.0, "bits_per_pixel": 0.14}), "PSNR").good)
     there = " ".join(figure(replace(report, metrics={"psnr": 25.0, "bits_per_pixel": 1.0}), "PSNR").good)
     assert "JPEG 20.8 dB at 0.13" in here
-    assert "JPEG 31 dB at 0.95" in there
-    assert "no published PSNR near 9 bits" in " ".join(
+    assert "JPEG 31.0 dB at 0.95" in there
+    assert "no published PSNR near 9.0 bits" in " ".join(
         figure(replace(report, metrics={"psnr": 25.0, "bits_per_pixel": 9.0}), "PSNR").good
     )
     for one in figures(report):
@@ -133,6 +166,8 @@ def test_distances_say_how_many_images_they_need(report):
     assert "Below 2,048 images" in caution
     (caution,) = figure(replace(few, images=50_000), "rFID").cautions
     assert "This one" not in caution
+    at_rate = replace(few, images=50_000, metrics={**measured, "bits_per_pixel": 0.05})
+    assert figure(at_rate, "rFID").good[-1].startswith("Only a value over the same images, by the same protocol")
     for name in ("fd_efflite0_224", "rfid_inception_tf_unverified"):
         assert figure(few, name).cautions[0].startswith("No published rFID can be compared with it")
 
@@ -148,3 +183,11 @@ def test_entropies_say_when_tokens_are_few(report):
         "The entropy at a position needs more images: it is estimated from 8 tokens for 32 codes. Without the "
         "correction it cannot exceed 3.00 bits."
     ]
+
+
+def test_entropies_of_one_image_are_called_too_low_by_at_least_the_correction():
+    one = evaluate(tokenizer(), batches(range(1)), settings=Settings(("codes", "positions", "language")))
+    entropy, position, language = cautions(one)
+    assert "comes out too low, by at least about 0.27 bits. The corrected entropy adds these." in entropy
+    assert "is estimated from 1 token for 32 codes" in position
+    assert language.endswith("1 image is few for 32 codes.")
