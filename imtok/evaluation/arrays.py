@@ -56,7 +56,8 @@ def read_pictures(folder: Path) -> Pictures | None:
     except Exception as error:  # zipfile and numpy raise errors of many kinds
         raise InputError(f"{path} is damaged ({error}); evaluate again") from None
     shape = (len(keys), 3)
-    if any(part.dtype != torch.uint8 or part.ndim != 4 or part.shape[:2] != shape for part in parts):
+    whole = all(part.dtype == torch.uint8 and part.ndim == 4 and part.shape[:2] == shape for part in parts)
+    if not whole or parts[0].shape != parts[1].shape:
         raise InputError(f"{path} is damaged (its pictures are not {len(keys)} x 3 x height x width); evaluate again")
     return Pictures(len(keys), keys, list(parts[0]), list(parts[1]))
 

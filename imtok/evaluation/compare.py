@@ -1,6 +1,7 @@
 """Numbers of several reports side by side, in one row only where they were measured alike."""
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -107,16 +108,46 @@ def read_report(source: str | Path) -> dict[str, Any]:
     """
     found = find_report(source)
     report = read_json(found)
-    if not isinstance(report, dict) or not isinstance(report.get("metrics"), dict):
+    if not isinstance(report, dict) or "metrics" not in report:
         raise InputError(f"{found} is not a report of imtok eval")
     if report.get("schema") not in READABLE:
         known = " and ".join(map(str, READABLE))
         raise InputError(
             f"{found} has schema {report.get('schema')}, and this version of imtok reads {known}: evaluate again"
         )
-    if not isinstance(report.get("protocol_ids"), dict):
-        raise InputError(f"{found} is damaged (it lacks protocol_ids); evaluate again")
+    wrong = _damage(report)
+    if wrong:
+        raise InputError(f"{found} is damaged ({wrong}); evaluate again")
     return report
+
+
+# What is read of a report, and what it must be where it is there; reports of schema 2 lack some of it.
+_KINDS: dict[str, Callable[[Any], bool]] = {
+    "metrics": lambda value: isinstance(value, dict) and all(map(_is_finite, value.values())),
+    "protocol_ids": lambda value: isinstance(value, dict) and all(isinstance(one, dict) for one in value.values()),
+    "image_size": lambda value: isinstance(value, list) and len(value) == 2 and all(map(_is_count, value)),
+    **dict.fromkeys(("images", "parameters"), lambda value: _is_count(value)),
+    "bits_per_token": lambda value: _is_finite(value),
+    "vocab_sizes": lambda value: isinstance(value, list) and all(map(_is_count, value)),
+    **dict.fromkeys(("conventions", "data", "higher_is_better", "protocol"), lambda value: isinstance(value, dict)),
+    **dict.fromkeys(("tokenizer", "when"), lambda value: isinstance(value, str)),
+}
+
+
+def _damage(report: Mapping[str, Any]) -> str:
+    """What of a report cannot be read; empty = nothing."""
+    if "protocol_ids" not in report:
+        return "it lacks protocol_ids"
+    wrong = next((name for name, fits in _KINDS.items() if name in report and not fits(report[name])), "")
+    return wrong and f"its {wrong} cannot be read"
+
+
+def _is_finite(value: Any) -> bool:
+    return isinstance(value, int | float) and math.isfinite(value)
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) and value >= 0
 
 
 def compare(reports: Sequence[dict[str, Any]], names: Sequence[str]) -> Comparison:

@@ -1,6 +1,7 @@
 """Numbers stand in one column only where they were measured alike."""
 
 import io
+import json
 import re
 
 import pytest
@@ -162,6 +163,35 @@ def test_reports_are_read_back(tmp_path):
     (tmp_path / "other.json").write_text("[]")
     with pytest.raises(InputError, match="is not a report"):
         read_report(tmp_path / "other.json")
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("metrics", {"psnr": None}),
+        ("metrics", {"psnr": "24"}),
+        ("metrics", {"psnr": float("nan")}),
+        ("metrics", None),
+        ("protocol_ids", {"psnr": None}),
+        ("image_size", 64),
+        ("image_size", [64, None]),
+        ("images", "many"),
+        ("parameters", None),
+        ("bits_per_token", None),
+        ("vocab_sizes", 512),
+        ("data", "photos"),
+        ("higher_is_better", None),
+        ("protocol", []),
+        ("tokenizer", None),
+        ("when", 2026),
+    ],
+)
+def test_a_damaged_report_is_refused_in_one_line_that_names_what(tmp_path, name, value):
+    (tmp_path / "report.json").write_text(json.dumps(values() | {name: value}))
+    with pytest.raises(
+        InputError, match=rf"^[^\n]*report\.json is damaged \(its {name} cannot be read\); evaluate again$"
+    ):
+        read_report(tmp_path)
 
 
 def test_names_are_as_short_as_they_may_be():

@@ -199,12 +199,14 @@ def test_the_pictures_are_read_back_bit_for_bit(folder, tmp_path):
     assert read_pictures(tmp_path) is None
 
 
-@pytest.mark.parametrize("spoil", ["cut", "text", "shape", "missing", "objects"])
+@pytest.mark.parametrize("spoil", ["cut", "text", "shape", "sides", "missing", "objects"])
 def test_damaged_pictures_are_refused_by_name(tmp_path, folder, spoil):
     path, whole = tmp_path / "pictures.npz", (folder[1] / "pictures.npz").read_bytes()
     arrays = dict(np.load(folder[1] / "pictures.npz"))
     if spoil in ("cut", "text"):
         path.write_bytes(whole[: len(whole) // 2] if spoil == "cut" else b"no archive")
+    elif spoil == "sides":
+        np.savez(path, **(arrays | {"originals": arrays["originals"][..., 1:]}))
     else:
         arrays["originals"] = arrays["originals"][:2] if spoil == "shape" else np.array([None, {}], dtype=object)
         if spoil == "missing":
