@@ -142,7 +142,7 @@ def test_every_encoder_builds_with_its_decoder(encoder):
         (["~quantizer.dim"], "quantizer.dim: required by VQ and not set; give +quantizer.dim=VALUE"),
         (["quantizer._target_=imtok.quantizers.vq.VQQ"], "quantizer._target_: cannot import imtok.quantizers.vq.VQQ"),
         (["quantizer._target_=mine.VQ"], "quantizer._target_: cannot import mine.VQ (No module named 'mine')"),
-        (["trainer.precision=fp16"], "trainer.precision must be fp32 or bf16, got fp16; fp16 loses codes"),
+        (["trainer.precision=fp16"], "trainer.precision must be fp32, bf16 or auto, got fp16; fp16 loses codes"),
         (["trainer.max_steps=0"], "trainer.max_steps must be at least 1, got 0"),
         (["optimizer.lr=-1"], "optimizer.lr must be positive, got -1"),
         (["ckpt=last"], "ckpt=last needs out=DIR"),
