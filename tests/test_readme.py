@@ -11,7 +11,10 @@ from pages import ROOT, anchors, blocks, joined, links, words
 from PIL import Image
 
 import imtok
+from imtok import cli
 from imtok.cli import main, run_hydra
+from imtok.config import check_command
+from imtok.errors import InputError
 
 README = ROOT / "README.md"
 PAGES = [README, ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -109,6 +112,31 @@ def test_every_command_runs_as_printed_in_the_order_of_the_page(tmp_path, monkey
     exec("\n".join(python.lines), {})
     with Image.open("again.png") as again:
         assert again.size == (64, 64)
+
+
+WITH = {"train": ["out=runs/mine"], "export": ["tokenizer=runs/mine"], "eval": ["tokenizer=runs/mine"]}
+
+
+def inline():
+    """What stands between backticks in the page's sentences."""
+    prose = re.sub(r"^```.*?^```", "", README.read_text(), flags=re.MULTILINE | re.DOTALL)
+    return re.findall(r"`([^`\n]+)`", prose)
+
+
+@pytest.mark.parametrize("override", sorted({code for code in inline() if re.fullmatch(r"[\w.]+=\S+", code)}))
+def test_every_setting_in_a_sentence_is_one_that_a_command_takes(override):
+    refused = list[str]()
+    for command, needed in WITH.items():
+        try:
+            check_command(command, [override, *needed])
+        except InputError as error:
+            refused.append(str(error))
+    assert len(refused) < len(WITH), refused
+
+
+def test_every_command_in_a_sentence_is_one_of_imtok():
+    named = {code.split()[1] for code in inline() if code.startswith("imtok ")}
+    assert {"train", "export", "import"} <= named <= {*cli._COMMANDS, *cli._PLAIN}
 
 
 def test_what_it_says_of_recipes_is_what_the_recipes_say():
