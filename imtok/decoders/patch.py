@@ -5,6 +5,7 @@ from typing import cast
 
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
+from torch.nn import functional as F
 from typing_extensions import override
 
 from imtok.decoders.base import Decoder
@@ -24,8 +25,8 @@ class PatchDecoder(Decoder):
             one before, and reads squares of 2 x 2 places that overlap; the last one has a residual block. Patches then
             flow into each other where they would show as a lattice. Empty = patches are written from the latents'
             resolution, side by side.
-        shortcut: Add to the picture one linear map of each latent, to a square of twice the patch's side. The norms of
-            the blocks take the level of a plain patch away, and colours are then learnt late or not at all.
+        shortcut: Add to the picture one linear map of each latent to a colour, bilinearly enlarged. The norms of the
+            blocks take the level of a plain patch away, and colours are then learnt late or not at all.
 
     Raises:
         ValueError: If ``patch_size`` cannot be halved so often; in ``forward``, if the latents do not fill an image of
@@ -61,8 +62,7 @@ class PatchDecoder(Decoder):
         self.norm_out = activated_norm(width) if depth or up_channels else nn.Identity()
         overlap = side // 2 if up_channels else 0  # pixels that a patch reaches into each of its neighbours
         self.patches = nn.ConvTranspose2d(width, 3, side + 2 * overlap, stride=side, padding=overlap)
-        half = patch_size // 2
-        self.shortcut = nn.ConvTranspose2d(in_dim, 3, patch_size + 2 * half, patch_size, half) if shortcut else None
+        self.shortcut = nn.Conv2d(in_dim, 3, 1) if shortcut else None
 
     @property
     @override
@@ -81,7 +81,7 @@ class PatchDecoder(Decoder):
         grid = to_map(latents, size, self.patch_size)  # b d h w
         features = self.up(self.blocks(self.conv_in(grid)))  # b c (2^k h) (2^k w) for k up_channels
         image = self.patches(self.norm_out(features))
-        return image if self.shortcut is None else image + self.shortcut(grid)
+        return image if self.shortcut is None else image + F.interpolate(self.shortcut(grid), size, mode="bilinear")
 
 
 def _upsampling(width: int, up_channels: Sequence[int]) -> Iterator[nn.Module]:
