@@ -92,6 +92,8 @@ def _check_node(path: str, node: dict[str, Any], provided: set[str], typed: set[
             yield f"{path}.{key}: must be {_name(hints[key])}, got {value!r}{_as_path(f'{path}.{key}', value)}"
         elif _is_number(value) and value < 0 and hints.get(key) is int and str(target).startswith("imtok."):
             yield f"{path}.{key}: must not be negative, got {value}"
+        elif isinstance(value, list) and hints.get(key) == Sequence[int] and any(item < 0 for item in value):
+            yield f"{path}.{key}: must not hold negative numbers, got {value}"
     if left_over:
         leave = " ".join(f"~{path}.{key}" for key in left_over)
         yield (
@@ -131,7 +133,8 @@ def _unbuilt(path: str, value: Any, hint: Any) -> Iterator[str]:
         and one.__module__.split(".")[0] not in ("builtins", "typing")
     ]
     ours = all(one.__module__.startswith("imtok.") for one in parts)
-    unnamed = "_target_" not in value if isinstance(value, dict) else ours and value is not None and value != "???"
+    stands = value == "???" or (value is None and NoneType in args)  # for a part that is given later, or for none
+    unnamed = "_target_" not in value if isinstance(value, dict) else ours and not stands
     if parts and len(parts) == len(wanted) and unnamed:
         yield path
 

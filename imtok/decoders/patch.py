@@ -29,8 +29,8 @@ class PatchDecoder(Decoder):
             blocks take the level of a plain patch away, and colours are then learnt late or not at all.
 
     Raises:
-        ValueError: If ``patch_size`` cannot be halved so often; in ``forward``, if the latents do not fill an image of
-            that size, or some were not kept.
+        ValueError: If ``patch_size`` cannot be halved once for each of ``up_channels``, or one of these is below 1; in
+            ``forward``, if the latents do not fill an image of that size, or some were not kept.
 
     Example:
         >>> import torch
@@ -53,7 +53,12 @@ class PatchDecoder(Decoder):
         super().__init__()
         side, rest = divmod(patch_size, 2 ** len(up_channels))
         if rest:
-            raise ValueError(f"patch_size must be halved {len(up_channels)} times for up_channels, got {patch_size}")
+            raise ValueError(
+                f"patch_size must be a multiple of {2 ** len(up_channels)} where up_channels has {len(up_channels)} "
+                f"numbers, got {patch_size}; give up_channels fewer numbers, or none"
+            )
+        if min(up_channels, default=1) < 1:
+            raise ValueError(f"up_channels must be at least 1 each, got {list(up_channels)}")
         self.patch_size = patch_size
         self.conv_in = nn.Conv2d(in_dim, width, 1)
         self.blocks = nn.Sequential(*(ResidualBlock(width, width) for _ in range(depth)))

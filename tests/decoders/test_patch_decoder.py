@@ -48,8 +48,14 @@ def test_up_channels_make_pictures_of_every_size_to_which_patches_flow_together(
 
 
 def test_a_patch_that_cannot_be_halved_so_often_is_refused():
-    with pytest.raises(ValueError, match="patch_size must be halved 2 times for up_channels, got 6"):
+    with pytest.raises(ValueError, match="patch_size must be a multiple of 4 where up_channels has 2 numbers, got 6"):
         PatchDecoder(in_dim=4, patch_size=6, up_channels=[8, 8])
+
+
+@pytest.mark.parametrize("channels", [[0], [8, -1]])
+def test_a_resolution_without_channels_is_refused(channels):
+    with pytest.raises(ValueError, match="up_channels must be at least 1 each"):
+        PatchDecoder(in_dim=4, up_channels=channels)
 
 
 def test_without_up_channels_the_weights_are_those_of_before():
