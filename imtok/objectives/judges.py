@@ -21,8 +21,8 @@ def build_with_found(
 ) -> tuple[Objective, dict[str, str]]:
     """Build an objective without the judges whose weights are nowhere on this machine.
 
-    A judge is an image loss, an alignment or the adversary. One whose weight file is named and missing, or damaged, is
-    refused as ever: only what nobody named is left out.
+    A judge is an image loss, an alignment or the adversary. One for which somebody named a file is refused as ever if
+    that file, or another that it needs, is missing or damaged.
 
     Args:
         section: The objective's section of the config; the judges that are left out are taken out of it.
@@ -43,8 +43,9 @@ def build_with_found(
             built = {name: judges.build(f"objective.{kind}.{name}", config) for name, config in given.items()}
             parts[kind] = {name: part for name, part in built.items() if part is not None}
     left = judges.left
-    if section.get("losses") and not parts["losses"]:
-        raise InputError(next(why for key, why in left.items() if key.startswith("objective.losses.")))
+    missing = [why for key, why in left.items() if key.startswith("objective.losses.")]
+    if missing and not parts["losses"]:
+        raise InputError(missing[0])
     for key in left:
         _, kind, *names = key.split(".")
         if names:
@@ -74,6 +75,8 @@ class _Judges:
         try:
             return construct(config, packages=None, key=key)
         except MissingWeightsError as error:
+            if _names_file(config):
+                raise InputError(str(error)) from None
             if self.before is not None:
                 raise InputError(
                     f"{key} has judged this run so far, and its weights are missing now: {error}"
@@ -81,3 +84,11 @@ class _Judges:
             self.left[key] = f"{error}. Without it {_COSTS[key.split('.')[1]]}"
             torch.set_rng_state(state)  # as if the config had never had it
             return None
+
+
+def _names_file(config: Any) -> bool:
+    """Whether a judge's config says where some of its weights are, or that they are random."""
+    if not isinstance(config, dict):
+        return False
+    named = any(isinstance(config.get(key), str) for key in ("weights", "heads"))
+    return named or any(map(_names_file, config.values()))

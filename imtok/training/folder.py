@@ -51,8 +51,8 @@ def find_checkpoint(folder: Path, ckpt: str | None) -> Checkpoint | None:
 
 
 def left_out_so_far(folder: Path, ckpt: str | None) -> dict[str, str] | None:
-    """The judges that the run to go on with is without, and why; None if a run begins."""
-    if ckpt is None:
+    """The judges that the run to go on with is without, and why; None if a run begins, or has saved no step."""
+    if ckpt is None or (ckpt == "last" and not any((folder / "checkpoints").glob("step_*"))):
         return None
     path = folder / "run.json" if ckpt == "last" else Path(ckpt) / checkpoints.MANIFEST
     if not path.is_file():  # what is wrong with it is said where it is read

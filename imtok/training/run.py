@@ -26,6 +26,7 @@ from imtok.evaluation.results import Report
 from imtok.evaluation.settings import Settings
 from imtok.files import Lock
 from imtok.training import folder as run_folder
+from imtok.training.alike import Alike
 from imtok.training.checkpoints import Checkpoint
 from imtok.training.damage import BadSampleCount
 from imtok.training.ema import EMA
@@ -149,7 +150,8 @@ def _assemble(run: Run, trainer: Trainer, plan: Plan) -> _Crew:
     bar = Bar(run.trainer.batch_size)
     logged = Log(run.folder, run.trainer.log_every, bar, Health(run.tokenizer.quantizer), events, mirror)
     estimate = Estimate(device_name(trainer.strategy.root_device, trainer.world_size))
-    callbacks = [ema, bar, BadSampleCount(run.folder), logged, estimate, saving]
+    alike = Alike(list(run.left_out), run.trainer.precision)
+    callbacks = [alike, ema, bar, BadSampleCount(run.folder), logged, estimate, saving]
     if run.trainer.pictures_every:
         callbacks.append(Pictures(run.folder, run.trainer.pictures_every, plan.shown, ema, mirror))
     if plan.asked is not None:
@@ -211,6 +213,8 @@ def _say(run: Run, images: tuple[Images, Images], trainer: Trainer, step: int) -
     if run.note:
         log.info("%-11s %s", "note", run.note)
     for key, why in run.left_out.items():
+        if step:
+            why = "this run began without it; judges=required allow_change=[objective] takes it in"
         log.warning("%s is left out (judges=found): %s", key, why)
     for line in [*too_few(images, run.config.get("data") or {}), *unlikely(run.trainer, run.optimizer, run.config)]:
         log.warning("%s", line)

@@ -4,10 +4,12 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
+import imtok.losses.lpips
 import imtok.nn.efflite0
 import imtok.nn.timm_net
-from imtok.errors import InputError
+from imtok.errors import InputError, MissingWeightsError
 from imtok.objectives.judges import build_with_found
 from imtok.tokenizer import construct
 
@@ -90,6 +92,24 @@ def test_the_ramp_of_an_alignment_goes_with_it():
 def test_a_file_that_somebody_named_is_not_left_out_in_silence(judge, tmp_path):
     with pytest.raises(InputError, match=r"gone\.pth is not a file"):
         build_with_found(section({"judge": judge | {"weights": str(tmp_path / "gone.pth")}}))
+
+
+@pytest.mark.parametrize("other", ["weights", "heads"])
+def test_a_judge_is_not_left_out_if_one_of_its_two_files_is_named_and_the_other_is_missing(
+    other, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(imtok.losses.lpips, "find_spec", lambda _: None)
+    save_file({"some": torch.zeros(1)}, tmp_path / "alex.safetensors")
+    with pytest.raises(InputError, match=r"alexnet.* is not in|heads of LPIPS are missing") as caught:
+        build_with_found(section({"lpips": LPIPS | {other: str(tmp_path / "alex.safetensors"), "sha256": None}}))
+    assert not isinstance(caught.value, MissingWeightsError)
+
+
+def test_an_adversary_of_which_only_random_weights_are_asked_for_is_not_left_out(monkeypatch):
+    monkeypatch.setattr(imtok.nn.timm_net, "find_spec", lambda _: None)
+    config = section(adversary=DINO | {"critic": DINO["critic"] | {"weights": "random"}})
+    with pytest.raises(InputError, match="timm is missing"):
+        build_with_found(config)
 
 
 def test_a_damaged_file_is_refused(tmp_path):
