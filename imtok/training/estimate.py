@@ -18,8 +18,8 @@ _PATIENCE = (10.0, 60.0)  # seconds after which two steps have to do, and one
 class Estimate(Callback):
     """Says what is left of a run, by its measured steps: after eleven of them, or sooner where they are slow.
 
-    It is said again soon after the tokenizer begins to look at a critic, since from there on steps take longer. Time
-    for pictures, evaluations and checkpoints is left out. Nothing is computed, so no number of the run changes.
+    It is said again soon after the tokenizer begins to look at a critic, since from there on steps take longer. Later
+    pictures, evaluations and checkpoints come on top. Nothing is computed, so no number of the run changes.
 
     Args:
         device: What the run computes on, in words.

@@ -23,7 +23,7 @@ def estimates(messages):
 
 
 @pytest.mark.parametrize("steps", [2, 14])
-def test_a_run_says_once_what_it_will_take_and_one_that_goes_on_what_is_left(steps, tmp_path, caplog):
+def test_a_run_says_once_what_it_will_take(steps, tmp_path, caplog):
     caplog.set_level(logging.INFO)
     run_tiny(tmp_path, f"trainer.max_steps={steps}")
     (line,) = estimates(caplog.messages)
