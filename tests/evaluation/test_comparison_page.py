@@ -1,6 +1,7 @@
 """Several tokenizers on one page: numbers that were measured alike, and the same images in one row."""
 
 import io
+import re
 from dataclasses import replace
 
 import pytest
@@ -97,6 +98,12 @@ def test_names_of_reports_are_text(reports):
     assert found.title == f"Comparison of {SHOWN}, fsq"
     assert "<b>" not in text
     assert "\u202e" not in text
+
+
+def test_a_long_name_takes_several_lines_of_its_column_and_not_the_whole_screen(reports):
+    found = read(page_of([side(reports[0], "long_" * 40), side(reports[1])]))
+    (rule,) = re.findall(r"\n[^\n]*thead th\.n \{([^}]*)\}", found.style)
+    assert {"max-width: 14rem", "white-space: normal", "overflow-wrap: break-word"} <= set(rule.strip(" ;").split("; "))
 
 
 def test_stored_reports_are_compared_on_a_page_whose_path_is_said(tmp_path, reports):
