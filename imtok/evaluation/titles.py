@@ -38,14 +38,14 @@ def number(value: float) -> str:
     return f"{value:#.4g}"
 
 
-def amount(value: float, what: str) -> str:
+def amount(value: int | float, what: str) -> str:
     """A number of things, in words.
 
     Example:
         >>> amount(1.0, "token"), amount(256, "token"), amount(37.53, "token")
         ('1 token', '256 tokens', '37.53 tokens')
     """
-    return f"{'1' if value == 1 else number(value)} {what}{'s' * (value != 1)}"
+    return f"{'1' if value == 1 else number(float(value))} {what}{'s' * (value != 1)}"
 
 
 def share(value: float) -> str:
