@@ -301,7 +301,9 @@ def test_a_generators_file_of_ids_decodes(run):
 def continuous(tmp_path_factory, images):
     """A continuous autoencoder, four channels wide."""
     folder = tmp_path_factory.mktemp("continuous")
-    arguments = ("data=folder", f"data.path={images}", *TINY, "quantizer=continuous", "quantizer.dim=4", "out=run")
+    plain = ("encoder.shortcut=false", "decoder.shortcut=false", "decoder.up_channels=[]")
+    net = (*TINY, *plain, "quantizer=continuous", "quantizer.dim=4")
+    arguments = ("data=folder", f"data.path={images}", *net, "out=run")
     (folder / "printed").write_text(call(ROOT / "train.py", *arguments, folder=folder).stdout)
     return folder / "run"
 

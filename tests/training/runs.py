@@ -14,6 +14,9 @@ from imtok.training.checkpoints import load
 from imtok.training.records import SPEED
 from imtok.training.run import Outcome, Run, train
 
+# What only the patch encoder and decoder have, and what a tiny run is quicker without.
+PLAIN = ("encoder.shortcut=false", "decoder.shortcut=false", "decoder.up_channels=[]")
+
 # 9 photographs x 2 crops = 18 samples per epoch; 14 steps of 4 are a little more than 3 epochs.
 TINY = (
     "data.crops_per_photo=2",
@@ -22,7 +25,7 @@ TINY = (
     "encoder.depth=1",
     "decoder.width=16",
     "decoder.depth=1",
-    "decoder.up_channels=[]",
+    *PLAIN,
     "quantizer.codebook_size=32",
     "quantizer.restart_below=0.5",
     "quantizer.usage_decay=0.5",
@@ -45,6 +48,7 @@ def tiny_overrides(folder: Path, *overrides: str) -> list[str]:
     replaced = tuple(override.split("=")[0] + "." for override in groups if not override.startswith("trainer="))
     if "quantizer=vq" in groups:
         replaced = tuple(name for name in replaced if name != "quantizer.")
+    replaced += tuple(key for key in PLAIN if any(one.startswith(f"{key.split('.')[0]}=") for one in overrides))
     tiny = [override for override in TINY if not (replaced and override.startswith(replaced))]
     return [*groups, *tiny, f"out={folder}", *(override for override in overrides if override not in groups)]
 

@@ -31,8 +31,10 @@ NETS = {
 
 def sharded_run(folder: Path, net: str, *overrides: str) -> Run:
     """A tiny run of one of these nets."""
-    other = ("decoder.up_channels",) if net == "vit" else ("encoder.", "decoder.")  # what these nets do not have
-    tiny = [setting for setting in TINY if not setting.startswith(other)]
+    patches = ("encoder.shortcut", "decoder.shortcut", "decoder.up_channels")  # what a transformer does not have
+    tiny = [
+        setting for setting in TINY if not setting.startswith(patches if net == "vit" else ("encoder.", "decoder."))
+    ]
     register_schemas()
     with initialize_config_dir(str(config_folder()), version_base="1.3"):
         config = compose("train", overrides=[*tiny, *NETS[net], f"out={folder}", *overrides])
