@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from typing import cast
 
+from einops import rearrange
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -27,6 +28,8 @@ class PatchDecoder(Decoder):
             resolution, side by side.
         shortcut: Add to the picture one linear map of each latent to a colour, bilinearly enlarged. The norms of the
             blocks take the level of a plain patch away, and colours are then learnt late or not at all.
+        deblock: Share of the step from one patch to the next that is taken back, in [0, 1], half of it by the pixel on
+            either side: a filter in the loop of training, as video codecs have it.
 
     Raises:
         ValueError: If ``patch_size`` cannot be halved once for each of ``up_channels``, or one of these is below 1; in
@@ -49,6 +52,7 @@ class PatchDecoder(Decoder):
         depth: int = 4,
         up_channels: Sequence[int] = (),
         shortcut: bool = False,
+        deblock: float = 0.0,
     ) -> None:
         super().__init__()
         side, rest = divmod(patch_size, 2 ** len(up_channels))
@@ -59,7 +63,9 @@ class PatchDecoder(Decoder):
             )
         if min(up_channels, default=1) < 1:
             raise ValueError(f"up_channels must be at least 1 each, got {list(up_channels)}")
-        self.patch_size = patch_size
+        if not 0 <= deblock <= 1 or (deblock and patch_size < 2):
+            raise ValueError(f"deblock must be in [0, 1], and 0 for patches of one pixel, got {deblock}")
+        self.patch_size, self.deblock = patch_size, deblock
         self.conv_in = nn.Conv2d(in_dim, width, 1)
         self.blocks = nn.Sequential(*(ResidualBlock(width, width) for _ in range(depth)))
         self.up = nn.Sequential(*_upsampling(width, up_channels))
@@ -86,7 +92,17 @@ class PatchDecoder(Decoder):
         grid = to_map(latents, size, self.patch_size)  # b d h w
         features = self.up(self.blocks(self.conv_in(grid)))  # b c (2^k h) (2^k w) for k up_channels
         image = self.patches(self.norm_out(features))
-        return image if self.shortcut is None else image + F.interpolate(self.shortcut(grid), size, mode="bilinear")
+        if self.shortcut is not None:
+            image = image + F.interpolate(self.shortcut(grid), size, mode="bilinear")
+        return self._deblocked(self._deblocked(image).mT).mT if self.deblock else image
+
+    def _deblocked(self, image: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b 3 h w"]:
+        """Smaller steps from each patch to the one on its right."""
+        side = self.patch_size
+        patches = rearrange(image, "b c h (n side) -> b c h n side", side=side)
+        step = self.deblock / 2 * (patches[..., 1:, :1] - patches[..., :-1, -1:])  # b c h (n - 1) 1
+        change = F.pad(step, (side - 1, 0, 0, 1)) - F.pad(step, (0, side - 1, 1, 0))  # b c h n side
+        return rearrange(patches + change, "b c h n side -> b c h (n side)")
 
 
 def _upsampling(width: int, up_channels: Sequence[int]) -> Iterator[nn.Module]:

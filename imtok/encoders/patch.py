@@ -20,8 +20,6 @@ class PatchEncoder(Encoder):
         patch_size: Side of a patch, in pixels.
         width: Channels of the residual blocks.
         depth: Number of residual blocks, 0 or more.
-        shortcut: Add one linear map of each patch to its latent. The norms of the blocks take the level of a plain
-            patch away, and colours are then learnt late or not at all.
 
     Raises:
         ValueError: In ``forward`` and ``num_latents``, if the image is no multiple of ``patch_size``.
@@ -33,25 +31,20 @@ class PatchEncoder(Encoder):
         torch.Size([1, 32, 8])
     """
 
-    def __init__(
-        self, out_dim: int, patch_size: int = 8, width: int = 96, depth: int = 2, shortcut: bool = False
-    ) -> None:
+    def __init__(self, out_dim: int, patch_size: int = 8, width: int = 96, depth: int = 2) -> None:
         super().__init__()
         self.patch_size = patch_size
         self.patches = nn.Conv2d(3, width, patch_size, stride=patch_size)
         self.blocks = nn.Sequential(*(ResidualBlock(width, width) for _ in range(depth)))
         self.norm_out = activated_norm(width) if depth else nn.Identity()
         self.conv_out = nn.Conv2d(width, out_dim, 1)
-        self.shortcut = nn.Conv2d(width, out_dim, 1) if shortcut else None
 
     @override
     def forward(
         self, image: Float[Tensor, "b 3 h w"], length: int | None = None, context: Tensor | None = None
     ) -> Latents | tuple[Latents, Bool[Tensor, "b n"]]:
         grid_size((image.shape[-2], image.shape[-1]), self.patch_size)
-        patches = self.patches(image)  # b width h w
-        latents = self.conv_out(self.norm_out(self.blocks(patches)))
-        return to_sequence(latents if self.shortcut is None else latents + self.shortcut(patches))
+        return to_sequence(self.conv_out(self.norm_out(self.blocks(self.patches(image)))))
 
     @override
     def num_latents(self, size: tuple[int, int]) -> int:

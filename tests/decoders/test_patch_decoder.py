@@ -76,3 +76,26 @@ def test_a_shortcut_adds_a_linear_map_of_the_latents():
     together = added(first + second) - zero
     assert torch.allclose(together, added(first) - zero + added(second) - zero, atol=1e-5)
     assert together.abs().amin((0, 1)).gt(0).all()  # every pixel has a part in it
+
+
+def test_deblocking_makes_steps_between_patches_smaller_and_changes_nothing_else():
+    plain = PatchDecoder(in_dim=4, patch_size=8, width=16, depth=0)
+    decoder = PatchDecoder(in_dim=4, patch_size=8, width=16, depth=0, deblock=0.5)
+    decoder.load_state_dict(plain.state_dict())
+    latents = torch.randn(1, 12, 4)
+    before, after = plain(latents, (24, 32)), decoder(latents, (24, 32))
+    rows = slice(9, 15)  # away from the borders above and below
+    assert torch.allclose(
+        after[:, :, rows, 8] - after[:, :, rows, 7], (before[:, :, rows, 8] - before[:, :, rows, 7]) / 2
+    )
+    assert torch.allclose(
+        after[:, :, 8, 9:15] - after[:, :, 7, 9:15], (before[:, :, 8, 9:15] - before[:, :, 7, 9:15]) / 2
+    )
+    assert torch.equal(after[:, :, rows, 9:15], before[:, :, rows, 9:15])
+    assert torch.allclose(after.sum(), before.sum(), atol=1e-4)
+
+
+@pytest.mark.parametrize(("deblock", "patch_size"), [(-0.1, 8), (1.5, 8), (0.5, 1)])
+def test_deblocking_out_of_range_is_refused(deblock, patch_size):
+    with pytest.raises(ValueError, match=r"deblock must be in \[0, 1\]"):
+        PatchDecoder(in_dim=4, patch_size=patch_size, deblock=deblock)

@@ -24,16 +24,3 @@ def test_without_blocks_a_patch_moves_its_own_token_only():
 
 def test_blocks_let_patches_talk():
     assert len(moved_tokens(PatchEncoder(out_dim=4, patch_size=8, width=16, depth=1), 0, 0)) > 1
-
-
-def test_a_shortcut_tells_plain_images_of_other_levels_apart():
-    """What the norms take away: with a single plain level a map of patches is all alike, however bright it is."""
-    encoder = PatchEncoder(out_dim=4, patch_size=8, width=16, depth=1, shortcut=True)
-    dark, bright = (torch.full((1, 3, 24, 32), level) for level in (-0.5, 0.5))
-    patches = encoder.patches(bright) - encoder.patches(dark)
-    assert encoder.shortcut is not None
-    expected = encoder.shortcut(patches) - encoder.shortcut(torch.zeros_like(patches))
-    without = PatchEncoder(out_dim=4, patch_size=8, width=16, depth=1)
-    without.load_state_dict({k: v for k, v in encoder.state_dict().items() if "shortcut" not in k})
-    added = (encoder(bright) - without(bright)) - (encoder(dark) - without(dark))
-    assert torch.allclose(added, expected.flatten(2).transpose(1, 2), atol=1e-5)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from hydra import compose, initialize_config_dir
 from training.critics import Adversarial, in_float64
-from training.runs import TINY
+from training.runs import PLAIN, TINY
 
 from imtok.build import build_run
 from imtok.config import config_folder, register_schemas
@@ -31,10 +31,8 @@ NETS = {
 
 def sharded_run(folder: Path, net: str, *overrides: str) -> Run:
     """A tiny run of one of these nets."""
-    patches = ("encoder.shortcut", "decoder.shortcut", "decoder.up_channels")  # what a transformer does not have
-    tiny = [
-        setting for setting in TINY if not setting.startswith(patches if net == "vit" else ("encoder.", "decoder."))
-    ]
+    others = PLAIN if net == "vit" else ("encoder.", "decoder.")  # what these nets do not have
+    tiny = [setting for setting in TINY if not setting.startswith(others)]
     register_schemas()
     with initialize_config_dir(str(config_folder()), version_base="1.3"):
         config = compose("train", overrides=[*tiny, *NETS[net], f"out={folder}", *overrides])
