@@ -37,7 +37,8 @@ from imtok.evaluation.settings import Settings  # noqa: E402
 from imtok.tokenizer import Tokenizer  # noqa: E402
 from imtok.training.run import train  # noqa: E402
 
-NET = ["image_size=64", "decoder.depth=4", "decoder.up_channels=[]", "data.colours=0"]
+PLAIN = "decoder.depth=4 decoder.up_channels=[] decoder.shortcut=false decoder.deblock=0 data.colours=0"
+NET = ["image_size=64", *PLAIN.split()]
 REGULARIZER = ["regularizer=perturbation", "regularizer.alpha=1.0", "regularizer.beta=0.5", "regularizer.delta=128"]
 TWINS = {"plain": [], "perturbed": REGULARIZER}
 ALPHAS, DELTAS = (0.5, 1.0), (128,)
@@ -129,7 +130,7 @@ def write(page: Path, rows: list[dict[str, Any]], steps: int) -> None:
         "",
         f"`python benchmarks/perturbation.py` trains twins on the bundled "
         f"photographs: {steps} steps of 16 images, 64 ids of 512 codes for 64 x 64 pixels, "
-        f"with `{' '.join(NET[1:])}`, one of them with "
+        f"with `{PLAIN}`, one of them with "
         f"`{settings}`. Measured on {rows[0]['images']} tiles of held-out photographs by the offline stand-in, whose "
         "distance is no FID; *perturbed* is its mean over "
         f"alpha {', '.join(map(str, ALPHAS))} and delta {', '.join(map(str, DELTAS))}, every image perturbed.",

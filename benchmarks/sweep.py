@@ -26,7 +26,8 @@ CONFIGS = ROOT / "configs"
 PAGE = ROOT / "docs" / "quantizers.md"
 IMAGE_SIZE = 64
 SCALES = "[1,2,3,4,5,6,8]"  # multi-scale presets, on the 8 x 8 map that all presets are trained on
-NET = ["decoder.depth=4", "decoder.up_channels=[]", "data.colours=0"]  # the default is made for pictures, and slower
+PLAIN = "decoder.depth=4 decoder.up_channels=[] decoder.shortcut=false decoder.deblock=0 data.colours=0"
+NET = PLAIN.split()  # the default is made for pictures, and slower
 LEFT_OUT = {
     "hita": "its tokens are a sequence of two kinds, no map",
     "tokenbridge_6": "it is fitted to a trained autoencoder",
@@ -132,7 +133,7 @@ def page(rows: list[dict[str, Any]], floor: float, steps: int, seed: int) -> str
     text = [
         START,
         f"`python benchmarks/sweep.py --steps {steps} --seed {seed}`: the encoder of "
-        f"`configs/train.yaml`, with `{' '.join(NET)}`, "
+        f"`configs/train.yaml`, with `{PLAIN}`, "
         f"{IMAGE_SIZE} x {IMAGE_SIZE} pixels, 8 x 8 latents, the same {steps} steps for each. "
         "Everything is measured on the held-out photographs; usage and perplexity are means over slots. Step times are "
         "processor time on one thread, start and evaluation included, and compare only with each other. Multi-scale "
