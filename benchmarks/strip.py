@@ -1,6 +1,6 @@
 """The strip at the top of the README: a face, an eye and a texture, at several budgets of tokens and as JPEG.
 
-    python benchmarks/strip.py                             three tokenizers, 1,000 steps each: 15 minutes on one core
+    python benchmarks/strip.py                             three tokenizers, 750 steps each: 10 minutes on one core
     python benchmarks/strip.py --runs strips --steps 20    keeps the runs, and takes those that are there; to try it out
 
 Each tokenizer is the default one at another number of tokens, trained on 128-pixel crops of photographs other than
@@ -47,7 +47,7 @@ def main() -> None:
     """Train what is not there, and draw."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=Path, help="folder of the runs; a temporary one if it is not given")
-    parser.add_argument("--steps", type=int, default=1000)
+    parser.add_argument("--steps", type=int, default=750)
     parser.add_argument("--picture", type=Path, default=ROOT / "docs" / "strip.png")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
