@@ -351,7 +351,7 @@ def test_a_mistake_in_a_sweep_is_explained(overrides, message, monkeypatch):
             ],
         ),
         (["experiment=one_d_piece_b256", "encoder=patch"], ["~encoder.latents ~encoder.heads ~encoder.start"]),
-        (["experiment=flextok_d12", "space=none"], ["space: has keys but no class (_target_), since a recipe, "]),
+        (["experiment=seed", "space=none"], ["space: has keys but no class (_target_), since a recipe, "]),
     ],
 )
 def test_what_a_recipe_leaves_over_is_one_line_with_the_way_out(overrides, messages):

@@ -86,10 +86,10 @@ def test_a_run_says_at_its_start_what_it_will_do(tmp_path, caplog):
 
 
 def test_nets_that_judge_are_counted_apart(tmp_path):
-    run = build_run(composed("experiment=flextok_d12", "size=tiny", "data.crops_per_photo=1"), tmp_path)
-    images = (run.data.train(32, 0), run.data.validation(32))
+    run = build_run(composed("experiment=seed", "size=tiny", "data.crops_per_photo=1"), tmp_path)
+    images = (run.data.train(56, 0), run.data.validation(56))
     device = next(run.tokenizer.parameters()).device
-    lines = statement(run.tokenizer, run.objective, images, 32, run.trainer, (device, 2), (50, "runs/a"))
+    lines = statement(run.tokenizer, run.objective, images, 56, run.trainer, (device, 2), (50, "runs/a"))
     beside, heads = next(line for line in lines if line.startswith("beside it")), run.objective.heads()
     assert run.tokenizer.space is not None
     assert heads is not None

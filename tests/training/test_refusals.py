@@ -91,7 +91,7 @@ def test_a_run_that_is_refused_in_its_first_step_gives_the_folder_back(tmp_path,
             ["experiment=titok_bl64", "size=tiny", "objective=reconstruction"],
             ["objective.losses.lpips", "objective.ad"],
         ),
-        (["experiment=flextok_d12", "size=tiny", "space=none", "encoder.reads=pixels"], ["space"]),
+        (["experiment=seed", "size=tiny", "space=none", "encoder.reads=pixels"], ["space"]),
         (["+objective.alignments.repa.teacher.name=test_vit"], ["objective.alignments.repa"]),
     ],
 )
