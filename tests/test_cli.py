@@ -301,7 +301,7 @@ def test_a_generators_file_of_ids_decodes(run):
 def continuous(tmp_path_factory, images):
     """A continuous autoencoder, four channels wide."""
     folder = tmp_path_factory.mktemp("continuous")
-    plain = ("decoder.shortcut=false", "decoder.deblock=0", "decoder.up_channels=[]")
+    plain = ("decoder.shortcut=false", "decoder.deblock=0.0", "decoder.up_channels=[]")
     net = (*TINY, *plain, "quantizer=continuous", "quantizer.dim=4")
     arguments = ("data=folder", f"data.path={images}", *net, "out=run")
     (folder / "printed").write_text(call(ROOT / "train.py", *arguments, folder=folder).stdout)

@@ -15,7 +15,7 @@ from imtok.training.records import SPEED
 from imtok.training.run import Outcome, Run, train
 
 # What only the patch encoder and decoder have, and what a tiny run is quicker without.
-PLAIN = ("decoder.shortcut=false", "decoder.deblock=0", "decoder.up_channels=[]")
+PLAIN = ("decoder.shortcut=false", "decoder.deblock=0.0", "decoder.up_channels=[]")
 
 # 9 photographs x 2 crops = 18 samples per epoch; 14 steps of 4 are a little more than 3 epochs.
 TINY = (
