@@ -105,7 +105,7 @@ def test_latents_that_were_not_kept_carry_nothing(decoder, latents):
 
 
 def test_last_layer_writes_the_pixels(decoder, latents):
-    """It is a parameter; the image is linear in it; nothing is added but a bias per channel, and a shortcut's colours."""
+    """It is a parameter; the image is linear in it; only a bias per channel, or a shortcut's colours, is added."""
     assert any(decoder.last_layer is parameter for parameter in decoder.parameters())
     if isinstance(decoder, GenerativeDecoder):
         return
