@@ -11,7 +11,7 @@ from hydra import compose, initialize_config_dir
 from hydra.utils import get_object
 from omegaconf import OmegaConf
 
-from imtok.build import build_part, build_tokenizer
+from imtok.build import build_tokenizer
 from imtok.cli import run_hydra
 from imtok.command_line import check_arguments
 from imtok.config import SCHEMAS, check_command, config_folder, register_schemas
@@ -377,27 +377,6 @@ def test_all_mistakes_are_named_at_once():
 def test_a_missing_tokenizer_is_named(command):
     with pytest.raises(InputError, match="tokenizer: required and not set; give tokenizer=VALUE"):
         check_command(command, [])
-
-
-def test_a_part_that_refuses_its_settings_is_named():
-    register_schemas()
-    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        config = compose(
-            "train", overrides=["quantizer=fsq", "quantizer.levels=[8,1]", "objective.losses.l2.weight=-1.0"]
-        )
-    plain = OmegaConf.to_container(config, resolve=True)
-    with pytest.raises(InputError, match=r"the tokenizer cannot be built: levels must be .*\[8, 1\]"):
-        build_tokenizer(plain)
-    with pytest.raises(InputError, match=r"objective\.losses\.l2: weight must not be negative, got -1"):
-        build_part(plain, "objective")
-
-
-def test_an_image_size_that_the_encoder_cannot_read_is_named():
-    register_schemas()
-    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        config = compose("train", overrides=["image_size=60"])
-    with pytest.raises(InputError, match=r"the tokenizer cannot be built: .*60"):
-        build_tokenizer(OmegaConf.to_container(config, resolve=True))
 
 
 @pytest.mark.parametrize(

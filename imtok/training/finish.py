@@ -42,7 +42,9 @@ def finish(
     """
     settings = Settings(skip_missing=True)  # nobody asked for these metrics, and the run is over
     report = evaluate(tokenizer, loader, tokenizer.decoder.last_layer.device, shown, settings)
-    report = replace(report, name=folder.resolve().name, origin=origin or Origin())
+    without = [f"the run was without {key}, whose weights were not on its machine" for key in facts.get("left_out", ())]
+    warnings = [*report.warnings, *without]
+    report = replace(report, name=folder.resolve().name, origin=origin or Origin(), warnings=warnings)
     from_main(lambda: _write(folder, tokenizer, report, facts))
     return report
 

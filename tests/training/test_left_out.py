@@ -50,6 +50,9 @@ def test_the_judges_of_a_run_stay_the_same_when_weights_appear(tmp_path, caplog,
     assert losses_of(tmp_path) == losses_of(tmp_path.with_name("whole"))
     summary = json.loads((tmp_path / "summary.json").read_text())
     assert summary["left_out"] == ["objective.losses.efflite0"]
+    said = "without objective.losses.efflite0, whose weights were not on its machine"
+    assert said in (tmp_path / "evaluation/report.html").read_text()
+    assert said in (tmp_path / "evaluation/report.md").read_text()
 
 
 def test_a_judge_that_is_gone_is_refused_and_not_left_out_halfway(tmp_path, monkeypatch):
