@@ -117,13 +117,27 @@ def _why_absent(target: Any, error: Exception) -> str:
     return f"{module} has no {name}{hint(name, classes) if classes else ''}"
 
 
+def _wanted(hint: Any) -> list[Any]:
+    """What a type names beside null: ``A | B | None`` names A and B."""
+    args = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
+    return [one for one in args if one is not NoneType]
+
+
+def _named(value: Any, hint: Any) -> Iterator[tuple[str, Any, Any]]:
+    """The names of a section of parts, with what stands at each and the type of it; a part itself has none."""
+    if not isinstance(value, dict) or "_target_" in value:
+        return
+    for one in _wanted(hint):
+        origin = get_origin(one)
+        if inspect.isclass(origin) and issubclass(dict, origin):
+            yield from ((key, item, get_args(one)[-1]) for key, item in value.items())
+
+
 def _unbuilt(path: str, value: Any, hint: Any) -> Iterator[str]:
     """Keys at which a part is expected and the value names no class."""
-    origin, args = get_origin(hint), get_args(hint)
-    if inspect.isclass(origin) and issubclass(dict, origin) and isinstance(value, dict) and "_target_" not in value:
-        for key, item in value.items():
-            yield from _unbuilt(f"{path}.{key}", item, args[-1])
-    wanted = [arg for arg in args if arg is not NoneType] if origin in (Union, UnionType) else [hint]
+    for key, item, item_hint in _named(value, hint):
+        yield from _unbuilt(f"{path}.{key}", item, item_hint)
+    wanted = _wanted(hint)
     parts = [
         one
         for one in wanted
@@ -133,7 +147,7 @@ def _unbuilt(path: str, value: Any, hint: Any) -> Iterator[str]:
         and one.__module__.split(".")[0] not in ("builtins", "typing")
     ]
     ours = all(one.__module__.startswith("imtok.") for one in parts)
-    stands = value == "???" or (value is None and NoneType in args)  # for a part that is given later, or for none
+    stands = value == "???" or (value is None and NoneType in get_args(hint))  # for a later part, or none
     unnamed = "_target_" not in value if isinstance(value, dict) else ours and not stands
     if parts and len(parts) == len(wanted) and unnamed:
         yield path
@@ -141,13 +155,11 @@ def _unbuilt(path: str, value: Any, hint: Any) -> Iterator[str]:
 
 def _of_other_class(path: str, value: Any, hint: Any) -> Iterator[str]:
     """Where a part of imtok stands in the place of another kind. Classes of a user's own may be what they like."""
-    origin, args = get_origin(hint), get_args(hint)
-    if inspect.isclass(origin) and issubclass(dict, origin) and isinstance(value, dict):
-        for key, item in value.items():
-            yield from _of_other_class(f"{path}.{key}", item, args[-1])
+    for key, item, item_hint in _named(value, hint):
+        yield from _of_other_class(f"{path}.{key}", item, item_hint)
     if not isinstance(value, dict) or not str(value.get("_target_")).startswith("imtok."):
         return
-    wanted = [arg for arg in args if arg is not NoneType] if origin in (Union, UnionType) else [hint]
+    wanted = _wanted(hint)
     if not all(inspect.isclass(one) and one.__module__.startswith("imtok.") for one in wanted):
         return
     try:

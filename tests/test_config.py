@@ -197,6 +197,10 @@ def test_every_encoder_builds_with_its_decoder(encoder):
         (["+objective.losses.more=3"], "objective.losses.more: it has no _target_, so nothing can build it; ~"),
         (["objective.losses.l2=null"], "objective.losses.l2: it has no _target_, so nothing can build it; ~"),
         (["+objective.alignments={a:null}"], "objective.alignments.a: it has no _target_, so nothing can build it; ~"),
+        (
+            ["+objective.alignments={a:{_target_:imtok.losses.pixel.L1Loss}}"],
+            "objective.alignments.a._target_: must be of class AlignmentLoss, got L1Loss",
+        ),
         (["decoder.up_channels=[-4]"], "decoder.up_channels: must not hold negative numbers, got [-4]"),
         (["~quantizer._target_"], "quantizer._target_: required and not set; it says which class to build"),
         (["~seed"], "seed: must not be taken out, since the command reads it"),

@@ -22,7 +22,7 @@ FOLDER = {
 }  # fmt: skip
 PHOTOS = {
     "_target_": "imtok.data.photos.Photos", "held_out": ["chelsea", "rocket", "flower"], "crops_per_photo": 256,
-    "scale": [0.0, 0.2], "flip": True,
+    "scale": [0.0, 0.2], "flip": True, "colours": 1.0,
 }  # fmt: skip
 
 

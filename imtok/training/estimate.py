@@ -73,8 +73,8 @@ def left_in_words(seconds: float, steps: tuple[int, int], device: str, slower: i
         slower: The step from which on steps take longer; None = they do not.
 
     Example:
-        >>> left_in_words(0.61, (11, 20_000), "cpu with 1 thread", slower=11_000)[:59]
-        'about 3 h 23 min left on this machine (cpu with 1 thread): 1'
+        >>> left_in_words(0.61, (11, 20_000), "cpu with 1 thread", slower=11_000)[:58]
+        'about 3 h 23 min left on this machine (cpu with 1 thread):'
         >>> left_in_words(2.0, (1, 2), "cpu with 1 thread")
         'about 2 s left on this machine (cpu with 1 thread): 1 step of 2 s'
     """
