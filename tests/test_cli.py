@@ -3,18 +3,16 @@
 import csv
 import hashlib
 import json
-import os
 import re
 import shlex
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from training.launch import run_command
 
 from imtok.cli import main
 from imtok.pixels import to_float, to_uint8
@@ -26,16 +24,7 @@ TINY = ("trainer.max_steps=3", "trainer.batch_size=4", "image_size=32", "encoder
 
 def call(*arguments, folder, check=True, columns=200):
     """Run a command in ``folder`` and return what it printed."""
-    script = ["-m", "imtok.cli"] if not str(arguments[0]).endswith(".py") else []
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": str(columns), "PYTHONPATH": str(ROOT)}
-    result = subprocess.run(
-        [sys.executable, *script, *map(str, arguments)],
-        cwd=folder,
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    result = run_command(*map(str, arguments), folder=folder, columns=columns)
     if check:
         assert result.returncode == 0, result.stdout + result.stderr
     return result

@@ -9,14 +9,18 @@ import os
 import runpy
 import socket
 import sys
+import tempfile
 import time
 import traceback
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from training.runs import tiny_overrides
+
+from imtok.cli import main
 
 ROOT = Path(__file__).parents[2]
 _CONTEXT = multiprocessing.get_context("forkserver")
@@ -67,6 +71,24 @@ def launch_train(folder: Path, *overrides: str, fault: str = "", environment: di
     """``python train.py`` on the smallest recipe, with ``module:function[:argument]`` called before it."""
     log = folder.parent / f"{folder.name}.{time.monotonic_ns()}.log"
     return Launched("training.launch:_train", [tiny_overrides(folder, *overrides), fault], log, environment)
+
+
+@dataclass
+class Finished:
+    """What a command printed, and its exit code."""
+
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+def run_command(*arguments: str, folder: Path, columns: int = 200) -> Finished:
+    """``imtok ...`` or ``python FILE.py ...`` in ``folder``, on a terminal of so many columns."""
+    with tempfile.TemporaryDirectory() as aside:
+        printed, said = Path(aside) / "stdout", Path(aside) / "stderr"
+        given = [list(arguments), str(folder), str(said)]
+        code = Launched("training.launch:_command", given, printed, {"COLUMNS": str(columns)}).wait(600)
+        return Finished(code, printed.read_text(), said.read_text())
 
 
 def launch_ranks(
@@ -121,6 +143,17 @@ def _enter(name: str, arguments: list[Any], log: str, environment: dict[str, str
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)
+
+
+def _command(arguments: list[str], folder: str, said: str) -> None:
+    os.dup2(os.open(said, os.O_WRONLY | os.O_CREAT), 2)
+    os.chdir(folder)
+    if arguments[0].endswith(".py"):
+        sys.argv = arguments
+        runpy.run_path(arguments[0], run_name="__main__")
+    else:
+        sys.argv = ["imtok", *arguments]
+        sys.exit(main())
 
 
 def _train(overrides: list[str], fault: str) -> None:
