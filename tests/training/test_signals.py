@@ -13,11 +13,11 @@ from training.runs import losses_of, state_of, tiny_overrides
 
 CODES = {"term": 143, "int": 130, "usr1": 138}
 # Each in step 6, which has two micro-batches and is saved. Before step 1, 64 images were looked at for the
-# pictures, and four were read for the codebook's start.
+# pictures, one forward pass was rehearsed, and four images were read for the codebook's start.
 MOMENTS = {
     "data": 64 + 26,
-    "forward": 11,
-    "between micro-batches": 12,
+    "forward": 12,
+    "between micro-batches": 13,
     "step": 6,
     "clip": 6,
     "ema": 6,
