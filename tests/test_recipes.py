@@ -39,8 +39,7 @@ QUICK = (
     "trainer.accelerator=cpu",
     "trainer.workers=0",
 )
-BELOW = {"alit", "flextok_d12", "flextok_d18", "flextok_d18_d28", "karl", "semanticist"}  # docs/recipes.md says why
-PICTURES = [name for name in RECIPES if not name.endswith("_stage1") and name not in BELOW]  # stage 1 learns codes
+PICTURES = [name for name in RECIPES if not name.endswith("_stage1")]  # stage 1 learns codes
 EAGER = {"critic_start": 0, "generator_start": 0, "ramp_steps": 0}
 TRAINED: set[str] = set()
 

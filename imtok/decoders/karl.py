@@ -13,7 +13,7 @@ from typing_extensions import override
 
 from imtok.decoders.base import ProxyDecoder
 from imtok.nn.grid import grid_size, to_map
-from imtok.nn.initialization import start_weights
+from imtok.nn.initialization import Start, start_weights
 from imtok.nn.maskgit import MaskGITDecoder
 from imtok.nn.sampled_positions import SampledPositions
 from imtok.nn.transformer import Transformer
@@ -45,6 +45,7 @@ class KARLDecoder(ProxyDecoder, Pretrained):
         blocks: Residual blocks per level.
         codes: Number of codes.
         code_dim: Width of the codes.
+        start: How weights start (``imtok.nn.initialization``); the published "normal" is small for narrow nets.
         checkpoint: Compute transformer blocks again in the backward pass instead of keeping their activations.
 
     Raises:
@@ -75,6 +76,7 @@ class KARLDecoder(ProxyDecoder, Pretrained):
         blocks: int = 2,
         codes: int = 1024,
         code_dim: int = 256,
+        start: Start = "normal",
         checkpoint: bool = False,
     ) -> None:
         super().__init__()
@@ -90,7 +92,7 @@ class KARLDecoder(ProxyDecoder, Pretrained):
         self.trunk = Transformer(width, depth, heads, checkpoint=checkpoint)
         self.norm_out = nn.LayerNorm(width)
         self.head = nn.Sequential(nn.Linear(width, 2 * width), nn.Tanh(), nn.Linear(2 * width, codes))
-        start_weights(self, "normal")
+        start_weights(self, start)
         self.codebook = nn.Embedding(codes, code_dim)
         self.pixels = MaskGITDecoder(code_dim, channels, multipliers, blocks)
 

@@ -12,7 +12,7 @@ from typing_extensions import override
 from imtok.encoders.base import Encoder, Latents
 from imtok.encoders.base_features import BaseFeatures
 from imtok.nn.grid import grid_size
-from imtok.nn.initialization import start_weights
+from imtok.nn.initialization import Start, start_weights
 from imtok.nn.positions import GridPositions
 from imtok.nn.transformer import Transformer
 from imtok.spaces.base import Space, hold
@@ -35,6 +35,7 @@ class ALITEncoder(Encoder):
         depth: Number of blocks.
         heads: Attention heads of each.
         positions: "fixed" = other image sizes are refused; "interpolated" = the positions are resized for them.
+        start: How weights start (``imtok.nn.initialization``); the published "normal" is small for narrow nets.
         checkpoint: Compute blocks again in the backward pass instead of keeping their activations.
 
     Raises:
@@ -61,6 +62,7 @@ class ALITEncoder(Encoder):
         depth: int = 8,
         heads: int = 8,
         positions: Literal["fixed", "interpolated"] = "fixed",
+        start: Start = "normal",
         checkpoint: bool = False,
     ) -> None:
         super().__init__()
@@ -82,8 +84,8 @@ class ALITEncoder(Encoder):
         self.norm_grow = nn.LayerNorm(width)
         self.norm_out = nn.LayerNorm(width)
         self.project = nn.Linear(width, out_dim)
-        start_weights(self.trunk, "normal")
-        start_weights(self.project, "normal")
+        start_weights(self.trunk, start)
+        start_weights(self.project, start)
 
     @override
     def forward(

@@ -11,7 +11,7 @@ from typing_extensions import override
 from imtok.encoders.base import Encoder, Latents
 from imtok.encoders.base_features import BaseFeatures
 from imtok.nn.grid import grid_size
-from imtok.nn.initialization import start_weights
+from imtok.nn.initialization import Start, start_weights
 from imtok.nn.sampled_positions import SampledPositions
 from imtok.nn.transformer import Transformer
 from imtok.spaces.base import Space, hold
@@ -43,6 +43,7 @@ class KARLEncoder(Encoder):
         error: What is wanted where there is no ``context``: mean absolute error of pixels in [0, 1].
         halt_above: Chance above which a latent is not kept.
         positions: "fixed" = other image sizes are refused; "interpolated" = they are read off the map too.
+        start: How weights start (``imtok.nn.initialization``); the published "normal" is small for narrow nets.
         checkpoint: Compute blocks again in the backward pass instead of keeping their activations.
 
     Raises:
@@ -72,6 +73,7 @@ class KARLEncoder(Encoder):
         error: float = 0.05,
         halt_above: float = 0.75,
         positions: Literal["fixed", "interpolated"] = "fixed",
+        start: Start = "normal",
         checkpoint: bool = False,
     ) -> None:
         super().__init__()
@@ -91,7 +93,7 @@ class KARLEncoder(Encoder):
         self.project = nn.Linear(width, out_dim)
         self.halting = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, 512), nn.Tanh(), nn.Linear(512, 1))
         for part in (self.trunk, self.project, self.halting):
-            start_weights(part, "normal")
+            start_weights(part, start)
 
     @override
     def forward(
