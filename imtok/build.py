@@ -22,7 +22,7 @@ from imtok.tokenizer import Tokenizer, construct
 from imtok.training.folder import left_out_so_far
 from imtok.training.run import Run
 
-_TOKENIZER = ("encoder", "quantizer", "regularizer", "decoder", "space", "image_size")
+_TOKENIZER = ("encoder", "quantizer", "regularizer", "decoder", "space", "condition", "image_size")
 _SECTIONS = (*_TOKENIZER[:-1], "objective", "data")
 
 

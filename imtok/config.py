@@ -41,6 +41,7 @@ class TrainConfig:
     regularizer: Any = None
     decoder: Any = MISSING
     space: Any = None
+    condition: Any = None
     objective: Any = MISSING
     trainer: TrainerSettings = field(default_factory=TrainerSettings)
     optimizer: OptimizerSettings = field(default_factory=OptimizerSettings)
@@ -178,7 +179,18 @@ class DecodeConfig:
 
 
 # What _target_ builds; all else is plain values.
-SECTIONS = ("data", "encoder", "quantizer", "regularizer", "decoder", "space", "objective", "protocol", "format")
+SECTIONS = (
+    "data",
+    "encoder",
+    "quantizer",
+    "regularizer",
+    "decoder",
+    "space",
+    "condition",
+    "objective",
+    "protocol",
+    "format",
+)
 SCHEMAS: dict[str, Any] = {
     "train": TrainConfig,
     "eval": EvalConfig,

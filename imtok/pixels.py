@@ -4,6 +4,8 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
+FARTHEST = 2.0  # from 0: beyond it, a value is no overshoot of an image in [-1, 1]
+
 
 def to_float(image: UInt8[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
     """Levels 0 to 255 as float32 in ``[-1, 1]``."""
@@ -39,3 +41,22 @@ def to_uint8(image: Float[Tensor, "*shape"]) -> UInt8[Tensor, "*shape"]:
         raise ValueError("pixels must be numbers to become uint8, got NaN")
     exact = image if image.dtype == torch.float64 else image.float()
     return ((exact.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
+
+
+def check_image(image: Tensor) -> None:
+    """Refuse what is certainly no image in ``[-1, 1]``: an encoder would make valid ids of it.
+
+    Resizing overshoots a little. An image in [0, 1] lies in the range, so nothing tells it from a bright one.
+
+    Raises:
+        ValueError: For whole numbers, and for values beyond 2.
+    """
+    cure = "give image / 127.5 - 1 (imtok.pixels.to_float) for levels from 0 to 255"
+    if not image.is_floating_point():
+        raise ValueError(f"images must be floats in [-1, 1], got {image.dtype}; {cure}")
+    if not image.numel():
+        return
+    low, high = (value.item() for value in image.detach().aminmax())
+    if max(abs(low), abs(high)) > FARTHEST:  # never for NaN
+        other = "undo another normalisation, such as by mean and deviation"
+        raise ValueError(f"images must lie in [-1, 1], got values from {low:.4g} to {high:.4g}; {cure}, or {other}")

@@ -10,6 +10,7 @@ from typing import Any, Literal, TypeGuard, Union, get_args, get_origin, get_typ
 
 from hydra.utils import get_object
 
+from imtok.conditions.base import Conditioner
 from imtok.data.base import Data
 from imtok.decoders.base import Decoder
 from imtok.encoders.base import Encoder
@@ -24,12 +25,13 @@ from imtok.spaces.base import Space
 
 _SECTIONS = {
     "data": Data, "encoder": Encoder, "quantizer": Quantizer, "regularizer": Regularizer, "decoder": Decoder,
-    "space": Space, "objective": Objective, "protocol": Protocol, "format": Format,
+    "space": Space, "condition": Conditioner, "objective": Objective, "protocol": Protocol, "format": Format,
 }  # fmt: skip
 # Arguments that imtok.build passes itself, so that YAML files leave them out.
+_TOLD = {"text_dim", "text_length", "classes"}  # of the condition
 PROVIDED = {
-    "encoder": {"out_dim", "image_size", "space"},
-    "decoder": {"in_dim", "image_size", "space", "num_latents"},
+    "encoder": {"out_dim", "image_size", "space"} | _TOLD,
+    "decoder": {"in_dim", "image_size", "space", "num_latents"} | _TOLD,
 }
 
 

@@ -5,30 +5,31 @@ import inspect
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, cast
 
 import torch
-from jaxtyping import Float, Shaped
+from jaxtyping import Float, Int64, Shaped
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from typing_extensions import override
 
+from imtok.conditions.base import NO_LABEL, Conditioner
 from imtok.decoders.base import Decoder
 from imtok.encoders.base import Encoder
 from imtok.errors import InputError
 from imtok.files import canonical_json, new_folder, read_json, sha256, write_json
 from imtok.locate import CONFIG, WEIGHTS, find_tokenizer
+from imtok.nn.taps import tapped
+from imtok.pixels import check_image
 from imtok.quantizers.base import Quantizer
 from imtok.regularizers.base import Regularizer
 from imtok.spaces.base import Space
-from imtok.types import Quantized, Reconstruction, Tokens
+from imtok.types import Batch, Condition, Quantized, Reconstruction, Tokens
 
 Config = dict[str, Any]
 TRUSTED = "IMTOK_PACKAGES"  # environment variable: packages of the user's own, which stored configs may name as well
-FARTHEST = 2.0  # from 0: beyond it, a value is no overshoot of an image in [-1, 1]
 
 
 class Tokenizer(nn.Module):
@@ -41,6 +42,7 @@ class Tokenizer(nn.Module):
         regularizer: Drops or changes tokens in training; None = nothing does.
         space: The frozen autoencoder in whose latents encoder or decoder work; None = they work on pixels.
         config: The plain values that :meth:`from_config` would build it from; ``save`` needs them.
+        condition: What encoder and decoder are told of each image besides its pixels; None = nothing.
 
     Example:
         >>> tokenizer = Tokenizer.from_config({
@@ -62,6 +64,7 @@ class Tokenizer(nn.Module):
         regularizer: Regularizer | None = None,
         space: Space | None = None,
         config: Config | None = None,
+        condition: Conditioner | None = None,
     ) -> None:
         super().__init__()
         self.encoder = encoder
@@ -69,6 +72,7 @@ class Tokenizer(nn.Module):
         self.decoder = decoder
         self.regularizer = regularizer
         self.space = space.requires_grad_(False).eval() if space is not None else None
+        self.condition = condition
         self.config = config
         self._frozen: tuple[str, ...] = ()
 
@@ -78,7 +82,7 @@ class Tokenizer(nn.Module):
         image: Float[Tensor, "b 3 h w"],
         taps: Sequence[str] = (),
         length: int | None = None,
-        context: Tensor | None = None,
+        condition: Condition | None = None,
         step: int = 0,
         generator: torch.Generator | None = None,
     ) -> Reconstruction:
@@ -88,28 +92,29 @@ class Tokenizer(nn.Module):
             image: In ``[-1, 1]``.
             taps: Names of sub-modules ("decoder.trunk.blocks.2") whose outputs are wanted.
             length: Latents per image, for encoders that can vary it.
-            context: Text, class or target quality, for parts that take it.
+            condition: What :meth:`condition_of` makes of the images' batch.
             step: Optimiser step, for the regulariser's schedule.
             generator: The regulariser's randomness; without it the regulariser stays out.
         """
+        condition = self._told(condition, image.shape[0])
         with tapped(self, taps) as outputs:
-            quantized = self.quantize(image, length, context)  # image -> encoder -> latents -> quantizer -> latents
+            quantized = self.quantize(image, length, condition)  # image -> encoder -> latents -> quantizer -> latents
             if self.training and self.regularizer is not None and generator is not None:
                 quantized = self.regularizer(quantized, self.quantizer, step, generator)
             size = (image.shape[-2], image.shape[-1])
-            return Reconstruction(self.decoder(quantized.latents, size, quantized.keep, context), quantized, outputs)
+            return Reconstruction(self.decoder(quantized.latents, size, quantized.keep, condition), quantized, outputs)
 
     def quantize(
-        self, image: Float[Tensor, "b 3 h w"], length: int | None = None, context: Tensor | None = None
+        self, image: Float[Tensor, "b 3 h w"], length: int | None = None, condition: Condition | None = None
     ) -> Quantized:
         """Image to quantized latents, with everything that training needs of them."""
-        encoded = self.encoder(image, length, context)
+        encoded = self.encoder(image, length, self._told(condition, image.shape[0]))
         latents, keep = encoded if isinstance(encoded, tuple) else (encoded, None)
         return self.quantizer(latents, keep)
 
     @torch.no_grad()
     def encode(
-        self, image: Shaped[Tensor, "b 3 h w"], length: int | None = None, context: Tensor | None = None
+        self, image: Shaped[Tensor, "b 3 h w"], length: int | None = None, condition: Condition | None = None
     ) -> Tokens:
         """Image to tokens.
 
@@ -117,9 +122,10 @@ class Tokenizer(nn.Module):
             image: In ``[-1, 1]``.
             length: How many tokens to spend on each image, for tokenizers of variable length: the first so many of
                 all tokens, or as many as an encoder with a budget makes of it. None = all of them.
-            context: Text, class or target quality, for parts that take it.
+            condition: What is known of the images besides, by :meth:`condition_for`, for a tokenizer that is told it.
 
         Raises:
+            InputError: If the tokenizer is told something of each image, and ``condition`` is None.
             ValueError: If the image is not one of floats around ``[-1, 1]``, or it or its latents hold NaN or infinity:
                 ids made of them would look valid; or if ``length`` is out of range.
         """
@@ -130,7 +136,7 @@ class Tokenizer(nn.Module):
                 raise ValueError(f"length must be None for a tokenizer that always takes {most} tokens, got {length}")
             if not 1 <= length <= most:
                 raise ValueError(f"length must lie in [1, {most}] tokens, got {length}")
-        quantized = self.quantize(image, length, context)
+        quantized = self.quantize(image, length, condition)
         if not torch.isfinite(quantized.latents).all():
             raise ValueError(
                 "latents must be finite to become ids, got NaN or infinity; check the image or the weights"
@@ -138,18 +144,48 @@ class Tokenizer(nn.Module):
         return Tokens(quantized.ids[:, :length], None if quantized.keep is None else quantized.keep[:, :length])
 
     @torch.no_grad()
-    def decode(self, tokens: Tokens, size: tuple[int, int], context: Tensor | None = None) -> Float[Tensor, "b 3 h w"]:
+    def decode(
+        self, tokens: Tokens, size: tuple[int, int], condition: Condition | None = None
+    ) -> Float[Tensor, "b 3 h w"]:
         """Tokens to images of height and width ``size``, clamped to ``[-1, 1]``.
 
         A tokenizer of variable length also decodes the first few tokens of each image.
 
         Raises:
+            InputError: If the tokenizer is told something of each image, and ``condition`` is None.
             ValueError: If an id lies outside its slot's vocabulary.
         """
+        condition = self._told(condition, tokens.ids.shape[0])
         latents = self.quantizer.decode(tokens.ids).to(self.decoder.last_layer.dtype)
         if tokens.keep is not None:
             latents = latents.masked_fill(~tokens.keep[..., None], 0)
-        return self.decoder(latents, size, tokens.keep, context).clamp(-1, 1)
+        return self.decoder(latents, size, tokens.keep, condition).clamp(-1, 1)
+
+    def condition_of(self, batch: Batch) -> Condition | None:
+        """What encoder and decoder are told of a batch; None for a tokenizer that is told nothing but pixels."""
+        return self.condition_for(len(batch.image), batch.caption, batch.label)
+
+    def condition_for(
+        self, images: int, captions: Sequence[str] = (), labels: Int64[Tensor, " b"] | None = None
+    ) -> Condition | None:
+        """What encoder and decoder are told of images with such captions and labels; None as for ``condition_of``.
+
+        Args:
+            images: How many there are.
+            captions: Text about each, "" where there is none; () = there is none about any.
+            labels: Class of each, -1 where there is none; None = none has one.
+        """
+        if self.condition is None:
+            return None
+        labels = torch.full((images,), NO_LABEL) if labels is None else labels
+        return self.condition.make(captions or [""] * images, labels.to(self.decoder.last_layer.device))
+
+    def _told(self, condition: Condition | None, images: int) -> Condition | None:
+        """The condition; InputError if it is missing, unless it is the same for all images."""
+        if condition is None and self.condition is not None:
+            self.condition.require_nothing()
+            return self.condition_for(images)
+        return condition
 
     def num_tokens(self, size: tuple[int, int]) -> int:
         """Tokens for an image of height and width ``size``, in pixels."""
@@ -162,11 +198,12 @@ class Tokenizer(nn.Module):
 
     @classmethod
     def from_config(cls, config: Config, packages: Sequence[str] | None = ("imtok",)) -> "Tokenizer":
-        """Build from plain values: ``encoder``, ``quantizer``, ``decoder``, ``regularizer``, ``space``, ``image_size``.
+        """Build from plain values: a dict for each part, by the names of the arguments above, and ``image_size``.
 
         The quantizer decides the width of the latents, the encoder their number, ``image_size`` the size that learned
         positions are for: encoder and decoder are given what they ask for by an argument (``out_dim``, ``in_dim``,
-        ``num_latents``, ``image_size``, ``space``), so that nothing is written twice.
+        ``num_latents``, ``image_size``, ``space``, and ``text_dim``, ``text_length``, ``classes`` of the condition), so
+        that nothing is written twice.
 
         Args:
             config: A dict per part with ``_target_``, the full path of its class, and its arguments.
@@ -179,13 +216,20 @@ class Tokenizer(nn.Module):
         quantizer = cast(Quantizer, construct(config["quantizer"], packages))
         space = construct(config["space"], packages) if config.get("space") else None
         side = config.get("image_size")
-        known = {"image_size": side, "space": space}
+        condition: Any = construct(config["condition"], packages) if config.get("condition") else None
+        known = {"image_size": side, "space": space, **(condition.sizes if condition is not None else {})}
         encoder = cast(Encoder, construct(config["encoder"], packages, known | {"out_dim": quantizer.dim}))
         known |= {"in_dim": quantizer.dim, "num_latents": encoder.num_latents((side, side)) if side else None}
         decoder = cast(Decoder, construct(config["decoder"], packages, known))
         regularizer = construct(config["regularizer"], packages) if config.get("regularizer") else None
         return cls(
-            encoder, quantizer, decoder, cast(Regularizer | None, regularizer), cast(Space | None, space), config
+            encoder,
+            quantizer,
+            decoder,
+            cast(Regularizer | None, regularizer),
+            cast(Space | None, space),
+            config,
+            condition,
         )
 
     def freeze(self, names: Sequence[str]) -> None:
@@ -346,40 +390,3 @@ def _with_keys(text: str, config: Config, key: str) -> str:
 def trusted_packages() -> list[str]:
     """Packages of the user's own whose classes stored configs may name, from ``IMTOK_PACKAGES=mine,other``."""
     return os.environ.get(TRUSTED, "").replace(",", " ").split()
-
-
-def check_image(image: Tensor) -> None:
-    """Refuse what is certainly no image in ``[-1, 1]``: an encoder would make valid ids of it.
-
-    Resizing overshoots a little. An image in [0, 1] lies in the range, so nothing tells it from a bright one.
-
-    Raises:
-        ValueError: For whole numbers, and for values beyond 2.
-    """
-    cure = "give image / 127.5 - 1 (imtok.pixels.to_float) for levels from 0 to 255"
-    if not image.is_floating_point():
-        raise ValueError(f"images must be floats in [-1, 1], got {image.dtype}; {cure}")
-    if not image.numel():
-        return
-    low, high = (value.item() for value in image.detach().aminmax())
-    if max(abs(low), abs(high)) > FARTHEST:  # never for NaN
-        other = "undo another normalisation, such as by mean and deviation"
-        raise ValueError(f"images must lie in [-1, 1], got values from {low:.4g} to {high:.4g}; {cure}, or {other}")
-
-
-@contextmanager
-def tapped(root: nn.Module, names: Sequence[str]) -> Iterator[dict[str, Tensor]]:
-    """Collects the outputs of named sub-modules (of a quantizer its latents) by hooks for the length of a ``with``."""
-    outputs: dict[str, Tensor] = {}
-    modules = dict(root.named_modules()) if names else {}
-    with ExitStack() as hooks:
-        for name in names:
-            if name not in modules:
-                raise ValueError(f"taps must name sub-modules of the tokenizer, got {name!r}")
-
-            def record(_module: nn.Module, _args: Any, output: Any, name: str = name) -> None:
-                latents = output.latents if isinstance(output, Quantized) else output
-                outputs[name] = latents[0] if isinstance(latents, tuple) else latents  # latents with a mask
-
-            hooks.callback(modules[name].register_forward_hook(record).remove)
-        yield outputs

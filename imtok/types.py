@@ -10,12 +10,13 @@ The shape alphabet, used in every signature and every einops pattern:
 ``d``        width of a latent
 ``g``        slots per token, each with a vocabulary of its own
 ``v``        entries of one slot's vocabulary
-``l``        length of a context sequence
+``l``        rows of text features per image
 ===========  ==========================================================
 
 Images are float in ``[-1, 1]`` inside imtok and uint8 at its edges.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -28,6 +29,40 @@ class Loss(NamedTuple):
 
     value: Float[Tensor, ""]
     weight: float
+
+
+@dataclass(frozen=True)
+class Condition:
+    """What is known of each image besides its pixels. A kind that the tokenizer's condition does not give is None.
+
+    Attributes:
+        text: Features of its text, a row for each of the ``l`` text tokens.
+        mask: True where a row of ``text`` says something; an image without any text has no such row. None = all do.
+        label: Class index, -1 where there is none.
+        quality: Wanted quality, in the unit of the part that reads it.
+
+    Example:
+        >>> import torch
+        >>> condition = Condition(label=torch.tensor([3, 5]))
+        >>> condition.rows(slice(1, 2)).label, condition.repeat(2).label
+        (tensor([5]), tensor([3, 3, 5, 5]))
+    """
+
+    text: Float[Tensor, "b l c"] | None = None
+    mask: Bool[Tensor, "b l"] | None = None
+    label: Int64[Tensor, " b"] | None = None
+    quality: Float[Tensor, " b"] | None = None
+
+    def rows(self, which: slice | Int64[Tensor, " some"]) -> "Condition":
+        """The condition of some of the images."""
+        return self._each(lambda value: value[which])
+
+    def repeat(self, times: int) -> "Condition":
+        """The condition of a batch in which every image comes so many times, one after the other."""
+        return self._each(lambda value: value.repeat_interleave(times, 0))
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> "Condition":
+        return Condition(**{name: change(value) for name, value in vars(self).items() if value is not None})
 
 
 @dataclass(frozen=True)

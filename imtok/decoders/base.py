@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from imtok.types import Loss
+from imtok.types import Condition, Loss
 
 
 class Decoder(nn.Module, ABC):
@@ -16,9 +16,13 @@ class Decoder(nn.Module, ABC):
 
     Attributes:
         flexible: Whether it decodes any first few of the latents as well as all of them, and takes ``keep``.
+        takes: The kinds of a condition that it looks at.
+        needs: Those of them without which it cannot be trained.
     """
 
     flexible: bool = False
+    takes: tuple[str, ...] = ()
+    needs: tuple[str, ...] = ()
 
     @property
     @abstractmethod
@@ -31,7 +35,7 @@ class Decoder(nn.Module, ABC):
         latents: Float[Tensor, "b n d"],
         size: tuple[int, int],
         keep: Bool[Tensor, "b n"] | None = None,
-        context: Tensor | None = None,
+        condition: Condition | None = None,
     ) -> Float[Tensor, "b 3 h w"]:
         """Decode to images of height and width ``size``, in ``[-1, 1]`` up to overshoot.
 
@@ -39,7 +43,7 @@ class Decoder(nn.Module, ABC):
             latents: Quantized latents.
             size: Height and width of the image, in pixels.
             keep: True where a latent was transmitted; None = all of them.
-            context: Text, class or target quality, where the decoder takes it.
+            condition: What is known of each image besides its pixels, where the decoder reads it.
 
         Raises:
             ValueError: If the latents cannot fill an image of this size, or some are left out and all are needed.
@@ -67,7 +71,7 @@ class ProxyDecoder(Decoder):
         latents: Float[Tensor, "b n d"],
         size: tuple[int, int],
         keep: Bool[Tensor, "b n"] | None = None,
-        context: Tensor | None = None,
+        condition: Condition | None = None,
     ) -> Float[Tensor, "b m v"]:
         """Scores of the codes at each position of the frozen tokenizer's grid, row by row. Arguments as ``forward``."""
 
@@ -81,7 +85,7 @@ class GenerativeDecoder(Decoder):
         image: Float[Tensor, "b 3 h w"],
         latents: Float[Tensor, "b n d"],
         keep: Bool[Tensor, "b n"] | None = None,
-        context: Tensor | None = None,
+        condition: Condition | None = None,
         generator: torch.Generator | None = None,
     ) -> dict[str, Loss]:
         """What training minimises, by name.
@@ -90,6 +94,6 @@ class GenerativeDecoder(Decoder):
             image: What the latents stand for, in ``[-1, 1]``.
             latents: Quantized latents.
             keep: True where a latent was transmitted; None = all of them.
-            context: Text, class or target quality, where the decoder takes it.
+            condition: What is known of each image besides its pixels, where the decoder reads it.
             generator: Randomness of times, noise and dropped conditions, on the CPU.
         """

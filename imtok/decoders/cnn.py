@@ -12,6 +12,7 @@ from imtok.nn.convolution import Attention, ConvolutionStack, Layer, activated_n
 from imtok.nn.grid import to_map
 from imtok.nn.norms import AdaptiveGroupNorm
 from imtok.nn.resampling import Upsampling, upsampler
+from imtok.types import Condition
 
 AdaptiveNorm = Literal["levels", "none"]
 
@@ -89,7 +90,7 @@ class CNNDecoder(Decoder):
         latents: Float[Tensor, "b n d"],
         size: tuple[int, int],
         keep: Bool[Tensor, "b n"] | None = None,
-        context: Tensor | None = None,
+        condition: Condition | None = None,
     ) -> Float[Tensor, "b 3 h w"]:
         self.require_all(keep)
         condition = self.project(to_map(latents, size, self.factor))

@@ -22,7 +22,7 @@ from imtok.nn.patches import from_patches, to_patches
 from imtok.nn.time import TimeEmbedding
 from imtok.nn.transformer import BlockStyle, Transformer
 from imtok.spaces.base import Space, hold
-from imtok.types import Loss
+from imtok.types import Condition, Loss
 
 Missing = Literal["vector", "vector_per_position"]
 
@@ -151,7 +151,7 @@ class FlowDecoder(GenerativeDecoder):
         image: Float[Tensor, "b 3 h w"],
         latents: Float[Tensor, "b n d"],
         keep: Bool[Tensor, "b n"] | None = None,
-        context: Tensor | None = None,
+        condition: Condition | None = None,
         generator: torch.Generator | None = None,
     ) -> dict[str, Loss]:
         with torch.no_grad():
@@ -169,7 +169,7 @@ class FlowDecoder(GenerativeDecoder):
         latents: Float[Tensor, "b n d"],
         size: tuple[int, int],
         keep: Bool[Tensor, "b n"] | None = None,
-        context: Tensor | None = None,
+        condition: Condition | None = None,
     ) -> Float[Tensor, "b 3 h w"]:
         grid = grid_size(size, self.factor)
         self.positions(grid)

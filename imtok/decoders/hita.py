@@ -14,6 +14,7 @@ from imtok.nn.grid import grid_size
 from imtok.nn.positions import GridPositions
 from imtok.nn.transformer import BlockStyle, Transformer
 from imtok.nn.visibility import visibility
+from imtok.types import Condition
 
 
 class HitaDecoder(Decoder):
@@ -97,7 +98,7 @@ class HitaDecoder(Decoder):
         latents: Float[Tensor, "b n d"],
         size: tuple[int, int],
         keep: Bool[Tensor, "b n"] | None = None,
-        context: Tensor | None = None,
+        condition: Condition | None = None,
     ) -> Float[Tensor, "b 3 h w"]:
         self.require_all(keep)
         positions = self.positions(grid_size(size, self.cnn.factor))

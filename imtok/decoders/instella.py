@@ -12,6 +12,7 @@ from imtok.nn.grid import grid_size, to_sequence
 from imtok.nn.patches import from_patches
 from imtok.nn.residual_resampling import ResidualDoubling
 from imtok.nn.segment_rotations import ExactRMSNorm, GridScale, Rotary, check_scale, rotary_trunk, segment_rotation
+from imtok.types import Condition
 
 
 class InstellaDecoder(Decoder):
@@ -88,7 +89,7 @@ class InstellaDecoder(Decoder):
         latents: Float[Tensor, "b n d"],
         size: tuple[int, int],
         keep: Bool[Tensor, "b n"] | None = None,
-        context: Tensor | None = None,
+        condition: Condition | None = None,
     ) -> Float[Tensor, "b 3 h w"]:
         number = self.num_latents
         rows, columns = grid_size(size, 2 * self.patch_size)

@@ -22,6 +22,7 @@ from imtok.pixels import from_range
 from imtok.pretrained import RANDOM, Pretrained
 from imtok.spaces.maskgit import PIXELS, load_codebook, load_exactly
 from imtok.spaces.vqgan import read_mage
+from imtok.types import Condition
 
 
 class KARLDecoder(ProxyDecoder, Pretrained):
@@ -107,7 +108,7 @@ class KARLDecoder(ProxyDecoder, Pretrained):
         latents: Float[Tensor, "b n d"],
         size: tuple[int, int],
         keep: Bool[Tensor, "b n"] | None = None,
-        context: Tensor | None = None,
+        condition: Condition | None = None,
     ) -> Float[Tensor, "b m v"]:
         count, most = latents.shape[1], len(self.latent_positions)
         if not 1 <= count <= most:
@@ -128,7 +129,7 @@ class KARLDecoder(ProxyDecoder, Pretrained):
         latents: Float[Tensor, "b n d"],
         size: tuple[int, int],
         keep: Bool[Tensor, "b n"] | None = None,
-        context: Tensor | None = None,
+        condition: Condition | None = None,
     ) -> Float[Tensor, "b 3 h w"]:
         mixture = self.logits(latents, size, keep).softmax(-1) @ self.codebook.weight
         return from_range(self.pixels(to_map(mixture, size, self.factor)), PIXELS)

@@ -15,6 +15,7 @@ from imtok.nn.initialization import Start, start_weights
 from imtok.nn.positions import GridPositions
 from imtok.nn.transformer import Transformer
 from imtok.nn.visibility import hide_keys
+from imtok.types import Condition
 
 
 class MaskTokenDecoder(Decoder):
@@ -32,16 +33,18 @@ class MaskTokenDecoder(Decoder):
         heads: Attention heads of each.
         flexible: Whether it also decodes fewer latents; they are learned only if a regulariser drops some.
         latent_positions: "learned", or "none" = the order of the latents means nothing (TokenSet).
-        context_dim: Width of the text features that it takes as ``context``; 0 = it takes none.
+        context_dim: Width of the text features that it reads; 0 = it reads none.
         context_length: The most text tokens.
+        text_dim: Width of those that the condition gives; None = it gives none.
+        text_length: How many of them it gives; None = it gives none.
         positions: Of the mask tokens: "fixed" = other image sizes are refused; "interpolated" = resized for them.
         value_range: Of the pixels that the net writes.
         start: How weights start (``imtok.nn.initialization``); the published "normal" is small for narrow nets.
         checkpoint: Compute blocks again in the backward pass instead of keeping their activations.
 
     Raises:
-        ValueError: If the image size is no multiple of ``patch_size``; in ``features``, if latents, size or text do
-            not fit.
+        ValueError: If the image size is no multiple of ``patch_size``, or the condition's text has other sizes than
+            ``context_dim`` says; in ``features``, if latents, size or text do not fit.
     """
 
     def __init__(
@@ -57,6 +60,8 @@ class MaskTokenDecoder(Decoder):
         latent_positions: Literal["learned", "none"] = "learned",
         context_dim: int = 0,
         context_length: int = 77,
+        text_dim: int | None = None,
+        text_length: int | None = None,
         positions: Literal["fixed", "interpolated"] = "fixed",
         value_range: Sequence[float] = (0.0, 1.0),
         start: Start = "normal",
@@ -78,11 +83,17 @@ class MaskTokenDecoder(Decoder):
         self.latent_positions = (
             nn.Parameter(torch.randn(num_latents, width) * std) if latent_positions == "learned" else None
         )
+        if text_dim is not None and text_dim != context_dim:
+            raise ValueError(f"context_dim must be {text_dim}, the width of the condition's text, got {context_dim}")
+        if text_length is not None and text_length > context_length:
+            raise ValueError(
+                f"context_length must be at least {text_length}, the rows of the condition's text, got {context_length}"
+            )
         if context_dim:
             self.embed_context = nn.Linear(context_dim, width)
             self.context_positions = nn.Parameter(torch.randn(context_length, width) * std)
             self.missing_context = nn.Parameter(torch.zeros(context_dim))
-        self.takes_context = context_dim > 0
+        self.takes = self.needs = ("text",) if context_dim else ()
         self.norm_in = nn.LayerNorm(width)
         self.trunk = Transformer(width, depth, heads, checkpoint=checkpoint)
         self.norm_out = nn.LayerNorm(width)
@@ -93,7 +104,7 @@ class MaskTokenDecoder(Decoder):
         latents: Float[Tensor, "b n d"],
         size: tuple[int, int],
         keep: Bool[Tensor, "b n"] | None = None,
-        context: Float[Tensor, "b l c"] | None = None,
+        condition: Condition | None = None,
     ) -> Float[Tensor, "b m c2"]:
         """What the mask tokens have become, row by row. Arguments as ``forward``."""
         self._check(latents.shape[1], keep)
@@ -103,8 +114,8 @@ class MaskTokenDecoder(Decoder):
             embedded = embedded + self.latent_positions[: latents.shape[1]]
         learned = torch.cat([self.class_token + self.class_position, patches])
         segments = [repeat(learned, "n d -> b n d", b=latents.shape[0]).to(embedded.dtype), embedded]
-        if self.takes_context:
-            segments.append(self._text(context, latents.shape[0]).to(embedded.dtype))
+        if self.takes:
+            segments.append(self._text(condition or Condition(), embedded))
         tokens = torch.cat(segments, 1)
         tokens = self.trunk(self.norm_in(tokens), None if keep is None else _visible(keep, segments))
         return self.norm_out(tokens[:, 1 : 1 + len(patches)])
@@ -116,14 +127,18 @@ class MaskTokenDecoder(Decoder):
             raise ValueError(f"latents must be {self.num_latents} for this decoder, got {count}")
         self.require_all(keep)
 
-    def _text(self, context: Tensor | None, images: int) -> Tensor:
-        """The text tokens; without a text, as many as can be of a learned vector."""
-        most = len(self.context_positions)
-        if context is None:
-            context = repeat(self.missing_context, "c -> b n c", b=images, n=most)
-        if context.shape[1] > most:
-            raise ValueError(f"context must be at most {most} text tokens, got {context.shape[1]}")
-        return self.embed_context(context) + self.context_positions[: context.shape[1]]
+    def _text(self, condition: Condition, like: Float[Tensor, "b n d"]) -> Float[Tensor, "b l d"]:
+        """The text tokens. A learned vector stands for one that says nothing, and for all that can be without text."""
+        most, text = len(self.context_positions), condition.text
+        if text is None:
+            text = repeat(self.missing_context, "c -> b n c", b=like.shape[0], n=most)
+        if text.shape[1] > most or text.shape[2] != len(self.missing_context):
+            raise ValueError(
+                f"text must be at most {most} rows of width {len(self.missing_context)}, got {tuple(text.shape[1:])}"
+            )
+        if condition.mask is not None:
+            text = torch.where(condition.mask[..., None], text.to(self.missing_context.dtype), self.missing_context)
+        return (self.embed_context(text) + self.context_positions[: text.shape[1]]).to(like.dtype)
 
 
 def _visible(keep: Bool[Tensor, "b n"], segments: Sequence[Tensor]) -> Bool[Tensor, "b m m"]:

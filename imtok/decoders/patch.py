@@ -12,6 +12,7 @@ from typing_extensions import override
 from imtok.decoders.base import Decoder
 from imtok.nn.convolution import ResidualBlock, activated_norm
 from imtok.nn.grid import to_map
+from imtok.types import Condition
 
 
 class PatchDecoder(Decoder):
@@ -86,7 +87,7 @@ class PatchDecoder(Decoder):
         latents: Float[Tensor, "b n d"],
         size: tuple[int, int],
         keep: Bool[Tensor, "b n"] | None = None,
-        context: Tensor | None = None,
+        condition: Condition | None = None,
     ) -> Float[Tensor, "b 3 h w"]:
         self.require_all(keep)
         grid = to_map(latents, size, self.patch_size)  # b d h w

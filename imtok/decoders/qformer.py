@@ -14,6 +14,7 @@ from imtok.decoders.cnn import CNNDecoder
 from imtok.nn.grid import grid_size, to_map, to_sequence
 from imtok.nn.positions import GridPositions
 from imtok.nn.qformer import QFormer, draw_weights
+from imtok.types import Condition
 
 
 class QFormerDecoder(Decoder):
@@ -108,7 +109,7 @@ class QFormerDecoder(Decoder):
         latents: Float[Tensor, "b n d"],
         size: tuple[int, int],
         keep: Bool[Tensor, "b n"] | None = None,
-        context: Tensor | None = None,
+        condition: Condition | None = None,
     ) -> Float[Tensor, "b 3 h w"]:
         self._check(latents.shape[1], keep)
         map_positions = self.map_positions(grid_size(size, self.cnn.factor))

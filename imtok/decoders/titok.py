@@ -12,6 +12,7 @@ from imtok.nn.grid import grid_size
 from imtok.nn.initialization import Start, start_weights
 from imtok.nn.patches import from_patches
 from imtok.pixels import from_range
+from imtok.types import Condition
 
 
 class TiTokPixelDecoder(MaskTokenDecoder):
@@ -20,7 +21,8 @@ class TiTokPixelDecoder(MaskTokenDecoder):
     Without the convolution it is ImageFolder's (arXiv 2410.01756), whose latents hold its branches side by side.
 
     Text (TA-TiTok, arXiv 2501.07730) helps the decoder alone, so codes do not depend on it. An image without text gets
-    a learned vector of ``context_dim`` in place of each text token, which the published net does not have.
+    a learned vector of ``context_dim`` in place of each text token, which the published net does not have. So does a
+    place after the last word, where the condition says that there is nothing.
 
     Args:
         in_dim: Width of the latents; the builder sets it to the quantizer's.
@@ -32,8 +34,10 @@ class TiTokPixelDecoder(MaskTokenDecoder):
         heads: Attention heads of each.
         flexible: Whether it also decodes fewer latents; they are learned only if a regulariser drops some.
         kernel_out: Side of the convolution's kernel, odd; None = the patches are the image.
-        context_dim: Width of the text features that it takes as ``context``; 0 = it takes none.
+        context_dim: Width of the text features that it reads; 0 = it reads none.
         context_length: The most text tokens.
+        text_dim: Width of those that the condition gives; the builder sets it. None = it gives none.
+        text_length: How many of them it gives; the builder sets it. None = it gives none.
         positions: "fixed" = other image sizes are refused; "interpolated" = the positions are resized for them.
         value_range: Of the pixels that the net writes.
         start: How weights start (``imtok.nn.initialization``); the published "normal" is small for narrow nets.
@@ -41,7 +45,7 @@ class TiTokPixelDecoder(MaskTokenDecoder):
 
     Raises:
         ValueError: If the image size is no multiple of ``patch_size`` or ``kernel_out`` is even; in ``forward``, if
-            latents, size or text do not fit.
+            latents, size or text do not fit; or if the condition's text has other sizes than ``context_dim`` says.
 
     Example:
         >>> import torch
@@ -63,6 +67,8 @@ class TiTokPixelDecoder(MaskTokenDecoder):
         kernel_out: int | None = 3,
         context_dim: int = 0,
         context_length: int = 77,
+        text_dim: int | None = None,
+        text_length: int | None = None,
         positions: Literal["fixed", "interpolated"] = "fixed",
         value_range: Sequence[float] = (0.0, 1.0),
         start: Start = "normal",
@@ -81,6 +87,8 @@ class TiTokPixelDecoder(MaskTokenDecoder):
             flexible=flexible,
             context_dim=context_dim,
             context_length=context_length,
+            text_dim=text_dim,
+            text_length=text_length,
             positions=positions,
             value_range=value_range,
             start=start,
@@ -103,8 +111,8 @@ class TiTokPixelDecoder(MaskTokenDecoder):
         latents: Float[Tensor, "b n d"],
         size: tuple[int, int],
         keep: Bool[Tensor, "b n"] | None = None,
-        context: Tensor | None = None,
+        condition: Condition | None = None,
     ) -> Float[Tensor, "b 3 h w"]:
         grid = grid_size(size, self.patch_size)
-        patches = from_patches(self.pixels(self.features(latents, size, keep, context)), grid, self.patch_size)
+        patches = from_patches(self.pixels(self.features(latents, size, keep, condition)), grid, self.patch_size)
         return from_range(self.conv_out(patches), self.value_range)

@@ -16,6 +16,7 @@ from imtok.nn.maskgit import MaskGITDecoder
 from imtok.pixels import from_range
 from imtok.pretrained import RANDOM, Pretrained, read_tensors
 from imtok.spaces.maskgit import PIXELS, load_codebook, load_exactly
+from imtok.types import Condition
 
 
 class TiTokCodeDecoder(MaskTokenDecoder, ProxyDecoder, Pretrained):
@@ -107,7 +108,7 @@ class TiTokCodeDecoder(MaskTokenDecoder, ProxyDecoder, Pretrained):
         latents: Float[Tensor, "b n d"],
         size: tuple[int, int],
         keep: Bool[Tensor, "b n"] | None = None,
-        context: Tensor | None = None,
+        condition: Condition | None = None,
     ) -> Float[Tensor, "b m v"]:
         return self.head(self.features(latents, size, keep))
 
@@ -117,7 +118,7 @@ class TiTokCodeDecoder(MaskTokenDecoder, ProxyDecoder, Pretrained):
         latents: Float[Tensor, "b n d"],
         size: tuple[int, int],
         keep: Bool[Tensor, "b n"] | None = None,
-        context: Tensor | None = None,
+        condition: Condition | None = None,
     ) -> Float[Tensor, "b 3 h w"]:
         mixture = self.logits(latents, size, keep).softmax(-1) @ self.codebook.weight
         return from_range(self.pixels(to_map(mixture, size, self.patch_size)), self.value_range)

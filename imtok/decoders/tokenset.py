@@ -12,6 +12,7 @@ from imtok.nn.grid import to_map
 from imtok.nn.initialization import Start, start_weights
 from imtok.nn.maskgit import MaskGITDecoder
 from imtok.pixels import from_range
+from imtok.types import Condition
 
 
 class TokenSetDecoder(MaskTokenDecoder):
@@ -93,7 +94,7 @@ class TokenSetDecoder(MaskTokenDecoder):
         latents: Float[Tensor, "b n d"],
         size: tuple[int, int],
         keep: Bool[Tensor, "b n"] | None = None,
-        context: Tensor | None = None,
+        condition: Condition | None = None,
     ) -> Float[Tensor, "b 3 h w"]:
         features = self.head(self.features(latents, size, keep))
         return from_range(self.pixels(to_map(features, size, self.patch_size)), self.value_range)

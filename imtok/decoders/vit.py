@@ -15,6 +15,7 @@ from imtok.nn.patches import from_patches
 from imtok.nn.positions import GridPositions
 from imtok.nn.transformer import Transformer
 from imtok.pixels import from_range
+from imtok.types import Condition
 
 Positions = Literal["fixed", "interpolated"]
 Reads = Literal["all", "last_half"]
@@ -96,7 +97,7 @@ class ViTDecoder(Decoder):
         latents: Float[Tensor, "b n d"],
         size: tuple[int, int],
         keep: Bool[Tensor, "b n"] | None = None,
-        context: Tensor | None = None,
+        condition: Condition | None = None,
     ) -> Float[Tensor, "b 3 h w"]:
         self.require_all(keep)
         grid = grid_size(size, self.patch_size)

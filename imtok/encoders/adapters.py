@@ -16,6 +16,7 @@ from imtok.nn.initialization import Start, start_weights
 from imtok.nn.positions import Grid, GridPositions
 from imtok.nn.resampling import Downsampling
 from imtok.nn.transformer import Transformer
+from imtok.types import Condition
 
 
 class AdapterEncoder(Encoder):
@@ -92,7 +93,7 @@ class AdapterEncoder(Encoder):
 
     @override
     def forward(
-        self, image: Float[Tensor, "b 3 h w"], length: int | None = None, context: Tensor | None = None
+        self, image: Float[Tensor, "b 3 h w"], length: int | None = None, condition: Condition | None = None
     ) -> Latents | tuple[Latents, Bool[Tensor, "b n"]]:
         grid = self._grid((image.shape[-2], image.shape[-1]))
         features = self.trunk(image)

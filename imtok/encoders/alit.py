@@ -16,6 +16,7 @@ from imtok.nn.initialization import Start, start_weights
 from imtok.nn.positions import GridPositions
 from imtok.nn.transformer import Transformer
 from imtok.spaces.base import Space, hold
+from imtok.types import Condition
 
 
 class ALITEncoder(Encoder):
@@ -89,7 +90,7 @@ class ALITEncoder(Encoder):
 
     @override
     def forward(
-        self, image: Float[Tensor, "b 3 h w"], length: int | None = None, context: Tensor | None = None
+        self, image: Float[Tensor, "b 3 h w"], length: int | None = None, condition: Condition | None = None
     ) -> Latents | tuple[Latents, Bool[Tensor, "b n"]]:
         rollouts = self._rollouts(length)
         size = (image.shape[-2], image.shape[-1])

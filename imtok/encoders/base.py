@@ -5,22 +5,32 @@ from abc import ABC, abstractmethod
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from imtok.types import Condition
+
 Latents = Float[Tensor, "b n d"]
 
 
 class Encoder(nn.Module, ABC):
-    """Maps an image to a sequence of continuous latents."""
+    """Maps an image to a sequence of continuous latents.
+
+    Attributes:
+        takes: The kinds of a condition that it looks at.
+        needs: Those of them without which it cannot be trained.
+    """
+
+    takes: tuple[str, ...] = ()
+    needs: tuple[str, ...] = ()
 
     @abstractmethod
     def forward(
-        self, image: Float[Tensor, "b 3 h w"], length: int | None = None, context: Tensor | None = None
+        self, image: Float[Tensor, "b 3 h w"], length: int | None = None, condition: Condition | None = None
     ) -> Latents | tuple[Latents, Bool[Tensor, "b n"]]:
         """Encode images in ``[-1, 1]``.
 
         Args:
             image: The images.
             length: How many latents to spend on an image, where the encoder has a say in it; others ignore it.
-            context: Text, class or target quality, where the encoder takes it.
+            condition: What is known of each image besides its pixels, where the encoder reads it.
 
         Returns:
             The latents; with them ``keep`` (True = transmitted) from an encoder that sets a budget.

@@ -15,6 +15,7 @@ from imtok.nn.convolution import Attention, Layer
 from imtok.nn.initialization import Start
 from imtok.nn.norms import TokenNorm
 from imtok.nn.resampling import Downsampling
+from imtok.types import Condition
 
 
 class SemanticPixelEncoder(Encoder):
@@ -106,7 +107,7 @@ class SemanticPixelEncoder(Encoder):
 
     @override
     def forward(
-        self, image: Float[Tensor, "b 3 h w"], length: int | None = None, context: Tensor | None = None
+        self, image: Float[Tensor, "b 3 h w"], length: int | None = None, condition: Condition | None = None
     ) -> Latents | tuple[Latents, Bool[Tensor, "b n"]]:
         return torch.cat([self.semantic(image), self.pixels(image)], -1)
 

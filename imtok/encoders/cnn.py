@@ -11,6 +11,7 @@ from imtok.encoders.base import Encoder, Latents
 from imtok.nn.convolution import Attention, ConvolutionStack, Layer, activated_norm, level_layers
 from imtok.nn.grid import grid_size, to_sequence
 from imtok.nn.resampling import Downsampling, downsampler
+from imtok.types import Condition
 
 
 class CNNEncoder(Encoder):
@@ -74,7 +75,7 @@ class CNNEncoder(Encoder):
 
     @override
     def forward(
-        self, image: Float[Tensor, "b 3 h w"], length: int | None = None, context: Tensor | None = None
+        self, image: Float[Tensor, "b 3 h w"], length: int | None = None, condition: Condition | None = None
     ) -> Latents | tuple[Latents, Bool[Tensor, "b n"]]:
         grid_size((image.shape[-2], image.shape[-1]), self.factor)
         features = self.levels[0](self.conv_in(image))

@@ -19,6 +19,7 @@ from imtok.nn.transformer import BlockStyle, Transformer
 from imtok.nn.visibility import visibility
 from imtok.spaces.base import Space, hold
 from imtok.spaces.dino import DINOv2
+from imtok.types import Condition
 
 
 class HitaEncoder(Encoder):
@@ -105,7 +106,7 @@ class HitaEncoder(Encoder):
 
     @override
     def forward(
-        self, image: Float[Tensor, "b 3 h w"], length: int | None = None, context: Tensor | None = None
+        self, image: Float[Tensor, "b 3 h w"], length: int | None = None, condition: Condition | None = None
     ) -> Latents | tuple[Latents, Bool[Tensor, "b n"]]:
         positions = self.positions(grid_size((image.shape[-2], image.shape[-1]), self.cnn.factor))
         patches = self.cnn(image) + positions

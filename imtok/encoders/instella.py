@@ -9,6 +9,7 @@ from imtok.encoders.base import Encoder, Latents
 from imtok.nn.grid import grid_size, to_sequence
 from imtok.nn.residual_resampling import ResidualHalving
 from imtok.nn.segment_rotations import ExactRMSNorm, GridScale, Rotary, check_scale, rotary_trunk, segment_rotation
+from imtok.types import Condition
 
 
 class InstellaEncoder(Encoder):
@@ -71,7 +72,7 @@ class InstellaEncoder(Encoder):
 
     @override
     def forward(
-        self, image: Float[Tensor, "b 3 h w"], length: int | None = None, context: Tensor | None = None
+        self, image: Float[Tensor, "b 3 h w"], length: int | None = None, condition: Condition | None = None
     ) -> Latents | tuple[Latents, Bool[Tensor, "b n"]]:
         number = self.num_latents((image.shape[-2], image.shape[-1]))
         features = self.patches(image)

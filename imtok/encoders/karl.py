@@ -15,6 +15,7 @@ from imtok.nn.initialization import Start, start_weights
 from imtok.nn.sampled_positions import SampledPositions
 from imtok.nn.transformer import Transformer
 from imtok.spaces.base import Space, hold
+from imtok.types import Condition
 
 # Mean absolute errors of pixels in [0, 1], one embedding each.
 ERRORS = (
@@ -28,7 +29,7 @@ class KARLEncoder(Encoder):
     A second head gives each latent a chance to be superfluous; where it is above ``halt_above`` the latent is not
     kept. Every latent sees the budget and the wanted error: 64 latents are not the first 64 of 256.
 
-    ``length`` is the budget; ``context`` (b 1 1) the wanted mean absolute error of each image, of pixels in [0, 1].
+    ``length`` is the budget; ``condition.quality`` the wanted mean absolute error of each image, of pixels in [0, 1].
     The public code draws budgets of up to 368 latents in one of its two passes and keeps 512 of everything, though
     it never asks for more than 256; here there are ``latents`` of everything and no budget above.
 
@@ -40,7 +41,7 @@ class KARLEncoder(Encoder):
         width: Width of the tokens, more than the channels of the space.
         depth: Number of blocks.
         heads: Attention heads of each.
-        error: What is wanted where there is no ``context``: mean absolute error of pixels in [0, 1].
+        error: What is wanted where no quality is given: mean absolute error of pixels in [0, 1].
         halt_above: Chance above which a latent is not kept.
         positions: "fixed" = other image sizes are refused; "interpolated" = they are read off the map too.
         start: How weights start (``imtok.nn.initialization``); the published "normal" is small for narrow nets.
@@ -48,17 +49,20 @@ class KARLEncoder(Encoder):
 
     Raises:
         ValueError: If there is no space or ``width`` leaves no channel to the pixels; in ``forward``, if ``length`` or
-            ``context`` is out of range, or the image has another size unless positions are interpolated.
+            the wanted errors are out of range, or the image has another size unless positions are interpolated.
 
     Example:
         >>> from imtok.spaces.vqgan import MAGEVQGAN
+        >>> from imtok.types import Condition
         >>> space = MAGEVQGAN(channels=16, multipliers=(1, 1, 1), blocks=1, codes=32, code_dim=8)
         >>> encoder = KARLEncoder(12, image_size=32, space=space, latents=16, width=32, depth=1, heads=2)
-        >>> latents, keep = encoder(torch.rand(1, 3, 32, 32) * 2 - 1, length=8, context=torch.full((1, 1, 1), 0.07))
+        >>> image, wanted = torch.rand(1, 3, 32, 32) * 2 - 1, Condition(quality=torch.tensor([0.07]))
+        >>> latents, keep = encoder(image, length=8, condition=wanted)
         >>> latents.shape, keep.shape
         (torch.Size([1, 8, 12]), torch.Size([1, 8]))
     """
 
+    takes = ("quality",)
     errors: Tensor
 
     def __init__(
@@ -97,15 +101,14 @@ class KARLEncoder(Encoder):
 
     @override
     def forward(
-        self, image: Float[Tensor, "b 3 h w"], length: int | None = None, context: Tensor | None = None
+        self, image: Float[Tensor, "b 3 h w"], length: int | None = None, condition: Condition | None = None
     ) -> Latents | tuple[Latents, Bool[Tensor, "b n"]]:
-        if context is None:
-            context = torch.full((image.shape[0], 1, 1), self.error, device=image.device)
-        if context.shape != (image.shape[0], 1, 1):
-            raise ValueError(
-                f"context must be a wanted error for each image, {image.shape[0]} x 1 x 1, got {tuple(context.shape)}"
-            )
-        latents, superfluous = self.judge(image, length, self.level(context[:, 0, 0]))
+        wanted = None if condition is None else condition.quality
+        if wanted is None:
+            wanted = torch.full((image.shape[0],), self.error, device=image.device)
+        if wanted.shape != (image.shape[0],):
+            raise ValueError(f"quality must be a wanted error for each image, {image.shape[0]}, got {len(wanted)}")
+        latents, superfluous = self.judge(image, length, self.level(wanted))
         return latents, self.keep(superfluous)
 
     def judge(

@@ -7,6 +7,7 @@ from typing_extensions import override
 from imtok.encoders.base import Encoder, Latents
 from imtok.nn.convolution import ResidualBlock, activated_norm
 from imtok.nn.grid import grid_size, to_sequence
+from imtok.types import Condition
 
 
 class PatchEncoder(Encoder):
@@ -41,7 +42,7 @@ class PatchEncoder(Encoder):
 
     @override
     def forward(
-        self, image: Float[Tensor, "b 3 h w"], length: int | None = None, context: Tensor | None = None
+        self, image: Float[Tensor, "b 3 h w"], length: int | None = None, condition: Condition | None = None
     ) -> Latents | tuple[Latents, Bool[Tensor, "b n"]]:
         grid_size((image.shape[-2], image.shape[-1]), self.patch_size)
         return to_sequence(self.conv_out(self.norm_out(self.blocks(self.patches(image)))))

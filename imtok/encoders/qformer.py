@@ -14,6 +14,7 @@ from imtok.encoders.cnn import CNNEncoder
 from imtok.nn.grid import grid_size
 from imtok.nn.positions import GridPositions
 from imtok.nn.qformer import QFormer, draw_weights, pooled_queries
+from imtok.types import Condition
 
 
 class QFormerEncoder(Encoder):
@@ -98,7 +99,7 @@ class QFormerEncoder(Encoder):
 
     @override
     def forward(
-        self, image: Float[Tensor, "b 3 h w"], length: int | None = None, context: Tensor | None = None
+        self, image: Float[Tensor, "b 3 h w"], length: int | None = None, condition: Condition | None = None
     ) -> Latents | tuple[Latents, Bool[Tensor, "b n"]]:
         grid = grid_size((image.shape[-2], image.shape[-1]), self.cnn.factor)
         map_positions = self.map_positions(grid)

@@ -19,6 +19,7 @@ from imtok.nn.transformer import BlockStyle, Transformer
 from imtok.nn.visibility import visibility
 from imtok.pixels import to_range
 from imtok.spaces.base import Space, hold
+from imtok.types import Condition
 
 Reads = Literal["space", "pixels"]
 Table = Literal["sincos", "learned"]
@@ -130,7 +131,7 @@ class RegisterEncoder(Encoder):
 
     @override
     def forward(
-        self, image: Float[Tensor, "b 3 h w"], length: int | None = None, context: Tensor | None = None
+        self, image: Float[Tensor, "b 3 h w"], length: int | None = None, condition: Condition | None = None
     ) -> Latents | tuple[Latents, Bool[Tensor, "b n"]]:
         size = (image.shape[-2], image.shape[-1])
         length = self.num_latents(size) if length is None else length

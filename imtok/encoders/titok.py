@@ -15,6 +15,7 @@ from imtok.nn.initialization import Start, start_weights
 from imtok.nn.positions import GridPositions
 from imtok.nn.transformer import Transformer
 from imtok.pixels import to_range
+from imtok.types import Condition
 
 LatentLayout = Literal["tokens", "legacy_view"]
 
@@ -106,7 +107,7 @@ class TiTokEncoder(Encoder):
 
     @override
     def forward(
-        self, image: Float[Tensor, "b 3 h w"], length: int | None = None, context: Tensor | None = None
+        self, image: Float[Tensor, "b 3 h w"], length: int | None = None, condition: Condition | None = None
     ) -> Latents | tuple[Latents, Bool[Tensor, "b n"]]:
         positions = self.positions(grid_size((image.shape[-2], image.shape[-1]), self.patch_size))
         patches = to_sequence(self.patches(to_range(image, self.value_range))) + positions

@@ -15,6 +15,7 @@ from imtok.nn.norms import token_norm
 from imtok.nn.positions import GridPositions
 from imtok.nn.transformer import BlockStyle, Transformer
 from imtok.pixels import to_range
+from imtok.types import Condition
 
 
 class TwoDepthEncoder(Encoder):
@@ -85,7 +86,7 @@ class TwoDepthEncoder(Encoder):
 
     @override
     def forward(
-        self, image: Float[Tensor, "b 3 h w"], length: int | None = None, context: Tensor | None = None
+        self, image: Float[Tensor, "b 3 h w"], length: int | None = None, condition: Condition | None = None
     ) -> Latents | tuple[Latents, Bool[Tensor, "b n"]]:
         positions = self.positions(grid_size((image.shape[-2], image.shape[-1]), self.patch_size))
         early = self.early(to_sequence(self.patches(to_range(image, self.value_range))) + positions)

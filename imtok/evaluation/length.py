@@ -13,7 +13,7 @@ from imtok.metrics.mean import ImageMean
 from imtok.metrics.psnr import PSNR
 from imtok.pixels import to_uint8
 from imtok.tokenizer import Tokenizer
-from imtok.types import Tokens
+from imtok.types import Condition, Tokens
 
 
 class Lengths(NamedTuple):
@@ -60,7 +60,7 @@ def search_length(
     metric: ImageMean | None = None,
     lengths: Sequence[int] | None = None,
     encode: Literal["once", "each"] = "once",
-    context: Tensor | None = None,
+    condition: Condition | None = None,
 ) -> Lengths:
     """The least number of tokens, for each image, whose reconstruction reaches ``target``.
 
@@ -76,7 +76,7 @@ def search_length(
         lengths: Numbers of tokens to try; None = all of them. Powers of two are a coarse answer at little cost.
         encode: "once" = all tokens once, then their prefixes; "each" = for each length anew, for encoders that make
             another code of another budget (ALIT, KARL).
-        context: Text, class or target quality, for parts that take it; one for each image.
+        condition: What the tokenizer is told of each image besides its pixels.
 
     Returns:
         Lengths, and the metric's values there. An image that no length serves has the last one and its value.
@@ -96,17 +96,17 @@ def search_length(
     open_rows = torch.arange(len(image), device=image.device)
     pixels = to_uint8(image)
     with evaluating(tokenizer):
-        whole = tokenizer.encode(image, context=context) if encode == "once" else None
+        whole = tokenizer.encode(image, condition=condition) if encode == "once" else None
         for length in tried:
             if not len(open_rows):
                 break
-            described = None if context is None else context[open_rows]
+            told = None if condition is None else condition.rows(open_rows)
             if whole is None:
-                tokens = tokenizer.encode(image[open_rows], length, described)
+                tokens = tokenizer.encode(image[open_rows], length, told)
             else:
                 keep = None if whole.keep is None else whole.keep[open_rows, :length]
                 tokens = Tokens(whole.ids[open_rows, :length], keep)
-            decoded = tokenizer.decode(tokens, (image.shape[-2], image.shape[-1]), described)
+            decoded = tokenizer.decode(tokens, (image.shape[-2], image.shape[-1]), told)
             reached = metric.per_image(to_uint8(decoded), pixels[open_rows])
             enough = reached >= target if metric.higher_is_better else reached <= target
             values[open_rows], found[open_rows] = reached.to(values.dtype), length

@@ -11,7 +11,7 @@ from imtok.tokenizer import Tokenizer
 
 log = logging.getLogger(__name__)
 
-_PARTS = ("image_size", "encoder", "quantizer", "decoder", "space")
+_PARTS = ("image_size", "encoder", "quantizer", "decoder", "space", "condition")
 _SAID = 6  # differences that one line holds
 
 

@@ -14,7 +14,7 @@ from imtok.zoo.files import read_checkpoint
 from imtok.zoo.source import Config, Source
 from imtok.zoo.table import TableError
 
-_TOKENIZER = ("encoder", "quantizer", "regularizer", "decoder", "space", "image_size")
+_TOKENIZER = ("encoder", "quantizer", "regularizer", "decoder", "space", "condition", "image_size")
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from imtok.decoders.titok_codes import TiTokCodeDecoder
 from imtok.decoders.tokenset import TokenSetDecoder
 from imtok.spaces.maskgit import MaskGIT
 from imtok.tokenizer import Tokenizer, construct
+from imtok.types import Condition
 
 SIZE = (64, 64)
 CNN = {"channels": 16, "blocks": 1}
@@ -74,22 +75,48 @@ def test_text_changes_the_image_and_not_the_codes():
         }
     ).eval()
     image = torch.rand(1, 3, 32, 32) * 2 - 1
-    first, second = torch.randn(2, 1, 3, 8)
-    tokens = tokenizer.encode(image, context=first)
-    assert torch.equal(tokens.ids, tokenizer.encode(image, context=second).ids)
-    decode = [tokenizer.decode(tokens, (32, 32), context) for context in (first, second, None)]
+    first, second = (Condition(text=text) for text in torch.randn(2, 1, 3, 8))
+    tokens = tokenizer.encode(image, condition=first)
+    assert torch.equal(tokens.ids, tokenizer.encode(image, condition=second).ids)
+    decode = [tokenizer.decode(tokens, (32, 32), condition) for condition in (first, second, None)]
     assert not torch.allclose(decode[0], decode[1])
-    missing = tokenizer.decoder.missing_context.expand(1, 3, 8)
+    missing = Condition(text=tokenizer.decoder.missing_context.expand(1, 3, 8))
     torch.testing.assert_close(tokenizer.decode(tokens, (32, 32), missing), decode[2])
-    with pytest.raises(ValueError, match="context must be at most 3 text tokens, got 4"):
-        tokenizer.decode(tokens, (32, 32), torch.randn(1, 4, 8))
+    for shape in ((1, 4, 8), (1, 3, 7)):
+        with pytest.raises(
+            ValueError, match=rf"text must be at most 3 rows of width 8, got \({shape[1]}, {shape[2]}\)"
+        ):
+            tokenizer.decode(tokens, (32, 32), Condition(text=torch.randn(shape)))
+
+
+def test_a_place_without_a_word_and_an_image_without_a_text_get_the_vector_for_nothing(latents):
+    decoder = filled(TiTokPixelDecoder(**TRUNK, context_dim=8, context_length=3).double())
+    text = torch.randn(2, 3, 8, dtype=torch.float64)
+    mask = torch.tensor([[True, True, False], [False, False, False]])
+    found = decoder(latents, SIZE, None, Condition(text=text, mask=mask))
+    text[0, 2] = text[1] = decoder.missing_context
+    torch.testing.assert_close(found, decoder(latents, SIZE, None, Condition(text=text)))
+    torch.testing.assert_close(found[1:], decoder(latents[1:], SIZE))
+    assert decoder.missing_context.abs().sum() > 0
+
+
+def test_text_of_another_size_than_the_decoder_reads_is_refused_when_it_is_built():
+    with pytest.raises(ValueError, match="context_dim must be 9, the width of the condition's text, got 8"):
+        TiTokPixelDecoder(**TRUNK, context_dim=8, text_dim=9, text_length=77)
+    with pytest.raises(ValueError, match="context_dim must be 9, the width of the condition's text, got 0"):
+        TiTokPixelDecoder(**TRUNK, text_dim=9, text_length=77)
+    with pytest.raises(
+        ValueError, match="context_length must be at least 78, the rows of the condition's text, got 77"
+    ):
+        TiTokPixelDecoder(**TRUNK, context_dim=8, text_dim=8, text_length=78)
 
 
 def test_text_stays_in_sight_when_latents_are_dropped(latents):
     decoder = TiTokPixelDecoder(**TRUNK, flexible=True, context_dim=8, context_length=3).double()
     text = torch.randn(2, 3, 8, dtype=torch.float64)
     keep = torch.arange(5).expand(2, 5) < 2
-    torch.testing.assert_close(decoder(latents, SIZE, keep, text), decoder(latents[:, :2], SIZE, None, text))
+    told = Condition(text=text)
+    torch.testing.assert_close(decoder(latents, SIZE, keep, told), decoder(latents[:, :2], SIZE, None, told))
 
 
 @pytest.mark.parametrize(

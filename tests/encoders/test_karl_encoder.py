@@ -12,6 +12,7 @@ from imtok.encoders.karl import ERRORS, KARLEncoder
 from imtok.quantizers.vq import VQ
 from imtok.spaces.vqgan import MAGEVQGAN
 from imtok.tokenizer import Tokenizer
+from imtok.types import Condition
 
 
 def make(halt_above=0.75):
@@ -63,13 +64,13 @@ def test_without_a_wish_the_usual_error_is_wanted():
     encoder, image = make(), wave_image()
     with torch.no_grad():
         usual, same, other = (
-            encoder(image, context=context)[0]
-            for context in (None, torch.full((1, 1, 1), 0.05), torch.full((1, 1, 1), 0.3))
+            encoder(image, condition=condition)[0]
+            for condition in (None, Condition(quality=torch.tensor([0.05])), Condition(quality=torch.tensor([0.3])))
         )
     assert torch.equal(usual, same)
     assert not torch.allclose(usual, other)
-    with pytest.raises(ValueError, match="context must be a wanted error for each image, 1 x 1 x 1"):
-        encoder(image, context=torch.zeros(1, 2, 1))
+    with pytest.raises(ValueError, match="quality must be a wanted error for each image, 1, got 2"):
+        encoder(image, condition=Condition(quality=torch.zeros(2)))
 
 
 def test_codes_of_a_small_budget_are_no_prefix_of_those_of_a_large_one():

@@ -14,7 +14,7 @@ from imtok.metrics.psnr import PSNR
 from imtok.pixels import to_uint8
 from imtok.quantizers.vq import VQ
 from imtok.tokenizer import Tokenizer
-from imtok.types import Tokens
+from imtok.types import Condition, Tokens
 
 ROWS, LEVELS = 8, 16
 
@@ -26,7 +26,7 @@ class RowEncoder(Encoder):
         super().__init__()
         self.shift = shift
 
-    def forward(self, image, length=None, context=None):
+    def forward(self, image, length=None, condition=None):
         return image.mean((1, 3))[..., None] + (0.0 if length is None else self.shift * length)
 
     def num_latents(self, size):
@@ -47,11 +47,11 @@ class RowDecoder(Decoder):
     def last_layer(self):
         return self.weight
 
-    def forward(self, latents, size, keep=None, context=None):
+    def forward(self, latents, size, keep=None, condition=None):
         self.decoded.append((latents.shape[0], latents.shape[1]))
         image = latents.new_zeros(len(latents), 3, *size)
         image[:, :, : latents.shape[1]] = latents[:, None] * self.weight
-        return image if context is None else image + context[:, :, :, None]
+        return image if condition is None else image + condition.quality[:, None, None, None]
 
 
 class WorstError(ImageMean):
@@ -127,8 +127,8 @@ def test_it_is_exact_where_more_tokens_make_it_worse(tokenizer):
     """A decoder that takes from the second token on loses what the first had won."""
     decode = tokenizer.decoder.forward
 
-    def worse(latents, size, keep=None, context=None):
-        painted = decode(latents, size, keep, context)
+    def worse(latents, size, keep=None, condition=None):
+        painted = decode(latents, size, keep, condition)
         return painted if latents.shape[1] in (1, ROWS) else torch.ones_like(painted)
 
     tokenizer.decoder.forward = worse
@@ -171,11 +171,10 @@ def test_an_encoder_with_a_budget_is_asked_for_each_length():
     assert not torch.equal(values, search_length(tokenizer, image, 8.0).values)
 
 
-def test_each_image_keeps_its_own_context(tokenizer):
-    """A context that spoils odd images keeps them from the target at every length."""
-    context = torch.zeros(12, 1, 1)
-    context[1::2] = 2
-    lengths, values = search_length(tokenizer, pictures(), 15.0, context=context)
+def test_each_image_keeps_its_own_condition(tokenizer):
+    """A condition that spoils odd images keeps them from the target at every length."""
+    condition = Condition(quality=torch.tensor([0.0, 2.0]).repeat(6))
+    lengths, values = search_length(tokenizer, pictures(), 15.0, condition=condition)
     assert (values[::2] >= 15).all()
     assert (lengths[1::2] == ROWS).all()
     assert (values[1::2] < 15).all()

@@ -76,7 +76,7 @@ def test_quality_rises_with_the_number_of_tokens_as_it_must():
 class RolloutEncoder(RowEncoder):
     """Takes multiples of 4 latents only, as ALIT's rollouts do, and says of each image which it transmits."""
 
-    def forward(self, image, length=None, context=None):
+    def forward(self, image, length=None, condition=None):
         if length is not None and length % 4:
             raise ValueError(f"length must be a multiple of 4, got {length}")
         latents = super().forward(image, length)

@@ -32,7 +32,7 @@ class ShortEncoder(PatchEncoder):
     """Leaves out from none to all but one of the latents at the end: how many is a matter of the first pixel."""
 
     @override
-    def forward(self, image, length=None, context=None):
+    def forward(self, image, length=None, condition=None):
         latents = super().forward(image)
         number = latents.shape[1]
         return latents, torch.arange(number) <= image[:, 0, 0, :1].mul(1000).long() % number
@@ -42,7 +42,7 @@ class MaskedDecoder(PatchDecoder):
     """Takes latents that are not transmitted as the zeros that they are."""
 
     @override
-    def forward(self, latents, size, keep=None, context=None):
+    def forward(self, latents, size, keep=None, condition=None):
         return super().forward(latents, size)
 
 

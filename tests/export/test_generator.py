@@ -51,7 +51,7 @@ def mean_colours():
     )
 
     class Colours(nn.Module):
-        def forward(self, image, length=None, context=None):
+        def forward(self, image, length=None, condition=None):
             return 2 * nn.functional.avg_pool2d(image, 8).flatten(2).mT
 
     tokenizer.encoder.forward = Colours().forward

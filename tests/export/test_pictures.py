@@ -20,7 +20,7 @@ from imtok.pixels import to_float, to_uint8
 from imtok.quantizers.base import Quantizer
 from imtok.quantizers.fsq import FSQ
 from imtok.tokenizer import Tokenizer
-from imtok.types import Batch, Quantized
+from imtok.types import Batch, Condition, Quantized
 
 PART = {"patch_size": 8, "width": 16, "depth": 1}
 CONFIG = {
@@ -34,7 +34,7 @@ class VaryingEncoder(PatchEncoder):
     """Keeps between one and six latents: how many is a matter of the first pixel."""
 
     @override
-    def forward(self, image: Tensor, length: int | None = None, context: Tensor | None = None):
+    def forward(self, image: Tensor, length: int | None = None, condition: Condition | None = None):
         latents = super().forward(image)
         return latents, torch.arange(6) <= image[:, 0, 0, :1].mul(1000).long() % 6
 
@@ -44,7 +44,7 @@ class MaskedDecoder(PatchDecoder):
 
     @override
     def forward(
-        self, latents: Tensor, size: tuple[int, int], keep: Tensor | None = None, context: Tensor | None = None
+        self, latents: Tensor, size: tuple[int, int], keep: Tensor | None = None, condition: Condition | None = None
     ):
         return super().forward(latents, size)
 

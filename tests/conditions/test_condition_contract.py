@@ -1,0 +1,95 @@
+"""What every condition promises. A new YAML in configs/condition is tested by being there."""
+
+import importlib
+import inspect
+from pathlib import Path
+
+import pytest
+import torch
+from omegaconf import OmegaConf
+
+from imtok.conditions.base import Conditioner
+from imtok.tokenizer import construct
+
+CONFIGS = Path(__file__).parents[2] / "configs" / "condition"
+NAMES = sorted(path.stem for path in CONFIGS.glob("*.yaml") if path.stem != "none")
+CAPTIONS, LABELS = ["a red fox in the snow", "", "two cats"], torch.tensor([3, -1, 0])
+
+
+def preset(name):
+    return OmegaConf.to_container(OmegaConf.load(CONFIGS / f"{name}.yaml"))
+
+
+@pytest.fixture(params=NAMES)
+def name(request):
+    return request.param
+
+
+@pytest.fixture
+def condition(name) -> Conditioner:
+    return construct(preset(name))
+
+
+def values(made):
+    return {kind: value for kind, value in vars(made).items() if value is not None}
+
+
+def test_a_preset_lists_every_argument(name):
+    config = preset(name)
+    module, _, cls = config["_target_"].rpartition(".")
+    assert set(config) - {"_target_"} == set(
+        inspect.signature(getattr(importlib.import_module(module), cls)).parameters
+    )
+
+
+def test_it_gives_the_kinds_that_it_says_in_the_sizes_that_it_says(condition):
+    made = condition.make(CAPTIONS, LABELS)
+    assert values(made).keys() - {"mask"} == set(condition.gives)
+    assert all(len(value) == 3 for value in values(made).values())
+    if "text" in condition.gives:
+        assert made.text.shape == (3, condition.text_length, condition.text_dim)
+        assert condition.sizes == {"text_dim": condition.text_dim, "text_length": condition.text_length}
+    if "label" in condition.gives:
+        assert made.label.max() < condition.classes
+        assert condition.sizes == {"classes": condition.classes}
+
+
+def test_each_image_has_its_own_whatever_the_batch(condition):
+    whole = values(condition.make(CAPTIONS, LABELS))
+    for row in range(3):
+        alone = values(condition.make(CAPTIONS[row : row + 1], LABELS[row : row + 1]))
+        assert all(torch.equal(alone[kind][0], value[row]) for kind, value in whole.items())
+
+
+def test_what_it_does_not_read_changes_nothing(condition):
+    whole = values(condition.make(CAPTIONS, LABELS))
+    captions = CAPTIONS if "caption" in condition.reads else ["another"] * 3
+    labels = LABELS if "label" in condition.reads else LABELS + 1
+    assert all(torch.equal(whole[kind], value) for kind, value in values(condition.make(captions, labels)).items())
+
+
+def test_an_image_lacks_what_is_read_and_not_there(condition):
+    wanted = next(iter(condition.reads), None)
+    assert condition.lacking(CAPTIONS, LABELS) == ({} if wanted is None else {1: wanted})
+
+
+def test_no_image_is_a_batch_too(condition):
+    assert all(len(value) == 0 for value in values(condition.make([], LABELS[:0])).values())
+
+
+def test_a_number_for_all_images_takes_the_place_of_their_own(condition):
+    condition.every_label, condition.every_quality = 5, 0.5
+    made = condition.make(CAPTIONS, LABELS)
+    assert made.quality.tolist() == [0.5] * 3
+    if "label" in condition.reads:
+        assert made.label.tolist() == [5] * 3
+        assert condition.lacking(CAPTIONS, LABELS) == {}
+
+
+def test_its_state_comes_back_from_a_file(name, condition, tmp_path):
+    torch.save(condition.state_dict(), tmp_path / "state.pt")
+    torch.manual_seed(99)
+    again = construct(preset(name))
+    again.load_state_dict(torch.load(tmp_path / "state.pt", weights_only=True))
+    made = values(again.make(CAPTIONS, LABELS))
+    assert all(torch.equal(made[kind], value) for kind, value in values(condition.make(CAPTIONS, LABELS)).items())
