@@ -33,6 +33,8 @@ def build_run(config: DictConfig, folder: Path) -> Run:
         InputError: If a part refuses its settings, or has some and is none.
     """
     plain = cast(dict[str, Any], OmegaConf.to_container(config, resolve=True))
+    if not plain.get("condition"):
+        plain.pop("condition", None)  # none leaves no trace: runs and tokenizers of before there were any are the same
     require_classes(plain)
     if plain["trainer"]["precision"] == "auto":
         plain["trainer"]["precision"] = config.trainer.precision = _precision(plain["trainer"])
@@ -88,6 +90,8 @@ def build_tokenizer(plain: dict[str, Any]) -> Tokenizer:
     """Build the tokenizer of a training config, its weights drawn from the config's seed."""
     torch.manual_seed(plain["seed"])
     config = {name: plain[name] for name in _TOKENIZER if plain.get(name) is not None}
+    if not config.get("condition"):
+        config.pop("condition", None)
     try:
         tokenizer = Tokenizer.from_config(config, packages=None)
         tokenizer.num_tokens((plain["image_size"], plain["image_size"]))

@@ -3,6 +3,7 @@
 import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
+from training.runs import tiny_run
 
 from imtok.build import build_part, build_tokenizer
 from imtok.config import config_folder, register_schemas
@@ -28,3 +29,11 @@ def test_an_image_size_that_the_encoder_cannot_read_is_named():
         config = compose("train", overrides=["image_size=60"])
     with pytest.raises(InputError, match=r"the tokenizer cannot be built: .*60"):
         build_tokenizer(OmegaConf.to_container(config, resolve=True))
+
+
+def test_no_condition_leaves_no_trace_in_a_run_or_a_tokenizer(tmp_path):
+    """So a run of before there were conditions goes on, and a tokenizer keeps its hash."""
+    run = tiny_run(tmp_path)
+    assert "condition" not in run.config
+    assert "\ncondition:" not in run.config_yaml
+    assert "condition" not in (run.tokenizer.config or {})

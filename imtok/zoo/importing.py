@@ -61,7 +61,10 @@ def import_checkpoint(
     try:
         state = source.open(checkpoint)
         recipe = compose(source.recipe(state))
-        config = source.settings(state, {name: recipe[name] for name in _TOKENIZER if recipe.get(name) is not None})
+        sections = {name: recipe[name] for name in _TOKENIZER if recipe.get(name) is not None}
+        if not sections.get("condition"):
+            sections.pop("condition", None)  # none leaves no trace
+        config = source.settings(state, sections)
         if image_size is not None:
             config["image_size"] = image_size
         torch.manual_seed(0)
