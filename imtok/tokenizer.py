@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from typing_extensions import override
 
-from imtok.conditions.base import NO_LABEL, Conditioner
+from imtok.conditions.base import NO_LABEL, Conditioner, pinned
 from imtok.decoders.base import Decoder
 from imtok.encoders.base import Encoder
 from imtok.errors import InputError
@@ -228,7 +228,7 @@ class Tokenizer(nn.Module):
             decoder,
             cast(Regularizer | None, regularizer),
             cast(Space | None, space),
-            config,
+            pinned(config, condition),
             condition,
         )
 

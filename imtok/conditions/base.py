@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Int64
@@ -83,8 +83,27 @@ class Conditioner(nn.Module, ABC):
                 "condition=tokenizer.condition_for(number_of_images, captions, labels)"
             )
 
+    def prepare(self) -> None:
+        """Find and read what is not saved with the tokenizer, before any work is spent.
+
+        Raises:
+            InputError: If it cannot be had.
+        """
+
+    @property
+    def stored(self) -> dict[str, Any]:
+        """Settings as they are stored with the tokenizer, where they are not those that it was built with."""
+        return {}
+
     @property
     def sizes(self) -> dict[str, int]:
         """What the builder tells encoder and decoder of it, by the names of their arguments."""
         named = {"text_dim": self.text_dim, "text_length": self.text_length, "classes": self.classes}
         return {name: value for name, value in named.items() if value is not None}
+
+
+def pinned(config: dict[str, Any], condition: Conditioner | None) -> dict[str, Any]:
+    """A tokenizer's config in which the condition's section says what is stored of it, and no path of this machine."""
+    if condition is None or not condition.stored:
+        return config
+    return {**config, "condition": {**config["condition"], **condition.stored}}

@@ -10,7 +10,7 @@ _FREE = {
     "trainer.accelerator",
     "trainer.devices", "trainer.num_nodes", "trainer.strategy", "trainer.workers", "trainer.threads",
     "trainer.log_every", "trainer.save_every", "trainer.keep", "trainer.pictures_every", "trainer.skip_nonfinite",
-    "trainer.accumulate", "trainer.micro_batch", "data.index",
+    "trainer.accumulate", "trainer.micro_batch", "data.index", "condition.weights",
 }  # fmt: skip
 
 

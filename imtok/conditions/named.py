@@ -1,0 +1,122 @@
+"""A condition made by a published frozen net, which a tokenizer names and does not hold."""
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from huggingface_hub import try_to_load_from_cache
+from jaxtyping import Float, Int64
+from torch import Tensor, nn
+from typing_extensions import override
+
+from imtok.conditions.base import Conditioner
+from imtok.errors import InputError, MissingWeightsError
+from imtok.types import Condition
+from imtok.weights import read_weights
+
+
+class _Kept:
+    """The net once it has been read. Copies of the condition share it; no module and no file holds its weights."""
+
+    def __init__(self) -> None:
+        self.net: nn.Module | None = None
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "_Kept":
+        return self
+
+
+class NamedText(Conditioner):
+    """Text features of a frozen net that is known by its name, its revision and the hash of its weights.
+
+    The weights are in no ``model.safetensors``, checkpoint, average, optimiser or exchange between ranks. They are
+    read from ``weights`` or from the cache of the Hugging Face hub, and nothing is downloaded. The hash of the file
+    that a tokenizer was trained with is stored; the path of it is not. A file of another hash is refused.
+
+    Args:
+        weights: Path of the file; None = that in the cache of the hub.
+        revision: Commit of the repository; None = any, and the one that was found is stored.
+        sha256: Hash of the file; None = any, and that of the file that was found is stored.
+
+    Attributes:
+        repository: Where the file is published on the hub.
+        file: What it is called there.
+    """
+
+    reads = ("caption",)
+    gives = ("text",)
+    repository: str
+    file: str
+
+    def __init__(self, weights: str | None = None, revision: str | None = None, sha256: str | None = None) -> None:
+        super().__init__()
+        self.weights, self.revision, self.sha256 = weights, revision, sha256
+        self._kept = _Kept()
+
+    @abstractmethod
+    def build(self, tensors: dict[str, Tensor]) -> nn.Module:
+        """The net with the weights of its file.
+
+        Raises:
+            InputError: If a library is missing, or the file is of another net.
+        """
+
+    @abstractmethod
+    def features(self, net: Any, captions: Sequence[str], device: torch.device) -> Float[Tensor, "b l c"]:
+        """The features of some captions.
+
+        Args:
+            net: What ``build`` made, on ``device``.
+            captions: The texts.
+            device: Where the features are wanted.
+        """
+
+    @override
+    def forward(self, captions: Sequence[str], labels: Int64[Tensor, " b"]) -> Condition:
+        net = self.net.to(labels.device)
+        with torch.no_grad(), torch.autocast(labels.device.type, enabled=False):
+            text = self.features(net, captions, labels.device)
+        has_text = torch.tensor([bool(caption.strip()) for caption in captions], dtype=torch.bool, device=labels.device)
+        return Condition(text=text, mask=has_text[:, None].expand(-1, text.shape[1]))
+
+    @property
+    def net(self) -> nn.Module:
+        """The net, which is looked for, verified and read when it is first asked for.
+
+        Raises:
+            InputError: If it cannot be found, is another one, or cannot be built.
+        """
+        if self._kept.net is None:
+            path = self._find()
+            weights = read_weights(path, self.sha256, "condition.sha256")
+            self.sha256 = weights.sha256
+            self._kept.net = self.build(dict(weights.tensors)).requires_grad_(False).eval()
+        return self._kept.net
+
+    @override
+    def prepare(self) -> None:
+        assert self.net is not None
+
+    @property
+    @override
+    def stored(self) -> dict[str, Any]:
+        return {"weights": None, "revision": self.revision, "sha256": self.sha256}
+
+    def _find(self) -> Path:
+        if self.weights is not None:
+            path = Path(self.weights).expanduser()
+            if path.is_file():
+                return path
+            raise InputError(f"condition.weights={self.weights} is not a file; {self._remedy()}")
+        found = try_to_load_from_cache(self.repository, self.file, revision=self.revision)
+        if not isinstance(found, str):
+            raise MissingWeightsError(
+                f"condition: {self.file} of {self.repository} is not in the cache of the hub; {self._remedy()}"
+            )
+        self.revision = self.revision or Path(found).parent.name  # snapshots/COMMIT/FILE
+        return Path(found)
+
+    def _remedy(self) -> str:
+        at = f" --revision {self.revision}" if self.revision else ""
+        return f"give its path as condition.weights=PATH, or hf download {self.repository} {self.file}{at}"
