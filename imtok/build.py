@@ -12,6 +12,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.utils import get_object
 from omegaconf import DictConfig, OmegaConf
 
+from imtok.conditions.base import pinned
 from imtok.config import TrainConfig
 from imtok.data.base import Data
 from imtok.errors import InputError
@@ -40,6 +41,10 @@ def build_run(config: DictConfig, folder: Path) -> Run:
         plain["trainer"]["precision"] = config.trainer.precision = _precision(plain["trainer"])
     typed = cast(TrainConfig, OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(TrainConfig), config)))
     tokenizer = build_tokenizer(plain)
+    if tokenizer.condition is not None:
+        tokenizer.condition.prepare()
+        tokenizer.config = pinned(tokenizer.config or {}, tokenizer.condition)
+        plain["condition"] = tokenizer.config["condition"]
     if typed.judges == "found":
         objective, left_out = build_with_found(plain["objective"], left_out_so_far(folder, typed.ckpt))
     else:
@@ -96,6 +101,7 @@ def build_tokenizer(plain: dict[str, Any]) -> Tokenizer:
         tokenizer = Tokenizer.from_config(config, packages=None)
         tokenizer.num_tokens((plain["image_size"], plain["image_size"]))
         tokenizer.freeze(plain.get("freeze", []))
+        _check_condition(tokenizer)
     except (TypeError, ValueError) as error:
         raise InputError(f"the tokenizer cannot be built: {error}") from None
     except (RuntimeError, OverflowError, MemoryError) as error:
@@ -104,6 +110,35 @@ def build_tokenizer(plain: dict[str, Any]) -> Tokenizer:
             raise
         raise InputError(f"the tokenizer cannot be built, since a number is too large: {said}") from None
     return tokenizer
+
+
+def _check_condition(tokenizer: Tokenizer) -> None:
+    """Refuse parts that need something of the condition that it does not give, and a condition that no part reads.
+
+    Which kinds a part of somebody else's reads is its own business.
+
+    Raises:
+        ValueError: That names part and kind.
+    """
+    condition, parts = tokenizer.condition, {"encoder": tokenizer.encoder, "decoder": tokenizer.decoder}
+    gives = () if condition is None else condition.gives
+    for name, part in parts.items():
+        for kind in part.needs:
+            if kind not in gives:
+                raise ValueError(
+                    f"{name} ({type(part).__name__}) needs the {kind} of each image, and the condition gives none; "
+                    f"give condition={_GIVES[kind]}, or another {name}"
+                )
+    read = {kind for part in parts.values() for kind in part.takes}
+    ours = all(type(part).__module__.startswith("imtok.") for part in parts.values())
+    if condition is not None and ours and not read & set(gives):
+        raise ValueError(
+            f"condition ({type(condition).__name__}) gives the {' and '.join(gives)} of each image, which neither "
+            "encoder nor decoder reads; give condition=none, or parts that do"
+        )
+
+
+_GIVES = {"text": "words", "label": "label", "quality": "quality"}  # a condition for each kind
 
 
 def require_classes(plain: dict[str, Any]) -> None:

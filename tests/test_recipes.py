@@ -17,6 +17,7 @@ from omegaconf import OmegaConf
 from imtok.build import build_run, build_tokenizer
 from imtok.config import TrainConfig, check_config, config_folder, register_schemas
 from imtok.data.loader import evaluation_loader
+from imtok.data.told import told
 from imtok.decoders.base import GenerativeDecoder
 from imtok.metrics.psnr import PSNR
 from imtok.pixels import to_float
@@ -152,14 +153,15 @@ def test_two_steps_at_size_tiny_train_measure_and_save_a_tokenizer(recipe, tmp_p
     tokenizer = Tokenizer.load(tmp_path)
     assert not any(module.training for module in tokenizer.modules())
     size = (config.image_size, config.image_size)
-    image = to_float(next(iter(evaluation_loader(run.data.validation(config.image_size), 2, 0))).image)
+    batch = next(iter(evaluation_loader(told(run.data.validation(config.image_size), tokenizer.condition), 2, 0)))
+    image, condition = to_float(batch.image), tokenizer.condition_of(batch)
     with torch.no_grad():
-        reconstruction = tokenizer(image)
+        reconstruction = tokenizer(image, condition=condition)
     assert torch.isfinite(reconstruction.image).all()
     if tokenizer.quantizer.vocab_sizes:
-        tokens = tokenizer.encode(image)
+        tokens = tokenizer.encode(image, condition=condition)
         assert tokens.ids.shape[1:] == (tokenizer.num_tokens(size), len(tokenizer.quantizer.vocab_sizes))
-        assert torch.equal(tokenizer.decode(tokens, size), reconstruction.image.clamp(-1, 1))
+        assert torch.equal(tokenizer.decode(tokens, size, condition), reconstruction.image.clamp(-1, 1))
     if tokenizer.decoder.flexible and tokenizer.quantizer.vocab_sizes:
         first = tokenizer.decode(Tokens(tokens.ids[:, :1]), size)
         assert torch.isfinite(first).all()

@@ -69,11 +69,12 @@ def test_its_config_has_no_mistake_and_its_net_10_to_40_million_parameters(recip
 
 @pytest.fixture
 def pictures(tmp_path):
-    """Four pictures of one's own."""
+    """Four pictures of one's own, with captions for the recipe that reads them."""
     for index in range(4):
         pixels = np.random.default_rng(index).integers(0, 256, (144, 160, 3), dtype=np.uint8)
         (tmp_path / "pictures").mkdir(exist_ok=True)
         Image.fromarray(pixels).save(tmp_path / "pictures" / f"{index}.png")
+        (tmp_path / "pictures" / f"{index}.txt").write_text(f"noise number {index}")
     return tmp_path / "pictures"
 
 

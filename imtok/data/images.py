@@ -276,6 +276,10 @@ class ImageSet(Dataset[Sample]):
         """What a run must find again when it resumes."""
         return {"images": len(self), "sha256": self.digest}
 
+    def ask_captions(self) -> None:
+        """Let all samples have captions, where there are any."""
+        self.captioned = True
+
     @override
     def __getitem__(self, place: tuple[int, int]) -> Sample:
         """The sample at ``(epoch, index)``."""

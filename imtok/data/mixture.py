@@ -120,6 +120,12 @@ class MixedSet(ImageSet):
         shares = " ".join(f"{share:.9f}" for share in self.shares)
         return {"images": len(self), "sha256": self.digest, "shares": shares}
 
+    @override
+    def ask_captions(self) -> None:
+        super().ask_captions()
+        for images in self.sets:
+            images.ask_captions()
+
     def place(self, epoch: int, index: int) -> tuple[int, int, int]:
         """The part, how often all of it was shown before, and which of its images is next."""
         part = int(np.searchsorted(self.ends, index, side="right"))

@@ -83,7 +83,7 @@ def prepare(images: ImageSet | ImageStream, protocol: Protocol, n: int | None) -
     source = images.source
     if n is not None and n < len(source):
         source = Subset(source, np.arange(n, dtype=np.int64) * len(source) // n)
-    return ImageSet(source, protocol.transform(images.image_size))
+    return ImageSet(source, protocol.transform(images.image_size), captioned=images.captioned)
 
 
 def watched(loader: Iterable[Batch], total: int | None, name: str) -> Iterator[Batch]:

@@ -73,7 +73,7 @@ def evaluate(
         for batch, image, size in read_images(tokenizer, loader, device, bad):
             if not images:
                 _start(measures, tokenizer, size, settings)
-            reconstruction = tokenizer(image, taps)
+            reconstruction = tokenizer(image, taps, condition=tokenizer.condition_of(batch))
             require_finite(reconstruction.quantized.latents, batch.key, "latents")
             require_finite(reconstruction.image, batch.key, "reconstruction")
             seen = Seen(tokenizer, batch, image, reconstruction)

@@ -10,6 +10,7 @@ from torch import Tensor
 from imtok.data.images import ImageSet
 from imtok.data.loader import spread_loader
 from imtok.data.stream import ImageStream
+from imtok.data.told import shown_captions
 from imtok.distributed import gather_values
 from imtok.types import Batch
 
@@ -44,7 +45,7 @@ def choose_shown(images: ImageSet | ImageStream, number: int = SHOWN) -> Batch:
         index=candidates.index[rows],
         key=[candidates.key[row] for row in rows],
         source=None,
-        caption=[],
+        caption=shown_captions(candidates, rows),
         texts=[],
     )
 

@@ -56,7 +56,7 @@ class ALITDistillation(Objective):
             )
         target = to_float(batch.image)
         size = (target.shape[-2], target.shape[-1])
-        codes = space.ids(target)
+        codes, condition = space.ids(target), tokenizer.condition_of(batch)
         terms, parts, halted = dict[str, Loss](), list[Quantized](), None
         tokens = encoder.start(target)
         for rollout, weight in enumerate(self.rollout_weights):
@@ -64,7 +64,7 @@ class ALITDistillation(Objective):
                 tokens = encoder.grow(tokens, size, rollout, halted)
             tokens = encoder.trunk(tokens)
             quantized = tokenizer.quantizer(encoder.read(tokens, rollout + 1))
-            logits = decoder.logits(quantized.latents, size)
+            logits = decoder.logits(quantized.latents, size, None, condition)
             found = code_terms(logits, codes, space, (weight, self.mixture_weight))
             terms |= {f"{name}_{quantized.ids.shape[1]}": term for name, term in found.items()}
             halted = self._halt(logits.detach(), codes, generator)
@@ -110,8 +110,9 @@ class ALITFinetuning(Objective):
         target = to_float(batch.image)
         size = (target.shape[-2], target.shape[-1])
         rollouts = step % encoder.rollouts + 1
-        quantized = tokenizer.quantize(target, rollouts * encoder.latents)
-        image = tokenizer.decoder(quantized.latents, size).to(target.dtype)
+        condition = tokenizer.condition_of(batch)
+        quantized = tokenizer.quantize(target, rollouts * encoder.latents, condition)
+        image = tokenizer.decoder(quantized.latents, size, None, condition).to(target.dtype)
         losses = dict(self.losses.items())
         total, terms, numbers = image_terms(image, target, losses, self.adversary, tokenizer.decoder, step)
         weighted = [value * weight for value, weight in quantized.losses.values() if weight]

@@ -57,12 +57,12 @@ class FlowObjective(Objective):
         decoder = tokenizer.decoder
         if not isinstance(decoder, GenerativeDecoder):
             raise ValueError(f"decoder must be one that draws for the objective flow, got {type(decoder).__name__}")
-        image = to_float(batch.image)
+        image, condition = to_float(batch.image), tokenizer.condition_of(batch)
         with encoded_once(tokenizer.space), tapped(tokenizer, self.alignments.taps) as taps:
-            quantized = tokenizer.quantize(image)
+            quantized = tokenizer.quantize(image, condition=condition)
             if tokenizer.training and tokenizer.regularizer is not None:
                 quantized = tokenizer.regularizer(quantized, tokenizer.quantizer, step, generator)
-            terms = decoder.loss(image, quantized.latents, quantized.keep, generator=generator)
+            terms = decoder.loss(image, quantized.latents, quantized.keep, condition, generator)
         terms = terms | quantized.losses
         twice = sorted(terms.keys() & self.alignments.keys())
         if twice:

@@ -21,7 +21,7 @@ from imtok.objectives.images import image_terms
 from imtok.objectives.passes import together
 from imtok.pixels import to_float
 from imtok.tokenizer import Tokenizer
-from imtok.types import Batch, Loss, Losses, Quantized, Shown
+from imtok.types import Batch, Condition, Loss, Losses, Quantized, Shown
 
 
 class Pass(NamedTuple):
@@ -71,7 +71,7 @@ class KARLObjective(Objective):
 
     @abstractmethod
     def reconstructor(
-        self, tokenizer: Tokenizer, target: Float[Tensor, "b 3 h w"], step: int
+        self, tokenizer: Tokenizer, target: Float[Tensor, "b 3 h w"], step: int, condition: Condition | None
     ) -> Callable[[Quantized], Pass]:
         """What makes a pass's terms and image of the codes."""
 
@@ -86,7 +86,7 @@ class KARLObjective(Objective):
         budget = min(steps * self.budget_step, most)
         estimate, odds = encoder.judge(target, budget, self._draw(len(target), generator))
         first = tokenizer.quantizer(estimate)
-        reconstruct = self.reconstructor(tokenizer, target, step)
+        reconstruct = self.reconstructor(tokenizer, target, step, tokenizer.condition_of(batch))
         estimated = reconstruct(first)
         halting = {"active_estimate": Loss(F.softplus(odds).mean(), self.halting_weight)}
         error = (estimated.image.detach() - target).abs().flatten(1).mean(1) / 2  # of pixels in [0, 1]
@@ -162,14 +162,14 @@ class KARLDistillation(KARLObjective):
 
     @override
     def reconstructor(
-        self, tokenizer: Tokenizer, target: Float[Tensor, "b 3 h w"], step: int
+        self, tokenizer: Tokenizer, target: Float[Tensor, "b 3 h w"], step: int, condition: Condition | None
     ) -> Callable[[Quantized], Pass]:
         decoder, space = code_parts(tokenizer)
         size = (target.shape[-2], target.shape[-1])
         codes = space.ids(target)
 
         def reconstruct(quantized: Quantized) -> Pass:
-            logits = decoder.logits(quantized.latents, size, quantized.keep)
+            logits = decoder.logits(quantized.latents, size, quantized.keep, condition)
             with torch.no_grad():
                 mixture = logits.detach().to(space.codebook.dtype).softmax(-1) @ space.codebook
                 image = space.decode(to_map(mixture, size, space.factor)).to(target.dtype)
@@ -213,11 +213,11 @@ class KARLFinetuning(KARLObjective):
 
     @override
     def reconstructor(
-        self, tokenizer: Tokenizer, target: Float[Tensor, "b 3 h w"], step: int
+        self, tokenizer: Tokenizer, target: Float[Tensor, "b 3 h w"], step: int, condition: Condition | None
     ) -> Callable[[Quantized], Pass]:
         def reconstruct(quantized: Quantized) -> Pass:
-            image = tokenizer.decoder(quantized.latents, (target.shape[-2], target.shape[-1]), quantized.keep)
-            image = image.to(target.dtype)
+            size = (target.shape[-2], target.shape[-1])
+            image = tokenizer.decoder(quantized.latents, size, quantized.keep, condition).to(target.dtype)
             found = image_terms(image, target, dict(self.losses.items()), self.adversary, tokenizer.decoder, step)
             return Pass(found.total, found.terms, image, found.numbers)
 

@@ -14,7 +14,7 @@ from imtok.losses.base import ImageLoss
 from imtok.objectives.reconstruction import ReconstructionObjective
 from imtok.pixels import to_float
 from imtok.tokenizer import Tokenizer, tapped
-from imtok.types import Batch, Losses, Quantized, Reconstruction
+from imtok.types import Batch, Condition, Losses, Quantized, Reconstruction
 
 
 class PostTrainingObjective(ReconstructionObjective):
@@ -57,20 +57,22 @@ class PostTrainingObjective(ReconstructionObjective):
             )
         target = to_float(batch.image)
         source = target if batch.source is None else batch.source.to(target.device)
+        condition = tokenizer.condition_of(batch)
         with torch.no_grad():
-            quantized = replace(_codes(tokenizer, source), losses={}, stats={})
+            quantized = replace(_codes(tokenizer, source, condition), losses={}, stats={})
         size = (target.shape[-2], target.shape[-1])
         with tapped(tokenizer, self.taps) as taps:
             if tokenizer.training and tokenizer.regularizer is not None:
                 quantized = tokenizer.regularizer(quantized, tokenizer.quantizer, step, generator)
-            image = tokenizer.decoder(quantized.latents, size, quantized.keep)
+            image = tokenizer.decoder(quantized.latents, size, quantized.keep, condition)
         return self.judge(tokenizer, target, Reconstruction(image, quantized, taps), step)
 
 
-def _codes(tokenizer: Tokenizer, source: Tensor) -> Quantized:
+def _codes(tokenizer: Tokenizer, source: Tensor, condition: Condition | None) -> Quantized:
     """What the decoder sees of ids ``b t g``, latents ``b n d`` or images ``b 3 h w``."""
     if source.ndim == 4:
-        return tokenizer.quantize(to_float(source) if source.dtype == torch.uint8 else source)
+        image = to_float(source) if source.dtype == torch.uint8 else source
+        return tokenizer.quantize(image, condition=condition)
     if source.is_floating_point():
         return tokenizer.quantizer(source)
     return Quantized(tokenizer.quantizer.decode(source).to(tokenizer.decoder.last_layer.dtype), source)

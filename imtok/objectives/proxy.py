@@ -42,10 +42,11 @@ class ProxyObjective(Objective):
             raise ValueError(f"decoder must predict codes for this objective, got {type(decoder).__name__}")
         target = to_float(batch.image)
         size = (target.shape[-2], target.shape[-1])
-        quantized = tokenizer.quantize(target)
+        condition = tokenizer.condition_of(batch)
+        quantized = tokenizer.quantize(target, condition=condition)
         if tokenizer.training and tokenizer.regularizer is not None:
             quantized = tokenizer.regularizer(quantized, tokenizer.quantizer, step, generator)
-        logits = decoder.logits(quantized.latents, size, quantized.keep)
+        logits = decoder.logits(quantized.latents, size, quantized.keep, condition)
         codes = self.space.ids(target)
         if logits.shape[:2] != codes.shape or logits.shape[2] != len(self.space.codebook):
             raise ValueError(

@@ -57,7 +57,9 @@ class ReconstructionObjective(Objective):
     @override
     def forward(self, tokenizer: Tokenizer, batch: Batch, step: int, generator: torch.Generator) -> Losses:
         target = to_float(batch.image)
-        reconstruction = tokenizer(target, taps=self.taps, step=step, generator=generator)
+        reconstruction = tokenizer(
+            target, taps=self.taps, condition=tokenizer.condition_of(batch), step=step, generator=generator
+        )
         return self.judge(tokenizer, target, reconstruction, step)
 
     def judge(

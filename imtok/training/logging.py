@@ -133,7 +133,7 @@ class Pictures(Callback):
             self.folder.mkdir(parents=True, exist_ok=True)
             with torch.no_grad(), self.ema.lent(pl_module.device):
                 target = to_float(self.batch.image.to(pl_module.device)).to(tokenizer.decoder.last_layer.dtype)
-                image = tokenizer(target).image
+                image = tokenizer(target, condition=tokenizer.condition_of(self.batch)).image
             aside = path.with_suffix(".tmp.png")
             draw_grid(list(self.batch.image), list(to_uint8(image).cpu())).save(aside)
             aside.replace(path)

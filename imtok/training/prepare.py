@@ -9,6 +9,8 @@ from torch import nn
 
 from imtok.data.base import Data, Images
 from imtok.data.remarks import say_remarks
+from imtok.data.told import require_told, told
+from imtok.distributed import launched_rank
 from imtok.errors import InputError
 from imtok.evaluation.pictures import choose_shown
 from imtok.evaluation.protocol import Protocol
@@ -111,11 +113,12 @@ def prepare(run: Run, processes: int, images: Images, about: dict[str, Any], res
     Raises:
         InputError: If parts do not go together, or something is not to be had. Nothing is written.
     """
+    _require_told(run, images)
     _rehearse(run, processes)
     asked = Settings(run.trainer.evaluate_metrics, Protocol("offline"), seed=run.seed)
     asked = asked if run.trainer.evaluate_every else None
     best = find_best(run.trainer.best, asked, run.tokenizer, run.image_size) if asked is not None else None
-    validation = run.data.validation(run.image_size)
+    validation = held_out(run)
     say_remarks(validation.remarks, said=images.remarks)
     shown = choose_shown(validation)
     _fetch_weights(run.objective, "objective")
@@ -124,6 +127,19 @@ def prepare(run: Run, processes: int, images: Images, about: dict[str, Any], res
     elif resume is None:
         _fetch_weights(run.tokenizer)
     return Plan(images, validation, about, resume, asked, best, shown)
+
+
+def held_out(run: Run) -> Images:
+    """The images that the run measures, each time afresh, with what the tokenizer's condition reads."""
+    return told(run.data.validation(run.image_size), run.tokenizer.condition)
+
+
+def _require_told(run: Run, images: Images) -> None:
+    """Refuse images without a word for a tokenizer that is told one, and say it if some have none."""
+    for part, what in ((images, "images to train on"), (held_out(run), "images held out")):
+        sentence = require_told(part, run.tokenizer.condition, what)
+        if sentence is not None and launched_rank() == 0:
+            log.warning("%s", sentence)
 
 
 def check_resume(run: Run, resume: Checkpoint, about: dict[str, Any]) -> None:

@@ -93,7 +93,10 @@ class Rehearsal:
         side = self.image_size
         image = torch.zeros(count, 3, side, side, dtype=torch.uint8)
         keys = [str(number) for number in range(count)]
-        batch = Batch(image, torch.full((count,), -1), torch.arange(count), keys)
+        with unset_fake_temporarily():  # a condition looks at the values of labels
+            labels = torch.full((count,), -1)
+        captions = ["a picture"] * count
+        batch = Batch(image, labels, torch.arange(count), keys, caption=captions)
         tokenizer.train()
         objective.train()
         with self._precision():
@@ -106,7 +109,8 @@ class Rehearsal:
         if not isinstance(tokenizer.decoder, GenerativeDecoder):  # one that draws takes many steps
             with torch.no_grad():
                 exact = next((parameter.dtype for parameter in tokenizer.parameters()), torch.float32)
-                tokenizer.eval()(torch.zeros(1, 3, side, side, dtype=exact))
+                condition = tokenizer.condition_for(1, captions[:1], labels[:1])
+                tokenizer.eval()(torch.zeros(1, 3, side, side, dtype=exact), condition=condition)
 
     def _precision(self) -> AbstractContextManager[Any]:
         return torch.autocast("cpu", torch.bfloat16) if self.bf16 else nullcontext()

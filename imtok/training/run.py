@@ -18,6 +18,7 @@ from imtok.data.order import TrainBatches
 from imtok.data.position import StreamPosition
 from imtok.data.remarks import say_remarks
 from imtok.data.stream import ImageStream
+from imtok.data.told import told
 from imtok.distributed import launched_rank, rank, world_size
 from imtok.errors import InputError
 from imtok.evaluation.command import prepare as prepare_images
@@ -39,7 +40,7 @@ from imtok.training.in_batch import in_batch_terms
 from imtok.training.launching import Launcher
 from imtok.training.logging import Evaluation, Log, Pictures
 from imtok.training.outlook import unlikely
-from imtok.training.prepare import Plan, Run, check_resume, prepare
+from imtok.training.prepare import Plan, Run, check_resume, held_out, prepare
 from imtok.training.progress import Bar
 from imtok.training.records import Events
 from imtok.training.saving import Saving, restore_weights
@@ -97,7 +98,7 @@ def _train(run: Run, lock: Lock) -> Outcome:
     if run.trainer.threads:
         torch.set_num_threads(run.trainer.threads)
     # Where it begins: with its images, at its first step or at a checkpoint.
-    images = run.data.train(run.image_size, run.seed)
+    images = told(run.data.train(run.image_size, run.seed), run.tokenizer.condition)
     say_remarks(images.remarks)
     about = {"config": run.config, "data": images.about, **({"left_out": run.left_out} if run.left_out else {})}
     resume = run_folder.find_checkpoint(run.folder, run.ckpt)
@@ -273,11 +274,11 @@ def _train_loader(run: Run, images: Images, first: int, last: int, position: Str
 
 
 def _validation_loader(run: Run, batch_size: int, part: int, parts: int) -> Any:
-    return evaluation_loader(run.data.validation(run.image_size), batch_size, run.trainer.workers, part, parts)
+    return evaluation_loader(held_out(run), batch_size, run.trainer.workers, part, parts)
 
 
 def _evaluation(run: Run, asked: Settings, best: tuple[str, bool] | None, ema: EMA, mirror: Wandb | None) -> Evaluation:
-    settings, protocol, images = run.trainer, asked.protocol, run.data.validation(run.image_size)
+    settings, protocol, images = run.trainer, asked.protocol, held_out(run)
     some = prepare_images(images, protocol, settings.evaluate_images) if not isinstance(images, ImageStream) else images
 
     def batches() -> Iterable[Batch]:

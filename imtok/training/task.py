@@ -238,7 +238,8 @@ class TokenizerTask(LightningModule):
         """Fit the codebook to the latents of the first global batch, the same on every rank and for any split."""
         latents = []
         for batch in self.make_loader(0, 1):
-            encoded = self.tokenizer.encoder(to_float(batch.image.to(self.device)))
+            image, condition = to_float(batch.image.to(self.device)), self.tokenizer.condition_of(batch)
+            encoded = self.tokenizer.encoder(image, None, condition)
             rows = encoded[0] if isinstance(encoded, tuple) else encoded
             latents.append(rows if rows.dtype == torch.float64 else rows.float())
         everywhere = gather_rows(torch.cat(latents))

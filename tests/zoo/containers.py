@@ -17,7 +17,7 @@ from imtok.tokenizer import Tokenizer
 from imtok.zoo.registry import SOURCES
 from imtok.zoo.rules import Leave
 
-PARTS = ("encoder", "quantizer", "regularizer", "decoder", "space", "image_size")
+PARTS = ("encoder", "quantizer", "regularizer", "decoder", "space", "condition", "image_size")
 LOSS = {"loss.discriminator.main.0.weight": torch.ones(3)}
 
 
@@ -192,7 +192,11 @@ def compose(overrides):
 
 def published(overrides):
     """The tokenizer's part of a training config."""
-    return {key: value for key, value in compose(overrides).items() if key in PARTS and value is not None}
+    return {
+        key: value
+        for key, value in compose(overrides).items()
+        if key in PARTS and value is not None and (value or key != "condition")
+    }
 
 
 def small_config(name):

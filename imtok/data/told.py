@@ -1,0 +1,69 @@
+"""What a condition reads of images besides their pixels: asked for, and looked for before any work is spent."""
+
+from collections.abc import Sequence
+
+from imtok.conditions.base import NO_LABEL, Conditioner
+from imtok.data.base import Images
+from imtok.data.images import ImageSet
+from imtok.errors import InputError
+from imtok.types import Batch
+
+_LOOKED_AT = 64  # images, evenly over a list
+_REMEDY = {
+    "caption": "give data that has some (a .txt file beside each image, or data.caption=NAME), or condition=none",
+    "label": "give data that has some (folders of classes, or data.label=NAME), or condition=none",
+}
+
+
+def told(images: Images, condition: Conditioner | None) -> Images:
+    """The same images, whose samples have captions if the condition reads them.
+
+    Args:
+        images: Fresh ones of :class:`~imtok.data.base.Data`, which nobody else reads.
+        condition: The tokenizer's; None = nothing is read.
+    """
+    if condition is not None and "caption" in condition.reads and isinstance(images, ImageSet):
+        images.ask_captions()  # a stream reads them anyway
+    return images
+
+
+def require_told(images: Images, condition: Conditioner | None, what: str) -> str | None:
+    """Look whether a list of images has what the condition reads, at some of them evenly over the list.
+
+    Args:
+        images: What :func:`told` gave. Of a stream nothing is known before it is read.
+        condition: The tokenizer's; None = nothing is read.
+        what: The images are, for messages: "images to train on".
+
+    Returns:
+        A sentence if some of those lack it; None if none does.
+
+    Raises:
+        InputError: If none of them has it.
+    """
+    if condition is None or not condition.reads or not isinstance(images, ImageSet):
+        return None
+    source, number = images.source, min(_LOOKED_AT, len(images.source))
+    looked_at = [place * len(source) // number for place in range(number)]
+    for kind in condition.reads:
+        if kind == "caption":
+            lacking = sum(not any(text.strip() for text in source.texts(place)) for place in looked_at)
+        else:
+            lacking = sum(source.label(place) == NO_LABEL for place in looked_at)
+        reader = type(condition).__name__
+        if lacking == number:
+            raise InputError(
+                f"the {what} have no {kind}, which the condition ({reader}) reads (none of {number} that were looked "
+                f"at has one); {_REMEDY[kind]}"
+            )
+        if lacking:
+            return (
+                f"{lacking} of {number} {what} that were looked at have no {kind}; the condition ({reader}) says of "
+                "them that there is none"
+            )
+    return None
+
+
+def shown_captions(batch: Batch, rows: Sequence[int]) -> list[str]:
+    """The captions of some images of a batch; none where it has none."""
+    return [batch.caption[row] for row in rows] if batch.caption else []

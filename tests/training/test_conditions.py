@@ -1,0 +1,140 @@
+"""Runs whose tokenizer is told something besides the pixels: from the first codebook to the last picture."""
+
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+from training.runs import tiny_run, write_images
+
+from imtok.conditions.words import Words
+from imtok.data.captioned_photos import CaptionedPhotos
+from imtok.data.folder import Folder
+from imtok.data.loader import train_loader
+from imtok.data.mixture import Mixture
+from imtok.data.order import TrainBatches
+from imtok.data.told import told
+from imtok.errors import InputError
+from imtok.tokenizer import Tokenizer
+from imtok.training.run import train
+
+SMALL = ("width=16", "depth=1", "heads=2")
+PARTS = (
+    "encoder=titok_s", "encoder.latents=4", "encoder.patch_size=8", *(f"encoder.{size}" for size in SMALL),
+    "decoder=ta_titok", "decoder.start=xavier", "decoder.patch_size=8", *(f"decoder.{size}" for size in SMALL),
+    "decoder.context_dim=8", "decoder.context_length=4",
+)  # fmt: skip
+WORDS = ("condition=words", "condition.dim=8", "condition.length=4")
+TEXT = (
+    *PARTS, *WORDS, "data=folder", "trainer.max_steps=2", "trainer.pictures_every=2", "trainer.evaluate_every=2",
+)  # fmt: skip
+
+
+@pytest.fixture
+def images(tmp_path):
+    """Twelve images, all but the last with a caption of its own."""
+    folder = write_images(tmp_path / "images", 12)
+    for number, path in enumerate(sorted(folder.rglob("*.png"))[:-1]):
+        path.with_suffix(".txt").write_text(f"thing number {number}")
+    return folder
+
+
+@pytest.fixture
+def run(images, tmp_path):
+    return tiny_run(tmp_path / "run", *TEXT, f"data.path={images}", "data.val_fraction=0.3")
+
+
+def test_every_part_of_a_run_tells_the_tokenizer_the_captions(run, monkeypatch):
+    conditions = []
+    forward = type(run.tokenizer.encoder).forward
+
+    def noted(self, image, length=None, condition=None):
+        conditions.append(condition)
+        return forward(self, image, length, condition)
+
+    monkeypatch.setattr(type(run.tokenizer.encoder), "forward", noted)
+    outcome = train(run)
+    assert outcome.report is not None
+    assert len(conditions) >= 6  # rehearsal, start of the codebook, steps, pictures, evaluations
+    assert all(condition is not None and condition.mask.any() for condition in conditions)
+    assert (run.folder / "images/step_2.png").is_file()
+    again = Tokenizer.load(run.folder)
+    assert again.condition is not None
+    before = tiny_run(run.folder.parent / "other", *TEXT, f"data.path={run.data.path}").tokenizer
+    assert not torch.equal(again.condition.table.weight, before.condition.table.weight)  # words have learnt
+
+
+def test_the_loss_differs_with_captions_without_and_shuffled(run):
+    images = told(run.data.train(16, 0), run.tokenizer.condition)
+    batch = next(iter(train_loader(images, TrainBatches(len(images), 0, 4, 1, 0, 1, 0, 1))))
+    assert len(set(batch.caption)) > 1
+    captions = [batch.caption, [], batch.caption[1:] + batch.caption[:1]]
+    losses = []
+    for given in captions:
+        generator = torch.Generator().manual_seed(0)
+        losses.append(run.objective(run.tokenizer, replace(batch, caption=given), 0, generator).total.item())
+    assert len(set(losses)) == 3
+
+
+def test_the_recipe_of_ta_titok_reads_the_captions_of_its_images(tmp_path):
+    """At size=tiny by words; the bundled photographs have a sentence each."""
+    data = CaptionedPhotos(crops_per_photo=2)
+    samples = told(data.train(16, 0), Words())
+    assert samples[0, 0].caption == "an astronaut in an orange suit in front of a flag"
+    assert told(data.validation(16), Words())[0, 0].caption == "the face of a ginger cat"
+    assert data.train(16, 0)[0, 0].caption == ""  # nobody asked
+
+
+def test_several_captions_are_drawn_by_seed_epoch_and_index_and_measured_by_the_first(tmp_path):
+    folder = write_images(tmp_path / "images", 8)
+    rows = [
+        {"file_name": path.relative_to(folder).as_posix(), "text": [f"{path.stem} {number}" for number in range(5)]}
+        for path in sorted(folder.rglob("*.png"))
+    ]
+    (folder / "metadata.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    data = Folder(folder)
+    drawn = told(data.train(16, seed=3), Words())
+    found = [[drawn[epoch, index].caption for index in range(len(drawn))] for epoch in range(6)]
+    again = told(data.train(16, seed=3), Words())
+    assert found[4] == [again[4, index].caption for index in range(len(again))]
+    assert len({caption.split()[1] for row in found for caption in row}) == 5
+    measured = told(data.validation(16), Words())
+    assert all(measured[0, index].caption.endswith(" 0") for index in range(len(measured)))
+
+
+def test_the_parts_of_a_mixture_are_asked_for_their_captions(images, tmp_path):
+    mixed = Mixture({"a": Folder(images), "b": Folder(write_images(tmp_path / "b", 4))}, {"a": 1.0, "b": 1.0})
+    found = told(mixed.train(16, 0), Words())
+    captions = {found[0, index].key: found[0, index].caption for index in range(len(found))}
+    assert any(caption.startswith("thing") for key, caption in captions.items() if key.startswith("a/"))
+    assert not any(caption for key, caption in captions.items() if key.startswith("b/"))
+
+
+def test_images_without_any_caption_are_refused_before_anything_is_written(tmp_path):
+    bare = write_images(tmp_path / "bare", 6)
+    run = tiny_run(tmp_path / "run", *TEXT, f"data.path={bare}")
+    with pytest.raises(
+        InputError,
+        match=r"to train on have no caption, which the condition \(Words\) reads \(none of 5 that .* condition=none",
+    ):
+        train(run)
+    assert not (tmp_path / "run").exists()
+
+
+def test_parts_and_condition_that_do_not_go_together_are_refused_with_the_fix(tmp_path):
+    def refusal(*overrides):
+        with pytest.raises(InputError) as refused:
+            tiny_run(tmp_path / "run", *overrides)
+        return str(refused.value)
+
+    needs = (
+        "decoder (TiTokPixelDecoder) needs the text of each image, and the condition gives none; give condition=words"
+    )
+    assert needs in refusal(*PARTS, "condition=label")
+    assert needs in refusal(*PARTS)
+    assert "context_dim must be 8, the width of the condition's text, got 9" in (
+        refusal(*PARTS, *WORDS, "decoder.context_dim=9")
+    )
+    assert "condition (Words) gives the text of each image, which neither encoder nor decoder reads" in (
+        refusal("condition=words")
+    )
