@@ -17,6 +17,7 @@ from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from omegaconf.resolvers import oc
 
+from imtok.conditions.given import ConditionConfig
 from imtok.data.schema import SPLITS, PackConfig
 from imtok.errors import InputError
 from imtok.evaluation.schema import MeasureConfig, ScoreConfig
@@ -95,10 +96,11 @@ class ImagesConfig:
     workers: int = 0
     device: str = "auto"
     threads: int | None = None
+    condition: ConditionConfig = field(default_factory=ConditionConfig)
 
     def check(self) -> list[str]:
         """What is out of range, one line each."""
-        problems = []
+        problems = self.condition.check()
         if self.split not in (None, *SPLITS):
             problems.append(f"split must be {', '.join(SPLITS)} or null (the data's own choice), got {self.split}")
         for name in ("batch_size", "image_size", "threads"):
@@ -292,10 +294,11 @@ def check_config(
     plain = cast(dict[str, Any], plain)
     known = without(config, unread)
     problems += [f"{key}: nothing reads it{hints.key(key, known) if hints else ''}" for key in unread]
+    sections = {one.name for one in fields(schema) if one.name in SECTIONS and one.type is Any}
     for name in (one.name for one in fields(schema)):
         if name not in plain:
             problems.append(f"{name}: must not be taken out, since the command reads it; give another value")
-        elif name in SECTIONS and isinstance(plain[name], dict) and "_target_" not in (plain[name] or "_target_"):
+        elif name in sections and isinstance(plain[name], dict) and "_target_" not in (plain[name] or "_target_"):
             problems.append(_without_class(name, plain[name], typed))
     problems += check_parts(plain, unread, typed)
     if not missing and not unread:

@@ -10,10 +10,13 @@ from rich.console import Console
 from rich.table import Column, Table
 
 from imtok.build import build_data, build_part
+from imtok.conditions.given import ConditionConfig, give
 from imtok.config import EvalConfig
+from imtok.data.base import Images
 from imtok.data.images import ImageSet
 from imtok.data.loader import evaluation_loader
 from imtok.data.remarks import say_remarks
+from imtok.data.told import require_told, told
 from imtok.distributed import launched_gpu
 from imtok.errors import InputError
 from imtok.evaluation.command import (
@@ -79,11 +82,12 @@ def run_eval(config: DictConfig, folder: Path, command: str, console: Console) -
         tokenizer, device, size = load_tokenizer(config, source)
         if typed.weights == "raw":
             _take_raw(tokenizer, source)
-        images = data.evaluation(size, config.split)
+        images = _told(data.evaluation(size, config.split), tokenizer, typed.condition)
         say_remarks(images.remarks if not reports else ())
         origin = Origin(plain["data"], config.split or data.default_split, source, command)
         images = prepare(images, protocol, typed.n)
         settings = make_settings(typed, protocol, images)
+        settings = replace(settings, untold=typed.condition.missing, condition=typed.condition.facts)
         loader = evaluation_loader(images, config.batch_size, config.workers)
         batches = watched(loader, len(images) if isinstance(images, ImageSet) else None, name)
         measured = evaluate(tokenizer, batches, device, choose_shown(images).key, settings)
@@ -92,6 +96,14 @@ def run_eval(config: DictConfig, folder: Path, command: str, console: Console) -
         reports.append(report)
     if len(reports) > 1:
         side_by_side(reports, folder, console)
+
+
+def _told(images: Images, tokenizer: Tokenizer, given: ConditionConfig) -> Images:
+    """Images with what the tokenizer's condition reads; refused if none of a list has it, unless that is allowed."""
+    images = told(images, tokenizer.condition)
+    if not given.missing:
+        require_told(images, tokenizer.condition, "images")
+    return images
 
 
 def _take_raw(tokenizer: Tokenizer, source: str) -> None:
@@ -186,6 +198,8 @@ def load_tokenizer(config: DictConfig, source: str | None = None) -> tuple[Token
     """The tokenizer that a config (or ``source``) names, on its device, and the side of its images."""
     device = find_device(config)
     tokenizer = Tokenizer.load(source or config.tokenizer).to(device)
+    given = ConditionConfig(**plain_values(config.condition)) if "condition" in config else ConditionConfig()
+    tokenizer.condition = give(tokenizer.condition, {*tokenizer.encoder.takes, *tokenizer.decoder.takes}, given)
     size = config.image_size or tokenizer.image_size
     if size is None:
         raise InputError("image_size must be given: the tokenizer's config does not say what it was trained on")

@@ -67,3 +67,28 @@ def require_told(images: Images, condition: Conditioner | None, what: str) -> st
 def shown_captions(batch: Batch, rows: Sequence[int]) -> list[str]:
     """The captions of some images of a batch; none where it has none."""
     return [batch.caption[row] for row in rows] if batch.caption else []
+
+
+def require_each(batch: Batch, condition: Conditioner | None, missing: bool) -> int:
+    """Refuse an image that lacks what the condition reads, unless that is allowed.
+
+    Args:
+        batch: The images.
+        condition: The tokenizer's; None = nothing is read.
+        missing: Whether such images are allowed.
+
+    Returns:
+        How many there are.
+
+    Raises:
+        InputError: That names the first of them.
+    """
+    if condition is None or not condition.reads:
+        return 0
+    lacking = condition.lacking(batch.caption or [""] * len(batch.key), batch.label)
+    for row, kind in sorted(lacking.items())[:1] if not missing else ():
+        raise InputError(
+            f"{batch.key[row]} has no {kind}, which the condition of the tokenizer ({type(condition).__name__}) reads; "
+            "give it one, or condition.missing=true to take such images as ones of which nothing is said"
+        )
+    return len(lacking)

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 import xxhash
 
+from imtok.data.told import require_each
 from imtok.distributed import gather_values
 from imtok.evaluation.choose import choose, refuse
 from imtok.evaluation.inference import (
@@ -64,7 +65,7 @@ def evaluate(
     device, settings = torch.device(device), settings or Settings()
     exact = torch.device("cpu") if device.type == "mps" else device  # mps knows no float64
     kept, bad, size = Pictures.wanted(pictures), list[str](), (0, 0)
-    images, digest = 0, 0
+    images, digest, untold = 0, 0, 0
     with together(), evaluating(tokenizer.to(device)):
         measures, absent = choose(settings, tokenizer, device, exact)
         if not settings.skip_missing:
@@ -73,10 +74,12 @@ def evaluate(
         for batch, image, size in read_images(tokenizer, loader, device, bad):
             if not images:
                 _start(measures, tokenizer, size, settings)
-            reconstruction = tokenizer(image, taps, condition=tokenizer.condition_of(batch))
+            untold += require_each(batch, tokenizer.condition, settings.untold)
+            condition = tokenizer.condition_of(batch)
+            reconstruction = tokenizer(image, taps, condition=condition)
             require_finite(reconstruction.quantized.latents, batch.key, "latents")
             require_finite(reconstruction.image, batch.key, "reconstruction")
-            seen = Seen(tokenizer, batch, image, reconstruction)
+            seen = Seen(tokenizer, batch, image, reconstruction, condition)
             for measure in measures:
                 measure.update(seen)
             # a sum does not depend on the order, nor on how ranks share the images
@@ -100,12 +103,17 @@ def evaluate(
     notes = list(dict.fromkeys(str(one.message) for one in caught if "before the ``update``" not in str(one.message)))
     for note in notes:
         log.warning("%s", note)
+    untold = sum(gather_values(untold))
+    if untold:
+        reads = " or ".join(tokenizer.condition.reads) if tokenizer.condition is not None else ""
+        notes.append(f"{untold} of {images} images have no {reads}: the tokenizer was told that there is none")
     common: dict[str, Any] = {
         "n": images,
         "size": name_size(size),
         "crop": settings.protocol.crop,
         "data": f"{digest:016x}",
         "weights": settings.weights,
+        **({"condition": dict(settings.condition)} if settings.condition else {}),
     }
     facts = {
         name: {"metric": name, "convention": number.convention, **common, **number.facts}

@@ -45,7 +45,7 @@ def possible_lengths(tokenizer: Tokenizer, size: Size, wanted: Sequence[int] | N
     for length in wanted or [2**power for power in range(most.bit_length())]:
         if 1 <= length < most:
             try:
-                tokenizer.encode(blank, length)
+                tokenizer.encode(blank, length, tokenizer.condition_for(1))
                 found.append(length)
             except ValueError as error:
                 if wanted:

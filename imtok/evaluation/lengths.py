@@ -42,7 +42,9 @@ class LengthMeasure(Measure):
     def update(self, seen: Seen) -> None:
         if self.reason is None:
             # for each length anew: of encoders with a budget (ALIT, KARL) a prefix is no code of fewer tokens
-            lengths, values = search_length(seen.tokenizer, seen.image, self.target, lengths=self.tried, encode="each")
+            lengths, values = search_length(
+                seen.tokenizer, seen.image, self.target, None, self.tried, "each", seen.condition
+            )
             self.lengths += lengths.tolist()
             self.reached += (values >= self.target).tolist()
 

@@ -92,12 +92,12 @@ class SwapMeasure(Measure):
         ids = quantized.ids[:images]
         keep = quantized.keep[:images] if quantized.keep is not None else None
         places = np.unique(np.linspace(0, ids.shape[1] - 1, min(_TOKENS, ids.shape[1])).astype(int)).tolist()
-        base = seen.pixels[:images]
+        base, condition = seen.pixels[:images], seen.condition and seen.condition.rows(slice(images))
         changed: list[UInt8[Tensor, "b 3 h w"]] = []
         for place in places:
             swapped = ids.clone()
             swapped[:, place] = ids.roll(1, 0)[:, place]
-            image = seen.tokenizer.decode(Tokens(swapped, keep), seen.size)
+            image = seen.tokenizer.decode(Tokens(swapped, keep), seen.size, condition)
             require_finite(image, seen.batch.key[:images], "reconstruction from swapped tokens")
             changed.append(to_uint8(image))
             self.effects.append((changed[-1].float() - base.float()).square().mean().item())

@@ -14,7 +14,7 @@ from imtok.evaluation.inference import Size
 from imtok.metrics.mean import ImageMean
 from imtok.pixels import to_uint8
 from imtok.tokenizer import Tokenizer
-from imtok.types import Batch, Reconstruction
+from imtok.types import Batch, Condition, Reconstruction
 
 
 @dataclass(frozen=True)
@@ -26,12 +26,14 @@ class Seen:
         batch: Where the images come from.
         image: The images as the tokenizer took them, in ``[-1, 1]``.
         reconstruction: What it returned.
+        condition: What it was told of the images; None = nothing.
     """
 
     tokenizer: Tokenizer
     batch: Batch
     image: Float[Tensor, "b 3 h w"]
     reconstruction: Reconstruction
+    condition: Condition | None = None
 
     @property
     def size(self) -> Size:

@@ -65,7 +65,8 @@ class PerturbedMeasure(Measure):
         parameter = tokenizer.decoder.last_layer
         blank = torch.zeros(1, 3, *size, dtype=parameter.dtype, device=parameter.device)
         try:
-            tokenizer.quantizer.neighbours(tokenizer.quantize(blank).ids, max(self.deltas))
+            ids = tokenizer.quantize(blank, condition=tokenizer.condition_for(1)).ids
+            tokenizer.quantizer.neighbours(ids, max(self.deltas))
         except ValueError as error:  # a segment may have fewer codes than the vocabulary that it is part of
             raise InputError(f"pfid.deltas: {error}; give smaller pfid.deltas") from None
 
@@ -80,7 +81,7 @@ class PerturbedMeasure(Measure):
         for point, (alpha, delta) in enumerate(self.grid):
             changed = perturb(ids, neighbours, draws, alpha, delta, whole)
             self.changed[point] += int((changed != ids).sum())
-            image = tokenizer.decode(Tokens(changed, keep), seen.size)
+            image = tokenizer.decode(Tokens(changed, keep), seen.size, seen.condition)
             require_finite(image, seen.batch.key, "reconstruction from perturbed tokens")
             features = self.net(self.net.protocol.levels(image)).features
             self.distances[point].update(features.to(self.net.device))

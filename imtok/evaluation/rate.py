@@ -88,9 +88,9 @@ class RateMeasure(Measure):
                 point.tokens += _transmitted(Tokens(quantized.ids, quantized.keep))
                 point.update(seen.pixels, seen.target)
             else:
-                tokens = seen.tokenizer.encode(seen.image, length=setting)
+                tokens = seen.tokenizer.encode(seen.image, setting, seen.condition)
                 point.tokens += _transmitted(tokens)
-                image = seen.tokenizer.decode(tokens, seen.size)
+                image = seen.tokenizer.decode(tokens, seen.size, seen.condition)
                 require_finite(image, seen.batch.key, f"reconstruction from {setting} tokens")
                 point.update(to_uint8(image), seen.target)
             point.images += len(seen.target)

@@ -1,9 +1,10 @@
 """What an evaluation is asked to find."""
 
 import difflib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from imtok.errors import InputError
 from imtok.evaluation.protocol import Protocol
@@ -51,6 +52,8 @@ class Settings:
         data: What the originals are, as a cache must know before it reads them; empty = nothing is cached.
         seed: Of perturbations and shuffles.
         skip_missing: Leave out what cannot be had, and say why; False = refuse it before the first image.
+        untold: Measure images that lack what the tokenizer's condition reads, and say how many; False = refuse them.
+        condition: What a command told the tokenizer of all images, part of every number's protocol id.
 
     Raises:
         InputError: If a metric is unknown.
@@ -71,6 +74,8 @@ class Settings:
     data: str = ""
     seed: int = 0
     skip_missing: bool = False
+    untold: bool = False
+    condition: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         problem = check_metrics(self.metrics)

@@ -40,7 +40,7 @@ def finish(
     Raises:
         InputError: If the images cannot be read, or the disk has no room.
     """
-    settings = Settings(skip_missing=True)  # nobody asked for these metrics, and the run is over
+    settings = Settings(skip_missing=True, untold=True)  # nobody asked for these metrics, and the run is over
     report = evaluate(tokenizer, loader, tokenizer.decoder.last_layer.device, shown, settings)
     without = [f"the run was without {key}, whose weights were not on its machine" for key in facts.get("left_out", ())]
     warnings = [*report.warnings, *without]

@@ -115,7 +115,7 @@ def prepare(run: Run, processes: int, images: Images, about: dict[str, Any], res
     """
     _require_told(run, images)
     _rehearse(run, processes)
-    asked = Settings(run.trainer.evaluate_metrics, Protocol("offline"), seed=run.seed)
+    asked = Settings(run.trainer.evaluate_metrics, Protocol("offline"), seed=run.seed, untold=True)
     asked = asked if run.trainer.evaluate_every else None
     best = find_best(run.trainer.best, asked, run.tokenizer, run.image_size) if asked is not None else None
     validation = held_out(run)
