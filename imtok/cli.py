@@ -37,7 +37,15 @@ from imtok.export.formats.base import Format
 from imtok.export.pictures import decode_ids
 from imtok.export.schema import PublishConfig
 from imtok.files import claim_inside
-from imtok.image_commands import find_device, load_tokenizer, plain_values, run_eval, run_export, run_quantize
+from imtok.image_commands import (
+    find_device,
+    given_condition,
+    load_tokenizer,
+    plain_values,
+    run_eval,
+    run_export,
+    run_quantize,
+)
 from imtok.info import describe
 from imtok.locate import find_tokenizer
 from imtok.overrides import as_typed
@@ -190,7 +198,8 @@ def _publish(config: DictConfig) -> None:
 
 def _decode(config: DictConfig) -> None:
     tokenizer, device, size = load_tokenizer(config)
-    count = decode_ids(tokenizer, Path(config.ids), Path(config.out), (size, size), config.batch_size, device)
+    told = given_condition(config)
+    count = decode_ids(tokenizer, Path(config.ids), Path(config.out), (size, size), config.batch_size, device, told)
     named = "000000.png" + f" to {count - 1:06d}.png" * (count > 1)
     line = f"{count} pictures in {config.out}: {named}, in the order of {config.ids}"
     Console(highlight=False).print(line, soft_wrap=True, markup=False)

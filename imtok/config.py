@@ -17,7 +17,7 @@ from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from omegaconf.resolvers import oc
 
-from imtok.conditions.given import ConditionConfig
+from imtok.conditions.given import ConditionConfig, DecodeConditionConfig
 from imtok.data.schema import SPLITS, PackConfig
 from imtok.errors import InputError
 from imtok.evaluation.schema import MeasureConfig, ScoreConfig
@@ -173,11 +173,13 @@ class DecodeConfig:
     batch_size: int | None = None
     device: str = "auto"
     threads: int | None = None
+    condition: DecodeConditionConfig = field(default_factory=DecodeConditionConfig)
 
     def check(self) -> list[str]:
         """What is out of range, one line each."""
         least_one = {"batch_size": self.batch_size, "image_size": self.image_size, "threads": self.threads}
-        return [f"{name} must be at least 1, got {v}" for name, v in least_one.items() if v is not None and v < 1]
+        problems = [f"{name} must be at least 1, got {v}" for name, v in least_one.items() if v is not None and v < 1]
+        return problems + self.condition.check()
 
 
 # What _target_ builds; all else is plain values.

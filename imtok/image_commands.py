@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Column, Table
 
 from imtok.build import build_data, build_part
-from imtok.conditions.given import ConditionConfig, give
+from imtok.conditions.given import ConditionConfig, DecodeConditionConfig, give
 from imtok.config import EvalConfig
 from imtok.data.base import Images
 from imtok.data.images import ImageSet
@@ -136,7 +136,8 @@ def run_export(config: DictConfig, folder: Path, console: Console) -> None:
     say_remarks(images.remarks)
     feed = make_feed(images, config.shard_size, max(1, config.batch_size // len(views)), config.workers)
     about = Origin(plain["data"], config.split or data.default_split).about_data() | {"image_size": images.image_size}
-    show_export(export_tokens(tokenizer, feed, folder, views, device, about), folder, config.tokenizer, console)
+    manifest = export_tokens(tokenizer, feed, folder, views, device, about, given_condition(config))
+    show_export(manifest, folder, config.tokenizer, console)
 
 
 def run_quantize(config: DictConfig, folder: Path, console: Console) -> None:
@@ -194,11 +195,16 @@ def find_device(config: DictConfig) -> torch.device:
     return torch.device("cuda", launched_gpu()) if device.type == "cuda" and device.index is None else device
 
 
+def given_condition(config: DictConfig) -> DecodeConditionConfig:
+    """What a command says of the tokenizer's condition."""
+    return DecodeConditionConfig(**plain_values(config.condition)) if "condition" in config else DecodeConditionConfig()
+
+
 def load_tokenizer(config: DictConfig, source: str | None = None) -> tuple[Tokenizer, torch.device, int]:
     """The tokenizer that a config (or ``source``) names, on its device, and the side of its images."""
     device = find_device(config)
     tokenizer = Tokenizer.load(source or config.tokenizer).to(device)
-    given = ConditionConfig(**plain_values(config.condition)) if "condition" in config else ConditionConfig()
+    given = given_condition(config)
     tokenizer.condition = give(tokenizer.condition, {*tokenizer.encoder.takes, *tokenizer.decoder.takes}, given)
     size = config.image_size or tokenizer.image_size
     if size is None:

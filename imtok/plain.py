@@ -73,7 +73,11 @@ PLAIN = {
     "verify": Plain(
         "imtok verify takes a folder, and to decode a sample of it tokenizer=RUN out=DIR",
         "imtok verify tokens tokenizer=runs/mine out=sample",
-        keys={"tokenizer": "the tokenizer that made the ids", "out": "the folder of the pictures"},
+        keys={
+            "tokenizer": "the tokenizer that made the ids",
+            "out": "the folder of the pictures",
+            "condition.weights": "the file of the frozen net that the tokenizer names, if it names one",
+        },
     ),
 }
 

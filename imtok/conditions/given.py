@@ -3,6 +3,7 @@
 import math
 from collections.abc import Collection
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from imtok.conditions.base import Conditioner
@@ -41,6 +42,33 @@ class ConditionConfig:
     def facts(self) -> dict[str, Any]:
         """What decides results, as plain values; empty if the tokenizer's own condition does."""
         return {name: value for name in ("quality", "label") if (value := getattr(self, name)) is not None}
+
+
+@dataclass
+class DecodeConditionConfig(ConditionConfig):
+    """The same for ids, about which nothing but the file itself may be known.
+
+    Attributes:
+        captions: A text file with a line for each image; None = those of the token store.
+    """
+
+    captions: str | None = None
+
+
+def read_captions(path: str, images: int) -> list[str]:
+    """The lines of a text file, one for each of so many images.
+
+    Raises:
+        InputError: If it cannot be read, or has another number of lines.
+    """
+    try:
+        lines = Path(path).expanduser().read_text("utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        reason = (error.strerror if isinstance(error, OSError) else None) or error
+        raise InputError(f"condition.captions={path} cannot be read ({reason})") from None
+    if len(lines) != images:
+        raise InputError(f"condition.captions={path} must have a line for each of {images} images, got {len(lines)}")
+    return lines
 
 
 def give(condition: Conditioner | None, takes: Collection[str], given: ConditionConfig) -> Conditioner | None:

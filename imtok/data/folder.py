@@ -222,9 +222,15 @@ class FileSource(Indexable):
         for suffix in (b".txt", b".TXT"):
             try:
                 with open(stem + suffix, "rb") as file:  # noqa: PTH123, bytes paths
-                    text = as_text(file.read(MAX_LABEL_BYTES))
+                    data = file.read(MAX_LABEL_BYTES + 1)
             except OSError:
                 continue
+            if len(data) > MAX_LABEL_BYTES:
+                name = printable(stem + suffix)
+                raise InputError(
+                    f"{name} is a caption of more than {MAX_LABEL_BYTES} bytes; shorten it or move it away"
+                )
+            text = as_text(data)
             return (text,) if text else ()
         return ()
 

@@ -13,6 +13,7 @@ from imtok.data.headers import read_header
 from imtok.data.images import Source, content_hash
 from imtok.data.loader import Loader
 from imtok.data.texts import UNREADABLE
+from imtok.errors import InputError
 
 AT_A_TIME = 16  # images that a worker takes
 
@@ -127,7 +128,11 @@ def _count(seen: Seen, source: Source, findings: Findings) -> None:
     if seen.reason is not None:
         findings.broken[source.key(seen.index)] = seen.reason
         return
-    texts = source.texts(seen.index)
+    try:
+        texts = source.texts(seen.index)
+    except InputError as error:
+        findings.faults.append(str(error))
+        texts = ()
     findings.captions += bool(texts)
     if any(UNREADABLE in text for text in texts):
         findings.faults.append(f"{source.key(seen.index)}: its caption is not UTF-8; write it again")

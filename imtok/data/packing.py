@@ -80,13 +80,13 @@ class Packer(Dataset["Packed | InputError"]):
             image = self.source.image(index)
             data = self.source.read(index)
             data = stored(image, data, self.encoding)
+            label, texts = self.source.label(index), self.source.texts(index)
         except DecodeError as error:
             return Packed(index, {}, str(error).partition(": ")[2] or str(error))
         except OSError as error:
             return Packed(index, {}, str(error.strerror or error))
         except InputError as error:  # as a value, since a worker's own would arrive as a traceback
             return error
-        label, texts = self.source.label(index), self.source.texts(index)
         story: dict[str, str | int | list[str]] = {"key": self.source.key(index)}
         members = {SUFFIXES[read_header(data).format]: data}
         if label >= 0:

@@ -18,7 +18,7 @@ from imtok.data.members import Fields
 from imtok.data.names import printable
 from imtok.data.samples import ITSELF, Notes, caption_in, gather, label_in, remarks
 from imtok.data.tar import Forward, Member, Readable, ShardError, read_members
-from imtok.data.texts import NONE, most_bytes
+from imtok.data.texts import NONE, LongCaptionError, most_bytes
 from imtok.data.transport import explain, open_url, plain_url
 from imtok.errors import InputError
 
@@ -38,12 +38,16 @@ class RemoteShard(NamedTuple):
 
 
 class EncodedImage(NamedTuple):
-    """An image as it lies in a shard: its name without suffix, bytes (None = too many), class or -1, and caption."""
+    """An image as it lies in a shard: its name without suffix, bytes (None = too many), class or -1, and caption.
+
+    A caption that cannot be read is empty, and ``unread`` says why: whoever wants captions refuses it.
+    """
 
     stem: str
     data: bytes | None
     label: int
     caption: str = ""
+    unread: str = ""
 
 
 def is_remote(path: str) -> bool:
@@ -189,8 +193,12 @@ def read_shard(file: Readable, fields: Fields, classes: Sequence[str] | None, no
                 )
             notes.unknown += [] if label in number else [label]
             label = number.get(label, NONE)
-        caption = caption_in(group, fields, group.fields.get, notes) or ""
-        yield EncodedImage(printable(group.key), group.fields[group.image], label, caption)
+        caption, unread = "", ""
+        try:
+            caption = caption_in(group, fields, group.fields.get, notes) or ""
+        except LongCaptionError as error:
+            unread = str(error)
+        yield EncodedImage(printable(group.key), group.fields[group.image], label, caption, unread)
     notes.empty += [] if notes.samples else [ITSELF]
 
 

@@ -21,7 +21,7 @@ from imtok.data.members import CAPTION, Fields
 from imtok.data.names import Names, printable
 from imtok.data.order import Blocks
 from imtok.data.samples import Notes, listed, remarks, setting
-from imtok.data.texts import NONE, caption_of, most_bytes
+from imtok.data.texts import NONE, LongCaptionError, caption_of, most_bytes
 from imtok.errors import InputError
 from imtok.files import read_json
 
@@ -216,7 +216,10 @@ class ShardSource(Indexable):
             return None
         shard, most = self._shard(index), most_bytes(self.fields.caption.field if self.fields.caption else CAPTION)
         data = _three_tries(lambda: self._read(shard, offset, min(size, most)), self.paths[shard])
-        return caption_of(self.stems.raw(index), self.fields.caption, lambda _: data)
+        try:
+            return caption_of(self.stems.raw(index), self.fields.caption, lambda _: data)
+        except LongCaptionError as error:
+            raise InputError(f"shard {self.paths[shard]} cannot be used: it {error}") from None
 
     @override
     def origins(self) -> Origins:

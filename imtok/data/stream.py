@@ -61,6 +61,7 @@ class ImageStream:
         fields: Which members of a shard are read.
         classes: Names of the classes in their order, for shards in which these are written as names.
         least: See :meth:`imtok.data.images.Source.image`.
+        captioned: Whether samples have captions, of which none may be too long.
         remarks: See :class:`imtok.data.images.Source`.
 
     Raises:
@@ -88,6 +89,7 @@ class ImageStream:
         self.fields, self.classes = Fields(), cast("Sequence[str] | None", None)
         self._said: set[str] = set()
         self.least: int | None = None
+        self.captioned = True
 
     @property
     def image_size(self) -> int:
@@ -184,7 +186,10 @@ class ImageStream:
         except DecodeError as error:
             return Sample(None, image.label, reading, key, (str(error),))
         random = generator(Purpose.AUGMENT, self.seed, epoch, xxhash.xxh3_64_intdigest(key.encode()))
-        return Sample(self.transform(pixels, random), image.label, reading, key, caption=image.caption)
+        if self.captioned and image.unread:
+            raise InputError(f"shard {self.shards[shard].name} cannot be used: it {image.unread}")
+        caption = image.caption if self.captioned else ""
+        return Sample(self.transform(pixels, random), image.label, reading, key, caption=caption)
 
 
 def _drawn(kept: list[tuple[int, EncodedImage]], draws: np.random.Philox) -> tuple[int, EncodedImage]:

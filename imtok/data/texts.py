@@ -26,6 +26,10 @@ Read = Callable[
 _ABSENT = object()
 
 
+class LongCaptionError(ShardError):
+    """A caption that is longer than one may be; it is never cut."""
+
+
 class DamagedTextError(ValueError):
     """The name of a field that should hold JSON and does not."""
 
@@ -82,13 +86,17 @@ def caption_of(key: bytes, caption: Text | None, read: Read) -> str | None:
 
     Raises:
         ShardError: If it is not a text.
+        LongCaptionError: If it has more than 64 kB.
     """
     caption = caption or Text(CAPTION)
     value = _named(key, caption, read)
     if value is _ABSENT or value is None:
         return None
     if isinstance(value, bytes):
-        return as_text(value[:MAX_LABEL_BYTES]) or None
+        if len(value) > MAX_LABEL_BYTES:
+            name = f"{printable(key)}.{caption.field}"
+            raise LongCaptionError(f"holds {name}, a caption of more than {MAX_LABEL_BYTES} bytes; shorten it")
+        return as_text(value) or None
     if not isinstance(value, str):
         raise ShardError(f"holds {printable(key)}.{caption.field}, whose {caption.key} is {_short(value)}, not a text")
     return value or None

@@ -22,8 +22,11 @@ def told(images: Images, condition: Conditioner | None) -> Images:
         images: Fresh ones of :class:`~imtok.data.base.Data`, which nobody else reads.
         condition: The tokenizer's; None = nothing is read.
     """
-    if condition is not None and "caption" in condition.reads and isinstance(images, ImageSet):
-        images.ask_captions()  # a stream reads them anyway
+    wanted = condition is not None and "caption" in condition.reads
+    if not isinstance(images, ImageSet):
+        images.captioned = wanted
+    elif wanted:
+        images.ask_captions()
     return images
 
 

@@ -6,6 +6,7 @@ from typing import Any
 
 from rich.console import Console
 
+from imtok.conditions.given import ConditionConfig, give
 from imtok.errors import InputError
 from imtok.export.convert import convert
 from imtok.export.formats.base import Format
@@ -56,11 +57,14 @@ def run_verify(arguments: Sequence[str], console: Console) -> None:
     """Verify a folder; with a tokenizer, decode a sample of it."""
     words = read_words("verify", arguments)
     folder, given = Path(words.paths[0]), words.keys
-    if given and len(given) < 2:
+    if given and not {"tokenizer", "out"} <= given.keys():
         raise InputError(PLAIN["verify"].takes)
     console.print(verify(folder))
     if given:
-        count = decode_sample(folder, Tokenizer.load(given["tokenizer"]), Path(given["out"]))
+        tokenizer = Tokenizer.load(given["tokenizer"])
+        told = ConditionConfig(weights=given.get("condition.weights"))
+        tokenizer.condition = give(tokenizer.condition, (), told)
+        count = decode_sample(folder, tokenizer, Path(given["out"]))
         console.print(f"{count} pictures in {given['out']}", soft_wrap=True, markup=False)
 
 

@@ -2,11 +2,17 @@
 
 import math
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
+from jaxtyping import Int64
+from torch import Tensor
 
+from imtok.conditions.base import NO_LABEL
+from imtok.conditions.given import DecodeConditionConfig, give, read_captions
 from imtok.errors import InputError
 from imtok.evaluation.grid import to_picture
 from imtok.evaluation.inference import Size, evaluating, fingerprint
@@ -27,6 +33,7 @@ def decode_ids(
     size: Size,
     batch_size: int | None = None,
     device: str | torch.device = "cpu",
+    told: DecodeConditionConfig | None = None,
 ) -> int:
     """Write a PNG per image (of a store with several views, per view): ``000000.png``, ``000001.png``, ...
 
@@ -43,21 +50,26 @@ def decode_ids(
         size: Height and width of the pictures, in pixels.
         batch_size: Images decoded at a time; None = as many as the store was encoded in, or 64.
         device: Where to compute.
+        told: What is known of the images besides their ids, for a tokenizer that is told it; None = what the store
+            says, or nothing.
 
     Returns:
         How many pictures there are.
 
     Raises:
-        InputError: If the ids cannot be read, are not of this tokenizer, or lie outside its vocabulary.
+        InputError: If the ids cannot be read, are not of this tokenizer, or lie outside its vocabulary; or if an image
+            lacks a caption or a label that the tokenizer is told.
     """
     claim_output(folder, MARKER)
     count = 0
-    device = torch.device(device)
+    device, told = torch.device(device), told or DecodeConditionConfig()
     with new_folder(folder) as aside, evaluating(tokenizer.to(device)):
-        for tokens in _read(tokenizer, source, size, batch_size):
+        for tokens, captions, labels in _told(_read(tokenizer, source, size, batch_size), told):
             keep = None if tokens.keep is None else tokens.keep.to(device)
+            _require_each(tokenizer, captions, labels, source, count, told)
+            condition = tokenizer.condition_for(len(captions), captions, labels)
             try:
-                images = tokenizer.decode(Tokens(tokens.ids.to(device), keep), size)
+                images = tokenizer.decode(Tokens(tokens.ids.to(device), keep), size, condition)
             except ValueError as error:
                 raise InputError(f"{source} cannot be decoded to {size[1]}x{size[0]} pixels ({error})") from None
             for image in to_uint8(images):
@@ -67,7 +79,15 @@ def decode_ids(
     return count
 
 
-def _read(tokenizer: Tokenizer, source: Path, size: Size, batch_size: int | None) -> Iterator[Tokens]:
+class _Lot(NamedTuple):
+    """Ids of some images, and caption and label of each; "" and -1 where there is none."""
+
+    tokens: Tokens
+    captions: list[str]
+    labels: Int64[Tensor, " b"]
+
+
+def _read(tokenizer: Tokenizer, source: Path, size: Size, batch_size: int | None) -> Iterator[_Lot]:
     """Batches of ids, all of them checked."""
     shards = _shards_of_store(source)
     if shards is not None:
@@ -75,13 +95,51 @@ def _read(tokenizer: Tokenizer, source: Path, size: Size, batch_size: int | None
         if store.manifest["tokenizer_sha256"] != fingerprint(tokenizer):
             raise InputError(f"{source} was exported with another tokenizer; give the one that wrote it")
         store.verify()
-        yield from store.batches(batch_size or store.manifest["batch_size"] * store.views, shards)
+        tell_as_stored(tokenizer, store)
+        words = store.told(shards)
+        for tokens in store.batches(batch_size or store.manifest["batch_size"] * store.views, shards):
+            captions, labels = zip(*islice(words, len(tokens.ids)), strict=True)
+            yield _Lot(tokens, list(captions), torch.tensor(labels))
         return
     rows, step = _rows(tokenizer, source, size), batch_size or _BATCH_SIZE
     for start in range(0, len(rows), step):
         part = rows[start : start + step]
         check_range(part, tokenizer.quantizer.vocab_sizes, source, start)  # before the cast: uint64 could wrap around
-        yield Tokens(torch.from_numpy(part.astype(np.int64)))
+        none = torch.full((len(part),), NO_LABEL)
+        yield _Lot(Tokens(torch.from_numpy(part.astype(np.int64))), [""] * len(part), none)
+
+
+def tell_as_stored(tokenizer: Tokenizer, store: TokenStore) -> None:
+    """Tell the tokenizer of all images what it was told when they were exported, unless a command says otherwise."""
+    condition, stored = tokenizer.condition, store.condition
+    if condition is not None:
+        stored.quality = None if condition.every_quality is not None else stored.quality
+        stored.label = None if condition.every_label is not None else stored.label
+    takes = {*tokenizer.encoder.takes, *tokenizer.decoder.takes}
+    tokenizer.condition = give(condition, takes, stored) if stored.facts else condition
+
+
+def _told(lots: Iterator[_Lot], told: DecodeConditionConfig) -> Iterator[_Lot]:
+    """The same, with the captions of a file where one is given."""
+    if told.captions is None:
+        yield from lots
+        return
+    every = list(lots)
+    captions = iter(read_captions(told.captions, sum(len(lot.captions) for lot in every)))
+    for lot in every:
+        yield lot._replace(captions=list(islice(captions, len(lot.captions))))
+
+
+def _require_each(
+    tokenizer: Tokenizer, captions: list[str], labels: Tensor, source: Path, first: int, told: DecodeConditionConfig
+) -> None:
+    lacking = {} if tokenizer.condition is None else tokenizer.condition.lacking(captions, labels)
+    for row, kind in sorted(lacking.items())[:1] if not told.missing else ():
+        give = "condition.captions=FILE, a line for each image" if kind == "caption" else "condition.label=NUMBER"
+        raise InputError(
+            f"{source}: image {first + row} has no {kind}, which the tokenizer is told; give {give}, or "
+            "condition.missing=true to decode such images as ones of which nothing is said"
+        )
 
 
 def _shards_of_store(source: Path) -> range | None:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from imtok.conditions.given import ConditionConfig
 from imtok.errors import InputError
 from imtok.files import is_sealed, read_json, sha256
 from imtok.types import Tokens
@@ -136,6 +137,19 @@ class TokenStore:
                     ids, keep = [], []
         if ids:
             yield Tokens(torch.cat(ids), torch.cat(keep) if keep else None)
+
+    def told(self, shards: Sequence[int] | None = None) -> Iterator[tuple[str, int]]:
+        """Caption and label of each view of each image, in the order of ``batches``; "" and -1 where there is none."""
+        for number in range(self.manifest["shards"]) if shards is None else shards:
+            shard = self.shard(number)
+            captions = shard.captions or [""] * len(shard.keys)
+            for caption, label in zip(captions, shard.labels.tolist(), strict=True):
+                yield from [(caption, label)] * self.views
+
+    @property
+    def condition(self) -> ConditionConfig:
+        """What the tokenizer was told of all images when they were exported."""
+        return ConditionConfig(**self.manifest.get("condition", {}))
 
     @cached_property
     def classes(self) -> list[str]:

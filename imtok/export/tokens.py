@@ -13,6 +13,8 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor
 
+from imtok.conditions.given import ConditionConfig
+from imtok.data.told import require_each
 from imtok.errors import InputError
 from imtok.evaluation.inference import evaluating, fingerprint, name_size, require_finite
 from imtok.export.building import Building
@@ -34,6 +36,7 @@ def export_tokens(
     views: Views | None = None,
     device: str | torch.device = "cpu",
     data: dict[str, Any] | None = None,
+    told: ConditionConfig | None = None,
 ) -> dict[str, Any]:
     """Write ids, labels, keys and captions of every image in shards, the codebook, and last the manifest.
 
@@ -48,6 +51,8 @@ def export_tokens(
         views: Which crops of each image; None = the image.
         device: Where to compute.
         data: Which images they are, in words for the manifest; it decides nothing.
+        told: What a command told the tokenizer of all images, and whether they may lack a caption or label that it
+            reads; None = nothing, and they may not.
 
     Returns:
         The manifest.
@@ -56,7 +61,7 @@ def export_tokens(
         InputError: If the tokenizer has no ids, no image can be read, the disk is full, or the folder or the rest of
             an earlier export holds something else.
     """
-    quantizer, views = tokenizer.quantizer, views or Views()
+    quantizer, views, told = tokenizer.quantizer, views or Views(), told or ConditionConfig()
     if not quantizer.vocab_sizes:
         raise InputError(f"{type(quantizer).__name__} has continuous latents and no ids to export")
     size = None if feed.side is None else _view_size(feed.side, views)
@@ -68,13 +73,14 @@ def export_tokens(
         "augment": views.augment,
         "shard_size": feed.shard_size,
         "batch_size": feed.batch_size,
+        **({"condition": told.facts} if told.facts else {}),
     }
     building = Building(folder, plan)
     if building.finished():
         return building.manifest()
     try:
         with evaluating(tokenizer.to(device)):
-            coder = _Coder(tokenizer, views, size, torch.device(device))
+            coder = _Coder(tokenizer, views, size, torch.device(device), told.missing)
             if feed.images is not None and size is not None:
                 building.require_room(_bytes_left(building, feed, tokenizer, len(views), size))
             for wait in (False, True):  # once what nobody has, then what others have left
@@ -91,6 +97,7 @@ def export_tokens(
             **layout(quantizer),
             "classes": feed.classes,
             "tokenizer_sha256": plan["tokenizer_sha256"],
+            **({"condition": told.facts} if told.facts else {}),
             "data": {**(data or {}), **feed.about},
         }
         return building.finish(feed.shards, partial(write_codebook, quantizer), head)
@@ -126,11 +133,14 @@ def _bytes_left(building: Building, feed: Feed, tokenizer: Tokenizer, views: int
 class _Coder:
     """Batches of images to arrays of ids, checking that all images have one size."""
 
-    def __init__(self, tokenizer: Tokenizer, views: Views, size: int | None, device: torch.device) -> None:
+    def __init__(
+        self, tokenizer: Tokenizer, views: Views, size: int | None, device: torch.device, missing: bool = False
+    ) -> None:
         self.tokenizer, self.views, self.size, self.device = tokenizer, views, size, device
         self.dtype = id_type(tokenizer.quantizer.vocab_sizes)
         self.image_size: tuple[int, int] | None = None
         self.room: Tensor | None = None
+        self.missing = missing
 
     def __call__(self, batch: Batch) -> dict[str, np.ndarray]:
         """Ids ``images views tokens slots``, and ``keep`` where lengths vary."""
@@ -147,7 +157,10 @@ class _Coder:
         if size != self.image_size:
             expected = name_size(self.image_size)
             raise InputError(f"{batch.key[0]}: images must all have {expected}, got {name_size(size)}")
-        quantized = self.tokenizer.quantize(rearrange(image, "b a c h w -> (b a) c h w"))
+        require_each(batch, self.tokenizer.condition, self.missing)
+        condition = self.tokenizer.condition_of(batch)
+        condition = condition and condition.repeat(len(self.views))
+        quantized = self.tokenizer.quantize(rearrange(image, "b a c h w -> (b a) c h w"), condition=condition)
         keys = [key for key in batch.key for _ in self.views.all]
         require_finite(quantized.latents, keys, "latents")
         arrays = {"ids": quantized.ids.cpu().numpy().astype(self.dtype)}

@@ -11,6 +11,7 @@ from imtok.evaluation.grid import to_picture
 from imtok.evaluation.inference import evaluating, fingerprint
 from imtok.evaluation.origin import describe_data
 from imtok.export.convert import REPORT, verify_converted
+from imtok.export.pictures import tell_as_stored
 from imtok.export.store import MANIFEST, Shard, TokenStore
 from imtok.files import claim_output, new_folder, write_json
 from imtok.pixels import to_uint8
@@ -75,6 +76,7 @@ def decode_sample(folder: Path, tokenizer: Tokenizer, out: Path, number: int = 1
     store, device = TokenStore(folder), tokenizer.decoder.last_layer.device
     if store.manifest["tokenizer_sha256"] != fingerprint(tokenizer):
         raise InputError(f"{folder} was exported with another tokenizer; give the one that wrote it")
+    tell_as_stored(tokenizer, store)
     claim_output(out, SAMPLE)
     count, size = min(number, len(store)), (store.manifest["image_size"][0], store.manifest["image_size"][1])
     wanted = {index * len(store) // count for index in range(count)}
@@ -83,7 +85,11 @@ def decode_sample(folder: Path, tokenizer: Tokenizer, out: Path, number: int = 1
         first = 0
         for shard in store.shards():
             for place in sorted(wanted & set(range(first, first + len(shard.keys)))):
-                images = tokenizer.decode(_tokens(shard, place - first, device), size)
+                tokens, row = _tokens(shard, place - first, device), place - first
+                caption = "" if shard.captions is None else shard.captions[row]
+                labels = torch.full((store.views,), int(shard.labels[row]))
+                condition = tokenizer.condition_for(store.views, [caption] * store.views, labels)
+                images = tokenizer.decode(tokens, size, condition)
                 for view, image in enumerate(to_uint8(images)):
                     name = f"{place:06d}.png" if store.views == 1 else f"{place:06d}_{view}.png"
                     to_picture(image).save(aside / name)

@@ -142,7 +142,7 @@ FIELDS: dict[str, tuple[list[tuple[str, bytes]], dict[str, str], dict[str, tuple
         {},
         {"1": (-1, ""), "2": (0, "")},
     ),
-    "a long caption": ([("1.jpg", b"1"), ("1.txt", b"x" * 2**17)], {}, {"1": (-1, "x" * 2**16)}),
+    "a long caption": ([("1.jpg", b"1"), ("1.txt", b"x" * 2**16)], {}, {"1": (-1, "x" * 2**16)}),
     "an empty caption": ([("1.jpg", b"1"), ("1.txt", b"")], {}, {"1": (-1, "")}),
 }
 
