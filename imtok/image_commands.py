@@ -156,10 +156,12 @@ def run_quantize(config: DictConfig, folder: Path, console: Console) -> None:
     plain = plain_values(config)
     quantized = with_ids(tokenizer, plain["quantizer"])
     data = build_data(plain)
-    both = (spread(data.evaluation(size, "train"), config.images), data.evaluation(size, config.split))
+    given = given_condition(config)
+    trained, held_out = (_told(data.evaluation(size, split), tokenizer, given) for split in ("train", config.split))
+    both = (spread(trained, config.images), held_out)
     say_remarks(remark for images in both for remark in images.remarks)
     fitting, measuring = (evaluation_loader(images, config.batch_size, config.workers) for images in both)
-    report = fit_and_save(tokenizer, quantized, fitting, measuring, folder, config.images, device)
+    report = fit_and_save(tokenizer, quantized, fitting, measuring, folder, config.images, device, given.missing)
     # What came of it, and what to do next.
     rows = Table("latents", Column("PSNR (dB)", justify="right"))
     for name, value in report["psnr"].items():

@@ -20,6 +20,9 @@ def describe(tokenizer: Tokenizer, folder: Path) -> Table:
     for name, part in parts.items():
         count = sum(parameter.numel() for parameter in part.parameters())
         rows.add_row(name, f"{type(part).__name__}, {count:,} parameters")
+    if tokenizer.condition is not None:
+        kinds, by = ", ".join(tokenizer.condition.gives), type(tokenizer.condition).__name__
+        rows.add_row("told of each image", f"{kinds} ({by})")
     quantizer = tokenizer.quantizer
     rows.add_row("vocabulary", " + ".join(f"{size:,}" for size in quantizer.vocab_sizes))
     rows.add_row("slots per token", str(len(quantizer.vocab_sizes)))

@@ -96,7 +96,7 @@ class Tokenizer(nn.Module):
             step: Optimiser step, for the regulariser's schedule.
             generator: The regulariser's randomness; without it the regulariser stays out.
         """
-        condition = self._told(condition, image.shape[0])
+        condition = self.told(condition, image.shape[0])
         with tapped(self, taps) as outputs:
             quantized = self.quantize(image, length, condition)  # image -> encoder -> latents -> quantizer -> latents
             if self.training and self.regularizer is not None and generator is not None:
@@ -108,7 +108,7 @@ class Tokenizer(nn.Module):
         self, image: Float[Tensor, "b 3 h w"], length: int | None = None, condition: Condition | None = None
     ) -> Quantized:
         """Image to quantized latents, with everything that training needs of them."""
-        encoded = self.encoder(image, length, self._told(condition, image.shape[0]))
+        encoded = self.encoder(image, length, self.told(condition, image.shape[0]))
         latents, keep = encoded if isinstance(encoded, tuple) else (encoded, None)
         return self.quantizer(latents, keep)
 
@@ -155,7 +155,7 @@ class Tokenizer(nn.Module):
             InputError: If the tokenizer is told something of each image, and ``condition`` is None.
             ValueError: If an id lies outside its slot's vocabulary.
         """
-        condition = self._told(condition, tokens.ids.shape[0])
+        condition = self.told(condition, tokens.ids.shape[0])
         latents = self.quantizer.decode(tokens.ids).to(self.decoder.last_layer.dtype)
         if tokens.keep is not None:
             latents = latents.masked_fill(~tokens.keep[..., None], 0)
@@ -180,8 +180,8 @@ class Tokenizer(nn.Module):
         labels = torch.full((images,), NO_LABEL) if labels is None else labels
         return self.condition.make(captions or [""] * images, labels.to(self.decoder.last_layer.device))
 
-    def _told(self, condition: Condition | None, images: int) -> Condition | None:
-        """The condition; InputError if it is missing, unless it is the same for all images."""
+    def told(self, condition: Condition | None, images: int) -> Condition | None:
+        """A condition as it was given; InputError if it is missing, unless it is the same for all images."""
         if condition is None and self.condition is not None:
             self.condition.require_nothing()
             return self.condition_for(images)

@@ -83,6 +83,10 @@ class Conditioner(nn.Module, ABC):
                 "condition=tokenizer.condition_for(number_of_images, captions, labels)"
             )
 
+    def example(self, images: int, device: torch.device) -> Condition:
+        """What encoder and decoder are told of some image, for tracing them; it looks for no weights."""
+        return self.make(["a picture"] * images, torch.zeros(images, dtype=torch.int64, device=device))
+
     def prepare(self) -> None:
         """Find and read what is not saved with the tokenizer, before any work is spent.
 

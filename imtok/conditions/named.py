@@ -80,6 +80,11 @@ class NamedText(Conditioner):
         has_text = torch.tensor([bool(caption.strip()) for caption in captions], dtype=torch.bool, device=labels.device)
         return Condition(text=text, mask=has_text[:, None].expand(-1, text.shape[1]))
 
+    @override
+    def example(self, images: int, device: torch.device) -> Condition:
+        rows = torch.randn(images, self.text_length or 0, self.text_dim or 0, device=device)
+        return Condition(text=rows, mask=torch.ones(rows.shape[:2], dtype=torch.bool, device=device))
+
     @property
     def net(self) -> nn.Module:
         """The net, which is looked for, verified and read when it is first asked for.

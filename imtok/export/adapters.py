@@ -1,7 +1,8 @@
 """A tokenizer behind the interface that generators call: taming's first stage, LlamaGen's VQ model, or TiTok's."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -12,6 +13,7 @@ from typing_extensions import override
 
 from imtok.errors import InputError
 from imtok.tokenizer import Tokenizer
+from imtok.types import Condition
 
 Map = Float[Tensor, "b d rows columns"]
 _SLACK = 0.01  # of [0, 1], for images that were resized with a filter that overshoots and rounded
@@ -23,12 +25,19 @@ class LlamaGenModel(nn.Module):
     Several slots become one number per token, the sum over slots of id times place. Latents that form no square are
     a map of one row.
 
+    Generators know no captions. A tokenizer that is told some gets them by ``model.condition =
+    model.tokenizer.condition_for(...)``, which holds for every call until another one is set.
+
     Args:
         tokenizer: A tokenizer, or where it is stored.
         image_size: Side of the images, in pixels; None = what the tokenizer was trained on.
 
+    Attributes:
+        condition: What the tokenizer is told of the images of a call; None = nothing.
+
     Raises:
-        InputError: If the tokenizer has no ids, leaves tokens out, or does not say its image size.
+        InputError: If the tokenizer has no ids, leaves tokens out, or does not say its image size; in a call, if the
+            tokenizer is told something of each image and ``condition`` is None.
 
     Example:
         >>> part = {"patch_size": 8, "width": 16, "depth": 1}
@@ -47,6 +56,7 @@ class LlamaGenModel(nn.Module):
         super().__init__()
         self.tokenizer = tokenizer if isinstance(tokenizer, Tokenizer) else Tokenizer.load(tokenizer)
         self.tokenizer.requires_grad_(False).eval()
+        self.condition: Condition | None = None
         side = image_size or self.tokenizer.image_size
         quantizer = self.tokenizer.quantizer
         if side is None:
@@ -74,7 +84,7 @@ class LlamaGenModel(nn.Module):
         Raises:
             ValueError: As :meth:`imtok.tokenizer.Tokenizer.encode`.
         """
-        tokens = self.tokenizer.encode(x)
+        tokens = self.tokenizer.encode(x, condition=self.condition)
         if tokens.keep is not None:
             raise InputError("a tokenizer that leaves tokens out has no fixed map; export its tokens instead")
         latents = self.tokenizer.quantizer.look_up(tokens.ids).to(self.tokenizer.decoder.last_layer.dtype)
@@ -85,7 +95,8 @@ class LlamaGenModel(nn.Module):
     def decode(self, quant: Map) -> Float[Tensor, "b 3 h w"]:
         """A map of quantized latents to images."""
         latents = rearrange(quant, "b d rows columns -> b (rows columns) d")
-        return self.tokenizer.decoder(latents, (self.side, self.side)).clamp(-1, 1)
+        condition = self.tokenizer.told(self.condition, latents.shape[0])
+        return self.tokenizer.decoder(latents, (self.side, self.side), None, condition).clamp(-1, 1)
 
     @torch.no_grad()
     def decode_code(
@@ -179,7 +190,8 @@ class TiTokModel(nn.Module):
     """What the code of TiTok (arXiv 2406.07550), MaskGIT and RAR in 1d-tokenizer calls a tokenizer.
 
     Images lie in [0, 1] there, and not in [-1, 1] as everywhere else in imtok. Latents are a map of one row. Several
-    slots become one number per token, as for :class:`LlamaGenModel`, whose arguments and errors these are.
+    slots become one number per token, as for :class:`LlamaGenModel`, whose arguments and errors these are. TA-TiTok's
+    ``text_guidance`` are the features of each image's text, as ``model.condition`` would hold them.
 
     Args:
         tokenizer: A tokenizer, or where it is stored.
@@ -209,7 +221,9 @@ class TiTokModel(nn.Module):
         return super().train(False)
 
     @torch.no_grad()
-    def encode(self, x: Float[Tensor, "b 3 h w"]) -> tuple[Float[Tensor, "b d 1 n"], dict[str, Tensor]]:
+    def encode(
+        self, x: Float[Tensor, "b 3 h w"], text_guidance: Float[Tensor, "b l c"] | None = None
+    ) -> tuple[Float[Tensor, "b d 1 n"], dict[str, Tensor]]:
         """Latents as a map of one row; ``min_encoding_indices`` of shape ``b 1 t``, and losses of zero.
 
         Raises:
@@ -217,19 +231,25 @@ class TiTokModel(nn.Module):
         """
         if x.numel() and (x.amin() < -_SLACK or x.amax() > 1 + _SLACK):
             raise ValueError(f"images must lie in [0, 1] here, got {x.amin().item():.3g} to {x.amax().item():.3g}")
-        quant, zero, (_, _, indices) = self.model.encode(x * 2 - 1)
+        with self._told(text_guidance):
+            quant, zero, (_, _, indices) = self.model.encode(x * 2 - 1)
         losses = dict.fromkeys(("quantizer_loss", "commitment_loss", "codebook_loss"), zero)
         tokens = rearrange(indices, "(b one t) -> b one t", b=len(x), one=1)
         return rearrange(quant, "b d rows columns -> b d 1 (rows columns)"), {**losses, "min_encoding_indices": tokens}
 
     @torch.no_grad()
-    def decode(self, z_quantized: Float[Tensor, "b d 1 n"]) -> Float[Tensor, "b 3 h w"]:
+    def decode(
+        self, z_quantized: Float[Tensor, "b d 1 n"], text_guidance: Float[Tensor, "b l c"] | None = None
+    ) -> Float[Tensor, "b 3 h w"]:
         """Latents as ``encode`` returns them to images in [0, 1]."""
         latents = self.model.to_map(rearrange(z_quantized, "b d 1 n -> b n d"))
-        return (self.model.decode(latents) + 1) / 2
+        with self._told(text_guidance):
+            return (self.model.decode(latents) + 1) / 2
 
     @torch.no_grad()
-    def decode_tokens(self, tokens: Tensor) -> Float[Tensor, "b 3 h w"]:
+    def decode_tokens(
+        self, tokens: Tensor, text_guidance: Float[Tensor, "b l c"] | None = None
+    ) -> Float[Tensor, "b 3 h w"]:
         """Tokens of shape ``b t`` or ``b 1 t`` to images in [0, 1].
 
         Raises:
@@ -239,9 +259,31 @@ class TiTokModel(nn.Module):
             raise ValueError(
                 f"tokens must be b {self.num_latent_tokens}, or b 1 {self.num_latent_tokens}, got {list(tokens.shape)}"
             )
-        return (self.model.decode_code(tokens) + 1) / 2
+        with self._told(text_guidance):
+            return (self.model.decode_code(tokens) + 1) / 2
 
     @override
-    def forward(self, x: Float[Tensor, "b 3 h w"]) -> tuple[Float[Tensor, "b 3 h w"], dict[str, Tensor]]:
-        z_quantized, found = self.encode(x)
-        return self.decode(z_quantized), found
+    def forward(
+        self, x: Float[Tensor, "b 3 h w"], text_guidance: Float[Tensor, "b l c"] | None = None
+    ) -> tuple[Float[Tensor, "b 3 h w"], dict[str, Tensor]]:
+        z_quantized, found = self.encode(x, text_guidance)
+        return self.decode(z_quantized, text_guidance), found
+
+    @property
+    def condition(self) -> Condition | None:
+        """What the tokenizer is told of the images of a call; None = nothing."""
+        return self.model.condition
+
+    @condition.setter
+    def condition(self, condition: Condition | None) -> None:
+        self.model.condition = condition
+
+    @contextmanager
+    def _told(self, text_guidance: Tensor | None) -> Iterator[None]:
+        """Within it, the images of a call have these text features, if there are any."""
+        before = self.model.condition
+        self.model.condition = before if text_guidance is None else Condition(text=text_guidance)
+        try:
+            yield
+        finally:
+            self.model.condition = before

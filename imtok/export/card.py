@@ -36,7 +36,7 @@ def card(
         "## Quality",
         _quality(report),
         "## Use",
-        _USE.format(size=size or 256),
+        _use(tokenizer, size or 256),
         "## Files",
         _table(["file", "what"], [[name, what] for name, what in files.items()]),
         "## How ids stand for latents",
@@ -58,6 +58,22 @@ images = tokenizer.decode(tokens, ({size}, {size}))   # back to [-1, 1]
 ```"""
 
 
+_TOLD_USE = """```python
+from imtok.tokenizer import Tokenizer
+
+tokenizer = Tokenizer.load("hf:NAMESPACE/NAME")   # or this folder
+condition = tokenizer.condition_for(number, captions, labels)   # what is known of each image; this one is told {gives}
+tokens = tokenizer.encode(images, condition=condition)   # images b 3 h w in [-1, 1], RGB -> ids b t g
+images = tokenizer.decode(tokens, ({size}, {size}), condition)   # back to [-1, 1]
+```"""
+
+
+def _use(tokenizer: Tokenizer, size: int) -> str:
+    if tokenizer.condition is None:
+        return _USE.format(size=size)
+    return _TOLD_USE.format(size=size, gives=" and ".join(tokenizer.condition.gives))
+
+
 def _facts(tokenizer: Tokenizer, size: int | None) -> list[list[str]]:
     quantizer = tokenizer.quantizer
     rows = [
@@ -69,6 +85,9 @@ def _facts(tokenizer: Tokenizer, size: int | None) -> list[list[str]]:
         ["parameters", f"{sum(parameter.numel() for parameter in tokenizer.parameters()):,}"],
         ["pixels", "RGB, float in [-1, 1]"],
     ]
+    if tokenizer.condition is not None:
+        kinds, by = ", ".join(tokenizer.condition.gives), type(tokenizer.condition).__name__
+        rows.append(["told of each image", f"{kinds}, by {by}"])
     if size is not None:
         tokens = tokenizer.num_tokens((size, size))
         rows.insert(0, ["image size", f"{size}x{size}"])

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from imtok.data.base import Images
 from imtok.data.images import ImageSet, Subset
+from imtok.data.told import require_each
 from imtok.errors import InputError
 from imtok.evaluation.inference import evaluating, fingerprint, read_images, require_finite, require_images
 from imtok.files import claim_output, new_folder, write_json
@@ -70,6 +71,7 @@ def fit_and_save(
     folder: Path,
     most: int,
     device: torch.device,
+    missing: bool = False,
 ) -> dict[str, Any]:
     """Fit, measure and write ``tokenizer/`` and ``quantize.json``.
 
@@ -81,6 +83,7 @@ def fit_and_save(
         folder: Appears whole or not at all; an earlier result in it is replaced.
         most: Fit to at most so many images.
         device: Where to compute.
+        missing: Whether images may lack what the tokenizer's condition reads.
 
     Returns:
         What ``quantize.json`` holds.
@@ -89,7 +92,7 @@ def fit_and_save(
         InputError: If the folder holds something else, there is no image to read, or the latents cannot be fitted.
     """
     claim_output(folder, REPORT)
-    latents, images = latents_of(tokenizer, fitting, device, most)
+    latents, images = latents_of(tokenizer, fitting, device, most, missing)
     fitted = cast(TokenBridge, quantized.quantizer)
     given = copy.deepcopy(fitted)
     try:
@@ -97,7 +100,7 @@ def fit_and_save(
     except ValueError as error:
         raise InputError(f"the quantizer cannot be fitted: {error}; is the tokenizer trained?") from None
     steps = {"continuous": tokenizer.quantizer, "quantized, as given": given, "quantized, fitted": fitted}
-    psnr, measured = compare_psnr(tokenizer, steps, measuring, device)
+    psnr, measured = compare_psnr(tokenizer, steps, measuring, device, missing)
     report = {
         "continuous_tokenizer_sha256": fingerprint(tokenizer),
         "quantizer": (quantized.config or {})["quantizer"],
@@ -119,11 +122,11 @@ def spread(images: Images, most: int) -> Images:
     if not isinstance(images, ImageSet) or len(images) <= most:
         return images
     chosen = np.arange(most, dtype=np.int64) * len(images) // most
-    return ImageSet(Subset(images.source, chosen), images.transform)
+    return ImageSet(Subset(images.source, chosen), images.transform, captioned=images.captioned)
 
 
 def latents_of(
-    tokenizer: Tokenizer, loader: Iterable[Batch], device: torch.device, most: int
+    tokenizer: Tokenizer, loader: Iterable[Batch], device: torch.device, most: int, missing: bool = False
 ) -> tuple[Float[Tensor, "m d"], int]:
     """Latents of the first ``most`` images, on the CPU, and how many images they are of.
 
@@ -133,7 +136,9 @@ def latents_of(
     found, bad, count = list[Tensor](), list[str](), 0
     with evaluating(tokenizer):
         for batch, image, _ in read_images(tokenizer, loader, device, bad):
-            quantized = tokenizer.quantize(image[: most - count])
+            require_each(batch, tokenizer.condition, missing)
+            condition, some = tokenizer.condition_of(batch), slice(most - count)
+            quantized = tokenizer.quantize(image[some], condition=condition and condition.rows(some))
             require_finite(quantized.latents, batch.key, "latents")
             kept = quantized.latents.flatten(0, 1) if quantized.keep is None else quantized.latents[quantized.keep]
             found.append(kept.cpu())
@@ -145,7 +150,11 @@ def latents_of(
 
 
 def compare_psnr(
-    tokenizer: Tokenizer, quantizers: Mapping[str, Quantizer], loader: Iterable[Batch], device: torch.device
+    tokenizer: Tokenizer,
+    quantizers: Mapping[str, Quantizer],
+    loader: Iterable[Batch],
+    device: torch.device,
+    missing: bool = False,
 ) -> tuple[dict[str, float], int]:
     """PSNR in dB of the reconstructions with each of some quantizers, by name, and the number of images.
 
@@ -154,6 +163,7 @@ def compare_psnr(
         quantizers: What its latents go through in between, on ``device``.
         loader: The images.
         device: Where the tokenizer is.
+        missing: Whether images may lack what the tokenizer's condition reads.
 
     Raises:
         InputError: If there is no image, the tokenizer cannot read one, or a reconstruction is not finite.
@@ -163,10 +173,12 @@ def compare_psnr(
     bad, count = list[str](), 0
     with evaluating(tokenizer):
         for batch, image, size in read_images(tokenizer, loader, device, bad):
-            latents = tokenizer.quantize(image)
+            require_each(batch, tokenizer.condition, missing)
+            condition = tokenizer.condition_of(batch)
+            latents = tokenizer.quantize(image, condition=condition)
             for name, quantizer in quantizers.items():
                 codes = quantizer(latents.latents, latents.keep)
-                shown = tokenizer.decoder(codes.latents, size, codes.keep)
+                shown = tokenizer.decoder(codes.latents, size, codes.keep, condition)
                 require_finite(shown, batch.key, "reconstruction")
                 metrics[name].update(to_uint8(shown).to(exact), batch.image.to(exact))
             count += len(image)

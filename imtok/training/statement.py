@@ -41,7 +41,8 @@ def statement(
     tokens, bits = tokenizer.num_tokens((side, side)), quantizer.bits_per_token
     each = f"{bits:.4g} bits" if quantizer.vocab_sizes else f"{quantizer.dim} channels"
     total = f", {tokens * bits:,.0f} bits" if quantizer.vocab_sizes else " that are not quantized"
-    parts = ", ".join(_part(name, getattr(tokenizer, name)) for name in ("encoder", "quantizer", "decoder"))
+    told = () if tokenizer.condition is None else ("condition",)
+    parts = ", ".join(_part(name, getattr(tokenizer, name)) for name in ("encoder", "quantizer", "decoder", *told))
     rows = {
         "device": f"{device_name(*devices)}, {trainer.precision}",
         "images": f"{_images(images[0])} to train on, {_images(images[1])} held out, {side} x {side} pixels",
