@@ -61,7 +61,7 @@ class ImageStream:
         fields: Which members of a shard are read.
         classes: Names of the classes in their order, for shards in which these are written as names.
         least: See :meth:`imtok.data.images.Source.image`.
-        captioned: Whether samples have captions, of which none may be too long.
+        needs_captions: Whether a caption that is too long is refused; False = the image goes without, and that is said.
         remarks: See :class:`imtok.data.images.Source`.
 
     Raises:
@@ -89,7 +89,7 @@ class ImageStream:
         self.fields, self.classes = Fields(), cast("Sequence[str] | None", None)
         self._said: set[str] = set()
         self.least: int | None = None
-        self.captioned = True
+        self.needs_captions = True
 
     @property
     def image_size(self) -> int:
@@ -186,10 +186,11 @@ class ImageStream:
         except DecodeError as error:
             return Sample(None, image.label, reading, key, (str(error),))
         random = generator(Purpose.AUGMENT, self.seed, epoch, xxhash.xxh3_64_intdigest(key.encode()))
-        if self.captioned and image.unread:
+        if image.unread and self.needs_captions:
             raise InputError(f"shard {self.shards[shard].name} cannot be used: it {image.unread}")
-        caption = image.caption if self.captioned else ""
-        return Sample(self.transform(pixels, random), image.label, reading, key, caption=caption)
+        if image.unread:
+            self._say(f"shard {self.shards[shard].name} {image.unread}; it is left out, and nobody needs it here")
+        return Sample(self.transform(pixels, random), image.label, reading, key, caption=image.caption)
 
 
 def _drawn(kept: list[tuple[int, EncodedImage]], draws: np.random.Philox) -> tuple[int, EncodedImage]:

@@ -24,7 +24,7 @@ def told(images: Images, condition: Conditioner | None) -> Images:
     """
     wanted = condition is not None and "caption" in condition.reads
     if not isinstance(images, ImageSet):
-        images.captioned = wanted
+        images.needs_captions = wanted  # it reads those that are there in any case
     elif wanted:
         images.ask_captions()
     return images

@@ -136,6 +136,8 @@ def held_out(run: Run) -> Images:
 
 def _require_told(run: Run, images: Images) -> None:
     """Refuse images without a word for a tokenizer that is told one, and say it if some have none."""
+    if run.tokenizer.condition is None:
+        return
     for part, what in ((images, "images to train on"), (held_out(run), "images held out")):
         sentence = require_told(part, run.tokenizer.condition, what)
         if sentence is not None and launched_rank() == 0:
