@@ -1,0 +1,82 @@
+"""Parts that may be classes of a library: a config names the class, and the group says what it has to be a kind of."""
+
+import importlib
+import inspect
+from collections.abc import Mapping
+from typing import Any
+
+from torch.optim import Optimizer
+
+from imtok.errors import InputError
+from imtok.schedules import Schedule
+from imtok.tokenizer import TRUSTED, construct, trusted_packages
+
+BASES: dict[str, type] = {"optimizer": Optimizer, "schedule": Schedule}
+LIBRARIES = {"optimizer": ("torch",), "schedule": ()}  # whose classes a stored config may name, beside imtok's
+
+
+def find_class(target: Any, group: str, key: str, stored: bool = False) -> type:
+    """The class that ``_target_`` names. Nothing of it is called.
+
+    Args:
+        target: Its path, ``torch.optim.AdamW``; any path by which Python finds it will do.
+        group: Of ``BASES``: the class has to be a subclass of the group's own.
+        key: Where the part stands in the config, for messages.
+        stored: The config is a stranger's: only classes of imtok, of the group's libraries and of the packages that
+            ``IMTOK_PACKAGES`` names are looked up.
+
+    Raises:
+        InputError: If there is no such class, or it is something else: a function, or a class of another kind.
+    """
+    base, path = BASES[group], str(target)
+    if stored and path.split(".")[0] not in (allowed := ("imtok", *LIBRARIES[group], *trusted_packages())):
+        raise InputError(
+            f"{key}._target_ must be a class of {', '.join(allowed)} in a stored config, got {path}; a package of your "
+            f"own has to be named in the environment variable {TRUSTED}"
+        )
+    module, _, name = path.rpartition(".")
+    try:
+        found = getattr(importlib.import_module(module), name)
+    except Exception as error:  # importing can raise anything
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise InputError(f"{key}._target_: cannot import {path} ({reason})") from None
+    if not (isinstance(found, type) and issubclass(found, base)):
+        raise InputError(f"{key}._target_ must name a subclass of {base.__module__}.{base.__name__}, got {path}")
+    if inspect.isabstract(found) or found is base:
+        raise InputError(f"{key}._target_ must name a class that can be built, got {path}, which is only a base")
+    return found
+
+
+def build(
+    section: Mapping[str, Any],
+    group: str,
+    key: str,
+    provided: Mapping[str, Any] | None = None,
+    stored: bool = False,
+) -> Any:
+    """Build the part that a section with ``_target_`` describes.
+
+    Args:
+        section: Plain values; dicts with ``_target_`` in them are built first.
+        group: See :func:`find_class`; as are ``key`` and ``stored``.
+        key: Where the section stands in the config.
+        provided: Arguments that the config leaves out; the class gets those that it takes.
+        stored: Whether the config is a stranger's.
+
+    Raises:
+        InputError: If the class is not of the group, or refuses its arguments.
+    """
+    found = find_class(section.get("_target_"), group, key, stored)
+    packages = ("imtok",) if stored else None
+    arguments = {
+        name: construct(value, packages, key=f"{key}.{name}") for name, value in section.items() if name != "_target_"
+    }
+    taken = inspect.signature(found).parameters
+    missing = {name: value for name, value in (provided or {}).items() if name in taken and name not in arguments}
+    try:
+        return found(**missing, **arguments)
+    except InputError:
+        raise
+    except Exception as error:  # libraries have errors of their own
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise InputError(f"{key}: {found.__name__}: {reason}") from error

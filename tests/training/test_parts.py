@@ -1,0 +1,45 @@
+"""Parts that may be classes of a library, and schedules, which may be of anybody's package."""
+
+import sys
+import types
+
+import pytest
+import torch
+
+from imtok.errors import InputError
+from imtok.schedules import WSD, Constant, WarmupCosine, warmup_cosine
+from imtok.training.parts import build, find_class
+
+
+class Mine(torch.optim.SGD):
+    pass
+
+
+@pytest.fixture(autouse=True)
+def package(monkeypatch):
+    monkeypatch.setitem(sys.modules, "mine_optimizers", types.SimpleNamespace(Counting=Mine))
+
+
+@pytest.mark.parametrize("target", ["os.system", "torch.hub.load", "torch.load", "subprocess.Popen", "builtins.eval"])
+def test_a_stored_section_builds_nothing_else(target):
+    for group in ("optimizer", "schedule"):
+        with pytest.raises(InputError, match=r"_target_ must"):
+            build({"_target_": target, "command": "touch x"}, group, group, stored=True)
+    with pytest.raises(InputError, match="must be a class of imtok, torch in a stored config"):
+        find_class("mine_optimizers.Counting", "optimizer", "optimizer", stored=True)
+
+
+def test_packages_of_ones_own_are_named_for_stored_sections(monkeypatch):
+    monkeypatch.setenv("IMTOK_PACKAGES", "mine_optimizers")
+    assert find_class("mine_optimizers.Counting", "optimizer", "optimizer", stored=True) is Mine
+
+
+def test_schedules_are_functions_of_the_step():
+    assert [WarmupCosine(2, 0.1)(step, 9, 0.3) for step in range(9)] == [
+        warmup_cosine(step, 0.3, 2, 9, 0.3 * 0.1) for step in range(9)
+    ]
+    assert [Constant(2)(step, 9, 0.3) for step in range(4)] == [0.15, 0.3, 0.3, 0.3]
+    rates = [WSD(2, 0.1, 0.4, "sqrt")(step, 12, 1.0) for step in range(13)]
+    assert rates[:9] == [0.5] + [1.0] * 8
+    assert rates == sorted(rates[:2]) + sorted(rates[2:], reverse=True)
+    assert rates[12] == pytest.approx(0.1)
