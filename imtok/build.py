@@ -18,9 +18,11 @@ from imtok.data.base import Data
 from imtok.errors import InputError
 from imtok.objectives.base import Objective
 from imtok.objectives.judges import build_with_found
+from imtok.optimizer_section import typed_section
 from imtok.paste import override
 from imtok.tokenizer import Tokenizer, construct
 from imtok.training.folder import left_out_so_far
+from imtok.training.rates import build_schedules
 from imtok.training.run import Run
 
 _TOKENIZER = ("encoder", "quantizer", "regularizer", "decoder", "space", "condition", "image_size")
@@ -39,6 +41,7 @@ def build_run(config: DictConfig, folder: Path) -> Run:
     require_classes(plain)
     if plain["trainer"]["precision"] == "auto":
         plain["trainer"]["precision"] = config.trainer.precision = _precision(plain["trainer"])
+    plain["optimizer"] = typed_section(plain["optimizer"])
     typed = cast(TrainConfig, OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(TrainConfig), config)))
     tokenizer = build_tokenizer(plain)
     if tokenizer.condition is not None:
@@ -68,6 +71,7 @@ def build_run(config: DictConfig, folder: Path) -> Run:
         note=typed.note or "",
         command=_this_job(folder),
         left_out=left_out,
+        schedules=build_schedules(typed.schedule, typed.optimizer, typed.trainer.max_steps),
     )
 
 

@@ -25,10 +25,11 @@ from imtok.explain import compose_or_explain, is_read
 from imtok.export.schema import ConvertConfig, PublishConfig
 from imtok.export.views import AUGMENTS
 from imtok.hints import Hints
+from imtok.optimizer_section import optimizer_problems, read_optimizer
 from imtok.overrides import settle, texts
 from imtok.signatures import check_parts
 from imtok.training.ranges import unusable_numbers
-from imtok.training.settings import EMASettings, OptimizerSettings, TrainerSettings
+from imtok.training.settings import EMASettings, TrainerSettings
 from imtok.unread import outside, unread_keys, without
 
 
@@ -45,7 +46,8 @@ class TrainConfig:
     condition: Any = None
     objective: Any = MISSING
     trainer: TrainerSettings = field(default_factory=TrainerSettings)
-    optimizer: OptimizerSettings = field(default_factory=OptimizerSettings)
+    optimizer: Any = MISSING
+    schedule: Any = None
     ema: EMASettings = field(default_factory=EMASettings)
     logger: str = "csv"
     name: str = "default"
@@ -59,9 +61,14 @@ class TrainConfig:
     allow_change: list[str] = field(default_factory=list)
     judges: str = "required"
 
+    def __post_init__(self) -> None:
+        if isinstance(self.optimizer, dict):
+            self.optimizer = read_optimizer(self.optimizer)
+
     def check(self) -> list[str]:
         """What is out of range, one line each."""
-        problems = [*self.trainer.check(), *self.optimizer.check(self.trainer.max_steps), *self.ema.check()]
+        problems = [*self.trainer.check(), *self.optimizer.check(self.trainer.max_steps)]
+        problems += self.ema.check()
         if self.image_size < 1:
             problems.append(f"image_size must be at least 1 pixel, got {self.image_size}")
         if self.seed < 0:
@@ -184,16 +191,8 @@ class DecodeConfig:
 
 # What _target_ builds; all else is plain values.
 SECTIONS = (
-    "data",
-    "encoder",
-    "quantizer",
-    "regularizer",
-    "decoder",
-    "space",
-    "condition",
-    "objective",
-    "protocol",
-    "format",
+    *("data", "encoder", "quantizer", "regularizer", "decoder", "space", "condition", "objective"),
+    *("optimizer", "schedule", "protocol", "format"),
 )
 SCHEMAS: dict[str, Any] = {
     "train": TrainConfig,
@@ -303,7 +302,9 @@ def check_config(
         elif name in sections and isinstance(plain[name], dict) and "_target_" not in (plain[name] or "_target_"):
             problems.append(_without_class(name, plain[name], typed))
     problems += check_parts(plain, unread, typed)
-    if not missing and not unread:
+    mistyped = optimizer_problems(plain["optimizer"]) if "optimizer" in plain else []
+    problems += mistyped
+    if not missing and not unread and not mistyped:
         problems += OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(schema), config)).check()  # type: ignore
     return problems
 

@@ -144,7 +144,7 @@ def _explain(override: str, error: Exception, config: DictConfig, hints: Hints, 
     wants_list = OmegaConf.is_list(current) or "is not a ListConfig" in str(cause)
     if (wants_list and not value.startswith(("[", "{"))) or "Ambiguous value" in str(cause):
         return f"{key}: a list takes brackets; write {key}=[{value}]"
-    return f"{key}: {_of_type(key, str(cause)) or (str(cause).splitlines() or [type(cause).__name__])[0]}"
+    return f"{key}: {of_type(key, str(cause)) or (str(cause).splitlines() or [type(cause).__name__])[0]}"
 
 
 _DASHES = "\N{MINUS SIGN}\N{EN DASH}\N{EM DASH}\N{HORIZONTAL BAR}\N{HYPHEN}\N{NON-BREAKING HYPHEN}\N{FIGURE DASH}"
@@ -158,7 +158,7 @@ def _unreadable(key: str, value: str) -> str:
     return f"{value} cannot be read; end every bracket, brace and quote, or give it as a text: {whole}"
 
 
-def _of_type(key: str, text: str) -> str:
+def of_type(key: str, text: str) -> str:
     """What OmegaConf says of a value of a wrong type, in words; "" if it says something else."""
     if "is not Optional" in text:
         return "must have a value, got null"

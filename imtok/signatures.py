@@ -14,6 +14,7 @@ from imtok.conditions.base import Conditioner
 from imtok.data.base import Data
 from imtok.decoders.base import Decoder
 from imtok.encoders.base import Encoder
+from imtok.errors import InputError
 from imtok.evaluation.protocol import Protocol
 from imtok.export.formats.base import Format
 from imtok.hints import hint
@@ -22,6 +23,9 @@ from imtok.overrides import PATHS, quoted
 from imtok.quantizers.base import Quantizer
 from imtok.regularizers.base import Regularizer
 from imtok.spaces.base import Space
+from imtok.training.optimizers import arguments_of
+from imtok.training.parts import BASES, find_class
+from imtok.training.rates import GIVEN
 
 _SECTIONS = {
     "data": Data, "encoder": Encoder, "quantizer": Quantizer, "regularizer": Regularizer, "decoder": Decoder,
@@ -32,6 +36,8 @@ _TOLD = {"text_dim", "text_length", "classes"}  # of the condition
 PROVIDED = {
     "encoder": {"out_dim", "image_size", "space"} | _TOLD,
     "decoder": {"in_dim", "image_size", "space", "num_latents"} | _TOLD,
+    "schedule": set(GIVEN),
+    **{f"optimizer{one}": {"params"} for one in ("", ".critic", ".beside", ".critic.beside")},
 }
 
 
@@ -46,15 +52,46 @@ def check_parts(plain: dict[str, Any], unread: Sequence[str] = (), typed: set[st
         typed: Keys that the user gave. All others come from files; None = not known.
     """
     lines = list[str]()
-    for path, node in _targets({key: value for key, value in plain.items() if key not in unread}):
-        other = list(_of_other_class(path, node, _SECTIONS.get(path, Any)))
+    read = {key: value for key, value in plain.items() if key not in unread}
+    for path, node in [*_targets(read), *_of_critic(plain.get("optimizer"))]:
+        if path in ("optimizer", "optimizer.critic"):
+            node = _for_its_class(node)
+        other = list(_of_other_class(path, node, _SECTIONS.get(path, Any))) or list(_of_no_group(path, node))
         lines += other or _check_node(path, node, PROVIDED.get(path, set()), typed)
     return lines
 
 
+def _of_critic(optimizer: Any) -> Iterator[tuple[str, dict[str, Any]]]:
+    """What differs for a critic whose optimiser is of the tokenizer's class, as if it named that."""
+    critic = optimizer.get("critic") if isinstance(optimizer, dict) else None
+    if not isinstance(critic, dict) or critic.get("_target_") is not None or "_target_" not in optimizer:
+        return
+    if any(value is not None for key, value in critic.items() if key != "_target_"):
+        yield "optimizer.critic", {**critic, "_target_": optimizer["_target_"], "beside": optimizer.get("beside")}
+
+
+def _for_its_class(node: dict[str, Any]) -> dict[str, Any]:
+    """What of the section of an optimiser its class is given."""
+    try:
+        return arguments_of(node)
+    except InputError:  # a class that cannot be had is refused below, by name
+        return {"_target_": node["_target_"]}
+
+
+def _of_no_group(path: str, node: dict[str, Any]) -> Iterator[str]:
+    """Where a part that may be a class of a library is none of its group, or no class at all."""
+    group = path.split(".")[0]
+    if group not in BASES or (path not in PROVIDED and path.count(".") > 1):
+        return
+    try:
+        find_class(node["_target_"], group, path)
+    except InputError as error:
+        yield str(error)
+
+
 def _targets(node: Any, path: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
     if isinstance(node, dict):
-        if "_target_" in node:
+        if "_target_" in node and not (path == "optimizer.critic" and node["_target_"] is None):
             yield path, node
         for key, value in node.items():
             yield from _targets(value, f"{path}.{key}" if path else str(key))

@@ -11,7 +11,8 @@ ROWS = [
     "errors", "system", "text", "types", "pixels", "files", "locate", "paste", "plain", "schedules", "distributed",
     "weights", "pretrained", "nn", "spaces", "conditions", "encoders", "quantizers", "regularizers", "decoders",
     "critics", "losses", "metrics", "data", "tokenizer", "info", "objectives", "evaluation", "pictures", "export",
-    "zoo", "training", "overrides", "hints", "explain", "signatures", "unread", "config", "run_data", "build",
+    "zoo", "training", "overrides", "hints", "explain", "signatures", "unread", "optimizer_section", "config",
+    "run_data", "build",
     "image_commands", "command_line", "cli", "__main__",
 ]  # fmt: skip
 LEVEL = {name: level for level, name in enumerate(ROWS)}

@@ -18,7 +18,6 @@ from imtok.distributed import Launched, launched
 from imtok.errors import InputError
 from imtok.training.launching import Launcher
 from imtok.training.settings import TrainerSettings
-from imtok.training.sharding import split_groups
 
 PATIENCE = timedelta(minutes=10)  # a rank that waits longer for another gives up; Lightning's own is 30
 
@@ -63,12 +62,6 @@ class Sharded(ModelParallelStrategy):
     def setup_environment(self) -> None:
         self._data_parallel_size = self.num_nodes * self.num_processes
         super().setup_environment()
-
-    @override
-    def setup_optimizers(self, trainer: Trainer) -> None:
-        super().setup_optimizers(trainer)
-        for optimizer in self.optimizers:
-            split_groups(optimizer)
 
 
 def _own(launcher: Any, command: Sequence[str]) -> Any:

@@ -8,21 +8,35 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map
 
 from imtok.distributed import rank
+from imtok.training.optimizers import settings_of
 from imtok.training.sharding import own_part, whole
 
 _PREFIXES = ("tokenizer.", "objective.critic.")
 
 
 def optimizer_state(task: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
-    """Whole tensors on the CPU, by parameter and by what they are. Every rank must call it; rank 0 gets them."""
+    """Whole tensors on the CPU, by parameter and by what they are. Every rank must call it; rank 0 gets them.
+
+    Most optimisers keep all that they remember by parameter. What one keeps elsewhere is there as well: settings of
+    groups that it has changed itself (``groups``), and what belongs to no parameter (``other``).
+    """
     found: dict[str, dict[str, Any]] = {}
-    for name, parameter in _named(task, optimizer).items():
+    named = _named(task, optimizer)
+    for name, parameter in named.items():
         values = {key: _plain(value) for key, value in optimizer.state.get(parameter, {}).items()}
         if values and rank() == 0:
             found[name] = values
-    return {"state": found}
+    names = {id(parameter): name for name, parameter in named.items()}
+    groups = [
+        {"parameters": [names[id(parameter)] for parameter in group["params"]], "settings": changed}
+        for group in optimizer.param_groups
+        if (changed := _changed(group))
+    ]
+    other = {key: _plain(value) for key, value in optimizer.state.items() if not isinstance(key, Tensor)}
+    return {"state": found, **({"groups": groups} if groups else {}), **({"other": other} if other else {})}
 
 
 def restore_optimizer(task: nn.Module, optimizer: torch.optim.Optimizer, stored: dict[str, Any]) -> None:
@@ -35,6 +49,12 @@ def restore_optimizer(task: nn.Module, optimizer: torch.optim.Optimizer, stored:
     for name, values in stored["state"].items():
         parameter = named[name]
         optimizer.state[parameter] = {key: _like(key, value, parameter) for key, value in values.items()}
+    for group in optimizer.param_groups:
+        first = next(name for name, parameter in named.items() if parameter is group["params"][0])
+        for told in stored.get("groups", ()):
+            if first in told["parameters"]:
+                group.update(told["settings"])
+    optimizer.state.update(stored.get("other", {}))
 
 
 def _named(task: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, nn.Parameter]:
@@ -47,12 +67,32 @@ def _named(task: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, nn.Pa
     return {name.removeprefix(_PREFIXES[0]): parameter for name, parameter in named.items()}
 
 
+def _changed(group: dict[str, Any]) -> dict[str, Any]:
+    """The settings of a group that its optimiser has changed since it was made."""
+    begun = group.get("begun", {})
+    return {
+        name: _plain(value)
+        for name, value in settings_of(group).items()
+        if name not in begun or not _same(value, begun[name])
+    }
+
+
+def _same(value: Any, other: Any) -> bool:
+    if isinstance(value, Tensor) or isinstance(other, Tensor):
+        return isinstance(value, Tensor) and isinstance(other, Tensor) and torch.equal(value, other)
+    return bool(value == other)
+
+
 def _plain(value: Any) -> Any:
-    return whole(value).detach().cpu().clone() if isinstance(value, Tensor) else value
+    return tree_map(lambda one: whole(one).detach().cpu().clone() if isinstance(one, Tensor) else one, value)
 
 
 def _like(key: str, value: Any, parameter: Tensor) -> Any:
-    """A tensor as its parameter lies; the count of steps stays on the CPU, where AdamW keeps it."""
-    if key == "step" or not isinstance(value, Tensor):
+    """Tensors as their parameter lies; the count of steps stays on the CPU, where AdamW keeps it."""
+    if key == "step":
         return value
-    return own_part(value.to(parameter.dtype), parameter)
+    return tree_map(lambda one: _placed(one, parameter) if isinstance(one, Tensor) else one, value)
+
+
+def _placed(value: Tensor, parameter: Tensor) -> Tensor:
+    return own_part(value, parameter) if value.shape == parameter.shape else value.to(parameter.device)

@@ -3,24 +3,33 @@
 from collections.abc import Iterator
 from typing import Any
 
+from imtok.schedules import Schedule
+from imtok.training.rates import unread
 from imtok.training.settings import OptimizerSettings, TrainerSettings
 
 _STARTS = ("critic_start", "generator_start", "start_step", "anneal_start")
 _SPANS = {"ramp_steps": "generator_start", "anneal_steps": "anneal_start", "steps": None}  # and where each begins
 
 
-def unlikely(trainer: TrainerSettings, optimizer: OptimizerSettings, config: dict[str, Any]) -> list[str]:
+def unlikely(
+    trainer: TrainerSettings, optimizer: OptimizerSettings, config: dict[str, Any], schedule: Schedule | None = None
+) -> list[str]:
     """Every part of a schedule that lies beyond the last step: a line each, with keys and numbers.
 
     Args:
         trainer: Length of the run.
         optimizer: Its warm-up, and the critic's.
         config: The run's config as plain values: what its parts call a first step or a number of steps.
+        schedule: Of the learning rate; None = warm-up, then half a cosine.
     """
     steps = trainer.max_steps
     found = []
-    if optimizer.warmup_steps > steps:
-        reached = optimizer.rate(steps - 1, steps) / optimizer.lr
+    for name in unread(schedule):
+        value = getattr(optimizer, name)
+        if config.get("optimizer", {}).get(name):
+            found.append(f"optimizer.{name}={value} has no effect: {type(schedule).__name__} has no {name}")
+    if optimizer.warmup_steps > steps and "warmup_steps" not in unread(schedule):
+        reached = optimizer.rate(steps - 1, steps, 0, schedule) / optimizer.lr
         found.append(
             f"optimizer.warmup_steps={optimizer.warmup_steps} is more than trainer.max_steps={steps}: the learning "
             f"rate ends at {reached:.2g} of optimizer.lr"

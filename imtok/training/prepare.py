@@ -22,6 +22,8 @@ from imtok.tokenizer import Tokenizer
 from imtok.training.best import find_best
 from imtok.training.checkpoints import Checkpoint
 from imtok.training.init_from import take_weights
+from imtok.training.optimizers import make_optimizer, try_optimizer
+from imtok.training.rates import Schedules
 from imtok.training.rehearsal import Rehearsal
 from imtok.training.resume import check_changes
 from imtok.training.settings import EMASettings, OptimizerSettings, TrainerSettings
@@ -54,6 +56,7 @@ class Run:
         command: What its further processes on this machine run, where no launcher has started them.
         measured_by: The command that measures the finished run again, for its report.
         left_out: The judges that the objective is without, as their weights are not on this machine: why, by key.
+        schedules: Of the learning rates of tokenizer and critic; None = warm-up, then half a cosine.
     """
 
     tokenizer: Tokenizer
@@ -75,6 +78,7 @@ class Run:
     command: tuple[str, ...] = ()
     measured_by: str = ""
     left_out: dict[str, str] = field(default_factory=dict)
+    schedules: Schedules = (None, None)
 
 
 @dataclass(frozen=True)
@@ -114,6 +118,7 @@ def prepare(run: Run, processes: int, images: Images, about: dict[str, Any], res
         InputError: If parts do not go together, or something is not to be had. Nothing is written.
     """
     _require_told(run, images)
+    _try_optimizers(run)
     _rehearse(run, processes)
     asked = Settings(run.trainer.evaluate_metrics, Protocol("offline"), seed=run.seed, untold=True)
     asked = asked if run.trainer.evaluate_every else None
@@ -162,6 +167,14 @@ def _rehearse(run: Run, processes: int) -> None:
     images = settings.batch_size // (processes * settings.accumulate)
     last = settings.max_steps - 1
     Rehearsal(images, run.image_size, last, settings.precision == "bf16", run.config)(run.tokenizer, run.objective)
+
+
+def _try_optimizers(run: Run) -> None:
+    sharded = run.trainer.strategy == "fsdp"
+    try_optimizer(run.optimizer, "optimizer", sharded)
+    make_optimizer(run.tokenizer, run.optimizer)
+    if run.objective.critic is not None:
+        try_optimizer(run.optimizer.for_critic(), "optimizer.critic", sharded)
 
 
 def _fetch_weights(root: nn.Module, key: str = "") -> None:

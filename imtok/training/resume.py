@@ -14,9 +14,13 @@ _FREE = {
 }  # fmt: skip
 
 
+# What runs of before had, whose configs do not say it.
+_SINCE = {"optimizer._target_": "torch.optim.AdamW", "schedule._target_": "imtok.schedules.WarmupCosine"}
+
+
 def changes(old: dict[str, Any], new: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
     """Old and new value of each key that differs and that the result depends on."""
-    before, after = dict(_flat(old)), dict(_flat(new))
+    before, after = _SINCE | dict(_flat(old)), _SINCE | dict(_flat(new))
     keys = sorted(key for key in before.keys() | after.keys() if before.get(key) != after.get(key))
     return {key: (before.get(key), after.get(key)) for key in keys if key not in _FREE}
 

@@ -138,6 +138,7 @@ def _assemble(run: Run, trainer: Trainer, plan: Plan) -> _Crew:
         run.optimizer,
         run.seed,
         start_codebook=run.init_from is None,
+        schedules=run.schedules,
     )
     ema = EMA(run.tokenizer, run.ema.decay)
     if resume is not None:
@@ -217,7 +218,10 @@ def _say(run: Run, images: tuple[Images, Images], trainer: Trainer, step: int) -
         if step:
             why = "this run began without it; judges=required allow_change=[objective] takes it in"
         log.warning("%s is left out (judges=found): %s", key, why)
-    for line in [*too_few(images, run.config.get("data") or {}), *unlikely(run.trainer, run.optimizer, run.config)]:
+    for line in [
+        *too_few(images, run.config.get("data") or {}),
+        *unlikely(run.trainer, run.optimizer, run.config, run.schedules[0]),
+    ]:
         log.warning("%s", line)
 
 

@@ -1,5 +1,6 @@
 """When a run is saved, and how its state becomes a checkpoint and back."""
 
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,17 @@ from imtok.training.checkpoints import Checkpoint
 from imtok.training.ema import EMA
 from imtok.training.optimizer_state import optimizer_state, restore_optimizer
 from imtok.training.records import Events
+from imtok.training.resume import changes
 from imtok.training.sharding import whole
 from imtok.training.task import TokenizerTask
+
+log = logging.getLogger(__name__)
+
+# Settings of an optimiser that change its steps, and not what it remembers.
+_SAME_STATE = (
+    *("lr", "betas", "eps", "weight_decay", "warmup_steps", "final_lr", "drop_at", "drop_by", "layer_decay"),
+    *("foreach", "fused", "critic"),
+)
 
 
 class Saving(Callback):
@@ -59,7 +69,7 @@ class Saving(Callback):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         assert isinstance(pl_module, TokenizerTask)
         if self.resume is not None:
-            restore_optimizers(self.resume, pl_module)
+            restore_optimizers(self.resume, pl_module, self.about["config"])
             pl_module.meters.load_state_dicts(self.resume.state["meters"], pl_module.device)
 
     @override
@@ -111,8 +121,12 @@ def restore_weights(checkpoint: Checkpoint, task: TokenizerTask, ema: EMA) -> No
     ema.updates = checkpoint.state["ema_updates"]
 
 
-def restore_optimizers(checkpoint: Checkpoint, task: TokenizerTask) -> None:
-    """Put the optimisers back, once they exist."""
+def restore_optimizers(checkpoint: Checkpoint, task: TokenizerTask, config: dict[str, Any]) -> None:
+    """Put the optimisers back, once they exist; where they are of another kind than before, they begin anew."""
+    other = [key for key in changes(checkpoint.about.get("config", config), config) if _remembers_otherwise(key)]
+    if other:
+        log.warning("the optimiser begins anew, since %s differ", ", ".join(other))
+        return
     try:
         for optimizer, state in zip(_optimizers(task), checkpoint.state["optimizers"], strict=True):
             restore_optimizer(task, optimizer, state)
@@ -120,6 +134,12 @@ def restore_optimizers(checkpoint: Checkpoint, task: TokenizerTask) -> None:
         raise InputError(
             f"the checkpoint at step {checkpoint.step} does not fit this config (optimisers differ: {error})"
         ) from None
+
+
+def _remembers_otherwise(key: str) -> bool:
+    """Whether an optimiser whose setting of this name differs keeps another kind of state."""
+    names = key.split(".")
+    return names[0] == "optimizer" and names[-1] not in _SAME_STATE
 
 
 def _optimizers(task: TokenizerTask) -> list[Any]:

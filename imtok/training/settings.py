@@ -4,7 +4,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from imtok.evaluation.settings import DEFAULT, check_metrics
-from imtok.schedules import drops, warmup_cosine
+from imtok.schedules import Schedule, WarmupCosine, drops
 
 
 @dataclass
@@ -110,6 +110,7 @@ class CriticSettings:
     """What differs in the critic's optimiser. Its learning rate follows the tokenizer's schedule, or one of its own.
 
     Attributes:
+        _target_: Class of its optimiser; None = the tokenizer's, with the same arguments.
         lr: Peak learning rate; None = the tokenizer's.
         betas: Decay of the running means; None = the tokenizer's.
         weight_decay: On matrices and kernels only; None = the tokenizer's.
@@ -117,47 +118,71 @@ class CriticSettings:
             critic does, at the objective's ``critic_start``, and ends with the run; None = it is the tokenizer's
             schedule, wherever that is by then.
         final_lr: Learning rate at the last step, as a fraction of the critic's peak; None = the tokenizer's fraction.
+        beside: What trains the parameters that are no matrices of linear layers; None = the tokenizer's.
+        arguments: All other keys of the section: arguments of the class.
     """
 
+    _target_: str | None = None
     lr: float | None = None
     betas: list[float] | None = None
     weight_decay: float | None = None
     warmup_steps: int | None = None
     final_lr: float | None = None
+    beside: dict[str, Any] | None = None
+    arguments: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass
 class OptimizerSettings:
-    """AdamW (arXiv 1711.05101) with linear warm-up and half a cosine; or, with ``final_lr: 1.0``, drops by steps.
+    """An optimiser, its rates, and which parameters it trains in which way.
 
     Attributes:
+        _target_: Class of the optimiser, any of torch's or of your own.
         lr: Peak learning rate.
-        betas: Decay of the running means of gradient and squared gradient.
+        betas: Decay of the running means of gradient and squared gradient; None = the class's own.
         weight_decay: On matrices and kernels only: never on norms, biases, embeddings, tokens, positions and codebooks.
         warmup_steps: Steps of the linear warm-up.
         final_lr: Learning rate at the last step, as a fraction of the peak.
         drop_at: Steps of the run, ascending, from each of which on the learning rates of tokenizer and critic are
             ``drop_by`` times what they would be; None = none.
         drop_by: What is left at each of these steps, in (0, 1).
+        layer_decay: Each block of the encoder learns at this fraction, in (0, 1), of the rate of the block after it
+            (arXiv 2106.08254); None = all at one rate.
+        beside: The optimiser of all parameters that are no matrices of linear layers, a dict with ``_target_`` and
+            arguments; None = one optimiser trains them all.
         critic: What differs for the critic, where the objective has one.
+        arguments: All other keys of the section: arguments of the class.
     """
 
+    _target_: str = "torch.optim.AdamW"
     lr: float = 1e-4
-    betas: list[float] = field(default_factory=lambda: [0.9, 0.95])
+    betas: list[float] | None = None
     weight_decay: float = 0.0
     warmup_steps: int = 100
     final_lr: float = 0.0
     drop_at: list[int] | None = None
     drop_by: float = 0.1
+    layer_decay: float | None = None
+    beside: dict[str, Any] | None = None
     critic: CriticSettings = field(default_factory=CriticSettings)
+    arguments: dict[str, Any] = field(default_factory=dict)
 
     def for_critic(self) -> "OptimizerSettings":
         """The critic's settings, with nothing left to fill in."""
         own = {name: value for name, value in vars(self.critic).items() if value is not None}
-        return replace(self, **own, critic=CriticSettings())
+        begun = replace(self, layer_decay=None, critic=CriticSettings())
+        if own.get("_target_", self._target_) != self._target_:  # another class has arguments of its own
+            begun = replace(begun, betas=None, beside=None, arguments={})
+        return replace(begun, **{**own, "arguments": begun.arguments | self.critic.arguments})
 
-    def rate(self, step: int, max_steps: int, start: int = 0) -> float:
+    def rate(self, step: int, max_steps: int, start: int = 0, schedule: Schedule | None = None) -> float:
         """The learning rate at a step of a schedule that begins at the step ``start``, a function of these alone.
+
+        Args:
+            step: Of the run.
+            max_steps: Of the run, at which the schedule ends.
+            start: Its first step.
+            schedule: None = warm-up, then half a cosine.
 
         Example:
             >>> settings = OptimizerSettings(lr=1.0, warmup_steps=2, final_lr=1.0, drop_at=[4])
@@ -166,13 +191,13 @@ class OptimizerSettings:
             >>> [settings.rate(step, max_steps=6, start=2) for step in range(2, 6)]
             [0.5, 1.0, 0.1, 0.1]
         """
-        done, total = max(step - start, 0), max_steps - start
-        rate = warmup_cosine(done, self.lr, self.warmup_steps, total, self.lr * self.final_lr)
+        schedule = schedule or WarmupCosine(self.warmup_steps, self.final_lr)
+        rate = schedule(max(step - start, 0), max_steps - start, self.lr)
         return rate * drops(step, self.drop_at or (), self.drop_by)
 
-    def critic_rate(self, step: int, max_steps: int, start: int) -> float:
+    def critic_rate(self, step: int, max_steps: int, start: int, schedule: Schedule | None = None) -> float:
         """The critic's learning rate, where the critic begins to learn at the step ``start``."""
-        return self.for_critic().rate(step, max_steps, 0 if self.critic.warmup_steps is None else start)
+        return self.for_critic().rate(step, max_steps, 0 if self.critic.warmup_steps is None else start, schedule)
 
     def check(self, max_steps: int | None = None) -> list[str]:
         """What is out of range, one line each.
@@ -187,13 +212,15 @@ class OptimizerSettings:
             problems += [line.replace("optimizer.", "optimizer.critic.", 1) for line in of_critic]
         if self.lr <= 0:
             problems.append(f"optimizer.lr must be positive, got {self.lr}")
-        if len(self.betas) != 2 or not all(0 <= beta < 1 for beta in self.betas):
+        if self.betas is not None and (len(self.betas) != 2 or not all(0 <= beta < 1 for beta in self.betas)):
             problems.append(f"optimizer.betas must be two numbers in [0, 1), got {list(self.betas)}")
         if self.weight_decay < 0 or self.warmup_steps < 0 or not 0 <= self.final_lr <= 1:
             problems.append(
                 "optimizer.weight_decay and warmup_steps must not be negative and final_lr must be in [0, 1], "
                 f"got {self.weight_decay}, {self.warmup_steps} and {self.final_lr}"
             )
+        if self.layer_decay is not None and not 0 < self.layer_decay < 1:
+            problems.append(f"optimizer.layer_decay must be in (0, 1) or null, got {self.layer_decay}")
         if not 0 < self.drop_by < 1:
             problems.append(f"optimizer.drop_by must be in (0, 1), what is left of the rate, got {self.drop_by}")
         steps = list(self.drop_at or ())

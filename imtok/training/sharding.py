@@ -30,7 +30,7 @@ def shard(module: nn.Module, mesh: DeviceMesh) -> None:
         module: With the same weights on every device.
         mesh: The devices, in one dimension.
     """
-    for part in _outermost(module, _UNITS):
+    for part in units(module):
         fully_shard(part, mesh=mesh, reshard_after_forward=True)
     for part in _outermost(module, _TRUNKS):
         fully_shard(part, mesh=mesh, reshard_after_forward=True)
@@ -101,13 +101,9 @@ def clip_gradients(parameters: Iterable[nn.Parameter], limit: float) -> Tensor:
     return norm
 
 
-def split_groups(optimizer: torch.optim.Optimizer) -> None:
-    """Let no parameter group hold both sharded and whole parameters: kernels for many tensors take one kind."""
-    groups = []
-    for group in optimizer.param_groups:
-        kinds = [[p for p in group["params"] if isinstance(p, DTensor) is sharded] for sharded in (True, False)]
-        groups += [{**group, "params": parameters} for parameters in kinds if parameters]
-    optimizer.param_groups[:] = groups
+def units(module: nn.Module) -> list[nn.Module]:
+    """The blocks and stages in ``module``, each once, in the order of their depth."""
+    return _outermost(module, _UNITS)
 
 
 def _square(values: list[Tensor]) -> Tensor:

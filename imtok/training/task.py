@@ -21,9 +21,10 @@ from imtok.errors import InputError
 from imtok.objectives.base import Objective
 from imtok.pixels import to_float
 from imtok.quantizers.statistics import merge_stats, stats_of_all_ranks
+from imtok.schedules import Schedule
 from imtok.tokenizer import Tokenizer
 from imtok.training.meters import Meters
-from imtok.training.optimizers import make_optimizer
+from imtok.training.optimizers import make_optimizer, set_rate
 from imtok.training.settings import OptimizerSettings, TrainerSettings
 from imtok.training.sharding import average_gradients, clip_gradients, shard
 from imtok.types import Batch, Shown
@@ -47,6 +48,7 @@ class TokenizerTask(LightningModule):
         optimizer: Settings of the optimiser, for tokenizer and critic alike.
         seed: Of all randomness.
         start_codebook: Whether the quantizer is fitted to the first global batch before step 0.
+        schedules: Of the tokenizer's learning rate and of the critic's; None = warm-up, then half a cosine.
 
     Attributes:
         step: Optimiser steps finished; a step whose gradients were not finite counts too.
@@ -65,6 +67,7 @@ class TokenizerTask(LightningModule):
         optimizer: OptimizerSettings,
         seed: int = 0,
         start_codebook: bool = True,
+        schedules: tuple[Schedule | None, Schedule | None] = (None, None),
     ) -> None:
         super().__init__()
         self.automatic_optimization = False
@@ -75,6 +78,7 @@ class TokenizerTask(LightningModule):
         self.optimizer_settings = optimizer
         self.seed = seed
         self.start_codebook = start_codebook
+        self.schedules = schedules
         self.step = 0
         self.stepped = False
         self.skipped = [0, 0]
@@ -102,7 +106,8 @@ class TokenizerTask(LightningModule):
     @override
     def configure_optimizers(self) -> list[torch.optim.Optimizer]:
         settings = (self.optimizer_settings, self.optimizer_settings.for_critic())
-        return [make_optimizer(module, given) for module, given in zip(self.learners(), settings, strict=False)]
+        keys = ("optimizer", "optimizer.critic")
+        return [make_optimizer(*given) for given in zip(self.learners(), settings, keys, strict=False)]
 
     def learners(self) -> list[nn.Module]:
         """What each optimiser trains: the tokenizer (with the objective's heads), and the critic if there is one."""
@@ -162,8 +167,7 @@ class TokenizerTask(LightningModule):
         if sum_over_ranks(finite).item() == world_size():
             rates = self.rates()
             for optimizer, rate in zip(optimizers, rates, strict=False):
-                for group in optimizer.param_groups:
-                    group["lr"] = rate
+                set_rate(optimizer, rate)
                 optimizer.step()
             if not self.tokenizer.is_frozen("quantizer"):
                 self.tokenizer.quantizer.update(stats_of_all_ranks(self._stats))
@@ -188,7 +192,8 @@ class TokenizerTask(LightningModule):
         settings, steps = self.optimizer_settings, self.trainer_settings.max_steps
         adversary = self.objective.adversary
         start = adversary.critic_start if adversary is not None else 0
-        return settings.rate(self.step, steps), settings.critic_rate(self.step, steps, start)
+        own, critics = self.schedules
+        return settings.rate(self.step, steps, 0, own), settings.critic_rate(self.step, steps, start, critics)
 
     def _skip(self) -> None:
         self.skipped = [self.skipped[0] + 1, self.skipped[1] + 1]

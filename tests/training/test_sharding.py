@@ -20,7 +20,10 @@ from imtok.config import config_folder, register_schemas
 from imtok.nn.transformer import Transformer
 from imtok.pretrained import fetch_weights
 from imtok.training.checkpoints import load
-from imtok.training.sharding import average_gradients, clip_gradients, own, own_part, shard, split_groups, whole
+from imtok.training.optimizer_state import optimizer_state, restore_optimizer
+from imtok.training.optimizers import make_optimizer
+from imtok.training.settings import OptimizerSettings
+from imtok.training.sharding import average_gradients, clip_gradients, own, own_part, shard, whole
 from imtok.types import Batch
 
 STEPS = 4
@@ -176,12 +179,34 @@ def test_a_parameter_without_gradient_keeps_none(mesh):
 
 def test_groups_of_an_optimiser_hold_one_kind_and_keep_their_settings(mesh):
     net = sharded_net(mesh)
-    optimizer = torch.optim.AdamW(net.parameters(), lr=0.1, weight_decay=0.3)
-    split_groups(optimizer)
+    optimizer = make_optimizer(net, OptimizerSettings(lr=0.1, weight_decay=0.3))
     kinds = [{isinstance(parameter, DTensor) for parameter in group["params"]} for group in optimizer.param_groups]
-    assert sorted(map(list, kinds)) == [[False], [True]]
-    assert [(group["lr"], group["weight_decay"]) for group in optimizer.param_groups] == [(0.1, 0.3)] * 2
+    assert kinds == [{True}, {False}, {True}, {False}]
+    settings = [(group["lr"], group["weight_decay"]) for group in optimizer.param_groups]
+    assert settings == [(0.1, 0.3)] * 2 + [(0.1, 0.0)] * 2
     assert sum(len(group["params"]) for group in optimizer.param_groups) == len(list(net.parameters()))
+
+
+def test_muon_steps_on_shards_as_on_whole_matrices_and_comes_back(mesh):
+    torch.manual_seed(0)
+    plain = nn.ModuleDict({"trunk": Transformer(8, 2, 2), "last": nn.Linear(8, 3)})
+    nets = [deepcopy(plain), deepcopy(plain), plain]
+    for net in nets[:2]:
+        shard(net, mesh)
+    settings = OptimizerSettings(_target_="torch.optim.Muon", lr=0.1, beside={"_target_": "torch.optim.AdamW"})
+    made = [make_optimizer(net, settings) for net in nets]
+    data = torch.randn(2, 5, 8)
+    for steps in range(4):
+        if steps == 2:  # the second goes on from what the first has stored
+            nets[1].load_state_dict(nets[0].state_dict())
+            restore_optimizer(nets[1], made[1], optimizer_state(nets[0], made[0]))
+        for net, optimizer in zip(nets, made, strict=True):
+            net["last"](net["trunk"](data)).square().mean().backward()
+            optimizer.step()
+            optimizer.zero_grad()
+    for one, again, other in zip(*(net.parameters() for net in nets), strict=True):
+        assert torch.equal(own(one), own(again))
+        torch.testing.assert_close(own(one), other, rtol=1e-5, atol=1e-6)
 
 
 def test_a_part_and_the_whole_invert_each_other(mesh):
