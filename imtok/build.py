@@ -66,13 +66,19 @@ def build_run(config: DictConfig, folder: Path) -> Run:
         config_yaml=OmegaConf.to_yaml(OmegaConf.create(plain)),
         ckpt=typed.ckpt,
         init_from=typed.init_from,
-        wandb=typed.logger == "wandb",
+        loggers=_by_name(typed.logger),
+        callbacks=_by_name(typed.callback),
         allow_change=tuple(typed.allow_change),
         note=typed.note or "",
         command=_this_job(folder),
         left_out=left_out,
         schedules=build_schedules(typed.schedule, typed.optimizer, typed.trainer.max_steps),
     )
+
+
+def _by_name(section: Any) -> dict[str, Any]:
+    """The parts of a section that were not taken out by null."""
+    return {name: node for name, node in (section or {}).items() if node is not None}
 
 
 def _precision(trainer: dict[str, Any]) -> str:

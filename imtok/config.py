@@ -49,7 +49,8 @@ class TrainConfig:
     optimizer: Any = MISSING
     schedule: Any = None
     ema: EMASettings = field(default_factory=EMASettings)
-    logger: str = "csv"
+    logger: Any = None
+    callback: Any = None
     name: str = "default"
     note: str | None = None
     image_size: int = 64
@@ -73,8 +74,6 @@ class TrainConfig:
             problems.append(f"image_size must be at least 1 pixel, got {self.image_size}")
         if self.seed < 0:
             problems.append(f"seed must not be negative, got {self.seed}")
-        if self.logger not in ("csv", "wandb"):
-            problems.append(f"logger must be csv or wandb, got {self.logger}")
         if self.judges not in ("required", "found"):
             problems.append(f"judges must be required or found, got {self.judges}")
         if self.ckpt and not self.out and self.ckpt == "last":

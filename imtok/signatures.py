@@ -37,6 +37,7 @@ PROVIDED = {
     "encoder": {"out_dim", "image_size", "space"} | _TOLD,
     "decoder": {"in_dim", "image_size", "space", "num_latents"} | _TOLD,
     "schedule": set(GIVEN),
+    "logger.*": {"save_dir", "name", "version", "run_name", "run_id"},
     **{f"optimizer{one}": {"params"} for one in ("", ".critic", ".beside", ".critic.beside")},
 }
 
@@ -57,8 +58,19 @@ def check_parts(plain: dict[str, Any], unread: Sequence[str] = (), typed: set[st
         if path in ("optimizer", "optimizer.critic"):
             node = _for_its_class(node)
         other = list(_of_other_class(path, node, _SECTIONS.get(path, Any))) or list(_of_no_group(path, node))
-        lines += other or _check_node(path, node, PROVIDED.get(path, set()), typed)
-    return lines
+        provided = PROVIDED.get(path) or PROVIDED.get(f"{path.split('.')[0]}.*", set())
+        lines += other or _check_node(path, node, provided, typed)
+    return [*lines, *(line for group in ("logger", "callback") for line in _by_name(group, plain.get(group)))]
+
+
+def _by_name(group: str, section: Any) -> Iterator[str]:
+    """What is wrong with a section that holds parts by names of the user's choice."""
+    if section is not None and (not isinstance(section, dict) or "_target_" in section):
+        yield f"{group}: takes parts by name: {group}={{NAME: {{_target_: ...}}}}, got {section!r}"
+        return
+    for name, node in (section or {}).items():
+        if node is not None and not (isinstance(node, dict) and "_target_" in node):
+            yield f"{group}.{name}: it has no _target_, so nothing can build it; ~{group}.{name} removes it"
 
 
 def _of_critic(optimizer: Any) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -105,7 +117,7 @@ def _check_node(path: str, node: dict[str, Any], provided: set[str], typed: set[
     try:
         factory: Callable[..., Any] = get_object(target)
         parameters = inspect.signature(factory).parameters
-        hints = get_type_hints(factory.__init__ if inspect.isclass(factory) else factory)
+        hints = _hints(factory)
     except Exception as error:  # importing can raise anything, and not all that can be imported says what it takes
         yield f"{path}._target_: cannot import {target} ({_why_absent(target, error)})"
         return
@@ -144,6 +156,14 @@ def _check_node(path: str, node: dict[str, Any], provided: set[str], typed: set[
         required = parameter.default is parameter.empty and not several
         if required and key not in given and key not in provided:
             yield f"{path}.{key}: required by {target.rpartition('.')[2]} and not set; give +{path}.{key}=VALUE"
+
+
+def _hints(factory: Callable[..., Any]) -> dict[str, Any]:
+    """The types of its arguments; {} where a library names one that is only there for type checkers."""
+    try:
+        return get_type_hints(factory.__init__ if inspect.isclass(factory) else factory)
+    except NameError:
+        return {}
 
 
 def _why_absent(target: Any, error: Exception) -> str:

@@ -149,7 +149,9 @@ def test_every_encoder_builds_with_its_decoder(encoder):
         (["trainer.devices=2"], "out=DIR must be given with several processes"),
         (["trainer.batch_size=10", "trainer.accumulate=4"], "must be a multiple of trainer.accumulate=4, got 10"),
         (["fsq"], "fsq: not an override; write KEY=VALUE"),
-        (["logger=tensorboard"], "logger must be csv or wandb, got tensorboard"),
+        (["logger=comet"], "logger=comet: no such option; there are csv, "),
+        (["+logger={x:{_target_:torch.nn.Linear}}"], "logger.x._target_ must name a subclass of lightning.pytorch.log"),
+        (["+logger.x=3"], "logger.x: it has no _target_, so nothing can build it; ~logger.x removes it"),
         (["image_size=${nowhere}"], "image_size: "),
         (["experiment=titok_xxl"], "experiment=titok_xxl: no such option"),
         (["name='a"], "name: "),
@@ -175,7 +177,7 @@ def test_every_encoder_builds_with_its_decoder(encoder):
         (["fsq"], "fsq: not an override; write KEY=VALUE: quantizer=fsq"),
         (["./photos"], "./photos: not an override; write KEY=VALUE: data=folder data.path=./photos"),
         (["lr", "=", "3"], "lr = 3: write KEY=VALUE without spaces around =: lr=3"),
-        (["logger.x=3"], "logger.x: no such key; logger is a value and no section"),
+        (["judges.x=3"], "judges.x: no such key; judges is a value and no section"),
         (["seed=0,1"], "seed: several values make a sweep, which takes -m"),
         (["out=${hydra:job.num}"], "out: hydra:job.num has no value here; only a sweep (-m) has one"),
         (["+name2=${name}"], "name2: nothing reads it; did you mean name?"),
@@ -274,15 +276,15 @@ def test_every_command_names_a_key_that_nothing_reads(command):
     [
         "name='${oc.env:IMTOK_SECRET}'",
         "name='${ oc.env:IMTOK_SECRET}'",
-        "name='${oc.${logger}:IMTOK_SECRET}'",
+        "name='${oc.${judges}:IMTOK_SECRET}'",
         "name='${oc.decode:${oc.env:IMTOK_SECRET}}'",
-        "name='x-${oc.select:missing,${oc.${logger}:IMTOK_SECRET}}'",
+        "name='x-${oc.select:missing,${oc.${judges}:IMTOK_SECRET}}'",
     ],
 )
 def test_no_spelling_of_an_interpolation_reads_the_environment(override, monkeypatch):
     monkeypatch.setenv("IMTOK_SECRET", "e1b7a5c0ffee")
     with pytest.raises(InputError) as error:
-        check_command("train", [override, "logger=env"])
+        check_command("train", [override, "judges=env"])
     assert "must not read the environment" in str(error.value)
     assert "e1b7a5c0ffee" not in str(error.value)
     assert "only paths may" in str(error.value)

@@ -5,7 +5,7 @@ import logging
 import platform
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 
 CONFIG = "config.yaml"
 LOCK = ".lock"
-_BEGINNINGS = ("run.json", "events.jsonl", "metrics.csv", "evaluation.csv", "bad_samples.jsonl")
+_BEGINNINGS = ("run.json", "loggers.json", "events.jsonl", "metrics.csv", "evaluation.csv", "bad_samples.jsonl")
 _PACKAGES = ("imtok", "torch", "torchvision", "lightning", "hydra-core", "webdataset", "torchmetrics", "safetensors")
 
 
@@ -127,9 +127,15 @@ def describe(folder: Path, config_yaml: str, about: dict[str, Any], seed: int) -
         raise InputError(f"out={folder} cannot be written to ({error.strerror or error}); free some room") from None
 
 
-def give_back(folder: Path) -> None:
-    """Remove what a run has written that was refused before its first step, so that the mended one may start there."""
-    shutil.rmtree(folder / "wandb", ignore_errors=True)
+def give_back(folder: Path, places: Iterable[str] = ()) -> None:
+    """Remove what a run has written that was refused before its first step, so that the mended one may start there.
+
+    Args:
+        folder: The run folder.
+        places: Names in it that loggers have made.
+    """
+    for name in places:
+        shutil.rmtree(folder / name, ignore_errors=True)
     with contextlib.suppress(OSError):
         if not any((folder / "checkpoints").glob("step_*")):
             for name in (CONFIG, *_BEGINNINGS):

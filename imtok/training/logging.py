@@ -18,19 +18,20 @@ from imtok.evaluation.grid import draw_grid
 from imtok.evaluation.settings import Settings
 from imtok.files import read_json, write_json
 from imtok.pixels import to_float, to_uint8
+from imtok.training.callbacks import Guests, tell
 from imtok.training.ema import EMA
 from imtok.training.health import Health
+from imtok.training.loggers import Loggers
 from imtok.training.progress import Bar, codes_in_use, memory_gb
 from imtok.training.records import Events, MetricsFile
 from imtok.training.task import TokenizerTask
-from imtok.training.wandb import Wandb
 from imtok.types import Batch
 
 log = logging.getLogger(__name__)
 
 
 class Log(Callback):
-    """Writes ``metrics.csv`` always, and the same to wandb where it is wanted.
+    """Writes ``metrics.csv`` always, and the same to the loggers of the run.
 
     Args:
         folder: The run folder.
@@ -38,16 +39,18 @@ class Log(Callback):
         bar: Knows the speed.
         health: Says what goes wrong.
         events: Where it is noted, too.
-        wandb: The mirror; None = there is none.
+        mirror: Where it goes as well; None = nowhere.
     """
 
-    def __init__(self, folder: Path, every: int, bar: Bar, health: Health, events: Events, wandb: Wandb | None) -> None:
+    def __init__(
+        self, folder: Path, every: int, bar: Bar, health: Health, events: Events, mirror: Loggers | None
+    ) -> None:
         self.path = folder / "metrics.csv"
         self.every = every
         self.bar = bar
         self.health = health
         self.events = events
-        self.wandb = wandb
+        self.mirror = mirror
         self.file: MetricsFile | None = None
 
     @override
@@ -70,6 +73,7 @@ class Log(Callback):
             return
         terms = sorted(pl_module.meters.terms)
         row = pl_module.meters.read()
+        tell(trainer, row)
         if not row or not trainer.is_global_zero or self.file is None:
             return
         for said in self.health.read(row, terms):
@@ -86,8 +90,8 @@ class Log(Callback):
             self.file.write(step, row)
         except OSError as error:  # a full disk must not stop the run: the next checkpoint will say so
             self._warn(error)
-        if self.wandb is not None:
-            self.wandb.log(step, row)
+        if self.mirror is not None:
+            self.mirror.log(step, row)
         if not sys.stderr.isatty():
             log.info(
                 "step %d of %d  loss %.4f%s  %.0f images/s  %.1f GB  %s left",
@@ -107,15 +111,15 @@ class Pictures(Callback):
         every: Steps between pictures; 0 = none.
         batch: The images to show; always the same ones.
         ema: The averaged weights.
-        wandb: The mirror; None = there is none.
+        mirror: Where it goes as well; None = nowhere.
     """
 
-    def __init__(self, folder: Path, every: int, batch: Batch, ema: EMA, wandb: Wandb | None) -> None:
+    def __init__(self, folder: Path, every: int, batch: Batch, ema: EMA, mirror: Loggers | None) -> None:
         self.folder = folder / "images"
         self.every = every
         self.batch = batch
         self.ema = ema
-        self.wandb = wandb
+        self.mirror = mirror
 
     @override
     def on_train_batch_end(
@@ -140,14 +144,14 @@ class Pictures(Callback):
         except (OSError, ValueError) as error:
             log.warning("%s could not be written (%s)", path, error)
             return
-        if self.wandb is not None:
-            self.wandb.picture(step, path)
+        if self.mirror is not None:
+            self.mirror.picture(step, path)
 
 
 class Evaluation(Callback):
     """Measures the averaged weights on the same held-out images, and keeps the best tokenizer by one of the numbers.
 
-    Writes ``evaluation.csv``, the same to wandb, and ``best/`` with ``tokenizer/`` and ``best.json``.
+    Writes ``evaluation.csv``, the same to the loggers, and ``best/`` with ``tokenizer/`` and ``best.json``.
 
     Args:
         folder: The run folder.
@@ -156,7 +160,8 @@ class Evaluation(Callback):
         settings: What to measure.
         best: Name of the number that chooses the best, and whether a larger one is better; None = nothing is kept.
         ema: The averaged weights.
-        wandb: The mirror; None = there is none.
+        mirror: Where it goes as well; None = nowhere.
+        guests: The callbacks of the config, for which this is a validation.
     """
 
     def __init__(
@@ -167,7 +172,8 @@ class Evaluation(Callback):
         settings: Settings,
         best: tuple[str, bool] | None,
         ema: EMA,
-        wandb: Wandb | None,
+        mirror: Loggers | None,
+        guests: Guests,
     ) -> None:
         self.folder = folder
         self.every = every
@@ -175,7 +181,8 @@ class Evaluation(Callback):
         self.settings = settings
         self.best = best
         self.ema = ema
-        self.wandb = wandb
+        self.mirror = mirror
+        self.guests = guests
         self.file: MetricsFile | None = None
 
     @override
@@ -186,8 +193,13 @@ class Evaluation(Callback):
             self.file = MetricsFile(self.folder / "evaluation.csv")
             self.file.forget_from(step + 1)
         # a checkpoint is written before the evaluation of its step, which may not have come about
-        if step and step % self.every == 0 and from_main(lambda: not self._has(step)):
-            self._evaluate(pl_module)
+        if step and step % self.every == 0:
+            known = from_main(lambda: self._known(step))
+            if known is None:
+                self._evaluate(trainer, pl_module)
+            else:  # what callbacks remember is from before it, too
+                self.guests.before_evaluation(trainer, pl_module)
+                self.guests.after_evaluation(trainer, pl_module, known)
 
     @override
     def on_train_batch_end(
@@ -195,12 +207,19 @@ class Evaluation(Callback):
     ) -> None:
         assert isinstance(pl_module, TokenizerTask)
         if pl_module.stepped and pl_module.step % self.every == 0:
-            self._evaluate(pl_module)
+            self._evaluate(trainer, pl_module)
 
-    def _has(self, step: int) -> bool:
-        return self.file is not None and any(int(row["step"]) == step for row in self.file.rows)
+    def _known(self, step: int) -> dict[str, float] | None:
+        """The numbers of a step that was evaluated before; None if it was not."""
+        rows = self.file.rows if self.file is not None else []
+        found = next((row for row in rows if int(row["step"]) == step), None)
+        return {n: float(v) for n, v in found.items() if n not in ("step", "images")} if found is not None else None
 
-    def _evaluate(self, task: TokenizerTask) -> None:
+    def _evaluate(self, trainer: Trainer, task: TokenizerTask) -> None:
+        self.guests.before_evaluation(trainer, task)
+        self.guests.after_evaluation(trainer, task, self._measure(task))
+
+    def _measure(self, task: TokenizerTask) -> dict[str, float]:
         step, device = task.step, task.device
         tokenizer = self.ema.gather()
         with self.ema.lent(device):
@@ -209,15 +228,16 @@ class Evaluation(Callback):
             reason = report.absent.get(self.best[0], f"there are {', '.join(report.metrics)}")
             raise InputError(f"trainer.best={self.best[0]} could not be measured at step {step}: {reason}")
         if self.file is None:
-            return
+            return report.metrics
         try:
             self.file.write(step, {"images": report.images, **report.metrics})
             if self.best is not None:
                 self._keep_best(step, report.metrics[self.best[0]], *self.best)
         except OSError as error:  # a full disk must not stop the run: the next checkpoint will say so
             log.warning("%s could not be written (%s)", error.filename or self.folder, error.strerror or error)
-        if self.wandb is not None:
-            self.wandb.log(step, {f"evaluation/{name}": value for name, value in report.metrics.items()})
+        if self.mirror is not None:
+            self.mirror.log(step, {f"evaluation/{name}": value for name, value in report.metrics.items()})
+        return report.metrics
 
     def _keep_best(self, step: int, value: float, name: str, higher: bool) -> None:
         path = self.folder / "best" / "best.json"

@@ -5,14 +5,21 @@ import inspect
 from collections.abc import Mapping
 from typing import Any
 
+from lightning import Callback
+from lightning.pytorch.loggers import Logger
 from torch.optim import Optimizer
 
 from imtok.errors import InputError
 from imtok.schedules import Schedule
 from imtok.tokenizer import TRUSTED, construct, trusted_packages
 
-BASES: dict[str, type] = {"optimizer": Optimizer, "schedule": Schedule}
-LIBRARIES = {"optimizer": ("torch",), "schedule": ()}  # whose classes a stored config may name, beside imtok's
+BASES: dict[str, type] = {"optimizer": Optimizer, "schedule": Schedule, "logger": Logger, "callback": Callback}
+LIBRARIES = {
+    "optimizer": ("torch",),
+    "schedule": (),
+    "logger": ("lightning",),
+    "callback": ("lightning",),
+}  # whose classes a stored config may name, beside imtok's
 
 
 def find_class(target: Any, group: str, key: str, stored: bool = False) -> type:

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from lightning import Callback
 from torch import nn
 
 from imtok.data.base import Data, Images
@@ -12,6 +13,7 @@ from imtok.data.remarks import say_remarks
 from imtok.data.told import require_told, told
 from imtok.distributed import launched_rank
 from imtok.errors import InputError
+from imtok.evaluation.choose import numbers
 from imtok.evaluation.pictures import choose_shown
 from imtok.evaluation.protocol import Protocol
 from imtok.evaluation.settings import Settings
@@ -20,6 +22,7 @@ from imtok.objectives.base import Objective
 from imtok.pretrained import RANDOM, Pretrained, fetch_weights
 from imtok.tokenizer import Tokenizer
 from imtok.training.best import find_best
+from imtok.training.callbacks import build_callbacks, check_monitors
 from imtok.training.checkpoints import Checkpoint
 from imtok.training.init_from import take_weights
 from imtok.training.optimizers import make_optimizer, try_optimizer
@@ -50,7 +53,8 @@ class Run:
         config_yaml: The same as text.
         ckpt: ``last`` or a checkpoint folder to go on from.
         init_from: A tokenizer whose weights it starts from.
-        wandb: Whether to mirror the log.
+        loggers: What the log is sent to as well: a section with ``_target_`` for each name.
+        callbacks: Lightning's callbacks, and those of one's own, in the same way.
         allow_change: Config keys that may differ from the run so far.
         note: What is to be known of its results, said at its start and at its end; "" = nothing.
         command: What its further processes on this machine run, where no launcher has started them.
@@ -72,7 +76,8 @@ class Run:
     config_yaml: str
     ckpt: str | None = None
     init_from: str | None = None
-    wandb: bool = False
+    loggers: dict[str, Any] = field(default_factory=dict)
+    callbacks: dict[str, Any] = field(default_factory=dict)
     allow_change: tuple[str, ...] = ()
     note: str = ""
     command: tuple[str, ...] = ()
@@ -93,6 +98,7 @@ class Plan:
         asked: What evaluations along the way measure; None = there are none.
         best: The number that chooses the best tokenizer, and whether a larger one is better; None = none does.
         shown: What the pictures along the way and those of the report show.
+        callbacks: Those of the config, by name.
     """
 
     images: Images
@@ -102,6 +108,7 @@ class Plan:
     asked: Settings | None
     best: tuple[str, bool] | None
     shown: Batch
+    callbacks: dict[str, Callback]
 
 
 def prepare(run: Run, processes: int, images: Images, about: dict[str, Any], resume: Checkpoint | None) -> Plan:
@@ -123,6 +130,10 @@ def prepare(run: Run, processes: int, images: Images, about: dict[str, Any], res
     asked = Settings(run.trainer.evaluate_metrics, Protocol("offline"), seed=run.seed, untold=True)
     asked = asked if run.trainer.evaluate_every else None
     best = find_best(run.trainer.best, asked, run.tokenizer, run.image_size) if asked is not None else None
+    callbacks = build_callbacks(run.callbacks)
+    side = run.image_size
+    measured = numbers(asked, run.tokenizer, (side, side)) if asked is not None and callbacks else {}
+    check_monitors(callbacks, measured, run.trainer.evaluate_every)
     validation = held_out(run)
     say_remarks(validation.remarks, said=images.remarks)
     shown = choose_shown(validation)
@@ -131,7 +142,7 @@ def prepare(run: Run, processes: int, images: Images, about: dict[str, Any], res
         take_weights(run.tokenizer, run.init_from)
     elif resume is None:
         _fetch_weights(run.tokenizer)
-    return Plan(images, validation, about, resume, asked, best, shown)
+    return Plan(images, validation, about, resume, asked, best, shown, callbacks)
 
 
 def held_out(run: Run) -> Images:

@@ -22,7 +22,9 @@ def changes(old: dict[str, Any], new: dict[str, Any]) -> dict[str, tuple[Any, An
     """Old and new value of each key that differs and that the result depends on."""
     before, after = _SINCE | dict(_flat(old)), _SINCE | dict(_flat(new))
     keys = sorted(key for key in before.keys() | after.keys() if before.get(key) != after.get(key))
-    return {key: (before.get(key), after.get(key)) for key in keys if key not in _FREE}
+    return {
+        key: (before.get(key), after.get(key)) for key in keys if key not in _FREE and not key.startswith("logger.")
+    }
 
 
 def check_changes(old: dict[str, Any], new: dict[str, Any], allowed: list[str]) -> list[str]:

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 import torch._functorch.config as functorch
 from lightning import Trainer
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.fabric.utilities.warnings import PossibleUserWarning
 
 from imtok.data.base import Images
@@ -25,9 +26,10 @@ from imtok.evaluation.command import prepare as prepare_images
 from imtok.evaluation.origin import Origin
 from imtok.evaluation.results import Report
 from imtok.evaluation.settings import Settings
-from imtok.files import Lock
+from imtok.files import Lock, read_json
 from imtok.training import folder as run_folder
 from imtok.training.alike import Alike
+from imtok.training.callbacks import Guests, stored_states
 from imtok.training.checkpoints import Checkpoint
 from imtok.training.damage import BadSampleCount
 from imtok.training.ema import EMA
@@ -38,6 +40,7 @@ from imtok.training.hardware import make_trainer, with_micro_batches
 from imtok.training.health import Health
 from imtok.training.in_batch import in_batch_terms
 from imtok.training.launching import Launcher
+from imtok.training.loggers import Loggers
 from imtok.training.logging import Evaluation, Log, Pictures
 from imtok.training.outlook import unlikely
 from imtok.training.prepare import Plan, Run, check_resume, held_out, prepare
@@ -47,7 +50,6 @@ from imtok.training.saving import Saving, restore_weights
 from imtok.training.signals import Signals, spare_workers
 from imtok.training.statement import device_name, statement, too_few
 from imtok.training.task import TokenizerTask
-from imtok.training.wandb import Wandb
 from imtok.types import Batch
 
 __all__ = ["Outcome", "Run", "train"]
@@ -90,7 +92,7 @@ class _Crew:
     task: TokenizerTask
     ema: EMA
     events: Events
-    mirror: Wandb | None
+    mirror: Loggers
     signals: Signals
 
 
@@ -104,16 +106,20 @@ def _train(run: Run, lock: Lock) -> Outcome:
     resume = run_folder.find_checkpoint(run.folder, run.ckpt)
     if resume is not None:
         check_resume(run, resume, about)
-        if resume.step >= run.trainer.max_steps and (run.folder / SUMMARY).exists():
+        if _finished(run, resume):
             return Outcome(None, resume.step, finished_before=True)
     # All that can be refused is refused here.
     trainer = make_trainer(run.trainer, run.objective.critic is not None, run.command)
     run = replace(run, trainer=with_micro_batches(run.trainer, trainer.world_size))
     plan = prepare(run, trainer.world_size, images, about, resume)
+    at = None if resume is None else resume.step
+    mirror = Loggers(run.loggers, run.folder, run.config, at, launched_rank() == 0)
     # From here on the folder is this run's.
     if launched_rank() == 0:
         _claim(run, trainer, plan, lock)
-    crew = _assemble(run, trainer, plan)
+    mirror.start()
+    trainer.loggers = mirror.loggers
+    crew = _assemble(run, trainer, plan, mirror)
     return _carry_out(run, trainer, crew, plan)
 
 
@@ -125,7 +131,7 @@ def _claim(run: Run, trainer: Trainer, plan: Plan, lock: Lock) -> None:
     _say(run, (plan.images, plan.validation), trainer, plan.resume.step if plan.resume is not None else 0)
 
 
-def _assemble(run: Run, trainer: Trainer, plan: Plan) -> _Crew:
+def _assemble(run: Run, trainer: Trainer, plan: Plan, mirror: Loggers) -> _Crew:
     """The task at its first step or where it was left, and the callbacks, which the trainer gets here."""
     main, resume = launched_rank() == 0, plan.resume
     # What is learnt, and its average.
@@ -145,19 +151,21 @@ def _assemble(run: Run, trainer: Trainer, plan: Plan) -> _Crew:
         restore_weights(resume, task, ema)
     # What is written down.
     events = Events(run.folder / "events.jsonl", main)
-    mirror = Wandb(run.folder, run.config) if run.wandb and main else None
     often = (run.trainer.save_every, run.trainer.evaluate_every)  # what goes wrong in an evaluation costs no step
-    saving = Saving(ema, run.folder / "checkpoints", often, run.trainer.keep, plan.about, events, resume, position)
+    guests = Guests(plan.callbacks, run.trainer.log_every, stored_states(resume, run.config))
+    places = (ema, run.folder / "checkpoints", often, run.trainer.keep, plan.about)
+    saving = Saving(*places, events, resume, position, mirror, guests)
     signals = Signals(saving)
     bar = Bar(run.trainer.batch_size)
     logged = Log(run.folder, run.trainer.log_every, bar, Health(run.tokenizer.quantizer), events, mirror)
     estimate = Estimate(device_name(trainer.strategy.root_device, trainer.world_size))
     alike = Alike(list(run.left_out), run.trainer.precision)
-    callbacks = [alike, ema, bar, BadSampleCount(run.folder), logged, estimate, saving]
+    callbacks = [guests, alike, ema, bar, BadSampleCount(run.folder), logged, estimate]
+    callbacks += [*plan.callbacks.values(), saving]  # saved after a step are the states after that step
     if run.trainer.pictures_every:
         callbacks.append(Pictures(run.folder, run.trainer.pictures_every, plan.shown, ema, mirror))
     if plan.asked is not None:
-        callbacks.append(_evaluation(run, plan.asked, plan.best, ema, mirror))
+        callbacks.append(_evaluation(run, plan.asked, plan, ema, mirror, guests))
     # What is compiled.
     if run.trainer.compile:
         functorch.backward_pass_autocast = "off"  # as the task calls it; compiled gradients are planned in forward
@@ -178,31 +186,47 @@ def _carry_out(run: Run, trainer: Trainer, crew: _Crew, plan: Plan) -> Outcome:
             _fit(trainer, task)
         elif launched_rank() != 0:  # what is left to do takes one process
             return Outcome(None, task.step)
-        if task.step >= run.trainer.max_steps and not signals.received:
+        stopped = trainer.should_stop and task.step < task.last_step and not signals.received
+        if stopped:
+            log.info("stopped after step %d of %d by a callback", task.step, task.last_step)
+            events.write("stop", step=task.step)
+        if (stopped or task.step >= run.trainer.max_steps) and not signals.received:
             loader = _validation_loader(run, 64, rank(), world_size())
             averaged = crew.ema.gather().to(trainer.strategy.root_device)
             origin = Origin(run.config.get("data", {}), "val", str(run.folder), run.measured_by)
             facts: dict[str, Any] = {"steps": task.step, "skipped": task.skipped[0]}
+            if stopped:
+                facts["stopped_at"] = task.step
             if run.left_out:
                 facts["left_out"] = list(run.left_out)
             report = finish(run.folder, averaged, loader, facts, plan.shown.key, origin)
+            crew.mirror.final(task.step, report.metrics)
         if launcher is not None:
             launcher.part()
     except BaseException as error:
         if isinstance(error, InputError) and begins and task.step == 0 and world_size() == 1:
-            if crew.mirror is not None:
-                crew.mirror.finish()  # before the folder goes
-            run_folder.give_back(run.folder)  # refused by the first batch, say: there is nothing to go on with
+            crew.mirror.finish(failed=True)  # before the folder goes
+            run_folder.give_back(
+                run.folder, crew.mirror.places
+            )  # refused by the first batch, say: there is nothing to go on with
         else:
             note_failure(events, task.step, error)
         raise
     finally:
-        if crew.mirror is not None:
-            crew.mirror.finish()
+        crew.mirror.finish(failed=task.step < task.last_step and not signals.received)
         if launcher is not None:
             launcher.close()
     events.write("signal" if signals.received else "end", step=task.step, signal=signals.received)
     return Outcome(report, task.step, signals.received)
+
+
+def _finished(run: Run, resume: Checkpoint) -> bool:
+    """Whether a run has come to its end before: to its last step, or to where the callbacks that it has ended it."""
+    if not (run.folder / SUMMARY).exists():
+        return False
+    ended = read_json(run.folder / SUMMARY).get("stopped_at") == resume.step
+    same = (resume.about["config"].get("callback") or {}) == (run.config.get("callback") or {})
+    return resume.step >= run.trainer.max_steps or (ended and same)
 
 
 def _say(run: Run, images: tuple[Images, Images], trainer: Trainer, step: int) -> None:
@@ -238,7 +262,10 @@ def _fit(trainer: Trainer, task: TokenizerTask) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", PossibleUserWarning)  # advice on workers: trainer.workers is the user's choice
         warnings.filterwarnings("ignore", message=".*LeafSpec.*")  # Lightning's own use of torch
-        trainer.fit(task)
+        try:
+            trainer.fit(task)
+        except MisconfigurationException as error:  # of a logger or a callback, before the first step
+            raise InputError(f"logger and callback: {str(error).splitlines()[0]}") from error
 
 
 def _stream_position(images: Images, resume: Checkpoint | None) -> StreamPosition | None:
@@ -281,7 +308,7 @@ def _validation_loader(run: Run, batch_size: int, part: int, parts: int) -> Any:
     return evaluation_loader(held_out(run), batch_size, run.trainer.workers, part, parts)
 
 
-def _evaluation(run: Run, asked: Settings, best: tuple[str, bool] | None, ema: EMA, mirror: Wandb | None) -> Evaluation:
+def _evaluation(run: Run, asked: Settings, plan: Plan, ema: EMA, mirror: Loggers, guests: Guests) -> Evaluation:
     settings, protocol, images = run.trainer, asked.protocol, held_out(run)
     some = prepare_images(images, protocol, settings.evaluate_images) if not isinstance(images, ImageStream) else images
 
@@ -289,4 +316,4 @@ def _evaluation(run: Run, asked: Settings, best: tuple[str, bool] | None, ema: E
         loader = evaluation_loader(some, 64, 0, rank(), world_size())
         return islice(loader, -(-settings.evaluate_images // (64 * world_size())))
 
-    return Evaluation(run.folder, settings.evaluate_every, batches, asked, best, ema, mirror)
+    return Evaluation(run.folder, settings.evaluate_every, batches, asked, plan.best, ema, mirror, guests)

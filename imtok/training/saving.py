@@ -13,8 +13,10 @@ from imtok.data.position import StreamPosition
 from imtok.distributed import from_main, gather_values, rank
 from imtok.errors import InputError
 from imtok.training import checkpoints
+from imtok.training.callbacks import Guests
 from imtok.training.checkpoints import Checkpoint
 from imtok.training.ema import EMA
+from imtok.training.loggers import Loggers
 from imtok.training.optimizer_state import optimizer_state, restore_optimizer
 from imtok.training.records import Events
 from imtok.training.resume import changes
@@ -42,6 +44,8 @@ class Saving(Callback):
         events: Where each checkpoint is noted.
         resume: What to go on from; None = start at step 0.
         stream: Which shards of a stream were begun; None for images that can be read in any order.
+        mirror: Loggers, which have all rows up to a step on the disk before its checkpoint is written.
+        guests: The callbacks of the config, whose states are saved as well.
     """
 
     def __init__(
@@ -54,6 +58,8 @@ class Saving(Callback):
         events: Events,
         resume: Checkpoint | None = None,
         stream: StreamPosition | None = None,
+        mirror: Loggers | None = None,
+        guests: Guests | None = None,
     ) -> None:
         self.ema = ema
         self.folder = folder
@@ -63,6 +69,8 @@ class Saving(Callback):
         self.events = events
         self.resume = resume
         self.stream = stream
+        self.mirror = mirror
+        self.guests = guests
         self.saved_step = resume.step if resume else -1
 
     @override
@@ -87,9 +95,14 @@ class Saving(Callback):
     def save(self, trainer: Trainer, task: TokenizerTask) -> None:
         """Write a checkpoint of this moment, between two steps, unless there is one already."""
         if self.saved_step != task.step:
+            if self.mirror is not None:
+                self.mirror.flush()
             checkpoint = take(task, self.ema, self.about)
             if self.stream is not None:
                 checkpoint.state["stream"] = self.stream.state()
+            states = self.guests.state() if self.guests is not None else {}
+            if states:
+                checkpoint.state["callbacks"] = states
             from_main(lambda: checkpoints.save(checkpoint, self.folder, self.keep))
             self.events.write("checkpoint", step=task.step)
             self.saved_step = task.step

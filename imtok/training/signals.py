@@ -21,7 +21,7 @@ _WATCHED = [number for number in signal.Signals if number.name in ("SIGTERM", "S
 
 
 class Signals(Callback):
-    """Ends a run between two steps, with one checkpoint, when any rank was asked to.
+    """Ends a run between two steps, with one checkpoint, when any rank was asked to, by a signal or by a callback.
 
     SIGTERM and SIGUSR1 (which SLURM sends before the end of an allocation) and Ctrl-C set a flag. After each step all
     ranks take the greatest flag; if it is set they save and stop. A second signal stops at once.
@@ -37,6 +37,7 @@ class Signals(Callback):
         self.saving = saving
         self.received = 0
         self._flag = 0
+        self._stop = False
         self._before: dict[int, Any] = {}
 
     @override
@@ -62,15 +63,17 @@ class Signals(Callback):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         assert isinstance(pl_module, TokenizerTask)
+        self._stop = self._stop or trainer.should_stop  # a callback may ask for it within a step
         if not pl_module.stepped:
+            trainer.should_stop = False
             return
-        flag = self._flag
+        flag, stop = self._flag, int(self._stop)
         if world_size() > 1:
-            agreed = torch.tensor(flag, device=pl_module.device)
+            agreed = torch.tensor([flag, stop], device=pl_module.device)
             dist.all_reduce(agreed, dist.ReduceOp.MAX)
-            flag = int(agreed)
-        if flag:
-            self.received = flag
+            flag, stop = agreed.tolist()
+        self.received = flag or self.received
+        if flag or stop:
             self.saving.save(trainer, pl_module)
             trainer.should_stop = True
 

@@ -132,8 +132,7 @@ class TokenizerTask(LightningModule):
 
     @override
     def training_step(self, batch: Batch, batch_idx: int) -> None:
-        settings = self.trainer_settings
-        last = self._micro + 1 == settings.accumulate
+        last = self.is_last_micro_batch
         self.stepped = False
         generator = self._seed_step()
         self._loss_is_finite = self._loss_is_finite.to(self.device)
@@ -186,6 +185,17 @@ class TokenizerTask(LightningModule):
         self._loss_is_finite = torch.ones(())
         self.step += 1
         self.stepped = True
+
+    @property
+    def is_last_micro_batch(self) -> bool:
+        """Whether the micro-batch that comes next ends a step."""
+        return self._micro + 1 == self.trainer_settings.accumulate
+
+    def set_rates(self) -> None:
+        """Set the learning rates of the step that comes next, so that who looks before it sees them."""
+        raw = self.optimizers(use_pl_optimizer=False)
+        for optimizer, rate in zip(raw if isinstance(raw, list) else [raw], self.rates(), strict=False):
+            set_rate(optimizer, rate)
 
     def rates(self) -> tuple[float, float]:
         """Learning rates of this step: the tokenizer's and the critic's."""

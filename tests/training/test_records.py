@@ -97,7 +97,12 @@ class FakeRun:
     def __init__(self, calls):
         self.calls, self.rows = calls, []
 
-    def log(self, values):
+    id = "abc"
+
+    def define_metric(self, *_args, **_given):
+        pass
+
+    def log(self, values, step=None):
         self.calls -= 1
         if self.calls < 0:
             raise ConnectionError("the network is gone")
@@ -140,7 +145,7 @@ def test_without_wandb_installed_the_run_goes_on(tmp_path, monkeypatch, caplog):
 
 
 def test_without_a_key_it_works_offline(tmp_path, fake, caplog):
-    Wandb(tmp_path, {})
+    Wandb(tmp_path, {}, {}).start()
     assert fake.calls[0]["mode"] == "offline"
     assert "no API key" in caplog.text
 
@@ -155,7 +160,7 @@ def test_without_a_network_the_start_waits_less_than_five_seconds(tmp_path, fake
 
     monkeypatch.setattr(socket, "create_connection", connect)
     start = time.monotonic()
-    Wandb(tmp_path, {})
+    Wandb(tmp_path, {}, {}).start()
     assert time.monotonic() - start < 5
     assert fake.calls[0]["mode"] == "offline"
 
@@ -163,15 +168,15 @@ def test_without_a_network_the_start_waits_less_than_five_seconds(tmp_path, fake
 def test_when_it_dies_in_the_middle_the_run_goes_on_and_the_log_is_complete(tmp_path, fake, caplog):
     fake.run.calls = 2
     assert run_tiny(tmp_path / "run", "logger=wandb").step == 14
-    assert [row["step"] for row in fake.run.rows] == [3, 6]
+    assert [row["trainer/global_step"] for row in fake.run.rows] == [3, 6]
     assert "the network is gone" in caplog.text
     assert steps(tmp_path / "run") == [3, 6, 9, 12, 14]
 
 
 def test_it_gets_the_rows_of_the_log(tmp_path, fake):
     run_tiny(tmp_path / "run", "logger=wandb", "trainer.pictures_every=7")
-    assert [row["step"] for row in fake.run.rows if "loss" in row] == steps(tmp_path / "run")
-    assert [row["step"] for row in fake.run.rows if "reconstructions" in row] == [7, 14]
+    assert [row["trainer/global_step"] for row in fake.run.rows if "loss" in row] == steps(tmp_path / "run")
+    assert [row["trainer/global_step"] for row in fake.run.rows if "reconstructions" in row] == [7, 14]
 
 
 def test_a_run_that_goes_on_is_one_run_there(tmp_path, fake):
@@ -185,11 +190,11 @@ def test_a_run_that_goes_on_is_one_run_there(tmp_path, fake):
 
 
 def test_what_the_environment_says_holds(tmp_path, fake, monkeypatch):
-    Wandb(tmp_path, {})
+    Wandb(tmp_path, {}, {}).start()
     given = {"PROJECT": "mine", "ENTITY": "us", "NAME": "best", "RUN_ID": "abc"}
     for name, value in given.items():
         monkeypatch.setenv(f"WANDB_{name}", value)
-    Wandb(tmp_path, {})
+    Wandb(tmp_path, {}, {}).start()
     shown = [tuple(call[name] for name in ("project", "entity", "name")) for call in fake.calls]
     assert shown == [("imtok", None, tmp_path.name), ("mine", "us", "best")]
     assert fake.calls[1]["id"] == "abc"
@@ -200,8 +205,8 @@ def test_a_server_is_looked_for_where_it_is(tmp_path, fake, monkeypatch, through
     monkeypatch.setenv("WANDB_API_KEY", "x")
     with socket.create_server(("127.0.0.1", 0)) as server:
         monkeypatch.setenv(through, f"http://127.0.0.1:{server.getsockname()[1]}")
-        Wandb(tmp_path, {})
-    Wandb(tmp_path, {})
+        Wandb(tmp_path, {}, {}).start()
+    Wandb(tmp_path, {}, {}).start()
     assert [call["mode"] for call in fake.calls] == ["online", "offline"]
 
 

@@ -1,7 +1,6 @@
 """What parts of a config refuse to take from each other is one line for the user, as when they are built."""
 
 import re
-from types import SimpleNamespace
 
 import pytest
 from hydra import compose, initialize_config_dir
@@ -10,9 +9,9 @@ from training.runs import tiny_run
 from imtok.build import build_run
 from imtok.config import config_folder, register_schemas
 from imtok.errors import InputError
-from imtok.training import run as runs
 from imtok.training.run import train
 from imtok.training.task import TokenizerTask
+from imtok.training.wandb import Wandb
 
 
 def composed(*overrides):
@@ -71,11 +70,11 @@ def test_a_run_that_is_refused_in_its_first_step_gives_the_folder_back(tmp_path,
     def refuse(*_):
         raise InputError("data.path: no image can be read")
 
-    def mirror(folder, _config):
-        (folder / "wandb" / "offline-run").mkdir(parents=True)
-        return SimpleNamespace(finish=lambda: None)
+    def begin(logger):
+        (logger.folder / "wandb" / "offline-run").mkdir(parents=True)
+        raise ConnectionError("no network")
 
-    monkeypatch.setattr(runs, "Wandb", mirror)
+    monkeypatch.setattr(Wandb, "start", begin)
     with monkeypatch.context() as patched:
         patched.setattr(TokenizerTask, "training_step", refuse)
         with pytest.raises(InputError, match="no image can be read"):
