@@ -208,7 +208,7 @@ def test_every_encoder_builds_with_its_decoder(encoder):
         (["~seed"], "seed: must not be taken out, since the command reads it"),
         (["=3"], "=3: not an override; write KEY=VALUE"),
         (["data=folder,photos"], "data: several options make a sweep, which takes -m"),
-        (["optimizer={lr:1,lrr:2}"], "optimizer.lrr: no such key; did you mean lr?"),
+        (["ema={decay:0.5,decai:2}"], "ema.decai: no such key; did you mean decay?"),
         (["+hydra.verbos=true"], "hydra.verbos: nothing reads it"),
         (["+mine={a:1,b:2}", "seed=${mine.a}"], "mine.b: nothing reads it; there are a"),
         (["+a=${b}", "+b=3", "seed=${b}"], "a: nothing reads it; "),
@@ -314,9 +314,9 @@ def test_files_of_a_folder_of_ones_own_are_options_and_are_checked(tmp_path):
     own.write_text("# @package _global_\nname: ${oc.env:HOME}\n")
     with pytest.raises(InputError, match="name: must not read the environment"):
         check_command("train", arguments)
-    own.write_text("# @package _global_\noptimizer: {learning_rate: 1}\n")
+    own.write_text("# @package _global_\ntrainer: {max_stepz: 1}\n")
     with pytest.raises(
-        InputError, match=r"optimizer.learning_rate \(in experiment/mine\): no such key; did you mean lr\?"
+        InputError, match=r"trainer.max_stepz \(in experiment/mine\): no such key; did you mean max_steps\?"
     ):
         check_command("train", arguments)
     own.write_text("# @package _global_\nencoder: {widht: 1}\n")
