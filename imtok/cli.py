@@ -129,7 +129,8 @@ def _train(config: DictConfig) -> None:
         console.print(f"go on with: {go_on(folder)}", soft_wrap=True, markup=False)
         sys.exit(128 + outcome.signal)
     if outcome.report is None:
-        console.print(f"stopped after step {outcome.step} as trainer.stop_at says")
+        why = "trainer.lightning" if run.trainer.lightning and run.trainer.stop_at is None else "trainer.stop_at"
+        console.print(f"stopped after step {outcome.step} as {why} says")
         console.print(f"go on with: {go_on(folder)}", soft_wrap=True, markup=False)
         return
     measured = "held out of training" if run.data.measures_apart else "of which some were trained on"

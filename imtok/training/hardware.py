@@ -16,6 +16,7 @@ from typing_extensions import override
 
 from imtok.distributed import Launched, launched
 from imtok.errors import InputError
+from imtok.training.flags import handed_on
 from imtok.training.launching import Launcher
 from imtok.training.settings import TrainerSettings
 
@@ -105,6 +106,7 @@ def make_trainer(settings: TrainerSettings, has_critic: bool, command: Sequence[
         if "invalid strategy name" in str(error):
             raise InputError(f"trainer.strategy={settings.strategy} is not known; give auto, ddp or fsdp") from None
         asked = f"trainer.accelerator={settings.accelerator} trainer.devices={settings.devices}"
+        asked += f" trainer.lightning={settings.lightning}" if settings.lightning else ""
         raise InputError(f"{asked}: {str(error).splitlines()[0]}") from None
     return trainer
 
@@ -123,6 +125,7 @@ def _trainer(settings: TrainerSettings, strategy: Any) -> Trainer:
         enable_model_summary=False,
         use_distributed_sampler=False,
         plugins=_slurm(),
+        **handed_on(settings.lightning),
     )
 
 

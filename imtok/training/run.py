@@ -12,6 +12,7 @@ import torch._functorch.config as functorch
 from lightning import Trainer
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.fabric.utilities.warnings import PossibleUserWarning
+from lightning.pytorch.loggers.logger import DummyLogger
 
 from imtok.data.base import Images
 from imtok.data.loader import evaluation_loader, train_loader, train_stream_loader
@@ -36,6 +37,7 @@ from imtok.training.ema import EMA
 from imtok.training.estimate import Estimate
 from imtok.training.failures import note_failure
 from imtok.training.finish import SUMMARY, finish
+from imtok.training.flags import Again, is_fast, overfitted
 from imtok.training.hardware import make_trainer, with_micro_batches
 from imtok.training.health import Health
 from imtok.training.in_batch import in_batch_terms
@@ -109,16 +111,23 @@ def _train(run: Run, lock: Lock) -> Outcome:
         if _finished(run, resume):
             return Outcome(None, resume.step, finished_before=True)
     # All that can be refused is refused here.
+    if overfitted(run.trainer.lightning) and isinstance(images, ImageStream):
+        raise InputError(
+            "trainer.lightning.overfit_batches needs images that can be read in any order, and these are read as a "
+            "stream; give a folder, or shards on this machine"
+        )
     trainer = make_trainer(run.trainer, run.objective.critic is not None, run.command)
+    _place_profile(trainer, run)
     run = replace(run, trainer=with_micro_batches(run.trainer, trainer.world_size))
     plan = prepare(run, trainer.world_size, images, about, resume)
     at = None if resume is None else resume.step
-    mirror = Loggers(run.loggers, run.folder, run.config, at, launched_rank() == 0)
+    sections = {} if is_fast(trainer) else run.loggers
+    mirror = Loggers(sections, run.folder, run.config, at, launched_rank() == 0)
     # From here on the folder is this run's.
     if launched_rank() == 0:
         _claim(run, trainer, plan, lock)
     mirror.start()
-    trainer.loggers = mirror.loggers
+    trainer.loggers = [DummyLogger()] if is_fast(trainer) else mirror.loggers
     crew = _assemble(run, trainer, plan, mirror)
     return _carry_out(run, trainer, crew, plan)
 
@@ -220,6 +229,13 @@ def _carry_out(run: Run, trainer: Trainer, crew: _Crew, plan: Plan) -> Outcome:
     return Outcome(report, task.step, signals.received)
 
 
+def _place_profile(trainer: Trainer, run: Run) -> None:
+    """Let a profiler that was named write to the run folder: what it says is no message of a run."""
+    profiler: Any = getattr(trainer, "profiler", None)
+    if isinstance((run.trainer.lightning or {}).get("profiler"), str):
+        profiler.dirpath, profiler.filename = run.folder, profiler.filename or "profile"
+
+
 def _finished(run: Run, resume: Checkpoint) -> bool:
     """Whether a run has come to its end before: to its last step, or to where the callbacks that it has ended it."""
     if not (run.folder / SUMMARY).exists():
@@ -301,7 +317,8 @@ def _train_loader(run: Run, images: Images, first: int, last: int, position: Str
         last,
         images.blocks,
     )
-    return spare_workers(train_loader(images, batches, settings.workers))
+    number = overfitted(settings.lightning)
+    return spare_workers(train_loader(images, Again(number, batches) if number else batches, settings.workers))
 
 
 def _validation_loader(run: Run, batch_size: int, part: int, parts: int) -> Any:

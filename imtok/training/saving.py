@@ -16,6 +16,7 @@ from imtok.training import checkpoints
 from imtok.training.callbacks import Guests
 from imtok.training.checkpoints import Checkpoint
 from imtok.training.ema import EMA
+from imtok.training.flags import is_fast
 from imtok.training.loggers import Loggers
 from imtok.training.optimizer_state import optimizer_state, restore_optimizer
 from imtok.training.records import Events
@@ -90,6 +91,13 @@ class Saving(Callback):
         step = pl_module.step
         due = step == pl_module.last_step or any(every and step % every == 0 for every in self.every)
         if pl_module.stepped and due:
+            self.save(trainer, pl_module)
+
+    @override
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """A flag of Lightning's may have ended the run between two checkpoints."""
+        assert isinstance(pl_module, TokenizerTask)
+        if pl_module.stepped and not is_fast(trainer):
             self.save(trainer, pl_module)
 
     def save(self, trainer: Trainer, task: TokenizerTask) -> None:

@@ -5,6 +5,7 @@ from typing import Any
 
 from imtok.evaluation.settings import DEFAULT, check_metrics
 from imtok.schedules import Schedule, WarmupCosine, drops
+from imtok.training.flags import check_flags
 
 
 @dataclass
@@ -38,6 +39,7 @@ class TrainerSettings:
         evaluate_images: How many held-out images that is over, always the same ones.
         evaluate_metrics: What is measured, by the names of ``imtok eval``, under the protocol ``offline``.
         best: The metric whose best tokenizer stays in ``best/``, as ``evaluation.csv`` calls it; None = none does.
+        lightning: Flags of Lightning's Trainer by name, those that imtok does not decide itself; None = none.
     """
 
     max_steps: int = 1000
@@ -63,6 +65,7 @@ class TrainerSettings:
     evaluate_images: int = 256
     evaluate_metrics: list[str] = field(default_factory=lambda: list(DEFAULT))
     best: str | None = None
+    lightning: Any = None
 
     def check(self) -> list[str]:
         """What is out of range, one line each."""
@@ -89,6 +92,7 @@ class TrainerSettings:
         if self.precision not in ("fp32", "bf16", "auto"):
             reason = "; fp16 loses codes and overflows in losses: use bf16" if "16" in self.precision else ""
             problems.append(f"trainer.precision must be fp32, bf16 or auto, got {self.precision}{reason}")
+        problems += check_flags(self.lightning)
         unknown = check_metrics(self.evaluate_metrics)
         if unknown:
             problems.append(f"trainer.evaluate_{unknown}")
