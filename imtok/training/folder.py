@@ -135,7 +135,10 @@ def give_back(folder: Path, places: Iterable[str] = ()) -> None:
         places: Names in it that loggers have made.
     """
     for name in places:
-        shutil.rmtree(folder / name, ignore_errors=True)
+        if (folder / name).is_dir():
+            shutil.rmtree(folder / name, ignore_errors=True)
+        else:
+            (folder / name).unlink(missing_ok=True)
     with contextlib.suppress(OSError):
         if not any((folder / "checkpoints").glob("step_*")):
             for name in (CONFIG, *_BEGINNINGS):

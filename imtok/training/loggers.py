@@ -1,10 +1,12 @@
 """Lightning's loggers beside ``metrics.csv``: as many as the config names, none of which can stop a run."""
 
 import csv
+import importlib.util
 import logging
+import os
 import warnings
 from collections.abc import Callable, Mapping
-from functools import wraps
+from functools import partial, wraps
 from pathlib import Path
 from typing import Any
 
@@ -66,8 +68,9 @@ class Loggers:
     def start(self) -> None:
         """Open files and connections, once the folder is the run's."""
         before = {path.name for path in self.folder.iterdir()} if self._built else set[str]()
-        for index, (name, logger) in enumerate(self._built.items()):
+        for index, (name, built) in enumerate(self._built.items()):
             try:
+                logger = built if isinstance(built, Logger) else built()
                 with warnings.catch_warnings():
                     warnings.simplefilter("ignore")
                     self._open(name, logger)
@@ -123,7 +126,16 @@ class Loggers:
                 _guarded(logger.experiment.finish, name)()
         self._started, self._finalize = {}, []
 
-    def _build(self, name: str, section: dict[str, Any]) -> Logger:
+    def _mlflow(self, name: str, given: dict[str, Any]) -> Logger:
+        """MLflow's logger: on its server, or in a database of the run's own."""
+        provided: dict[str, Any] = {"run_name": self.folder.name, "run_id": self._known.get(name, {}).get("run_id")}
+        place, server = self.folder.absolute(), os.environ.get("MLFLOW_TRACKING_URI")
+        provided["tracking_uri"] = server or f"sqlite:///{place}/mlflow.db"
+        if not server and "tracking_uri" not in given:
+            provided["artifact_location"] = (place / "mlruns").as_uri()
+        return build(given, "logger", f"logger.{name}", provided)
+
+    def _build(self, name: str, section: dict[str, Any]) -> Logger | Callable[[], Logger]:
         key = f"logger.{name}"
         found = find_class(section["_target_"], "logger", key)
         given = {argument: value for argument, value in section.items() if value is not None}
@@ -135,8 +147,9 @@ class Loggers:
             if self.resumed is not None:
                 given.setdefault("purge_step", self.resumed + 1)
         if issubclass(found, MLFlowLogger):
-            run = self._known.get(name, {}).get("run_id")
-            provided |= {"save_dir": str(self.folder / "mlruns"), "run_name": self.folder.name, "run_id": run}
+            if importlib.util.find_spec("mlflow") is None:
+                raise InputError(f"{key} needs mlflow: pip install mlflow")
+            return partial(self._mlflow, name, given)  # its client opens its database at once
         if found is WandbLogger:
             try:
                 return Wandb(self.folder, self.config, given)

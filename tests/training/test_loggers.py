@@ -266,6 +266,31 @@ def test_arguments_that_wandb_does_not_have_are_refused_before_there_is_a_folder
     assert not (tmp_path / "run").exists()
 
 
+def test_a_package_that_is_not_there_is_named_before_there_is_a_folder(tmp_path, monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(InputError, match=r"logger\.mlflow needs mlflow: pip install mlflow"):
+        Loggers({"mlflow": {"_target_": "lightning.pytorch.loggers.MLFlowLogger"}}, tmp_path / "run", {}, None)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("server", [None, "http://mlflow.lab:5000"])
+def test_mlflow_is_in_the_run_folder_unless_there_is_a_server(tmp_path, monkeypatch, server):
+    calls = []
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: True)
+    monkeypatch.setattr("imtok.training.loggers.build", lambda *given: calls.append(given) or Notes(""))
+    if server:
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", server)
+    else:
+        monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    (tmp_path / "loggers.json").write_text('{"mlflow": {"run_id": "abc"}}')
+    section = {"_target_": "lightning.pytorch.loggers.MLFlowLogger", "experiment_name": "mine"}
+    Loggers({"mlflow": section}, tmp_path, {}, 4).start()
+    ((given, _, key, provided),) = calls
+    assert (given["experiment_name"], key, provided["run_id"]) == ("mine", "logger.mlflow", "abc")
+    assert provided["tracking_uri"] == (server or f"sqlite:///{tmp_path}/mlflow.db")
+    assert ("artifact_location" in provided) is (server is None)
+
+
 def test_a_run_whose_loggers_change_goes_on_without_a_question(tmp_path):
     run_tiny(tmp_path / "run", "trainer.max_steps=3", "trainer.stop_at=1")
     assert run_tiny(tmp_path / "run", "trainer.max_steps=3", "logger=lightning_csv", "ckpt=last").step == 3

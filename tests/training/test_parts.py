@@ -6,6 +6,7 @@ import types
 import pytest
 import torch
 
+from imtok.config import check_command, config_folder
 from imtok.errors import InputError
 from imtok.schedules import WSD, Constant, WarmupCosine, warmup_cosine
 from imtok.training.parts import build, find_class
@@ -32,6 +33,21 @@ def test_a_stored_section_builds_nothing_else(target):
 def test_packages_of_ones_own_are_named_for_stored_sections(monkeypatch):
     monkeypatch.setenv("IMTOK_PACKAGES", "mine_optimizers")
     assert find_class("mine_optimizers.Counting", "optimizer", "optimizer", stored=True) is Mine
+
+
+@pytest.mark.parametrize("group", ["optimizer", "schedule", "logger", "callback"])
+def test_every_option_of_a_group_says_what_it_is_and_is_accepted(group):
+    options = sorted(path.stem for path in (config_folder() / group).glob("*.yaml"))
+    assert len(options) > 2
+    for option in options:
+        assert (config_folder() / group / f"{option}.yaml").read_text().startswith("# ")
+    given = (
+        [[f"{group}=[{','.join(options)}]"]]
+        if group in ("logger", "callback")
+        else [[f"{group}={one}"] for one in options]
+    )
+    for overrides in given:
+        check_command("train", overrides)
 
 
 def test_schedules_are_functions_of_the_step():
