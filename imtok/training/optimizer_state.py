@@ -50,6 +50,10 @@ def restore_optimizer(task: nn.Module, optimizer: torch.optim.Optimizer, stored:
         parameter = named[name]
         optimizer.state[parameter] = {key: _like(key, value, parameter) for key, value in values.items()}
     for group in optimizer.param_groups:
+        for parameter in group["params"] if group.get("fused") or group.get("capturable") else ():
+            state = optimizer.state.get(parameter, {})
+            if isinstance(state.get("step"), Tensor):  # these count on the device
+                state["step"] = state["step"].to(parameter.device)
         first = next(name for name, parameter in named.items() if parameter is group["params"][0])
         for told in stored.get("groups", ()):
             if first in told["parameters"]:

@@ -214,6 +214,20 @@ def test_what_an_optimiser_keeps_anywhere_comes_back():
     assert torch.equal(again["state"]["0.weight"]["pair"][0], stored["state"]["0.weight"]["pair"][0])
 
 
+def test_a_fused_optimiser_goes_on_as_well():
+    nets = [nn.Sequential(nn.Linear(3, 2)) for _ in range(2)]
+    nets[1].load_state_dict(nets[0].state_dict())
+    made = [make_optimizer(net, OptimizerSettings(lr=0.1, arguments={"fused": True})) for net in nets]
+    for step in range(3):
+        for net, optimizer in zip(nets, made, strict=True):
+            for parameter in net.parameters():
+                parameter.grad = torch.full_like(parameter, 0.1 * step)
+            optimizer.step()
+        restore_optimizer(nets[1], made[1], optimizer_state(nets[0], made[0]))
+    for one, other in zip(*(net.parameters() for net in nets), strict=True):
+        assert torch.equal(one, other)
+
+
 @pytest.mark.parametrize(
     ("target", "sharded", "message"),
     [
