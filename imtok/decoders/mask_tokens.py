@@ -17,6 +17,8 @@ from imtok.nn.transformer import Transformer
 from imtok.nn.visibility import hide_keys
 from imtok.types import Condition
 
+_UNTOLD = Condition()  # made here, since torch.compile cannot follow the type checks of a constructor
+
 
 class MaskTokenDecoder(Decoder):
     """The trunk: a class token, a mask token per patch, latents and, last, text see each other in every block.
@@ -115,7 +117,7 @@ class MaskTokenDecoder(Decoder):
         learned = torch.cat([self.class_token + self.class_position, patches])
         segments = [repeat(learned, "n d -> b n d", b=latents.shape[0]).to(embedded.dtype), embedded]
         if self.takes:
-            segments.append(self._text(condition or Condition(), embedded))
+            segments.append(self._text(condition or _UNTOLD, embedded))
         tokens = torch.cat(segments, 1)
         tokens = self.trunk(self.norm_in(tokens), None if keep is None else _visible(keep, segments))
         return self.norm_out(tokens[:, 1 : 1 + len(patches)])

@@ -174,9 +174,10 @@ def test_only_matrices_and_kernels_decay(tmp_path):
     run = tiny_run(
         tmp_path, "encoder=titok_b", "decoder=titok_pixels", "encoder.heads=2", "decoder.heads=2", "image_size=32"
     )
-    chosen, others = parameter_groups(run.tokenizer)
+    groups = parameter_groups(run.tokenizer, replace(run.optimizer, weight_decay=0.1))
+    assert [group["weight_decay"] for group in groups] == [0.1, 0.0]
     names = {id(parameter): name for name, parameter in run.tokenizer.named_parameters()}
-    decayed, kept = ({names[id(p)] for p in group} for group in (chosen, others))
+    decayed, kept = ({names[id(p)] for p in group["params"]} for group in groups)
     assert not decayed & kept
     assert decayed | kept == set(names.values())
     assert all(name.endswith("weight") for name in decayed)
