@@ -4,6 +4,7 @@ import csv
 import importlib.util
 import logging
 import os
+import time
 import warnings
 from collections.abc import Callable, Mapping
 from functools import partial, wraps
@@ -144,6 +145,7 @@ class Loggers:
             provided |= {"name": name, "version": ""}
         if issubclass(found, TensorBoardLogger):
             given.setdefault("default_hp_metric", False)
+            given.setdefault("filename_suffix", f".{time.time_ns()}")  # starts within a second have files of their own
             if self.resumed is not None:
                 given.setdefault("purge_step", self.resumed + 1)
         if issubclass(found, MLFlowLogger):
