@@ -27,6 +27,7 @@ from imtok.training.run import Run
 
 _TOKENIZER = ("encoder", "quantizer", "regularizer", "decoder", "space", "condition", "image_size")
 _SECTIONS = (*_TOKENIZER[:-1], "objective", "data")
+_GIVES = {"text": "words", "label": "label", "quality": "quality"}  # a condition for each kind
 
 
 def build_run(config: DictConfig, folder: Path) -> Run:
@@ -146,9 +147,6 @@ def _check_condition(tokenizer: Tokenizer) -> None:
             f"condition ({type(condition).__name__}) gives the {' and '.join(gives)} of each image, which neither "
             "encoder nor decoder reads; give condition=none, or parts that do"
         )
-
-
-_GIVES = {"text": "words", "label": "label", "quality": "quality"}  # a condition for each kind
 
 
 def require_classes(plain: dict[str, Any]) -> None:

@@ -44,7 +44,7 @@ def require_told(images: Images, condition: Conditioner | None, what: str) -> st
     Raises:
         InputError: If none of them has it.
     """
-    if condition is None or not condition.reads or not isinstance(images, ImageSet):
+    if condition is None or not condition.reads or not isinstance(images, ImageSet) or not len(images.source):
         return None
     source, number = images.source, min(_LOOKED_AT, len(images.source))
     looked_at = [place * len(source) // number for place in range(number)]

@@ -64,6 +64,7 @@ class Loggers:
         self._finalize: list[Callable[[str], Any]] = []
         self.loggers: list[Logger] = [DummyLogger() for _ in sections]
         self._started: dict[str, Logger] = {}
+        self._on: dict[str, dict[str, bool]] = {name: {"on": True} for name in sections}
         self.places: set[str] = set()
 
     def start(self) -> None:
@@ -79,7 +80,7 @@ class Loggers:
                 log.warning("%s is off for the rest of this run (%s); metrics.csv has everything", name, error)
                 continue
             self._finalize.append(logger.finalize)
-            _guard(logger, name, self._sent(name, logger), lambda name=name: self._keep(name))
+            _guard(logger, name, self._on[name], self._sent(name, logger), self._keep)
             logger.finalize = lambda status: None  # Lightning would do it before the last numbers  # type: ignore
             self._started[name] = self.loggers[index] = logger
         self.places = {path.name for path in self.folder.iterdir()} - before if self._built else set[str]()
@@ -95,9 +96,9 @@ class Loggers:
         for name, logger in self._started.items():
             show = getattr(logger, "log_image", None)
             if show is None and isinstance(logger, TensorBoardLogger):
-                show = _guarded(_add_image(logger), name)
+                show = _guarded(_add_image(logger), name, self._on[name])
             if show is None and isinstance(logger, MLFlowLogger):
-                show = _guarded(_add_artifact(logger, "images"), name)
+                show = _guarded(_add_artifact(logger, "images"), name, self._on[name])
             if show is not None:
                 show(PICTURES, [str(path)], step)
 
@@ -108,16 +109,16 @@ class Loggers:
         for name, logger in self._started.items():
             for what, place in files.items():
                 if isinstance(logger, Wandb):
-                    _guarded(logger.log_folder, name)(what, place)
+                    _guarded(logger.log_folder, name, self._on[name])(what, place)
                 elif isinstance(logger, MLFlowLogger):
-                    _guarded(_add_artifact(logger, what), name)(what, [str(place)], step)
+                    _guarded(_add_artifact(logger, what), name, self._on[name])(what, [str(place)], step)
 
     def flush(self) -> None:
         """Have on the disk what was logged so far: before a checkpoint says that it was."""
         for name, logger in self._started.items():
             logger.save()
             if isinstance(logger, TensorBoardLogger):
-                _guarded(logger.experiment.flush, name)()
+                _guarded(logger.experiment.flush, name, self._on[name])()
 
     def finish(self, failed: bool = False) -> None:
         """Close all of them."""
@@ -171,20 +172,21 @@ class Loggers:
             logger.log_hyperparams(self.config)
         if isinstance(logger, MLFlowLogger):
             self._known.setdefault(name, {})["run_id"] = logger.run_id
-            self._keep(name)
+            self._keep()
 
     def _sent(self, name: str, logger: Logger) -> dict[str, int] | None:
         """The last step of each number that a logger was sent; None if it takes back what it has."""
         return None if isinstance(logger, _TAKEN_BACK) else self._known.setdefault(name, {}).setdefault("sent", {})
 
-    def _keep(self, name: str) -> None:
+    def _keep(self) -> None:
         write_json(self._path, self._known)
 
 
-def _guard(logger: Logger, name: str, sent: dict[str, int] | None, keep: Callable[[], None]) -> None:
+def _guard(
+    logger: Logger, name: str, state: dict[str, bool], sent: dict[str, int] | None, keep: Callable[[], None]
+) -> None:
     """Let no method of a logger raise, and send nothing that was sent before."""
     before = dict(sent) if sent is not None else {}
-    state = {"on": True}
     for method in _METHODS:
         if callable(getattr(type(logger), method, None)):
             setattr(logger, method, _guarded(getattr(logger, method), name, state))

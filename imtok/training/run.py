@@ -214,10 +214,9 @@ def _carry_out(run: Run, trainer: Trainer, crew: _Crew, plan: Plan) -> Outcome:
             launcher.part()
     except BaseException as error:
         if isinstance(error, InputError) and begins and task.step == 0 and world_size() == 1:
-            crew.mirror.finish(failed=True)  # before the folder goes
-            run_folder.give_back(
-                run.folder, crew.mirror.places
-            )  # refused by the first batch, say: there is nothing to go on with
+            # refused by the first batch, say: there is nothing to go on with
+            crew.mirror.finish(failed=True)
+            run_folder.give_back(run.folder, crew.mirror.places)
         else:
             note_failure(events, task.step, error)
         raise

@@ -10,6 +10,7 @@ import pytest
 import wandb
 from lightning.pytorch.loggers import CSVLogger, WandbLogger
 from lightning.pytorch.loggers.logger import DummyLogger, Logger
+from PIL import Image
 from training.event_files import tensorboard_rows, wandb_records, wandb_rows
 from training.runs import run_tiny, state_of, tiny_run
 
@@ -187,6 +188,21 @@ def test_a_logger_that_fails_is_off_and_the_run_goes_on(tmp_path, caplog, kind):
     assert caplog.text.count("mine is off") == 1
     assert [step for step, names in Notes.made[1].rows if "loss" in names] == [1, 2]
     assert (tmp_path / "run/summary.json").exists()
+
+
+def test_a_picture_that_cannot_be_sent_turns_its_logger_off_as_a_row_does(tmp_path, caplog, monkeypatch):
+    loggers = Loggers({"board": {"_target_": "lightning.pytorch.loggers.TensorBoardLogger"}}, tmp_path, {}, None)
+    loggers.start()
+    Image.new("RGB", (8, 8)).save(tmp_path / "picture.png")
+    experiment = loggers.loggers[0].experiment
+    monkeypatch.setattr(experiment, "add_image", lambda *_, **__: 1 / 0)
+    for step in (1, 2):
+        loggers.picture(step, tmp_path / "picture.png")
+    loggers.log(3, {"loss": 1.0})
+    loggers.finish()
+    assert caplog.text.count("board is off for the rest of this run (division by zero)") == 1
+    assert caplog.text.count("is off") == 1
+    assert [tag for step, tag in tensorboard_rows(tmp_path / "board") if step == 3] == []
 
 
 def test_other_ranks_log_nothing(tmp_path):

@@ -1,0 +1,28 @@
+"""Mistakes in the configs of commands that take a finished tokenizer are explained."""
+
+import pytest
+
+from imtok.config import check_command
+from imtok.errors import InputError
+
+
+@pytest.mark.parametrize("command", ["eval", "export", "quantize", "decode"])
+def test_a_missing_tokenizer_is_named(command):
+    with pytest.raises(InputError, match="tokenizer: required and not set; give tokenizer=VALUE"):
+        check_command(command, [])
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("metrics=psnr", "metrics: a list takes brackets; write metrics=[psnr]"),
+        ("metrics=psnr,ssim", "metrics: a list takes brackets; write metrics=[psnr,ssim]"),
+        ("tokenizer=a,b", "tokenizer: a list takes brackets; write tokenizer=[a,b]"),
+        ("seed.more=3", "seed.more: "),
+    ],
+)
+def test_a_mistake_in_an_evaluation_is_explained(override, message):
+    with pytest.raises(InputError) as error:
+        check_command("eval", [override])
+    assert message in str(error.value)
+    assert "did you mean tokenizer" not in str(error.value)
