@@ -29,7 +29,7 @@ from imtok.build import build_run
 from imtok.config import check_command, config_folder, register_schemas
 from imtok.data.loader import evaluation_loader
 from imtok.decoders.base import GenerativeDecoder
-from imtok.metrics.psnr import PSNR
+from imtok.measures.psnr import PSNR
 from imtok.pixels import to_float, to_uint8
 from imtok.tokenizer import Tokenizer
 from imtok.training.run import Run, train

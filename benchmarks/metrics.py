@@ -26,7 +26,7 @@ from torch import Tensor
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
-from imtok.metrics.frechet import FeatureStatistics, Gaussian, frechet_distance  # noqa: E402, this checkout
+from imtok.measures.frechet import FeatureStatistics, Gaussian, frechet_distance  # noqa: E402, this checkout
 
 DIM, IMAGES = 2048, 4096
 
@@ -80,10 +80,10 @@ def evaluation(repeats: int, images: int, side: int, threads: int) -> None:
     from torchvision.transforms.v2.functional import to_pil_image
 
     from imtok.data.photos import Photos
-    from imtok.evaluation.generated import score
-    from imtok.evaluation.protocol import Protocol
-    from imtok.evaluation.stored import stored_images
-    from imtok.metrics.frechet import FEW_IMAGES
+    from imtok.measures.frechet import FEW_IMAGES
+    from imtok.measures.generated import score
+    from imtok.measures.protocol import Protocol
+    from imtok.measures.stored import stored_images
 
     torch.set_num_threads(threads)
     data = Photos(crops_per_photo=-(-max(images, FEW_IMAGES) // 9)).train(side, seed=0)
@@ -139,7 +139,7 @@ def standin(images: int, side: int, threads: int) -> None:
     from torchvision.transforms.v2.functional import gaussian_blur, pil_to_tensor, to_pil_image
 
     from imtok.data.photos import Photos
-    from imtok.metrics.extractors.efflite0 import EffLite0
+    from imtok.extractors.efflite0 import EffLite0
 
     torch.set_num_threads(threads)
     data = Photos(crops_per_photo=-(-images // 9)).train(side, seed=0)

@@ -30,10 +30,10 @@ sys.path.insert(0, str(ROOT))
 from imtok.build import build_run  # noqa: E402, this checkout
 from imtok.config import check_command, config_folder, register_schemas  # noqa: E402
 from imtok.data.loader import evaluation_loader  # noqa: E402
-from imtok.evaluation.command import prepare  # noqa: E402
-from imtok.evaluation.evaluate import evaluate  # noqa: E402
-from imtok.evaluation.protocol import Protocol  # noqa: E402
-from imtok.evaluation.settings import Settings  # noqa: E402
+from imtok.measures.command import prepare  # noqa: E402
+from imtok.measures.evaluate import evaluate  # noqa: E402
+from imtok.measures.protocol import Protocol  # noqa: E402
+from imtok.measures.settings import Settings  # noqa: E402
 from imtok.tokenizer import Tokenizer  # noqa: E402
 from imtok.training.run import train  # noqa: E402
 

@@ -31,9 +31,9 @@ from hydra import compose, initialize_config_dir
 from imtok.build import build_run
 from imtok.config import check_command, config_folder, register_schemas
 from imtok.data.loader import evaluation_loader
-from imtok.metrics.extractors.efflite0 import EffLite0
-from imtok.metrics.frechet import Gaussian, frechet_distance
-from imtok.metrics.psnr import PSNR
+from imtok.extractors.efflite0 import EffLite0
+from imtok.measures.frechet import Gaussian, frechet_distance
+from imtok.measures.psnr import PSNR
 from imtok.pixels import to_float, to_uint8
 from imtok.tokenizer import Tokenizer
 from imtok.training.run import Run, train

@@ -21,10 +21,10 @@ ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
 from imtok.data.photos import Photos  # noqa: E402, this checkout
-from imtok.evaluation.codecs import compress  # noqa: E402
-from imtok.metrics.extractors.efflite0 import EffLite0  # noqa: E402
-from imtok.metrics.frechet import FeatureStatistics, FrechetDistance  # noqa: E402
-from imtok.metrics.psnr import PSNR  # noqa: E402
+from imtok.extractors.efflite0 import EffLite0  # noqa: E402
+from imtok.measures.codecs import compress  # noqa: E402
+from imtok.measures.frechet import FeatureStatistics, FrechetDistance  # noqa: E402
+from imtok.measures.psnr import PSNR  # noqa: E402
 
 SIDE, BATCH = 128, 32
 LEVELS = {"blur": (0.5, 1, 1.5, 2, 3), "noise": (4, 8, 16, 32, 64), "jpeg": (75, 50, 30, 15, 5)}

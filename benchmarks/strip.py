@@ -27,8 +27,8 @@ sys.path.insert(0, str(ROOT))
 from imtok.build import build_run  # noqa: E402, this checkout
 from imtok.config import check_command, config_folder, register_schemas  # noqa: E402
 from imtok.data.photos import Photos  # noqa: E402
-from imtok.evaluation.codecs import compress, header_bytes  # noqa: E402
-from imtok.evaluation.grid import to_picture  # noqa: E402
+from imtok.measures.codecs import compress, header_bytes  # noqa: E402
+from imtok.measures.report.grid import to_picture  # noqa: E402
 from imtok.pixels import to_float, to_uint8  # noqa: E402
 from imtok.tokenizer import Tokenizer  # noqa: E402
 from imtok.training.run import train  # noqa: E402

@@ -18,7 +18,7 @@ import torch
 import yaml
 
 from imtok.data.loader import evaluation_loader
-from imtok.metrics.psnr import PSNR
+from imtok.measures.psnr import PSNR
 from imtok.tokenizer import construct
 
 ROOT = Path(__file__).parents[1]

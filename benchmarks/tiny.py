@@ -40,7 +40,7 @@ from recipe_table import PAGE, between, composed, kind, names, read_rows, table 
 from imtok.build import build_data, build_run  # noqa: E402
 from imtok.data.base import Data  # noqa: E402
 from imtok.data.loader import evaluation_loader  # noqa: E402
-from imtok.metrics.psnr import PSNR  # noqa: E402
+from imtok.measures.psnr import PSNR  # noqa: E402
 from imtok.training.run import train  # noqa: E402
 
 CODES = {"ProxyObjective", "ALITDistillation", "KARLDistillation"}  # they learn codes of another tokenizer

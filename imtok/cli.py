@@ -24,14 +24,6 @@ from imtok.data.command import run_check, run_pack
 from imtok.data.schema import PackConfig
 from imtok.distributed import launched_rank
 from imtok.errors import InputError
-from imtok.evaluation.command import (
-    SCORE,
-    run_compare,
-    run_score,
-)
-from imtok.evaluation.protocol import Protocol
-from imtok.evaluation.report import BESIDE, PAGE, show
-from imtok.evaluation.schema import ScoreConfig
 from imtok.export.command import run_convert, run_publish, run_verify
 from imtok.export.formats.base import Format
 from imtok.export.pictures import decode_ids
@@ -48,6 +40,14 @@ from imtok.image_commands import (
 )
 from imtok.info import describe
 from imtok.locate import find_tokenizer
+from imtok.measures.command import (
+    SCORE,
+    run_compare,
+    run_score,
+)
+from imtok.measures.protocol import Protocol
+from imtok.measures.report.writing import BESIDE, PAGE, show
+from imtok.measures.schema import ScoreConfig
 from imtok.overrides import as_typed
 from imtok.paste import imtok_line, shell_line
 from imtok.plain import PLAIN, read_words

@@ -20,11 +20,11 @@ from omegaconf.resolvers import oc
 from imtok.conditions.given import ConditionConfig, DecodeConditionConfig
 from imtok.data.schema import SPLITS, PackConfig
 from imtok.errors import InputError
-from imtok.evaluation.schema import MeasureConfig, ScoreConfig
 from imtok.explain import compose_or_explain, is_read
 from imtok.export.schema import ConvertConfig, PublishConfig
 from imtok.export.views import AUGMENTS
 from imtok.hints import Hints
+from imtok.measures.schema import MeasureConfig, ScoreConfig
 from imtok.optimizer_section import optimizer_problems, read_optimizer
 from imtok.overrides import settle, texts
 from imtok.signatures import check_parts

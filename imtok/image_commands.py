@@ -19,7 +19,13 @@ from imtok.data.remarks import say_remarks
 from imtok.data.told import require_told, told
 from imtok.distributed import launched_gpu
 from imtok.errors import InputError
-from imtok.evaluation.command import (
+from imtok.export.command import show_export
+from imtok.export.feed import make_feed
+from imtok.export.quantize import fit_and_save, spread, with_ids
+from imtok.export.tokens import export_tokens
+from imtok.export.views import Views
+from imtok.files import claim_output
+from imtok.measures.command import (
     claim_side_by_side,
     make_settings,
     prepare,
@@ -29,17 +35,11 @@ from imtok.evaluation.command import (
     watched,
     write_and_show,
 )
-from imtok.evaluation.evaluate import evaluate
-from imtok.evaluation.origin import Origin
-from imtok.evaluation.pictures import choose_shown
-from imtok.evaluation.protocol import Protocol
-from imtok.evaluation.report import REPORT, Report
-from imtok.export.command import show_export
-from imtok.export.feed import make_feed
-from imtok.export.quantize import fit_and_save, spread, with_ids
-from imtok.export.tokens import export_tokens
-from imtok.export.views import Views
-from imtok.files import claim_output
+from imtok.measures.evaluate import evaluate
+from imtok.measures.pictures import choose_shown
+from imtok.measures.protocol import Protocol
+from imtok.measures.report.origin import Origin
+from imtok.measures.report.writing import REPORT, Report
 from imtok.paste import imtok_line
 from imtok.run_data import data_words, take_data
 from imtok.tokenizer import Tokenizer

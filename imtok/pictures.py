@@ -10,8 +10,8 @@ from torch import Tensor
 from imtok.data.decode import decode_image
 from imtok.data.transforms import CentreCrop
 from imtok.errors import InputError
-from imtok.evaluation.grid import to_picture
 from imtok.files import write_bytes
+from imtok.measures.report.grid import to_picture
 from imtok.pixels import to_float, to_uint8
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")

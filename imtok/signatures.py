@@ -15,9 +15,9 @@ from imtok.data.base import Data
 from imtok.decoders.base import Decoder
 from imtok.encoders.base import Encoder
 from imtok.errors import InputError
-from imtok.evaluation.protocol import Protocol
 from imtok.export.formats.base import Format
 from imtok.hints import hint
+from imtok.measures.protocol import Protocol
 from imtok.objectives.base import Objective
 from imtok.overrides import PATHS, quoted
 from imtok.quantizers.base import Quantizer

@@ -14,10 +14,10 @@ decoders: cnn_decoder flow_decoder guidance noise_decoder patch_decoder processe
     vit_decoder
 encoders: adapter_encoder alit_encoder cnn_encoder hita instella karl_encoder qformer_encoder register_encoder
     titok_encoder two_parts vit_encoder
-evaluation: compare evaluate generated grid length measures missing origin protocol
 export: adapters captions pictures quantize sequences store tokens verify views
 losses: adversarial pixel teachers
-metrics: codes frechet images inception_score kid mean precision_recall references rows
+measures: codes compare evaluate frechet generated grid images inception_score kid length mean measures missing origin
+    precision_recall protocol references rows
 nn: *
 objectives: alit_objective flow_objective post_training proxy reconstruction
 quantizers: binary binary_entropy bsq ema_vq estimators fsq gq ibq kmeans lfq multiscale nesting packing product

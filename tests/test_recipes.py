@@ -19,7 +19,7 @@ from imtok.config import TrainConfig, check_config, config_folder, register_sche
 from imtok.data.loader import evaluation_loader
 from imtok.data.told import told
 from imtok.decoders.base import GenerativeDecoder
-from imtok.metrics.psnr import PSNR
+from imtok.measures.psnr import PSNR
 from imtok.pixels import to_float
 from imtok.tokenizer import Tokenizer
 from imtok.training.outlook import unlikely

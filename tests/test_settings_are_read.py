@@ -7,7 +7,7 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "imtok"
 TREES = {path: ast.parse(path.read_text()) for path in sorted(PACKAGE.rglob("*.py"))}
-SETTINGS = ["training/settings.py", "evaluation/settings.py", "evaluation/schema.py", "export/schema.py", "config.py"]
+SETTINGS = ["training/settings.py", "measures/settings.py", "measures/schema.py", "export/schema.py", "config.py"]
 
 
 def reads(trees):

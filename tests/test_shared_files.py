@@ -9,14 +9,14 @@ from training.runs import run_tiny, write_images
 from imtok.data.folder import FileSource
 from imtok.data.pack import pack
 from imtok.errors import InputError
-from imtok.evaluation.evaluate import evaluate
-from imtok.evaluation.report import write_report
 from imtok.export.convert import convert
 from imtok.export.formats.llamagen import LlamaGen
 from imtok.export.pictures import decode_ids
 from imtok.export.publish import publish
 from imtok.export.store import TokenStore
 from imtok.export.tokens import export_tokens
+from imtok.measures.evaluate import evaluate
+from imtok.measures.report.writing import write_report
 from imtok.tokenizer import Tokenizer
 
 

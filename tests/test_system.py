@@ -119,7 +119,7 @@ import torch
 from pathlib import Path
 from imtok.errors import InputError
 from imtok.files import Lock
-from imtok.metrics.psnr import PSNR
+from imtok.measures.psnr import PSNR
 from imtok.quantizers.fsq import FSQ
 from imtok.tokenizer import Tokenizer
 

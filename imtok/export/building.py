@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 
 from imtok.errors import InputError
-from imtok.evaluation.inference import require_images
 from imtok.export.store import FORMAT, MANIFEST, PLAN, as_json, record_name
 from imtok.files import (
     claim_output,
@@ -27,6 +26,7 @@ from imtok.files import (
     share,
     write_bytes,
 )
+from imtok.measures.inference import require_images
 from imtok.system import require_posix
 
 LOCK = ".lock"

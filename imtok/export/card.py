@@ -5,10 +5,10 @@ from typing import Any
 
 from huggingface_hub import ModelCardData
 
-from imtok.evaluation.origin import describe_data
-from imtok.evaluation.results import counted
-from imtok.evaluation.titles import number, title
 from imtok.export.codebook import layout
+from imtok.measures.report.origin import describe_data
+from imtok.measures.report.results import counted
+from imtok.measures.report.titles import number, title
 from imtok.text import markdown, markdown_table
 from imtok.tokenizer import Tokenizer
 

@@ -15,7 +15,7 @@ from imtok.data.collate import collate
 from imtok.data.images import ImageSet, Sample
 from imtok.data.loader import Loader, evaluation_loader
 from imtok.errors import InputError
-from imtok.evaluation.command import watched
+from imtok.measures.command import watched
 from imtok.types import Batch
 
 Wanted = Callable[[int], bool]

@@ -14,10 +14,10 @@ from torch import Tensor
 from imtok.conditions.base import NO_LABEL
 from imtok.conditions.given import DecodeConditionConfig, give, read_captions
 from imtok.errors import InputError
-from imtok.evaluation.grid import to_picture
-from imtok.evaluation.inference import Size, evaluating, fingerprint
 from imtok.export.store import MANIFEST, TokenStore, check_range, read_array
 from imtok.files import claim_output, new_folder, write_json
+from imtok.measures.inference import Size, evaluating, fingerprint
+from imtok.measures.report.grid import to_picture
 from imtok.pixels import to_uint8
 from imtok.tokenizer import Tokenizer
 from imtok.types import Tokens

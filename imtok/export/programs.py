@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import override
 
-from imtok.evaluation.inference import Size, evaluating
+from imtok.measures.inference import Size, evaluating
 from imtok.quantizers import search
 from imtok.tokenizer import Tokenizer
 from imtok.types import Condition

@@ -4,13 +4,13 @@ from pathlib import Path
 from typing import Any
 
 from imtok.errors import InputError
-from imtok.evaluation.inference import fingerprint
-from imtok.evaluation.report import REPORT
 from imtok.export.card import card
 from imtok.export.codebook import write_codebook
 from imtok.export.programs import DECODER, ENCODER, write_programs
 from imtok.files import claim_output, new_folder, read_json, write_bytes
 from imtok.locate import CONFIG, WEIGHTS
+from imtok.measures.inference import fingerprint
+from imtok.measures.report.writing import REPORT
 from imtok.tokenizer import Tokenizer
 
 CODEBOOK = "codebook.safetensors"

@@ -14,9 +14,9 @@ from imtok.data.base import Images
 from imtok.data.images import ImageSet, Subset
 from imtok.data.told import require_each
 from imtok.errors import InputError
-from imtok.evaluation.inference import evaluating, fingerprint, read_images, require_finite, require_images
 from imtok.files import claim_output, new_folder, write_json
-from imtok.metrics.psnr import PSNR
+from imtok.measures.inference import evaluating, fingerprint, read_images, require_finite, require_images
+from imtok.measures.psnr import PSNR
 from imtok.pixels import to_uint8
 from imtok.quantizers.base import Quantizer
 from imtok.quantizers.continuous import Continuous

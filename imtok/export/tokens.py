@@ -16,12 +16,12 @@ from torch import Tensor
 from imtok.conditions.given import ConditionConfig
 from imtok.data.told import require_each
 from imtok.errors import InputError
-from imtok.evaluation.inference import evaluating, fingerprint, name_size, require_finite
 from imtok.export.building import Building
 from imtok.export.codebook import layout, write_codebook
 from imtok.export.feed import Feed
 from imtok.export.store import FORMAT
 from imtok.export.views import Views
+from imtok.measures.inference import evaluating, fingerprint, name_size, require_finite
 from imtok.pixels import to_float
 from imtok.tokenizer import Tokenizer
 from imtok.types import Batch

@@ -7,13 +7,13 @@ import torch
 from rich.table import Table
 
 from imtok.errors import InputError
-from imtok.evaluation.grid import to_picture
-from imtok.evaluation.inference import evaluating, fingerprint
-from imtok.evaluation.origin import describe_data
 from imtok.export.convert import REPORT, verify_converted
 from imtok.export.pictures import tell_as_stored
 from imtok.export.store import MANIFEST, Shard, TokenStore
 from imtok.files import claim_output, new_folder, write_json
+from imtok.measures.inference import evaluating, fingerprint
+from imtok.measures.report.grid import to_picture
+from imtok.measures.report.origin import describe_data
 from imtok.pixels import to_uint8
 from imtok.text import terminal
 from imtok.tokenizer import Tokenizer

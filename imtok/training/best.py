@@ -3,8 +3,8 @@
 import difflib
 
 from imtok.errors import InputError
-from imtok.evaluation.choose import missing, numbers
-from imtok.evaluation.settings import Settings
+from imtok.measures.choose import missing, numbers
+from imtok.measures.settings import Settings
 from imtok.tokenizer import Tokenizer
 
 

@@ -8,11 +8,11 @@ from typing import Any
 from torch.utils.data import DataLoader
 
 from imtok.distributed import from_main
-from imtok.evaluation.evaluate import evaluate
-from imtok.evaluation.origin import Origin
-from imtok.evaluation.report import Report, write_report
-from imtok.evaluation.settings import Settings
 from imtok.files import write_json
+from imtok.measures.evaluate import evaluate
+from imtok.measures.report.origin import Origin
+from imtok.measures.report.writing import Report, write_report
+from imtok.measures.settings import Settings
 from imtok.tokenizer import Tokenizer
 
 SUMMARY = "summary.json"

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from imtok.distributed import rank, sum_over_ranks, world_size
-from imtok.metrics.codes import LARGEST_VOCABULARY, code_statistics
+from imtok.measures.code_statistics import LARGEST_VOCABULARY, code_statistics
 from imtok.quantizers.base import check_ids
 from imtok.types import CriticLosses, Losses, Shown
 

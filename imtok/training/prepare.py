@@ -13,10 +13,10 @@ from imtok.data.remarks import say_remarks
 from imtok.data.told import require_told, told
 from imtok.distributed import launched_rank
 from imtok.errors import InputError
-from imtok.evaluation.choose import numbers
-from imtok.evaluation.pictures import choose_shown
-from imtok.evaluation.protocol import Protocol
-from imtok.evaluation.settings import Settings
+from imtok.measures.choose import numbers
+from imtok.measures.pictures import choose_shown
+from imtok.measures.protocol import Protocol
+from imtok.measures.settings import Settings
 from imtok.nn.frozen import warn_random
 from imtok.objectives.base import Objective
 from imtok.pretrained import RANDOM, Pretrained, fetch_weights

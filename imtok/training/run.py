@@ -23,11 +23,11 @@ from imtok.data.stream import ImageStream
 from imtok.data.told import told
 from imtok.distributed import launched_rank, rank, world_size
 from imtok.errors import InputError
-from imtok.evaluation.command import prepare as prepare_images
-from imtok.evaluation.origin import Origin
-from imtok.evaluation.results import Report
-from imtok.evaluation.settings import Settings
 from imtok.files import Lock, read_json
+from imtok.measures.command import prepare as prepare_images
+from imtok.measures.report.origin import Origin
+from imtok.measures.report.results import Report
+from imtok.measures.settings import Settings
 from imtok.training import folder as run_folder
 from imtok.training.alike import Alike
 from imtok.training.callbacks import Guests, stored_states

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from imtok.evaluation.settings import DEFAULT, check_metrics
+from imtok.measures.settings import DEFAULT, check_metrics
 from imtok.schedules import Schedule, WarmupCosine, drops
 from imtok.training.flags import check_flags
 

@@ -14,7 +14,7 @@ from imtok.conditions.base import pinned
 from imtok.conditions.clip import CLIPText
 from imtok.conditions.named import NamedText
 from imtok.errors import InputError, MissingWeightsError
-from imtok.evaluation.inference import fingerprint
+from imtok.measures.inference import fingerprint
 from imtok.tokenizer import Tokenizer
 from imtok.training.ema import EMA
 

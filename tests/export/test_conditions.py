@@ -8,8 +8,8 @@ from io import BytesIO
 import numpy as np
 import pytest
 import torch
-from evaluation.test_conditions import CONFIG, noted
 from export.stores import batches, content
+from measures.test_conditions import CONFIG, noted
 from training.runs import write_images
 
 from imtok import cli

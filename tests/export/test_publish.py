@@ -8,12 +8,12 @@ from export.stores import PARTS, tokenizer_of
 from huggingface_hub import ModelCard
 
 from imtok.errors import InputError
-from imtok.evaluation.evaluate import evaluate
-from imtok.evaluation.report import write_report
 from imtok.export.card import card
 from imtok.export.codebook import layout, read_codebook
 from imtok.export.programs import write_programs
 from imtok.export.publish import publish
+from imtok.measures.evaluate import evaluate
+from imtok.measures.report.writing import write_report
 from imtok.text import markdown
 from imtok.tokenizer import Tokenizer
 from imtok.types import Batch

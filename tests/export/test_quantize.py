@@ -10,8 +10,8 @@ from training.runs import write_images
 from imtok.data.folder import Folder
 from imtok.data.loader import evaluation_loader
 from imtok.errors import InputError
-from imtok.evaluation.evaluate import evaluate
 from imtok.export.quantize import compare_psnr, fit_and_save, latents_of, spread, with_ids
+from imtok.measures.evaluate import evaluate
 from imtok.tokenizer import Tokenizer
 
 CPU = torch.device("cpu")

@@ -8,11 +8,11 @@ import torch
 from safetensors.torch import load_file
 
 from imtok.errors import InputError
-from imtok.evaluation.inference import fingerprint
 from imtok.export.feed import Passing
 from imtok.export.pictures import decode_ids
 from imtok.export.store import TokenStore
 from imtok.export.tokens import export_tokens
+from imtok.measures.inference import fingerprint
 from imtok.pixels import to_float
 from imtok.tokenizer import Tokenizer
 from imtok.types import Batch

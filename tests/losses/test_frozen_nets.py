@@ -5,10 +5,10 @@ import torch
 import torch.nn.functional as F
 
 from imtok.errors import InputError
+from imtok.extractors.efflite0 import EffLite0
 from imtok.losses import efflite0, lpips
 from imtok.losses.efflite0 import EffLite0Loss
 from imtok.losses.logits import LogitLoss
-from imtok.metrics.extractors.efflite0 import EffLite0
 
 LOSSES = {
     "efflite0": lambda: EffLite0Loss("random"),

@@ -8,7 +8,7 @@ import torch
 
 from imtok.errors import InputError
 from imtok.losses.lpips import LPIPSLoss
-from imtok.metrics.lpips import LPIPS
+from imtok.measures.lpips import LPIPS
 from imtok.pixels import to_float
 
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from quantizers.contract import NAMES, config, length, smaller
 
-from imtok.evaluation.perturb import Draws, perturb
+from imtok.measures.perturb import Draws, perturb
 from imtok.quantizers.continuous import Continuous
 from imtok.quantizers.fsq import FSQ
 from imtok.quantizers.lfq import LFQ

@@ -7,7 +7,7 @@ import torch
 import yaml
 from encoders.presets import unchecked
 
-from imtok.metrics.codes import CodeUsage
+from imtok.measures.code_statistics import CodeUsage
 from imtok.quantizers.fsq import FSQ
 from imtok.quantizers.multiscale import MultiScale
 from imtok.quantizers.vq import VQ

@@ -21,7 +21,7 @@ from imtok.distributed import (
     world_size,
 )
 from imtok.errors import InputError
-from imtok.evaluation.evaluate import evaluate
+from imtok.measures.evaluate import evaluate
 from imtok.training.run import train
 
 _DDP = ("trainer=ddp", "trainer.strategy=ddp")

@@ -11,12 +11,12 @@ from training.runs import run_tiny, tiny_run
 
 from imtok.data.loader import spread_loader
 from imtok.errors import InputError
-from imtok.evaluation import choose
-from imtok.evaluation.choose import numbers
-from imtok.evaluation.evaluate import evaluate
-from imtok.evaluation.protocol import Protocol
-from imtok.evaluation.settings import Settings
-from imtok.metrics.psnr import PSNR
+from imtok.measures import choose
+from imtok.measures.choose import numbers
+from imtok.measures.evaluate import evaluate
+from imtok.measures.protocol import Protocol
+from imtok.measures.psnr import PSNR
+from imtok.measures.settings import Settings
 from imtok.training import logging as along
 from imtok.training.best import find_best
 from imtok.training.run import train

@@ -5,7 +5,7 @@ import io
 import pytest
 import torch
 
-from imtok.metrics.codes import CodeUsage
+from imtok.measures.code_statistics import CodeUsage
 from imtok.training.meters import Meters
 from imtok.training.progress import codes_in_use
 from imtok.types import Loss, Losses, Quantized, Shown

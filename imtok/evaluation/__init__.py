@@ -1,1 +1,0 @@
-"""Evaluation: metrics over a data set, and the report."""

@@ -1,0 +1,1 @@
+"""Measures: what is computed in a pass over images, a file each, and the pass itself."""

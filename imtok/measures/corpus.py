@@ -1,0 +1,57 @@
+"""Keeps the ids of some images, in the order of the data set, for what needs more than their counts."""
+
+import numpy as np
+from typing_extensions import override
+
+from imtok.distributed import gather_values
+from imtok.measures.base import Found, Measure, Seen
+from imtok.measures.code_statistics import LARGEST_VOCABULARY
+from imtok.measures.inference import Size
+from imtok.measures.language import language
+from imtok.tokenizer import Tokenizer
+
+
+class LanguageMeasure(Measure):
+    """Statistics of the token language, for each slot.
+
+    Args:
+        vocab_sizes: Number of ids of each slot.
+        most: Images whose ids are kept, so that memory does not grow with the data set.
+        seed: Of the order of images in the growth of the vocabulary.
+    """
+
+    def __init__(self, vocab_sizes: tuple[int, ...], most: int = 10_000, seed: int = 0) -> None:
+        self.vocab_sizes, self.most, self.seed = vocab_sizes, most, seed
+        self.kept: dict[int, np.ndarray] = {}
+        self.flexible = False
+
+    @override
+    def missing(self, tokenizer: Tokenizer, size: Size) -> dict[str, str]:
+        most = max(self.vocab_sizes, default=0)
+        return {"language": f"a vocabulary of {most} ids is too large to count"} if most > LARGEST_VOCABULARY else {}
+
+    @override
+    def update(self, seen: Seen) -> None:
+        if max(self.vocab_sizes, default=0) > LARGEST_VOCABULARY:
+            return
+        self.flexible |= seen.reconstruction.quantized.keep is not None
+        ids = seen.reconstruction.quantized.ids.cpu().numpy().astype(np.int32)
+        for index, row in zip(seen.batch.index.tolist(), ids, strict=True):
+            if len(self.kept) < self.most:
+                self.kept[index] = row
+
+    @override
+    def finish(self) -> Found:
+        merged: dict[int, np.ndarray] = {}
+        flexible = False
+        for kept, some in gather_values((self.kept, self.flexible)):
+            merged |= kept
+            flexible |= some
+        if max(self.vocab_sizes, default=0) > LARGEST_VOCABULARY:
+            return Found(absent={"language": f"a vocabulary of {max(self.vocab_sizes)} ids is too large to count"})
+        if not self.vocab_sizes or not merged or flexible:
+            reason = "images have different numbers of tokens" if flexible else "there are no ids"
+            return Found(absent={"language": reason})
+        ids = np.stack([merged[index] for index in sorted(merged)[: self.most]])
+        rows = [language(ids[..., slot], size, self.seed) for slot, size in enumerate(self.vocab_sizes)]
+        return Found(tables={"language": rows}, arrays={"ids": ids})

@@ -1,0 +1,154 @@
+"""Run the metrics over a whole data set."""
+
+import logging
+import warnings
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import torch
+import xxhash
+
+from imtok.data.told import require_each
+from imtok.distributed import gather_values
+from imtok.measures.base import Found, Measure, Seen
+from imtok.measures.choose import choose, refuse
+from imtok.measures.inference import (
+    Size,
+    common_size,
+    evaluating,
+    fingerprint,
+    name_size,
+    read_images,
+    require_finite,
+    require_images,
+    together,
+)
+from imtok.measures.keys import without_cache
+from imtok.measures.pictures import SHOWN, Pictures
+from imtok.measures.protocol import protocol_id
+from imtok.measures.report.origin import now
+from imtok.measures.report.results import Report
+from imtok.measures.report.titles import reasons
+from imtok.measures.settings import Settings
+from imtok.tokenizer import Tokenizer
+from imtok.types import Batch
+
+log = logging.getLogger(__name__)
+_WRAP = 2**64
+
+
+def evaluate(
+    tokenizer: Tokenizer,
+    loader: Iterable[Batch],
+    device: str | torch.device = "cpu",
+    pictures: int | Sequence[str] = SHOWN,
+    settings: Settings | None = None,
+) -> Report:
+    """Reconstruct every image and measure the result.
+
+    Every number is over all images: means per image, and counts that are exact whatever the batch size. With several
+    processes each brings its part of the images (none twice), and all get the numbers of the whole. So it is with
+    pictures that are named; others are those of the process.
+
+    Args:
+        tokenizer: Ends on ``device``, in the modes (training or evaluation) that it came in.
+        loader: Images of one size.
+        device: Where to compute.
+        pictures: The keys of the images to keep with their reconstructions, as ``choose_shown`` gives them; or how
+            many, evenly over the data set.
+        settings: What to measure; None = PSNR, SSIM and code statistics.
+
+    Raises:
+        InputError: If there is no image, the images differ in size, the tokenizer cannot read them, a
+            reconstruction is not finite, or a metric cannot be computed as asked.
+    """
+    device, settings = torch.device(device), settings or Settings()
+    exact = torch.device("cpu") if device.type == "mps" else device  # mps knows no float64
+    kept, bad, size = Pictures.wanted(pictures), list[str](), (0, 0)
+    images, digest, untold = 0, 0, 0
+    with together(), evaluating(tokenizer.to(device)):
+        measures, absent = choose(settings, tokenizer, device, exact)
+        if not settings.skip_missing:
+            refuse(reasons(absent, str))
+        taps = sorted({name for measure in measures for name in measure.taps})
+        for batch, image, size in read_images(tokenizer, loader, device, bad):
+            if not images:
+                _start(measures, tokenizer, size, settings)
+            untold += require_each(batch, tokenizer.condition, settings.untold)
+            condition = tokenizer.condition_of(batch)
+            reconstruction = tokenizer(image, taps, condition=condition)
+            require_finite(reconstruction.quantized.latents, batch.key, "latents")
+            require_finite(reconstruction.image, batch.key, "reconstruction")
+            seen = Seen(tokenizer, batch, image, reconstruction, condition)
+            for measure in measures:
+                measure.update(seen)
+            # a sum does not depend on the order, nor on how ranks share the images
+            digest = sum((xxhash.xxh3_64_intdigest(one.cpu().numpy().tobytes()) for one in batch.image), digest) % _WRAP
+            images += len(batch.image)
+            kept.add(batch.key, seen.target, seen.pixels)
+    bad = [sample for samples in gather_values(bad) for sample in samples]
+    size = common_size(size)
+    counts = gather_values((images, digest))
+    own = images
+    images, digest = sum(count for count, _ in counts), sum(part for _, part in counts) % _WRAP
+    require_images(images, bad)
+    with together(), evaluating(tokenizer):
+        if not own:  # a rank without an image takes part in every sum all the same
+            _start(measures, tokenizer, size, settings)
+    found = Found(absent=absent)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        for measure in measures:
+            found.add(measure.finish())
+    notes = list(dict.fromkeys(str(one.message) for one in caught if "before the ``update``" not in str(one.message)))
+    for note in notes:
+        log.warning("%s", note)
+    untold = sum(gather_values(untold))
+    if untold:
+        reads = " or ".join(tokenizer.condition.reads) if tokenizer.condition is not None else ""
+        notes.append(f"{untold} of {images} images have no {reads}: the tokenizer was told that there is none")
+    common: dict[str, Any] = {
+        "n": images,
+        "size": name_size(size),
+        "crop": settings.protocol.crop,
+        "data": f"{digest:016x}",
+        "weights": settings.weights,
+        **({"condition": dict(settings.condition)} if settings.condition else {}),
+    }
+    facts = {
+        name: {"metric": name, "convention": number.convention, **common, **number.facts}
+        for name, number in found.numbers.items()
+    }
+    values = {name: number.value for name, number in found.numbers.items()}
+    better = {name: one for measure in measures for name, one in measure.numbers(size).items()}
+    return Report(
+        images=images,
+        image_size=size,
+        vocab_sizes=tokenizer.quantizer.vocab_sizes,
+        bits_per_token=tokenizer.quantizer.bits_per_token,
+        metrics=values,
+        slots=found.slots,
+        conventions={name: number.convention for name, number in found.numbers.items()},
+        higher_is_better={name: better.get(name) for name in values},
+        absent={name: without_cache(reason) for name, reason in found.absent.items() if name not in values},
+        bad=bad,
+        pictures=kept.finish(),
+        protocol={**settings.protocol.settings, "overrides": settings.protocol.overrides, **common},
+        ids={name: {"id": protocol_id(about), **about} for name, about in facts.items()},
+        tables=found.tables,
+        arrays=found.arrays,
+        drawings=found.pictures,
+        warnings=notes,
+        tokenizer=fingerprint(tokenizer),
+        parameters=sum(parameter.numel() for parameter in tokenizer.parameters()),
+        when=now(),
+    )
+
+
+def _start(measures: Sequence[Measure], tokenizer: Tokenizer, size: Size, settings: Settings) -> None:
+    """Refuse what cannot be had of images of this size, and let every measure begin."""
+    absent = {name: why for measure in measures for name, why in measure.missing(tokenizer, size).items()}
+    if not settings.skip_missing:
+        refuse(reasons(absent, str))
+    for measure in measures:
+        measure.start(tokenizer, size)

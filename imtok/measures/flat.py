@@ -1,0 +1,49 @@
+"""What painting images in one colour would give: the PSNR that a tokenizer must beat before its tokens say anything."""
+
+import torch
+from einops import rearrange
+from jaxtyping import Float64, Int64
+from torch import Tensor
+from typing_extensions import override
+
+from imtok.distributed import sum_over_ranks
+from imtok.measures.base import Found, Measure, Seen
+from imtok.measures.psnr import PSNR
+
+_UNIT = 2.0**-32  # sums of integers do not depend on their order; see imtok.measures.mean
+_STEPS = torch.arange(16, 256, 32)
+COLOURS = torch.cartesian_prod(_STEPS, _STEPS, _STEPS)  # 512, evenly over all
+
+
+class FlatMeasure(Measure):
+    """The PSNR of painting all images in one colour, the best of 512, and of painting each in its own mean colour.
+
+    Both are averaged as the PSNR of reconstructions is. The first takes no bits and the second takes 24 of each image.
+    They are no numbers of the tokenizer, so they stand among the tables, as ``flat``.
+    """
+
+    def __init__(self) -> None:
+        self.totals = torch.zeros(len(COLOURS) + 1, dtype=torch.int64)  # the last one is that of own mean colours
+        self.count = torch.zeros((), dtype=torch.int64)
+
+    @override
+    def update(self, seen: Seen) -> None:
+        levels = seen.target.cpu().long().flatten(2)
+        pixels, sums = levels.shape[-1], levels.sum(-1)
+        own = (sums.double() / pixels).round().long()
+        colours = torch.cat([COLOURS.expand(len(sums), -1, -1), rearrange(own, "b c -> b 1 c")], dim=1)
+        self.totals += (_psnr(levels.square().sum((1, 2)), sums, colours, pixels) / _UNIT).round().long().sum(0)
+        self.count += len(sums)
+
+    @override
+    def finish(self) -> Found:
+        means = sum_over_ranks(self.totals).double() * _UNIT / sum_over_ranks(self.count)
+        return Found(tables={"flat": {"one_colour": means[:-1].max().item(), "mean_of_each_image": means[-1].item()}})
+
+
+def _psnr(
+    squares: Int64[Tensor, " b"], sums: Int64[Tensor, "b 3"], colours: Int64[Tensor, "b k 3"], pixels: int
+) -> Float64[Tensor, "b k"]:
+    """The PSNR of each image painted in each of its colours, from the sums of its levels and of their squares."""
+    error = squares[:, None] + (pixels * colours.square() - 2 * colours * sums[:, None]).sum(-1)
+    return (10 * torch.log10(255**2 * 3 * pixels / error.double())).clamp(max=PSNR.most)

@@ -1,0 +1,1 @@
+"""What a measurement leaves behind: numbers in words, tables, pages and comparisons."""

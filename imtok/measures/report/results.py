@@ -1,0 +1,146 @@
+"""What an evaluation found, and where it comes from."""
+
+from dataclasses import dataclass, field
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+import numpy as np
+
+from imtok.measures.pictures import Pictures
+from imtok.measures.report.origin import Origin, describe_data
+from imtok.measures.report.titles import is_stand_in
+
+SCHEMA = 3
+
+
+@dataclass(frozen=True)
+class Report:
+    """What an evaluation found.
+
+    Attributes:
+        images: How many images every number is over.
+        image_size: Their height and width, in pixels.
+        vocab_sizes: Number of ids of each slot.
+        bits_per_token: Nominal.
+        metrics: Values by name; over all slots where there are several.
+        slots: The code statistics of each slot.
+        conventions: How each metric is computed, by name: compare only numbers of the same convention.
+        absent: Why a metric is not among ``metrics``, by name.
+        bad: ``key: reason`` for every sample that could not be decoded; no number includes them.
+        pictures: Originals and reconstructions to look at.
+        protocol: What all numbers have in common: preset, crop, number and hash of images, which weights.
+        ids: For each metric the ``id`` of its protocol and all that went into it. Numbers of different ids must not
+            be compared.
+        higher_is_better: Whether a larger value is the better one, by name; None = neither is.
+        tables: Longer results by name: rate, pfid, language, ...
+        arrays: Counts and ids for ``codes.npz``.
+        drawings: PNG files by title.
+        warnings: What to bear in mind.
+        name: Of the tokenizer.
+        tokenizer: Its hash; empty = not known.
+        parameters: Numbers that it has learnt, without a frozen space; 0 = not known.
+        when: In UTC, to the second; empty = not known.
+        origin: Data, split, tokenizer and command that it is of.
+    """
+
+    images: int
+    image_size: tuple[int, int]
+    vocab_sizes: tuple[int, ...]
+    bits_per_token: float
+    metrics: dict[str, float]
+    slots: list[dict[str, float]]
+    conventions: dict[str, str]
+    absent: dict[str, str]
+    bad: list[str]
+    pictures: Pictures
+    protocol: dict[str, Any] = field(default_factory=dict)
+    ids: dict[str, dict[str, Any]] = field(default_factory=dict)
+    higher_is_better: dict[str, bool | None] = field(default_factory=dict)
+    tables: dict[str, Any] = field(default_factory=dict)
+    arrays: dict[str, np.ndarray] = field(default_factory=dict)
+    drawings: dict[str, bytes] = field(default_factory=dict)
+    warnings: list[str] = field(default_factory=list)
+    name: str = ""
+    tokenizer: str = ""
+    parameters: int = 0
+    when: str = ""
+    origin: Origin = field(default_factory=Origin)
+
+    def values(self) -> dict[str, Any]:
+        """Everything but the pictures, as plain values for JSON."""
+        return {
+            "schema": SCHEMA,
+            "name": self.name,
+            "data": {
+                **self.origin.about_data(),
+                "images": self.images,
+                "unreadable": len(self.bad),
+                "image_size": list(self.image_size),
+            },
+            "when": self.when,
+            "tokenizer": self.origin.tokenizer,
+            "tokenizer_sha256": self.tokenizer,
+            "parameters": self.parameters,
+            "command": self.origin.command,
+            "images": self.images,
+            "image_size": list(self.image_size),
+            "vocab_sizes": list(self.vocab_sizes),
+            "bits_per_token": self.bits_per_token,
+            "metrics": self.metrics,
+            "slots": self.slots,
+            "conventions": self.conventions,
+            "absent": self.absent,
+            "stand_ins": [name for name in self.metrics if is_stand_in(name)],
+            "protocol": self.protocol,
+            "protocol_ids": self.ids,
+            "higher_is_better": self.higher_is_better,
+            "tables": self.tables,
+            "warnings": self.warnings,
+            "bad": self.bad,
+            "versions": {package: package_version(package) for package in ("imtok", "torch")},
+        }
+
+    def about(self) -> dict[str, str]:
+        """What the numbers are of, in words by title: data, images, tokenizer, time and version."""
+        bad, height, width = len(self.bad), *self.image_size
+        images = f"{counted(self.images)} of {width}x{height} pixels"
+        unreadable = f"; {bad} more could not be read and {'is' if bad == 1 else 'are'} not counted" if bad else ""
+        told = {
+            "Data": f"{': '.join(filter(None, (describe_data(self.origin.about_data()), images)))}{unreadable}",
+            "Tokenizer": ", ".join(
+                filter(None, (self.origin.tokenizer, self.tokenizer and f"sha256 {self.tokenizer}"))
+            ),
+            "When": ", ".join(filter(None, (self.when, f"imtok {package_version('imtok')}"))),
+        }
+        return {name: words for name, words in told.items() if words}
+
+
+def summary(report: Report) -> str:
+    """What was measured, in a line."""
+    height, width = report.image_size
+    slots = " + ".join(str(size) for size in report.vocab_sizes)
+    codes = f"{slots} codes, {report.bits_per_token:g} bits per token" if slots else "continuous latents"
+    return f"{counted(report.images)} of {width}x{height} pixels, {codes}"
+
+
+def counted(images: int) -> str:
+    """A number of images, in words."""
+    return f"{images:,} image{'s' * (images != 1)}"
+
+
+def millions(count: int) -> str:
+    """A number of parameters, in words.
+
+    Example:
+        >>> millions(1_040_000), millions(22_500)
+        ('1.0 million', '22,500')
+    """
+    return f"{count / 1e6:,.1f} million" if count >= 100_000 else f"{count:,}"
+
+
+def package_version(package: str) -> str:
+    """The version of an installed package."""
+    try:
+        return version(package)
+    except PackageNotFoundError:  # run from a folder without installing
+        return "unknown"

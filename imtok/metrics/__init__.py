@@ -1,1 +1,0 @@
-"""Metrics: torchmetrics classes with sum-only states, a file each."""
