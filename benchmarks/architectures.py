@@ -26,7 +26,7 @@ from torch import Tensor, nn
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
-from imtok.tokenizer import construct  # noqa: E402, the checkout this file lies in
+from imtok.construct import construct  # noqa: E402, the checkout this file lies in
 
 Run = Callable[[], Any]
 Seconds = tuple[float, float]

@@ -30,7 +30,7 @@ from torch import Tensor, nn
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
-from imtok.tokenizer import construct  # noqa: E402, the checkout this file lies in
+from imtok.construct import construct  # noqa: E402, the checkout this file lies in
 
 PRESETS = ROOT / "configs" / "quantizer"
 LEVELS = {10: [8, 5, 5, 5], 14: [8, 8, 8, 6, 5], 16: [8, 8, 8, 5, 5, 5], 18: [8, 8, 8, 8, 8, 8]}

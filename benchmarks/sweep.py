@@ -17,9 +17,9 @@ from typing import Any
 import torch
 import yaml
 
+from imtok.construct import construct
 from imtok.data.loader import evaluation_loader
 from imtok.measures.psnr import PSNR
-from imtok.tokenizer import construct
 
 ROOT = Path(__file__).parents[1]
 CONFIGS = ROOT / "configs"

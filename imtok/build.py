@@ -14,13 +14,14 @@ from omegaconf import DictConfig, OmegaConf
 
 from imtok.conditions.base import pinned
 from imtok.config import TrainConfig
+from imtok.construct import construct
 from imtok.data.base import Data
 from imtok.errors import InputError
 from imtok.objectives.base import Objective
 from imtok.objectives.judges import build_with_found
 from imtok.optimizer_section import typed_section
 from imtok.paste import override
-from imtok.tokenizer import Tokenizer, construct
+from imtok.tokenizer import Tokenizer
 from imtok.training.folder import left_out_so_far
 from imtok.training.rates import build_schedules
 from imtok.training.run import Run

@@ -13,10 +13,11 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from imtok.config import config_folder, register_schemas
+from imtok.construct import check_stored
+from imtok.data.base import Data
 from imtok.errors import InputError
 from imtok.locate import find_tokenizer
 from imtok.paste import override, shell_line
-from imtok.tokenizer import TRUSTED, trusted_packages
 
 _OTHER = "give data=folder data.path=DIR, or another kind of data"
 
@@ -108,17 +109,30 @@ def _stored(run: Path) -> dict[str, Any]:
 
 
 def _check(section: dict[str, Any], where: str) -> None:
-    packages = ["imtok", *trusted_packages()]
-    for key, value in _flat(section):
-        name = key.rpartition(".")[2]
-        if name == "_target_" and str(value).split(".")[0] not in packages:
-            raise InputError(
-                f"{where}: data.{key} must be a class of imtok in a stored config, got {value!r}; a package of your "
-                f"own has to be named in the environment variable {TRUSTED}"
-            )
+    """Refuse the data of a stored run if it names other classes than data sets, or files that are gone."""
+    try:
+        check_stored(section, base=Data, key="data")
+    except ValueError as error:
+        raise InputError(f"{where}: {error}") from None
+    for key, value in _leaves(section):
+        if isinstance(value, str) and "${" in value:  # it would be looked up on this machine, in its environment too
+            raise InputError(f"{where}: data.{key} must not refer to other values in a stored config, got {value!r}")
         local = isinstance(value, str) and "://" not in value and "{" not in value
-        if name in ("path", "val_path", "sources") and local and not Path(value).exists():
+        if key.rpartition(".")[2] in ("path", "val_path", "sources") and local and not Path(value).exists():
             raise InputError(f"{where}: data.{key}={value} no longer exists{_near(value)}; {_OTHER}")
+
+
+def _leaves(node: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    """Every key and every value that is no dict or list, with where it stands."""
+    if isinstance(node, dict):
+        for key, value in node.items():
+            yield from _leaves(key)
+            yield from _leaves(value, f"{path}.{key}" if path else str(key))
+    elif isinstance(node, list):
+        for index, value in enumerate(node):
+            yield from _leaves(value, f"{path}[{index}]")
+    else:
+        yield path, node
 
 
 def _near(path: str) -> str:

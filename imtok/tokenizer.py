@@ -1,10 +1,6 @@
 """image -> encoder -> latents -> quantizer -> latents -> decoder -> image."""
 
-import importlib
-import inspect
-import os
-import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -16,6 +12,7 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from imtok.conditions.base import NO_LABEL, Conditioner, pinned
+from imtok.construct import Config, check_stored, construct
 from imtok.decoders.base import Decoder
 from imtok.encoders.base import Encoder
 from imtok.errors import InputError
@@ -28,8 +25,11 @@ from imtok.regularizers.base import Regularizer
 from imtok.spaces.base import Space
 from imtok.types import Batch, Condition, Quantized, Reconstruction, Tokens
 
-Config = dict[str, Any]
-TRUSTED = "IMTOK_PACKAGES"  # environment variable: packages of the user's own, which stored configs may name as well
+_NEEDED = ("encoder", "quantizer", "decoder")
+_PARTS: dict[str, type] = {
+    "encoder": Encoder, "quantizer": Quantizer, "decoder": Decoder, "regularizer": Regularizer, "space": Space,
+    "condition": Conditioner,
+}  # fmt: skip
 
 
 class Tokenizer(nn.Module):
@@ -211,8 +211,11 @@ class Tokenizer(nn.Module):
                 leave this as it is unless you trust its author.
 
         Raises:
-            ValueError: If a class is not of ``packages``, or refuses its arguments.
+            ValueError: If a class is not of ``packages`` or not of the part's kind, or refuses its arguments.
         """
+        for name, base in _PARTS.items() if packages is not None else ():  # all, before one of them is built
+            if config.get(name) or name in _NEEDED:
+                check_stored(config.get(name), packages or (), base)
         quantizer = cast(Quantizer, construct(config["quantizer"], packages))
         space = construct(config["space"], packages) if config.get("space") else None
         side = config.get("image_size")
@@ -322,71 +325,3 @@ class Tokenizer(nn.Module):
 
 def _top(names: Iterable[str]) -> list[str]:
     return [name for name in names if name and "." not in name]
-
-
-def construct(
-    config: Any,
-    packages: Sequence[str] | None = ("imtok",),
-    provided: Mapping[str, Any] | None = None,
-    key: str = "",
-) -> Any:
-    """Build the object that a dict with ``_target_`` describes; dicts and lists inside it too.
-
-    Args:
-        config: Plain values.
-        packages: Only classes of these packages and of those that ``IMTOK_PACKAGES`` names; None = of any.
-        provided: Arguments that the outermost object's config leaves out; it gets those that its class takes.
-        key: Where ``config`` stands in the user's config, for messages; empty = in none.
-
-    Raises:
-        InputError: Given a key, if a class refuses its arguments: one line with the keys of these.
-        ValueError: If the class is not of ``packages`` or is not a class at all.
-    """
-    if isinstance(config, list):
-        return [construct(item, packages, key=key and f"{key}[{index}]") for index, item in enumerate(config)]
-    if not isinstance(config, dict):
-        return config
-    arguments = {
-        name: construct(value, packages, key=key and f"{key}.{name}")
-        for name, value in config.items()
-        if name != "_target_"
-    }
-    if "_target_" not in config:
-        return arguments
-    target = str(config["_target_"])
-    if packages is not None and target.split(".")[0] not in (*packages, *trusted_packages()):
-        raise ValueError(
-            f"_target_ must be a class of {', '.join(packages)} in a stored config, got {target!r}; a package of your "
-            f"own has to be named in the environment variable {TRUSTED}"
-        )
-    module_name, _, class_name = target.rpartition(".")
-    try:
-        factory = getattr(importlib.import_module(module_name), class_name)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise ValueError(f"_target_ must name a class, got {target!r} ({error})") from None
-    if not (isinstance(factory, type) and factory.__module__ == module_name):
-        raise ValueError(f"_target_ must name a class by the module that defines it, got {target!r}")
-    taken = inspect.signature(factory).parameters
-    arguments |= {name: value for name, value in (provided or {}).items() if name in taken}
-    try:
-        return factory(**arguments)
-    except (TypeError, ValueError) as error:
-        if not key:
-            raise
-        if not isinstance(error, InputError):
-            raise InputError(f"{key}: {error}") from error
-        raise type(error)(_with_keys(str(error), config, key)) from None
-
-
-def _with_keys(text: str, config: Config, key: str) -> str:
-    """What a class says of arguments for files (``weights=PATH``), with the keys that a user gives in their place."""
-
-    def instead(argument: re.Match[str]) -> str:
-        return f"{'' if argument[1] in config else '+'}{key}.{argument[0]}"
-
-    return re.sub(r"(?<![\w.+])(weights|heads|sha256)=", instead, text)
-
-
-def trusted_packages() -> list[str]:
-    """Packages of the user's own whose classes stored configs may name, from ``IMTOK_PACKAGES=mine,other``."""
-    return os.environ.get(TRUSTED, "").replace(",", " ").split()

@@ -9,9 +9,9 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "imtok"
 ROWS = [
     "errors", "system", "text", "types", "pixels", "files", "locate", "paste", "plain", "schedules", "distributed",
-    "weights", "pretrained", "nn", "spaces", "conditions", "encoders", "quantizers", "regularizers", "decoders",
-    "critics", "losses", "extractors", "data", "tokenizer", "info", "objectives", "measures", "pictures", "export",
-    "zoo", "training", "overrides", "hints", "explain", "signatures", "unread", "optimizer_section", "config",
+    "weights", "pretrained", "construct", "nn", "spaces", "conditions", "encoders", "quantizers", "regularizers",
+    "decoders", "critics", "losses", "extractors", "data", "tokenizer", "info", "objectives", "measures", "pictures",
+    "export", "zoo", "training", "overrides", "hints", "explain", "signatures", "unread", "optimizer_section", "config",
     "run_data", "build",
     "image_commands", "command_line", "cli", "__main__",
 ]  # fmt: skip

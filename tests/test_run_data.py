@@ -3,6 +3,7 @@
 import json
 import shlex
 import sys
+import types
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from omegaconf import OmegaConf
 from training.runs import write_images
 
 from imtok.cli import main
+from imtok.data.folder import Folder
 from imtok.errors import InputError
 from imtok.run_data import data_words, take_data
 
@@ -114,11 +116,16 @@ def test_a_run_without_its_config_is_still_a_run(here):
 
 
 def test_a_package_that_is_trusted_may_be_named(here, monkeypatch):
+    class Pictures(Folder):
+        pass
+
+    Pictures.__module__ = "mine"
+    monkeypatch.setitem(sys.modules, "mine", types.SimpleNamespace(Pictures=Pictures))
     monkeypatch.setenv("IMTOK_PACKAGES", "mine")
-    here("run", {**FOLDER, "opener": {"_target_": "mine.Vault"}})
+    here("run", {**FOLDER, "_target_": "mine.Pictures"})
     config = given()
     take_data(config, ["run"])
-    assert config.data.opener == {"_target_": "mine.Vault"}
+    assert config.data["_target_"] == "mine.Pictures"
 
 
 def test_every_kind_of_data_has_its_words():

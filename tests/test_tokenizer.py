@@ -5,9 +5,10 @@ import json
 import pytest
 import torch
 
+from imtok.construct import construct
 from imtok.errors import InputError
 from imtok.quantizers.fsq import FSQ
-from imtok.tokenizer import Tokenizer, construct
+from imtok.tokenizer import Tokenizer
 from imtok.types import Tokens
 
 CONFIG = {

@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from imtok.construct import construct
 from imtok.data.base import Images
 from imtok.data.images import ImageSet, Subset
 from imtok.data.told import require_each
@@ -21,7 +22,7 @@ from imtok.pixels import to_uint8
 from imtok.quantizers.base import Quantizer
 from imtok.quantizers.continuous import Continuous
 from imtok.quantizers.tokenbridge import TokenBridge
-from imtok.tokenizer import Tokenizer, construct
+from imtok.tokenizer import Tokenizer
 from imtok.types import Batch
 
 REPORT = "quantize.json"

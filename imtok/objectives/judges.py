@@ -5,9 +5,9 @@ from typing import Any, cast
 
 import torch
 
+from imtok.construct import construct
 from imtok.errors import InputError, MissingWeightsError
 from imtok.objectives.base import Objective
-from imtok.tokenizer import construct
 
 _COSTS = {
     "losses": "reconstructions come out smoother",

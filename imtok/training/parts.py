@@ -1,6 +1,5 @@
 """Parts that may be classes of a library: a config names the class, and the group says what it has to be a kind of."""
 
-import importlib
 import inspect
 from collections.abc import Mapping
 from typing import Any
@@ -9,17 +8,11 @@ from lightning import Callback
 from lightning.pytorch.loggers import Logger
 from torch.optim import Optimizer
 
+from imtok.construct import construct, import_class, stored_class
 from imtok.errors import InputError
 from imtok.schedules import Schedule
-from imtok.tokenizer import TRUSTED, construct, trusted_packages
 
 BASES: dict[str, type] = {"optimizer": Optimizer, "schedule": Schedule, "logger": Logger, "callback": Callback}
-LIBRARIES = {
-    "optimizer": ("torch",),
-    "schedule": (),
-    "logger": ("lightning",),
-    "callback": ("lightning",),
-}  # whose classes a stored config may name, beside imtok's
 
 
 def find_class(target: Any, group: str, key: str, stored: bool = False) -> type:
@@ -29,28 +22,20 @@ def find_class(target: Any, group: str, key: str, stored: bool = False) -> type:
         target: Its path, ``torch.optim.AdamW``; any path by which Python finds it will do.
         group: Of ``BASES``: the class has to be a subclass of the group's own.
         key: Where the part stands in the config, for messages.
-        stored: The config is a stranger's: only classes of imtok, of the group's libraries and of the packages that
-            ``IMTOK_PACKAGES`` names are looked up.
+        stored: The config is a stranger's: see :func:`imtok.construct.stored_class`.
 
     Raises:
         InputError: If there is no such class, or it is something else: a function, or a class of another kind.
     """
-    base, path = BASES[group], str(target)
-    if stored and path.split(".")[0] not in (allowed := ("imtok", *LIBRARIES[group], *trusted_packages())):
-        raise InputError(
-            f"{key}._target_ must be a class of {', '.join(allowed)} in a stored config, got {path}; a package of your "
-            f"own has to be named in the environment variable {TRUSTED}"
-        )
-    module, _, name = path.rpartition(".")
+    base = BASES[group]
     try:
-        found = getattr(importlib.import_module(module), name)
-    except Exception as error:  # importing can raise anything
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise InputError(f"{key}._target_: cannot import {path} ({reason})") from None
-    if not (isinstance(found, type) and issubclass(found, base)):
-        raise InputError(f"{key}._target_ must name a subclass of {base.__module__}.{base.__name__}, got {path}")
+        found = stored_class(target, ("imtok",), (base,)) if stored else import_class(target)
+    except ValueError as error:
+        raise InputError(f"{key}.{error}") from None
+    if not issubclass(found, base):
+        raise InputError(f"{key}._target_ must name a subclass of {base.__module__}.{base.__name__}, got {target}")
     if inspect.isabstract(found) or found is base:
-        raise InputError(f"{key}._target_ must name a class that can be built, got {path}, which is only a base")
+        raise InputError(f"{key}._target_ must name a class that can be built, got {target}, which is only a base")
     return found
 
 

@@ -11,7 +11,7 @@ from torch import nn
 
 from imtok.conditions.base import Conditioner
 from imtok.conditions.named import NamedText
-from imtok.tokenizer import construct
+from imtok.construct import construct
 
 CONFIGS = Path(__file__).parents[2] / "configs" / "condition"
 NAMES = sorted(path.stem for path in CONFIGS.glob("*.yaml") if path.stem != "none")

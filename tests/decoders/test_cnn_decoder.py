@@ -4,8 +4,8 @@ import pytest
 import torch
 from encoders.presets import preset, unchecked
 
+from imtok.construct import construct
 from imtok.decoders.cnn import CNNDecoder
-from imtok.tokenizer import construct
 
 
 @pytest.mark.parametrize(

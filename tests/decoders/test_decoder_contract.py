@@ -20,9 +20,9 @@ from encoders.presets import (
 )
 from encoders.test_encoder_contract import wake
 
+from imtok.construct import construct
 from imtok.decoders.base import GenerativeDecoder
 from imtok.signatures import PROVIDED
-from imtok.tokenizer import construct
 
 SIZE = (SIDE, SIDE)
 

@@ -4,9 +4,9 @@ import pytest
 import torch
 from encoders.presets import preset
 
+from imtok.construct import construct
 from imtok.decoders.cnn import CNNDecoder
 from imtok.decoders.noise import NoiseCNNDecoder, steady_noise
-from imtok.tokenizer import construct
 
 SMALL = {"channels": 8, "multipliers": (1, 2), "blocks": 1, "middle": ("residual",)}
 PLAIN = {"attention": "none", "upsample": "depth_to_space", "adaptive_norm": "levels", "bias": False}

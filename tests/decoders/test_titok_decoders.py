@@ -5,11 +5,12 @@ import torch
 from encoders.presets import preset
 from encoders.test_titok_encoder import DECODER, ENCODER, filled
 
+from imtok.construct import construct
 from imtok.decoders.titok import TiTokPixelDecoder
 from imtok.decoders.titok_codes import TiTokCodeDecoder
 from imtok.decoders.tokenset import TokenSetDecoder
 from imtok.spaces.maskgit import MaskGIT
-from imtok.tokenizer import Tokenizer, construct
+from imtok.tokenizer import Tokenizer
 from imtok.types import Condition
 
 SIZE = (64, 64)

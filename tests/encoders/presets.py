@@ -9,8 +9,8 @@ import torch
 from omegaconf import OmegaConf
 from torch import nn
 
+from imtok.construct import construct
 from imtok.spaces.base import Space
-from imtok.tokenizer import construct
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 SMALL = {

@@ -5,8 +5,8 @@ import torch
 from encoders.presets import preset
 from torch import nn
 
+from imtok.construct import construct
 from imtok.encoders.adapters import AdapterEncoder
-from imtok.tokenizer import construct
 
 SMALL = {"image_size": 16, "width": 16, "depth": 2, "heads": 2, "channels": 16, "multipliers": (1, 2), "blocks": 1}
 

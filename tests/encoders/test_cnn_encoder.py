@@ -4,8 +4,8 @@ import pytest
 import torch
 from encoders.presets import preset, unchecked
 
+from imtok.construct import construct
 from imtok.encoders.cnn import CNNEncoder
-from imtok.tokenizer import construct
 
 
 def parameters(module: torch.nn.Module) -> int:

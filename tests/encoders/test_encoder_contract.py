@@ -18,8 +18,8 @@ from encoders.presets import (
     unchecked,
 )
 
+from imtok.construct import construct
 from imtok.signatures import PROVIDED
-from imtok.tokenizer import construct
 
 SIZE = (SIDE, SIDE)
 

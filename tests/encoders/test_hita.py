@@ -5,10 +5,10 @@ import torch
 from encoders.presets import preset
 from torch import nn
 
+from imtok.construct import construct
 from imtok.decoders.hita import HitaDecoder
 from imtok.encoders.hita import HitaEncoder
 from imtok.spaces.dino import DINOv2
-from imtok.tokenizer import construct
 
 SMALL = {"width": 16, "depth": 2, "heads": 2, "channels": 8, "multipliers": (1, 1, 1)}
 

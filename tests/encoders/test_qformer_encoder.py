@@ -4,8 +4,8 @@ import pytest
 import torch
 from encoders.presets import preset
 
+from imtok.construct import construct
 from imtok.encoders.qformer import QFormerEncoder
-from imtok.tokenizer import construct
 
 SIZES = {
     "small": {"width": 512, "depth": 6, "heads": 8},

@@ -6,8 +6,9 @@ import pytest
 import torch
 from encoders.presets import preset, unchecked
 
+from imtok.construct import construct
 from imtok.encoders.titok import TiTokEncoder
-from imtok.tokenizer import Tokenizer, construct
+from imtok.tokenizer import Tokenizer
 
 ENCODER = {"_target_": "imtok.encoders.titok.TiTokEncoder", "latents": 4, "width": 16, "depth": 1, "heads": 2}
 DECODER = {"_target_": "imtok.decoders.titok.TiTokPixelDecoder", "width": 16, "depth": 1, "heads": 2}

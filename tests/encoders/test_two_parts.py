@@ -5,12 +5,13 @@ import torch
 from encoders.presets import preset, unchecked
 from torch import nn
 
+from imtok.construct import construct
 from imtok.decoders.vit import ViTDecoder
 from imtok.encoders.beside import SemanticPixelEncoder
 from imtok.encoders.cnn import CNNEncoder
 from imtok.encoders.two_depths import TwoDepthEncoder
 from imtok.encoders.vit import ViTEncoder
-from imtok.tokenizer import Tokenizer, construct
+from imtok.tokenizer import Tokenizer
 
 CNN = {"channels": 16, "multipliers": (1, 1, 2), "blocks": 1}
 VIT = {"width": 16, "heads": 2}

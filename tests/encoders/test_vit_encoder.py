@@ -4,8 +4,8 @@ import pytest
 import torch
 from encoders.presets import preset
 
+from imtok.construct import construct
 from imtok.encoders.vit import ViTEncoder
-from imtok.tokenizer import construct
 
 
 def test_without_blocks_a_patch_moves_its_own_latent_only():

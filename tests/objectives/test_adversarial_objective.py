@@ -11,6 +11,7 @@ from training.gan import adversary
 from training.runs import tiny_run
 
 from imtok.config import check_command, config_folder, register_schemas
+from imtok.construct import construct
 from imtok.critics.patchgan import PatchGAN
 from imtok.errors import InputError
 from imtok.losses.adversarial import Adversary
@@ -18,7 +19,7 @@ from imtok.losses.alignment.base import AlignmentLoss
 from imtok.losses.efflite0 import EffLite0Loss
 from imtok.losses.pixel import L1Loss, L2Loss
 from imtok.objectives.reconstruction import ReconstructionObjective
-from imtok.tokenizer import Tokenizer, construct
+from imtok.tokenizer import Tokenizer
 from imtok.training.checkpoints import load
 from imtok.training.optimizers import parameter_groups
 from imtok.training.run import train

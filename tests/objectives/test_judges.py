@@ -9,9 +9,9 @@ from safetensors.torch import save_file
 import imtok.losses.lpips
 import imtok.nn.efflite0
 import imtok.nn.timm_net
+from imtok.construct import construct
 from imtok.errors import InputError, MissingWeightsError
 from imtok.objectives.judges import build_with_found
-from imtok.tokenizer import construct
 
 L1 = {"_target_": "imtok.losses.pixel.L1Loss"}
 LPIPS = {"_target_": "imtok.losses.lpips.LPIPSLoss", "net": "alex", "weights": None}

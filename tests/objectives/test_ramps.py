@@ -9,11 +9,12 @@ from hydra import compose, initialize_config_dir
 from training.runs import state_of, tiny_run
 
 from imtok.config import check_command, config_folder, register_schemas
+from imtok.construct import construct
 from imtok.errors import InputError
 from imtok.losses.pixel import L2Loss
 from imtok.objectives.ramps import Ramp
 from imtok.objectives.reconstruction import ReconstructionObjective
-from imtok.tokenizer import Tokenizer, construct
+from imtok.tokenizer import Tokenizer
 from imtok.training.run import train
 from imtok.types import Batch
 

@@ -6,9 +6,9 @@ from typing import Any
 import yaml
 from torch import Tensor
 
+from imtok.construct import construct
 from imtok.quantizers.base import Quantizer
 from imtok.quantizers.statistics import merge_stats
-from imtok.tokenizer import construct
 
 CONFIGS = Path(__file__).parents[2] / "configs" / "quantizer"
 

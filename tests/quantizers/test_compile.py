@@ -12,7 +12,7 @@ from quantizers.contract import NAMES
 SCRIPT = """
 import sys, torch
 sys.path.insert(0, "tests")
-from imtok.tokenizer import construct
+from imtok.construct import construct
 from quantizers.contract import NAMES, config, length, smaller
 
 torch.manual_seed(0)

@@ -5,8 +5,8 @@ import pytest
 import torch
 from quantizers.contract import NAMES, config, length, smaller
 
+from imtok.construct import construct
 from imtok.quantizers.base import Quantizer
-from imtok.tokenizer import construct
 
 STEPS = 200
 VECTORS, WIDTH, CLUSTERS = 2000, 16, 64

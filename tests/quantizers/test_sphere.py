@@ -5,9 +5,9 @@ import torch
 import torch.nn.functional as F
 from quantizers.contract import NAMES, config, length, smaller
 
+from imtok.construct import construct
 from imtok.quantizers.estimators import rotation
 from imtok.quantizers.sphere import SHORT_LATENT, unit_length
-from imtok.tokenizer import construct
 
 
 @pytest.mark.parametrize("scale", [1.0, 1e-2, 1e-6, 1e-12, 0.0])

@@ -7,6 +7,7 @@ import pytest
 import torch
 from quantizers.contract import NAMES, config, length, smaller
 
+from imtok.construct import construct
 from imtok.measures.perturb import Draws, perturb
 from imtok.quantizers.continuous import Continuous
 from imtok.quantizers.fsq import FSQ
@@ -17,7 +18,7 @@ from imtok.quantizers.residual import Residual
 from imtok.quantizers.segments import Segments
 from imtok.quantizers.vq import VQ
 from imtok.regularizers.perturbation import Perturbation, near_latents
-from imtok.tokenizer import Tokenizer, construct
+from imtok.tokenizer import Tokenizer
 
 
 def seeded(seed=0):

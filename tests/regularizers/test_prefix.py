@@ -7,12 +7,13 @@ import torch
 import yaml
 from encoders.presets import unchecked
 
+from imtok.construct import construct
 from imtok.measures.code_statistics import CodeUsage
 from imtok.quantizers.fsq import FSQ
 from imtok.quantizers.multiscale import MultiScale
 from imtok.quantizers.vq import VQ
 from imtok.regularizers.prefix import NestedDropout, draw_lengths
-from imtok.tokenizer import Tokenizer, construct
+from imtok.tokenizer import Tokenizer
 from imtok.types import Quantized
 
 CONFIGS = Path(__file__).parents[2] / "configs" / "regularizer"

@@ -23,6 +23,7 @@ from training.bf16 import (
 )
 from training.runs import tiny_run
 
+from imtok.construct import construct
 from imtok.decoders.cnn import CNNDecoder
 from imtok.losses.adversarial import Adversary
 from imtok.losses.balance import balance
@@ -30,7 +31,7 @@ from imtok.losses.pixel import L2Loss
 from imtok.nn.exact import exact_backward, gradients
 from imtok.objectives.images import image_terms
 from imtok.quantizers.bsq import BSQ
-from imtok.tokenizer import Tokenizer, construct
+from imtok.tokenizer import Tokenizer
 from imtok.training.run import train
 
 CLOSE = 1e-3

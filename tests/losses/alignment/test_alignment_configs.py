@@ -8,8 +8,8 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 from imtok.config import check_command, config_folder, register_schemas
+from imtok.construct import construct
 from imtok.losses.alignment.alignment import Alignment
-from imtok.tokenizer import construct
 from imtok.types import Quantized, Reconstruction
 
 FOLDER = config_folder() / "objective" / "alignment"

@@ -1,0 +1,228 @@
+"""From plain values with ``_target_`` to objects, of the user's own config or of a stranger's, who is not trusted."""
+
+import importlib
+import inspect
+import os
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, get_args, get_type_hints
+
+from imtok.errors import InputError
+
+Config = dict[str, Any]
+TRUSTED = "IMTOK_PACKAGES"  # environment variable: packages of the user's own, which stored configs may name as well
+
+# Where modules have gone whose classes configs name. A row for each that was moved; CHANGELOG.md has them, too.
+MOVED = {
+    "imtok.evaluation.protocol": "imtok.measures.protocol",
+    "imtok.metrics.extractors": "imtok.extractors",
+}
+# Classes of libraries whose subclasses may stand in a stored config where one of them is expected, and their library.
+LIBRARIES = {
+    "torch.optim.optimizer.Optimizer": "torch.optim",
+    "lightning.pytorch.loggers.logger.Logger": "lightning.pytorch.loggers",
+    "lightning.pytorch.callbacks.callback.Callback": "lightning.pytorch.callbacks",
+    "torchmetrics.metric.Metric": "torchmetrics",
+}
+_Bases = tuple[type, ...]
+
+
+def construct(
+    config: Any,
+    packages: Sequence[str] | None = ("imtok",),
+    provided: Mapping[str, Any] | None = None,
+    key: str = "",
+    base: type = object,
+) -> Any:
+    """Build the object that a dict with ``_target_`` describes; dicts and lists inside it too.
+
+    All classes of a stored config are looked up and checked before the first of them is called.
+
+    Args:
+        config: Plain values.
+        packages: The config is a stranger's: its classes may only be of these packages, of those that
+            ``IMTOK_PACKAGES`` names, and of the kind that is expected where they stand. None = it is the user's own,
+            and names any class.
+        provided: Arguments that the outermost object's config leaves out; it gets those that its class takes.
+        key: Where ``config`` stands in the user's config, for messages; empty = in none.
+        base: What a stored config must describe here: an object of this class.
+
+    Raises:
+        InputError: Given a key, if a class refuses its arguments: one line with the keys of these.
+        ValueError: If the class is not of ``packages``, is of another kind, or is not a class at all.
+    """
+    if packages is not None:
+        check_stored(config, packages, base)
+    return _build(config, _find if packages is None else import_class, provided, key)
+
+
+def check_stored(config: Any, packages: Sequence[str] = ("imtok",), base: type = object, key: str = "") -> None:
+    """Check every class that a stored config names. None of them is called.
+
+    A class of imtok, or of a library, must be of the kind that is expected where it stands: by ``base``, and inside it
+    by the type of the argument. Classes of the user's own packages may be what they like.
+
+    Args:
+        config: Plain values: a dict with ``_target_``, or any other value, in which there may be some.
+        packages: See :func:`construct`.
+        base: See :func:`construct`.
+        key: Where ``config`` stands, for messages; empty = it is not said.
+
+    Raises:
+        ValueError: That names the class and what is wrong with it.
+    """
+    if base is not object and not (isinstance(config, dict) and "_target_" in config):
+        raise ValueError(
+            f"{key and f'{key}: '}a {base.__name__} must be given by a _target_ and its arguments, got {config!r:.80}"
+        )
+    _check(config, packages, (base,), key)
+
+
+def stored_class(target: Any, packages: Sequence[str], bases: _Bases = (object,)) -> type:
+    """The class that ``_target_`` names in a stored config. Nothing of it is called.
+
+    Args:
+        target: Its path; one by which imtok called it before will do.
+        packages: See :func:`construct`.
+        bases: What a class of imtok or of a library must be a subclass of, one of these; () = no part may stand there.
+
+    Raises:
+        ValueError: If there is no such class, or it may not stand there.
+    """
+    path = moved(target)
+    libraries = [LIBRARIES[one] for base in bases if (one := f"{base.__module__}.{base.__qualname__}") in LIBRARIES]
+    library = path.startswith(tuple(f"{one}." for one in libraries))
+    if not library and path.split(".")[0] not in (*packages, *trusted_packages()):
+        raise ValueError(
+            f"_target_ must be a class of {', '.join((*packages, *libraries))} in a stored config, got {target!r}; a "
+            f"package of your own has to be named in the environment variable {TRUSTED}"
+        )
+    found = import_class(path) if library else _find(path)
+    if (library or path.startswith("imtok.")) and not issubclass(found, bases):
+        kinds = " or ".join(base.__name__ for base in bases) or "that no part is"
+        raise ValueError(f"_target_ must name a class of the kind {kinds} here, got {target!r}")
+    return found
+
+
+def _find(target: Any) -> type:
+    """The class that ``_target_`` names by the module that defines it."""
+    found = import_class(target)
+    if found.__module__ != moved(target).rpartition(".")[0]:
+        raise ValueError(f"_target_ must name a class by the module that defines it, got {target!r}")
+    return found
+
+
+def import_class(target: Any) -> type:
+    """The class that ``_target_`` names by any path by which Python finds it."""
+    module, _, name = moved(target).rpartition(".")
+    try:
+        found = getattr(importlib.import_module(module), name)
+    except Exception as error:  # importing can raise anything
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise ValueError(f"_target_ must name a class, got {target!r} ({reason})") from None
+    if not isinstance(found, type):
+        raise ValueError(f"_target_ must name a class by the module that defines it, got {target!r}")
+    return found
+
+
+def moved(target: Any) -> str:
+    """The path of a class as it is now, given one of now or of before.
+
+    Example:
+        >>> moved("imtok.evaluation.protocol.Protocol"), moved("imtok.quantizers.vq.VQ")
+        ('imtok.measures.protocol.Protocol', 'imtok.quantizers.vq.VQ')
+    """
+    path = str(target)
+    for old, new in MOVED.items():
+        if path.startswith(f"{old}."):
+            return new + path.removeprefix(old)
+    return path
+
+
+def trusted_packages() -> list[str]:
+    """Packages of the user's own whose classes stored configs may name, from ``IMTOK_PACKAGES=mine,other``."""
+    return os.environ.get(TRUSTED, "").replace(",", " ").split()
+
+
+def _check(node: Any, packages: Sequence[str], bases: _Bases, key: str) -> None:
+    """Check the classes of a value and of all that it holds; ``bases`` says what may stand there."""
+    if isinstance(node, dict) and "_target_" in node:
+        try:
+            factory = stored_class(node["_target_"], packages, bases)
+        except ValueError as error:
+            raise ValueError(f"{key and f'{key}.'}{error}") from None
+        parameters, hints = inspect.signature(factory).parameters, _hints(factory)
+        several = any(one.kind is one.VAR_KEYWORD for one in parameters.values())
+        for name, value in node.items():
+            if name == "_target_":
+                continue
+            _check(value, packages, _kinds(hints[name]) if name in hints else (object,), key and f"{key}.{name}")
+            if name not in parameters and not several:
+                raise ValueError(f"{key and f'{key}: '}{factory.__name__} has no argument {name!r}")
+    elif isinstance(node, dict):
+        for name, value in node.items():
+            _check(value, packages, bases, key and f"{key}.{name}")
+    elif isinstance(node, list):
+        for index, value in enumerate(node):
+            _check(value, packages, bases, key and f"{key}[{index}]")
+
+
+def _hints(factory: type) -> dict[str, Any]:
+    """The types of its arguments; {} where they cannot be read, as in libraries that name some for type checkers."""
+    try:
+        return get_type_hints(factory.__init__)
+    except (NameError, TypeError):
+        return {}
+
+
+def _kinds(hint: Any) -> _Bases:
+    """The classes of which an argument of this type holds objects, however deep.
+
+    Example:
+        >>> _kinds(Mapping[str, re.Pattern] | None), _kinds(Any), _kinds(list[int])
+        ((<class 're.Pattern'>,), (<class 'object'>,), ())
+    """
+    return tuple(dict.fromkeys(_classes(hint)))
+
+
+def _classes(hint: Any) -> Iterator[type]:
+    if hint is Any:
+        yield object
+    elif get_args(hint):
+        for arg in get_args(hint):
+            yield from _classes(arg)
+    elif isinstance(hint, type) and (hint is object or hint.__module__ != "builtins") and hint is not type(None):
+        yield hint
+
+
+def _build(config: Any, find: Callable[[Any], type], provided: Mapping[str, Any] | None, key: str) -> Any:
+    """Build a value, from the inside out."""
+    if isinstance(config, list):
+        return [_build(item, find, None, key and f"{key}[{index}]") for index, item in enumerate(config)]
+    if not isinstance(config, dict):
+        return config
+    arguments = {
+        name: _build(value, find, None, key and f"{key}.{name}") for name, value in config.items() if name != "_target_"
+    }
+    if "_target_" not in config:
+        return arguments
+    factory = find(config["_target_"])
+    taken = inspect.signature(factory).parameters
+    arguments |= {name: value for name, value in (provided or {}).items() if name in taken}
+    try:
+        return factory(**arguments)
+    except (TypeError, ValueError) as error:
+        if not key:
+            raise
+        if not isinstance(error, InputError):
+            raise InputError(f"{key}: {error}") from error
+        raise type(error)(_with_keys(str(error), config, key)) from None
+
+
+def _with_keys(text: str, config: Config, key: str) -> str:
+    """What a class says of arguments for files (``weights=PATH``), with the keys that a user gives in their place."""
+
+    def instead(argument: re.Match[str]) -> str:
+        return f"{'' if argument[1] in config else '+'}{key}.{argument[0]}"
+
+    return re.sub(r"(?<![\w.+])(weights|heads|sha256)=", instead, text)
