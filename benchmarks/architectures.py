@@ -82,7 +82,7 @@ def train_sides(vq16: Path | None) -> dict[str, Run]:
     encoder, decoder = part("encoder", "cnn", {"out_dim": 8}), part("decoder", "cnn", {"in_dim": 8})
 
     def ours() -> None:
-        quantized = quantizer(encoder(image))
+        quantized = quantizer(encoder(image).values)
         error = (decoder(quantized.latents, (128, 128)) - image).square().mean()
         losses = [loss.value * loss.weight for loss in quantized.losses.values()]
         (error + torch.stack(losses).sum()).backward()

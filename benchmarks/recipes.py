@@ -178,8 +178,7 @@ def fit(tokenizer: Tokenizer, objective: Objective, batch: Batch) -> list[float]
     weights = [parameter for parameter in learning.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(weights, lr=OVERFIT_RATE, betas=(0.9, 0.95), weight_decay=0.0)
     with torch.no_grad():
-        encoded = tokenizer.encoder(to_float(batch.image))
-        tokenizer.quantizer.start((encoded[0] if isinstance(encoded, tuple) else encoded).flatten(0, 1))
+        tokenizer.quantizer.start(tokenizer.encoder(to_float(batch.image)).values.flatten(0, 1))
     trace = []
     for step in range(OVERFIT_STEPS):
         torch.manual_seed(step)

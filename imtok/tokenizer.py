@@ -1,6 +1,6 @@
 """image -> encoder -> latents -> quantizer -> latents -> decoder -> image."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -14,7 +14,7 @@ from typing_extensions import override
 from imtok.conditions.base import NO_LABEL, Conditioner, pinned
 from imtok.construct import Config, check_stored, construct
 from imtok.decoders.base import Decoder
-from imtok.encoders.base import Encoder
+from imtok.encoders.base import Encoder, encoded
 from imtok.errors import InputError
 from imtok.files import canonical_json, new_folder, read_json, sha256, write_json
 from imtok.locate import CONFIG, WEIGHTS, find_tokenizer
@@ -98,19 +98,29 @@ class Tokenizer(nn.Module):
         """
         condition = self.told(condition, image.shape[0])
         with tapped(self, taps) as outputs:
-            quantized = self.quantize(image, length, condition)  # image -> encoder -> latents -> quantizer -> latents
-            if self.training and self.regularizer is not None and generator is not None:
-                quantized = self.regularizer(quantized, self.quantizer, step, generator)
+            # image -> encoder -> latents -> quantizer -> latents -> regulariser, in training
+            quantized = self.quantize(image, length, condition, step, generator)
             size = (image.shape[-2], image.shape[-1])
             return Reconstruction(self.decoder(quantized.latents, size, quantized.keep, condition), quantized, outputs)
 
     def quantize(
-        self, image: Float[Tensor, "b 3 h w"], length: int | None = None, condition: Condition | None = None
+        self,
+        image: Float[Tensor, "b 3 h w"],
+        length: int | None = None,
+        condition: Condition | None = None,
+        step: int = 0,
+        generator: torch.Generator | None = None,
     ) -> Quantized:
-        """Image to quantized latents, with everything that training needs of them."""
-        encoded = self.encoder(image, length, self.told(condition, image.shape[0]))
-        latents, keep = encoded if isinstance(encoded, tuple) else (encoded, None)
-        return self.quantizer(latents, keep)
+        """Image to quantized latents, with everything that training needs of them; arguments as of ``forward``."""
+        latents = encoded(self.encoder, image, length, self.told(condition, image.shape[0]))
+        quantized = self.quantizer(latents.values, latents.keep)
+        return quantized if generator is None else self.regularized(quantized, step, generator)
+
+    def regularized(self, quantized: Quantized, step: int, generator: torch.Generator) -> Quantized:
+        """What the regulariser makes of codes in training, drawn by ``generator``; the same codes otherwise."""
+        if not self.training or self.regularizer is None:
+            return quantized
+        return self.regularizer(quantized, self.quantizer, step, generator)
 
     @torch.no_grad()
     def encode(
@@ -260,9 +270,8 @@ class Tokenizer(nn.Module):
         modules = dict(self.named_modules()) if names else {}
         for name in names:
             if name not in modules:
-                raise ValueError(
-                    f"freeze must name parts of the tokenizer ({', '.join(_top(modules))}, ...), got {name!r}"
-                )
+                known = ", ".join(part for part in modules if part and "." not in part)
+                raise ValueError(f"freeze must name parts of the tokenizer ({known}, ...), got {name!r}")
             yield name, modules[name]
 
     def save(self, folder: str | Path) -> None:
@@ -321,7 +330,3 @@ class Tokenizer(nn.Module):
         except (TypeError, ValueError, RuntimeError) as error:
             raise InputError(f"{folder} does not fit this version of imtok ({error})") from None
         return tokenizer.eval()
-
-
-def _top(names: Iterable[str]) -> list[str]:
-    return [name for name in names if name and "." not in name]

@@ -66,6 +66,25 @@ class Condition:
 
 
 @dataclass(frozen=True)
+class Latents:
+    """What an encoder returns.
+
+    Attributes:
+        values: Continuous latents, a row each.
+        keep: True where a latent is to be transmitted, from an encoder that sets a budget; None = all are.
+
+    Example:
+        >>> import torch
+        >>> latents = Latents(torch.zeros(1, 16, 4))
+        >>> latents.values.shape, latents.keep
+        (torch.Size([1, 16, 4]), None)
+    """
+
+    values: Float[Tensor, "b n d"]
+    keep: Bool[Tensor, "b n"] | None = None
+
+
+@dataclass(frozen=True)
 class Quantized:
     """What a quantizer returns.
 

@@ -99,8 +99,7 @@ def test_its_parts_fit_together_at_the_published_size(recipe, monkeypatch):
     side = plain["image_size"]
     with torch.device("meta"):
         tokenizer = build_tokenizer(plain).eval()
-        encoded = tokenizer.encoder(torch.empty(1, 3, side, side))
-        latents = encoded[0] if isinstance(encoded, tuple) else encoded
+        latents = tokenizer.encoder(torch.empty(1, 3, side, side)).values
         number = tokenizer.encoder.num_latents((side, side))
         assert latents.shape == (1, number, tokenizer.quantizer.dim)
         assert tokenizer.num_tokens((side, side)) == tokenizer.quantizer.num_tokens(number)

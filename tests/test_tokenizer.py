@@ -1,13 +1,16 @@
 """The way of an image, and a tokenizer on disk."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
 
 from imtok.construct import construct
 from imtok.errors import InputError
+from imtok.nn.taps import tapped
 from imtok.quantizers.fsq import FSQ
+from imtok.regularizers.base import Regularizer
 from imtok.tokenizer import Tokenizer
 from imtok.types import Tokens
 
@@ -44,7 +47,7 @@ def test_the_number_of_tokens_is_known_beforehand(tokenizer):
 def test_taps_collect_what_sub_modules_return(tokenizer):
     image = torch.rand(2, 3, 32, 32)
     out = tokenizer(image, taps=("encoder", "decoder.blocks.0"))
-    assert torch.equal(out.taps["encoder"], tokenizer.encoder(image))
+    assert torch.equal(out.taps["encoder"], tokenizer.encoder(image).values)
     assert out.taps["decoder.blocks.0"].shape[0] == 2
     assert not tokenizer.encoder._forward_hooks
 
@@ -53,6 +56,48 @@ def test_an_unknown_tap_is_refused_and_leaves_no_hook(tokenizer):
     with pytest.raises(ValueError, match=r"taps must name sub-modules .*, got 'encoder\.nothing'"):
         tokenizer(torch.rand(1, 3, 32, 32), taps=("encoder", "encoder.nothing"))
     assert not tokenizer.encoder._forward_hooks
+
+
+def test_a_tap_on_what_gives_no_tensor_is_refused():
+    net = torch.nn.ModuleDict({"lstm": torch.nn.LSTM(2, 2)})
+    with (
+        tapped(net, ("lstm",)),
+        pytest.raises(ValueError, match="must name sub-modules that give a tensor, and lstm gives tuple"),
+    ):
+        net["lstm"](torch.zeros(1, 2))
+
+
+@pytest.mark.parametrize("returned", [torch.zeros(1, 16, 4), (torch.zeros(1, 16, 4), None)])
+def test_an_encoder_that_returns_anything_but_latents_is_refused_in_one_line(tokenizer, returned):
+    tokenizer.encoder.forward = lambda *_: returned
+    kind = type(returned).__name__
+    with pytest.raises(ValueError, match=rf"PatchEncoder.forward must return Latents\(values, keep\) .*, got a {kind}"):
+        tokenizer(torch.rand(1, 3, 32, 32))
+
+
+class Marked(Regularizer):
+    """Takes all latents but the first, and notes what it is told."""
+
+    def __init__(self):
+        super().__init__()
+        self.calls = []
+
+    def forward(self, quantized, quantizer, step, generator):
+        self.calls.append((step, generator))
+        keep = torch.arange(quantized.latents.shape[1]).expand(quantized.latents.shape[:2]) > 0
+        return replace(quantized, keep=keep)
+
+
+def test_the_regulariser_is_at_work_in_training_with_a_generator_and_nowhere_else(tokenizer):
+    tokenizer.regularizer = Marked()
+    image, generator = torch.rand(1, 3, 32, 32), torch.Generator()
+    assert tokenizer.quantize(image, step=7, generator=generator).keep is None
+    tokenizer.train()
+    assert tokenizer.quantize(image, step=7).keep is None
+    assert tokenizer.quantize(image, step=7, generator=generator).keep.sum() == 15
+    tokenizer.decoder.flexible = True
+    assert tokenizer(image, step=8, generator=generator).quantized.keep.sum() == 15
+    assert tokenizer.regularizer.calls == [(7, generator), (8, generator)]
 
 
 def test_nan_does_not_become_tokens(tokenizer):

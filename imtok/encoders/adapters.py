@@ -4,11 +4,11 @@ from collections.abc import Sequence
 from typing import Literal, cast
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor, nn
 from typing_extensions import override
 
-from imtok.encoders.base import Encoder, Latents
+from imtok.encoders.base import Encoder
 from imtok.encoders.cnn import CNNEncoder
 from imtok.nn.convolution import Attention, Layer
 from imtok.nn.grid import grid_size
@@ -16,7 +16,7 @@ from imtok.nn.initialization import Start, start_weights
 from imtok.nn.positions import Grid, GridPositions
 from imtok.nn.resampling import Downsampling
 from imtok.nn.transformer import Transformer
-from imtok.types import Condition
+from imtok.types import Condition, Latents
 
 
 class AdapterEncoder(Encoder):
@@ -49,7 +49,7 @@ class AdapterEncoder(Encoder):
 
     Example:
         >>> encoder = AdapterEncoder(16, image_size=32, width=32, depth=1, heads=2, channels=32, multipliers=(1, 2))
-        >>> encoder(torch.rand(1, 3, 32, 32) * 2 - 1).shape
+        >>> encoder(torch.rand(1, 3, 32, 32) * 2 - 1).values.shape
         torch.Size([1, 256, 16])
     """
 
@@ -94,10 +94,10 @@ class AdapterEncoder(Encoder):
     @override
     def forward(
         self, image: Float[Tensor, "b 3 h w"], length: int | None = None, condition: Condition | None = None
-    ) -> Latents | tuple[Latents, Bool[Tensor, "b n"]]:
+    ) -> Latents:
         grid = self._grid((image.shape[-2], image.shape[-1]))
-        features = self.trunk(image)
-        return torch.cat([adapter(features, grid) for adapter in self.adapters], -1)
+        features = self.trunk(image).values
+        return Latents(torch.cat([adapter(features, grid) for adapter in self.adapters], -1))
 
     @override
     def num_latents(self, size: tuple[int, int]) -> int:

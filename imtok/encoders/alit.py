@@ -9,14 +9,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from typing_extensions import override
 
-from imtok.encoders.base import Encoder, Latents
+from imtok.encoders.base import Encoder
 from imtok.encoders.base_features import BaseFeatures
 from imtok.nn.grid import grid_size
 from imtok.nn.initialization import Start, start_weights
 from imtok.nn.positions import GridPositions
 from imtok.nn.transformer import Transformer
 from imtok.spaces.base import Space, hold
-from imtok.types import Condition
+from imtok.types import Condition, Latents
 
 
 class ALITEncoder(Encoder):
@@ -48,7 +48,7 @@ class ALITEncoder(Encoder):
         >>> space = MAGEVQGAN(channels=16, multipliers=(1, 1, 1), blocks=1, codes=32, code_dim=8)
         >>> encoder = ALITEncoder(12, image_size=32, space=space, latents=4, rollouts=3, width=32, depth=1, heads=2)
         >>> image = torch.rand(1, 3, 32, 32) * 2 - 1
-        >>> encoder(image).shape, encoder(image, length=8).shape
+        >>> encoder(image).values.shape, encoder(image, length=8).values.shape
         (torch.Size([1, 12, 12]), torch.Size([1, 8, 12]))
     """
 
@@ -91,7 +91,7 @@ class ALITEncoder(Encoder):
     @override
     def forward(
         self, image: Float[Tensor, "b 3 h w"], length: int | None = None, condition: Condition | None = None
-    ) -> Latents | tuple[Latents, Bool[Tensor, "b n"]]:
+    ) -> Latents:
         rollouts = self._rollouts(length)
         size = (image.shape[-2], image.shape[-1])
         tokens = self.start(image)
@@ -99,7 +99,7 @@ class ALITEncoder(Encoder):
             if rollout:
                 tokens = self.grow(tokens, size, rollout)
             tokens = self.trunk(tokens)
-        return self.read(tokens, rollouts)
+        return Latents(self.read(tokens, rollouts))
 
     def start(self, image: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b n d"]:
         """Class token, image tokens and the first latents, before the first rollout."""

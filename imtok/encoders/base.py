@@ -2,12 +2,10 @@
 
 from abc import ABC, abstractmethod
 
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor, nn
 
-from imtok.types import Condition
-
-Latents = Float[Tensor, "b n d"]
+from imtok.types import Condition, Latents
 
 
 class Encoder(nn.Module, ABC):
@@ -24,7 +22,7 @@ class Encoder(nn.Module, ABC):
     @abstractmethod
     def forward(
         self, image: Float[Tensor, "b 3 h w"], length: int | None = None, condition: Condition | None = None
-    ) -> Latents | tuple[Latents, Bool[Tensor, "b n"]]:
+    ) -> Latents:
         """Encode images in ``[-1, 1]``.
 
         Args:
@@ -33,7 +31,7 @@ class Encoder(nn.Module, ABC):
             condition: What is known of each image besides its pixels, where the encoder reads it.
 
         Returns:
-            The latents; with them ``keep`` (True = transmitted) from an encoder that sets a budget.
+            The latents, with ``keep`` from an encoder that sets a budget.
 
         Raises:
             ValueError: If the encoder cannot read images of this size.
@@ -42,3 +40,20 @@ class Encoder(nn.Module, ABC):
     @abstractmethod
     def num_latents(self, size: tuple[int, int]) -> int:
         """Latents for an image of height and width ``size``, in pixels; ValueError for a size it cannot read."""
+
+
+def encoded(
+    encoder: Encoder, image: Float[Tensor, "b 3 h w"], length: int | None = None, condition: Condition | None = None
+) -> Latents:
+    """What an encoder makes of images; arguments as of ``Encoder.forward``.
+
+    Raises:
+        ValueError: If it returns anything but ``Latents``.
+    """
+    latents = encoder(image, length, condition)
+    if not isinstance(latents, Latents):
+        raise ValueError(
+            f"{type(encoder).__name__}.forward must return Latents(values, keep) of imtok.types, got a "
+            f"{type(latents).__name__}"
+        )
+    return latents

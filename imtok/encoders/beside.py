@@ -4,18 +4,18 @@ from collections.abc import Sequence
 from typing import Literal
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor
 from typing_extensions import override
 
-from imtok.encoders.base import Encoder, Latents
+from imtok.encoders.base import Encoder
 from imtok.encoders.cnn import CNNEncoder
 from imtok.encoders.vit import ViTEncoder
 from imtok.nn.convolution import Attention, Layer
 from imtok.nn.initialization import Start
 from imtok.nn.norms import TokenNorm
 from imtok.nn.resampling import Downsampling
-from imtok.types import Condition
+from imtok.types import Condition, Latents
 
 
 class SemanticPixelEncoder(Encoder):
@@ -54,7 +54,7 @@ class SemanticPixelEncoder(Encoder):
         ...     10, image_size=16, patch_size=4, width=16, depth=1, heads=2, channels=16,
         ...     multipliers=(1, 1, 2),
         ... )
-        >>> encoder(torch.rand(1, 3, 16, 16) * 2 - 1).shape
+        >>> encoder(torch.rand(1, 3, 16, 16) * 2 - 1).values.shape
         torch.Size([1, 16, 10])
     """
 
@@ -108,8 +108,8 @@ class SemanticPixelEncoder(Encoder):
     @override
     def forward(
         self, image: Float[Tensor, "b 3 h w"], length: int | None = None, condition: Condition | None = None
-    ) -> Latents | tuple[Latents, Bool[Tensor, "b n"]]:
-        return torch.cat([self.semantic(image), self.pixels(image)], -1)
+    ) -> Latents:
+        return Latents(torch.cat([self.semantic(image).values, self.pixels(image).values], -1))
 
     @override
     def num_latents(self, size: tuple[int, int]) -> int:

@@ -3,15 +3,15 @@
 from collections.abc import Sequence
 from itertools import pairwise
 
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor, nn
 from typing_extensions import override
 
-from imtok.encoders.base import Encoder, Latents
+from imtok.encoders.base import Encoder
 from imtok.nn.convolution import Attention, ConvolutionStack, Layer, activated_norm, level_layers
 from imtok.nn.grid import grid_size, to_sequence
 from imtok.nn.resampling import Downsampling, downsampler
-from imtok.types import Condition
+from imtok.types import Condition, Latents
 
 
 class CNNEncoder(Encoder):
@@ -38,7 +38,7 @@ class CNNEncoder(Encoder):
     Example:
         >>> import torch
         >>> encoder = CNNEncoder(out_dim=8, channels=32, multipliers=(1, 2), blocks=1)
-        >>> encoder(torch.rand(1, 3, 16, 32) * 2 - 1).shape
+        >>> encoder(torch.rand(1, 3, 16, 32) * 2 - 1).values.shape
         torch.Size([1, 128, 8])
     """
 
@@ -76,12 +76,12 @@ class CNNEncoder(Encoder):
     @override
     def forward(
         self, image: Float[Tensor, "b 3 h w"], length: int | None = None, condition: Condition | None = None
-    ) -> Latents | tuple[Latents, Bool[Tensor, "b n"]]:
+    ) -> Latents:
         grid_size((image.shape[-2], image.shape[-1]), self.factor)
         features = self.levels[0](self.conv_in(image))
         for halve, level in zip(self.downsamplers, self.levels[1:], strict=True):
             features = level(halve(features))
-        return to_sequence(self.project(self.conv_out(self.norm_out(self.middle(features)))))
+        return Latents(to_sequence(self.project(self.conv_out(self.norm_out(self.middle(features))))))
 
     @override
     def num_latents(self, size: tuple[int, int]) -> int:

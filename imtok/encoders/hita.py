@@ -5,12 +5,12 @@ from typing import Literal
 
 import torch
 from einops import repeat
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 from typing_extensions import override
 
-from imtok.encoders.base import Encoder, Latents
+from imtok.encoders.base import Encoder
 from imtok.encoders.cnn import CNNEncoder
 from imtok.nn.attention import SelfAttention
 from imtok.nn.grid import grid_size, to_sequence
@@ -19,7 +19,7 @@ from imtok.nn.transformer import BlockStyle, Transformer
 from imtok.nn.visibility import visibility
 from imtok.spaces.base import Space, hold
 from imtok.spaces.dino import DINOv2
-from imtok.types import Condition
+from imtok.types import Condition, Latents
 
 
 class HitaEncoder(Encoder):
@@ -51,7 +51,7 @@ class HitaEncoder(Encoder):
     Example:
         >>> space = DINOv2(width=32, depth=1, heads=2, side=28)
         >>> encoder = HitaEncoder(12, 32, space, latents=4, width=32, depth=1, heads=2, channels=8)
-        >>> encoder(torch.rand(1, 3, 32, 32) * 2 - 1).shape
+        >>> encoder(torch.rand(1, 3, 32, 32) * 2 - 1).values.shape
         torch.Size([1, 8, 12])
     """
 
@@ -107,9 +107,9 @@ class HitaEncoder(Encoder):
     @override
     def forward(
         self, image: Float[Tensor, "b 3 h w"], length: int | None = None, condition: Condition | None = None
-    ) -> Latents | tuple[Latents, Bool[Tensor, "b n"]]:
+    ) -> Latents:
         positions = self.positions(grid_size((image.shape[-2], image.shape[-1]), self.cnn.factor))
-        patches = self.cnn(image) + positions
+        patches = self.cnn(image).values + positions
         queries = repeat(self.queries, "n d -> b n d", b=image.shape[0])
         tokens = self.trunk_all(self.norm_all(torch.cat([queries, self.embed(self._features(image)), patches], 1)))
         tokens = torch.cat([tokens[:, : self.latents], tokens[:, -patches.shape[1] :]], 1)
@@ -117,7 +117,7 @@ class HitaEncoder(Encoder):
         tokens = self.trunk_causal(self.norm_causal(tokens), causal)
         latents = self.project_patches(tokens[:, self.latents :])
         latents = F.pad(latents, (0, self.out_dim - latents.shape[-1]))
-        return torch.cat([self.project_queries(tokens[:, : self.latents]), latents], 1)
+        return Latents(torch.cat([self.project_queries(tokens[:, : self.latents]), latents], 1))
 
     def _features(self, image: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b n d"]:
         if isinstance(self.space, DINOv2):

@@ -1,15 +1,15 @@
 """The encoder of Instella-T2I (arXiv 2506.21022): latents attend to patches, which are halved on the way."""
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor, nn
 from typing_extensions import override
 
-from imtok.encoders.base import Encoder, Latents
+from imtok.encoders.base import Encoder
 from imtok.nn.grid import grid_size, to_sequence
 from imtok.nn.residual_resampling import ResidualHalving
 from imtok.nn.segment_rotations import ExactRMSNorm, GridScale, Rotary, check_scale, rotary_trunk, segment_rotation
-from imtok.types import Condition
+from imtok.types import Condition, Latents
 
 
 class InstellaEncoder(Encoder):
@@ -39,7 +39,7 @@ class InstellaEncoder(Encoder):
     Example:
         >>> import torch
         >>> encoder = InstellaEncoder(8, 64, patch_size=8, latents=4, width=32, depth=1, coarse_depth=1, heads=2)
-        >>> encoder(torch.rand(1, 3, 64, 32) * 2 - 1).shape
+        >>> encoder(torch.rand(1, 3, 64, 32) * 2 - 1).values.shape
         torch.Size([1, 4, 8])
     """
 
@@ -73,7 +73,7 @@ class InstellaEncoder(Encoder):
     @override
     def forward(
         self, image: Float[Tensor, "b 3 h w"], length: int | None = None, condition: Condition | None = None
-    ) -> Latents | tuple[Latents, Bool[Tensor, "b n"]]:
+    ) -> Latents:
         number = self.num_latents((image.shape[-2], image.shape[-1]))
         features = self.patches(image)
         rows, columns = features.shape[-2:]
@@ -83,7 +83,7 @@ class InstellaEncoder(Encoder):
         halved = self.halving(patches.transpose(1, 2).unflatten(2, (rows, columns)))
         tokens = torch.cat([latents, to_sequence(halved)], 1)
         tokens = self.coarse_trunk(tokens, rotation=self._rotation((rows // 2, columns // 2), 1))
-        return self.project(self.norm_out(tokens[:, :number]))
+        return Latents(self.project(self.norm_out(tokens[:, :number])))
 
     @override
     def num_latents(self, size: tuple[int, int]) -> int:

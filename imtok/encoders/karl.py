@@ -8,14 +8,14 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 from typing_extensions import override
 
-from imtok.encoders.base import Encoder, Latents
+from imtok.encoders.base import Encoder
 from imtok.encoders.base_features import BaseFeatures
 from imtok.nn.grid import grid_size
 from imtok.nn.initialization import Start, start_weights
 from imtok.nn.sampled_positions import SampledPositions
 from imtok.nn.transformer import Transformer
 from imtok.spaces.base import Space, hold
-from imtok.types import Condition
+from imtok.types import Condition, Latents
 
 # Mean absolute errors of pixels in [0, 1], one embedding each.
 ERRORS = (
@@ -57,8 +57,8 @@ class KARLEncoder(Encoder):
         >>> space = MAGEVQGAN(channels=16, multipliers=(1, 1, 1), blocks=1, codes=32, code_dim=8)
         >>> encoder = KARLEncoder(12, image_size=32, space=space, latents=16, width=32, depth=1, heads=2)
         >>> image, wanted = torch.rand(1, 3, 32, 32) * 2 - 1, Condition(quality=torch.tensor([0.07]))
-        >>> latents, keep = encoder(image, length=8, condition=wanted)
-        >>> latents.shape, keep.shape
+        >>> latents = encoder(image, length=8, condition=wanted)
+        >>> latents.values.shape, latents.keep.shape
         (torch.Size([1, 8, 12]), torch.Size([1, 8]))
     """
 
@@ -102,18 +102,18 @@ class KARLEncoder(Encoder):
     @override
     def forward(
         self, image: Float[Tensor, "b 3 h w"], length: int | None = None, condition: Condition | None = None
-    ) -> Latents | tuple[Latents, Bool[Tensor, "b n"]]:
+    ) -> Latents:
         wanted = None if condition is None else condition.quality
         if wanted is None:
             wanted = torch.full((image.shape[0],), self.error, device=image.device)
         if wanted.shape != (image.shape[0],):
             raise ValueError(f"quality must be a wanted error for each image, {image.shape[0]}, got {len(wanted)}")
         latents, superfluous = self.judge(image, length, self.level(wanted))
-        return latents, self.keep(superfluous)
+        return Latents(latents, self.keep(superfluous))
 
     def judge(
         self, image: Float[Tensor, "b 3 h w"], length: int | None, level: Int64[Tensor, " b"]
-    ) -> tuple[Latents, Float[Tensor, "b n"]]:
+    ) -> tuple[Float[Tensor, "b n d"], Float[Tensor, "b n"]]:
         """The latents, and the log odds that each of them is superfluous.
 
         Args:

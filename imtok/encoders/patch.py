@@ -1,13 +1,13 @@
 """A cheap encoder: one linear map per patch, then residual blocks at latent resolution."""
 
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor, nn
 from typing_extensions import override
 
-from imtok.encoders.base import Encoder, Latents
+from imtok.encoders.base import Encoder
 from imtok.nn.convolution import ResidualBlock, activated_norm
 from imtok.nn.grid import grid_size, to_sequence
-from imtok.types import Condition
+from imtok.types import Condition, Latents
 
 
 class PatchEncoder(Encoder):
@@ -28,7 +28,7 @@ class PatchEncoder(Encoder):
     Example:
         >>> import torch
         >>> encoder = PatchEncoder(out_dim=8, patch_size=8, width=32, depth=1)
-        >>> encoder(torch.rand(1, 3, 32, 64) * 2 - 1).shape
+        >>> encoder(torch.rand(1, 3, 32, 64) * 2 - 1).values.shape
         torch.Size([1, 32, 8])
     """
 
@@ -43,9 +43,9 @@ class PatchEncoder(Encoder):
     @override
     def forward(
         self, image: Float[Tensor, "b 3 h w"], length: int | None = None, condition: Condition | None = None
-    ) -> Latents | tuple[Latents, Bool[Tensor, "b n"]]:
+    ) -> Latents:
         grid_size((image.shape[-2], image.shape[-1]), self.patch_size)
-        return to_sequence(self.conv_out(self.norm_out(self.blocks(self.patches(image)))))
+        return Latents(to_sequence(self.conv_out(self.norm_out(self.blocks(self.patches(image))))))
 
     @override
     def num_latents(self, size: tuple[int, int]) -> int:

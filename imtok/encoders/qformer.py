@@ -5,16 +5,16 @@ from typing import Literal
 
 import torch
 from einops import rearrange
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor, nn
 from typing_extensions import override
 
-from imtok.encoders.base import Encoder, Latents
+from imtok.encoders.base import Encoder
 from imtok.encoders.cnn import CNNEncoder
 from imtok.nn.grid import grid_size
 from imtok.nn.positions import GridPositions
 from imtok.nn.qformer import QFormer, draw_weights, pooled_queries
-from imtok.types import Condition
+from imtok.types import Condition, Latents
 
 
 class QFormerEncoder(Encoder):
@@ -47,7 +47,7 @@ class QFormerEncoder(Encoder):
 
     Example:
         >>> encoder = QFormerEncoder(out_dim=8, image_size=32, latents=4, width=16, depth=1, heads=2, channels=8)
-        >>> encoder(torch.rand(1, 3, 32, 32) * 2 - 1).shape
+        >>> encoder(torch.rand(1, 3, 32, 32) * 2 - 1).values.shape
         torch.Size([1, 4, 8])
     """
 
@@ -100,16 +100,16 @@ class QFormerEncoder(Encoder):
     @override
     def forward(
         self, image: Float[Tensor, "b 3 h w"], length: int | None = None, condition: Condition | None = None
-    ) -> Latents | tuple[Latents, Bool[Tensor, "b n"]]:
+    ) -> Latents:
         grid = grid_size((image.shape[-2], image.shape[-1]), self.cnn.factor)
         map_positions = self.map_positions(grid)
-        memory = self.embed(self.norm_in(self.cnn(image)))
+        memory = self.embed(self.norm_in(self.cnn(image).values))
         means = pooled_queries(rearrange(memory, "b (h w) d -> b d h w", h=grid[0]), self.latents)
         queries = self.start(torch.cat([means, means[:, self.latents - self.redundant :]], 1))
         gathered = self.qformer(queries, memory, self.latent_positions, map_positions)
         if not self.training:
             gathered = gathered[:, : self.latents]
-        return self.project(self.out(self.norm_out(gathered)))
+        return Latents(self.project(self.out(self.norm_out(gathered))))
 
     @override
     def num_latents(self, size: tuple[int, int]) -> int:

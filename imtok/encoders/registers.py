@@ -8,7 +8,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from typing_extensions import override
 
-from imtok.encoders.base import Encoder, Latents
+from imtok.encoders.base import Encoder
 from imtok.nn.fixed_positions import SincosPositions
 from imtok.nn.grid import grid_size
 from imtok.nn.initialization import Start, start_weights
@@ -19,7 +19,7 @@ from imtok.nn.transformer import BlockStyle, Transformer
 from imtok.nn.visibility import visibility
 from imtok.pixels import to_range
 from imtok.spaces.base import Space, hold
-from imtok.types import Condition
+from imtok.types import Condition, Latents
 
 Reads = Literal["space", "pixels"]
 Table = Literal["sincos", "learned"]
@@ -63,7 +63,7 @@ class RegisterEncoder(Encoder):
         ...     6, image_size=32, reads="pixels", latents=8, width=16, depth=1, heads=2, patch_size=8
         ... )
         >>> image = torch.rand(1, 3, 32, 32) * 2 - 1
-        >>> encoder(image).shape, encoder(image, length=3).shape
+        >>> encoder(image).values.shape, encoder(image, length=3).values.shape
         (torch.Size([1, 8, 6]), torch.Size([1, 3, 6]))
     """
 
@@ -132,7 +132,7 @@ class RegisterEncoder(Encoder):
     @override
     def forward(
         self, image: Float[Tensor, "b 3 h w"], length: int | None = None, condition: Condition | None = None
-    ) -> Latents | tuple[Latents, Bool[Tensor, "b n"]]:
+    ) -> Latents:
         size = (image.shape[-2], image.shape[-1])
         length = self.num_latents(size) if length is None else length
         if not 1 <= length <= len(self.registers):
@@ -152,7 +152,7 @@ class RegisterEncoder(Encoder):
         if self.latent_norm == "standard":
             deviation, mean = torch.std_mean(latents, -1, keepdim=True)
             latents = (latents - mean) / deviation
-        return latents
+        return Latents(latents)
 
     @override
     def num_latents(self, size: tuple[int, int]) -> int:

@@ -5,17 +5,17 @@ from typing import Literal, get_args
 
 import torch
 from einops import rearrange, repeat
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor, nn
 from typing_extensions import override
 
-from imtok.encoders.base import Encoder, Latents
+from imtok.encoders.base import Encoder
 from imtok.nn.grid import grid_size, to_sequence
 from imtok.nn.initialization import Start, start_weights
 from imtok.nn.positions import GridPositions
 from imtok.nn.transformer import Transformer
 from imtok.pixels import to_range
-from imtok.types import Condition
+from imtok.types import Condition, Latents
 
 LatentLayout = Literal["tokens", "legacy_view"]
 
@@ -54,7 +54,7 @@ class TiTokEncoder(Encoder):
 
     Example:
         >>> encoder = TiTokEncoder(out_dim=12, image_size=64, latents=8, width=32, depth=1, heads=2)
-        >>> encoder(torch.rand(1, 3, 64, 64) * 2 - 1).shape
+        >>> encoder(torch.rand(1, 3, 64, 64) * 2 - 1).values.shape
         torch.Size([1, 8, 12])
     """
 
@@ -108,7 +108,7 @@ class TiTokEncoder(Encoder):
     @override
     def forward(
         self, image: Float[Tensor, "b 3 h w"], length: int | None = None, condition: Condition | None = None
-    ) -> Latents | tuple[Latents, Bool[Tensor, "b n"]]:
+    ) -> Latents:
         positions = self.positions(grid_size((image.shape[-2], image.shape[-1]), self.patch_size))
         patches = to_sequence(self.patches(to_range(image, self.value_range))) + positions
         first, latents = self.class_token + self.class_position, self.latents
@@ -122,7 +122,7 @@ class TiTokEncoder(Encoder):
         read = self.norm_out(tokens[:, -len(latents) :])
         if self.latent_layout == "legacy_view":
             read = rearrange(rearrange(read, "b n d -> b (n d)"), "b (d n) -> b n d", n=len(latents))
-        return rearrange(self.project(read), "b (k n) d -> b n (k d)", k=self.branches)
+        return Latents(rearrange(self.project(read), "b (k n) d -> b n (k d)", k=self.branches))
 
     @override
     def num_latents(self, size: tuple[int, int]) -> int:

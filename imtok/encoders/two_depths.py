@@ -4,18 +4,18 @@ from collections.abc import Sequence
 from typing import Literal
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor, nn
 from typing_extensions import override
 
-from imtok.encoders.base import Encoder, Latents
+from imtok.encoders.base import Encoder
 from imtok.nn.grid import grid_size, to_sequence
 from imtok.nn.initialization import Start, start_weights
 from imtok.nn.norms import token_norm
 from imtok.nn.positions import GridPositions
 from imtok.nn.transformer import BlockStyle, Transformer
 from imtok.pixels import to_range
-from imtok.types import Condition
+from imtok.types import Condition, Latents
 
 
 class TwoDepthEncoder(Encoder):
@@ -44,7 +44,7 @@ class TwoDepthEncoder(Encoder):
 
     Example:
         >>> encoder = TwoDepthEncoder(8, image_size=32, patch_size=8, width=32, stages=(1, 1, 2), heads=2)
-        >>> encoder(torch.rand(1, 3, 32, 32) * 2 - 1).shape
+        >>> encoder(torch.rand(1, 3, 32, 32) * 2 - 1).values.shape
         torch.Size([1, 16, 8])
     """
 
@@ -87,13 +87,13 @@ class TwoDepthEncoder(Encoder):
     @override
     def forward(
         self, image: Float[Tensor, "b 3 h w"], length: int | None = None, condition: Condition | None = None
-    ) -> Latents | tuple[Latents, Bool[Tensor, "b n"]]:
+    ) -> Latents:
         positions = self.positions(grid_size((image.shape[-2], image.shape[-1]), self.patch_size))
         early = self.early(to_sequence(self.patches(to_range(image, self.value_range))) + positions)
         middle = self.middle(early)
         semantic = self.project_semantic(self.norm_semantic(self.late(middle)))
         pixels = self.project_pixels(self.norm_pixels(middle + self.shortcut * early))
-        return torch.cat([semantic, pixels], -1)
+        return Latents(torch.cat([semantic, pixels], -1))
 
     @override
     def num_latents(self, size: tuple[int, int]) -> int:

@@ -3,18 +3,18 @@
 from collections.abc import Sequence
 from typing import Literal
 
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor, nn
 from typing_extensions import override
 
-from imtok.encoders.base import Encoder, Latents
+from imtok.encoders.base import Encoder
 from imtok.nn.grid import grid_size, to_sequence
 from imtok.nn.initialization import Start, start_weights
 from imtok.nn.norms import TokenNorm, token_norm
 from imtok.nn.positions import GridPositions
 from imtok.nn.transformer import Transformer
 from imtok.pixels import to_range
-from imtok.types import Condition
+from imtok.types import Condition, Latents
 
 Positions = Literal["fixed", "interpolated"]
 
@@ -42,7 +42,7 @@ class ViTEncoder(Encoder):
     Example:
         >>> import torch
         >>> encoder = ViTEncoder(out_dim=8, image_size=32, patch_size=8, width=32, depth=1, heads=2)
-        >>> encoder(torch.rand(1, 3, 32, 32) * 2 - 1).shape
+        >>> encoder(torch.rand(1, 3, 32, 32) * 2 - 1).values.shape
         torch.Size([1, 16, 8])
     """
 
@@ -75,10 +75,10 @@ class ViTEncoder(Encoder):
     @override
     def forward(
         self, image: Float[Tensor, "b 3 h w"], length: int | None = None, condition: Condition | None = None
-    ) -> Latents | tuple[Latents, Bool[Tensor, "b n"]]:
+    ) -> Latents:
         positions = self.positions(grid_size((image.shape[-2], image.shape[-1]), self.patch_size))
         tokens = to_sequence(self.patches(to_range(image, self.value_range))) + positions
-        return self.project(self.norm_out(self.trunk(self.norm_in(tokens))))
+        return Latents(self.project(self.norm_out(self.trunk(self.norm_in(tokens)))))
 
     @override
     def num_latents(self, size: tuple[int, int]) -> int:

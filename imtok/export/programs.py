@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import override
 
+from imtok.encoders.base import encoded
 from imtok.measures.inference import Size, evaluating
 from imtok.quantizers import search
 from imtok.tokenizer import Tokenizer
@@ -40,9 +41,8 @@ class EncoderProgram(nn.Module):
         label: Tensor | None = None,
         quality: Tensor | None = None,
     ) -> Tensor | tuple[Tensor, Tensor]:
-        encoded = self.encoder(image, None, _condition(text, mask, label, quality))
-        latents, keep = encoded if isinstance(encoded, tuple) else (encoded, None)
-        quantized = self.quantizer(latents, keep)
+        latents = encoded(self.encoder, image, None, _condition(text, mask, label, quality))
+        quantized = self.quantizer(latents.values, latents.keep)
         return quantized.ids if quantized.keep is None else (quantized.ids, quantized.keep)
 
 

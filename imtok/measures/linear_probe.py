@@ -27,11 +27,9 @@ class ProbeMeasure(Measure):
 
     @override
     def update(self, seen: Seen) -> None:
-        encoded = seen.reconstruction.taps["encoder"]
-        latents = encoded[0] if isinstance(encoded, tuple) else encoded
         pooled = [
             reduce(part.float(), "b n d -> b d", "mean").cpu().numpy()
-            for part in (seen.reconstruction.quantized.latents, latents)
+            for part in (seen.reconstruction.quantized.latents, seen.reconstruction.taps["encoder"])
         ]
         for row, (key, label) in enumerate(zip(seen.batch.key, seen.batch.label.tolist(), strict=True)):
             if label >= 0:

@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader
 from typing_extensions import override
 
 from imtok.distributed import gather_rows, rank, sum_over_ranks, world_size
+from imtok.encoders.base import encoded
 from imtok.errors import InputError
 from imtok.objectives.base import Objective
 from imtok.pixels import to_float
@@ -254,8 +255,7 @@ class TokenizerTask(LightningModule):
         latents = []
         for batch in self.make_loader(0, 1):
             image, condition = to_float(batch.image.to(self.device)), self.tokenizer.condition_of(batch)
-            encoded = self.tokenizer.encoder(image, None, condition)
-            rows = encoded[0] if isinstance(encoded, tuple) else encoded
+            rows = encoded(self.tokenizer.encoder, image, None, condition).values
             latents.append(rows if rows.dtype == torch.float64 else rows.float())
         everywhere = gather_rows(torch.cat(latents))
         in_order = rearrange(everywhere, "(rank image) n d -> (image rank n) d", rank=world_size())

@@ -30,7 +30,7 @@ def test_wide_latents_can_hold_every_pixel():
             conv.weight.copy_(weight.reshape(12, 3, 2, 2))
             conv.bias.zero_()
     image = torch.rand(2, 3, 8, 6)
-    assert torch.equal(decoder(encoder(image), (8, 6)), image)
+    assert torch.equal(decoder(encoder(image).values, (8, 6)), image)
 
 
 @pytest.mark.parametrize(("patch_size", "channels"), [(8, [16, 8]), (8, [8]), (8, [8, 8, 8]), (16, [8, 8]), (6, [8])])

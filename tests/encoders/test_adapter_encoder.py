@@ -22,10 +22,10 @@ def image():
 
 
 def changed(net, image, parameter):
-    before = net(image)
+    before = net(image).values
     with torch.no_grad():
         parameter += torch.randn_like(parameter)
-    return ((net(image) - before).abs().amax((0, 1)) > 1e-9).tolist()
+    return ((net(image).values - before).abs().amax((0, 1)) > 1e-9).tolist()
 
 
 @pytest.mark.parametrize(("branch", "channels"), [(0, [True] * 3 + [False] * 3), (1, [False] * 3 + [True] * 3)])
@@ -53,7 +53,7 @@ def test_without_blocks_it_is_the_cnn_with_a_norm_and_a_linear_map_of_each_posit
     for adapter in net.adapters:
         seen = nn.functional.layer_norm(rows + adapter.positions.table, (16,), adapter.norm.weight, adapter.norm.bias)
         parts.append(seen @ adapter.project.weight.T + adapter.project.bias)
-    torch.testing.assert_close(net(image), torch.cat(parts, -1))
+    torch.testing.assert_close(net(image).values, torch.cat(parts, -1))
 
 
 def features(cnn, image):
@@ -66,7 +66,7 @@ def features(cnn, image):
 def test_interpolated_positions_read_other_sizes():
     net = encoder(positions="interpolated")
     assert net.num_latents((32, 16)) == 128
-    assert net(torch.rand(1, 3, 32, 16, dtype=torch.float64)).shape == (1, 128, 6)
+    assert net(torch.rand(1, 3, 32, 16, dtype=torch.float64)).values.shape == (1, 128, 6)
     with pytest.raises(ValueError, match="image size must be 16 x 16"):
         encoder().num_latents((32, 16))
 
@@ -75,7 +75,7 @@ def test_blocks_that_are_computed_again_give_the_same_gradients(image):
     found = []
     for checkpoint in (False, True):
         net = encoder(checkpoint=checkpoint).train()
-        net(image).square().sum().backward()
+        net(image).values.square().sum().backward()
         found.append([parameter.grad for parameter in net.parameters()])
     assert all(map(torch.equal, *found))
 

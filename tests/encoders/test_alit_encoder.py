@@ -36,8 +36,12 @@ def test_the_numbers_are_those_of_the_net_that_was_compared():
     encoder = make()
     decoder = ALITDecoder(4, 32, 6, width=24, depth=1, heads=2, flexible=True, **SPACE)
     with torch.no_grad():
-        latents = encoder(wave_image())
-        found = [latents[0, 0, :2], encoder(wave_image(), 4)[0, 3, :2], waves(decoder).logits(latents, SIZE)[0, 5, :2]]
+        latents = encoder(wave_image()).values
+        found = [
+            latents[0, 0, :2],
+            encoder(wave_image(), 4).values[0, 3, :2],
+            waves(decoder).logits(latents, SIZE)[0, 5, :2],
+        ]
     expected = [
         [-1.1703400965542006, -0.27492756203477825],
         [0.3237257933994184, 1.1753952147581965],
@@ -50,7 +54,7 @@ def test_more_rollouts_change_the_latents_of_earlier_ones():
     """The first latents of a longer code are not the shorter code: it is no prefix code."""
     encoder, image = make(), wave_image()
     with torch.no_grad():
-        short, long = encoder(image, length=2), encoder(image, length=4)
+        short, long = encoder(image, length=2).values, encoder(image, length=4).values
     assert short.shape == (1, 2, 4)
     assert (long[:, :2] - short).abs().max() > 1e-3
 
@@ -60,8 +64,8 @@ def test_later_rollouts_cannot_reach_a_shorter_code():
     encoder, fewer = make(), make(rollouts=2)
     fewer.load_state_dict(encoder.state_dict() | {"times": encoder.times[:2]})
     with torch.no_grad():
-        assert torch.equal(encoder(wave_image(), length=4), fewer(wave_image()))
-    encoder(wave_image(), length=4).sum().backward()
+        assert torch.equal(encoder(wave_image(), length=4).values, fewer(wave_image()).values)
+    encoder(wave_image(), length=4).values.sum().backward()
     assert encoder.times.grad[1].any()
     assert not encoder.times.grad[2].any()
 

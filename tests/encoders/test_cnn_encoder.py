@@ -48,7 +48,7 @@ def test_a_token_sees_the_pixels_that_convolutions_carry_to_it(downsample):
     ).double()
     without_norms(encoder)
     image = torch.randn(1, 3, 40, 40, dtype=torch.float64, requires_grad=True)
-    latents = encoder(image).unflatten(1, (20, 20))
+    latents = encoder(image).values.unflatten(1, (20, 20))
     latents[0, 10, 12].sum().backward()
     seen = image.grad.abs().sum((0, 1)) > 0
     rows, columns = seen.any(1).nonzero().flatten(), seen.any(0).nonzero().flatten()

@@ -60,15 +60,15 @@ def test_frozen_features_inform_every_latent():
     encoder = build_encoder()
     image = torch.rand(1, 3, 16, 16)
     with torch.no_grad():
-        before = encoder(image)
+        before = encoder(image).values
         nn.init.normal_(encoder.space.norm.bias, std=3.0)
-        changed = encoder(image)
+        changed = encoder(image).values
     assert (changed - before).abs().amax(-1).gt(1e-4).all()
     assert not [name for name, _ in encoder.named_parameters() if name.startswith("space")]
 
 
 def test_patches_fill_their_channels_only():
-    latents = build_encoder()(torch.rand(2, 3, 16, 16))
+    latents = build_encoder()(torch.rand(2, 3, 16, 16)).values
     assert latents.shape == (2, 21, 6)
     assert not latents[:, 5:, 4:].any()
     assert latents[:, 5:, :4].ne(0).all()

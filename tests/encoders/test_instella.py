@@ -40,7 +40,7 @@ def test_the_numbers_are_those_of_the_net_that_was_compared(rotary, latents, ima
     encoder = waves(InstellaEncoder(4, 32, latents=3, depth=2, coarse_depth=1, rotary=rotary, **SMALL))
     decoder = waves(InstellaDecoder(4, 3, 32, latent_width=8, coarse_depth=1, depth=2, rotary=rotary, **SMALL))
     with torch.no_grad():
-        found = encoder(wave_image())
+        found = encoder(wave_image()).values
         decoded = decoder((found > 0).double(), (32, 32))
     expected = torch.tensor([latents, image], dtype=torch.float64)
     torch.testing.assert_close(torch.stack([found[0, 0, :2], decoded.flatten()[:2]]), expected, rtol=1e-11, atol=1e-11)
@@ -50,7 +50,7 @@ def test_an_image_of_any_size_becomes_as_many_latents():
     encoder = InstellaEncoder(4, 32, latents=3, depth=1, coarse_depth=1, **SMALL)
     decoder = InstellaDecoder(4, 3, 32, latent_width=8, coarse_depth=1, depth=1, **SMALL)
     for size in ((32, 32), (16, 64), (8, 8)):
-        latents = encoder(torch.zeros(1, 3, *size))
+        latents = encoder(torch.zeros(1, 3, *size)).values
         assert latents.shape == (1, 3, 4)
         assert decoder(latents, size).shape == (1, 3, *size)
 
@@ -62,8 +62,8 @@ def test_other_sizes_are_seen_at_the_coordinates_of_the_trained_one_or_beyond():
         for positions in ("interpolated", "extrapolated")
     ]
     with torch.no_grad():
-        same = [net(wave_image()) for net in nets]
-        larger = [net(wave_image().repeat(1, 1, 2, 1)) for net in nets]
+        same = [net(wave_image()).values for net in nets]
+        larger = [net(wave_image().repeat(1, 1, 2, 1)).values for net in nets]
     assert torch.equal(same[0], same[1])
     assert not torch.allclose(larger[0], larger[1], rtol=1e-6)
 
@@ -72,5 +72,5 @@ def test_latents_and_patches_see_each_other_from_the_first_block():
     """Without blocks at full resolution patches are halved before latents have seen them: they still reach them."""
     encoder = waves(InstellaEncoder(4, 32, latents=3, depth=1, coarse_depth=1, **SMALL))
     image = wave_image().requires_grad_()
-    encoder(image)[0, 0].sum().backward()
+    encoder(image).values[0, 0].sum().backward()
     assert image.grad.ne(0).all()

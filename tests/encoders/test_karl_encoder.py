@@ -64,7 +64,7 @@ def test_without_a_wish_the_usual_error_is_wanted():
     encoder, image = make(), wave_image()
     with torch.no_grad():
         usual, same, other = (
-            encoder(image, condition=condition)[0]
+            encoder(image, condition=condition).values
             for condition in (None, Condition(quality=torch.tensor([0.05])), Condition(quality=torch.tensor([0.3])))
         )
     assert torch.equal(usual, same)
@@ -76,7 +76,7 @@ def test_without_a_wish_the_usual_error_is_wanted():
 def test_codes_of_a_small_budget_are_no_prefix_of_those_of_a_large_one():
     encoder, image = make(), wave_image()
     with torch.no_grad():
-        short, long = encoder(image, length=3)[0], encoder(image)[0]
+        short, long = encoder(image, length=3).values, encoder(image).values
     assert short.shape == (1, 3, 4)
     assert (long[:, :3] - short).abs().max() > 1e-5
     with pytest.raises(ValueError, match=r"length must lie in \[1, 6\] latents, got 7"):

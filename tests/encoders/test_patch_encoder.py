@@ -10,7 +10,7 @@ def moved_tokens(encoder: PatchEncoder, row: int, column: int) -> list[int]:
     image = torch.rand(1, 3, 24, 32)
     changed = image.clone()
     changed[..., row, column] += 1
-    difference = (encoder(changed) - encoder(image)).abs().sum(-1)[0]
+    difference = (encoder(changed).values - encoder(image).values).abs().sum(-1)[0]
     return difference.gt(1e-6).nonzero().flatten().tolist()
 
 

@@ -51,7 +51,7 @@ def test_redundant_latents_come_last_in_training_and_never_in_evaluation():
     encoder = build(redundant=6)
     image = torch.rand(2, 3, 32, 32, dtype=torch.float64)
     with torch.no_grad():
-        evaluated, trained = encoder(image), encoder.train()(image)
+        evaluated, trained = encoder(image).values, encoder.train()(image).values
     assert (evaluated.shape[1], trained.shape[1], encoder.num_latents((32, 32))) == (8, 14, 8)
     assert torch.equal(trained[:, :8], evaluated)
 
@@ -59,7 +59,7 @@ def test_redundant_latents_come_last_in_training_and_never_in_evaluation():
 def test_the_first_redundant_query_starts_as_the_latent_that_it_repeats():
     encoder = build(redundant=6).train()
     encoder.qformer = PassQueries()
-    latents = encoder(torch.rand(1, 3, 32, 32, dtype=torch.float64))
+    latents = encoder(torch.rand(1, 3, 32, 32, dtype=torch.float64)).values
     torch.testing.assert_close(latents[:, 8:], latents[:, 2:8])
 
 
@@ -75,7 +75,7 @@ def test_latents_see_the_redundant_ones():
     weights["latent_positions"] = weights["latent_positions"][:8]
     plain.load_state_dict(weights)
     image = torch.rand(1, 3, 32, 32, dtype=torch.float64)
-    assert not torch.allclose(encoder(image), plain(image))
+    assert not torch.allclose(encoder(image).values, plain(image).values)
 
 
 def test_fewer_queries_give_other_latents():
@@ -85,12 +85,12 @@ def test_fewer_queries_give_other_latents():
     weights["latent_positions"] = weights["latent_positions"][:4]
     fewer.load_state_dict(weights)
     image = torch.rand(1, 3, 32, 32, dtype=torch.float64)
-    assert not torch.allclose(fewer(image), more(image)[:, :4], rtol=1e-3)
+    assert not torch.allclose(fewer(image).values, more(image).values[:, :4], rtol=1e-3)
 
 
 def test_positions_can_be_resized_where_that_is_asked_for():
     image = torch.rand(1, 3, 64, 32, dtype=torch.float64)
-    assert build(positions="interpolated")(image).shape == (1, 8, 4)
+    assert build(positions="interpolated")(image).values.shape == (1, 8, 4)
     with pytest.raises(ValueError, match=r"image size must be 32 x 32, .* got 64 x 32"):
         build()(image)
 
@@ -108,7 +108,7 @@ def test_latents_of_a_seeded_net_stay_what_they_were():
     with torch.no_grad():
         for parameter in encoder.parameters():
             parameter.copy_(torch.randn(parameter.shape, generator=generator, dtype=torch.float64) * 0.3)
-        found = encoder(image)[0, ::5, ::3].flatten()
+        found = encoder(image).values[0, ::5, ::3].flatten()
     torch.testing.assert_close(found, torch.tensor(GOLDEN, dtype=torch.float64), rtol=1e-6, atol=1e-9)
 
 

@@ -27,9 +27,9 @@ def image():
 def test_the_first_latents_are_the_same_however_many_are_made(name, image):
     encoder = build_encoder(name).double().eval()
     wake(encoder)
-    every = encoder(image)
+    every = encoder(image).values
     for length in (1, 3):
-        torch.testing.assert_close(encoder(image, length), every[:, :length], rtol=1e-12, atol=1e-12)
+        torch.testing.assert_close(encoder(image, length).values, every[:, :length], rtol=1e-12, atol=1e-12)
 
 
 def test_without_the_causal_mask_the_first_latents_would_change():
@@ -38,7 +38,7 @@ def test_without_the_causal_mask_the_first_latents_would_change():
     nn.init.normal_(encoder.project.weight)
     encoder.visible.fill_(True)
     image = wave(1, 3, 32, 32)
-    assert (encoder(image, 3) - encoder(image)[:, :3]).abs().max() > 1e-6
+    assert (encoder(image, 3).values - encoder(image).values[:, :3]).abs().max() > 1e-6
 
 
 @pytest.mark.parametrize("table", ["sincos", "learned"])
@@ -56,7 +56,7 @@ def test_a_register_learns_from_patches_and_from_registers_up_to_itself_alone(ta
     seen = len(encoder.visible) - 6
     for index in range(6):
         encoder.zero_grad()
-        encoder(wave(1, 3, 32, 32))[0, index].sum().backward()
+        encoder(wave(1, 3, 32, 32)).values[0, index].sum().backward()
         reached = sequences[-1].grad[0].abs().sum(-1) > 0
         assert reached[: seen + index + 1].all()
         assert not reached[seen + index + 1 :].any()
@@ -68,8 +68,8 @@ def test_a_register_learns_from_patches_and_from_registers_up_to_itself_alone(ta
 
 
 def test_flextok_starts_with_latents_of_zero_and_semanticist_with_standardised_ones(image):
-    assert not build_encoder("flextok_d12")(image.float()).any()
-    latents = build_encoder("semanticist").double()(image)
+    assert not build_encoder("flextok_d12")(image.float()).values.any()
+    latents = build_encoder("semanticist").double()(image).values
     torch.testing.assert_close(latents.mean(-1), torch.zeros_like(latents[..., 0]))
     torch.testing.assert_close(latents.std(-1), torch.ones_like(latents[..., 0]))
 
@@ -77,15 +77,15 @@ def test_flextok_starts_with_latents_of_zero_and_semanticist_with_standardised_o
 def test_pixels_are_converted_to_the_range_that_the_net_was_trained_on():
     encoder, other = (filled(small(value_range=values)) for values in ((0.0, 1.0), (-1.0, 1.0)))
     image = wave(1, 3, 32, 32)
-    torch.testing.assert_close(encoder(image), other((image + 1) / 2))
-    assert not torch.allclose(encoder(image), other(image))
+    torch.testing.assert_close(encoder(image).values, other((image + 1) / 2).values)
+    assert not torch.allclose(encoder(image).values, other(image).values)
 
 
 def test_another_size_is_read_where_positions_are_interpolated():
     encoder = filled(small(positions="interpolated"))
     image = wave(1, 3, 32, 48)
-    assert encoder(image).shape == (1, 6, 4)
-    torch.testing.assert_close(encoder(image, 2), encoder(image)[:, :2])
+    assert encoder(image).values.shape == (1, 6, 4)
+    torch.testing.assert_close(encoder(image, 2).values, encoder(image).values[:, :2])
     with pytest.raises(ValueError, match=r"image size must be 32 x 32, .* got 32 x 48"):
         small()(image.float())
 
@@ -127,5 +127,5 @@ GOLDEN = {
 @pytest.mark.parametrize("name", GOLDEN)
 def test_golden_numbers_of_the_nets_that_matched_the_official_ones(name):
     settings, golden = GOLDEN[name]
-    latents = filled(small(**settings))(wave(1, 3, 32, 32))
+    latents = filled(small(**settings))(wave(1, 3, 32, 32)).values
     assert latents.flatten()[[0, 7, 13, 23]].tolist() == pytest.approx(golden, rel=1e-9)

@@ -33,10 +33,10 @@ def reached(latent_layout: str, token: int) -> list[int]:
     """Latents that change with one latent token, in a net without blocks, where tokens do not talk."""
     net = encoder(depth=0, latent_layout=latent_layout)
     image = torch.zeros(1, 3, 32, 32, dtype=torch.float64)
-    before = net(image)
+    before = net(image).values
     with torch.no_grad():
         net.latents[token] += torch.randn(16)
-    return (net(image) - before).abs().amax((0, 2)).nonzero().flatten().tolist()
+    return (net(image).values - before).abs().amax((0, 2)).nonzero().flatten().tolist()
 
 
 @pytest.mark.parametrize("token", [0, 2, 3])
@@ -52,9 +52,9 @@ def test_the_legacy_view_is_that_of_a_convolution_over_the_untransposed_buffer()
     with torch.no_grad():
         weight, bias = fixed.project.weight.clone(), fixed.project.bias.clone()
         fixed.project = torch.nn.Identity()
-        buffer = fixed(image).contiguous().view(2, 16, 4, 1)
+        buffer = fixed(image).values.contiguous().view(2, 16, 4, 1)
         expected = torch.nn.functional.conv2d(buffer, weight[..., None, None], bias)[..., 0].transpose(1, 2)
-        torch.testing.assert_close(legacy(image), expected)
+        torch.testing.assert_close(legacy(image).values, expected)
 
 
 @pytest.mark.parametrize("latent_layout", ["tokens", "legacy_view"])
@@ -81,14 +81,14 @@ def test_a_shorter_code_is_the_start_of_the_longer_one():
 def test_interpolated_positions_read_other_sizes_into_as_many_latents():
     net = encoder(depth=1, positions="interpolated")
     assert net.num_latents((64, 48)) == 4
-    assert net(torch.rand(1, 3, 64, 48, dtype=torch.float64)).shape == (1, 4, 6)
+    assert net(torch.rand(1, 3, 64, 48, dtype=torch.float64)).values.shape == (1, 4, 6)
 
 
 def test_pixels_are_seen_in_the_value_range_that_it_was_trained_on():
     image = torch.rand(1, 3, 32, 32, dtype=torch.float64)
     zero_to_one, as_is = encoder(depth=1), encoder(depth=1, value_range=[-1.0, 1.0])
     as_is.load_state_dict(zero_to_one.state_dict())
-    torch.testing.assert_close(zero_to_one(image * 2 - 1), as_is(image))
+    torch.testing.assert_close(zero_to_one(image * 2 - 1).values, as_is(image).values)
 
 
 def branched(**arguments):
@@ -101,10 +101,10 @@ def branched(**arguments):
 def test_a_token_of_a_branch_reaches_its_own_latents_own_channels(token, latent, channels):
     """In a net without blocks, where tokens do not talk: of eight tokens the last four are the second branch."""
     net, image = branched(depth=0), torch.zeros(1, 3, 32, 32, dtype=torch.float64)
-    before = net(image)
+    before = net(image).values
     with torch.no_grad():
         net.latents[token] += torch.randn(16)
-    changed = (net(image) - before)[0].abs() > 0
+    changed = (net(image).values - before)[0].abs() > 0
     assert changed.nonzero().tolist() == [[latent, channel] for channel in channels]
 
 
@@ -118,20 +118,20 @@ def test_branches_are_class_token_patches_and_one_sequence_each_at_the_same_posi
     sequence = torch.cat([seen + net.levels[0], *(branch.expand(2, -1, -1) for branch in branches)], 1)
     read = net.norm_out(net.trunk(net.norm_in(sequence)))
     assert read.shape[1] == 1 + 4 + 2 * 4
-    torch.testing.assert_close(net(image), torch.cat([net.project(read[:, 5:9]), net.project(read[:, 9:])], -1))
+    torch.testing.assert_close(net(image).values, torch.cat([net.project(read[:, 5:9]), net.project(read[:, 9:])], -1))
 
 
 def test_branches_that_change_places_change_channels():
     """Nothing but the level and its own tokens makes a branch what it is; and all see each other."""
     net, image = branched(), torch.rand(1, 3, 32, 32, dtype=torch.float64)
-    latents = net(image)
+    latents = net(image).values
     assert (latents[..., :3] - latents[..., 3:]).abs().max() > 1e-3
     (reached,) = torch.autograd.grad(latents[..., :3].sum(), net.latents)
     assert (reached.abs().sum(1) > 0).all()
     with torch.no_grad():
         net.latents.copy_(net.latents.roll(4, 0))
         net.levels.copy_(net.levels[[0, 2, 1]])
-    torch.testing.assert_close(net(image), latents.roll(3, -1))
+    torch.testing.assert_close(net(image).values, latents.roll(3, -1))
 
 
 def test_one_branch_has_the_weights_that_it_always_had():
@@ -188,7 +188,7 @@ def test_presets_have_as_many_parameters_as_the_official_code(name, expected):
 def test_latents_stay_what_they_were_when_they_equalled_the_official_module():
     net = filled(encoder(depth=2, latent_layout="legacy_view"))
     image = torch.linspace(-1, 1, 3 * 32 * 32, dtype=torch.float64).view(1, 3, 32, 32)
-    latents = net(image)[0]
+    latents = net(image).values[0]
     expected = torch.tensor(GOLDEN, dtype=torch.float64)
     torch.testing.assert_close(latents.flatten()[[0, 7, 14, 23]], expected, rtol=1e-9, atol=1e-12)
 

@@ -48,12 +48,12 @@ def reached(output, module):
 
 def test_the_transformer_makes_the_first_channels_and_the_cnn_the_last(image):
     net = beside()
-    latents = net(image)
+    latents = net(image).values
     semantic, pixels = ViTEncoder(4, 16, 4, 16, 1, 2).double(), CNNEncoder(2, **CNN).double()
     semantic.load_state_dict(net.semantic.state_dict())
     pixels.load_state_dict(net.pixels.state_dict())
-    torch.testing.assert_close(latents[..., :4], semantic(image))
-    torch.testing.assert_close(latents[..., 4:], pixels(image))
+    torch.testing.assert_close(latents[..., :4], semantic(image).values)
+    torch.testing.assert_close(latents[..., 4:], pixels(image).values)
     assert net.num_latents((16, 16)) == latents.shape[1] == 16
 
 
@@ -76,12 +76,12 @@ def test_a_share_is_whole_channels_and_neither_net_is_without(width, share, pixe
 
 def test_meaning_is_read_after_all_blocks_and_pixels_after_the_second_stage(image):
     net = two_depths()
-    latents = net(image)
+    latents = net(image).values
     early = {"patches", "patches.bias", "early.0", "early.1", "middle.0"}
     own = {"norm_pixels", "norm_pixels.bias", "project_pixels", "project_pixels.bias"}
     assert reached(latents[..., 3:], net) == early | own
     own = {name.replace("pixels", "semantic") for name in own}
-    latents = net(image)
+    latents = net(image).values
     assert reached(latents[..., :3], net) == early | {"late.0", "late.1", "late.2"} | own
 
 
@@ -92,7 +92,7 @@ def test_what_pixels_are_read_from_is_the_sum_of_two_depths(image):
         net.get_submodule(name).register_forward_hook(lambda _m, _i, out, name=name: seen.update({name: out}))
         for name in ("early.blocks.1", "middle.blocks.0", "late.blocks.2")
     ]
-    latents = net(image)
+    latents = net(image).values
     for hook in hooks:
         hook.remove()
     both = seen["middle.blocks.0"] + 0.6 * seen["early.blocks.1"]
@@ -110,7 +110,7 @@ def test_recomputed_stages_give_the_same_gradients(image):
     found = []
     for checkpoint in (False, True):
         net = two_depths(checkpoint=checkpoint).train()
-        net(image).square().sum().backward()
+        net(image).values.square().sum().backward()
         found.append([parameter.grad for parameter in net.parameters()])
     assert all(map(torch.equal, *found))
 

@@ -1,5 +1,6 @@
 """Small tokenizers, images and stores for the tests of export."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -34,8 +35,8 @@ class ShortEncoder(PatchEncoder):
     @override
     def forward(self, image, length=None, condition=None):
         latents = super().forward(image)
-        number = latents.shape[1]
-        return latents, torch.arange(number) <= image[:, 0, 0, :1].mul(1000).long() % number
+        number = latents.values.shape[1]
+        return replace(latents, keep=torch.arange(number) <= image[:, 0, 0, :1].mul(1000).long() % number)
 
 
 class MaskedDecoder(PatchDecoder):

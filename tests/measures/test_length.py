@@ -14,7 +14,7 @@ from imtok.measures.psnr import PSNR
 from imtok.pixels import to_uint8
 from imtok.quantizers.vq import VQ
 from imtok.tokenizer import Tokenizer
-from imtok.types import Condition, Tokens
+from imtok.types import Condition, Latents, Tokens
 
 ROWS, LEVELS = 8, 16
 
@@ -27,7 +27,7 @@ class RowEncoder(Encoder):
         self.shift = shift
 
     def forward(self, image, length=None, condition=None):
-        return image.mean((1, 3))[..., None] + (0.0 if length is None else self.shift * length)
+        return Latents(image.mean((1, 3))[..., None] + (0.0 if length is None else self.shift * length))
 
     def num_latents(self, size):
         return ROWS

@@ -43,7 +43,7 @@ def generator():
 def sources(tokenizer, image):
     """The same codes as ids, as latents and as a picture."""
     pixels = to_float(image)
-    latents = tokenizer.encoder(pixels).detach()
+    latents = tokenizer.encoder(pixels).values.detach()
     return {"ids": tokenizer.quantizer(latents).ids, "latents": latents, "picture": image}
 
 

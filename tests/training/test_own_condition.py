@@ -22,7 +22,7 @@ from imtok.encoders.patch import PatchEncoder
 from imtok.losses.pixel import L2Loss
 from imtok.objectives.base import Objective
 from imtok.pixels import to_float
-from imtok.types import Condition, Losses, Shown, Loss
+from imtok.types import Condition, Latents, Loss, Losses, Shown
 
 
 class Letters(Conditioner):
@@ -56,7 +56,8 @@ class TextEncoder(PatchEncoder):
         self.read = nn.Linear(text_dim, out_dim)
 
     def forward(self, image, length=None, condition=None):
-        return super().forward(image) + mean(condition, self.read)[:, None]
+        latents = super().forward(image).values
+        return Latents(latents + mean(condition, self.read)[:, None])
 
 
 class TextDecoder(PatchDecoder):
