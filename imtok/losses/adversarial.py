@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from imtok.critics.base import Augmentation, Critic
+from imtok.losses.total import total
 from imtok.nn.exact import exact_backward
 from imtok.schedules import linear_ramp
 from imtok.types import CriticLosses, Loss
@@ -144,8 +145,7 @@ class Adversary(nn.Module):
             stats["scores"] = torch.cat([means, means.new_ones(1)])
         if self.r1_weight and (step - self.critic_start) % self.r1_every == 0:
             terms["r1"] = Loss(self._r1(target), self.r1_weight / 2 * self.r1_every)
-        total = torch.stack([value * weight for value, weight in terms.values()]).sum()
-        return CriticLosses(total, terms, {"score_real": means[0], "score_fake": means[1]}, stats)
+        return CriticLosses(total(terms), terms, {"score_real": means[0], "score_fake": means[1]}, stats)
 
     @torch.no_grad()
     def update(self, stats: dict[str, Tensor]) -> None:

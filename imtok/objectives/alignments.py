@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from imtok.losses.alignment.base import AlignmentLoss
-from imtok.types import Loss, Reconstruction
+from imtok.types import Loss, Quantized
 
 
 class Alignments(nn.ModuleDict):
@@ -30,22 +30,25 @@ class Alignments(nn.ModuleDict):
             # Taps are hooks for the length of a step: a part that was compiled while there was none must notice them.
             torch._dynamo.config.skip_nnmodule_hook_guards = False
 
-    def terms(self, target: Float[Tensor, "b 3 h w"], reconstruction: Reconstruction, step: int) -> dict[str, Loss]:
+    def terms(
+        self, target: Float[Tensor, "b 3 h w"], quantized: Quantized, taps: Mapping[str, Tensor], step: int
+    ) -> dict[str, Loss]:
         """Each one's loss, with its weight.
 
         Args:
             target: The original, in ``[-1, 1]``.
-            reconstruction: What the tokenizer made of it, with ``taps``.
+            quantized: Its codes, as the decoder saw them.
+            taps: What the modules named in the attribute ``taps`` gave.
             step: Optimiser steps taken so far.
 
         Raises:
             ValueError: If a tapped module gave nothing in this step.
         """
-        silent = [name for name in self.taps if name not in reconstruction.taps]
+        silent = [name for name in self.taps if name not in taps]
         if silent:
             raise ValueError(f"alignments must look at modules that this objective calls, got {', '.join(silent)}")
         return {
-            name: Loss(part(target, reconstruction, step), cast(AlignmentLoss, part).weight)
+            name: Loss(part(target, quantized, taps, step), cast(AlignmentLoss, part).weight)
             for name, part in self.items()
         }
 

@@ -10,6 +10,7 @@ from typing_extensions import override
 from imtok.encoders.alit import ALITEncoder
 from imtok.losses.adversarial import Adversary
 from imtok.losses.base import ImageLoss
+from imtok.losses.total import total
 from imtok.objectives.base import Objective
 from imtok.objectives.codes import code_parts, code_terms
 from imtok.objectives.images import image_terms
@@ -71,8 +72,7 @@ class ALITDistillation(Objective):
             parts.append(quantized)
         quantized = together(parts)
         terms |= quantized.losses
-        total = torch.stack([value * weight for value, weight in terms.values() if weight]).sum()
-        return Losses(total, terms, Shown(target, None, quantized))
+        return Losses(total(terms), terms, Shown(target, None, quantized))
 
     def _halt(
         self, logits: Float[Tensor, "b m v"], codes: Int64[Tensor, "b m"], generator: torch.Generator
@@ -114,10 +114,13 @@ class ALITFinetuning(Objective):
         quantized = tokenizer.quantize(target, rollouts * encoder.latents, condition)
         image = tokenizer.decoder(quantized.latents, size, None, condition).to(target.dtype)
         losses = dict(self.losses.items())
-        total, terms, numbers = image_terms(image, target, losses, self.adversary, tokenizer.decoder, step)
-        weighted = [value * weight for value, weight in quantized.losses.values() if weight]
-        total = torch.stack([total, *weighted, 0 * _untouched(encoder)]).sum()
-        return Losses(total, terms | quantized.losses, Shown(target, image, quantized), numbers)
+        found = image_terms(image, target, losses, self.adversary, tokenizer.decoder, step)
+        return Losses(
+            total(found.total, quantized.losses, 0 * _untouched(encoder)),
+            found.terms | quantized.losses,
+            Shown(target, image, quantized),
+            found.numbers,
+        )
 
 
 def alit_encoder(tokenizer: Tokenizer) -> ALITEncoder:

@@ -1,4 +1,4 @@
-"""How well a decoder's scores tell the codes of a frozen net: shared by the first stages of ALIT and KARL."""
+"""How well a decoder's scores tell the codes of a frozen net: shared by the first stages of TiTok, ALIT and KARL."""
 
 from typing import cast
 
@@ -13,6 +13,25 @@ from imtok.nn.exact import exact_backward
 from imtok.spaces.maskgit import MaskGIT
 from imtok.tokenizer import Tokenizer
 from imtok.types import Loss
+
+
+def code_entropy(logits: Float[Tensor, "b m v"], codes: Int64[Tensor, "b m"], space: MaskGIT) -> Float[Tensor, ""]:
+    """Cross entropy of the scores, in nats per code.
+
+    Args:
+        logits: Scores of the codes at each position.
+        codes: The right ones.
+        space: The frozen net that they belong to.
+
+    Raises:
+        ValueError: If the scores are of other positions or another number of codes.
+    """
+    if logits.shape[:2] != codes.shape or logits.shape[2] != len(space.codebook):
+        raise ValueError(
+            f"scores must be of {codes.shape[1]} positions and {len(space.codebook)} codes, as the frozen net has "
+            f"them, got {logits.shape[1]} and {logits.shape[2]}"
+        )
+    return F.cross_entropy(rearrange(_exact(logits), "b m v -> (b m) v"), rearrange(codes, "b m -> (b m)"))
 
 
 def code_terms(
@@ -31,14 +50,9 @@ def code_terms(
     Raises:
         ValueError: If the scores are of other positions or another number of codes.
     """
-    exact = logits if logits.dtype == torch.float64 else logits.float()
+    entropy = code_entropy(logits, codes, space)
+    exact = _exact(logits)
     table = space.codebook.to(exact.dtype)
-    if logits.shape[:2] != codes.shape or logits.shape[2] != len(table):
-        raise ValueError(
-            f"scores must be of {codes.shape[1]} positions and {len(table)} codes, as the frozen net has them, got "
-            f"{logits.shape[1]} and {logits.shape[2]}"
-        )
-    entropy = F.cross_entropy(rearrange(exact, "b m v -> (b m) v"), rearrange(codes, "b m -> (b m)"))
     with torch.autocast(exact.device.type, enabled=False):
         mixture = exact.softmax(-1) @ table
     exact_backward([mixture], [logits])
@@ -56,3 +70,7 @@ def code_parts(tokenizer: Tokenizer) -> tuple[ProxyDecoder, MaskGIT]:
         found = f"{type(decoder).__name__} and {type(space).__name__}"
         raise ValueError(f"decoder and space must predict and have codes for this objective, got {found}")
     return cast(ProxyDecoder, decoder), space
+
+
+def _exact(logits: Tensor) -> Tensor:
+    return logits if logits.dtype == torch.float64 else logits.float()

@@ -8,12 +8,13 @@ from typing_extensions import override
 
 from imtok.decoders.base import GenerativeDecoder
 from imtok.losses.alignment.base import AlignmentLoss
+from imtok.losses.total import total
 from imtok.objectives.alignments import Alignments
 from imtok.objectives.base import Objective
 from imtok.pixels import to_float
 from imtok.spaces.once import encoded_once
 from imtok.tokenizer import Tokenizer, tapped
-from imtok.types import Batch, Losses, Reconstruction, Shown
+from imtok.types import Batch, Losses, Shown
 
 
 class FlowObjective(Objective):
@@ -59,18 +60,14 @@ class FlowObjective(Objective):
             raise ValueError(f"decoder must be one that draws for the objective flow, got {type(decoder).__name__}")
         image, condition = to_float(batch.image), tokenizer.condition_of(batch)
         with encoded_once(tokenizer.space), tapped(tokenizer, self.alignments.taps) as taps:
-            quantized = tokenizer.quantize(image, condition=condition)
-            if tokenizer.training and tokenizer.regularizer is not None:
-                quantized = tokenizer.regularizer(quantized, tokenizer.quantizer, step, generator)
+            quantized = tokenizer.quantize(image, condition=condition, step=step, generator=generator)
             terms = decoder.loss(image, quantized.latents, quantized.keep, condition, generator)
         terms = terms | quantized.losses
         twice = sorted(terms.keys() & self.alignments.keys())
         if twice:
             raise ValueError(f"names of alignments must differ from those of the other terms, got {', '.join(twice)}")
-        # The original stands where a reconstruction would: alignments look at the taps.
-        terms = terms | self.alignments.terms(image, Reconstruction(image, quantized, taps), step)
-        total = torch.stack([value * weight for value, weight in terms.values() if weight]).sum()
-        return Losses(total, terms, Shown(image, None, quantized))
+        terms = terms | self.alignments.terms(image, quantized, taps, step)
+        return Losses(total(terms), terms, Shown(image, None, quantized))
 
     @override
     def heads(self) -> nn.Module | None:

@@ -11,6 +11,7 @@ from imtok.decoders.base import Decoder
 from imtok.losses.adversarial import Adversary
 from imtok.losses.balance import balance
 from imtok.losses.base import ImageLoss
+from imtok.losses.total import total
 from imtok.nn.exact import exact_backward, gradients
 from imtok.types import Loss
 
@@ -48,10 +49,10 @@ def image_terms(
     factor = adversary.factor(step) if adversary is not None else 0.0
     if adversary is None or not factor:
         terms = _compare(image, target, losses)
-        return ImageTerms(_sum(terms, image), terms, {})
+        return ImageTerms(total(terms, idle=image), terms, {})
     seen = image.detach().requires_grad_(True)
     terms = _compare(seen, target, losses)
-    wanted = _sum(terms, seen)
+    wanted = total(terms, idle=seen)
     fooling = adversary.fooling(seen)
     (guide,), (against,) = gradients(wanted, [seen]), gradients(fooling, [seen])
     numbers = {}
@@ -61,8 +62,8 @@ def image_terms(
         numbers = {"adversarial_raw": shown, "adversarial_balance": ratio}
         shown, against = shown * ratio, against * ratio
     product = (image * (guide + factor * against)).sum()  # its gradient is that of the losses, its value is not
-    total = wanted.detach() + factor * shown + (product - product.detach())
-    return ImageTerms(total, {**terms, "adversarial": Loss(shown, factor)}, numbers)
+    whole = wanted.detach() + factor * shown + (product - product.detach())
+    return ImageTerms(whole, {**terms, "adversarial": Loss(shown, factor)}, numbers)
 
 
 def _compare(image: Tensor, target: Tensor, losses: Mapping[str, nn.Module]) -> dict[str, Loss]:
@@ -70,8 +71,3 @@ def _compare(image: Tensor, target: Tensor, losses: Mapping[str, nn.Module]) -> 
         terms = {name: Loss(loss(image, target), cast(ImageLoss, loss).weight) for name, loss in losses.items()}
     exact_backward([value for value, _ in terms.values()], [image])
     return terms
-
-
-def _sum(terms: dict[str, Loss], image: Tensor) -> Float[Tensor, ""]:
-    weighted = [value * weight for value, weight in terms.values() if weight]
-    return torch.stack(weighted).sum() if weighted else 0 * image.sum()

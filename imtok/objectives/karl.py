@@ -14,6 +14,7 @@ from imtok.distributed import gather_rows
 from imtok.encoders.karl import ERRORS, KARLEncoder
 from imtok.losses.adversarial import Adversary
 from imtok.losses.base import ImageLoss
+from imtok.losses.total import total
 from imtok.nn.grid import to_map
 from imtok.objectives.base import Objective
 from imtok.objectives.codes import code_parts, code_terms
@@ -101,12 +102,11 @@ class KARLObjective(Objective):
 
         quantized = together([first, second])
         others = halting | quantized.losses
-        weighted = [value * weight for value, weight in others.values() if weight]
-        total = torch.stack([estimated.total, tokenized.total, *weighted]).sum()
         passes = {"estimate": estimated, "tokenize": tokenized}
         terms = {f"{name}_{key}": term for key, part in passes.items() for name, term in part.terms.items()}
         numbers = {f"{name}_{key}": value for key, part in passes.items() for name, value in part.numbers.items()}
-        return Losses(total, terms | others, Shown(target, tokenized.image, quantized), numbers)
+        whole = total(estimated.total, tokenized.total, others)
+        return Losses(whole, terms | others, Shown(target, tokenized.image, quantized), numbers)
 
     def _draw(self, images: int, generator: torch.Generator) -> Int64[Tensor, " b"]:
         """Levels of wanted error for the first pass."""
@@ -174,9 +174,7 @@ class KARLDistillation(KARLObjective):
                 mixture = logits.detach().to(space.codebook.dtype).softmax(-1) @ space.codebook
                 image = space.decode(to_map(mixture, size, space.factor)).to(target.dtype)
             terms = code_terms(logits, codes, space, self.weights)
-            weighted = [value * weight for value, weight in terms.values() if weight]
-            total = torch.stack(weighted).sum() if weighted else 0 * logits.sum()
-            return Pass(total, terms, image, {})
+            return Pass(total(terms, idle=logits), terms, image, {})
 
         return reconstruct
 

@@ -62,8 +62,7 @@ class PostTrainingObjective(ReconstructionObjective):
             quantized = replace(_codes(tokenizer, source, condition), losses={}, stats={})
         size = (target.shape[-2], target.shape[-1])
         with tapped(tokenizer, self.taps) as taps:
-            if tokenizer.training and tokenizer.regularizer is not None:
-                quantized = tokenizer.regularizer(quantized, tokenizer.quantizer, step, generator)
+            quantized = tokenizer.regularized(quantized, step, generator)
             image = tokenizer.decoder(quantized.latents, size, quantized.keep, condition)
         return self.judge(tokenizer, target, Reconstruction(image, quantized, taps), step)
 

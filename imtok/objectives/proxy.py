@@ -1,12 +1,12 @@
 """Predict the codes of a frozen tokenizer: the first stage of TiTok (arXiv 2406.07550) and One-D-Piece."""
 
 import torch
-from einops import rearrange
-from torch.nn import functional as F
 from typing_extensions import override
 
 from imtok.decoders.base import ProxyDecoder
+from imtok.losses.total import total
 from imtok.objectives.base import Objective
+from imtok.objectives.codes import code_entropy
 from imtok.pixels import to_float
 from imtok.spaces.maskgit import MaskGIT
 from imtok.tokenizer import Tokenizer
@@ -43,17 +43,8 @@ class ProxyObjective(Objective):
         target = to_float(batch.image)
         size = (target.shape[-2], target.shape[-1])
         condition = tokenizer.condition_of(batch)
-        quantized = tokenizer.quantize(target, condition=condition)
-        if tokenizer.training and tokenizer.regularizer is not None:
-            quantized = tokenizer.regularizer(quantized, tokenizer.quantizer, step, generator)
+        quantized = tokenizer.quantize(target, condition=condition, step=step, generator=generator)
         logits = decoder.logits(quantized.latents, size, quantized.keep, condition)
-        codes = self.space.ids(target)
-        if logits.shape[:2] != codes.shape or logits.shape[2] != len(self.space.codebook):
-            raise ValueError(
-                f"scores must be of {codes.shape[1]} positions and {len(self.space.codebook)} codes, as the frozen net "
-                f"has them, got {logits.shape[1]} and {logits.shape[2]}"
-            )
-        entropy = F.cross_entropy(rearrange(logits.float(), "b m v -> (b m) v"), rearrange(codes, "b m -> (b m)"))
+        entropy = code_entropy(logits, self.space.ids(target), self.space)
         terms = {"codes": Loss(entropy, self.weight)} | quantized.losses
-        total = torch.stack([value * weight for value, weight in terms.values() if weight]).sum()
-        return Losses(total, terms, Shown(target, None, quantized))
+        return Losses(total(terms), terms, Shown(target, None, quantized))

@@ -10,6 +10,7 @@ from typing_extensions import override
 from imtok.losses.adversarial import NAMES, Adversary
 from imtok.losses.alignment.base import AlignmentLoss
 from imtok.losses.base import ImageLoss
+from imtok.losses.total import total
 from imtok.objectives.alignments import Alignments
 from imtok.objectives.base import Objective
 from imtok.objectives.images import image_terms
@@ -68,16 +69,15 @@ class ReconstructionObjective(Objective):
         """The losses of a reconstruction, however it was made."""
         image = reconstruction.image.to(target.dtype)
         losses = dict(self.losses.items())
-        total, terms, numbers = image_terms(image, target, losses, self.adversary, tokenizer.decoder, step)
+        found = image_terms(image, target, losses, self.adversary, tokenizer.decoder, step)
         own = reconstruction.quantized.losses
         twice = sorted(own.keys() & (self.losses.keys() | self.alignments.keys()))
         if twice:  # the one would stand for the other, in the log or in the total
             raise ValueError(f"names of losses and alignments must differ from the quantizer's terms, got {twice}")
-        others = own | self.alignments.terms(target, reconstruction, step)
+        others = own | self.alignments.terms(target, reconstruction.quantized, reconstruction.taps, step)
         others = ramped(others, self.ramps, step)
-        weighted = [value * weight for value, weight in others.values() if weight]
-        total = torch.stack([total, *weighted]).sum()
-        return Losses(total, terms | others, Shown(target, image, reconstruction.quantized), numbers)
+        shown = Shown(target, image, reconstruction.quantized)
+        return Losses(total(found.total, others), found.terms | others, shown, found.numbers)
 
     @override
     def heads(self) -> nn.Module | None:

@@ -39,11 +39,9 @@ class Towards(AlignmentLoss):
         self.head = torch.nn.Linear(width, 1)
         self.calls = []
 
-    def forward(self, target, reconstruction, step):
-        self.calls.append((target.shape, set(reconstruction.taps), step))
-        tapped = reconstruction.taps["encoder"]
-        features = tapped[0] if isinstance(tapped, tuple) else tapped
-        return (self.head(features) - 1).square().mean()
+    def forward(self, target, quantized, taps, step):
+        self.calls.append((target.shape, set(taps), step))
+        return (self.head(taps["encoder"]) - 1).square().mean()
 
 
 @pytest.fixture
@@ -88,7 +86,7 @@ def test_every_part_of_the_total_reaches_what_it_is_about(tokenizer, batch, bala
         + 0.5 * (reconstruction.image - target).square().mean()
         - 0.7 * ratio * critic.critic(reconstruction.image).mean()
         + sum(value * weight for value, weight in reconstruction.quantized.losses.values())
-        + 0.5 * objective.alignments["towards"](target, reconstruction, 0)
+        + 0.5 * objective.alignments["towards"](target, reconstruction.quantized, reconstruction.taps, 0)
     )
     plain.backward()
     for name, value in (gradients(tokenizer) | gradients(objective.alignments)).items():

@@ -19,7 +19,7 @@ from torch import nn
 from imtok.conditions.base import Conditioner
 from imtok.decoders.patch import PatchDecoder
 from imtok.encoders.patch import PatchEncoder
-from imtok.losses.pixel import L2Loss
+from imtok.losses.total import total
 from imtok.objectives.base import Objective
 from imtok.pixels import to_float
 from imtok.types import Condition, Latents, Loss, Losses, Shown
@@ -78,8 +78,7 @@ class TextObjective(Objective):
         target = to_float(batch.image)
         made = tokenizer(target, condition=tokenizer.condition_of(batch), step=step, generator=generator)
         terms = {"l2": Loss((made.image - target).square().mean(), 1.0), **made.quantized.losses}
-        total = torch.stack([value * weight for value, weight in terms.values() if weight]).sum()
-        return Losses(total, terms, Shown(target, made.image, made.quantized))
+        return Losses(total(terms), terms, Shown(target, made.image, made.quantized))
 '''
 SECTIONS = {"encoder": "TextEncoder", "decoder": "TextDecoder", "objective": "TextObjective", "condition": "Letters"}
 SHORT = (

@@ -1,6 +1,6 @@
 """Semantic alignment: features of a tokenizer drawn towards those of a frozen teacher (REPA, arXiv 2410.06940)."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
 import torch
@@ -15,7 +15,7 @@ from imtok.losses.alignment.base import AlignmentLoss
 from imtok.losses.alignment.distances import Distance, find_distance
 from imtok.losses.alignment.heads import Head
 from imtok.losses.teachers import Teacher
-from imtok.types import Reconstruction
+from imtok.types import Quantized
 
 LATENTS = ("encoder", "quantizer")
 
@@ -53,13 +53,12 @@ class Alignment(AlignmentLoss):
 
     Example:
         >>> from imtok.losses.alignment.heads import MLPHead
-        >>> from imtok.types import Quantized
         >>> teacher = Teacher("test_vit", weights="random", image_size=32)
         >>> alignment = Alignment(teacher, "quantizer", head=MLPHead(in_dim=8, out_dim=64, width=32))
         >>> latents = torch.randn(2, 4, 8)
         >>> image = torch.zeros(2, 3, 32, 32)
         >>> quantized = Quantized(latents, torch.zeros(2, 4, 1, dtype=torch.long))
-        >>> value = alignment(image, Reconstruction(image, quantized, {"quantizer": latents}), step=0)
+        >>> value = alignment(image, quantized, {"quantizer": latents}, step=0)
         >>> 0 < value < 2
         tensor(True)
     """
@@ -112,8 +111,10 @@ class Alignment(AlignmentLoss):
         self.start_step, self.stop_step = start_step, stop_step
 
     @override
-    def forward(self, target: Float[Tensor, "b 3 h w"], reconstruction: Reconstruction, step: int) -> Float[Tensor, ""]:
-        features, keep = self._features(reconstruction)
+    def forward(
+        self, target: Float[Tensor, "b 3 h w"], quantized: Quantized, taps: Mapping[str, Tensor], step: int
+    ) -> Float[Tensor, ""]:
+        features, keep = self._features(taps[self.source], quantized.keep)
         patches, summary = self.teacher(target)
         if self.feature == "summary":
             if self.teacher_head is not None:
@@ -123,11 +124,12 @@ class Alignment(AlignmentLoss):
             values = _mean(self.distance(features, _resized(patches, features.shape[1]))[..., None], keep)[:, 0]
         active = step >= self.start_step and (self.stop_step is None or step < self.stop_step)
         # times 0, not left out: ranks wait for the gradient of every parameter
-        return (values * self._factors(reconstruction, values)).mean() * float(active)
+        return (values * self._factors(quantized.keep, values)).mean() * float(active)
 
-    def _features(self, reconstruction: Reconstruction) -> tuple[Float[Tensor, "b n k"], Bool[Tensor, "b n"] | None]:
+    def _features(
+        self, features: Tensor, keep: Bool[Tensor, "b t"] | None
+    ) -> tuple[Float[Tensor, "b n k"], Bool[Tensor, "b n"] | None]:
         """The tokenizer's features as the teacher's are, and which of them count."""
-        features, keep = reconstruction.taps[self.source], reconstruction.quantized.keep
         if features.ndim == 4:
             features = rearrange(features, "b d h w -> b (h w) d")
         if features.ndim != 3:
@@ -146,12 +148,11 @@ class Alignment(AlignmentLoss):
             return features, keep
         return self.head(features, keep), keep if self.head.per_token else None
 
-    def _factors(self, reconstruction: Reconstruction, values: Float[Tensor, " all"]) -> Float[Tensor, " all"]:
+    def _factors(self, keep: Bool[Tensor, "b n"] | None, values: Float[Tensor, " all"]) -> Float[Tensor, " all"]:
         """How much each image's loss counts."""
         if self.by_length is None:
             return torch.ones_like(values)
         few, many = self.by_length
-        keep = reconstruction.quantized.keep
         if keep is None:
             return torch.full_like(values, many)
         share = ((keep.sum(1) - 1) / max(1, keep.shape[1] - 1)).clamp_min(0).to(values.dtype)

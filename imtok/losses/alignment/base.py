@@ -1,11 +1,12 @@
 """The contract that every loss between a tokenizer's features and those of another net keeps."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from imtok.types import Reconstruction
+from imtok.types import Quantized
 
 
 class AlignmentLoss(nn.Module, ABC):
@@ -30,11 +31,14 @@ class AlignmentLoss(nn.Module, ABC):
         self.weight = weight
 
     @abstractmethod
-    def forward(self, target: Float[Tensor, "b 3 h w"], reconstruction: Reconstruction, step: int) -> Float[Tensor, ""]:
+    def forward(
+        self, target: Float[Tensor, "b 3 h w"], quantized: Quantized, taps: Mapping[str, Tensor], step: int
+    ) -> Float[Tensor, ""]:
         """Mean loss over the batch.
 
         Args:
             target: The original, in ``[-1, 1]``.
-            reconstruction: What the tokenizer made of it, with the taps in ``needs``.
+            quantized: Its codes, as the decoder saw them.
+            taps: What the sub-modules in ``needs`` gave, by name.
             step: Optimiser steps taken so far.
         """

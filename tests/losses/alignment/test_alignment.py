@@ -12,7 +12,7 @@ from imtok.losses.alignment.distances import Contrastive, Cosine, SquaredError, 
 from imtok.losses.alignment.heads import MLPHead, TransformerHead
 from imtok.losses.teachers import Teacher, TeacherFeatures
 from imtok.tokenizer import Tokenizer
-from imtok.types import Quantized, Reconstruction
+from imtok.types import Quantized
 
 
 class Given(Teacher):
@@ -31,26 +31,26 @@ IMAGE = torch.zeros(3, 3, 32, 32)
 
 
 def seen(features, keep=None, source="quantizer"):
-    """A reconstruction whose tap holds those features."""
+    """Codes, and a tap that holds those features."""
     latents = features if features.ndim == 3 else features.flatten(2).mT
     quantized = Quantized(latents.detach(), torch.zeros(*latents.shape[:2], 1, dtype=torch.long), keep)
-    return Reconstruction(IMAGE, quantized, {source: features})
+    return quantized, {source: features}
 
 
 @pytest.mark.parametrize("number", [1, 4, 16])
 def test_cosine_is_1_minus_the_mean_cosine_of_each_token_with_its_patch(number):
     features, patches = torch.randn(3, number, 5), torch.randn(3, number, 5)
     expected = 1 - (F.normalize(features, dim=-1) * F.normalize(patches, dim=-1)).sum(-1).mean()
-    value = Alignment(Given(patches), loss="cosine")(IMAGE, seen(features), 0)
+    value = Alignment(Given(patches), loss="cosine")(IMAGE, *seen(features), 0)
     torch.testing.assert_close(value, expected)
-    assert Alignment(Given(patches))(IMAGE, seen(3 * patches), 0).abs() < 1e-6
-    torch.testing.assert_close(Alignment(Given(patches))(IMAGE, seen(-patches), 0), torch.tensor(2.0))
+    assert Alignment(Given(patches))(IMAGE, *seen(3 * patches), 0).abs() < 1e-6
+    torch.testing.assert_close(Alignment(Given(patches))(IMAGE, *seen(-patches), 0), torch.tensor(2.0))
 
 
 def test_mse_is_the_mean_squared_error():
     features, patches = torch.randn(3, 4, 5), torch.randn(3, 4, 5)
     torch.testing.assert_close(
-        Alignment(Given(patches), loss="mse")(IMAGE, seen(features), 0), F.mse_loss(features, patches)
+        Alignment(Given(patches), loss="mse")(IMAGE, *seen(features), 0), F.mse_loss(features, patches)
     )
 
 
@@ -59,22 +59,22 @@ def test_a_map_is_read_row_by_row():
     patches = maps.permute(0, 2, 3, 1).reshape(3, 16, 5)
     alignment = Alignment(Given(patches), source="decoder.blocks")
     assert alignment.needs == ("decoder.blocks",)
-    assert alignment(IMAGE, seen(maps, source="decoder.blocks"), 0).abs() < 1e-6
+    assert alignment(IMAGE, *seen(maps, source="decoder.blocks"), 0).abs() < 1e-6
 
 
 def test_the_teachers_map_is_resized_to_the_tokens():
     rows = torch.linspace(0, 1, 8).view(1, 8, 1).expand(3, 8, 8)
     large = torch.stack([rows, 1 - rows], -1).reshape(3, 64, 2)
     small = F.avg_pool2d(large.view(3, 8, 8, 2).permute(0, 3, 1, 2), 2).permute(0, 2, 3, 1).reshape(3, 16, 2)
-    assert Alignment(Given(large), loss="mse")(IMAGE, seen(small), 0) < 1e-3
+    assert Alignment(Given(large), loss="mse")(IMAGE, *seen(small), 0) < 1e-3
     with pytest.raises(ValueError, match="tokens must be 64"):
-        Alignment(Given(large))(IMAGE, seen(torch.randn(3, 15, 2)), 0)
+        Alignment(Given(large))(IMAGE, *seen(torch.randn(3, 15, 2)), 0)
 
 
 def test_a_branch_and_a_piece_of_the_sequence_are_compared_alone():
     patches, features = torch.randn(3, 4, 5), torch.randn(3, 10, 12, requires_grad=True)
     alignment = Alignment(Given(patches), loss="mse", channels=[7, 12], tokens=[2, 6])
-    value = alignment(IMAGE, seen(features), 0)
+    value = alignment(IMAGE, *seen(features), 0)
     torch.testing.assert_close(value, F.mse_loss(features[:, 2:6, 7:], patches))
     value.backward()
     outside = features.grad.clone()
@@ -109,7 +109,7 @@ def test_a_head_on_the_teachers_side_learns_too():
         Given(torch.randn(3, 4, 6), summary), loss=Contrastive(symmetric=True), feature="summary", teacher_head=head
     )
     features = torch.randn(3, 4, 5, requires_grad=True)
-    alignment(IMAGE, seen(features), 0).backward()
+    alignment(IMAGE, *seen(features), 0).backward()
     assert features.grad.any()
     assert head.maps[0].weight.grad is not None
     assert head.maps[0].weight.grad.any()
@@ -137,13 +137,13 @@ def test_distances_are_computed_in_float32_under_autocast():
 def test_tokens_that_are_not_kept_do_not_count():
     patches, features = torch.randn(3, 4, 5), torch.randn(3, 4, 5)
     keep = torch.tensor([[True, True, True, True], [True, False, True, False], [True, False, False, False]])
-    value = Alignment(Given(patches), loss="mse")(IMAGE, seen(features, keep), 0)
+    value = Alignment(Given(patches), loss="mse")(IMAGE, *seen(features, keep), 0)
     errors = (features - patches).square().mean(-1)
     torch.testing.assert_close(value, torch.stack([errors[row][keep[row]].mean() for row in range(3)]).mean())
     changed = torch.where(keep[..., None], features, 1e6)
     head = TransformerHead(5, 5, tokens=4, queries=1, width=16, depth=2, heads=2)
     alignment = Alignment(Given(patches), feature="summary", head=head)
-    torch.testing.assert_close(alignment(IMAGE, seen(changed, keep), 0), alignment(IMAGE, seen(features, keep), 0))
+    torch.testing.assert_close(alignment(IMAGE, *seen(changed, keep), 0), alignment(IMAGE, *seen(features, keep), 0))
 
 
 def test_a_mask_of_latents_says_nothing_about_places_of_the_decoder():
@@ -152,7 +152,7 @@ def test_a_mask_of_latents_says_nothing_about_places_of_the_decoder():
     keep = torch.zeros(3, 4, dtype=torch.bool)
     keep[:, 0] = True
     alignment = Alignment(Given(patches), source="decoder.blocks", loss="mse")
-    value = alignment(IMAGE, seen(features, keep, "decoder.blocks"), 0)
+    value = alignment(IMAGE, *seen(features, keep, "decoder.blocks"), 0)
     torch.testing.assert_close(value, F.mse_loss(features, patches))
 
 
@@ -162,15 +162,15 @@ def test_the_weight_falls_linearly_with_the_number_of_latents():
     source = "decoder.blocks"
     alignment = Alignment(Given(patches), source=source, loss="mse", by_length=[1.0, 0.2])
     errors = (features - patches).square().mean((1, 2))
-    value = alignment(IMAGE, seen(features, keep, source), 0)
+    value = alignment(IMAGE, *seen(features, keep, source), 0)
     torch.testing.assert_close(value, (errors * torch.tensor([1.0, 0.6, 0.2])).mean())
-    torch.testing.assert_close(alignment(IMAGE, seen(features, None, source), 0), errors.mean() * 0.2)
+    torch.testing.assert_close(alignment(IMAGE, *seen(features, None, source), 0), errors.mean() * 0.2)
 
 
 def test_outside_its_steps_the_loss_is_0_and_its_gradients_are_there():
     head = MLPHead(5, 5, layers=1)
     alignment = Alignment(Given(torch.randn(3, 4, 5)), head=head, start_step=2, stop_step=4)
-    values = [alignment(IMAGE, seen(torch.randn(3, 4, 5)), step) for step in range(6)]
+    values = [alignment(IMAGE, *seen(torch.randn(3, 4, 5)), step) for step in range(6)]
     assert [value.item() > 0 for value in values] == [False, False, True, True, False, False]
     values[0].backward()
     assert head.maps[0].weight.grad is not None
@@ -211,7 +211,8 @@ def test_some_steps_bring_a_tokenizer_nearer_to_its_teacher(source):
     optimizer = torch.optim.Adam(learning, lr=3e-3)
     values = []
     for step in range(25):
-        value = alignment(image, tokenizer(image, taps=alignment.needs), step)
+        found = tokenizer(image, taps=alignment.needs)
+        value = alignment(image, found.quantized, found.taps, step)
         optimizer.zero_grad()
         value.backward()
         if step == 0:
@@ -244,9 +245,9 @@ def test_settings_that_make_no_sense_are_refused(settings, said):
 
 def test_features_of_another_width_are_refused_with_both_widths():
     with pytest.raises(ValueError, match="in_dim must be 6, that of quantizer, got 4"):
-        Alignment(Given(torch.randn(3, 4, 5)), head=MLPHead(4, 5))(IMAGE, seen(torch.randn(3, 4, 6)), 0)
+        Alignment(Given(torch.randn(3, 4, 5)), head=MLPHead(4, 5))(IMAGE, *seen(torch.randn(3, 4, 6)), 0)
     with pytest.raises(ValueError, match="must be 6, that of quantizer, got 5"):
-        Alignment(Given(torch.randn(3, 4, 5)))(IMAGE, seen(torch.randn(3, 4, 6)), 0)
+        Alignment(Given(torch.randn(3, 4, 5)))(IMAGE, *seen(torch.randn(3, 4, 6)), 0)
 
 
 def test_a_temperature_near_0_is_refused():

@@ -10,7 +10,7 @@ from omegaconf import OmegaConf
 from imtok.config import check_command, config_folder, register_schemas
 from imtok.construct import construct
 from imtok.losses.alignment.alignment import Alignment
-from imtok.types import Quantized, Reconstruction
+from imtok.types import Quantized
 
 FOLDER = config_folder() / "objective" / "alignment"
 NAMES = sorted(path.stem for path in FOLDER.glob("*.yaml"))
@@ -45,7 +45,7 @@ def test_its_widths_are_those_of_the_teacher_and_of_the_features(name, monkeypat
             assert width == alignment.channels.stop
         quantized = Quantized(features, torch.empty(2, places, 1, dtype=torch.long))
         image = torch.empty(2, 3, 64, 64)
-        value = alignment(image, Reconstruction(image, quantized, {alignment.source: features}), 0)
+        value = alignment(image, quantized, {alignment.source: features}, 0)
         assert value.shape == ()
 
 

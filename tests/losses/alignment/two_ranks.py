@@ -14,7 +14,7 @@ from imtok.losses.alignment.alignment import Alignment
 from imtok.losses.alignment.distances import Contrastive, Cosine
 from imtok.losses.alignment.heads import MLPHead
 from imtok.losses.teachers import Teacher, TeacherFeatures
-from imtok.types import Quantized, Reconstruction
+from imtok.types import Quantized
 
 BATCH, SYMMETRIC = 4, (False, True)
 
@@ -47,7 +47,7 @@ def look(part: slice) -> dict[str, Tensor]:
             heads = {"head": MLPHead(6, 12, layers=2, width=8)}
         alignment = Alignment(Given(), loss=distance, feature="summary", by_length=[1.0, 0.3], **heads).double()
         quantized = Quantized(features, torch.zeros(len(features), 5, 1, dtype=torch.long), keep)
-        value = alignment(image, Reconstruction(image, quantized, {"quantizer": features}), 0)
+        value = alignment(image, quantized, {"quantizer": features}, 0)
         gradients = torch.autograd.grad(value, list(alignment.parameters()))
         found |= {f"{name} value": value.detach()}
         found |= {f"{name} gradient {index}": gradient for index, gradient in enumerate(gradients)}
