@@ -74,7 +74,7 @@ def build_run(config: DictConfig, folder: Path) -> Run:
         note=typed.note or "",
         command=_this_job(folder),
         left_out=left_out,
-        schedules=build_schedules(typed.schedule, typed.optimizer, typed.trainer.max_steps),
+        schedules=build_schedules(typed.schedule, typed.optimizer, typed.trainer.max_steps, objective.nets()),
     )
 
 

@@ -8,29 +8,39 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from imtok.explain import of_type
-from imtok.training.settings import CriticSettings, OptimizerSettings
+from imtok.training.settings import NetSettings, OptimizerSettings, net_key
 
-_OPTIONAL = ("_target_", "betas", "arguments", "critic")
+_OPTIONAL = ("_target_", "betas", "arguments", "critic", "nets")
 
 
 def read_optimizer(section: dict[str, Any]) -> OptimizerSettings:
     """The settings of a section that :func:`optimizer_problems` has nothing against."""
     own, further = _parted(section, OptimizerSettings)
-    critic, arguments = _parted(own.pop("critic", None) or {}, CriticSettings)
+    critic, nets = own.pop("critic", None) or {}, own.pop("nets", None) or {}
     found = cast(OptimizerSettings, OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(OptimizerSettings), own)))
-    found.critic = cast(
-        CriticSettings, OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(CriticSettings), critic))
-    )
-    found.arguments, found.critic.arguments = further, arguments
+    found.arguments, found.critic = further, _read_net(critic)
+    found.nets = {name: _read_net(net or {}) for name, net in nets.items()}
+    return found
+
+
+def _read_net(section: dict[str, Any]) -> NetSettings:
+    own, arguments = _parted(section, NetSettings)
+    found = cast(NetSettings, OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(NetSettings), own)))
+    found.arguments = arguments
     return found
 
 
 def typed_section(section: dict[str, Any]) -> dict[str, Any]:
     """The section as plain values with what it leaves out, each of its type, as it is stored."""
     found = read_optimizer(section)
-    critic = {name: value for name, value in vars(found.critic).items() if name != "arguments"}
-    plain = {name: value for name, value in vars(found).items() if name != "arguments"}
-    return {**plain, "critic": {**critic, **found.critic.arguments}, **found.arguments}
+    plain = {**_plain(found), "critic": _plain(found.critic), "nets": {k: _plain(net) for k, net in found.nets.items()}}
+    if not found.nets:
+        del plain["nets"]  # none leaves no trace: runs of before there were any are the same
+    return plain
+
+
+def _plain(settings: OptimizerSettings | NetSettings) -> dict[str, Any]:
+    return {name: value for name, value in vars(settings).items() if name != "arguments"} | settings.arguments
 
 
 def optimizer_problems(section: Any) -> list[str]:
@@ -42,8 +52,16 @@ def optimizer_problems(section: Any) -> list[str]:
         f"optimizer.{name}: must not be taken out, since the command reads it; give another value" for name in gone
     ]
     lines += _wrong(section, OptimizerSettings, "optimizer")
-    if isinstance(section.get("critic"), dict):
-        lines += _wrong(section["critic"], CriticSettings, "optimizer.critic")
+    nets = section.get("nets") or {}
+    if not isinstance(nets, dict):
+        return [*lines, f"optimizer.nets: takes sections by the names of nets, got {nets!r}"]
+    for name, net in {"critic": section.get("critic"), **nets}.items():
+        if name == "critic" and name in nets:
+            lines.append("optimizer.nets.critic: what differs for the critic stands in optimizer.critic")
+        elif isinstance(net, dict):
+            lines += _wrong(net, NetSettings, net_key(name))
+        elif name in nets and net is not None:
+            lines.append(f"{net_key(name)}: must be a section, got {net!r}")
     return lines
 
 
@@ -60,6 +78,8 @@ def _wrong(section: dict[str, Any], schema: type, path: str) -> Iterator[str]:
     own, _ = _parted(section, schema)
     for key, value in own.items():
         where = f"{path}.{key}"
+        if key == "nets":
+            continue
         if key == "critic":
             if not isinstance(value, dict):
                 yield f"{where}: must be a section, got {value!r}"

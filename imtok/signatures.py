@@ -26,6 +26,7 @@ from imtok.spaces.base import Space
 from imtok.training.optimizers import arguments_of
 from imtok.training.parts import BASES, find_class
 from imtok.training.rates import GIVEN
+from imtok.training.settings import net_key
 
 _SECTIONS = {
     "data": Data, "encoder": Encoder, "quantizer": Quantizer, "regularizer": Regularizer, "decoder": Decoder,
@@ -38,8 +39,9 @@ PROVIDED = {
     "decoder": {"in_dim", "image_size", "space", "num_latents"} | _TOLD,
     "schedule": set(GIVEN),
     "logger.*": {"save_dir", "name", "version", "run_name", "run_id"},
-    **{f"optimizer{one}": {"params"} for one in ("", ".critic", ".beside", ".critic.beside")},
+    "optimizer.*": {"params"},
 }
+_OPTIMIZER = re.compile(r"optimizer(\.critic|\.nets\.[^.]+)?(\.beside)?")  # where the class of one is named
 
 
 def check_parts(plain: dict[str, Any], unread: Sequence[str] = (), typed: set[str] | None = None) -> list[str]:
@@ -54,9 +56,9 @@ def check_parts(plain: dict[str, Any], unread: Sequence[str] = (), typed: set[st
     """
     lines = list[str]()
     read = {key: value for key, value in plain.items() if key not in unread}
-    for path, node in [*_targets(read), *_of_critic(plain.get("optimizer"))]:
-        if path in ("optimizer", "optimizer.critic"):
-            node = _for_its_class(node)
+    for path, node in [*_targets(read), *_of_nets(plain.get("optimizer"))]:
+        if _OPTIMIZER.fullmatch(path) and not path.endswith(".beside"):
+            node = _for_its_class({key: value for key, value in node.items() if path == "optimizer" or key != "clip"})
         other = list(_of_other_class(path, node, _SECTIONS.get(path, Any))) or list(_of_no_group(path, node))
         provided = PROVIDED.get(path) or PROVIDED.get(f"{path.split('.')[0]}.*", set())
         lines += other or _check_node(path, node, provided, typed)
@@ -73,13 +75,16 @@ def _by_name(group: str, section: Any) -> Iterator[str]:
             yield f"{group}.{name}: it has no _target_, so nothing can build it; ~{group}.{name} removes it"
 
 
-def _of_critic(optimizer: Any) -> Iterator[tuple[str, dict[str, Any]]]:
-    """What differs for a critic whose optimiser is of the tokenizer's class, as if it named that."""
-    critic = optimizer.get("critic") if isinstance(optimizer, dict) else None
-    if not isinstance(critic, dict) or critic.get("_target_") is not None or "_target_" not in optimizer:
+def _of_nets(optimizer: Any) -> Iterator[tuple[str, dict[str, Any]]]:
+    """What differs for the critic and other nets whose optimiser is of the tokenizer's class, as if they named it."""
+    if not isinstance(optimizer, dict) or "_target_" not in optimizer:
         return
-    if any(value is not None for key, value in critic.items() if key != "_target_"):
-        yield "optimizer.critic", {**critic, "_target_": optimizer["_target_"], "beside": optimizer.get("beside")}
+    nets = optimizer.get("nets")
+    for name, net in {**(nets if isinstance(nets, dict) else {}), "critic": optimizer.get("critic")}.items():
+        if not isinstance(net, dict) or net.get("_target_") is not None:
+            continue
+        if any(value is not None for key, value in net.items() if key != "_target_"):
+            yield net_key(name), {**net, "_target_": optimizer["_target_"], "beside": optimizer.get("beside")}
 
 
 def _for_its_class(node: dict[str, Any]) -> dict[str, Any]:
@@ -93,7 +98,7 @@ def _for_its_class(node: dict[str, Any]) -> dict[str, Any]:
 def _of_no_group(path: str, node: dict[str, Any]) -> Iterator[str]:
     """Where a part that may be a class of a library is none of its group, or no class at all."""
     group = path.split(".")[0]
-    if group not in BASES or (path not in PROVIDED and path.count(".") > 1):
+    if group not in BASES or (path.count(".") > 1 and not _OPTIMIZER.fullmatch(path)):
         return
     try:
         find_class(node["_target_"], group, path)
@@ -103,7 +108,7 @@ def _of_no_group(path: str, node: dict[str, Any]) -> Iterator[str]:
 
 def _targets(node: Any, path: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
     if isinstance(node, dict):
-        if "_target_" in node and not (path == "optimizer.critic" and node["_target_"] is None):
+        if "_target_" in node and not (node["_target_"] is None and _OPTIMIZER.fullmatch(path)):
             yield path, node
         for key, value in node.items():
             yield from _targets(value, f"{path}.{key}" if path else str(key))

@@ -171,20 +171,23 @@ class Losses:
 
 
 @dataclass(frozen=True)
-class CriticLosses:
-    """What an objective returns for its critic on one micro-batch.
+class NetLosses:
+    """What an objective returns for one of its further nets, such as a critic, on one micro-batch.
 
     Attributes:
         total: The differentiated scalar: the sum of weight times value.
         terms: Every term by name, for the log.
         numbers: Scalars by name that are logged and are no part of the total.
-        stats: Detached sums, so that micro-batches and ranks add up. ``Objective.update`` takes them.
+        stats: Detached sums, so that micro-batches and ranks add up. ``Objective.net_update`` takes them.
     """
 
     total: Float[Tensor, ""]
     terms: dict[str, Loss]
     numbers: dict[str, Tensor] = field(default_factory=dict)
     stats: dict[str, Tensor] = field(default_factory=dict)
+
+
+CriticLosses = NetLosses  # what those of the net "critic" are called
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from imtok.critics.base import Augmentation, Critic
 from imtok.losses.total import total
 from imtok.nn.exact import exact_backward
 from imtok.schedules import linear_ramp
-from imtok.types import CriticLosses, Loss
+from imtok.types import Loss, NetLosses
 
 Form = Literal["hinge", "logistic", "logistic_mean"]
 CriticForm = Literal["hinge", "logistic"]
@@ -129,9 +129,7 @@ class Adversary(nn.Module):
             return -scores.mean()
         return F.softplus(-(scores.mean(1) if self.form == "logistic_mean" else scores)).mean()
 
-    def losses(
-        self, target: Float[Tensor, "b 3 h w"], image: Float[Tensor, "b 3 h w"], step: int
-    ) -> CriticLosses | None:
+    def losses(self, target: Float[Tensor, "b 3 h w"], image: Float[Tensor, "b 3 h w"], step: int) -> NetLosses | None:
         """The critic's own losses on photographs and their reconstructions; None before it starts."""
         if step < self.critic_start:
             return None
@@ -145,7 +143,7 @@ class Adversary(nn.Module):
             stats["scores"] = torch.cat([means, means.new_ones(1)])
         if self.r1_weight and (step - self.critic_start) % self.r1_every == 0:
             terms["r1"] = Loss(self._r1(target), self.r1_weight / 2 * self.r1_every)
-        return CriticLosses(total(terms), terms, {"score_real": means[0], "score_fake": means[1]}, stats)
+        return NetLosses(total(terms), terms, {"score_real": means[0], "score_fake": means[1]}, stats)
 
     @torch.no_grad()
     def update(self, stats: dict[str, Tensor]) -> None:

@@ -1,20 +1,24 @@
 """The contract that every objective keeps."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
 
 from imtok.losses.adversarial import Adversary
 from imtok.tokenizer import Tokenizer
-from imtok.types import Batch, CriticLosses, Losses, Shown
+from imtok.types import Batch, Losses, NetLosses, Shown
 
 
 class Objective(nn.Module, ABC):
     """What a training step minimises, and the only place that knows how a step is made.
 
+    It may own further nets, each of which learns by losses of its own, with an optimiser of its own: :meth:`nets` names
+    them, :meth:`net_losses` says what they learn. A critic is one of them, and has methods to itself.
+
     Attributes:
-        critic: What learns against the tokenizer, with an optimiser of its own; None = there is none.
+        critic: What learns against the tokenizer; None = there is none.
     """
 
     critic: nn.Module | None
@@ -46,7 +50,41 @@ class Objective(nn.Module, ABC):
         """
         return None
 
-    def critic_loss(self, shown: Shown, step: int) -> CriticLosses | None:
+    def nets(self) -> Mapping[str, nn.Module]:
+        """Further nets by name: sub-modules of the objective that learn, and that share no weights.
+
+        A name is that of the section ``optimizer.nets.NAME`` and of the columns ``lr_NAME`` and ``gradient_norm_NAME``.
+        The nets of a class with a critic are ``{**super().nets(), ...}``.
+        """
+        return {} if self.critic is None else {"critic": self.critic}
+
+    def net_losses(self, name: str, shown: Shown, step: int) -> NetLosses | None:
+        """What one of the nets learns from what a step has shown; None, on all ranks alike, while it does not learn.
+
+        Asked for each net in turn, after the tokenizer's own losses. The other nets stay as they are meanwhile.
+
+        Args:
+            name: One of :meth:`nets`.
+            shown: Of the same micro-batch, without gradients.
+            step: Optimiser steps taken so far.
+        """
+        if name != "critic":
+            raise NotImplementedError(f"{type(self).__name__}.net_losses must give losses for the net {name}")
+        return self.critic_loss(shown, step)
+
+    def net_start(self, name: str) -> int | None:
+        """The first step in which one of the nets learns, where its schedule may begin; None = not known, or 0."""
+        return self.adversary.critic_start if name == "critic" and self.adversary is not None else None
+
+    def net_update(self, name: str, stats: dict[str, Tensor]) -> None:
+        """Apply what the losses of one of the nets counted in a step, summed over micro-batches and ranks.
+
+        Called once for each step in which that net has learnt.
+        """
+        if name == "critic":
+            self.update(stats)
+
+    def critic_loss(self, shown: Shown, step: int) -> NetLosses | None:
         """The critic's losses on what the step has shown; None while the critic does not learn."""
         if self.adversary is None or shown.image is None:
             return None

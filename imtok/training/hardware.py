@@ -27,14 +27,14 @@ class Whole(DDPStrategy):
     """DDP: weights whole on every device, gradients averaged.
 
     Args:
-        has_critic: A loss of the critic does not reach the tokenizer's parameters, nor the other way round. Buffers are
-            the same on all ranks without being sent: what changes them is summed over ranks, and frozen nets do not
-            change.
+        has_nets: A loss of a net of the objective does not reach the tokenizer's parameters, nor the other way round.
+            Buffers are the same on all ranks without being sent: what changes them is summed over ranks, and frozen
+            nets do not change.
         command: What further processes run, where nobody else starts them.
     """
 
-    def __init__(self, has_critic: bool, command: Sequence[str]) -> None:
-        super().__init__(find_unused_parameters=has_critic, broadcast_buffers=False, timeout=PATIENCE)
+    def __init__(self, has_nets: bool, command: Sequence[str]) -> None:
+        super().__init__(find_unused_parameters=has_nets, broadcast_buffers=False, timeout=PATIENCE)
         self.command = command
 
     @override
@@ -72,12 +72,12 @@ def _own(launcher: Any, command: Sequence[str]) -> Any:
     return Launcher(launcher.cluster_environment, launcher.num_processes, launcher.num_nodes, command)
 
 
-def make_trainer(settings: TrainerSettings, has_critic: bool, command: Sequence[str] = ()) -> Trainer:
+def make_trainer(settings: TrainerSettings, has_nets: bool, command: Sequence[str] = ()) -> Trainer:
     """Lightning's trainer, which runs one epoch: its loader holds exactly the steps that are left.
 
     Args:
         settings: What to compute on.
-        has_critic: Whether two nets learn in turn.
+        has_nets: Whether several nets learn in turn.
         command: What further processes of this run on this machine run; () = Lightning repeats the command line.
 
     Raises:
@@ -89,13 +89,13 @@ def make_trainer(settings: TrainerSettings, has_critic: bool, command: Sequence[
         _require_processes(by, settings, 1, 1)  # before SLURM's own conditions are looked at
     strategy: Any = settings.strategy
     if strategy == "ddp":
-        strategy = Whole(has_critic, command)
+        strategy = Whole(has_nets, command)
     elif strategy == "fsdp":
         strategy = Sharded(command)
     try:
         trainer = _trainer(settings, strategy)
         if strategy == "auto" and trainer.world_size > 1:
-            trainer = _trainer(settings, Whole(has_critic, command))
+            trainer = _trainer(settings, Whole(has_nets, command))
         _require_processes(by, settings, trainer.num_devices, trainer.num_nodes)
         environment = getattr(trainer.strategy, "cluster_environment", None)
         if environment is not None:  # Lightning looks at this later, when the run folder is there

@@ -8,9 +8,10 @@ import torch
 from torch import Tensor
 
 from imtok.distributed import rank, sum_over_ranks, world_size
+from imtok.errors import InputError
 from imtok.measures.code_statistics import LARGEST_VOCABULARY, code_statistics
 from imtok.quantizers.base import check_ids
-from imtok.types import CriticLosses, Losses, Shown
+from imtok.types import Losses, NetLosses, Shown
 
 
 class Meters:
@@ -39,10 +40,16 @@ class Meters:
         self.terms: set[str] = set()
         self._latest: dict[str, float] = {}
 
-    def note(self, losses: Losses, critic: CriticLosses | None = None) -> None:
-        """Note one micro-batch: the tokenizer's terms, and the critic's where it has learnt from it."""
+    def note(self, losses: Losses, *nets: NetLosses) -> None:
+        """Note one micro-batch: the tokenizer's terms, and those of each further net that has learnt from it.
+
+        Raises:
+            InputError: If two of them have a term of one name, which would stand for each other in the log.
+        """
         values = {"loss": losses.total.detach()}
-        for part in (losses, critic) if critic is not None else (losses,):
+        for part in (losses, *nets):
+            if twice := sorted(part.terms.keys() & values.keys()):
+                raise InputError(f"objective: names of losses must differ among its nets, got {', '.join(twice)} twice")
             self.terms.update(part.terms)
             for name, (value, weight) in part.terms.items():
                 values[name] = value.detach()

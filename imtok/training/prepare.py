@@ -25,11 +25,12 @@ from imtok.training.best import find_best
 from imtok.training.callbacks import build_callbacks, check_monitors
 from imtok.training.checkpoints import Checkpoint
 from imtok.training.init_from import take_weights
+from imtok.training.nets import check_nets
 from imtok.training.optimizers import make_optimizer, try_optimizer
 from imtok.training.rates import Schedules
 from imtok.training.rehearsal import Rehearsal
 from imtok.training.resume import check_changes
-from imtok.training.settings import EMASettings, OptimizerSettings, TrainerSettings
+from imtok.training.settings import EMASettings, OptimizerSettings, TrainerSettings, net_key
 from imtok.types import Batch
 
 log = logging.getLogger(__name__)
@@ -44,7 +45,7 @@ class Run:
         objective: What is minimised.
         data: Where images come from.
         trainer: Length, hardware, cadence.
-        optimizer: Of tokenizer and critic.
+        optimizer: Of the tokenizer and of the objective's nets.
         ema: Averaging of the weights.
         folder: The run folder.
         image_size: Side of the training images, in pixels.
@@ -60,7 +61,8 @@ class Run:
         command: What its further processes on this machine run, where no launcher has started them.
         measured_by: The command that measures the finished run again, for its report.
         left_out: The judges that the objective is without, as their weights are not on this machine: why, by key.
-        schedules: Of the learning rates of tokenizer and critic; None = warm-up, then half a cosine.
+        schedules: Of the learning rates of the tokenizer and of each net of the objective; a net that is not there has
+            warm-up, then half a cosine.
     """
 
     tokenizer: Tokenizer
@@ -83,7 +85,7 @@ class Run:
     command: tuple[str, ...] = ()
     measured_by: str = ""
     left_out: dict[str, str] = field(default_factory=dict)
-    schedules: Schedules = (None, None)
+    schedules: Schedules = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -125,6 +127,7 @@ def prepare(run: Run, processes: int, images: Images, about: dict[str, Any], res
         InputError: If parts do not go together, or something is not to be had. Nothing is written.
     """
     _require_told(run, images)
+    check_nets(run.objective, run.optimizer)
     _try_optimizers(run)
     _rehearse(run, processes)
     asked = Settings(run.trainer.evaluate_metrics, Protocol("offline"), seed=run.seed, untold=True)
@@ -184,8 +187,8 @@ def _try_optimizers(run: Run) -> None:
     sharded = run.trainer.strategy == "fsdp"
     try_optimizer(run.optimizer, "optimizer", sharded)
     make_optimizer(run.tokenizer, run.optimizer)
-    if run.objective.critic is not None:
-        try_optimizer(run.optimizer.for_critic(), "optimizer.critic", sharded)
+    for name in run.objective.nets():
+        try_optimizer(run.optimizer.for_net(name), net_key(name), sharded)
 
 
 def _fetch_weights(root: nn.Module, key: str = "") -> None:

@@ -2,7 +2,7 @@
 
 import inspect
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from imtok.errors import InputError
@@ -10,31 +10,34 @@ from imtok.schedules import Schedule
 from imtok.training.parts import build
 from imtok.training.settings import OptimizerSettings
 
-Schedules = tuple[Schedule | None, Schedule | None]
+Schedules = Mapping[str, Schedule]  # by the net whose rate it is: "tokenizer", or a net of the objective
 _LOOKED_AT = 1000  # steps
 GIVEN = ("warmup_steps", "final_lr")  # keys of the optimizer that a schedule takes if it has arguments of these names
 
 
-def build_schedules(section: Mapping[str, Any] | None, settings: OptimizerSettings, steps: int) -> Schedules:
-    """The schedules of tokenizer and critic, of one class.
+def build_schedules(
+    section: Mapping[str, Any] | None, settings: OptimizerSettings, steps: int, nets: Iterable[str] = ()
+) -> Schedules:
+    """The schedules of the tokenizer and of the objective's nets, of one class.
 
     Args:
         section: ``schedule`` of the config; None = warm-up, then half a cosine.
         settings: The optimizer's.
         steps: Of the run.
+        nets: Names of the objective's nets, beside a critic.
 
     Raises:
         InputError: If it cannot be built, or one of its rates is none.
     """
     if not section:
-        return None, None
-    own, critics = (
-        build(section, "schedule", "schedule", {name: getattr(given, name) for name in GIVEN})
-        for given in (settings, settings.for_critic())
-    )
+        return {}
+    found = {
+        net: build(section, "schedule", "schedule", {name: getattr(given, name) for name in GIVEN})
+        for net, given in (("tokenizer", settings), *((net, settings.for_net(net)) for net in ("critic", *nets)))
+    }
     for step in sorted({*range(0, steps, max(1, steps // _LOOKED_AT)), steps - 1}):
-        _check(own, settings, step, steps)
-    return own, critics
+        _check(found["tokenizer"], settings, step, steps)
+    return found
 
 
 def unread(schedule: Schedule | None) -> list[str]:

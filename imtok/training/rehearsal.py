@@ -101,11 +101,9 @@ class Rehearsal:
         objective.train()
         with self._precision():
             losses = objective(tokenizer, batch, self.step, torch.Generator().manual_seed(0))
-            adversary = objective.adversary
-            if objective.critic is not None:
-                # the step in which the critic starts has all of its terms
-                first = adversary.critic_start if adversary is not None else self.step
-                objective.critic_loss(losses.shown, min(first, self.step))
+            for name in objective.nets():
+                first = objective.net_start(name)  # the step in which a critic starts has all of its terms
+                objective.net_losses(name, losses.shown, self.step if first is None else min(first, self.step))
         if not isinstance(tokenizer.decoder, GenerativeDecoder):  # one that draws takes many steps
             with torch.no_grad():
                 exact = next((parameter.dtype for parameter in tokenizer.parameters()), torch.float32)

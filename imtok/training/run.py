@@ -116,7 +116,7 @@ def _train(run: Run, lock: Lock) -> Outcome:
             "trainer.lightning.overfit_batches needs images that can be read in any order, and these are read as a "
             "stream; give a folder, or shards on this machine"
         )
-    trainer = make_trainer(run.trainer, run.objective.critic is not None, run.command)
+    trainer = make_trainer(run.trainer, bool(run.objective.nets()), run.command)
     _place_profile(trainer, run)
     run = replace(run, trainer=with_micro_batches(run.trainer, trainer.world_size))
     plan = prepare(run, trainer.world_size, images, about, resume)
@@ -259,7 +259,7 @@ def _say(run: Run, images: tuple[Images, Images], trainer: Trainer, step: int) -
         log.warning("%s is left out (judges=found): %s", key, why)
     for line in [
         *too_few(images, run.config.get("data") or {}),
-        *unlikely(run.trainer, run.optimizer, run.config, run.schedules[0]),
+        *unlikely(run.trainer, run.optimizer, run.config, run.schedules.get("tokenizer")),
     ]:
         log.warning("%s", line)
 

@@ -29,7 +29,7 @@ log = logging.getLogger(__name__)
 # Settings of an optimiser that change its steps, and not what it remembers.
 _SAME_STATE = (
     *("lr", "betas", "eps", "weight_decay", "warmup_steps", "final_lr", "drop_at", "drop_by", "layer_decay"),
-    *("foreach", "fused", "critic"),
+    *("foreach", "fused", "clip", "critic", "nets"),
 )
 
 

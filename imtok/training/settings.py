@@ -110,18 +110,21 @@ class TrainerSettings:
 
 
 @dataclass
-class CriticSettings:
-    """What differs in the critic's optimiser. Its learning rate follows the tokenizer's schedule, or one of its own.
+class NetSettings:
+    """What differs in the optimiser of a net of the objective, such as a critic.
+
+    Its learning rate follows the tokenizer's schedule, or one of its own.
 
     Attributes:
         _target_: Class of its optimiser; None = the tokenizer's, with the same arguments.
         lr: Peak learning rate; None = the tokenizer's.
         betas: Decay of the running means; None = the tokenizer's.
         weight_decay: On matrices and kernels only; None = the tokenizer's.
-        warmup_steps: Steps of a linear warm-up of its own. Given, even as 0, the critic's schedule begins when the
-            critic does, at the objective's ``critic_start``, and ends with the run; None = it is the tokenizer's
+        warmup_steps: Steps of a linear warm-up of its own. Given, even as 0, the net's schedule begins when the net
+            does (a critic at the objective's ``critic_start``), and ends with the run; None = it is the tokenizer's
             schedule, wherever that is by then.
-        final_lr: Learning rate at the last step, as a fraction of the critic's peak; None = the tokenizer's fraction.
+        final_lr: Learning rate at the last step, as a fraction of the net's peak; None = the tokenizer's fraction.
+        clip: Largest norm of its gradient; None = ``trainer.clip``.
         beside: What trains the parameters that are no matrices of linear layers; None = the tokenizer's.
         arguments: All other keys of the section: arguments of the class.
     """
@@ -132,8 +135,14 @@ class CriticSettings:
     weight_decay: float | None = None
     warmup_steps: int | None = None
     final_lr: float | None = None
+    clip: float | None = None
     beside: dict[str, Any] | None = None
     arguments: dict[str, Any] = field(default_factory=dict)
+
+
+def net_key(name: str) -> str:
+    """Where the config says what differs in the optimiser of a net of the objective."""
+    return "optimizer.critic" if name == "critic" else f"optimizer.nets.{name}"
 
 
 @dataclass
@@ -155,6 +164,7 @@ class OptimizerSettings:
         beside: The optimiser of all parameters that are no matrices of linear layers, a dict with ``_target_`` and
             arguments; None = one optimiser trains them all.
         critic: What differs for the critic, where the objective has one.
+        nets: What differs for its other nets, by name.
         arguments: All other keys of the section: arguments of the class.
     """
 
@@ -168,16 +178,22 @@ class OptimizerSettings:
     drop_by: float = 0.1
     layer_decay: float | None = None
     beside: dict[str, Any] | None = None
-    critic: CriticSettings = field(default_factory=CriticSettings)
+    critic: NetSettings = field(default_factory=NetSettings)
+    nets: dict[str, Any] = field(default_factory=dict)
     arguments: dict[str, Any] = field(default_factory=dict)
 
-    def for_critic(self) -> "OptimizerSettings":
-        """The critic's settings, with nothing left to fill in."""
-        own = {name: value for name, value in vars(self.critic).items() if value is not None}
-        begun = replace(self, layer_decay=None, critic=CriticSettings())
+    def of_net(self, name: str) -> NetSettings:
+        """What differs for a net of the objective."""
+        return self.critic if name == "critic" else self.nets.get(name, NetSettings())
+
+    def for_net(self, name: str) -> "OptimizerSettings":
+        """The settings of a net of the objective, with nothing left to fill in."""
+        given = self.of_net(name)
+        own = {name: value for name, value in vars(given).items() if value is not None and name != "clip"}
+        begun = replace(self, layer_decay=None, critic=NetSettings(), nets={})
         if own.get("_target_", self._target_) != self._target_:  # another class has arguments of its own
             begun = replace(begun, betas=None, beside=None, arguments={})
-        return replace(begun, **{**own, "arguments": begun.arguments | self.critic.arguments})
+        return replace(begun, **{**own, "arguments": begun.arguments | given.arguments})
 
     def rate(self, step: int, max_steps: int, start: int = 0, schedule: Schedule | None = None) -> float:
         """The learning rate at a step of a schedule that begins at the step ``start``, a function of these alone.
@@ -199,9 +215,10 @@ class OptimizerSettings:
         rate = schedule(max(step - start, 0), max_steps - start, self.lr)
         return rate * drops(step, self.drop_at or (), self.drop_by)
 
-    def critic_rate(self, step: int, max_steps: int, start: int, schedule: Schedule | None = None) -> float:
-        """The critic's learning rate, where the critic begins to learn at the step ``start``."""
-        return self.for_critic().rate(step, max_steps, 0 if self.critic.warmup_steps is None else start, schedule)
+    def net_rate(self, name: str, step: int, max_steps: int, start: int, schedule: Schedule | None = None) -> float:
+        """The learning rate of a net of the objective, which begins to learn at the step ``start``."""
+        begins = 0 if self.of_net(name).warmup_steps is None else start
+        return self.for_net(name).rate(step, max_steps, begins, schedule)
 
     def check(self, max_steps: int | None = None) -> list[str]:
         """What is out of range, one line each.
@@ -210,10 +227,13 @@ class OptimizerSettings:
             max_steps: Of the run, which all drops have to precede; None = not known.
         """
         problems = []
-        if self.critic != CriticSettings():
-            apart = replace(self.for_critic(), drop_at=None, drop_by=0.1)  # drops are of both: they are named once
-            of_critic = apart.check()
-            problems += [line.replace("optimizer.", "optimizer.critic.", 1) for line in of_critic]
+        for name in ("critic", *self.nets):
+            given, key = self.of_net(name), net_key(name)
+            if given != NetSettings():
+                apart = replace(self.for_net(name), drop_at=None, drop_by=0.1)  # drops are of all: they are named once
+                problems += [line.replace("optimizer.", f"{key}.", 1) for line in apart.check()]
+            if given.clip is not None and given.clip <= 0:
+                problems.append(f"{key}.clip must be positive or null, got {given.clip}")
         if self.lr <= 0:
             problems.append(f"optimizer.lr must be positive, got {self.lr}")
         if self.betas is not None and (len(self.betas) != 2 or not all(0 <= beta < 1 for beta in self.betas)):

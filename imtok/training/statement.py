@@ -87,8 +87,7 @@ def _part(name: str, part: nn.Module) -> str:
 
 def _beside(tokenizer: Tokenizer, objective: Objective) -> Iterable[str]:
     """Nets that are used in training and not exported."""
-    heads, critic = objective.heads(), objective.critic
-    for name, part in (("critic", critic), ("heads", heads)):
+    for name, part in (*objective.nets().items(), ("heads", objective.heads())):
         learning = _count(value for value in part.parameters() if value.requires_grad) if part is not None else 0
         if learning:
             yield f"{name} {_millions(learning)}"

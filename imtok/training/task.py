@@ -2,7 +2,7 @@
 
 import logging
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -26,9 +26,9 @@ from imtok.schedules import Schedule
 from imtok.tokenizer import Tokenizer
 from imtok.training.meters import Meters
 from imtok.training.optimizers import make_optimizer, set_rate
-from imtok.training.settings import OptimizerSettings, TrainerSettings
+from imtok.training.settings import OptimizerSettings, TrainerSettings, net_key
 from imtok.training.sharding import average_gradients, clip_gradients, shard
-from imtok.types import Batch, Shown
+from imtok.types import Batch, NetLosses, Shown
 
 log = logging.getLogger(__name__)
 _PACKAGE = Path(__file__).parents[1]
@@ -46,10 +46,11 @@ class TokenizerTask(LightningModule):
         make_loader: Called with the first and the last step, once the processes know their ranks; yields this rank's
             micro-batches of these steps in order.
         trainer: Length and accumulation.
-        optimizer: Settings of the optimiser, for tokenizer and critic alike.
+        optimizer: Settings of the optimiser, for the tokenizer and the nets of the objective.
         seed: Of all randomness.
         start_codebook: Whether the quantizer is fitted to the first global batch before step 0.
-        schedules: Of the tokenizer's learning rate and of the critic's; None = warm-up, then half a cosine.
+        schedules: Of the learning rates, by net ("tokenizer", "critic", ...); one that is not there has warm-up, then
+            half a cosine.
 
     Attributes:
         step: Optimiser steps finished; a step whose gradients were not finite counts too.
@@ -68,7 +69,7 @@ class TokenizerTask(LightningModule):
         optimizer: OptimizerSettings,
         seed: int = 0,
         start_codebook: bool = True,
-        schedules: tuple[Schedule | None, Schedule | None] = (None, None),
+        schedules: Mapping[str, Schedule] | None = None,
     ) -> None:
         super().__init__()
         self.automatic_optimization = False
@@ -79,7 +80,7 @@ class TokenizerTask(LightningModule):
         self.optimizer_settings = optimizer
         self.seed = seed
         self.start_codebook = start_codebook
-        self.schedules = schedules
+        self.schedules = schedules or {}
         self.step = 0
         self.stepped = False
         self.skipped = [0, 0]
@@ -87,8 +88,7 @@ class TokenizerTask(LightningModule):
         self.shown: Shown | None = None
         self._micro = 0
         self._stats: dict[str, Tensor] = {}
-        self._critic_stats: dict[str, Tensor] = {}
-        self._critic_learnt = False
+        self._learnt: dict[str, dict[str, Tensor]] = {}  # by net of the objective: what its losses counted
         self._keys: list[str] = []
         self._loss_is_finite = torch.ones(())
 
@@ -106,15 +106,11 @@ class TokenizerTask(LightningModule):
 
     @override
     def configure_optimizers(self) -> list[torch.optim.Optimizer]:
-        settings = (self.optimizer_settings, self.optimizer_settings.for_critic())
-        keys = ("optimizer", "optimizer.critic")
-        return [make_optimizer(*given) for given in zip(self.learners(), settings, keys, strict=False)]
-
-    def learners(self) -> list[nn.Module]:
-        """What each optimiser trains: the tokenizer (with the objective's heads), and the critic if there is one."""
-        heads, critic = self.objective.heads(), self.objective.critic
+        settings, heads = self.optimizer_settings, self.objective.heads()
         tokenizer = self.tokenizer if heads is None else nn.ModuleDict({"tokenizer": self.tokenizer, "heads": heads})
-        return [tokenizer] if critic is None else [tokenizer, critic]
+        nets = self.objective.nets().items()
+        others = [make_optimizer(net, settings.for_net(name), net_key(name)) for name, net in nets]
+        return [make_optimizer(tokenizer, settings), *others]
 
     @override
     def train_dataloader(self) -> DataLoader[Any]:
@@ -138,51 +134,63 @@ class TokenizerTask(LightningModule):
         generator = self._seed_step()
         self._loss_is_finite = self._loss_is_finite.to(self.device)
         with nullcontext() if last else self._no_sync():
-            with _fixed(self.objective.critic):
+            with _fixed(self.objective.nets().values()):
                 with _refusals_for_users():
                     losses = self.objective(self.tokenizer, batch, self.step, generator)
                 self._backward(losses.total)
             self.shown = _detached(losses.shown)
-            with _refusals_for_users():
-                critic = self.objective.critic_loss(self.shown, self.step) if self.objective.critic else None
-            if critic is not None:
-                self._backward(critic.total)
-                merge_stats(self._critic_stats, critic.stats)
-                self._critic_learnt = True
+            of_nets = self._train_nets(self.shown)
         self._keys += batch.key
         merge_stats(self._stats, losses.shown.quantized.stats)
-        self.meters.note(losses, critic)
+        self.meters.note(losses, *of_nets)
         self._micro += 1
         if last:
             with self._without_autocast():
                 self._finish_step()
 
+    def _train_nets(self, shown: Shown) -> list[NetLosses]:
+        """Let each net of the objective that learns in this step learn from what it has shown."""
+        nets, found = self.objective.nets(), list[NetLosses]()
+        for name in nets:
+            with _fixed(net for other, net in nets.items() if other != name):
+                with _refusals_for_users():
+                    losses = self.objective.net_losses(name, shown, self.step)
+                if losses is None:
+                    continue
+                self._backward(losses.total)
+            merge_stats(self._learnt.setdefault(name, {}), losses.stats)
+            found.append(losses)
+        return found
+
     def _finish_step(self) -> None:
         """Update everything that a step updates, or nothing at all if a number is not finite on some rank."""
         raw = self.optimizers(use_pl_optimizer=True)
         listed: list[Any] = raw if isinstance(raw, list) else [raw]
-        optimizers = listed if self._critic_learnt else listed[:1]
-        norms = [self._clip(optimizer) for optimizer in optimizers]
+        learnt = {
+            name: optimizer
+            for name, optimizer in zip(("tokenizer", *self.objective.nets()), listed, strict=True)
+            if name == "tokenizer" or name in self._learnt
+        }
+        norms = [self._clip(optimizer, name) for name, optimizer in learnt.items()]
         finite = self._loss_is_finite * torch.isfinite(torch.stack(norms)).all()
         if sum_over_ranks(finite).item() == world_size():
             rates = self.rates()
-            for optimizer, rate in zip(optimizers, rates, strict=False):
-                set_rate(optimizer, rate)
+            for name, optimizer in learnt.items():
+                set_rate(optimizer, rates[name])
                 optimizer.step()
             if not self.tokenizer.is_frozen("quantizer"):
                 self.tokenizer.quantizer.update(stats_of_all_ranks(self._stats))
-            if self._critic_learnt:
-                self.objective.update(stats_of_all_ranks(self._critic_stats))
-            names = ("gradient_norm", "gradient_norm_critic")
-            shown = dict(zip(names, torch.stack(norms).tolist(), strict=False))
-            of_critic = {"lr_critic": rates[1]} if self._critic_learnt else {}
-            self.meters.commit({"lr": rates[0], **of_critic, **shown})
+            for name, stats in self._learnt.items():
+                self.objective.net_update(name, stats_of_all_ranks(stats))
+            shown = dict(zip(learnt, torch.stack(norms).tolist(), strict=True))
+            row = {f"lr{_column(name)}": rates[name] for name in learnt}
+            self.meters.commit(row | {f"gradient_norm{_column(name)}": norm for name, norm in shown.items()})
             self.skipped[1] = 0
         else:
             self._skip()
         for optimizer in listed:
             optimizer.zero_grad(set_to_none=True)
-        self._micro, self._stats, self._critic_stats, self._critic_learnt, self._keys = 0, {}, {}, False, []
+        self._micro, self._stats, self._learnt, self._keys = 0, {}, {}, []
         self._loss_is_finite = torch.ones(())
         self.step += 1
         self.stepped = True
@@ -195,16 +203,17 @@ class TokenizerTask(LightningModule):
     def set_rates(self) -> None:
         """Set the learning rates of the step that comes next, so that who looks before it sees them."""
         raw = self.optimizers(use_pl_optimizer=False)
-        for optimizer, rate in zip(raw if isinstance(raw, list) else [raw], self.rates(), strict=False):
+        for optimizer, rate in zip(raw if isinstance(raw, list) else [raw], self.rates().values(), strict=True):
             set_rate(optimizer, rate)
 
-    def rates(self) -> tuple[float, float]:
-        """Learning rates of this step: the tokenizer's and the critic's."""
-        settings, steps = self.optimizer_settings, self.trainer_settings.max_steps
-        adversary = self.objective.adversary
-        start = adversary.critic_start if adversary is not None else 0
-        own, critics = self.schedules
-        return settings.rate(self.step, steps, 0, own), settings.critic_rate(self.step, steps, start, critics)
+    def rates(self) -> dict[str, float]:
+        """Learning rates of this step: the tokenizer's, then those of the nets of the objective."""
+        settings, steps, schedules = self.optimizer_settings, self.trainer_settings.max_steps, self.schedules
+        found = {"tokenizer": settings.rate(self.step, steps, 0, schedules.get("tokenizer"))}
+        for name in self.objective.nets():
+            start = self.objective.net_start(name) or 0
+            found[name] = settings.net_rate(name, self.step, steps, start, schedules.get(name))
+        return found
 
     def _skip(self) -> None:
         self.skipped = [self.skipped[0] + 1, self.skipped[1] + 1]
@@ -220,13 +229,14 @@ class TokenizerTask(LightningModule):
         self.meters.discard()
         log.warning("%s. Skipped: neither weights, codebook nor averages have changed", message)
 
-    def _clip(self, optimizer: Any) -> Tensor:
+    def _clip(self, optimizer: Any, name: str) -> Tensor:
         parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
         if isinstance(self.trainer.strategy, ModelParallelStrategy):
             average_gradients(parameters)
         if all(parameter.grad is None for parameter in parameters):
             return torch.zeros((), device=self.device)
-        return clip_gradients(parameters, self.trainer_settings.clip or float("inf"))
+        own = None if name == "tokenizer" else self.optimizer_settings.of_net(name).clip
+        return clip_gradients(parameters, own or self.trainer_settings.clip or float("inf"))
 
     def _backward(self, loss: Tensor) -> None:
         self._loss_is_finite *= torch.isfinite(loss.detach())
@@ -262,10 +272,15 @@ class TokenizerTask(LightningModule):
         self.tokenizer.quantizer.start(in_order)
 
 
+def _column(name: str) -> str:
+    """What the columns of a net are called beside those of the tokenizer."""
+    return "" if name == "tokenizer" else f"_{name}"
+
+
 @contextmanager
-def _fixed(module: nn.Module | None) -> Iterator[None]:
-    """While the tokenizer learns, gradients pass through the critic but leave nothing in it."""
-    learning = [parameter for parameter in module.parameters() if parameter.requires_grad] if module else []
+def _fixed(modules: Iterable[nn.Module]) -> Iterator[None]:
+    """While something else learns, gradients pass through these nets but leave nothing in them."""
+    learning = [parameter for module in modules for parameter in module.parameters() if parameter.requires_grad]
     for parameter in learning:
         parameter.requires_grad_(False)
     try:

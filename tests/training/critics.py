@@ -12,7 +12,7 @@ import imtok.training.task as task
 from imtok.losses.pixel import L2Loss
 from imtok.objectives.reconstruction import ReconstructionObjective
 from imtok.training.run import Run
-from imtok.types import CriticLosses, Loss, Losses
+from imtok.types import Loss, Losses, NetLosses
 
 
 class Adversarial(ReconstructionObjective):
@@ -35,11 +35,40 @@ class Adversarial(ReconstructionObjective):
         # the codes are among what is shown: nothing of the critic's loss may reach the tokenizer through them
         codes = shown.quantized.latents.mean() * self.critic[0].weight.mean()
         apart = self.critic(shown.image).mean() - self.critic(shown.target).mean()
-        return CriticLosses(apart + 0.1 * codes, {"critic": Loss(apart, 1.0), "codes": Loss(codes, 0.1)})
+        return NetLosses(apart + 0.1 * codes, {"critic": Loss(apart, 1.0), "codes": Loss(codes, 0.1)})
+
+
+class Read(Adversarial):
+    """With one more net, which reads the mean colour of the images from the codes, from step 1 on."""
+
+    def __init__(self, start: int = 0, width: int = 8) -> None:
+        super().__init__(start)
+        self.reader = nn.Linear(width, 3)
+
+    def nets(self):
+        return {**super().nets(), "reader": self.reader}
+
+    def net_start(self, name):
+        return 1 if name == "reader" else super().net_start(name)
+
+    def net_losses(self, name, shown, step):
+        if name != "reader":
+            return super().net_losses(name, shown, step)
+        if step < 1:
+            return None
+        wrong = self.reader(shown.quantized.latents.mean(1)) - shown.target.mean((2, 3))
+        value = wrong.square().mean()
+        return NetLosses(value, {"colour": Loss(value, 1.0)})
 
 
 def adversarial_run(folder: Path, *overrides: str, start: int = 0) -> Run:
     return replace(tiny_run(folder, *overrides), objective=Adversarial(start))
+
+
+def read_run(folder: Path, *overrides: str) -> Run:
+    """With a critic and one more net."""
+    run = tiny_run(folder, *overrides)
+    return replace(run, objective=Read(width=run.tokenizer.quantizer.dim))
 
 
 def in_float64(run: Run) -> Run:

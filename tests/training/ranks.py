@@ -5,7 +5,7 @@ import os
 from pathlib import Path
 
 import torch
-from training.critics import adversarial_run, in_float64
+from training.critics import in_float64, read_run
 from training.runs import tiny_run, write_images
 
 from imtok.data.folder import Folder
@@ -28,11 +28,11 @@ _DDP = ("trainer=ddp", "trainer.strategy=ddp")
 
 
 def train_many(root: str, runs: dict[str, list[str]]) -> None:
-    """Runs in float64, one after the other; a name with ``critic`` has an adversary. Single processes do it alone."""
+    """Runs in float64, one after the other; one with ``critic`` in its name has one, and another net."""
     world = int(os.environ.get("WORLD_SIZE", 1))
     for name, overrides in runs.items():
         given = [*overrides, *((*_DDP, f"trainer.devices={world}") if world > 1 else ())]
-        make = adversarial_run if "critic" in name else tiny_run
+        make = read_run if "critic" in name else tiny_run
         train(in_float64(make(Path(root) / name, *given)))
 
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from hydra import compose, initialize_config_dir
-from training.critics import Adversarial, in_float64
+from training.critics import Read, in_float64
 from training.runs import PLAIN, TINY
 
 from imtok.build import build_run
@@ -40,7 +40,7 @@ def sharded_run(folder: Path, net: str, *overrides: str) -> Run:
 
 
 def train_nets(root: str, runs: dict[str, list[str]]) -> None:
-    """Runs in float64; a run is named after its net, with ``critic`` in its name it has an adversary.
+    """Runs in float64; a run is named after its net, with ``critic`` in its name it has one, and another net.
 
     Single processes do it alone, several of them with the strategy that the run's overrides name. Each writes down how
     many numbers of the tokenizer's weights it held, and how many there are.
@@ -50,7 +50,7 @@ def train_nets(root: str, runs: dict[str, list[str]]) -> None:
         given = [*overrides, *([f"trainer.devices={world}"] if world > 1 else [])]
         run = sharded_run(Path(root) / name, name.split("_")[0], *given)
         if "critic" in name:
-            run = replace(run, objective=Adversarial(start=2))
+            run = replace(run, objective=Read(2, run.tokenizer.quantizer.dim))
         counts = _counting(train, in_float64(run))
         (Path(root) / f"{name}.{rank()}.json").write_text(json.dumps(counts))
 

@@ -17,7 +17,7 @@ from imtok.training.optimizer_state import optimizer_state, restore_optimizer
 from imtok.training.optimizers import Together, make_optimizer, set_rate, try_optimizer
 from imtok.training.rates import build_schedules
 from imtok.training.resume import changes
-from imtok.training.settings import CriticSettings, OptimizerSettings
+from imtok.training.settings import NetSettings, OptimizerSettings
 
 SMALL = ("width=16", "depth=2", "heads=2", "patch_size=8")
 SGD = ("optimizer._target_=torch.optim.SGD", "~optimizer.betas", "+optimizer.momentum=0.9")
@@ -171,12 +171,12 @@ def test_the_critic_may_have_an_optimiser_of_its_own(tmp_path):
     run = gan_run(tmp_path, "everything", *own, "trainer.max_steps=4")
     made = [
         make_optimizer(run.tokenizer, run.optimizer),
-        make_optimizer(run.objective.critic, run.optimizer.for_critic()),
+        make_optimizer(run.objective.critic, run.optimizer.for_net("critic")),
     ]
     assert [type(one).__name__ for one in made] == ["AdamW", "RMSprop"]
     assert {(group["alpha"], group["lr"]) for group in made[1].param_groups} == {(0.9, 1e-3)}
-    same = OptimizerSettings(arguments={"eps": 1e-5}, critic=CriticSettings(arguments={"amsgrad": True}))
-    assert same.for_critic().arguments == {"eps": 1e-5, "amsgrad": True}
+    same = OptimizerSettings(arguments={"eps": 1e-5}, critic=NetSettings(arguments={"amsgrad": True}))
+    assert same.for_net("critic").arguments == {"eps": 1e-5, "amsgrad": True}
 
 
 def test_an_optimiser_and_a_schedule_of_ones_own_need_nothing_of_imtok(tmp_path):
@@ -185,8 +185,8 @@ def test_an_optimiser_and_a_schedule_of_ones_own_need_nothing_of_imtok(tmp_path)
         *("schedule._target_=mine_optimizers.Wave", "+schedule.low=0.25", "trainer.log_every=1"),
     )
     run = tiny_run(tmp_path / "x", *mine)
-    assert run.schedules[0].warmup_steps == 3  # as optimizer.warmup_steps says
-    assert [run.optimizer.rate(step, 14, 0, run.schedules[0]) for step in range(3)] == [2e-3, 5e-4, 2e-3]
+    assert run.schedules["tokenizer"].warmup_steps == 3  # as optimizer.warmup_steps says
+    assert [run.optimizer.rate(step, 14, 0, run.schedules["tokenizer"]) for step in range(3)] == [2e-3, 5e-4, 2e-3]
     short = ("trainer.max_steps=4", *mine)
     run_tiny(tmp_path / "straight", *short)
     run_tiny(tmp_path / "halves", *short, "trainer.stop_at=2")

@@ -14,7 +14,7 @@ from imtok.errors import InputError
 from imtok.schedules import drops
 from imtok.training.checkpoints import load
 from imtok.training.run import train
-from imtok.training.settings import CriticSettings, OptimizerSettings
+from imtok.training.settings import NetSettings, OptimizerSettings
 
 IMAGENET = 1_281_167  # images of its training set
 START = SETTINGS["everything"]["critic_start"]
@@ -56,27 +56,27 @@ def test_drops_stand_beside_warm_up_and_cosine():
 
 
 def test_the_critics_own_schedule_is_that_of_a_run_that_begins_with_it():
-    settings = OptimizerSettings(lr=1.0, warmup_steps=9, critic=CriticSettings(lr=0.5, warmup_steps=4, final_lr=0.2))
+    settings = OptimizerSettings(lr=1.0, warmup_steps=9, critic=NetSettings(lr=0.5, warmup_steps=4, final_lr=0.2))
     alone = OptimizerSettings(lr=0.5, warmup_steps=4, final_lr=0.2)
-    rates = [settings.critic_rate(step, 50, 20) for step in range(20, 51)]
+    rates = [settings.net_rate("critic", step, 50, 20) for step in range(20, 51)]
     assert rates == [alone.rate(step, 30) for step in range(31)]
     assert rates[:4] == pytest.approx([0.125, 0.25, 0.375, 0.5])
     assert max(rates) == 0.5
     assert rates[-1] == pytest.approx(0.1)
-    assert all(settings.critic_rate(step, 50, 20) > 0 for step in range(20))  # where nothing uses it, it is sane
+    assert all(settings.net_rate("critic", step, 50, 20) > 0 for step in range(20))  # where nothing uses it, it is sane
 
 
 def test_without_a_warm_up_of_its_own_the_critic_follows_the_tokenizer():
-    settings = OptimizerSettings(lr=1.0, warmup_steps=9, final_lr=0.1, drop_at=[30], critic=CriticSettings(lr=0.5))
+    settings = OptimizerSettings(lr=1.0, warmup_steps=9, final_lr=0.1, drop_at=[30], critic=NetSettings(lr=0.5))
     for step in range(50):
-        assert settings.critic_rate(step, 50, 20) == pytest.approx(settings.rate(step, 50) / 2)
+        assert settings.net_rate("critic", step, 50, 20) == pytest.approx(settings.rate(step, 50) / 2)
 
 
 def test_drops_come_to_the_critic_at_the_same_steps_of_the_run():
     """Open-MAGVIT2 drops both rates after an epoch, whenever its critic began."""
-    critic = CriticSettings(warmup_steps=2, final_lr=1.0)
+    critic = NetSettings(warmup_steps=2, final_lr=1.0)
     settings = OptimizerSettings(lr=1.0, warmup_steps=0, final_lr=1.0, drop_at=[30], critic=critic)
-    assert [settings.critic_rate(step, 50, 20) for step in (20, 21, 29, 30, 49)] == [0.5, 1.0, 1.0, 0.1, 0.1]
+    assert [settings.net_rate("critic", step, 50, 20) for step in (20, 21, 29, 30, 49)] == [0.5, 1.0, 1.0, 0.1, 0.1]
 
 
 @pytest.mark.parametrize("own", [True, False])
@@ -90,7 +90,7 @@ def test_a_run_uses_these_rates_and_logs_them(tmp_path, own):
         assert float(row["lr"]) == pytest.approx(run.optimizer.rate(step, 16), rel=1e-5)
         assert bool(row["lr_critic"]) == (step >= START)
         if step >= START:
-            assert float(row["lr_critic"]) == pytest.approx(run.optimizer.critic_rate(step, 16, START), rel=1e-5)
+            assert float(row["lr_critic"]) == pytest.approx(run.optimizer.net_rate("critic", step, 16, START), rel=1e-5)
     first = float(next(row["lr_critic"] for row in log if row["lr_critic"]))
     assert first == pytest.approx(8e-4 / 4 if own else float(log[START]["lr"]))
 
@@ -158,7 +158,7 @@ def test_recipes_drop_after_the_published_epochs(recipe, epochs):
     length = IMAGENET // trainer.batch_size
     assert [*settings.drop_at, trainer.max_steps] == [epoch * length for epoch in epochs]
     edges = [step + offset for step in settings.drop_at for offset in (-1, 0)]
-    for rate in (settings.rate, lambda step, last: settings.critic_rate(step, last, 0)):
+    for rate in (settings.rate, lambda step, last: settings.net_rate("critic", step, last, 0)):
         rates = [rate(step, trainer.max_steps) for step in (0, *edges, trainer.max_steps - 1)]
         assert rates == pytest.approx([1e-4, 1e-4, 1e-5, 1e-5, 1e-6, 1e-6])
 
@@ -170,7 +170,7 @@ def test_recipes_warm_the_critic_up_for_four_epochs_from_epoch_56_to_200(recipe)
     assert adversary.critic_start == 56 * epoch
 
     def at(step):
-        return settings.critic_rate(step, trainer.max_steps, adversary.critic_start)
+        return settings.net_rate("critic", step, trainer.max_steps, adversary.critic_start)
 
     assert at(56 * epoch) == pytest.approx(8e-4 / (4 * epoch))
     assert at(60 * epoch - 1) == pytest.approx(8e-4)
