@@ -87,7 +87,7 @@ def evaluation(repeats: int, images: int, side: int, threads: int) -> None:
 
     torch.set_num_threads(threads)
     data = Photos(crops_per_photo=-(-max(images, FEW_IMAGES) // 9)).train(side, seed=0)
-    protocol = Protocol(preset="offline", extractor="efflite0", resize="antialiased", dtype="float32")
+    protocol = Protocol("offline")
     extractor = protocol.build()
     clocks: dict[str, Callable[[], float]] = {"wall": time.perf_counter, "processor": time.process_time}
     sides = ("features alone", "scoring an npz", "scoring PNGs")

@@ -91,7 +91,7 @@ def measure(name: str, seed: int, steps: int) -> dict[str, Any]:
         tokenizer = Tokenizer.load(Path(folder) / "run")
     settings = Settings(
         metrics=("psnr", "rfid", "codes", "pfid"),
-        protocol=Protocol(preset="offline", crop="adm", extractor="efflite0", resize="antialiased"),
+        protocol=Protocol("offline"),
         pfid_alphas=ALPHAS,
         pfid_deltas=DELTAS,
     )

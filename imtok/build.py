@@ -17,6 +17,7 @@ from imtok.config import TrainConfig
 from imtok.construct import construct
 from imtok.data.base import Data
 from imtok.errors import InputError
+from imtok.measures.protocol import Protocol
 from imtok.objectives.base import Objective
 from imtok.objectives.judges import build_with_found
 from imtok.optimizer_section import typed_section
@@ -201,6 +202,19 @@ def _classes(hint: Any) -> set[str]:
     if inspect.isclass(origin) and issubclass(dict, origin):
         return {"parts"} if _classes(args[1]) else set()
     return {"part"} if inspect.isclass(hint) and hint.__module__ not in ("builtins", "pathlib") else set()
+
+
+def build_protocol(plain: dict[str, Any]) -> Protocol:
+    """Build the protocol section; its extractor, or the one of the config's own section, when a metric needs it."""
+    own, rest = plain.get("extractor"), dict(plain["protocol"])
+    nested = rest.pop("extractor", None)
+    given = {"extractor": own or nested, "key": "extractor" if own else "protocol.extractor"}
+    try:
+        return cast(Protocol, construct(rest, packages=None, provided=given, key="protocol"))
+    except InputError:
+        raise
+    except (TypeError, ValueError) as error:
+        raise InputError(f"protocol: {error}") from None
 
 
 def build_data(plain: dict[str, Any]) -> Data:

@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from imtok import __version__
-from imtok.build import build_data, build_part, build_run
+from imtok.build import build_data, build_part, build_protocol, build_run
 from imtok.command_line import check_arguments, go_on, settled
 from imtok.config import config_folder, register_schemas
 from imtok.data.command import run_check, run_pack
@@ -45,7 +45,6 @@ from imtok.measures.command import (
     run_compare,
     run_score,
 )
-from imtok.measures.protocol import Protocol
 from imtok.measures.report.writing import BESIDE, PAGE, show
 from imtok.measures.schema import ScoreConfig
 from imtok.overrides import as_typed
@@ -180,7 +179,7 @@ def _quantize(config: DictConfig) -> None:
 
 def _score(config: DictConfig) -> None:
     plain = plain_values(config)
-    protocol, folder = cast(Protocol, build_part(plain, "protocol")), _folder(config, "score")
+    protocol, folder = build_protocol(plain), _folder(config, "score")
     claim_inside(folder, SCORE)
     typed = cast(ScoreConfig, OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(ScoreConfig), config)))
     run_score(typed, protocol, folder, find_device(config), _command("score"))

@@ -124,6 +124,7 @@ class EvalConfig(MeasureConfig, ImagesConfig):
 
     tokenizer: Any = MISSING
     protocol: Any = MISSING
+    extractor: Any = None
 
     def check(self) -> list[str]:
         """What is out of range, one line each."""
@@ -191,7 +192,7 @@ class DecodeConfig:
 # What _target_ builds; all else is plain values.
 SECTIONS = (
     *("data", "encoder", "quantizer", "regularizer", "decoder", "space", "condition", "objective"),
-    *("optimizer", "schedule", "protocol", "format"),
+    *("optimizer", "schedule", "protocol", "extractor", "format"),
 )
 SCHEMAS: dict[str, Any] = {
     "train": TrainConfig,

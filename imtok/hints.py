@@ -29,6 +29,18 @@ _POSITIONAL = {
 }  # fmt: skip
 
 
+# Keys that have other names than in earlier versions.
+_MOVED = {
+    f"protocol.{name}": f"protocol.extractor.{name}, or extractor.{name} with extractor=NAME"
+    for name in ("weights", "sha256", "resize", "dtype")
+}
+
+
+def moved(key: str) -> str:
+    """What a key of earlier versions is called now; begins with "; "."""
+    return f"; it is now {_MOVED[key]}" if key in _MOVED else ""
+
+
 class Hints:
     """Suggestions for one command.
 
@@ -46,6 +58,8 @@ class Hints:
 
     def key(self, key: str, config: DictConfig) -> str:
         """What ``key``, which the config does not have, may have meant; begins with "; "."""
+        if moved(key):
+            return moved(key)
         *parents, name = key.split(".")
         parent = OmegaConf.select(config, ".".join(parents)) if parents else config
         siblings = [str(known) for known in parent] if OmegaConf.is_dict(parent) else []

@@ -9,7 +9,7 @@ from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 from rich.table import Column, Table
 
-from imtok.build import build_data, build_part
+from imtok.build import build_data, build_protocol
 from imtok.conditions.given import ConditionConfig, DecodeConditionConfig, give
 from imtok.config import EvalConfig
 from imtok.data.base import Images
@@ -37,7 +37,6 @@ from imtok.measures.command import (
 )
 from imtok.measures.evaluate import evaluate
 from imtok.measures.pictures import choose_shown
-from imtok.measures.protocol import Protocol
 from imtok.measures.report.origin import Origin
 from imtok.measures.report.writing import REPORT, Report
 from imtok.paste import imtok_line
@@ -67,7 +66,7 @@ def run_eval(config: DictConfig, folder: Path, command: str, console: Console) -
     places = [folder / name if len(sources) > 1 else folder for name in names]
     for into in places:  # before hours of measuring, not after
         claim_output(into, REPORT)
-    protocol = cast(Protocol, build_part(plain_values(config), "protocol"))
+    protocol = build_protocol(plain_values(config))
     # On which images.
     console.print(take_data(config, sources, split="val"), soft_wrap=True, markup=False)
     plain = plain_values(config)

@@ -16,7 +16,8 @@ from imtok.decoders.base import Decoder
 from imtok.encoders.base import Encoder
 from imtok.errors import InputError
 from imtok.export.formats.base import Format
-from imtok.hints import hint
+from imtok.hints import hint, moved
+from imtok.measures.chosen import extractor_class
 from imtok.measures.protocol import Protocol
 from imtok.objectives.base import Objective
 from imtok.overrides import PATHS, quoted
@@ -60,9 +61,37 @@ def check_parts(plain: dict[str, Any], unread: Sequence[str] = (), typed: set[st
         if _OPTIMIZER.fullmatch(path) and not path.endswith(".beside"):
             node = _for_its_class({key: value for key, value in node.items() if path == "optimizer" or key != "clip"})
         other = list(_of_other_class(path, node, _SECTIONS.get(path, Any))) or list(_of_no_group(path, node))
+        other = other or list(_of_no_extractor(path, node))
         provided = PROVIDED.get(path) or PROVIDED.get(f"{path.split('.')[0]}.*", set())
         lines += other or _check_node(path, node, provided, typed)
+    lines += _of_extractor(plain, typed or set())
     return [*lines, *(line for group in ("logger", "callback") for line in _by_name(group, plain.get(group)))]
+
+
+def _of_extractor(plain: dict[str, Any], typed: set[str]) -> Iterator[str]:
+    """What is wrong with the places that an evaluation's extractor is named in."""
+    own, protocol = plain.get("extractor"), plain.get("protocol")
+    nested = protocol.get("extractor") if isinstance(protocol, dict) else None
+    if own is not None and not isinstance(own, dict):
+        yield f"extractor: must be an option or a section with _target_, got {own!r}"
+    if nested is not None and not isinstance(nested, dict):
+        yield f"protocol.extractor: is a section with _target_; give extractor={nested} in its place"
+    elif nested is not None and "_target_" not in nested:
+        yield "protocol.extractor: it has no _target_, so nothing can build it; give extractor=NAME in its place"
+    for key in sorted(typed if isinstance(own, dict) else ()):
+        if key.startswith("protocol.extractor."):
+            yield f"{key}: nothing reads it, since extractor takes the place; give {key.removeprefix('protocol.')}"
+
+
+def _of_no_extractor(path: str, node: dict[str, Any]) -> Iterator[str]:
+    """Where an evaluation's extractor is a class of another kind, wherever it is from."""
+    if path not in ("extractor", "protocol.extractor"):
+        return
+    try:
+        extractor_class(node, path)
+    except InputError as error:
+        if "cannot import" not in str(error):  # which is said of every part
+            yield str(error)
 
 
 def _by_name(group: str, section: Any) -> Iterator[str]:
@@ -133,8 +162,8 @@ def _check_node(path: str, node: dict[str, Any], provided: set[str], typed: set[
         if key not in parameters and open_ended:
             continue
         if key not in parameters:
-            meant = hint(key, list(parameters))
-            if typed is not None and f"{path}.{key}" not in typed and "did you mean" not in meant:
+            meant = moved(f"{path}.{key}") or hint(key, list(parameters))
+            if typed is not None and f"{path}.{key}" not in typed and not re.match("; (did you mean|it is now)", meant):
                 left_over.append(key)
             else:
                 yield f"{path}.{key}: {target.rpartition('.')[2]} has no argument {key}{meant}"

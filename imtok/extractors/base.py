@@ -1,7 +1,8 @@
 """The contract that every feature extractor keeps."""
 
+import re
 from abc import ABC, abstractmethod
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import torch
 from jaxtyping import Float, UInt8
@@ -9,6 +10,7 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
+_NAME, _HASH = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}"), re.compile(r"[0-9a-f]{64}")
 
 
 class Features(NamedTuple):
@@ -21,27 +23,32 @@ class Features(NamedTuple):
     """
 
     features: Float[Tensor, "b f"]
-    logits: Float[Tensor, "b k"] | None
+    logits: Float[Tensor, "b k"] | None = None
     spatial: Float[Tensor, "b s"] | None = None
 
 
 class Extractor(nn.Module, ABC):
     """A frozen net: always in evaluation mode, without gradients, without autocast.
 
-    Keep it outside of what is trained, or its weights end up in every checkpoint.
+    A class of one's own sets ``name``, ``hash`` and ``dim`` and writes ``extract``; :meth:`freeze` ends its
+    ``__init__``. Keep an extractor outside of what is trained, or its weights end up in every checkpoint.
 
     Attributes:
-        name: Which net at which size; part of every number's name.
+        name: Which net at which size; part of every number's name, so it is of letters, digits, ``_``, ``.``, ``-``.
         distance: Name of the Fréchet distance in its features: ``fid_...`` for the one net that published values of
             FID are of, ``fd_...`` for all others.
-        hash: Of everything that decides the features: weights, resizer, precision. Numbers and cached references of
-            different hashes are not comparable.
+        hash: Of everything that decides the features: weights, resizer, precision; ``imtok.weights.identity`` makes
+            it. Numbers and cached references of different hashes are not comparable.
         dim: Length of a feature vector.
+        family: What a report calls the class; empty = by its path.
+        told: Arguments that a report lists beside it.
     """
 
     name: str
     hash: str
     dim: int
+    family: ClassVar[str] = ""
+    told: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, dtype: str = "float32") -> None:
         super().__init__()
@@ -59,6 +66,28 @@ class Extractor(nn.Module, ABC):
         self.to(self.dtype).to(memory_format=torch.channels_last)
         self.requires_grad_(False).eval()
 
+    def check(self) -> None:
+        """Try one grey image.
+
+        Raises:
+            ValueError: If name, hash, length or type of what comes out are not what the contract says.
+        """
+        for attribute, pattern, rule in (
+            ("name", _NAME, "a text of at most 100 letters, digits, _, . and -"),
+            ("hash", _HASH, "64 hexadecimal digits, as imtok.weights.identity gives them"),
+        ):
+            value = getattr(self, attribute, None)
+            if not (isinstance(value, str) and pattern.fullmatch(value)):
+                raise ValueError(f"{attribute} must be {rule}, got {value!r}")
+        found = self(torch.full((1, 3, 32, 32), 127, dtype=torch.uint8))
+        if not isinstance(found, Features):
+            raise ValueError(f"extract must return Features, got {type(found).__name__}")
+        if found.features.shape != (1, getattr(self, "dim", None)):
+            shape = list(found.features.shape)
+            raise ValueError(
+                f"dim must be the length of a feature vector, got {getattr(self, 'dim', None)} for {shape}"
+            )
+
     @override
     def forward(self, image: UInt8[Tensor, "b 3 h w"] | Float[Tensor, "b 3 h w"]) -> Features:
         """Extract features.
@@ -73,7 +102,7 @@ class Extractor(nn.Module, ABC):
             least, most = image.aminmax()
             if not (least >= 0 and most <= 255):  # False for NaN too
                 raise ValueError(f"image must hold levels from 0 to 255, got {least.item():g} to {most.item():g}")
-        if self.training:  # whoever holds it may have called train(): the statistics of a batch norm must not move
+        if any(module.training for module in self.modules()):  # or the statistics of a batch norm would move
             self.eval()
         with torch.no_grad(), torch.autocast(image.device.type, enabled=False):
             return self.extract(image.to(self.dtype))

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from imtok.extractors.base import Extractor, Features
+from imtok.extractors.fetch import find_or_fetch
 from imtok.extractors.resize import RESIZERS
 from imtok.weights import WeightFile, fill, identity, read_weights
 
@@ -32,9 +33,9 @@ class Inception(Extractor):
 
     Args:
         weights: The published file; None = the one that pytorch-fid or torch-fidelity left in the cache of
-            ``torch.hub``. Nothing is downloaded.
+            ``torch.hub``; "download" = fetched into that cache.
         resize: How images come to 299 x 299 pixels: "tf1" (ADM, torch-fidelity), "half_pixel" (pytorch-fid) or
-            "antialiased" (torchmetrics by default).
+            "antialiased" (torchmetrics by default); "bicubic" is nobody's.
         dtype: "float32" or "float64".
         sha256: Hash of the weight file; None accepts any, and the name says ``unverified``.
 
@@ -44,6 +45,8 @@ class Inception(Extractor):
     """
 
     dim = 2048
+    family = "inception_tf"
+    told = ("resize", "dtype")
 
     def __init__(
         self,
@@ -55,7 +58,7 @@ class Inception(Extractor):
         super().__init__(dtype)
         if resize not in RESIZERS:
             raise ValueError(f"resize must be one of {', '.join(RESIZERS)}, got {resize!r}")
-        stored = read_weights(PUBLISHED.find(weights), sha256)
+        stored = read_weights(find_or_fetch(PUBLISHED, weights), sha256)
         self.net = InceptionNet()
         fill(self.net, stored)
         self.resize = resize
@@ -67,7 +70,7 @@ class Inception(Extractor):
     @property
     @override
     def distance(self) -> str:
-        return f"fid_{self.name}"
+        return f"fid_{self.name}" if type(self) is Inception else super().distance
 
     @override
     def extract(self, levels: Float[Tensor, "b 3 h w"]) -> Features:

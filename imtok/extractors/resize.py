@@ -1,4 +1,4 @@
-"""How an image is brought to the input size of a net: three ways that move FID by up to one per cent."""
+"""How an image is brought to the input size of a net: ways that move FID by up to one per cent."""
 
 import torch
 import torch.nn.functional as F
@@ -32,7 +32,17 @@ def resize_antialiased(image: Float[Tensor, "b c h w"], size: tuple[int, int]) -
     return F.interpolate(image, size, mode="bilinear", align_corners=False, antialias=True)
 
 
-RESIZERS = {"tf1": resize_tf1, "half_pixel": resize_half_pixel, "antialiased": resize_antialiased}
+def resize_bicubic(image: Float[Tensor, "b c h w"], size: tuple[int, int]) -> Float[Tensor, "b c height width"]:
+    """Bicubic between pixel centres with a low-pass filter, as in Pillow; levels stay within 0 and 255."""
+    return F.interpolate(image, size, mode="bicubic", align_corners=False, antialias=True).clamp(0, 255)
+
+
+RESIZERS = {
+    "tf1": resize_tf1,
+    "half_pixel": resize_half_pixel,
+    "antialiased": resize_antialiased,
+    "bicubic": resize_bicubic,
+}
 
 
 def _along(image: Tensor, size: int, axis: int) -> Tensor:

@@ -1,104 +1,92 @@
 """Any net of timm, such as DINOv2 for FDD, the Fréchet distance that agrees best with people (arXiv 2306.04675)."""
 
+from collections.abc import Sequence
 from importlib import import_module
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-import torch
-import torch.nn.functional as F
-from huggingface_hub import try_to_load_from_cache
 from jaxtyping import Float
 from torch import Tensor
 from typing_extensions import override
 
-from imtok.errors import InputError
-from imtok.extractors.base import Extractor, Features
-from imtok.files import sha256 as hash_file
-from imtok.weights import identity
+from imtok.extractors.base import Features
+from imtok.extractors.fetch import DOWNLOAD, fetch_from_hub
+from imtok.extractors.library import Input, LibraryExtractor, digest_of
+from imtok.nn.timm_net import FILES, timm_config, timm_file, timm_net
+from imtok.pretrained import RANDOM
+
+DINOV2 = "vit_large_patch14_dinov2.lvd142m"  # at 224 pixels its class token is what FDD is defined by
 
 
-class TimmExtractor(Extractor):
-    """Pooled features of a net of timm, and its logits where it has a classifier.
+class TimmExtractor(LibraryExtractor):
+    """Pooled features of a net of timm, as its classifier takes them, and its logits if it knows ImageNet's classes.
 
-    Images are resized by an antialiased bicubic filter, whatever their shape, and normalised by the mean and
-    standard deviation of the net. ``vit_large_patch14_dinov2.lvd142m`` at 224 pixels gives the class token that FDD
-    is defined by.
+    What is not given is the net's own, as timm has it.
 
     Args:
-        model: Name in timm, with the tag of its weights.
-        weights: Weight file (safetensors or torch); None = the one that timm left in the cache of the Hugging Face
-            hub. Nothing is downloaded.
-        image_size: Side of the square that images are resized to, in pixels; None = that of the net.
+        net: Name in timm, with the tag of its weights.
+        weights: Weight file (safetensors or torch); None = the one in the cache of the Hugging Face hub, "download" =
+            fetched into that cache, "random" = no file: always the same random weights.
+        image_size: Side of the square that images are resized to, in pixels.
+        resize: How; see :data:`imtok.extractors.resize.RESIZERS`.
+        mean: Of the channels, in [0, 1].
+        std: Their standard deviations.
         sha256: Hash of the weight file, or its first digits; None = whatever is there.
         dtype: "float32" or "float64".
 
     Raises:
         InputError: If timm or the weight file is missing, or the file is of another net.
-        ValueError: If timm has no such model.
+        ValueError: If timm has no such net, or a value is out of range.
+
+    Example:
+        >>> import torch
+        >>> extractor = TimmExtractor("test_resnet.r160_in1k", "random")
+        >>> extractor(torch.zeros(2, 3, 64, 64, dtype=torch.uint8)).features.shape
+        torch.Size([2, 256])
+        >>> extractor.distance
+        'fd_timm_test_resnet.r160_in1k_160_random'
     """
 
-    net: Any
-    mean: Tensor
-    deviation: Tensor
+    family = "timm"
 
     def __init__(
         self,
-        model: str = "vit_large_patch14_dinov2.lvd142m",
+        net: str,
         weights: str | Path | None = None,
-        image_size: int | None = 224,
+        image_size: int | None = None,
+        resize: str | None = None,
+        mean: Sequence[float] | None = None,
+        std: Sequence[float] | None = None,
         sha256: str | None = None,
         dtype: str = "float32",
     ) -> None:
-        super().__init__(dtype)
-        if find_spec("timm") is None:
-            raise InputError(f"timm is missing, which {model} needs; pip install timm (imtok's extra `timm`)")
-        timm: Any = import_module("timm")
-        if not timm.is_model(model):
-            raise ValueError(f"model must be a name that timm knows, got {model!r}")
-        config = timm.get_pretrained_cfg(model)
-        path = _find(model, config.hf_hub_id, weights)
-        digest = hash_file(path)
-        if sha256 is not None and not digest.startswith(sha256):
-            raise InputError(f"{path} is not the expected weight file: its sha256 must begin with {sha256[:16]}")
-        self.side = image_size or int(config.input_size[-1])
+        asked = str(weights) if weights is not None else None
+        known = timm_config(net, asked)
+        own = _own(known)
+        used = own.changed(image_size, resize, mean, std)
+        if asked == DOWNLOAD and known is not None and known.hf_hub_id:
+            asked = str(fetch_from_hub(known.hf_hub_id, FILES))
+        path = timm_file(net, asked) if asked != RANDOM else None
+        digest = digest_of(path, sha256) if path is not None else RANDOM
+        super().__init__("timm", net, digest, own, used, dtype)
         # the classifier stays in, as only then does timm insist on every weight
-        settings: dict[str, Any] = {"img_size": self.side} if config.fixed_input_size else {}
-        try:
-            self.net = timm.create_model(model, True, pretrained_cfg_overlay={"file": str(path)}, **settings)
-        except (RuntimeError, ValueError, KeyError, TypeError, OSError) as error:
-            reason = str(error).split("\n")[0]
-            raise InputError(f"{path} does not hold the weights of {model} ({reason})") from None
-        self.dim = int(
-            self.net.num_features if not hasattr(self.net, "head_hidden_size") else self.net.head_hidden_size
-        )
-        self.register_buffer("mean", torch.tensor(config.mean).view(3, 1, 1) * 255, persistent=False)
-        self.register_buffer("deviation", torch.tensor(config.std).view(3, 1, 1) * 255, persistent=False)
-        self.name = f"timm_{model}_{self.side}"
-        self.hash = identity(net=model, weights=digest, size=self.side, resize="bicubic antialiased", dtype=dtype)
+        settings: dict[str, Any] = {"img_size": used.side} if known is not None and known.fixed_input_size else {}
+        self.net: Any = timm_net(net, path or RANDOM, **settings)
+        self.dim = int(getattr(self.net, "head_hidden_size", self.net.num_features))
+        infer: Any = import_module("timm.data").infer_imagenet_subset
+        self.classifies = bool(self.net.num_classes) and infer(self.net) is not None  # CLIP's projection does not
         self.freeze()
 
     @override
     def extract(self, levels: Float[Tensor, "b 3 h w"]) -> Features:
-        size = (self.side, self.side)
-        image = F.interpolate(levels, size, mode="bicubic", align_corners=False, antialias=True).clamp(0, 255)
-        maps = self.net.forward_features((image - self.mean) / self.deviation)
+        maps = self.net.forward_features(self.square(levels))
         features = self.net.forward_head(maps, pre_logits=True)
-        return Features(features, self.net.forward_head(maps) if self.net.num_classes else None)
+        return Features(features, self.net.forward_head(maps) if self.classifies else None)
 
 
-def _find(model: str, repository: str | None, weights: str | Path | None) -> Path:
-    remedy = "give the path of its weight file as weights=PATH"
-    if weights is not None:
-        if Path(weights).is_file():
-            return Path(weights)
-        raise InputError(f"weights={weights} is not a file; {remedy}")
-    if repository is None:
-        raise InputError(f"the weights of {model} are not on the hub; {remedy}")
-    cached = try_to_load_from_cache(repository, "model.safetensors")
-    if isinstance(cached, str):
-        return Path(cached)
-    raise InputError(
-        f"the weights of {model} are not on this machine; download https://huggingface.co/{repository} "
-        f"(huggingface-cli download {repository} model.safetensors), or {remedy}"
-    )
+def _own(known: Any) -> Input:
+    """What a net takes, as far as timm says it."""
+    if known is None:
+        return Input(224, "bicubic", (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+    resize = "antialiased" if known.interpolation == "bilinear" else "bicubic"
+    return Input(int(known.input_size[-1]), resize, tuple(known.mean), tuple(known.std))

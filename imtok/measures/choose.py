@@ -5,8 +5,9 @@ from collections.abc import Mapping, Sequence
 import torch
 
 from imtok.errors import InputError
-from imtok.extractors.timm import TimmExtractor
+from imtok.extractors.timm import DINOV2, TimmExtractor
 from imtok.measures.base import ImageMeasure, Measure
+from imtok.measures.chosen import require_statistics
 from imtok.measures.codes import CodeMeasure, PositionMeasure
 from imtok.measures.corpus import LanguageMeasure
 from imtok.measures.features import FeatureMeasure, Net
@@ -71,13 +72,13 @@ def choose(
             net = _net(settings, device, exact)
         except InputError as error:
             damaged = settings.cache is not None and str(settings.cache) in str(error)
-            named = settings.protocol.weights is not None or settings.reference is not None or damaged
+            named = settings.protocol.refuses(error) or settings.reference is not None or damaged
             _absent(absent, over_net, error, named)
     if net is not None and over_net:
         measures.append(FeatureMeasure(net, over_net))
     if "fdd" in wanted:
         try:
-            extractor = TimmExtractor(weights=settings.dino).to(device)
+            extractor = TimmExtractor(DINOV2, settings.dino, image_size=224).to(device)
             measures.append(FeatureMeasure(Net(extractor, _rounding(settings.protocol), exact), ["rfid"]))
         except InputError as error:
             _absent(absent, ["fdd"], with_keys(error, DINO), named=settings.dino is not None)
@@ -157,9 +158,8 @@ def numbers(settings: Settings, tokenizer: Tokenizer, size: Size) -> dict[str, b
 
 def _net(settings: Settings, device: torch.device, exact: torch.device) -> Net:
     extractor, protocol = settings.protocol.build().to(device), settings.protocol
-    if settings.reference is not None and len(settings.reference.mean) != extractor.dim:
-        found = len(settings.reference.mean)
-        raise InputError(f"reference must be of {extractor.dim} features for {extractor.name}, got {found}")
+    if settings.reference is not None:
+        require_statistics(extractor, len(settings.reference.mean), "reference")
     net = Net(extractor, protocol, exact, settings.reference, settings.reference_name)
     if settings.reference is None and settings.cache is not None and settings.data:
         net.use_cache(settings.cache, ReferenceKey(settings.data, str(protocol.crop), extractor.hash))

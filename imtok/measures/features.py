@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -58,7 +59,8 @@ class Net:
     @property
     def at(self) -> torch.device:
         """Where the net computes."""
-        return next(self.extractor.parameters()).device
+        tensors = chain(self.extractor.parameters(), self.extractor.buffers())
+        return next((tensor.device for tensor in tensors), self.device)
 
     @property
     def reference(self) -> Gaussian | FeatureStatistics:

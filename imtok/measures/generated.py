@@ -13,6 +13,7 @@ from torch import Tensor
 from imtok.errors import InputError
 from imtok.extractors.base import Extractor
 from imtok.files import sha256
+from imtok.measures.chosen import require_statistics
 from imtok.measures.features import SUBSET
 from imtok.measures.frechet import FeatureStatistics, FrechetDistance, Gaussian, frechet_distance
 from imtok.measures.inception_score import InceptionScore, inception_scores_in_order
@@ -52,13 +53,14 @@ def score(
     reader, names = stored_images(images, batch_size), stored_names(reference)
     other = stored_images(reference, batch_size, "reference") if "arr_0" in names else None
     # to other features than those that ADM's statistics are of, its images are the reference
-    stored = other is None or ("mu" in names and protocol.extractor == "inception_tf")
+    stored = other is None or ("mu" in names and protocol.of_inception)
     pooled = load_statistics(reference) if stored else None
     spatial = load_statistics(reference, *_SPATIAL) if stored and {*_SPATIAL} <= names else None
     remarks = (*reader.remarks, *(() if other is None else other.remarks), *_unlike_sizes(reader, other))
     notes = _said(dict.fromkeys(remarks))
     extractor = protocol.build().to(device)
-    _check_length(reference, "mu", pooled, extractor.dim)
+    if pooled is not None:
+        require_statistics(extractor, len(pooled.mean), f"{reference}: mu")
     sums = FeatureStatistics(extractor.dim)
     others = None if other is None else _watch(extractor, other, device, sums)
     if others is not None and not stored:

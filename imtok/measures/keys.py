@@ -7,11 +7,10 @@ import torch
 
 from imtok.errors import InputError
 
-EXTRACTOR = {"weights": "protocol.weights", "sha256": "protocol.sha256"}
 BACKBONE = {"backbone": "backbone", "weights": "backbone"}
 DINO = {"weights": "dino"}
 _OPTION = r"(?<![\w.])(weights|backbone|heads|sha256)="
-_CLAUSE = re.compile(r",? or give (?:[^,;]* )?([\w.]+)=\w+[^,;]*")
+_CLAUSE = re.compile(r",? or (?:give )?(?:[^,;]* )?([\w.]+)=\w+[^,;]*")
 
 
 def with_keys(error: InputError, keys: Mapping[str, str]) -> InputError:

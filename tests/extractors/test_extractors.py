@@ -10,7 +10,7 @@ from imtok.errors import InputError
 from imtok.extractors.efflite0 import EffLite0
 from imtok.extractors.inception import PUBLISHED, Inception
 from imtok.extractors.resize import resize_antialiased, resize_half_pixel, resize_tf1
-from imtok.extractors.timm import TimmExtractor
+from imtok.extractors.timm import DINOV2, TimmExtractor
 
 
 @pytest.mark.parametrize("size", [(64, 64), (256, 192), (299, 299), (500, 41)])
@@ -113,7 +113,7 @@ def test_the_hash_tells_protocols_apart(inception_file):
     hashes = {Inception(inception_file, sha256=None, **setting).hash for setting in settings}
     assert len(hashes) == 4
     assert Inception(inception_file, sha256=None).hash in hashes
-    with pytest.raises(ValueError, match="resize must be one of tf1, half_pixel, antialiased, got 'lanczos'"):
+    with pytest.raises(ValueError, match="resize must be one of tf1, half_pixel, antialiased, bicubic, got 'lanczos'"):
         Inception(inception_file, resize="lanczos")
     with pytest.raises(ValueError, match="dtype must be one of float32, float64, got 'float16'"):
         Inception(inception_file, dtype="float16")
@@ -211,7 +211,7 @@ def test_dinov2_gives_its_class_token(tmp_path, images):
 
 
 def test_timm_weights_are_never_replaced_by_random_ones(timm_file, tmp_path, monkeypatch):
-    with pytest.raises(ValueError, match="model must be a name that timm knows, got 'no_such_net'"):
+    with pytest.raises(ValueError, match="net must be a name that timm knows, got 'no_such_net'"):
         TimmExtractor("no_such_net")
     tensors = torch.load(timm_file, weights_only=True)
     del tensors["blocks.3.mlp.fc1.weight"]
@@ -220,9 +220,9 @@ def test_timm_weights_are_never_replaced_by_random_ones(timm_file, tmp_path, mon
         TimmExtractor("vit_tiny_patch16_224", tmp_path / "part.pth")
     with pytest.raises(InputError, match="is not the expected weight file: its sha256 must begin with 00ff"):
         TimmExtractor("vit_tiny_patch16_224", timm_file, sha256="00ff")
-    monkeypatch.setattr("imtok.extractors.timm.try_to_load_from_cache", lambda *_: None)
+    monkeypatch.setattr("imtok.nn.timm_net.try_to_load_from_cache", lambda *_: None)
     with pytest.raises(InputError, match=r"are not on this machine; download https://huggingface.co/timm/vit_large"):
-        TimmExtractor()
-    monkeypatch.setattr("imtok.extractors.timm.find_spec", lambda name: None)
+        TimmExtractor(DINOV2)
+    monkeypatch.setattr("imtok.nn.timm_net.find_spec", lambda name: None)
     with pytest.raises(InputError, match="timm is missing, which"):
-        TimmExtractor()
+        TimmExtractor(DINOV2)

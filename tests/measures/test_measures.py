@@ -16,7 +16,7 @@ from imtok.measures.inception_score import inception_scores
 from imtok.measures.language import fit_zipf, language
 from imtok.measures.length import search_length
 from imtok.measures.linear_probe import probe
-from imtok.measures.protocol import Protocol
+from imtok.measures.protocol import INCEPTION, Protocol
 from imtok.measures.schema import MeasureConfig
 from imtok.measures.settings import Settings
 from imtok.measures.stored import load_statistics
@@ -292,11 +292,15 @@ def test_missing_weights_leave_a_reason_and_wrong_ones_are_refused(tmp_path, mon
     asked = Settings(("psnr", "rfid", "kid", "lpips"), skip_missing=True)
     report = evaluate(tokenizer(), batches(range(4)), settings=asked)
     assert set(report.metrics) == {"psnr"}
-    for name, key in (("rfid", "protocol.weights=PATH"), ("kid", "protocol.weights=PATH"), ("lpips", "backbone=PATH")):
-        assert key in report.absent[name]
+    assert "backbone=PATH" in report.absent["lpips"]
+    for name in ("rfid", "kid"):
+        assert "give its path as protocol.extractor.weights=PATH" in report.absent[name]
     wrong = tmp_path / "wrong.pth"
     wrong.write_bytes(b"not weights")
-    with pytest.raises(InputError, match="is not the expected weight file"):
-        evaluate(tokenizer(), batches(range(4)), settings=Settings(("rfid",), Protocol("adm", weights=str(wrong))))
-    with pytest.raises(InputError, match=r"^protocol\.weights=gone\.pth is not a file"):
-        evaluate(tokenizer(), batches(range(4)), settings=Settings(("rfid",), Protocol("adm", weights="gone.pth")))
+    for path, reason in (
+        (wrong, r"is not the expected weight file: .* or give protocol\.extractor\.sha256=null to take it as it is"),
+        ("gone.pth", r"^protocol\.extractor\.weights=gone\.pth is not a file"),
+    ):
+        protocol = Protocol("adm", extractor={**INCEPTION, "weights": str(path)})
+        with pytest.raises(InputError, match=reason):
+            evaluate(tokenizer(), batches(range(4)), settings=Settings(("rfid",), protocol, skip_missing=True))

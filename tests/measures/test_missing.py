@@ -41,7 +41,7 @@ def test_nothing_is_read_before_weights_that_are_missing_are_named(names):
 
 
 @pytest.mark.parametrize(
-    ("name", "key"), [("rfid", "protocol.weights=PATH"), ("lpips", "backbone=PATH"), ("fdd", "dino=PATH")]
+    ("name", "key"), [("rfid", "protocol.extractor.weights=PATH"), ("lpips", "backbone=PATH"), ("fdd", "dino=PATH")]
 )
 def test_the_key_that_takes_the_file_is_named(name, key):
     (line,) = missing(Settings((name,)), tokenizer())
