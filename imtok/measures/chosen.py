@@ -80,7 +80,7 @@ def require_statistics(made: Extractor, length: int, what: str) -> None:
             publish, and the extractor is another net.
     """
     if length != made.dim:
-        raise InputError(f"{what} must have {made.dim} values for {made.name}, got {length}")
+        raise InputError(f"{what} must have {made.dim} values, got {length}; as many are the features of {made.name}")
     if length == Inception.dim and not isinstance(made, Inception):
         raise InputError(
             f"{what} has {length} values, as the statistics of the Inception have, and {made.name} is another net; "
