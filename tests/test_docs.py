@@ -45,7 +45,9 @@ COMMANDS = sorted({(page.name, name, *rest) for page in PAGES for name, rest in 
 def mine(tmp_path, monkeypatch):
     """A folder with the parts that the pages call a reader's own."""
     (tmp_path / "mine").mkdir()
-    (tmp_path / "mine/__init__.py").write_text("class Vault:\n    def __call__(self, url): ...\n")
+    net = "class Net(Extractor):\n    def extract(self, levels): ...\n"
+    vault = "class Vault:\n    def __call__(self, url): ...\n"
+    (tmp_path / "mine/__init__.py").write_text(f"from imtok.extractors.base import Extractor\n{net}{vault}")
     own = "class Mine(FSQ):\n    def __init__(self, levels): super().__init__(levels)\n"
     (tmp_path / "mine/quantizers.py").write_text(f"from imtok.quantizers.fsq import FSQ\n{own}")
     (tmp_path / "conf/quantizer").mkdir(parents=True)
