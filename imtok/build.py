@@ -26,6 +26,7 @@ from imtok.tokenizer import Tokenizer
 from imtok.training.folder import left_out_so_far
 from imtok.training.rates import build_schedules
 from imtok.training.run import Run
+from imtok.training.told_sizes import tell_sizes
 
 _TOKENIZER = ("encoder", "quantizer", "regularizer", "decoder", "space", "condition", "image_size")
 _SECTIONS = (*_TOKENIZER[:-1], "objective", "data")
@@ -51,6 +52,7 @@ def build_run(config: DictConfig, folder: Path) -> Run:
         tokenizer.condition.prepare()
         tokenizer.config = pinned(tokenizer.config or {}, tokenizer.condition)
         plain["condition"] = tokenizer.config["condition"]
+    tell_sizes(plain["objective"], tokenizer, typed.image_size)
     if typed.judges == "found":
         objective, left_out = build_with_found(plain["objective"], left_out_so_far(folder, typed.ckpt))
     else:

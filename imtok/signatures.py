@@ -17,6 +17,7 @@ from imtok.encoders.base import Encoder
 from imtok.errors import InputError
 from imtok.export.formats.base import Format
 from imtok.hints import hint, moved
+from imtok.losses.alignment.heads import Head
 from imtok.measures.chosen import extractor_class
 from imtok.measures.protocol import Protocol
 from imtok.objectives.base import Objective
@@ -28,6 +29,7 @@ from imtok.training.optimizers import arguments_of
 from imtok.training.parts import BASES, find_class
 from imtok.training.rates import GIVEN
 from imtok.training.settings import net_key
+from imtok.training.told_sizes import LISTENERS, TOLD, named_class
 
 _SECTIONS = {
     "data": Data, "encoder": Encoder, "quantizer": Quantizer, "regularizer": Regularizer, "decoder": Decoder,
@@ -63,7 +65,7 @@ def check_parts(plain: dict[str, Any], unread: Sequence[str] = (), typed: set[st
         other = list(_of_other_class(path, node, _SECTIONS.get(path, Any))) or list(_of_no_group(path, node))
         other = other or list(_of_no_extractor(path, node))
         provided = PROVIDED.get(path) or PROVIDED.get(f"{path.split('.')[0]}.*", set())
-        lines += other or _check_node(path, node, provided, typed)
+        lines += other or _check_node(path, node, provided | _told(node), typed)
     lines += _of_extractor(plain, typed or set())
     return [*lines, *(line for group in ("logger", "callback") for line in _by_name(group, plain.get(group)))]
 
@@ -92,6 +94,14 @@ def _of_no_extractor(path: str, node: dict[str, Any]) -> Iterator[str]:
     except InputError as error:
         if "cannot import" not in str(error):  # which is said of every part
             yield str(error)
+
+
+def _told(node: dict[str, Any]) -> set[str]:
+    """The arguments that parts of an objective are told, wherever they stand."""
+    found = named_class(node)
+    if found is None or not issubclass(found, (*LISTENERS, Head)):
+        return set()
+    return {"in_dim"} if issubclass(found, Head) else set(TOLD)
 
 
 def _by_name(group: str, section: Any) -> Iterator[str]:

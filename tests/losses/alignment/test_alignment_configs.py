@@ -14,7 +14,8 @@ from imtok.types import Quantized
 
 FOLDER = config_folder() / "objective" / "alignment"
 NAMES = sorted(path.stem for path in FOLDER.glob("*.yaml"))
-GIVEN = {"repa": ["source=decoder.blocks", "head.in_dim=768"]}
+GIVEN = {"repa": ["source=decoder.blocks"]}
+WIDTH = 64  # of the features that a head is told of
 PLACES = {"gigatok": 256, "retok": 256, "imagefolder": 121, "repa": 256, "uniwetok_pre": 64, "uniwetok_post": 64}
 PLACES |= {"flextok": 512, "semanticist": 320}  # patches, and tokens that are not looked at
 
@@ -34,6 +35,10 @@ def test_its_widths_are_those_of_the_teacher_and_of_the_features(name, monkeypat
         config = OmegaConf.to_container(compose("train", overrides=overrides(name)), resolve=True)
     section = config["objective"]["alignments"]["teacher"]
     section["teacher"]["weights"] = "random"
+    if section.get("head"):
+        assert "in_dim" not in section["head"]  # it is told
+        first, end = section.get("channels") or (0, WIDTH)
+        section["head"]["in_dim"] = end - first
     with torch.device("meta"):
         alignment = construct(section)
         assert isinstance(alignment, Alignment)
