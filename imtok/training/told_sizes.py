@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 
 TOLD = ("dim", "vocab_sizes", "num_latents", "image_size")  # arguments by these names, of these classes
 LISTENERS = (Objective, AlignmentLoss, ImageLoss)
-_LATENTS = ("encoder", "quantizer")
+_LATENTS: tuple[str, ...] = ("encoder", "quantizer")
 
 
 def tell_sizes(section: dict[str, Any], tokenizer: Tokenizer, side: int) -> None:
@@ -55,7 +55,7 @@ def tell_sizes(section: dict[str, Any], tokenizer: Tokenizer, side: int) -> None
         taken = inspect.signature(found).parameters
         node |= {name: value for name, value in known.items() if name in taken and name not in node}
         head, source = node.get("head"), node.get("source", getattr(taken.get("source"), "default", None))
-        if isinstance(source, str) and _wants_width(head):
+        if isinstance(source, str) and isinstance(head, dict) and _wants_width(head):
             wanted[path] = (head, source, node.get("channels"))
     widths = _widths(tokenizer, side, {path: source for path, (_, source, _) in wanted.items()})
     for head, source, channels in wanted.values():
@@ -73,8 +73,8 @@ def named_class(node: dict[str, Any]) -> type | None:
     return found if isinstance(found, type) else None
 
 
-def _wants_width(head: Any) -> bool:
-    if not isinstance(head, dict) or "_target_" not in head or head.get("in_dim") is not None:
+def _wants_width(head: dict[str, Any]) -> bool:
+    if "_target_" not in head or head.get("in_dim") is not None:
         return False
     found = named_class(head)
     return found is not None and "in_dim" in inspect.signature(found).parameters
