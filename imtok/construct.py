@@ -114,15 +114,20 @@ def _find(target: Any) -> type:
 
 def import_class(target: Any) -> type:
     """The class that ``_target_`` names by any path by which Python finds it."""
-    module, _, name = moved(target).rpartition(".")
     try:
-        found = getattr(importlib.import_module(module), name)
+        found = import_path(target)
     except Exception as error:  # importing can raise anything
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise ValueError(f"_target_ must name a class, got {target!r} ({reason})") from None
     if not isinstance(found, type):
         raise ValueError(f"_target_ must name a class by the module that defines it, got {target!r}")
     return found
+
+
+def import_path(target: Any) -> Any:
+    """What a path leads to, as it is called now; any error if it leads to nothing."""
+    module, _, name = moved(target).rpartition(".")
+    return getattr(importlib.import_module(module), name)
 
 
 def moved(target: Any) -> str:

@@ -8,7 +8,7 @@ from lightning import Callback
 from lightning.pytorch.loggers import Logger
 from torch.optim import Optimizer
 
-from imtok.construct import construct, import_class, stored_class
+from imtok.construct import construct, import_path, stored_class
 from imtok.errors import InputError
 from imtok.schedules import Schedule
 
@@ -29,10 +29,13 @@ def find_class(target: Any, group: str, key: str, stored: bool = False) -> type:
     """
     base = BASES[group]
     try:
-        found = stored_class(target, ("imtok",), (base,)) if stored else import_class(target)
-    except ValueError as error:
-        raise InputError(f"{key}.{error}") from None
-    if not issubclass(found, base):
+        found = stored_class(target, ("imtok",), (base,)) if stored else import_path(target)
+    except Exception as error:  # importing can raise anything
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise InputError(
+            f"{key}.{reason}" if stored else f"{key}._target_: cannot import {target} ({reason})"
+        ) from None
+    if not (isinstance(found, type) and issubclass(found, base)):
         raise InputError(f"{key}._target_ must name a subclass of {base.__module__}.{base.__name__}, got {target}")
     if inspect.isabstract(found) or found is base:
         raise InputError(f"{key}._target_ must name a class that can be built, got {target}, which is only a base")

@@ -17,6 +17,7 @@ from imtok.export.sequences import Sequencing
 from imtok.export.store import TokenStore
 from imtok.export.tokens import export_tokens
 from imtok.tokenizer import Tokenizer
+from imtok.types import Latents
 
 SIDE, CODES, WIDTH = 32, 64, 64
 
@@ -52,7 +53,7 @@ def mean_colours():
 
     class Colours(nn.Module):
         def forward(self, image, length=None, condition=None):
-            return 2 * nn.functional.avg_pool2d(image, 8).flatten(2).mT
+            return Latents(2 * nn.functional.avg_pool2d(image, 8).flatten(2).mT)
 
     tokenizer.encoder.forward = Colours().forward
     return tokenizer.eval()

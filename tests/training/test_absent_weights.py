@@ -12,6 +12,7 @@ from imtok.build import build_part, build_run, build_tokenizer
 from imtok.config import config_folder, register_schemas
 from imtok.errors import InputError
 from imtok.pretrained import fetch_weights
+from imtok.training.told_sizes import tell_sizes
 
 RECIPES = sorted(path.stem for path in (config_folder() / "experiment").glob("*.yaml"))
 
@@ -41,8 +42,10 @@ def named_places(config):
 
 def start(config):
     plain = OmegaConf.to_container(config, resolve=True)
+    tokenizer = build_tokenizer(plain)
+    tell_sizes(plain["objective"], tokenizer, plain["image_size"])
     fetch_weights(build_part(plain, "objective"), "objective")
-    fetch_weights(build_tokenizer(plain))
+    fetch_weights(tokenizer)
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
