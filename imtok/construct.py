@@ -89,7 +89,7 @@ def stored_class(target: Any, packages: Sequence[str], bases: _Bases = (object,)
     Raises:
         ValueError: If there is no such class, or it may not stand there.
     """
-    path = moved(target)
+    path = current_path(target)
     libraries = [LIBRARIES[one] for base in bases if (one := f"{base.__module__}.{base.__qualname__}") in LIBRARIES]
     library = path.startswith(tuple(f"{one}." for one in libraries))
     if not library and path.split(".")[0] not in (*packages, *trusted_packages()):
@@ -107,7 +107,7 @@ def stored_class(target: Any, packages: Sequence[str], bases: _Bases = (object,)
 def _find(target: Any) -> type:
     """The class that ``_target_`` names by the module that defines it."""
     found = import_class(target)
-    if found.__module__ != moved(target).rpartition(".")[0]:
+    if found.__module__ != current_path(target).rpartition(".")[0]:
         raise ValueError(f"_target_ must name a class by the module that defines it, got {target!r}")
     return found
 
@@ -126,15 +126,15 @@ def import_class(target: Any) -> type:
 
 def import_path(target: Any) -> Any:
     """What a path leads to, as it is called now; any error if it leads to nothing."""
-    module, _, name = moved(target).rpartition(".")
+    module, _, name = current_path(target).rpartition(".")
     return getattr(importlib.import_module(module), name)
 
 
-def moved(target: Any) -> str:
+def current_path(target: Any) -> str:
     """The path of a class as it is now, given one of now or of before.
 
     Example:
-        >>> moved("imtok.evaluation.protocol.Protocol"), moved("imtok.quantizers.vq.VQ")
+        >>> current_path("imtok.evaluation.protocol.Protocol"), current_path("imtok.quantizers.vq.VQ")
         ('imtok.measures.protocol.Protocol', 'imtok.quantizers.vq.VQ')
     """
     path = str(target)

@@ -15,7 +15,7 @@ from torch.optim import SGD, Optimizer
 from torchmetrics import Metric
 from torchmetrics.image import PeakSignalNoiseRatio
 
-from imtok.construct import check_stored, construct, moved, stored_class
+from imtok.construct import check_stored, construct, current_path, stored_class
 from imtok.errors import InputError
 from imtok.files import canonical_json, sha256
 from imtok.quantizers.fsq import FSQ
@@ -182,6 +182,6 @@ def test_a_package_of_ones_own_gives_the_classes_that_it_defines(monkeypatch):
 
 
 def test_a_class_is_found_under_the_name_that_it_had_before():
-    assert moved("imtok.evaluation.protocol.Protocol") == "imtok.measures.protocol.Protocol"
+    assert current_path("imtok.evaluation.protocol.Protocol") == "imtok.measures.protocol.Protocol"
     assert construct({"_target_": "imtok.evaluation.protocol.Protocol", "preset": "offline"}).preset == "offline"
-    assert moved("imtok.evaluation.protocols.Protocol") == "imtok.evaluation.protocols.Protocol"
+    assert current_path("imtok.evaluation.protocols.Protocol") == "imtok.evaluation.protocols.Protocol"

@@ -4,7 +4,7 @@ import re
 from collections.abc import Sequence
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -125,10 +125,11 @@ def _read(address: str, weights: str | Path | None, expected: str | None) -> Wei
 def _without_head(net: nn.Module) -> tuple[nn.Module | None, int]:
     """Take the last layer out; returns it (None if more than a linear layer makes logits) and what it takes."""
     path, last = list(net.named_modules())[-1]
-    head: nn.Module | None = last
-    if not isinstance(last, nn.Linear):  # SqueezeNet's classifier is a convolution, rectified and pooled
-        head, (path, last) = None, [one for one in net.named_modules() if isinstance(one[1], nn.Conv2d)][-1]
+    if isinstance(last, nn.Linear):
+        head, dim = last, last.in_features
+    else:  # SqueezeNet's classifier is a convolution, rectified and pooled
+        path, convolution = [one for one in net.named_modules() if isinstance(one[1], nn.Conv2d)][-1]
+        head, dim = None, cast(nn.Conv2d, convolution).in_channels
     parent, _, name = path.rpartition(".")
     setattr(net.get_submodule(parent), name, nn.Identity())
-    dim = last.in_features if isinstance(last, nn.Linear) else last.in_channels
-    return head, int(dim)  # type: ignore[arg-type]
+    return head, dim

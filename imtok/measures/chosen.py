@@ -1,14 +1,13 @@
 """The extractor that a config's section describes: named without being built, and built when a metric needs it."""
 
-import importlib
 import inspect
 from collections.abc import Mapping
 from typing import Any
 
+from imtok.construct import construct, import_path
 from imtok.errors import InputError
 from imtok.extractors.base import Extractor
 from imtok.extractors.inception import Inception
-from imtok.tokenizer import construct
 
 Section = Mapping[str, Any]
 
@@ -24,9 +23,8 @@ def extractor_class(section: Section, key: str) -> type[Extractor]:
         InputError: If there is no such class, or it is no extractor.
     """
     path = str(section.get("_target_"))
-    module, _, name = path.rpartition(".")
     try:
-        found = getattr(importlib.import_module(module), name)
+        found = import_path(path)
     except Exception as error:  # importing can raise anything
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise InputError(f"{key}._target_: cannot import {path} ({reason})") from None

@@ -8,33 +8,30 @@ from lightning import Callback
 from lightning.pytorch.loggers import Logger
 from torch.optim import Optimizer
 
-from imtok.construct import construct, import_path, stored_class
+from imtok.construct import construct, import_path
 from imtok.errors import InputError
 from imtok.schedules import Schedule
 
 BASES: dict[str, type] = {"optimizer": Optimizer, "schedule": Schedule, "logger": Logger, "callback": Callback}
 
 
-def find_class(target: Any, group: str, key: str, stored: bool = False) -> type:
+def find_class(target: Any, group: str, key: str) -> type:
     """The class that ``_target_`` names. Nothing of it is called.
 
     Args:
         target: Its path, ``torch.optim.AdamW``; any path by which Python finds it will do.
         group: Of ``BASES``: the class has to be a subclass of the group's own.
         key: Where the part stands in the config, for messages.
-        stored: The config is a stranger's: see :func:`imtok.construct.stored_class`.
 
     Raises:
         InputError: If there is no such class, or it is something else: a function, or a class of another kind.
     """
     base = BASES[group]
     try:
-        found = stored_class(target, ("imtok",), (base,)) if stored else import_path(target)
+        found = import_path(target)
     except Exception as error:  # importing can raise anything
         reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise InputError(
-            f"{key}.{reason}" if stored else f"{key}._target_: cannot import {target} ({reason})"
-        ) from None
+        raise InputError(f"{key}._target_: cannot import {target} ({reason})") from None
     if not (isinstance(found, type) and issubclass(found, base)):
         raise InputError(f"{key}._target_ must name a subclass of {base.__module__}.{base.__name__}, got {target}")
     if inspect.isabstract(found) or found is base:
@@ -42,29 +39,23 @@ def find_class(target: Any, group: str, key: str, stored: bool = False) -> type:
     return found
 
 
-def build(
-    section: Mapping[str, Any],
-    group: str,
-    key: str,
-    provided: Mapping[str, Any] | None = None,
-    stored: bool = False,
-) -> Any:
-    """Build the part that a section with ``_target_`` describes.
+def build(section: Mapping[str, Any], group: str, key: str, provided: Mapping[str, Any] | None = None) -> Any:
+    """Build the part that a section with ``_target_`` of the user's own config describes.
 
     Args:
         section: Plain values; dicts with ``_target_`` in them are built first.
-        group: See :func:`find_class`; as are ``key`` and ``stored``.
+        group: See :func:`find_class`.
         key: Where the section stands in the config.
         provided: Arguments that the config leaves out; the class gets those that it takes.
-        stored: Whether the config is a stranger's.
 
     Raises:
         InputError: If the class is not of the group, or refuses its arguments.
     """
-    found = find_class(section.get("_target_"), group, key, stored)
-    packages = ("imtok",) if stored else None
+    found = find_class(section.get("_target_"), group, key)
     arguments = {
-        name: construct(value, packages, key=f"{key}.{name}") for name, value in section.items() if name != "_target_"
+        name: construct(value, packages=None, key=f"{key}.{name}")
+        for name, value in section.items()
+        if name != "_target_"
     }
     taken = inspect.signature(found).parameters
     missing = {name: value for name, value in (provided or {}).items() if name in taken and name not in arguments}

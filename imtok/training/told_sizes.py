@@ -1,7 +1,6 @@
 """What an objective is told of the tokenizer, so that no width is written twice in a config."""
 
 import copy
-import importlib
 import inspect
 import logging
 from collections.abc import Iterator, Sequence
@@ -10,6 +9,7 @@ from typing import Any
 import torch
 from torch._subclasses.fake_tensor import FakeCopyMode, FakeTensorMode
 
+from imtok.construct import import_path
 from imtok.decoders.base import GenerativeDecoder
 from imtok.errors import InputError
 from imtok.losses.alignment.base import AlignmentLoss
@@ -65,9 +65,8 @@ def tell_sizes(section: dict[str, Any], tokenizer: Tokenizer, side: int) -> None
 
 def named_class(node: dict[str, Any]) -> type | None:
     """The class that ``_target_`` of a node names; None if there is none, which is refused elsewhere, by name."""
-    module, _, name = str(node["_target_"]).rpartition(".")
     try:
-        found = getattr(importlib.import_module(module), name)
+        found = import_path(node["_target_"])
     except Exception:  # importing can raise anything
         return None
     return found if isinstance(found, type) else None

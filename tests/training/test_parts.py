@@ -7,9 +7,10 @@ import pytest
 import torch
 
 from imtok.config import check_command, config_folder
+from imtok.construct import check_stored, stored_class
 from imtok.errors import InputError
 from imtok.schedules import WSD, Constant, WarmupCosine, warmup_cosine
-from imtok.training.parts import build, find_class
+from imtok.training.parts import BASES, build, find_class
 
 
 class Mine(torch.optim.SGD):
@@ -24,16 +25,19 @@ def package(monkeypatch):
 
 @pytest.mark.parametrize("target", ["os.system", "torch.hub.load", "torch.load", "subprocess.Popen", "builtins.eval"])
 def test_a_stored_section_builds_nothing_else(target):
-    for group in ("optimizer", "schedule"):
-        with pytest.raises(InputError, match=r"_target_ must"):
-            build({"_target_": target, "command": "touch x"}, group, group, stored=True)
-    with pytest.raises(InputError, match=r"must be a class of imtok, torch\.optim in a stored config"):
-        find_class("mine_optimizers.Counting", "optimizer", "optimizer", stored=True)
+    for group, base in BASES.items():
+        with pytest.raises(ValueError, match=r"_target_ must"):
+            check_stored({"_target_": target, "command": "touch x"}, base=base)
+        with pytest.raises(InputError, match=r"_target_"):
+            build({"_target_": target, "command": "touch x"}, group, group)
+    with pytest.raises(ValueError, match=r"must be a class of imtok, torch\.optim in a stored config"):
+        check_stored({"_target_": "mine_optimizers.Counting"}, base=BASES["optimizer"])
 
 
 def test_packages_of_ones_own_are_named_for_stored_sections(monkeypatch):
     monkeypatch.setenv("IMTOK_PACKAGES", "mine_optimizers")
-    assert find_class("mine_optimizers.Counting", "optimizer", "optimizer", stored=True) is Mine
+    assert stored_class("mine_optimizers.Counting", ("imtok",), (BASES["optimizer"],)) is Mine
+    assert find_class("mine_optimizers.Counting", "optimizer", "optimizer") is Mine
 
 
 @pytest.mark.parametrize("group", ["optimizer", "schedule", "logger", "callback"])
