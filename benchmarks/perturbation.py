@@ -32,6 +32,7 @@ from imtok.config import check_command, config_folder, register_schemas  # noqa:
 from imtok.data.loader import evaluation_loader  # noqa: E402
 from imtok.measures.command import prepare  # noqa: E402
 from imtok.measures.evaluate import evaluate  # noqa: E402
+from imtok.measures.named import sections  # noqa: E402
 from imtok.measures.protocol import Protocol  # noqa: E402
 from imtok.measures.settings import Settings  # noqa: E402
 from imtok.tokenizer import Tokenizer  # noqa: E402
@@ -90,10 +91,8 @@ def measure(name: str, seed: int, steps: int) -> dict[str, Any]:
         trained = time.perf_counter() - begun
         tokenizer = Tokenizer.load(Path(folder) / "run")
     settings = Settings(
-        metrics=("psnr", "rfid", "codes", "pfid"),
+        sections(("psnr", "rfid", "codes", "pfid"), pfid={"alphas": list(ALPHAS), "deltas": list(DELTAS)}),
         protocol=Protocol("offline"),
-        pfid_alphas=ALPHAS,
-        pfid_deltas=DELTAS,
     )
     images = prepare(run.data.validation(run.image_size), settings.protocol, IMAGES)
     report = evaluate(tokenizer, evaluation_loader(images, 16), settings=settings)

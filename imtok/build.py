@@ -71,6 +71,7 @@ def build_run(config: DictConfig, folder: Path) -> Run:
         config_yaml=OmegaConf.to_yaml(OmegaConf.create(plain)),
         ckpt=typed.ckpt,
         init_from=typed.init_from,
+        measures=_by_name(plain["measure"]),
         loggers=_by_name(typed.logger),
         callbacks=_by_name(typed.callback),
         allow_change=tuple(typed.allow_change),

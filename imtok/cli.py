@@ -47,7 +47,7 @@ from imtok.measures.command import (
 )
 from imtok.measures.report.writing import BESIDE, PAGE, show
 from imtok.measures.schema import ScoreConfig
-from imtok.overrides import as_typed
+from imtok.overrides import as_typed, in_full
 from imtok.paste import imtok_line, shell_line
 from imtok.plain import PLAIN, read_words
 from imtok.system import refuse_windows
@@ -100,7 +100,7 @@ def run_hydra(command: str) -> None:
     refuse_windows()
     # Hydra's parser takes -m only before or after all overrides; between them it is as clear.
     ordered = sorted(sys.argv[1:], key=lambda argument: argument not in ("-m", "--multirun"))
-    sys.argv[1:] = as_typed(ordered, lists=["tokenizer"] if command == "eval" else [])
+    sys.argv[1:] = as_typed(in_full(command, ordered), lists=["tokenizer"] if command == "eval" else [])
     log_to_terminal()
     logging.getLogger("httpx").setLevel(logging.WARNING)
     logging.getLogger("hydra.utils").setLevel(logging.CRITICAL)  # a class that cannot be imported is refused by name

@@ -24,9 +24,10 @@ from imtok.explain import compose_or_explain, is_read
 from imtok.export.schema import ConvertConfig, PublishConfig
 from imtok.export.views import AUGMENTS
 from imtok.hints import Hints
-from imtok.measures.schema import MeasureConfig, ScoreConfig
+from imtok.locate import config_folder
+from imtok.measures.schema import NO_MEASURE, MeasureConfig, ScoreConfig
 from imtok.optimizer_section import optimizer_problems, read_optimizer
-from imtok.overrides import settle, texts
+from imtok.overrides import in_full, settle, texts
 from imtok.signatures import check_parts
 from imtok.training.ranges import unusable_numbers
 from imtok.training.settings import EMASettings, TrainerSettings
@@ -51,6 +52,7 @@ class TrainConfig:
     ema: EMASettings = field(default_factory=EMASettings)
     logger: Any = None
     callback: Any = None
+    measure: Any = None
     name: str = "default"
     note: str | None = None
     image_size: int = 64
@@ -70,6 +72,8 @@ class TrainConfig:
         """What is out of range, one line each."""
         problems = [*self.trainer.check(), *self.optimizer.check(self.trainer.max_steps)]
         problems += self.ema.check()
+        if self.trainer.evaluate_every and not any(section is not None for section in (self.measure or {}).values()):
+            problems.append(f"trainer.evaluate_{NO_MEASURE}")
         if self.image_size < 1:
             problems.append(f"image_size must be at least 1 pixel, got {self.image_size}")
         if self.seed < 0:
@@ -213,13 +217,6 @@ def register_schemas() -> None:
         ConfigStore.instance().store(f"{command}_schema", schema)
 
 
-def config_folder() -> Path:
-    """The folder of YAML files: packed into the package, or beside it in a checkout."""
-    package = Path(__file__).parent
-    packed = package / "configs"
-    return packed if packed.is_dir() else package.parent / "configs"
-
-
 def check_command(command: str, overrides: Sequence[str], job: int | None = None) -> None:
     """Compose what Hydra would compose, and raise InputError that lists every mistake, each with its fix.
 
@@ -229,6 +226,7 @@ def check_command(command: str, overrides: Sequence[str], job: int | None = None
         job: The number of these among the jobs of a sweep; None = no sweep.
     """
     register_schemas()
+    overrides = in_full(command, overrides)
     for override in overrides:
         _require_folders(override)
     hints = Hints(command, config_folder())

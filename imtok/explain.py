@@ -14,6 +14,8 @@ from omegaconf.errors import OmegaConfBaseException
 from imtok.hints import Hints
 from imtok.overrides import quoted
 
+SEVERAL = ("logger", "callback", "measure")  # groups of which several options are taken at once
+
 
 def compose_or_explain(command: str, overrides: Sequence[str], hints: Hints) -> tuple[DictConfig, list[str]]:
     """Compose; where that fails, leave out the overrides that fail and say why of each.
@@ -106,7 +108,12 @@ def _explain(override: str, error: Exception, config: DictConfig, hints: Hints, 
         return f"{override}: not an override; write KEY=VALUE{hints.word(override, before, config)}"
     if key in hints.groups and "," in value and not value.startswith("["):
         return f"{key}: several options make a sweep, which takes -m"
-    if key in hints.groups and value.startswith("["):
+    absent = re.search(r"Could not (?:find|load) '(\w+)/(\S+)'", text)
+    if key in SEVERAL and absent and absent[1] == key:
+        options = re.findall(r"^\t(\S+)$", text, flags=re.MULTILINE) or hints.groups[key]
+        name = "metrics" if key == "measure" else key
+        return f"{name}: there is no {absent[2]}{hints.option(key, absent[2], options)}"
+    if key in hints.groups and value.startswith("[") and key not in SEVERAL:
         return f"{key}={value}: takes one option and no list{hints.option(key, value.strip('[]'), hints.groups[key])}"
     if not is_read(override):
         return f"{key}: {_unreadable(key, value)}"

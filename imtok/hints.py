@@ -20,6 +20,7 @@ _ALIASES = {
     "resolution": "image_size", "img_size": "image_size", "vocab_size": "codebook_size", "num_codes": "codebook_size",
     "codebook_dim": "dim", "wandb": "logger", "metric": "metrics", "model": "tokenizer", "run": "tokenizer",
     "dataset": "data", "data_path": "path", "data_dir": "path", "folder": "path", "loss": "objective",
+    "probe": "linear_probe",
 }  # fmt: skip
 _ACCELERATORS = {"cpu": "cpu", "gpu": "gpu", "cuda": "gpu", "mps": "mps", "tpu": "tpu"}
 # What a word without "=" is for each command.

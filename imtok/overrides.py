@@ -60,6 +60,28 @@ def as_typed(arguments: Sequence[str], lists: Sequence[str] = ()) -> list[str]:
     return [_argument(argument, swept, lists) for argument in arguments]
 
 
+# Keys of before, and the short words for the choice of measures.
+_NOW = {
+    "metrics": "measure", "trainer.evaluate_metrics": "measure", "pfid.alphas": "measure.pfid.alphas",
+    "pfid.deltas": "measure.pfid.deltas", "lengths": "measure.rate.lengths", "length_target": "measure.length.target",
+    "backbone": "measure.lpips.backbone", "dino": "measure.fdd.extractor.weights",
+}  # fmt: skip
+
+
+def in_full(command: str, words: Sequence[str]) -> list[str]:
+    """A command line with the short words for measures as the choice and the keys that they stand for.
+
+    Example:
+        >>> in_full("eval", ["metrics=[psnr,rfid]", "length_target=30", "n=5"])
+        ['measure=[psnr,rfid]', 'measure.length.target=30', 'n=5']
+    """
+    if command not in ("train", "eval"):
+        return list(words)
+    mine = {key: now for key, now in _NOW.items() if command == "eval" or key.startswith("trainer.")}
+    parted = [(word, *word.partition("=")) for word in words]
+    return [f"{mine[key]}={value}" if equal and key in mine else word for word, key, equal, value in parted]
+
+
 def quoted(text: str) -> str:
     """A text in single quotes, as Hydra reads it back."""
     return QuotedString(text, Quote.single).with_quotes()

@@ -15,10 +15,12 @@ from imtok.data.base import Data
 from imtok.decoders.base import Decoder
 from imtok.encoders.base import Encoder
 from imtok.errors import InputError
+from imtok.explain import SEVERAL
 from imtok.export.formats.base import Format
 from imtok.hints import hint, moved
 from imtok.losses.alignment.heads import Head
 from imtok.measures.chosen import extractor_class
+from imtok.measures.making import DIRECTION
 from imtok.measures.protocol import Protocol
 from imtok.objectives.base import Objective
 from imtok.overrides import PATHS, quoted
@@ -60,6 +62,8 @@ def check_parts(plain: dict[str, Any], unread: Sequence[str] = (), typed: set[st
     lines = list[str]()
     read = {key: value for key, value in plain.items() if key not in unread}
     for path, node in [*_targets(read), *_of_nets(plain.get("optimizer"))]:
+        if re.fullmatch(r"measure\.\w+", path):  # the direction is not for the class, where it does not take it
+            node = {key: value for key, value in node.items() if key != DIRECTION}
         if _OPTIMIZER.fullmatch(path) and not path.endswith(".beside"):
             node = _for_its_class({key: value for key, value in node.items() if path == "optimizer" or key != "clip"})
         other = list(_of_other_class(path, node, _SECTIONS.get(path, Any))) or list(_of_no_group(path, node))
@@ -67,7 +71,7 @@ def check_parts(plain: dict[str, Any], unread: Sequence[str] = (), typed: set[st
         provided = PROVIDED.get(path) or PROVIDED.get(f"{path.split('.')[0]}.*", set())
         lines += other or _check_node(path, node, provided | _told(node), typed)
     lines += _of_extractor(plain, typed or set())
-    return [*lines, *(line for group in ("logger", "callback") for line in _by_name(group, plain.get(group)))]
+    return [*lines, *(line for group in SEVERAL for line in _by_name(group, plain.get(group)))]
 
 
 def _of_extractor(plain: dict[str, Any], typed: set[str]) -> Iterator[str]:

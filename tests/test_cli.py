@@ -173,7 +173,7 @@ def test_evaluations_that_cannot_be_are_refused(tmp_path):
         "weights=best": "ema or raw",
     }
     wrong |= {
-        "pfid.deltas=[0]": "pfid.deltas must be",
+        "metrics=[probe]": "did you mean linear_probe?",
         "protocol=adn": "no such option",
         "protocol.rounding=up": "rounding",
     }

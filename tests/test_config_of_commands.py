@@ -15,8 +15,10 @@ def test_a_missing_tokenizer_is_named(command):
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("metrics=psnr", "metrics: a list takes brackets; write metrics=[psnr]"),
-        ("metrics=psnr,ssim", "metrics: a list takes brackets; write metrics=[psnr,ssim]"),
+        ("metrics=[psnr,rfdi]", "metrics: there is no rfdi; did you mean rfid?"),
+        ("metrics=[probe]", "metrics: there is no probe; did you mean linear_probe?"),
+        ("metrics=psnr,ssim", "measure: several options make a sweep, which takes -m"),
+        ("length_target=30", "measure.length.target: no such key"),
         ("tokenizer=a,b", "tokenizer: a list takes brackets; write tokenizer=[a,b]"),
         ("seed.more=3", "seed.more: "),
     ],

@@ -8,7 +8,8 @@ from huggingface_hub import ModelCardData
 from imtok.export.codebook import layout
 from imtok.measures.report.origin import describe_data
 from imtok.measures.report.results import counted
-from imtok.measures.report.titles import number, title
+from imtok.measures.report.terms import term
+from imtok.measures.report.titles import number
 from imtok.text import markdown, markdown_table
 from imtok.tokenizer import Tokenizer
 
@@ -100,7 +101,12 @@ def _quality(report: dict[str, Any] | None) -> str:
         return "Not measured. `imtok eval` measures, and says by which protocol."
     protocol, ids = report.get("protocol", {}), report.get("protocol_ids", {})
     rows = [
-        [title(name), number(value), report["conventions"].get(name, ""), ids.get(name, {}).get("id", "")]
+        [
+            term(name, report.get("terms")).heading,
+            number(value),
+            report["conventions"].get(name, ""),
+            ids.get(name, {}).get("id", ""),
+        ]
         for name, value in report["metrics"].items()
     ]
     height, width = report["image_size"]

@@ -1,49 +1,78 @@
 """How much of its codebook a tokenizer uses, and what its tokens cost."""
 
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
-import torch
 from typing_extensions import override
 
 from imtok.distributed import sum_over_ranks
-from imtok.measures.base import Found, Measure, Number, Seen
+from imtok.measures.base import Bench, Found, Measure, Number, Quantity, Seen
 from imtok.measures.bits import Rate
 from imtok.measures.code_statistics import LARGEST_VOCABULARY, CodeUsage, PositionUsage
 from imtok.measures.inference import Size
 from imtok.tokenizer import Tokenizer
 
 _RATE = "transmitted tokens, without what it takes to send their number"
-_CONVENTIONS = {
-    "usage": f"fraction of codes seen at least once {CodeUsage.convention}",
-    "entropy_bits": f"plug-in entropy of a slot's ids {CodeUsage.convention}",
-    "entropy_bits_corrected": f"the same with the correction of Miller and Madow {CodeUsage.convention}",
-    "perplexity": f"2 to the entropy {CodeUsage.convention}",
-    "relative_perplexity": f"perplexity / vocabulary {CodeUsage.convention}",
-    "frequent": f"fraction of codes seen at least 0.08 times as often as in uniform use {CodeUsage.convention}",
-    "tokens_per_image": _RATE,
-    "bits_per_pixel": f"log2 of the vocabulary per token; {_RATE}",
-    "bits_per_pixel_entropy": f"plug-in entropy of each slot per token; {_RATE}",
-}
+_USE = tuple(
+    Quantity(name, title, unit, f"{convention} {CodeUsage.convention}", higher_is_better=True, meaning=meaning)
+    for name, title, unit, convention, meaning in (
+        (
+            *("usage", "Codebook usage", "share of codes", "fraction of codes seen at least once"),
+            "How much of the codebook was seen at least once, as a share of 1.",
+        ),
+        (
+            *("entropy_bits", "Entropy", "bits per slot", "plug-in entropy of a slot's ids"),
+            "How many bits a token carries if each is coded by how often its code occurs.",
+        ),
+        (
+            *("entropy_bits_corrected", "Entropy, corrected", "bits per slot"),
+            "the same with the correction of Miller and Madow",
+            "The entropy with the correction of Miller and Madow for few tokens.",
+        ),
+        (
+            *("perplexity", "Perplexity", "codes", "2 to the entropy"),
+            "So many codes, used evenly, would have the same entropy.",
+        ),
+        (
+            *("relative_perplexity", "Perplexity / vocabulary", "share of codes", "perplexity / vocabulary"),
+            "The perplexity divided by all codes.",
+        ),
+        (
+            *("frequent", "Frequent codes", "share of codes"),
+            "fraction of codes seen at least 0.08 times as often as in uniform use",
+            "Codes seen at least 0.08 times as often as if all were used evenly.",
+        ),
+    )
+)
+_TOKENS = Quantity(
+    *("tokens_per_image", "Tokens", "per image", _RATE),
+    meaning="How many tokens are sent for an image, the mean over images.",
+)
+_BITS = Quantity(
+    *("bits_per_pixel", "Rate", "bits per pixel", f"log2 of the vocabulary per token; {_RATE}"),
+    meaning="Tokens times the bits that name a code, divided by the pixels of the image.",
+)
+_ENTROPY = Quantity(
+    *("bits_per_pixel_entropy", "Rate by entropy", "bits per pixel"),
+    f"plug-in entropy of each slot per token; {_RATE}",
+    meaning="The same with the entropy of each slot in place of all its bits.",
+)
 _NO_POSITIONS = "there are no ids, or too many to count at each position"
-_USE = ("usage", "entropy_bits", "entropy_bits_corrected", "perplexity", "relative_perplexity", "frequent")
 _LARGEST_TABLE = 2**24  # counts per position and code: 128 MB
 
 
 class CodeMeasure(Measure):
-    """Counts ids and tokens.
+    """Counts ids and tokens."""
 
-    Args:
-        vocab_sizes: Number of ids of each slot.
-        bits_per_token: Nominal.
-        device: Where to count.
-    """
+    quantities = (*_USE, _TOKENS, _BITS, _ENTROPY)
 
-    def __init__(self, vocab_sizes: tuple[int, ...], bits_per_token: float, device: torch.device) -> None:
-        self.vocab_sizes, self.bits_per_token, self.device = vocab_sizes, bits_per_token, device
-        self.rate = Rate().to(device)
-        countable = bool(vocab_sizes) and max(vocab_sizes) <= LARGEST_VOCABULARY
-        self.codes = CodeUsage(vocab_sizes).to(device) if countable else None
+    @override
+    def set_up(self, bench: Bench) -> None:
+        quantizer, self.device = bench.tokenizer.quantizer, bench.exact
+        self.vocab_sizes, self.bits_per_token = quantizer.vocab_sizes, quantizer.bits_per_token
+        self.rate = Rate().to(self.device)
+        countable = bool(self.vocab_sizes) and max(self.vocab_sizes) <= LARGEST_VOCABULARY
+        self.codes = CodeUsage(self.vocab_sizes).to(self.device) if countable else None
 
     @override
     def update(self, seen: Seen) -> None:
@@ -55,11 +84,10 @@ class CodeMeasure(Measure):
             self.codes.update(ids, keep)
 
     @override
-    def numbers(self, size: Size) -> dict[str, bool | None]:
-        rates = ["tokens_per_image", *["bits_per_pixel"] * bool(self.vocab_sizes)]
-        if self.codes is None:
-            return dict.fromkeys(rates)
-        return dict.fromkeys(_USE, True) | dict.fromkeys([*rates, "bits_per_pixel_entropy"])
+    def numbers(self, size: Size) -> Sequence[Quantity]:
+        if self.codes is not None:
+            return self.quantities
+        return (_TOKENS, _BITS) if self.vocab_sizes else (_TOKENS,)
 
     @override
     def finish(self) -> Found:
@@ -71,10 +99,9 @@ class CodeMeasure(Measure):
             values["bits_per_pixel"] = rates["tokens_per_pixel"] * self.bits_per_token
         if statistics:
             values["bits_per_pixel_entropy"] = rates["tokens_per_pixel"] * sum(statistics["entropy_bits"])
-        facts: dict[str, Any] = {}
         counts = [sum_over_ranks(table) for table in self.codes.counts] if self.codes is not None else []
         return Found(
-            {name: Number(value, _CONVENTIONS[name], facts) for name, value in values.items()},
+            {name: Number(value) for name, value in values.items()},
             self._absent(),
             slots=[
                 {name: per_slot[slot] for name, per_slot in statistics.items()}
@@ -96,9 +123,14 @@ class CodeMeasure(Measure):
 class PositionMeasure(Measure):
     """The entropy of the ids at each position of the sequence: ordered tokenizers show their order here."""
 
-    def __init__(self, device: torch.device) -> None:
-        self.device = device
+    needs_ids = True
+
+    def __init__(self) -> None:
         self.metric: PositionUsage | None = None
+
+    @override
+    def set_up(self, bench: Bench) -> None:
+        self.device = bench.exact
 
     @override
     def missing(self, tokenizer: Tokenizer, size: Size) -> dict[str, str]:

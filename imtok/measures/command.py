@@ -24,7 +24,7 @@ from imtok.measures.report.compare import Comparison, compare, find_report, read
 from imtok.measures.report.comparison_page import Side, comparison_page
 from imtok.measures.report.origin import now
 from imtok.measures.report.results import Report, package_version
-from imtok.measures.report.titles import number, reasons, title
+from imtok.measures.report.titles import number, reasons
 from imtok.measures.report.writing import BESIDE, PAGE, print_whole, show, write_report
 from imtok.measures.schema import MeasureConfig, ScoreConfig
 from imtok.measures.settings import Settings
@@ -59,15 +59,9 @@ def make_settings(config: MeasureConfig, protocol: Protocol, images: ImageSet | 
 def _asked(config: MeasureConfig, protocol: Protocol) -> Settings:
     """The settings as far as they do not depend on the images."""
     return Settings(
-        metrics=tuple(config.metrics),
+        measures=config.measures,
         protocol=protocol,
         weights=config.weights,
-        pfid_alphas=tuple(config.pfid.alphas),
-        pfid_deltas=tuple(config.pfid.deltas),
-        lengths=tuple(config.lengths) if config.lengths is not None else None,
-        length_target=config.length_target,
-        backbone=Path(config.backbone) if config.backbone is not None else None,
-        dino=Path(config.dino) if config.dino is not None else None,
         seed=config.seed,
         skip_missing=config.skip_missing,
     )
@@ -232,7 +226,7 @@ def write_score(found: dict[str, Any], folder: Path) -> Table:
     rows.add_column("metric")
     rows.add_column("value", justify="right")
     for name, value in found["metrics"].items():
-        rows.add_row(title(name), number(value))
+        rows.add_row(name, number(value))
     for name in found["absent"]:
-        rows.add_row(title(name), "[dim]not measured[/dim]")
+        rows.add_row(name, "[dim]not measured[/dim]")
     return rows

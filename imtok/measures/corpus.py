@@ -4,7 +4,7 @@ import numpy as np
 from typing_extensions import override
 
 from imtok.distributed import gather_values
-from imtok.measures.base import Found, Measure, Seen
+from imtok.measures.base import Bench, Found, Measure, Seen
 from imtok.measures.code_statistics import LARGEST_VOCABULARY
 from imtok.measures.inference import Size
 from imtok.measures.language import language
@@ -15,15 +15,24 @@ class LanguageMeasure(Measure):
     """Statistics of the token language, for each slot.
 
     Args:
-        vocab_sizes: Number of ids of each slot.
         most: Images whose ids are kept, so that memory does not grow with the data set.
-        seed: Of the order of images in the growth of the vocabulary.
+
+    Raises:
+        ValueError: If that is none.
     """
 
-    def __init__(self, vocab_sizes: tuple[int, ...], most: int = 10_000, seed: int = 0) -> None:
-        self.vocab_sizes, self.most, self.seed = vocab_sizes, most, seed
+    needs_ids = True
+
+    def __init__(self, most: int = 10_000) -> None:
+        if most < 1:
+            raise ValueError(f"most must be at least 1 image, got {most}")
+        self.most = most
         self.kept: dict[int, np.ndarray] = {}
         self.flexible = False
+
+    @override
+    def set_up(self, bench: Bench) -> None:
+        self.vocab_sizes, self.seed = bench.tokenizer.quantizer.vocab_sizes, bench.seed
 
     @override
     def missing(self, tokenizer: Tokenizer, size: Size) -> dict[str, str]:

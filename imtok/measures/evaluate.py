@@ -11,7 +11,7 @@ import xxhash
 from imtok.data.told import require_each
 from imtok.distributed import gather_values
 from imtok.measures.base import Found, Measure, Seen
-from imtok.measures.choose import choose, refuse
+from imtok.measures.choose import by_name, choose, refuse
 from imtok.measures.inference import (
     Size,
     common_size,
@@ -26,6 +26,7 @@ from imtok.measures.inference import (
 from imtok.measures.keys import without_cache
 from imtok.measures.pictures import SHOWN, Pictures
 from imtok.measures.protocol import protocol_id
+from imtok.measures.quantity import declared
 from imtok.measures.report.origin import now
 from imtok.measures.report.results import Report
 from imtok.measures.report.titles import reasons
@@ -69,7 +70,7 @@ def evaluate(
     with together(), evaluating(tokenizer.to(device)):
         measures, absent = choose(settings, tokenizer, device, exact)
         if not settings.skip_missing:
-            refuse(reasons(absent, str))
+            refuse(reasons(absent))
         taps = sorted({name for measure in measures for name in measure.taps})
         for batch, image, size in read_images(tokenizer, loader, device, bad):
             if not images:
@@ -95,11 +96,15 @@ def evaluate(
     with together(), evaluating(tokenizer):
         if not own:  # a rank without an image takes part in every sum all the same
             _start(measures, tokenizer, size, settings)
-    found = Found(absent=absent)
+    found, quantities, facts = Found(absent=absent), by_name(measures, size), dict[str, dict[str, Any]]()
+    for measure in measures:
+        quantities |= {one.name: one for one in declared(measure) if one.name not in quantities}
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         for measure in measures:
-            found.add(measure.finish())
+            part = measure.finish()
+            facts |= {name: {**number.facts, **measure.about} for name, number in part.numbers.items()}
+            found.add(part)
     notes = list(dict.fromkeys(str(one.message) for one in caught if "before the ``update``" not in str(one.message)))
     for note in notes:
         log.warning("%s", note)
@@ -115,12 +120,9 @@ def evaluate(
         "weights": settings.weights,
         **({"condition": dict(settings.condition)} if settings.condition else {}),
     }
-    facts = {
-        name: {"metric": name, "convention": number.convention, **common, **number.facts}
-        for name, number in found.numbers.items()
-    }
     values = {name: number.value for name, number in found.numbers.items()}
-    better = {name: one for measure in measures for name, one in measure.numbers(size).items()}
+    conventions = {name: number.convention or quantities[name].convention for name, number in found.numbers.items()}
+    facts = {name: {"metric": name, "convention": conventions[name], **common, **facts[name]} for name in values}
     return Report(
         images=images,
         image_size=size,
@@ -128,8 +130,9 @@ def evaluate(
         bits_per_token=tokenizer.quantizer.bits_per_token,
         metrics=values,
         slots=found.slots,
-        conventions={name: number.convention for name, number in found.numbers.items()},
-        higher_is_better={name: better.get(name) for name in values},
+        conventions=conventions,
+        terms={name: one.words for name, one in quantities.items() if "{" not in name},
+        higher_is_better={name: quantities[name].higher_is_better if name in quantities else None for name in values},
         absent={name: without_cache(reason) for name, reason in found.absent.items() if name not in values},
         bad=bad,
         pictures=kept.finish(),
@@ -149,6 +152,7 @@ def _start(measures: Sequence[Measure], tokenizer: Tokenizer, size: Size, settin
     """Refuse what cannot be had of images of this size, and let every measure begin."""
     absent = {name: why for measure in measures for name, why in measure.missing(tokenizer, size).items()}
     if not settings.skip_missing:
-        refuse(reasons(absent, str))
+        refuse(reasons(absent))
+    by_name(measures, size)
     for measure in measures:
         measure.start(tokenizer, size)

@@ -2,20 +2,42 @@
 
 import torch
 from einops import rearrange
-from jaxtyping import Float64, Int64
+from jaxtyping import Float64, Int64, UInt8
 from torch import Tensor
 from typing_extensions import override
 
 from imtok.distributed import sum_over_ranks
-from imtok.measures.base import Found, Measure, Seen
+from imtok.measures.base import Found, ImageMeasure, Seen
 from imtok.measures.psnr import PSNR
+from imtok.measures.quantity import declared
 
 _UNIT = 2.0**-32  # sums of integers do not depend on their order; see imtok.measures.mean
 _STEPS = torch.arange(16, 256, 32)
 COLOURS = torch.cartesian_prod(_STEPS, _STEPS, _STEPS)  # 512, evenly over all
 
 
-class FlatMeasure(Measure):
+class PSNRMeasure(ImageMeasure):
+    """The PSNR, and beside it the PSNR of images without any detail."""
+
+    quantities = declared(PSNR)
+
+    def __init__(self) -> None:
+        super().__init__(PSNR())
+        self.flat = Flat()
+
+    @override
+    def update(self, seen: Seen) -> None:
+        super().update(seen)
+        self.flat.update(seen.target.cpu())
+
+    @override
+    def finish(self) -> Found:
+        found = super().finish()
+        found.tables["flat"] = self.flat.finish()
+        return found
+
+
+class Flat:
     """The PSNR of painting all images in one colour, the best of 512, and of painting each in its own mean colour.
 
     Both are averaged as the PSNR of reconstructions is. The first takes no bits and the second takes 24 of each image.
@@ -26,19 +48,19 @@ class FlatMeasure(Measure):
         self.totals = torch.zeros(len(COLOURS) + 1, dtype=torch.int64)  # the last one is that of own mean colours
         self.count = torch.zeros((), dtype=torch.int64)
 
-    @override
-    def update(self, seen: Seen) -> None:
-        levels = seen.target.cpu().long().flatten(2)
+    def update(self, target: UInt8[Tensor, "b 3 h w"]) -> None:
+        """Count originals in."""
+        levels = target.long().flatten(2)
         pixels, sums = levels.shape[-1], levels.sum(-1)
         own = (sums.double() / pixels).round().long()
         colours = torch.cat([COLOURS.expand(len(sums), -1, -1), rearrange(own, "b c -> b 1 c")], dim=1)
         self.totals += (_psnr(levels.square().sum((1, 2)), sums, colours, pixels) / _UNIT).round().long().sum(0)
         self.count += len(sums)
 
-    @override
-    def finish(self) -> Found:
+    def finish(self) -> dict[str, float]:
+        """Both PSNRs, over the images of all ranks."""
         means = sum_over_ranks(self.totals).double() * _UNIT / sum_over_ranks(self.count)
-        return Found(tables={"flat": {"one_colour": means[:-1].max().item(), "mean_of_each_image": means[-1].item()}})
+        return {"one_colour": means[:-1].max().item(), "mean_of_each_image": means[-1].item()}
 
 
 def _psnr(

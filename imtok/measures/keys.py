@@ -7,8 +7,6 @@ import torch
 
 from imtok.errors import InputError
 
-BACKBONE = {"backbone": "backbone", "weights": "backbone"}
-DINO = {"weights": "dino"}
 _OPTION = r"(?<![\w.])(weights|backbone|heads|sha256)="
 _CLAUSE = re.compile(r",? or (?:give )?(?:[^,;]* )?([\w.]+)=\w+[^,;]*")
 
@@ -22,8 +20,10 @@ def with_keys(error: InputError, keys: Mapping[str, str]) -> InputError:
 
     Example:
         >>> said = InputError("a.pth is not in DIR; download URL, or give its path as weights=PATH")
-        >>> str(with_keys(said, DINO)), str(with_keys(said, {}))
-        ('a.pth is not in DIR; download URL, or give its path as dino=PATH', 'a.pth is not in DIR; download URL')
+        >>> str(with_keys(said, {"weights": "measure.fdd.weights"}))
+        'a.pth is not in DIR; download URL, or give its path as measure.fdd.weights=PATH'
+        >>> str(with_keys(said, {}))
+        'a.pth is not in DIR; download URL'
     """
     text = _CLAUSE.sub(lambda clause: clause[0] if clause[1] in (*keys, *keys.values()) else "", str(error))
     return InputError(re.sub(_OPTION, lambda option: f"{keys.get(option[1], option[1])}=", text))

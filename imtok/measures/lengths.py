@@ -19,7 +19,9 @@ class LengthMeasure(Measure):
         target: In dB.
     """
 
-    def __init__(self, target: float) -> None:
+    needs_ids = True
+
+    def __init__(self, target: float = 25.0) -> None:
         self.target = target
         self.tried: list[int] = []
         self.lengths: list[int] = []

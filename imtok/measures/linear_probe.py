@@ -10,8 +10,7 @@ from jaxtyping import Float, Int64
 from typing_extensions import override
 
 from imtok.distributed import gather_values
-from imtok.measures.base import Found, Measure, Number, Seen
-from imtok.measures.inference import Size
+from imtok.measures.base import Found, Measure, Number, Quantity, Seen
 
 _DECAY = 0.5  # scikit-learn's C = 1
 _CONVENTION = "top-1 of logistic regression on standardised means over tokens; every fifth image by name is held out"
@@ -20,6 +19,17 @@ _CONVENTION = "top-1 of logistic regression on standardised means over tokens; e
 class ProbeMeasure(Measure):
     """Accuracy of a linear probe on each image's mean code and mean latent (before quantization)."""
 
+    quantities = tuple(
+        Quantity(
+            f"probe_{where}",
+            f"Probe of {where}",
+            "share of images",
+            _CONVENTION,
+            higher_is_better=True,
+            meaning=f"How often a linear classifier on the mean of {whose} {where} is right.",
+        )
+        for where, whose in (("codes", "an image's"), ("latents", "its"))
+    )
     taps = ("encoder",)
 
     def __init__(self) -> None:
@@ -36,16 +46,12 @@ class ProbeMeasure(Measure):
                 self.rows.append((key, label, pooled[0][row].copy(), pooled[1][row].copy()))
 
     @override
-    def numbers(self, size: Size) -> dict[str, bool | None]:
-        return {"probe_codes": True, "probe_latents": True}
-
-    @override
     def finish(self) -> Found:
         rows = sorted((row for own in gather_values(self.rows) for row in own), key=lambda row: row[0])
         held_out = np.array([hashlib.sha256(key.encode()).digest()[0] % 5 == 0 for key, *_ in rows], dtype=bool)
         labels = np.array([label for _, label, *_ in rows], dtype=np.int64)
         if len(np.unique(labels[~held_out])) < 2 or not held_out.any():
-            return Found(absent={"probe": "a probe needs labelled images of two classes at least, some held out"})
+            return Found(absent={self.key: "a probe needs labelled images of two classes at least, some held out"})
         facts = {"images": len(rows), "classes": len(np.unique(labels))}
         found = Found(
             tables={"probe": {**facts, "chance": float(np.bincount(labels[held_out]).max() / held_out.sum())}}

@@ -22,6 +22,32 @@ _CODES, _PATCHES, _TILE, _MARGIN = 16, 8, 48, 64
 _TOKENS, _IMAGES = 8, 4
 
 
+class LooksMeasure(Measure):
+    """Both, each where tokens lie as it needs them to."""
+
+    needs_ids = True
+
+    def __init__(self) -> None:
+        self.parts = (PatchMeasure(), SwapMeasure())
+
+    @override
+    def start(self, tokenizer: Tokenizer, size: Size) -> None:
+        for part in self.parts:
+            part.start(tokenizer, size)
+
+    @override
+    def update(self, seen: Seen) -> None:
+        for part in self.parts:
+            part.update(seen)
+
+    @override
+    def finish(self) -> Found:
+        found = Found()
+        for part in self.parts:
+            found.add(part.finish())
+        return found
+
+
 class PatchMeasure(Measure):
     """The first patches of the most frequent codes of slot 0, each from an image of its own where it can be.
 

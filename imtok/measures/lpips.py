@@ -41,7 +41,10 @@ class LPIPS(ImageMean):
         0.0
     """
 
+    name = "lpips_{net}"
+    meaning = "Perceptual distance of each pair in the features of a net, the mean over images. 0 means none."
     higher_is_better = False
+    smallest = 32
     convention = "mean over images of LPIPS 0.1 of uint8 RGB pixels in [-1, 1]"
 
     def __init__(
@@ -55,6 +58,7 @@ class LPIPS(ImageMean):
         super().__init__(**settings)
         self.net = LPIPSLoss(network, backbone, heads, sha256=sha256)
         self.name, self.hash = self.net.name, self.net.hash
+        self.facts = {"extractor_hash": self.hash[:16]}
 
     @override
     def per_image(self, image: UInt8[Tensor, "b 3 h w"], target: UInt8[Tensor, "b 3 h w"]) -> Float[Tensor, " b"]:

@@ -1,6 +1,8 @@
 """A mean over images that is the same number however the images are split into batches and ranks."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -18,6 +20,13 @@ class ImageMean(Metric, ABC):
     Values are summed as integers, in units of 2^-32. Float sums depend on their order, so that batch size and number
     of ranks would show in the last digits; integer sums do not.
 
+    A class says what its number is in attributes (:class:`imtok.measures.quantity.Quantity`), and its YAML file of
+    ``configs/measure`` names it.
+
+    Attributes:
+        smallest: Images below so many pixels a side cannot be measured.
+        facts: What else the number depends on, such as the hash of weights.
+
     Args:
         **settings: Of :class:`torchmetrics.Metric`.
 
@@ -26,7 +35,13 @@ class ImageMean(Metric, ABC):
     """
 
     full_state_update = False
-    higher_is_better = True
+    name: str = ""
+    title: str = ""
+    unit: str = ""
+    convention: str = ""
+    meaning: str = ""
+    smallest: int = 1
+    facts: Mapping[str, Any] = MappingProxyType({})
     total: Tensor
     count: Tensor
 

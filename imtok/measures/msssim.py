@@ -33,6 +33,10 @@ class MSSSIM(ImageMean):
         1.0
     """
 
+    name, title = "msssim", "MS-SSIM"
+    meaning = "Structural similarity at five scales. 1 means identical."
+    higher_is_better = True
+    smallest = SMALLEST
     convention = "mean over images of the MS-SSIM of uint8 RGB pixels (five scales, Gaussian 11x11, valid, range 255)"
 
     @override

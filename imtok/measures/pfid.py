@@ -13,8 +13,9 @@ from typing_extensions import override
 
 from imtok.distributed import gather_values
 from imtok.errors import InputError
-from imtok.measures.base import Found, Measure, Number, Seen
-from imtok.measures.features import Net
+from imtok.extractors.base import Extractor
+from imtok.measures.base import Bench, Found, Number, Quantity, Seen
+from imtok.measures.features import NetMeasure
 from imtok.measures.frechet import FrechetDistance
 from imtok.measures.inference import Size, require_finite
 from imtok.measures.perturb import Draws, perturb
@@ -24,41 +25,56 @@ from imtok.types import Tokens
 _CONVENTION = "mean over a grid of (alpha, delta) of the Fréchet distance to the originals; every image perturbed"
 
 
-class PerturbedMeasure(Measure):
+class PerturbedMeasure(NetMeasure):
     """Decodes each image once per point of the grid. Images are encoded once.
 
     Args:
-        net: The net of the rFID, which counts the originals.
-        tokenizer: Its quantizer says which codes are neighbours.
-        alphas: Parts of the ids that are drawn anew.
-        deltas: Numbers of neighbours that they are drawn from.
-        seed: Of the draws.
+        alphas: Parts of the ids that are drawn anew, each in [0, 1].
+        deltas: Numbers of neighbours that they are drawn from, each at least 1.
+        extractor: The net; None = the protocol's.
 
     Raises:
-        InputError: If the grid is out of range or latents are continuous; in ``start`` if a delta exceeds the codes
-            of a slot.
+        ValueError: If the grid is out of range.
+        InputError: In ``set_up`` and ``start``, if a delta exceeds the codes of a slot.
     """
 
+    quantities = tuple(
+        Quantity(
+            f"p{distance}_{{net}}",
+            convention=f"{_CONVENTION}; {FrechetDistance.convention}",
+            higher_is_better=FrechetDistance.higher_is_better,
+            meaning=f"The {words} after some tokens were exchanged for neighbours, the mean over a grid.",
+        )
+        for distance, words in (("fid", "Fréchet inception distance"), ("fd", "Fréchet distance"))
+    )
+    needs_ids = True
+
     def __init__(
-        self, net: Net, tokenizer: Tokenizer, alphas: Sequence[float], deltas: Sequence[int], seed: int = 0
+        self,
+        alphas: Sequence[float] = (0.9, 0.8, 0.7, 0.6, 0.5),
+        deltas: Sequence[int] = (200, 280, 360),
+        extractor: Extractor | None = None,
     ) -> None:
+        super().__init__(extractor)
         self.grid = [(float(alpha), int(delta)) for alpha in alphas for delta in deltas]
-        self.net, self.alphas, self.deltas, self.seed = net, tuple(alphas), tuple(deltas), seed
-        if not self.grid or not all(0 <= alpha <= 1 and delta >= 1 for alpha, delta in self.grid):
-            raise InputError(
-                f"pfid needs alphas in [0, 1] and deltas of at least 1, got {list(alphas)} and {list(deltas)}"
-            )
-        least = min(tokenizer.quantizer.vocab_sizes, default=0)
-        if not least:
-            raise InputError("pfid needs ids to perturb; the tokenizer's latents are continuous")
-        if max(deltas) > least:
-            raise InputError(
-                f"pfid.deltas must not exceed the {least} codes of the smallest slot, got {max(deltas)}; "
-                "give smaller pfid.deltas"
-            )
-        self.distances = [net.frechet() for _ in self.grid]
+        self.alphas, self.deltas = tuple(alphas), tuple(deltas)
+        if not self.alphas or not all(0 <= alpha <= 1 for alpha in self.alphas):
+            raise ValueError(f"alphas must be some fractions in [0, 1], got {list(alphas)}")
+        if not self.deltas or not all(delta >= 1 for delta in self.deltas):
+            raise ValueError(f"deltas must be some numbers of at least 1, got {list(deltas)}")
         self.changed = [0] * len(self.grid)
         self.ids = 0
+
+    @override
+    def set_up(self, bench: Bench) -> None:
+        super().set_up(bench)
+        self.seed, least = bench.seed, min(bench.tokenizer.quantizer.vocab_sizes)
+        if max(self.deltas) > least:
+            raise InputError(
+                f"measure.{self.key}.deltas must not exceed the {least} codes of the smallest slot, got "
+                f"{max(self.deltas)}; give smaller measure.{self.key}.deltas"
+            )
+        self.distances = [self.net.frechet() for _ in self.grid]
 
     @override
     def start(self, tokenizer: Tokenizer, size: Size) -> None:
@@ -68,10 +84,12 @@ class PerturbedMeasure(Measure):
             ids = tokenizer.quantize(blank, condition=tokenizer.condition_for(1)).ids
             tokenizer.quantizer.neighbours(ids, max(self.deltas))
         except ValueError as error:  # a segment may have fewer codes than the vocabulary that it is part of
-            raise InputError(f"pfid.deltas: {error}; give smaller pfid.deltas") from None
+            raise InputError(f"measure.{self.key}.deltas: {error}; give smaller ones") from None
 
     @override
     def update(self, seen: Seen) -> None:
+        if self.net.stored is None:
+            self.net.of_originals(seen)
         tokenizer, quantized = seen.tokenizer, seen.reconstruction.quantized
         ids, keep = quantized.ids, quantized.keep
         whole = keep if keep is not None and keep.shape == ids.shape[:2] else None
@@ -87,8 +105,8 @@ class PerturbedMeasure(Measure):
             self.distances[point].update(features.to(self.net.device))
 
     @override
-    def numbers(self, size: Size) -> dict[str, bool | None]:
-        return {self._name: FrechetDistance.higher_is_better}
+    def numbers(self, size: Size) -> Sequence[Quantity]:
+        return [self.quantities[0 if self._name.startswith("pfid_") else 1].named(self._name)]
 
     @property
     def _name(self) -> str:
@@ -96,6 +114,7 @@ class PerturbedMeasure(Measure):
 
     @override
     def finish(self) -> Found:
+        self.net.keep()
         parts = gather_values((self.ids, *self.changed))
         ids, *changed = (sum(column) for column in zip(*parts, strict=True))
         values = [float(distance.compute().item()) for distance in self.distances]

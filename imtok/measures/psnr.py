@@ -25,6 +25,9 @@ class PSNR(ImageMean):
         48.13
     """
 
+    name, title, unit = "psnr", "PSNR", "dB"
+    meaning = "Peak signal-to-noise ratio, the mean over images. Six decibels more mean half the error of a pixel."
+    higher_is_better = True
     convention = "mean over images of the PSNR of uint8 RGB pixels (rounded, peak 255), at most 100 dB each"
     most = 100.0
 

@@ -9,12 +9,12 @@ from torch import Tensor
 from typing_extensions import override
 
 from imtok.distributed import gather_values
-from imtok.measures.base import Found, Measure, Seen
+from imtok.measures.base import Bench, Found, Measure, Seen
 from imtok.measures.codecs import available, compress, header_bytes
-from imtok.measures.features import Net
 from imtok.measures.frechet import FrechetDistance
 from imtok.measures.inference import Size, require_finite
 from imtok.measures.length import possible_lengths
+from imtok.measures.net import Net
 from imtok.measures.psnr import PSNR
 from imtok.measures.ssim import SSIM, WINDOW
 from imtok.pixels import to_uint8
@@ -53,31 +53,42 @@ class _Point:
 class RateMeasure(Measure):
     """Encodes at several lengths where the tokenizer allows it, and sends the originals through codecs.
 
+    Each point has PSNR and SSIM, and where another measure looks through the protocol's net also a Fréchet distance in
+    its features. Reconstructions are rounded for it.
+
     Args:
-        tokenizer: The tokenizer.
-        device: Where to count.
         lengths: Numbers of tokens; None = powers of two and all.
-        net: For a Fréchet distance at every point; None = PSNR and SSIM only. Reconstructions are rounded for it.
+
+    Raises:
+        ValueError: If a length is below 1.
     """
 
-    def __init__(
-        self, tokenizer: Tokenizer, device: torch.device, lengths: Sequence[int] | None = None, net: Net | None = None
-    ) -> None:
-        self.device, self.lengths, self.net = device, lengths, net
-        self.bits = tokenizer.quantizer.bits_per_token
-        self.points: dict[tuple[str, int], _Point] = {
-            (codec, quality): _Point(device, net) for codec, qualities in available().items() for quality in qualities
-        }
+    needs_ids = True
+
+    def __init__(self, lengths: Sequence[int] | None = None) -> None:
+        if lengths is not None and not (lengths and all(length >= 1 for length in lengths)):
+            raise ValueError(f"lengths must be some numbers of at least 1 token or null, got {list(lengths)}")
+        self.lengths = lengths
+        self.points = dict[tuple[str, int], _Point]()
+        self.net: Net | None = None
         self.pixels = self.most = 0
 
     @override
+    def set_up(self, bench: Bench) -> None:
+        self.bench, self.bits = bench, bench.tokenizer.quantizer.bits_per_token
+
+    @override
     def start(self, tokenizer: Tokenizer, size: Size) -> None:
-        lengths = possible_lengths(tokenizer, size, self.lengths)
-        self.points |= {("tokens", length): _Point(self.device, self.net) for length in lengths}
+        lengths, self.net = possible_lengths(tokenizer, size, self.lengths), self.bench.shared
+        settings = [(codec, quality) for codec, qualities in available().items() for quality in qualities]
+        settings += [("tokens", length) for length in lengths]
+        self.points = {setting: _Point(self.bench.exact, self.net) for setting in settings}
         self.pixels, self.most = size[0] * size[1], lengths[-1]
 
     @override
     def update(self, seen: Seen) -> None:
+        if self.net is not None and self.net.stored is None:
+            self.net.of_originals(seen)
         for (kind, setting), point in self.points.items():
             if kind != "tokens":
                 passed = [compress(image, kind, setting) for image in seen.target.cpu()]

@@ -34,6 +34,13 @@ class SSIM(ImageMean):
         1.0
     """
 
+    name, title = "ssim", "SSIM"
+    meaning = (
+        "Structural similarity of small windows, the mean over images. 1 means identical. It falls where edges and "
+        "texture are lost."
+    )
+    higher_is_better = True
+    smallest = WINDOW
     convention = "mean over images of the SSIM of uint8 RGB pixels (Gaussian 11x11, sigma 1.5, valid, data range 255)"
 
     @override

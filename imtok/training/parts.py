@@ -7,12 +7,20 @@ from typing import Any
 from lightning import Callback
 from lightning.pytorch.loggers import Logger
 from torch.optim import Optimizer
+from torchmetrics import Metric
 
 from imtok.construct import construct, import_path
 from imtok.errors import InputError
+from imtok.measures.base import Measure
 from imtok.schedules import Schedule
 
-BASES: dict[str, type] = {"optimizer": Optimizer, "schedule": Schedule, "logger": Logger, "callback": Callback}
+BASES: dict[str, tuple[type, ...]] = {
+    "optimizer": (Optimizer,),
+    "schedule": (Schedule,),
+    "logger": (Logger,),
+    "callback": (Callback,),
+    "measure": (Measure, Metric),
+}
 
 
 def find_class(target: Any, group: str, key: str) -> type:
@@ -26,15 +34,16 @@ def find_class(target: Any, group: str, key: str) -> type:
     Raises:
         InputError: If there is no such class, or it is something else: a function, or a class of another kind.
     """
-    base = BASES[group]
+    bases = BASES[group]
     try:
         found = import_path(target)
     except Exception as error:  # importing can raise anything
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise InputError(f"{key}._target_: cannot import {target} ({reason})") from None
-    if not (isinstance(found, type) and issubclass(found, base)):
-        raise InputError(f"{key}._target_ must name a subclass of {base.__module__}.{base.__name__}, got {target}")
-    if inspect.isabstract(found) or found is base:
+    if not (isinstance(found, type) and issubclass(found, bases)):
+        wanted = " or ".join(f"{base.__module__}.{base.__name__}" for base in bases)
+        raise InputError(f"{key}._target_ must name a subclass of {wanted}, got {target}")
+    if inspect.isabstract(found) or found in bases:
         raise InputError(f"{key}._target_ must name a class that can be built, got {target}, which is only a base")
     return found
 

@@ -14,8 +14,10 @@ from imtok.data.told import require_told, told
 from imtok.distributed import launched_rank
 from imtok.errors import InputError
 from imtok.measures.choose import numbers
+from imtok.measures.named import DEFAULT, sections
 from imtok.measures.pictures import choose_shown
 from imtok.measures.protocol import Protocol
+from imtok.measures.quantity import Quantity
 from imtok.measures.settings import Settings
 from imtok.nn.frozen import warn_random
 from imtok.objectives.base import Objective
@@ -54,6 +56,8 @@ class Run:
         config_yaml: The same as text.
         ckpt: ``last`` or a checkpoint folder to go on from.
         init_from: A tokenizer whose weights it starts from.
+        measures: What evaluations along the way measure, under the protocol ``offline``: a section with ``_target_``
+            for each name.
         loggers: What the log is sent to as well: a section with ``_target_`` for each name.
         callbacks: Lightning's callbacks, and those of one's own, in the same way.
         allow_change: Config keys that may differ from the run so far.
@@ -78,6 +82,7 @@ class Run:
     config_yaml: str
     ckpt: str | None = None
     init_from: str | None = None
+    measures: dict[str, Any] = field(default_factory=lambda: sections(DEFAULT))
     loggers: dict[str, Any] = field(default_factory=dict)
     callbacks: dict[str, Any] = field(default_factory=dict)
     allow_change: tuple[str, ...] = ()
@@ -130,13 +135,16 @@ def prepare(run: Run, processes: int, images: Images, about: dict[str, Any], res
     check_nets(run.objective, run.optimizer)
     _try_optimizers(run)
     _rehearse(run, processes)
-    asked = Settings(run.trainer.evaluate_metrics, Protocol("offline"), seed=run.seed, untold=True)
-    asked = asked if run.trainer.evaluate_every else None
+    asked = None
+    if run.trainer.evaluate_every:
+        asked = Settings(run.measures, Protocol("offline"), seed=run.seed, untold=True, processes=processes)
     best = find_best(run.trainer.best, asked, run.tokenizer, run.image_size) if asked is not None else None
     callbacks = build_callbacks(run.callbacks)
     side = run.image_size
     measured = numbers(asked, run.tokenizer, (side, side)) if asked is not None and callbacks else {}
-    check_monitors(callbacks, measured, run.trainer.evaluate_every)
+    _require_directions(callbacks, measured)
+    better = {name: quantity.higher_is_better for name, quantity in measured.items()}
+    check_monitors(callbacks, better, run.trainer.evaluate_every)
     validation = held_out(run)
     say_remarks(validation.remarks, said=images.remarks)
     shown = choose_shown(validation)
@@ -146,6 +154,17 @@ def prepare(run: Run, processes: int, images: Images, about: dict[str, Any], res
     elif resume is None:
         _fetch_weights(run.tokenizer)
     return Plan(images, validation, about, resume, asked, best, shown, callbacks)
+
+
+def _require_directions(callbacks: dict[str, Callback], measured: dict[str, Quantity]) -> None:
+    """Ask which way is better of a number that a callback looks at, where its class leaves that open."""
+    for name, callback in callbacks.items():
+        quantity = measured.get(str(getattr(callback, "monitor", None)))
+        if quantity is not None and quantity.higher_is_better is None and quantity.asks:
+            raise InputError(
+                f"callback.{name}.monitor={quantity.name}: its class does not say which way is better; give "
+                f"+{quantity.asks}=true or false"
+            )
 
 
 def held_out(run: Run) -> Images:

@@ -3,6 +3,7 @@
 from typing import Any
 
 from imtok.errors import InputError
+from imtok.measures.named import sections
 
 # What may change without a question: where and how it runs and is written down, not what it computes.
 _FREE = {
@@ -21,11 +22,21 @@ _SINCE = {"optimizer._target_": "torch.optim.AdamW", "schedule._target_": "imtok
 
 def changes(old: dict[str, Any], new: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
     """Old and new value of each key that differs and that the result depends on."""
-    before, after = _SINCE | dict(_flat(old)), _SINCE | dict(_flat(new))
+    before, after = (_SINCE | dict(_flat(_with_measures(config))) for config in (old, new))
     keys = sorted(key for key in before.keys() | after.keys() if before.get(key) != after.get(key))
     return {
         key: (before.get(key), after.get(key)) for key in keys if key not in _FREE and not key.startswith("logger.")
     }
+
+
+def _with_measures(config: dict[str, Any]) -> dict[str, Any]:
+    """A config with its measures, which runs of before named in a list."""
+    trainer = dict(config.get("trainer") or {})
+    named = trainer.pop("evaluate_metrics", None)
+    if named is None:
+        return config
+    chosen = ["linear_probe" if name == "probe" else name for name in named]
+    return {**config, "trainer": trainer, "measure": sections(chosen)}
 
 
 def check_changes(old: dict[str, Any], new: dict[str, Any], allowed: list[str]) -> list[str]:

@@ -3,7 +3,6 @@
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from imtok.measures.settings import DEFAULT, check_metrics
 from imtok.schedules import Schedule, WarmupCosine, drops
 from imtok.training.flags import check_flags
 
@@ -37,7 +36,6 @@ class TrainerSettings:
         pictures_every: Steps between pictures of reconstructions; 0 = none.
         evaluate_every: Steps between evaluations of the averaged weights into ``evaluation.csv``; 0 = none.
         evaluate_images: How many held-out images that is over, always the same ones.
-        evaluate_metrics: What is measured, by the names of ``imtok eval``, under the protocol ``offline``.
         best: The metric whose best tokenizer stays in ``best/``, as ``evaluation.csv`` calls it; None = none does.
         lightning: Flags of Lightning's Trainer by name, those that imtok does not decide itself; None = none.
     """
@@ -63,7 +61,6 @@ class TrainerSettings:
     pictures_every: int = 500
     evaluate_every: int = 0
     evaluate_images: int = 256
-    evaluate_metrics: list[str] = field(default_factory=lambda: list(DEFAULT))
     best: str | None = None
     lightning: Any = None
 
@@ -93,9 +90,6 @@ class TrainerSettings:
             reason = "; fp16 loses codes and overflows in losses: use bf16" if "16" in self.precision else ""
             problems.append(f"trainer.precision must be fp32, bf16 or auto, got {self.precision}{reason}")
         problems += check_flags(self.lightning)
-        unknown = check_metrics(self.evaluate_metrics)
-        if unknown:
-            problems.append(f"trainer.evaluate_{unknown}")
         if self.best is not None and not self.evaluate_every:
             problems.append(f"trainer.evaluate_every must be positive for trainer.best={self.best}, got 0")
         if self.micro_batch is not None and self.accumulate != 1:

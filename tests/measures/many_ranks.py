@@ -10,18 +10,32 @@ from measures.tiny import Tiny, batches, tokenizer
 from imtok.errors import InputError
 from imtok.measures import codecs
 from imtok.measures.evaluate import evaluate
+from imtok.measures.named import sections
 from imtok.measures.protocol import Protocol
 from imtok.measures.settings import Settings
 
 COUNTS = (1, 7, 11, 12)
-METRICS = ("psnr", "ssim", "codes", "positions", "rfid", "kid", "is", "pfid", "rate", "language", "length", "probe")
+METRICS = (
+    "psnr",
+    "ssim",
+    "codes",
+    "positions",
+    "rfid",
+    "kid",
+    "is",
+    "pfid",
+    "rate",
+    "language",
+    "length",
+    "linear_probe",
+)
 
 
 def outcome(count: int, rank: int = 0, world: int = 1) -> dict:
     """What the evaluation of this rank's part of ``count`` images finds."""
     Protocol.build = lambda self: Tiny()
     codecs.QUALITIES = {"jpeg": (20,)}
-    settings = Settings(METRICS, pfid_alphas=(0.5,), pfid_deltas=(8,), skip_missing=True)
+    settings = Settings(sections(METRICS, pfid={"alphas": [0.5], "deltas": [8]}), skip_missing=True)
     try:
         given, shown = batches(range(rank, count, world), 2), ["image 3", "image 0", "image 6"]
         report = evaluate(tokenizer().double(), given, pictures=shown, settings=settings)

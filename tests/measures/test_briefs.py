@@ -12,6 +12,7 @@ from rich.console import Console
 from imtok.measures import codecs
 from imtok.measures.evaluate import evaluate
 from imtok.measures.length import search_length
+from imtok.measures.named import sections
 from imtok.measures.report.briefs import briefs
 from imtok.measures.report.page import page
 from imtok.measures.report.titles import number
@@ -42,8 +43,8 @@ class Cells(HTMLParser):
 @pytest.fixture
 def reports(monkeypatch):
     monkeypatch.setattr(codecs, "QUALITIES", {"jpeg": (20,)})
-    flexible = Settings(("rate", "length", "language", "positions"), length_target=10.0)
-    grid = Settings(("rate", "language", "looks", "positions", "probe"))
+    flexible = Settings(sections(("rate", "length", "language", "positions"), length={"target": 10.0}))
+    grid = Settings(("rate", "language", "looks", "positions", "linear_probe"))
     return [
         evaluate(rows_tokenizer(), batch_of(pictures()), settings=flexible),
         evaluate(tokenizer("product"), batches(range(24), 8), settings=grid),
@@ -85,7 +86,9 @@ def test_the_numbers_are_those_of_the_json(reports):
 
 def test_images_that_never_reach_the_target_are_a_share_and_no_length():
     made, image = rows_tokenizer(shift=0.1), pictures()
-    table = evaluate(made, batch_of(image), settings=Settings(("length",), length_target=12.0)).tables["length"]
+    table = evaluate(made, batch_of(image), settings=Settings(sections(("length",), length={"target": 12.0}))).tables[
+        "length"
+    ]
     least, values = search_length(made, to_float(to_uint8(image)), 12.0, lengths=[1, 2, 4, 8], encode="each")
     reached, least = values >= 12, least.double()
     assert 0 < table["reached"] < 1

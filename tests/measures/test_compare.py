@@ -24,7 +24,7 @@ def _small_extractor(monkeypatch):
 
 
 def values(quantizer="vq", count=6, **settings):
-    asked = Settings(**{"metrics": ("psnr", "rfid"), **settings})
+    asked = Settings(**{"measures": ("psnr", "rfid"), **settings})
     return evaluate(tokenizer(quantizer), batches(range(count)), settings=asked).values()
 
 
@@ -95,7 +95,7 @@ def test_rows_that_were_measured_alike_stay_though_others_were_not():
 
 
 def test_the_best_of_codes_is_marked_as_for_the_best_of_a_run():
-    first, second = values(metrics=("codes",)), values(metrics=("codes",))
+    first, second = values(measures=("codes",)), values(measures=("codes",))
     second["metrics"] = {name: value * 2 for name, value in second["metrics"].items()}
     cells = {row.metric: row.cells() for row in compare([first, second], ["A", "B"]).rows}
     assert {name for name, (_, other) in cells.items() if other.endswith(" *")} == {
@@ -117,7 +117,7 @@ def test_other_images_are_named_by_path_split_and_number():
     (line,) = compare([former, first, second], ["A", "B", "C"]).refused
     assert "A and B over 6 images, on folder, path photos, split val; C over 7 images, on folder, path others" in line
     moved = evaluate(tokenizer(), batches(range(1, 7)), settings=Settings(("psnr",))).values()
-    found = compare([values(metrics=("psnr",)), moved], ["A", "B"])
+    found = compare([values(measures=("psnr",)), moved], ["A", "B"])
     assert found.refused == [
         "PSNR (dB): not comparable: the images of A and B differ, although they have the same description"
     ]
@@ -135,7 +135,7 @@ def test_where_nothing_is_comparable_the_command_is_refused_with_the_reasons(tmp
 
 
 def test_a_metric_that_one_lacks_leaves_its_cell_empty():
-    found = compare([values(metrics=("psnr",)), values()], ["A", "B"])
+    found = compare([values(measures=("psnr",)), values()], ["A", "B"])
     assert row(found, "fd_tiny").values[0] is None
     assert row(found, "psnr").values[0] is not None
 

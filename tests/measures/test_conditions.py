@@ -11,8 +11,9 @@ from imtok.conditions.quality import Quality
 from imtok.conditions.words import Words
 from imtok.errors import InputError
 from imtok.measures.evaluate import evaluate
+from imtok.measures.named import names, sections
 from imtok.measures.protocol import Protocol
-from imtok.measures.settings import METRICS, Settings
+from imtok.measures.settings import Settings
 from imtok.tokenizer import Tokenizer
 from imtok.types import Batch
 
@@ -56,8 +57,10 @@ def noted(part):
 
 def test_every_measure_tells_encoder_and_decoder_the_captions(tokenizer, batches):
     told = [noted(tokenizer.encoder), noted(tokenizer.decoder)]
-    offline = [name for name in METRICS if name not in ("lpips", "lpips_vgg", "fdd")]  # what needs no more weights
-    settings = Settings(offline, Protocol("offline"), pfid_alphas=(0.5,), pfid_deltas=(4,), skip_missing=True)
+    offline = [name for name in names() if name not in ("lpips", "lpips_vgg", "fdd")]  # what needs no more weights
+    settings = Settings(
+        sections(offline, pfid={"alphas": [0.5], "deltas": [4]}), Protocol("offline"), skip_missing=True
+    )
     report = evaluate(tokenizer, batches, settings=settings)
     assert {"rate", "length", "swaps", "pfid"} <= report.tables.keys()
     assert all(condition is not None for conditions in told for condition in conditions)

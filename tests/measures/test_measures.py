@@ -16,8 +16,9 @@ from imtok.measures.inception_score import inception_scores
 from imtok.measures.language import fit_zipf, language
 from imtok.measures.length import search_length
 from imtok.measures.linear_probe import probe
+from imtok.measures.making import make
+from imtok.measures.named import sections
 from imtok.measures.protocol import INCEPTION, Protocol
-from imtok.measures.schema import MeasureConfig
 from imtok.measures.settings import Settings
 from imtok.measures.stored import load_statistics
 from imtok.pixels import to_float, to_uint8
@@ -64,7 +65,9 @@ def test_entropy_rates_fall_where_the_next_token_is_known():
 
 def test_quality_rises_with_the_number_of_tokens_as_it_must():
     image = pictures()
-    found = evaluate(rows_tokenizer(), batch_of(image), settings=Settings(("rate", "length"), length_target=10.0))
+    found = evaluate(
+        rows_tokenizer(), batch_of(image), settings=Settings(sections(("rate", "length"), length={"target": 10.0}))
+    )
     rows = {row["tokens"]: row["psnr"] for row in found.tables["rate"] if row["kind"] == "tokens"}
     expected = psnr_by_length(image).mean(0)
     assert list(rows) == [1, 2, 4, 8]
@@ -88,7 +91,7 @@ class RolloutEncoder(RowEncoder):
 def test_encoders_that_take_some_budgets_are_asked_for_those_and_pay_for_what_they_send():
     made = rows_tokenizer()
     made.encoder = RolloutEncoder()
-    asked = Settings(("rate", "length"), length_target=90.0)
+    asked = Settings(sections(("rate", "length"), length={"target": 90.0}))
     found = evaluate(made, batch_of(pictures()), settings=asked)
     rows = [row for row in found.tables["rate"] if row["kind"] == "tokens"]
     assert [row["tokens"] for row in rows] == [4, 8]
@@ -99,12 +102,12 @@ def test_encoders_that_take_some_budgets_are_asked_for_those_and_pay_for_what_th
     assert length["lengths"] == []
     assert length["mean_with_all_where_missed"] == 8
     with pytest.raises(InputError, match="lengths: length must be a multiple of 4, got 3; give other lengths"):
-        evaluate(made, batch_of(pictures()), settings=Settings(("rate",), lengths=[3, 4]))
+        evaluate(made, batch_of(pictures()), settings=Settings(sections(("rate",), rate={"lengths": [3, 4]})))
 
 
 def test_lengths_of_an_encoder_with_a_budget_are_of_codes_that_it_makes_for_them():
     made, image = rows_tokenizer(shift=0.1), pictures()
-    found = evaluate(made, batch_of(image), settings=Settings(("length",), length_target=12.0))
+    found = evaluate(made, batch_of(image), settings=Settings(sections(("length",), length={"target": 12.0})))
     each = search_length(made, to_float(to_uint8(image)), 12.0, lengths=[1, 2, 4, 8], encode="each").lengths
     once = search_length(made, to_float(to_uint8(image)), 12.0, lengths=[1, 2, 4, 8]).lengths
     assert each.double().mean() != once.double().mean()
@@ -144,7 +147,7 @@ def test_a_probe_finds_what_is_there_and_nothing_else():
 
 
 def test_the_probe_of_an_evaluation_says_its_chance():
-    report = evaluate(tokenizer(), batches(range(40), 8), settings=Settings(("probe",)))
+    report = evaluate(tokenizer(), batches(range(40), 8), settings=Settings(("linear_probe",)))
     assert {"probe_codes", "probe_latents"} <= report.metrics.keys()
     assert report.tables["probe"]["classes"] == 2
     assert 0.5 <= report.tables["probe"]["chance"] < 1
@@ -167,7 +170,7 @@ def elements(value, known):
 
 @pytest.mark.usefixtures("_small_extractor")
 def test_memory_does_not_grow_with_the_number_of_images():
-    asked = Settings(("psnr", "ssim", "codes", "positions", "rfid", "pfid", "rate"), pfid_deltas=(4,))
+    asked = Settings(sections(("psnr", "ssim", "codes", "positions", "rfid", "pfid", "rate"), pfid={"deltas": [4]}))
     sizes = []
     for count in (18, 60):
         made, held = tokenizer(), []
@@ -199,7 +202,7 @@ def test_few_images_are_warned_of():
 
 @pytest.mark.usefixtures("_small_extractor")
 def test_stored_statistics_give_the_same_number_and_damaged_ones_are_refused(tmp_path):
-    asked = Settings(("rfid", "pfid"), cache=tmp_path, data="some images", pfid_deltas=(4,))
+    asked = Settings(sections(("rfid", "pfid"), pfid={"deltas": [4]}), cache=tmp_path, data="some images")
     first = evaluate(tokenizer(), batches(range(9)), settings=asked)
     (stored,) = tmp_path.iterdir()
     second = evaluate(tokenizer(), batches(range(9)), settings=asked)
@@ -219,7 +222,7 @@ def test_a_cache_that_cannot_be_written_is_refused_at_once_and_a_full_one_costs_
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("imtok.measures.features.save_reference", full)
+    monkeypatch.setattr("imtok.measures.net.save_reference", full)
     report = evaluate(tokenizer(), batches(range(9)), settings=Settings(("rfid",), cache=tmp_path / "new", data="x"))
     assert "fd_tiny" in report.metrics
     assert any("could not be written (No space left on device)" in note for note in report.warnings)
@@ -277,9 +280,8 @@ def test_a_sequence_of_a_square_number_of_tokens_has_no_patches():
 
 
 def test_lengths_below_one_are_named():
-    assert MeasureConfig(lengths=[0, 4]).check() == [
-        "lengths must be some numbers of at least 1 token or null, got [0, 4]"
-    ]
+    with pytest.raises(InputError, match=r"measure.rate: lengths must be some numbers .* or null, got \[0, 4\]"):
+        make("rate", sections(["rate"], rate={"lengths": [0, 4]})["rate"])
 
 
 def test_an_unknown_metric_is_refused_with_the_nearest():
@@ -292,9 +294,12 @@ def test_missing_weights_leave_a_reason_and_wrong_ones_are_refused(tmp_path, mon
     asked = Settings(("psnr", "rfid", "kid", "lpips"), skip_missing=True)
     report = evaluate(tokenizer(), batches(range(4)), settings=asked)
     assert set(report.metrics) == {"psnr"}
-    assert "backbone=PATH" in report.absent["lpips"]
-    for name in ("rfid", "kid"):
-        assert "give its path as protocol.extractor.weights=PATH" in report.absent[name]
+    for name, key in (
+        ("rfid", "protocol.extractor.weights=PATH"),
+        ("kid", "protocol.extractor.weights=PATH"),
+        ("lpips", "measure.lpips.backbone=PATH"),
+    ):
+        assert key in report.absent[name]
     wrong = tmp_path / "wrong.pth"
     wrong.write_bytes(b"not weights")
     for path, reason in (

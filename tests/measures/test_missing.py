@@ -11,6 +11,7 @@ from imtok.errors import InputError
 from imtok.measures.choose import missing
 from imtok.measures.command import require_metrics
 from imtok.measures.evaluate import evaluate
+from imtok.measures.named import sections
 from imtok.measures.protocol import Protocol
 from imtok.measures.report.page import page
 from imtok.measures.report.writing import markdown
@@ -41,24 +42,27 @@ def test_nothing_is_read_before_weights_that_are_missing_are_named(names):
 
 
 @pytest.mark.parametrize(
-    ("name", "key"), [("rfid", "protocol.extractor.weights=PATH"), ("lpips", "backbone=PATH"), ("fdd", "dino=PATH")]
+    ("name", "key"),
+    [
+        ("rfid", "protocol.extractor.weights=PATH"),
+        ("lpips", "measure.lpips.backbone=PATH"),
+        ("fdd", "measure.fdd.extractor.weights=PATH"),
+    ],
 )
 def test_the_key_that_takes_the_file_is_named(name, key):
     (line,) = missing(Settings((name,)), tokenizer())
     if "pip install" not in line:
         assert f" {key}" in line
     assert "heads=" not in line
-    (without,) = missing(Settings((name,)), tokenizer(), keys={})  # during training there is no such key
-    assert "=PATH" not in without
 
 
 def test_metrics_of_one_reason_share_a_line_and_others_have_their_own():
     asked = Settings(("rfid", "is", "lpips", "length", "psnr"))
     found = missing(asked, tokenizer(), (SIDE, SIDE))
-    assert [line.split(":")[0] for line in found] == ["lpips", "rfid, is", "length"]
-    assert INCEPTION in found[1]
+    assert [line.split(":")[0] for line in found] == ["rfid, is", "lpips", "length"]
+    assert INCEPTION in found[0]
     assert found[2] == "length: the tokenizer always takes 16 tokens"
-    with pytest.raises(InputError, match=r"^metrics that cannot be had; .*:\n  lpips: .*\n  rfid, is: ") as caught:
+    with pytest.raises(InputError, match=r"^metrics that cannot be had; .*:\n  rfid, is: .*\n  lpips: ") as caught:
         evaluate(tokenizer(), never(), settings=asked)
     assert str(caught.value).count(INCEPTION) == 2  # its name and its address
 
@@ -82,7 +86,7 @@ def test_continuous_latents_have_codes_as_far_as_they_can_and_no_language():
     made.quantizer = Continuous(4)
     assert missing(Settings(("psnr", "codes")), made, (SIDE, SIDE)) == []
     (line,) = missing(Settings(("language", "rate", "looks")), made, (SIDE, SIDE))
-    assert line == "language, looks, rate: latents are continuous: there are no ids"
+    assert line == "language, rate, looks: latents are continuous: there are no ids"
 
 
 def test_what_is_left_out_has_a_row_and_its_reason_once():
@@ -97,12 +101,17 @@ def test_what_is_left_out_has_a_row_and_its_reason_once():
 
 def test_a_net_that_is_there_misses_nothing(monkeypatch):
     monkeypatch.setattr(Protocol, "build", lambda self: Tiny())
-    assert missing(Settings(("rfid", "kid", "is", "pfid", "psnr"), pfid_deltas=(4,)), tokenizer(), (SIDE, SIDE)) == []
+    assert (
+        missing(
+            Settings(sections(("rfid", "kid", "is", "pfid", "psnr"), pfid={"deltas": [4]})), tokenizer(), (SIDE, SIDE)
+        )
+        == []
+    )
     assert MeasureConfig().skip_missing is False
 
 
 def test_every_tokenizer_is_asked_before_the_first_is_measured():
-    config = MeasureConfig(metrics=["psnr", "length"])
+    config = MeasureConfig(measure=sections(["psnr", "length"]))
     with pytest.raises(InputError, match=r"^metrics: length: the tokenizer always takes 16 tokens; leave it out"):
         require_metrics(config, Protocol("adm"), tokenizer(), SIDE)
     config.skip_missing = True

@@ -13,6 +13,7 @@ from measures.tiny import SIDE, Tiny, batches, tokenizer
 
 from imtok.errors import InputError
 from imtok.measures.evaluate import evaluate
+from imtok.measures.named import names, sections
 from imtok.measures.protocol import Protocol
 from imtok.measures.report.arrays import read_pictures
 from imtok.measures.report.briefs import briefs
@@ -21,7 +22,7 @@ from imtok.measures.report.plots import draw_plots
 from imtok.measures.report.terms import term
 from imtok.measures.report.titles import number
 from imtok.measures.report.writing import write_report
-from imtok.measures.settings import METRICS, Settings
+from imtok.measures.settings import Settings
 from imtok.tokenizer import Tokenizer
 
 EVIL = '<b onmouseover="alert(1)">"evil"</b>&amp;{{ 7 * 7 }}</script><img src=http://evil/x.png>'
@@ -31,7 +32,7 @@ EVIL = '<b onmouseover="alert(1)">"evil"</b>&amp;{{ 7 * 7 }}</script><img src=ht
 def folder(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Protocol, "build", lambda self: Tiny())
-        asked = Settings(tuple(METRICS), pfid_alphas=(0.5, 1.0), pfid_deltas=(4, 8), skip_missing=True)
+        asked = Settings(sections(names(), pfid={"alphas": [0.5, 1.0], "deltas": [4, 8]}), skip_missing=True)
         given = batches(range(24), 8)
         given[0].key[0] = EVIL
         report = replace(evaluate(tokenizer(), given, pictures=5, settings=asked), name=EVIL, warnings=[EVIL])
@@ -65,7 +66,7 @@ def test_the_page_is_whole_and_fetches_nothing(folder):
         for kind in ("original", "reconstruction", "error"):
             assert found.alts.count(f"{kind} of {key}") == 1
     for name, value in report.metrics.items():
-        assert [term(name).short, number(value)] in [row[:2] for row in found.rows]
+        assert [term(name).title, number(value)] in [row[:2] for row in found.rows]
         assert report.ids[name]["id"] in found.text
         assert report.conventions[name] in found.text
     for reason in report.absent.values():

@@ -8,6 +8,7 @@ from measures.tiny import QUANTIZERS, Tiny, batches, tokenizer
 
 from imtok.errors import InputError
 from imtok.measures.evaluate import evaluate
+from imtok.measures.named import sections
 from imtok.measures.perturb import Draws, perturb
 from imtok.measures.protocol import Protocol
 from imtok.measures.settings import Settings
@@ -20,7 +21,7 @@ def _small_extractor(monkeypatch):
 
 
 def measure(quantizer="vq", rows=range(12), size=5, alphas=(0.0, 1.0), deltas=(1, 8), preset="adm"):
-    asked = Settings(("rfid", "pfid"), Protocol(preset), pfid_alphas=alphas, pfid_deltas=deltas)
+    asked = Settings(sections(("rfid", "pfid"), pfid={"alphas": alphas, "deltas": deltas}), Protocol(preset))
     return evaluate(tokenizer(quantizer), batches(rows, size), settings=asked)
 
 
@@ -92,18 +93,18 @@ def test_more_neighbours_than_codes_are_refused_before_anything_runs():
         raise AssertionError("the data was read")
         yield
 
-    asked = Settings(("pfid",), pfid_deltas=(8, 33))
+    asked = Settings(sections(("pfid",), pfid={"deltas": [8, 33]}))
     with pytest.raises(InputError, match=r"pfid\.deltas must not exceed the 32 codes of the smallest slot, got 33"):
         evaluate(tokenizer(), forbidden(), settings=asked)
     made = tokenizer("segments")
     ran = []
     made.decoder.register_forward_hook(lambda *_: ran.append(1))
     with pytest.raises(InputError, match=r"pfid\.deltas"):  # 72 ids, but 32 of them in the first segment
-        evaluate(made, batches(range(4)), settings=Settings(("pfid",), pfid_deltas=(33,)))
+        evaluate(made, batches(range(4)), settings=Settings(sections(("pfid",), pfid={"deltas": [33]})))
     assert not ran
 
 
 def test_grids_out_of_range_are_refused():
-    for wrong in ({"pfid_alphas": (1.5,)}, {"pfid_deltas": (0,)}, {"pfid_alphas": ()}):
-        with pytest.raises(InputError, match="pfid needs alphas in"):
-            evaluate(tokenizer(), batches(range(4)), settings=Settings(("pfid",), **wrong))
+    for wrong in ({"alphas": [1.5]}, {"deltas": [0]}, {"alphas": []}):
+        with pytest.raises(InputError, match=r"measure.pfid: (alphas|deltas) must be some"):
+            evaluate(tokenizer(), batches(range(4)), settings=Settings(sections(("pfid",), pfid=wrong)))

@@ -10,6 +10,7 @@ from safetensors.torch import load_file
 
 from imtok.build import build_run
 from imtok.config import config_folder, register_schemas
+from imtok.overrides import in_full
 from imtok.training.checkpoints import load
 from imtok.training.records import SPEED
 from imtok.training.run import Outcome, Run, train
@@ -57,7 +58,7 @@ def tiny_run(folder: Path, *overrides: str) -> Run:
     """A run of the default recipe at its smallest."""
     register_schemas()
     with initialize_config_dir(str(config_folder()), version_base="1.3"):
-        config = compose("train", overrides=tiny_overrides(folder, *overrides))
+        config = compose("train", overrides=in_full("train", tiny_overrides(folder, *overrides)))
     return build_run(config, folder)
 
 

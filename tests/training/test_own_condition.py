@@ -125,7 +125,12 @@ def test_captions_go_all_the_way_with_parts_of_ones_own(package, monkeypatch):
     assert (package / "run/images/step_2.png").is_file()
 
     run(
-        monkeypatch, "eval", "tokenizer=run", "out=report", "metrics=[psnr,codes,rate,looks,probe]", "skip_missing=true"
+        monkeypatch,
+        "eval",
+        "tokenizer=run",
+        "out=report",
+        "metrics=[psnr,codes,rate,looks,linear_probe]",
+        "skip_missing=true",
     )
     assert json.loads((package / "report/report.json").read_text())["metrics"]["psnr"] > 0
     run(monkeypatch, "export", "tokenizer=run", "out=tokens")

@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 
 from imtok.measures.report.results import Report
-from imtok.measures.report.titles import number, title
+from imtok.measures.report.terms import term
+from imtok.measures.report.titles import number
 
 _POSITIONS = 16  # positions that are shown, evenly over the sequence
 _SLOTS = 6  # slots up to which each has a column
@@ -44,7 +45,7 @@ def _cell(value: Any) -> str:
 
 def _rate(rows: list[dict[str, Any]]) -> Brief:
     names = [name for name in dict.fromkeys(name for row in rows for name in row) if name not in _SETTINGS]
-    head = ["kind", "tokens or quality", *(_SIZES.get(name) or title(name) for name in names)]
+    head = ["kind", "tokens or quality", *(_SIZES.get(name) or term(name).heading for name in names)]
     cells = [
         [row["kind"], _cell(row.get("tokens", row.get("quality"))), *(_cell(row.get(name)) for name in names)]
         for row in rows

@@ -12,7 +12,8 @@ from imtok.errors import InputError
 from imtok.files import read_json
 from imtok.measures.report.differences import difference
 from imtok.measures.report.results import SCHEMA
-from imtok.measures.report.titles import number, title
+from imtok.measures.report.terms import Term, term
+from imtok.measures.report.titles import number
 from imtok.measures.report.writing import REPORT
 from imtok.text import markdown, markdown_table, terminal
 
@@ -27,11 +28,13 @@ class Row:
     Attributes:
         metric: Its name.
         values: One for each run; None = it has none, or none of this protocol.
+        term: What it is called and means.
         higher_is_better: As its measure says; None = neither is.
     """
 
     metric: str
     values: list[float | None]
+    term: Term
     higher_is_better: bool | None
 
     def cells(self) -> list[str]:
@@ -69,12 +72,12 @@ class Comparison:
         for name in self.names:
             rows.add_column(terminal(name), justify="right")
         for row in self.rows:
-            rows.add_row(terminal(title(row.metric)), *row.cells())
+            rows.add_row(terminal(row.term.heading), *row.cells())
         return rows
 
     def markdown(self) -> str:
         """For a file."""
-        cells = [[title(row.metric), *row.cells()] for row in self.rows]
+        cells = [[row.term.heading, *row.cells()] for row in self.rows]
         lines = ["# Comparison", "", *markdown_table(["metric", *self.names], cells, range(1, len(self.names) + 1))]
         lines += ["", markdown(self.legend())] if self.legend() else []
         lines += [""] * bool(self.refused) + [f"- {markdown(line)}" for line in self.refused]
@@ -130,6 +133,7 @@ _KINDS: dict[str, Callable[[Any], bool]] = {
     "bits_per_token": lambda value: _is_finite(value),
     "vocab_sizes": lambda value: isinstance(value, list) and all(map(_is_count, value)),
     **dict.fromkeys(("conventions", "data", "higher_is_better", "protocol"), lambda value: isinstance(value, dict)),
+    "terms": lambda value: isinstance(value, dict) and all(isinstance(one, dict) for one in value.values()),
     **dict.fromkeys(("tokenizer", "when"), lambda value: isinstance(value, str)),
 }
 
@@ -169,16 +173,22 @@ def compare(reports: Sequence[dict[str, Any]], names: Sequence[str]) -> Comparis
         for places in groups:
             if len(places) > 1 or len(groups) == 1:
                 values = [reports[p]["metrics"][metric] if p in places else None for p in range(len(reports))]
-                rows.append(Row(metric, values, _direction(reports[places[0]], metric)))
+                rows.append(Row(metric, values, _term(reports, metric), _direction(reports[places[0]], metric)))
         if len(groups) > 1:
             called = [" and ".join(names[place] for place in places) for places in groups]
             telling = [
                 next((reports[p] for p in places if "data" in reports[p]), reports[places[0]]) for places in groups
             ]
             why = difference(metric, telling, called)
-            refused.setdefault(why, []).append(title(metric))
+            refused.setdefault(why, []).append(_term(reports, metric).heading)
     lines = [f"{', '.join(metrics)}: not comparable: {why}" for why, metrics in refused.items()]
     return Comparison(list(names), rows, lines)
+
+
+def _term(reports: Sequence[Mapping[str, Any]], metric: str) -> Term:
+    """What a number is called, as the first report says that says it."""
+    told = next((report["terms"] for report in reports if metric in report.get("terms", {})), None)
+    return term(metric, told)
 
 
 def _groups(reports: Sequence[Mapping[str, Any]], metric: str) -> list[list[int]]:

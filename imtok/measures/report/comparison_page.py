@@ -14,7 +14,6 @@ from imtok.measures.report.page import PictureSet, meanings, quality
 from imtok.measures.report.plots import picture_bytes
 from imtok.measures.report.results import counted, millions
 from imtok.measures.report.templating import Inlined, render
-from imtok.measures.report.terms import term
 from imtok.measures.report.titles import number
 
 
@@ -42,19 +41,19 @@ def comparison_page(compared: Comparison, sides: Sequence[Side]) -> str:
     """
     names = [side.name for side in sides]
     sets, remark = align(sides)
-    metrics = [row.metric for row in compared.rows]
-    ids = [[term(name).short, *(_id(side, name) for side in sides)] for name in dict.fromkeys(metrics)]
+    terms = {row.metric: row.term for row in compared.rows}
+    ids = [[one.title, *(_id(side, name) for side in sides)] for name, one in terms.items()]
     return render(
         "comparison.html",
         heading=f"Comparison of {', '.join(names)}",
         names=names,
         facts=_facts(sides),
-        rows=[[_title(row.metric), *row.cells()] for row in compared.rows],
+        rows=[[row.term.heading, *row.cells()] for row in compared.rows],
         legend=compared.legend(),
         refused=compared.refused,
         sets=sets,
         remark=remark,
-        meanings=meanings(metrics),
+        meanings=meanings([row.term for row in compared.rows]),
         ids=ids,
     )
 
@@ -93,12 +92,6 @@ def _by_original(pictures: Pictures) -> dict[Any, tuple[str, UInt8[Tensor, "3 h 
         (tuple(original.shape), original.numpy().tobytes()): (key, original, image)
         for key, original, image in zip(pictures.keys, pictures.originals, pictures.reconstructions, strict=True)
     }
-
-
-def _title(metric: str) -> str:
-    """A number's short name and its unit, which would take a column of its own."""
-    short, unit, _ = term(metric)
-    return f"{short} ({unit})" if unit else short
 
 
 def _facts(sides: Sequence[Side]) -> list[list[str]]:

@@ -2,7 +2,7 @@
 
 from imtok.measures.report.briefs import briefs
 from imtok.measures.report.results import Report, summary
-from imtok.measures.report.titles import is_stand_in, number, reasons, title
+from imtok.measures.report.titles import is_stand_in, number, reasons
 from imtok.text import markdown as escaped
 from imtok.text import markdown_code, markdown_table
 
@@ -15,10 +15,12 @@ def markdown(report: Report) -> str:
         words = f"Protocol: {report.protocol['preset']}{changed}. Weights: {report.protocol['weights']}."
         lines += ["", escaped(words)]
     own = [name for name in report.metrics if not is_stand_in(name)]
-    rows = [[title(name), number(report.metrics[name]), report.conventions.get(name, "")] for name in own]
-    rows += [[title(name), "not measured", ""] for name in report.absent]
+    rows = [[report.heading(name), number(report.metrics[name]), report.conventions.get(name, "")] for name in own]
+    rows += [[report.heading(name), "not measured", ""] for name in report.absent]
     lines += ["", *markdown_table(["metric", "value", "convention"], rows, [1])]
-    lines += [""] * bool(report.absent) + [f"- not measured: {escaped(line)}" for line in reasons(report.absent)]
+    lines += [""] * bool(report.absent) + [
+        f"- not measured: {escaped(line)}" for line in reasons(report.absent, report.heading)
+    ]
     stand_ins = list(filter(is_stand_in, report.metrics))
     if stand_ins:
         rows = [[name, number(report.metrics[name]), report.conventions.get(name, "")] for name in stand_ins]
@@ -26,7 +28,7 @@ def markdown(report: Report) -> str:
         lines += markdown_table(["stand-in", "value", "convention"], rows, [1])
     lines += [""] * bool(report.warnings) + [f"- {escaped(warning)}" for warning in report.warnings]
     if report.ids:
-        rows = [[title(name), str(report.images), facts["id"]] for name, facts in report.ids.items()]
+        rows = [[report.heading(name), str(report.images), facts["id"]] for name, facts in report.ids.items()]
         lines += ["", "## Protocol ids", "", *markdown_table(["metric", "images", "id"], rows, [1])]
     if len(report.slots) > 1:
         lines += ["", "## Slots", "", *_slots(report)]
@@ -61,4 +63,4 @@ def _slots(report: Report) -> list[str]:
         [str(slot), str(size), *(number(values[name]) for name in names)]
         for slot, (size, values) in enumerate(zip(report.vocab_sizes, report.slots, strict=True))
     ]
-    return markdown_table(["slot", "vocabulary", *map(title, names)], rows, range(len(names) + 2))
+    return markdown_table(["slot", "vocabulary", *map(report.heading, names)], rows, range(len(names) + 2))

@@ -12,7 +12,7 @@ from imtok.measures.report.briefs import Brief, briefs
 from imtok.measures.report.plots import draw_plots, error_map, picture_bytes
 from imtok.measures.report.results import Report, counted, millions
 from imtok.measures.report.templating import Inlined, render
-from imtok.measures.report.terms import Term, term
+from imtok.measures.report.terms import Term
 from imtok.measures.report.titles import is_stand_in, number, reasons
 from imtok.measures.report.verdict import figures, lead
 from imtok.measures.ssim import SSIM, WINDOW
@@ -51,12 +51,12 @@ def page(report: Report) -> str:
         shown=_shown(report),
         rows=[
             *(_row(report, name) for name in own),
-            *([term(name).short, "not measured", "", ""] for name in report.absent),
+            *([report.term(name).title, "not measured", "", ""] for name in report.absent),
         ],
         stand_ins=[_row(report, name) for name in stand_ins],
-        absent=reasons(report.absent, lambda name: term(name).short),
+        absent=reasons(report.absent, lambda name: report.term(name).title),
         slots=_slots(report),
-        meanings=meanings(report.metrics),
+        meanings=meanings([report.term(name) for name in report.metrics]),
         protocol=_protocol(report),
         ids=[_id_row(report, name) for name in report.metrics],
         origin=[*report.about().items(), *([("Command", report.origin.command)] if report.origin.command else [])],
@@ -78,10 +78,9 @@ def facts(report: Report) -> list[tuple[str, str]]:
     return [(name, words) for name, words in told.items() if words]
 
 
-def meanings(names: Sequence[str] | dict[str, float]) -> list[tuple[str, str]]:
-    """Each number's short name and its definition."""
-    terms: list[Term] = [term(name) for name in names]
-    return [(one.short, one.meaning) for one in terms if one.meaning]
+def meanings(terms: Sequence[Term]) -> list[tuple[str, str]]:
+    """Each number's title and its definition."""
+    return [(one.title, one.meaning) for one in terms if one.meaning]
 
 
 def quality(original: UInt8[Tensor, "3 h w"], image: UInt8[Tensor, "3 h w"]) -> str:
@@ -125,13 +124,13 @@ def _shown(report: Report) -> str:
 
 
 def _row(report: Report, name: str) -> list[str]:
-    short, unit, _ = term(name)
-    return [short, number(report.metrics[name]), unit, _BETTER[report.higher_is_better.get(name)]]
+    title, unit, _ = report.term(name)
+    return [title, number(report.metrics[name]), unit, _BETTER[report.higher_is_better.get(name)]]
 
 
 def _id_row(report: Report, name: str) -> list[str]:
     facts, convention = report.ids.get(name, {}), report.conventions.get(name, "")
-    return [term(name).short, name, f"{report.images:,}", facts.get("id", ""), convention]
+    return [report.term(name).title, name, f"{report.images:,}", facts.get("id", ""), convention]
 
 
 def _slots(report: Report) -> Brief | None:
@@ -142,7 +141,7 @@ def _slots(report: Report) -> Brief | None:
         [str(slot), f"{size:,}", *(number(values[name]) for name in names)]
         for slot, (size, values) in enumerate(zip(report.vocab_sizes, report.slots, strict=True))
     ]
-    return Brief("Slots", ["Slot", "Vocabulary", *(term(name).short for name in names)], rows)
+    return Brief("Slots", ["Slot", "Vocabulary", *(report.term(name).title for name in names)], rows)
 
 
 def _protocol(report: Report) -> str:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from imtok.measures.report.grid import to_picture
 from imtok.measures.report.results import Report
-from imtok.measures.report.titles import title
+from imtok.measures.report.terms import term
 
 _COLORS = {"tokens": "#1f4e79", "jpeg": "#707070", "webp": "#d08030", "avif": "#508050"}
 
@@ -25,7 +25,7 @@ def draw_plots(report: Report) -> dict[str, bytes]:
     if "rate" in tables:
         rows = tables["rate"]
         for quality in [name for name in rows[0] if name not in _SIZES and name not in ("kind", "tokens", "quality")]:
-            plots[f"{title(quality)} against bytes"] = _figure(lambda axes, q=quality: _rate(axes, rows, q))
+            plots[f"{term(quality).heading} against bytes"] = _figure(lambda axes, q=quality: _rate(axes, rows, q))
     if "pfid" in tables:
         plots["Perturbed tokens"] = _figure(lambda axes: _pfid(axes, tables["pfid"]))
     if "positions" in tables:
@@ -73,7 +73,7 @@ def _rate(axes: Axes, rows: list[dict[str, Any]], quality: str) -> None:
         points = sorted((row["bytes"], row[quality]) for row in rows if row["kind"] == kind and quality in row)
         if points:
             axes.plot(*zip(*points, strict=True), marker="o", color=_COLORS[kind], label=kind)
-    axes.set(xscale="log", xlabel="bytes per image", ylabel=title(quality))
+    axes.set(xscale="log", xlabel="bytes per image", ylabel=term(quality).heading)
     for level in ("major", "minor"):  # 200 and not 2 x 10^2; between powers of ten only where there are few of them
         getattr(axes.xaxis, f"set_{level}_formatter")(LogFormatter(minor_thresholds=(2, 0.5)))
     axes.legend(frameon=False)

@@ -2,12 +2,14 @@
 
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
+from math import isfinite
 from typing import Any
 
 import numpy as np
 
 from imtok.measures.pictures import Pictures
 from imtok.measures.report.origin import Origin, describe_data
+from imtok.measures.report.terms import Term, term
 from imtok.measures.report.titles import is_stand_in
 
 SCHEMA = 3
@@ -31,6 +33,7 @@ class Report:
         protocol: What all numbers have in common: preset, crop, number and hash of images, which weights.
         ids: For each metric the ``id`` of its protocol and all that went into it. Numbers of different ids must not
             be compared.
+        terms: What each number is called (``title``), its ``unit`` and ``meaning``, by name, as its class says.
         higher_is_better: Whether a larger value is the better one, by name; None = neither is.
         tables: Longer results by name: rate, pfid, language, ...
         arrays: Counts and ids for ``codes.npz``.
@@ -55,6 +58,7 @@ class Report:
     pictures: Pictures
     protocol: dict[str, Any] = field(default_factory=dict)
     ids: dict[str, dict[str, Any]] = field(default_factory=dict)
+    terms: dict[str, dict[str, str]] = field(default_factory=dict)
     higher_is_better: dict[str, bool | None] = field(default_factory=dict)
     tables: dict[str, Any] = field(default_factory=dict)
     arrays: dict[str, np.ndarray] = field(default_factory=dict)
@@ -86,19 +90,33 @@ class Report:
             "image_size": list(self.image_size),
             "vocab_sizes": list(self.vocab_sizes),
             "bits_per_token": self.bits_per_token,
-            "metrics": self.metrics,
+            "metrics": {name: value for name, value in self.metrics.items() if isfinite(value)},
             "slots": self.slots,
             "conventions": self.conventions,
-            "absent": self.absent,
+            "absent": self.absent | {name: f"its value is {value}" for name, value in self._not_finite.items()},
             "stand_ins": [name for name in self.metrics if is_stand_in(name)],
             "protocol": self.protocol,
             "protocol_ids": self.ids,
+            "terms": self.terms,
             "higher_is_better": self.higher_is_better,
             "tables": self.tables,
             "warnings": self.warnings,
             "bad": self.bad,
             "versions": {package: package_version(package) for package in ("imtok", "torch")},
         }
+
+    @property
+    def _not_finite(self) -> dict[str, float]:
+        """Numbers that JSON cannot hold."""
+        return {name: value for name, value in self.metrics.items() if not isfinite(value)}
+
+    def term(self, name: str) -> Term:
+        """What a number is called and means."""
+        return term(name, self.terms)
+
+    def heading(self, name: str) -> str:
+        """What a number is called, with its unit."""
+        return self.term(name).heading
 
     def about(self) -> dict[str, str]:
         """What the numbers are of, in words by title: data, images, tokenizer, time and version."""

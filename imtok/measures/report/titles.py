@@ -1,29 +1,7 @@
-"""How numbers are called and written for people."""
+"""How numbers are written for people."""
 
 import math
 from collections.abc import Callable, Mapping
-
-_TITLES = {
-    "psnr": "PSNR (dB)",
-    "ssim": "SSIM",
-    "msssim": "MS-SSIM",
-    "usage": "codebook usage",
-    "entropy_bits": "entropy (bits per slot)",
-    "entropy_bits_corrected": "entropy, corrected (bits per slot)",
-    "perplexity": "perplexity",
-    "relative_perplexity": "perplexity / vocabulary",
-    "frequent": "codes above 8 % of uniform use",
-    "tokens_per_image": "tokens per image",
-    "bits_per_pixel": "bits per pixel",
-    "bits_per_pixel_entropy": "bits per pixel, by entropy",
-    "probe_codes": "linear probe of codes (top-1)",
-    "probe_latents": "linear probe of latents (top-1)",
-}
-
-
-def title(name: str) -> str:
-    """A metric's name for people."""
-    return _TITLES.get(name, name)
 
 
 def number(value: float) -> str:
@@ -63,16 +41,16 @@ def share(value: float) -> str:
     return f"{percent:.{max(1, 1 - math.floor(math.log10(percent)))}f} %"
 
 
-def reasons(absent: Mapping[str, str], called: Callable[[str], str] = title) -> list[str]:
+def reasons(absent: Mapping[str, str], called: Callable[[str], str] = str) -> list[str]:
     """Why metrics are missing, a line for each reason.
 
     Args:
         absent: Reasons by name.
-        called: What a name is called; ``str`` = as it is typed.
+        called: What a name is called.
 
     Example:
         >>> reasons({"rfid": "no weights", "psnr": "no images", "kid": "no weights"})
-        ['rfid, kid: no weights', 'PSNR (dB): no images']
+        ['rfid, kid: no weights', 'psnr: no images']
     """
     names: dict[str, list[str]] = {}
     for name, reason in absent.items():

@@ -13,7 +13,7 @@ from imtok.measures.report.grid import draw_grid
 from imtok.measures.report.markdown import markdown
 from imtok.measures.report.page import page
 from imtok.measures.report.results import SCHEMA, Report, summary
-from imtok.measures.report.titles import number, reasons, title
+from imtok.measures.report.titles import number, reasons
 from imtok.text import terminal
 
 __all__ = [
@@ -71,7 +71,7 @@ def show(report: Report, console: Console, remark: str = "") -> None:
         print_whole(_rows(brief), console)
         if brief.note:
             console.print(f"[dim]{terminal(brief.note)}[/dim]", soft_wrap=True)
-    for line in reasons(report.absent):
+    for line in reasons(report.absent, report.heading):
         console.print(f"  [dim]not measured:[/dim] {terminal(line)}", soft_wrap=True)
 
 
@@ -89,9 +89,9 @@ def table(report: Report) -> Table:
     rows.add_column("metric")
     rows.add_column("value", justify="right")
     for name, value in report.metrics.items():
-        rows.add_row(terminal(title(name)), number(value))
+        rows.add_row(terminal(report.heading(name)), number(value))
     for name in report.absent:
-        rows.add_row(terminal(title(name)), "[dim]not measured[/dim]")
+        rows.add_row(terminal(report.heading(name)), "[dim]not measured[/dim]")
     if report.bad:
         rows.add_row("[red]unreadable samples[/red]", f"[red]{len(report.bad)}[/red]")
     return rows

@@ -1,0 +1,52 @@
+"""What a number is called, what it counts and which way is better: said once, on the class that gives it."""
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Quantity:
+    """A number that a measure gives.
+
+    Attributes:
+        name: In ``report.json``; ``{net}`` in it stands for the extractor that the number depends on.
+        title: For people; empty = its name.
+        unit: What it is counted in; empty = a number without a unit.
+        convention: How it is computed, in words: compare only numbers of one convention.
+        higher_is_better: Whether a larger value is the better one; None = neither is, or the class leaves it open.
+        meaning: A definition in a sentence or two.
+        asks: The config key that says which way is better, where the class leaves it open; empty = there is none.
+    """
+
+    name: str
+    title: str = ""
+    unit: str = ""
+    convention: str = ""
+    higher_is_better: bool | None = None
+    meaning: str = ""
+    asks: str = ""
+
+    def named(self, name: str) -> "Quantity":
+        """The same with the name of its net in it."""
+        return replace(self, name=name)
+
+    @property
+    def words(self) -> dict[str, str]:
+        """What a report keeps beside the value, so that it can be read without the class."""
+        return {"title": self.title or self.name, "unit": self.unit, "meaning": self.meaning}
+
+
+def declared(part: Any) -> tuple[Quantity, ...]:
+    """The numbers that a class, or an object of it, says it gives: its ``quantities``, or the one of its own name.
+
+    Example:
+        >>> class Blur:
+        ...     name, title, unit, higher_is_better = "blur", "Blur", "pixels", False
+        >>> [(one.name, one.unit, one.higher_is_better) for one in declared(Blur)]
+        [('blur', 'pixels', False)]
+    """
+    several = getattr(part, "quantities", ())
+    if several or not getattr(part, "name", ""):
+        return tuple(several)
+    words = {key: getattr(part, key, "") or "" for key in ("title", "unit", "convention", "meaning")}
+    return (Quantity(part.name, higher_is_better=getattr(part, "higher_is_better", None), **words),)
