@@ -19,7 +19,7 @@ from imtok.measures.base import Bench, Found, Measure, Number, Quantity, Seen
 from imtok.measures.inference import Size
 from imtok.tokenizer import Tokenizer
 
-_SUMMED: dict[Any, Callable[[list[Tensor]], Tensor]] = {
+_SUMMED: dict[Any, Callable[[list[Any]], Tensor]] = {
     dim_zero_sum: lambda states: torch.stack(states).sum(0),
     dim_zero_max: lambda states: torch.stack(states).amax(0),
     dim_zero_min: lambda states: torch.stack(states).amin(0),
