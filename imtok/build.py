@@ -9,12 +9,11 @@ from typing import Any, Union, cast, get_args, get_origin, get_type_hints
 
 import torch
 from hydra.core.hydra_config import HydraConfig
-from hydra.utils import get_object
 from omegaconf import DictConfig, OmegaConf
 
 from imtok.conditions.base import pinned
 from imtok.config import TrainConfig
-from imtok.construct import construct
+from imtok.construct import construct, import_path
 from imtok.data.base import Data
 from imtok.errors import InputError
 from imtok.measures.protocol import Protocol
@@ -184,7 +183,7 @@ def _left_over(node: Any, path: str) -> list[str]:
     if "_target_" not in node:
         return [path]
     try:
-        hints = get_type_hints(get_object(node["_target_"]).__init__)
+        hints = get_type_hints(import_path(node["_target_"]).__init__)
     except Exception:  # what cannot be imported is refused elsewhere, by name
         return []
     found = []

@@ -124,6 +124,35 @@ def import_class(target: Any) -> type:
     return found
 
 
+def find_class(target: Any, bases: _Bases, key: str) -> type:
+    """The class that ``_target_`` of the user's own config names, by any path by which Python finds it.
+
+    Args:
+        target: Its path, ``torch.optim.AdamW``. Nothing of the class is called.
+        bases: It has to be a subclass of one of these.
+        key: Where the part stands in the config, for messages.
+
+    Raises:
+        InputError: If there is no such class, or it is something else: a function, a class of another kind, or one
+            that cannot be built.
+    """
+    try:
+        found = import_path(target)
+    except Exception as error:  # importing can raise anything
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise InputError(f"{key}._target_: cannot import {target} ({reason})") from None
+    if not (isinstance(found, type) and issubclass(found, bases)):
+        wanted = " or ".join(f"{base.__module__}.{base.__name__}" for base in bases)
+        raise InputError(f"{key}._target_ must name a subclass of {wanted}, got {target}")
+    if inspect.isabstract(found) or found in bases:
+        unwritten = ", ".join(sorted(getattr(found, "__abstractmethods__", ())))
+        raise InputError(
+            f"{key}._target_ must name a class that can be built, got {target}, which "
+            + (f"does not write {unwritten}" if unwritten else "is only a base")
+        )
+    return found
+
+
 def import_path(target: Any) -> Any:
     """What a path leads to, as it is called now; any error if it leads to nothing."""
     module, _, name = current_path(target).rpartition(".")

@@ -8,9 +8,8 @@ from collections.abc import Callable, Iterator, Sequence
 from types import NoneType, UnionType
 from typing import Any, Literal, TypeGuard, Union, get_args, get_origin, get_type_hints, is_typeddict
 
-from hydra.utils import get_object
-
 from imtok.conditions.base import Conditioner
+from imtok.construct import import_path
 from imtok.data.base import Data
 from imtok.decoders.base import Decoder
 from imtok.encoders.base import Encoder
@@ -163,7 +162,7 @@ def _targets(node: Any, path: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
 def _check_node(path: str, node: dict[str, Any], provided: set[str], typed: set[str] | None) -> Iterator[str]:
     target = node["_target_"]
     try:
-        factory: Callable[..., Any] = get_object(target)
+        factory: Callable[..., Any] = import_path(target)
         parameters = inspect.signature(factory).parameters
         hints = _hints(factory)
     except Exception as error:  # importing can raise anything, and not all that can be imported says what it takes
@@ -270,7 +269,7 @@ def _of_other_class(path: str, value: Any, hint: Any) -> Iterator[str]:
     if not all(inspect.isclass(one) and one.__module__.startswith("imtok.") for one in wanted):
         return
     try:
-        found = get_object(value["_target_"])
+        found = import_path(value["_target_"])
     except Exception:  # what cannot be imported is refused by name
         return
     ours = inspect.isclass(found) and found.__module__.startswith("imtok.")

@@ -4,7 +4,7 @@ import inspect
 from collections.abc import Mapping
 from typing import Any
 
-from imtok.construct import construct, import_path
+from imtok.construct import construct, find_class
 from imtok.errors import InputError
 from imtok.extractors.base import Extractor
 from imtok.extractors.inception import Inception
@@ -22,17 +22,7 @@ def extractor_class(section: Section, key: str) -> type[Extractor]:
     Raises:
         InputError: If there is no such class, or it is no extractor.
     """
-    path = str(section.get("_target_"))
-    try:
-        found = import_path(path)
-    except Exception as error:  # importing can raise anything
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise InputError(f"{key}._target_: cannot import {path} ({reason})") from None
-    if not (isinstance(found, type) and issubclass(found, Extractor)):
-        raise InputError(f"{key}._target_ must name a subclass of {Extractor.__module__}.Extractor, got {path}")
-    if inspect.isabstract(found):
-        raise InputError(f"{key}._target_ must name a class that can be built, got {path}, which writes no extract")
-    return found
+    return find_class(section.get("_target_"), (Extractor,), key)
 
 
 def described(section: Section, key: str) -> dict[str, Any]:

@@ -3,21 +3,22 @@
 import inspect
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from functools import cache
 from hashlib import sha256
 from importlib import import_module
-from importlib.metadata import packages_distributions, version
+from importlib.metadata import PackageNotFoundError, packages_distributions, version
 from pathlib import Path
 from typing import Any
 
 from torchmetrics import Metric
 
+from imtok.construct import construct, find_class
 from imtok.errors import InputError, MissingWeightsError
 from imtok.measures.base import ImageMeasure, Measure
 from imtok.measures.keys import with_keys
 from imtok.measures.library import LibraryMeasure
 from imtok.measures.mean import ImageMean
 from imtok.measures.quantity import declared
-from imtok.tokenizer import construct
 
 DIRECTION = "higher_is_better"
 _FILES = ("weights", "backbone", "heads", "sha256")
@@ -36,7 +37,7 @@ def make(name: str, section: Mapping[str, Any]) -> Measure:
         InputError: If the class cannot be had, is no measure or refuses its arguments.
     """
     key = f"measure.{name}"
-    kind = _find(section.get("_target_"), key)
+    kind = find_class(section.get("_target_"), (Measure, Metric), key)
     own = DIRECTION in inspect.signature(kind).parameters
     direction = None if own else section.get(DIRECTION)
     plain = {one: value for one, value in section.items() if one != "_target_" and (own or one != DIRECTION)}
@@ -74,22 +75,6 @@ def _build(kind: type, key: str, plain: Mapping[str, Any]) -> Measure:
         raise InputError(f"{key}: {reason if isinstance(error, ValueError) else f'{kind.__name__}: {reason}'}") from (
             error if isinstance(error, (TypeError, ValueError)) else ValueError(reason)
         )
-
-
-def _find(target: Any, key: str) -> type:
-    """The class that ``_target_`` names."""
-    module, _, name = str(target).rpartition(".")
-    try:
-        found = getattr(import_module(module), name)
-    except Exception as error:  # importing can raise anything
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise InputError(f"{key}._target_: cannot import {target} ({reason})") from None
-    if not (isinstance(found, type) and issubclass(found, (Measure, Metric))) or inspect.isabstract(found):
-        raise InputError(
-            f"{key}._target_ must name a class that can be built, of imtok.measures.base.Measure or "
-            f"torchmetrics.Metric, got {target}"
-        )
-    return found
 
 
 def _set_direction(made: Measure, kind: type, direction: Any, key: str) -> None:
@@ -130,10 +115,14 @@ def _file_keys(plain: Mapping[str, Any], key: str) -> dict[str, str]:
     return found
 
 
+@cache
 def _version(kind: type) -> str:
     """Name and version of the package that a class is of; of files that are no package, the hash of its own."""
     package = kind.__module__.split(".")[0]
-    known = packages_distributions().get(package)
+    try:
+        return f"{package} {version(package)}"
+    except PackageNotFoundError:
+        known = packages_distributions().get(package)  # takes half a second
     if known:
         return f"{known[0]} {version(known[0])}"
     file = getattr(import_module(kind.__module__), "__file__", None)

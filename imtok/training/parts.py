@@ -9,7 +9,7 @@ from lightning.pytorch.loggers import Logger
 from torch.optim import Optimizer
 from torchmetrics import Metric
 
-from imtok.construct import construct, import_path
+from imtok import construct
 from imtok.errors import InputError
 from imtok.measures.base import Measure
 from imtok.schedules import Schedule
@@ -27,25 +27,14 @@ def find_class(target: Any, group: str, key: str) -> type:
     """The class that ``_target_`` names. Nothing of it is called.
 
     Args:
-        target: Its path, ``torch.optim.AdamW``; any path by which Python finds it will do.
+        target: Its path, ``torch.optim.AdamW``.
         group: Of ``BASES``: the class has to be a subclass of the group's own.
         key: Where the part stands in the config, for messages.
 
     Raises:
-        InputError: If there is no such class, or it is something else: a function, or a class of another kind.
+        InputError: See :func:`imtok.construct.find_class`.
     """
-    bases = BASES[group]
-    try:
-        found = import_path(target)
-    except Exception as error:  # importing can raise anything
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise InputError(f"{key}._target_: cannot import {target} ({reason})") from None
-    if not (isinstance(found, type) and issubclass(found, bases)):
-        wanted = " or ".join(f"{base.__module__}.{base.__name__}" for base in bases)
-        raise InputError(f"{key}._target_ must name a subclass of {wanted}, got {target}")
-    if inspect.isabstract(found) or found in bases:
-        raise InputError(f"{key}._target_ must name a class that can be built, got {target}, which is only a base")
-    return found
+    return construct.find_class(target, BASES[group], key)
 
 
 def build(section: Mapping[str, Any], group: str, key: str, provided: Mapping[str, Any] | None = None) -> Any:
@@ -62,7 +51,7 @@ def build(section: Mapping[str, Any], group: str, key: str, provided: Mapping[st
     """
     found = find_class(section.get("_target_"), group, key)
     arguments = {
-        name: construct(value, packages=None, key=f"{key}.{name}")
+        name: construct.construct(value, packages=None, key=f"{key}.{name}")
         for name, value in section.items()
         if name != "_target_"
     }

@@ -29,13 +29,24 @@ METRICS = (
     "length",
     "linear_probe",
 )
+TORCHMETRICS = {
+    "their_psnr": {"_target_": "torchmetrics.image.PeakSignalNoiseRatio"},
+    "their_ssim": {"_target_": "torchmetrics.image.StructuralSimilarityIndexMeasure"},
+    "their_index": {"_target_": "torchmetrics.image.UniversalImageQualityIndex"},
+    "their_error": {"_target_": "torchmetrics.image.RootMeanSquaredErrorUsingSlidingWindow"},
+    "their_fid": {
+        "_target_": "torchmetrics.image.fid.FrechetInceptionDistance",
+        "feature": {"_target_": "measures.tiny.Quarters"},
+    },
+}
 
 
 def outcome(count: int, rank: int = 0, world: int = 1) -> dict:
     """What the evaluation of this rank's part of ``count`` images finds."""
     Protocol.build = lambda self: Tiny()
     codecs.QUALITIES = {"jpeg": (20,)}
-    settings = Settings(sections(METRICS, pfid={"alphas": [0.5], "deltas": [8]}), skip_missing=True)
+    chosen = {**sections(METRICS, pfid={"alphas": [0.5], "deltas": [8]}), **TORCHMETRICS}
+    settings = Settings(chosen, skip_missing=True, processes=world)
     try:
         given, shown = batches(range(rank, count, world), 2), ["image 3", "image 0", "image 6"]
         report = evaluate(tokenizer().double(), given, pictures=shown, settings=settings)

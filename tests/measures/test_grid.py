@@ -87,7 +87,7 @@ def test_the_report_tells_what_is_absent_and_unreadable(report, tmp_path):
 def test_a_report_that_cannot_be_written_leaves_the_earlier_one(report, tmp_path):
     write_report(report, tmp_path / "report")
     before = {path.name: path.read_bytes() for path in (tmp_path / "report").iterdir()}
-    report.metrics["psnr"] = float("nan")  # which JSON does not have
+    report.slots[0]["usage"] = float("nan")  # which JSON does not have
     with pytest.raises(ValueError, match="not JSON compliant"):
         write_report(report, tmp_path / "report")
     assert {path.name: path.read_bytes() for path in (tmp_path / "report").iterdir()} == before
