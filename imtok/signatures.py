@@ -104,7 +104,7 @@ def _told(node: dict[str, Any]) -> set[str]:
     found = named_class(node)
     if found is None or not issubclass(found, (*LISTENERS, Head)):
         return set()
-    return {"in_dim"} if issubclass(found, Head) else set(TOLD)
+    return {"in_dim", "out_dim"} if issubclass(found, Head) else set(TOLD)
 
 
 def _by_name(group: str, section: Any) -> Iterator[str]:

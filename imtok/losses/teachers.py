@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from imtok.nn.frozen import Frozen
-from imtok.nn.timm_net import timm_net
+from imtok.nn.timm_net import timm_blank, timm_net
 
 
 class TeacherFeatures(NamedTuple):
@@ -26,6 +26,13 @@ class TeacherFeatures(NamedTuple):
 
     patches: Float[Tensor, "b m k"]
     summary: Float[Tensor, "b k2"]
+
+
+class Widths(NamedTuple):
+    """Widths of a teacher's features: of the patches, and of the summary."""
+
+    patches: int
+    summary: int
 
 
 class Teacher(nn.Module):
@@ -76,14 +83,28 @@ class Teacher(nn.Module):
         self.side = image_size or int(config["input_size"][-1])
         self.register_buffer("mean", torch.tensor(config["mean"]).view(3, 1, 1), persistent=False)
         self.register_buffer("deviation", torch.tensor(config["std"]).view(3, 1, 1), persistent=False)
-        try:
-            patches, summary = self._look(torch.zeros(1, 3, self.side, self.side, device=self.mean.device))
-        except (AssertionError, IndexError, RuntimeError, TypeError, AttributeError) as error:
-            reason = (str(error).splitlines() or [type(error).__name__])[0]
-            raise ValueError(
-                f"teacher {name} gives no features at {self.side} pixels, layer {layer} ({reason})"
-            ) from None
-        self.dim, self.summary_dim = patches.shape[-1], summary.shape[-1]
+        self.dim, self.summary_dim = _tried(net, name, self.side, layer)
+
+    @classmethod
+    def widths(cls, name: str, image_size: int | None = None, layer: int | None = None) -> Widths:
+        """What ``dim`` and ``summary_dim`` will be, by shapes alone: no weights are read and no memory is taken.
+
+        Args:
+            name: See the class.
+            image_size: See the class.
+            layer: See the class.
+
+        Raises:
+            MissingWeightsError: If timm is missing.
+            ValueError: If timm has no such net, or the net cannot read this size or has no such layer.
+
+        Example:
+            >>> Teacher.widths("test_vit", image_size=64)
+            Widths(patches=64, summary=64)
+        """
+        with torch.device("meta"):
+            net = timm_blank(name, **_settings(name, image_size)).eval()
+            return _tried(net, name, image_size or int(net.pretrained_cfg["input_size"][-1]), layer)
 
     @override
     def forward(self, image: Float[Tensor, "b 3 h w"]) -> TeacherFeatures:
@@ -91,26 +112,37 @@ class Teacher(nn.Module):
         size = (self.side, self.side)
         if image.shape[-2:] != size:
             image = F.interpolate(image, size, mode="bicubic", align_corners=False, antialias=True)
-        return self._look(((image.clamp(-1, 1) + 1) / 2 - self.mean) / self.deviation)
-
-    @torch.no_grad()
-    def _look(self, pixels: Float[Tensor, "b 3 h w"]) -> TeacherFeatures:
-        if self.layer is not None:
-            maps = self.frozen.net.forward_intermediates(pixels, indices=[self.layer], intermediates_only=True)[0]
-            return TeacherFeatures(rearrange(maps, "b k h w -> b (h w) k"), reduce(maps, "b k h w -> b k", "mean"))
-        features = self.frozen.net.forward_features(pixels)
-        summary = self.frozen.net.forward_head(features, pre_logits=True)
-        if features.ndim == 3:
-            patches = features[:, getattr(self.frozen.net, "num_prefix_tokens", 0) :]
-        elif getattr(self.frozen.net, "output_fmt", "NCHW") == "NHWC":
-            patches = rearrange(features, "b h w k -> b (h w) k")
-        else:
-            patches = rearrange(features, "b k h w -> b (h w) k")
-        return TeacherFeatures(patches, summary)
+        return _look(self.frozen.net, ((image.clamp(-1, 1) + 1) / 2 - self.mean) / self.deviation, self.layer)
 
     @override
     def extra_repr(self) -> str:
         return f"{self.name}, side={self.side}, layer={self.layer}"
+
+
+def _tried(net: Any, name: str, side: int, layer: int | None) -> Widths:
+    """The widths of its features, from those of an empty image."""
+    try:
+        patches, summary = _look(net, torch.zeros(1, 3, side, side), layer)
+    except (AssertionError, IndexError, RuntimeError, TypeError, AttributeError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise ValueError(f"teacher {name} gives no features at {side} pixels, layer {layer} ({reason})") from None
+    return Widths(patches.shape[-1], summary.shape[-1])
+
+
+@torch.no_grad()
+def _look(net: Any, pixels: Float[Tensor, "b 3 h w"], layer: int | None) -> TeacherFeatures:
+    if layer is not None:
+        maps = net.forward_intermediates(pixels, indices=[layer], intermediates_only=True)[0]
+        return TeacherFeatures(rearrange(maps, "b k h w -> b (h w) k"), reduce(maps, "b k h w -> b k", "mean"))
+    features = net.forward_features(pixels)
+    summary = net.forward_head(features, pre_logits=True)
+    if features.ndim == 3:
+        patches = features[:, getattr(net, "num_prefix_tokens", 0) :]
+    elif getattr(net, "output_fmt", "NCHW") == "NHWC":
+        patches = rearrange(features, "b h w k -> b (h w) k")
+    else:
+        patches = rearrange(features, "b k h w -> b (h w) k")
+    return TeacherFeatures(patches, summary)
 
 
 def _settings(name: str, image_size: int | None) -> dict[str, Any]:

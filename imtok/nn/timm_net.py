@@ -44,6 +44,16 @@ def timm_net(name: str, weights: str | Path | None, **settings: Any) -> Any:
         raise InputError(f"{path} does not hold the weights of {name} ({reason})") from None
 
 
+def timm_blank(name: str, **settings: Any) -> Any:
+    """A net of timm as it begins, of which only shapes are looked at.
+
+    Raises:
+        MissingWeightsError: If timm is missing.
+        ValueError: If timm has no such net.
+    """
+    return _known(name, None)[0].create_model(name, **settings)
+
+
 def timm_config(name: str, weights: str | Path | None = None) -> Any:
     """What timm says of a net: ``input_size``, ``mean``, ``std``, ``hf_hub_id``, ...; None = nothing.
 

@@ -11,7 +11,7 @@ from torch._subclasses.fake_tensor import FakeCopyMode, FakeTensorMode
 
 from imtok.construct import import_path
 from imtok.decoders.base import GenerativeDecoder
-from imtok.errors import InputError
+from imtok.errors import InputError, MissingWeightsError
 from imtok.losses.alignment.base import AlignmentLoss
 from imtok.losses.base import ImageLoss
 from imtok.nn.taps import tapped
@@ -31,7 +31,8 @@ def tell_sizes(section: dict[str, Any], tokenizer: Tokenizer, side: int) -> None
 
     An objective, an alignment or a loss is told ``dim`` (width of a latent), ``vocab_sizes``, ``num_latents`` and
     ``image_size`` where its class takes arguments by these names. The ``head`` of an alignment is told ``in_dim``, the
-    width of the part of the tokenizer that the alignment looks at (``source``).
+    width of the part of the tokenizer that the alignment looks at (``source``), and ``out_dim``, that of its teacher's
+    features; a ``teacher_head`` is told the same from the other side.
 
     Args:
         section: Plain values, which are changed.
@@ -39,7 +40,7 @@ def tell_sizes(section: dict[str, Any], tokenizer: Tokenizer, side: int) -> None
         side: Side of the images, in pixels.
 
     Raises:
-        InputError: If an alignment looks at a part that is not there, or whose width is not to be found.
+        InputError: If an alignment looks at a part that is not there, or a width is not to be found.
     """
     known = {
         "dim": tokenizer.quantizer.dim,
@@ -47,20 +48,81 @@ def tell_sizes(section: dict[str, Any], tokenizer: Tokenizer, side: int) -> None
         "num_latents": tokenizer.encoder.num_latents((side, side)),
         "image_size": side,
     }
-    wanted: dict[str, tuple[dict[str, Any], str, Any]] = {}  # heads by their keys, with source and channels
+    alignments = list[_Heads]()
     for path, node in _nodes(section, "objective"):
         found = named_class(node)
         if found is None or not issubclass(found, LISTENERS):
             continue
         taken = inspect.signature(found).parameters
         node |= {name: value for name, value in known.items() if name in taken and name not in node}
-        head, source = node.get("head"), node.get("source", getattr(taken.get("source"), "default", None))
-        if isinstance(source, str) and isinstance(head, dict) and _wants_width(head):
-            wanted[path] = (head, source, node.get("channels"))
-    widths = _widths(tokenizer, side, {path: source for path, (_, source, _) in wanted.items()})
-    for head, source, channels in wanted.values():
-        whole = widths[source]
-        head["in_dim"] = min(channels[1], whole) - channels[0] if channels else whole
+        alignments.append(_Heads(path, node, {key: one.default for key, one in taken.items()}))
+    looking = [one for one in alignments if one.asks_source]
+    widths = _widths(tokenizer, side, {one.path: one.source for one in looking})
+    for one in looking:
+        one.tell_source(widths[one.source])
+    for one in alignments:
+        one.tell_teacher()
+
+
+class _Heads:
+    """The two heads of an alignment between what it looks at and its teacher, as sections of the config.
+
+    Args:
+        path: Of the alignment in the config.
+        node: Its section, which is changed.
+        defaults: Of the arguments of its class.
+    """
+
+    def __init__(self, path: str, node: dict[str, Any], defaults: dict[str, Any]) -> None:
+        self.path, self.node = path, node
+        self.source = node.get("source", defaults.get("source"))
+        self.summary = node.get("feature", defaults.get("feature")) == "summary"
+        self.head, self.teacher_head = self._head("head"), self._head("teacher_head")
+        # what lies next to the source, and what next to the teacher
+        self.near = (self.head, "in_dim") if self.head is not None else (self.teacher_head, "out_dim")
+        self.far = (self.teacher_head, "in_dim") if self.teacher_head is not None else (self.head, "out_dim")
+
+    def _head(self, name: str) -> dict[str, Any] | None:
+        section = self.node.get(name)
+        return section if isinstance(section, dict) and "_target_" in section else None
+
+    @property
+    def asks_source(self) -> bool:
+        """Whether a head wants the width of what the alignment looks at."""
+        return isinstance(self.source, str) and _wants(*self.near)
+
+    def tell_source(self, width: int) -> None:
+        """Tell the head next to the source."""
+        section, name = self.near
+        channels = self.node.get("channels")
+        if section is not None:
+            section[name] = min(channels[1], width) - channels[0] if channels else width
+
+    def tell_teacher(self) -> None:
+        """Tell the head next to the teacher, and the other one what this one gives."""
+        section, name = self.far
+        if section is not None and _wants(section, name):
+            self._tell_far(section, name)
+        if self.teacher_head is not None and self.head is not None and _wants(self.head, "out_dim"):
+            self.head["out_dim"] = self.teacher_head.get("out_dim")
+
+    def _tell_far(self, section: dict[str, Any], name: str) -> None:
+        teacher = self.node.get("teacher")
+        found = named_class(teacher) if isinstance(teacher, dict) and "_target_" in teacher else None
+        if not isinstance(teacher, dict) or found is None or not hasattr(found, "widths"):
+            if _arguments(section)[name].default is inspect.Parameter.empty:
+                key = f"{self.path}.{'head' if section is self.head else 'teacher_head'}.{name}"
+                raise InputError(f"{key}: the width of its teacher is not to be found; give +{key}=NUMBER")
+            return
+        taken = inspect.signature(found.widths).parameters
+        try:
+            widths = found.widths(**{key: value for key, value in teacher.items() if key in taken})
+        except MissingWeightsError:  # as the teacher says, too, which is built before its heads
+            self.node |= {key: self.node.pop(key) for key in ("head", "teacher_head") if key in self.node}
+        except (TypeError, ValueError) as error:
+            raise InputError(f"{self.path}.teacher: {error}") from None
+        else:
+            section[name] = widths.summary if self.summary else widths.patches
 
 
 def named_class(node: dict[str, Any]) -> type | None:
@@ -72,11 +134,15 @@ def named_class(node: dict[str, Any]) -> type | None:
     return found if isinstance(found, type) else None
 
 
-def _wants_width(head: dict[str, Any]) -> bool:
-    if "_target_" not in head or head.get("in_dim") is not None:
-        return False
-    found = named_class(head)
-    return found is not None and "in_dim" in inspect.signature(found).parameters
+def _wants(section: dict[str, Any] | None, name: str) -> bool:
+    """Whether a head takes a width that the config leaves out."""
+    return section is not None and section.get(name) is None and name in _arguments(section)
+
+
+def _arguments(section: dict[str, Any]) -> dict[str, inspect.Parameter]:
+    """What the class of a section takes."""
+    found = named_class(section)
+    return {} if found is None else dict(inspect.signature(found).parameters)
 
 
 def _nodes(node: Any, path: str) -> Iterator[tuple[str, dict[str, Any]]]:

@@ -51,6 +51,7 @@ def test_any_kind_of_net_gives_patches_and_a_summary(name):
     assert summary.shape == (2, teacher.summary_dim)
     assert round(patches.shape[1] ** 0.5) ** 2 == patches.shape[1] > 1
     assert torch.isfinite(patches).all()
+    assert Teacher.widths(name, image_size=96) == (teacher.dim, teacher.summary_dim)
 
 
 def test_images_are_resized_and_clamped():

@@ -13,7 +13,7 @@ from imtok.losses.alignment.alignment import Alignment
 from imtok.training.told_sizes import tell_sizes
 
 TEACHER = "{_target_:imtok.losses.teachers.Teacher,name:test_vit,weights:random,image_size:32}"
-HEAD = "{_target_:imtok.losses.alignment.heads.MLPHead,out_dim:64,width:8,layers:2}"
+HEAD = "{_target_:imtok.losses.alignment.heads.MLPHead,width:8,layers:2}"
 OWN = '''
 from torch import nn
 
@@ -50,6 +50,25 @@ class OwnHead(Head):
     def forward(self, features, keep=None):
         return self.map(features)
 '''
+
+TEACHERS = """
+import torch
+from torch import nn
+
+
+class Silent(nn.Module):
+    dim = summary_dim = 3
+
+    def forward(self, image):
+        return image.flatten(2).mT, image.mean((2, 3))
+
+
+class Absent(Silent):
+    @classmethod
+    def widths(cls):
+        raise ValueError("nothing is known of it")
+"""
+ALIGNMENT = "imtok.losses.alignment.alignment.Alignment"
 
 
 def aligned(source, *more):
@@ -123,3 +142,41 @@ def test_what_is_given_stays_and_no_random_state_moves(tmp_path):
 def test_a_part_that_is_not_there_is_refused_by_the_key_that_names_it(tmp_path):
     with pytest.raises(InputError, match=r"objective\.alignments\.x\.source must name a part .*, got decoder\.nothing"):
         tiny_run(tmp_path, aligned("decoder.nothing"))
+
+
+MORE = "{_target_:imtok.losses.alignment.heads.MLPHead,layers:1}"
+
+
+@pytest.mark.parametrize(
+    ("heads", "told"),
+    [
+        (f"head:{MORE}", {"head": (4, 64)}),
+        (f"teacher_head:{MORE}", {"teacher_head": (64, 4)}),
+        (f"channels:[1,3],teacher_head:{MORE}", {"teacher_head": (64, 2)}),
+        (f"head:{MORE},teacher_head:{MORE[:-1]},out_dim:6}}", {"head": (4, 6), "teacher_head": (64, 6)}),
+    ],
+)
+def test_heads_are_told_the_width_of_the_teacher_on_the_other_side(tmp_path, heads, told):
+    alignment = (
+        "+objective.alignments.x={_target_:imtok.losses.alignment.alignment.Alignment,"
+        f"teacher:{TEACHER},source:quantizer,feature:summary,loss:contrastive,{heads}}}"
+    )
+    run = tiny_run(tmp_path, "quantizer=fsq", alignment)
+    made = run.objective.alignments["x"]
+    assert {name: (getattr(made, name).in_dim, getattr(made, name).out_dim) for name in told} == told
+
+
+def test_a_teacher_of_ones_own_that_does_not_say_its_width_is_asked_for_it(package):
+    (package / "own_teachers.py").write_text(TEACHERS)
+    head = f"head:{MORE},source:quantizer,feature:summary"
+    for kind, line in (
+        ("Silent", r"alignments\.x\.head\.out_dim: the width of its teacher is not to be found; give \+objective"),
+        ("Absent", r"alignments\.x\.teacher: nothing is known of it"),
+    ):
+        own = f"teacher:{{_target_:own_teachers.{kind}}}"
+        with pytest.raises(InputError, match=line):
+            tiny_run(package / "run", f"+objective.alignments.x={{_target_:{ALIGNMENT},{own},{head}}}")
+    head = head.replace("layers:1", "layers:1,out_dim:3")
+    given = f"{{_target_:{ALIGNMENT},teacher:{{_target_:own_teachers.Silent}},{head}}}"
+    assert run_tiny(package / "run", "trainer.max_steps=1", f"+objective.alignments.x={given}").step == 1
+    sys.modules.pop("own_teachers", None)

@@ -1,6 +1,7 @@
 """Every published setting of an alignment composes, passes the check, and fits the teacher that it names."""
 
 from contextlib import nullcontext
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from omegaconf import OmegaConf
 from imtok.config import check_command, config_folder, register_schemas
 from imtok.construct import construct
 from imtok.losses.alignment.alignment import Alignment
+from imtok.training.told_sizes import tell_sizes
 from imtok.types import Quantized
 
 FOLDER = config_folder() / "objective" / "alignment"
@@ -18,6 +20,14 @@ GIVEN = {"repa": ["source=decoder.blocks"]}
 WIDTH = 64  # of the features that a head is told of
 PLACES = {"gigatok": 256, "retok": 256, "imagefolder": 121, "repa": 256, "uniwetok_pre": 64, "uniwetok_post": 64}
 PLACES |= {"flextok": 512, "semanticist": 320}  # patches, and tokens that are not looked at
+
+
+class Wide:
+    """A tokenizer of which only widths are known."""
+
+    quantizer = SimpleNamespace(dim=WIDTH, vocab_sizes=(2,))
+    encoder = SimpleNamespace(num_latents=lambda size: 1)
+    named_modules = {"quantizer": quantizer}.items
 
 
 def overrides(name):
@@ -35,10 +45,8 @@ def test_its_widths_are_those_of_the_teacher_and_of_the_features(name, monkeypat
         config = OmegaConf.to_container(compose("train", overrides=overrides(name)), resolve=True)
     section = config["objective"]["alignments"]["teacher"]
     section["teacher"]["weights"] = "random"
-    if section.get("head"):
-        assert "in_dim" not in section["head"]  # it is told
-        first, end = section.get("channels") or (0, WIDTH)
-        section["head"]["in_dim"] = end - first
+    assert not [head for head in ("head", "teacher_head") if {"in_dim", "out_dim"} & set(section.get(head) or {})]
+    tell_sizes({"alignments": {"x": {**section, "source": "quantizer"}}}, Wide, 64)
     with torch.device("meta"):
         alignment = construct(section)
         assert isinstance(alignment, Alignment)
