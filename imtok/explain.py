@@ -28,6 +28,10 @@ def compose_or_explain(command: str, overrides: Sequence[str], hints: Hints) -> 
     Returns:
         The config without what fails, and a line for each word that does.
     """
+    lists = {override: line for override in overrides if (line := _takes_one(override, hints))}
+    if lists:  # which Hydra would merge without a word
+        config, others = compose_or_explain(command, [one for one in overrides if one not in lists], hints)
+        return config, [*lists.values(), *others]
     try:
         return compose(command, overrides=list(overrides)), []
     except _REFUSALS:
@@ -44,6 +48,14 @@ def compose_or_explain(command: str, overrides: Sequence[str], hints: Hints) -> 
             if override not in joined:
                 problems.append(_explain(override, error, compose(command, overrides=accepted), hints, before))
     return compose(command, overrides=accepted), problems
+
+
+def _takes_one(override: str, hints: Hints) -> str:
+    """What is wrong with a list of options where one is taken; empty = nothing."""
+    key, _, value = override.lstrip("+").partition("=")
+    if key not in hints.groups or key in SEVERAL or not value.startswith("["):
+        return ""
+    return f"{key}={value}: takes one option and no list{hints.option(key, value.strip('[]'), hints.groups[key])}"
 
 
 def is_read(override: str) -> bool:
@@ -113,8 +125,6 @@ def _explain(override: str, error: Exception, config: DictConfig, hints: Hints, 
         options = re.findall(r"^\t(\S+)$", text, flags=re.MULTILINE) or hints.groups[key]
         name = "metrics" if key == "measure" else key
         return f"{name}: there is no {absent[2]}{hints.option(key, absent[2], options)}"
-    if key in hints.groups and value.startswith("[") and key not in SEVERAL:
-        return f"{key}={value}: takes one option and no list{hints.option(key, value.strip('[]'), hints.groups[key])}"
     if not is_read(override):
         return f"{key}: {_unreadable(key, value)}"
     if "Could not find" in text and "Available options" in text:

@@ -116,6 +116,7 @@ def test_every_encoder_builds_with_its_decoder(encoder):
         (["trainer.devices=two"], "trainer.devices must be auto, a number of at least 1, -1 (all) or a list"),
         (["+seed=3"], "seed: there already; write seed=3, without +"),
         (["data=[photo]"], "data=[photo]: takes one option and no list; did you mean photos?"),
+        (["encoder=[patch]"], "encoder=[patch]: takes one option and no list; did you mean patch?"),
         (["out="], "out must be a path, got an empty one"),
         (["data=folder", "data.path=''"], "data.path must be a path, got an empty one"),
         (["image_size=${trainer.keep"], "image_size: ${trainer.keep lacks a } that ends ${"),

@@ -46,6 +46,11 @@ class Bench:
     _missing: str = field(default="", init=False)
     _others: dict[str, Net] = field(default_factory=dict, init=False)
 
+    @property
+    def asked(self) -> bool:
+        """Whether a measure wanted the protocol's net, be it there or not."""
+        return self.shared is not None or bool(self._missing)
+
     def net(self, extractor: Extractor | None = None) -> Net:
         """An extractor with what it has seen; one object for all measures that ask for the same.
 

@@ -28,8 +28,8 @@ def choose(
         exact: Where float64 sums are kept.
 
     Raises:
-        InputError: If a measure cannot be built, a weight file that was named is missing or another one, or a setting
-            does not fit the tokenizer.
+        InputError: If a measure cannot be built, a weight file that was named is missing or another one, a setting
+            does not fit the tokenizer, or an extractor or a reference is given that no measure reads.
     """
     bench = Bench(
         *(tokenizer, settings.protocol, device, exact, settings.seed, max(settings.processes, world_size())),
@@ -47,7 +47,19 @@ def choose(
             absent[name] = str(error)
         else:
             measures.append(measure)
+    _require_read(settings, bench)
     return measures, absent
+
+
+def _require_read(settings: Settings, bench: Bench) -> None:
+    """Refuse an extractor or a reference that changes no number."""
+    given = {"extractor": settings.protocol.key == "extractor", "reference": settings.reference is not None}
+    unread = [key for key, is_given in given.items() if is_given and not bench.asked]
+    if unread:
+        raise InputError(
+            f"{' and '.join(unread)}: none of {', '.join(settings.sections)} looks at features; add a metric that "
+            f"does, such as rfid, or leave {'it' if len(unread) == 1 else 'them'} out"
+        )
 
 
 def missing(settings: Settings, tokenizer: Tokenizer, size: Size | None = None) -> list[str]:
