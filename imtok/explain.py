@@ -121,7 +121,7 @@ def _explain(override: str, error: Exception, config: DictConfig, hints: Hints, 
     if key in hints.groups and "," in value and not value.startswith("["):
         return f"{key}: several options make a sweep, which takes -m"
     absent = re.search(r"Could not (?:find|load) '(\w+)/(\S+)'", text)
-    if key in SEVERAL and absent and absent[1] == key:
+    if key in SEVERAL and absent and absent[1] == key and (value.startswith("[") or key == "measure"):
         options = re.findall(r"^\t(\S+)$", text, flags=re.MULTILINE) or hints.groups[key]
         name = "metrics" if key == "measure" else key
         return f"{name}: there is no {absent[2]}{hints.option(key, absent[2], options)}"

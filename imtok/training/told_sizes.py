@@ -75,7 +75,8 @@ class _Heads:
 
     def __init__(self, path: str, node: dict[str, Any], defaults: dict[str, Any]) -> None:
         self.path, self.node = path, node
-        self.source = node.get("source", defaults.get("source"))
+        source = node.get("source", defaults.get("source"))
+        self.source = source if isinstance(source, str) else ""
         self.summary = node.get("feature", defaults.get("feature")) == "summary"
         self.head, self.teacher_head = self._head("head"), self._head("teacher_head")
         # what lies next to the source, and what next to the teacher
@@ -89,7 +90,7 @@ class _Heads:
     @property
     def asks_source(self) -> bool:
         """Whether a head wants the width of what the alignment looks at."""
-        return isinstance(self.source, str) and _wants(*self.near)
+        return bool(self.source) and _wants(*self.near)
 
     def tell_source(self, width: int) -> None:
         """Tell the head next to the source."""
