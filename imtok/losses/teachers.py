@@ -35,7 +35,22 @@ class Widths(NamedTuple):
     summary: int
 
 
-class Teacher(nn.Module):
+class TeacherNet(nn.Module):
+    """A frozen net whose features a tokenizer is to learn; it gives :class:`TeacherFeatures` of images in ``[-1, 1]``.
+
+    A class method ``widths`` that takes some of the arguments and returns :class:`Widths` spares whoever configures an
+    alignment the width of its head.
+
+    Attributes:
+        dim: Width of the patches.
+        summary_dim: Width of the summary.
+    """
+
+    dim: int
+    summary_dim: int
+
+
+class Teacher(TeacherNet):
     """Features of a frozen net of timm. No gradient reaches the image.
 
     Images are resized by an antialiased bicubic filter and normalised by the net's own mean and deviation. The net

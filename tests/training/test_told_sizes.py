@@ -52,15 +52,14 @@ class OwnHead(Head):
 '''
 
 TEACHERS = """
-import torch
-from torch import nn
+from imtok.losses.teachers import TeacherFeatures, TeacherNet
 
 
-class Silent(nn.Module):
+class Silent(TeacherNet):
     dim = summary_dim = 3
 
     def forward(self, image):
-        return image.flatten(2).mT, image.mean((2, 3))
+        return TeacherFeatures(image.flatten(2).mT, image.mean((2, 3)))
 
 
 class Absent(Silent):

@@ -14,7 +14,7 @@ from imtok.distributed import gather_rows
 from imtok.losses.alignment.base import AlignmentLoss
 from imtok.losses.alignment.distances import Distance, find_distance
 from imtok.losses.alignment.heads import Head
-from imtok.losses.teachers import Teacher
+from imtok.losses.teachers import TeacherNet
 from imtok.types import Quantized
 
 LATENTS = ("encoder", "quantizer")
@@ -53,6 +53,7 @@ class Alignment(AlignmentLoss):
 
     Example:
         >>> from imtok.losses.alignment.heads import MLPHead
+        >>> from imtok.losses.teachers import Teacher
         >>> teacher = Teacher("test_vit", weights="random", image_size=32)
         >>> alignment = Alignment(teacher, "quantizer", head=MLPHead(in_dim=8, out_dim=64, width=32))
         >>> latents = torch.randn(2, 4, 8)
@@ -65,7 +66,7 @@ class Alignment(AlignmentLoss):
 
     def __init__(
         self,
-        teacher: Teacher,
+        teacher: TeacherNet,
         source: str = "quantizer",
         loss: str | Distance = "cosine",
         weight: float = 1.0,
