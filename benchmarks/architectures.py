@@ -20,13 +20,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from torch import Tensor, nn
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
 from imtok.construct import construct  # noqa: E402, the checkout this file lies in
+from imtok.options import option  # noqa: E402, the same
 
 Run = Callable[[], Any]
 Seconds = tuple[float, float]
@@ -34,7 +34,7 @@ Seconds = tuple[float, float]
 
 def part(group: str, name: str, provided: Mapping[str, Any], **changes: Any) -> nn.Module:
     """A part of a preset."""
-    config = yaml.safe_load((ROOT / "configs" / group / f"{name}.yaml").read_text())
+    config = option(group, name)
     return construct(config | changes, provided=provided)
 
 

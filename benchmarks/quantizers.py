@@ -24,13 +24,13 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-import yaml
 from torch import Tensor, nn
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
 from imtok.construct import construct  # noqa: E402, the checkout this file lies in
+from imtok.options import option  # noqa: E402, the same
 
 PRESETS = ROOT / "configs" / "quantizer"
 LEVELS = {10: [8, 5, 5, 5], 14: [8, 8, 8, 6, 5], 16: [8, 8, 8, 5, 5, 5], 18: [8, 8, 8, 8, 8, 8]}
@@ -56,7 +56,7 @@ def bits(codes: int) -> int:
 def ours(case: str, codes: int | None) -> tuple[Step, int]:
     """A step of our quantizer, its update included, and its width."""
     preset, overrides = CASES.get(case, (case, lambda _codes: {}))
-    config = yaml.safe_load((PRESETS / f"{preset}.yaml").read_text())
+    config = option("quantizer", preset)
     changes = overrides(codes) if codes else {}
     if "stages" in config:
         config["stages"] = [{**stage, **changes} for stage in config["stages"]]

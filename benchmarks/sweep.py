@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 
 from imtok.construct import construct
 from imtok.data.loader import evaluation_loader
 from imtok.measures.psnr import PSNR
+from imtok.options import option
 
 ROOT = Path(__file__).parents[1]
 CONFIGS = ROOT / "configs"
@@ -85,14 +85,14 @@ def cpu_seconds() -> float:
 
 def scales(name: str) -> list[str]:
     """Overrides that bring a multi-scale preset to the map of the sweep."""
-    config = yaml.safe_load((CONFIGS / "quantizer" / f"{name}.yaml").read_text())
+    config = option("quantizer", name)
     parts = [f"parts.{index}." for index, part in enumerate(config.get("parts", [])) if "sizes" in part]
     return [f"quantizer.{prefix}sizes={SCALES}" for prefix in ([""] if "sizes" in config else parts)]
 
 
 def mean_colour_psnr() -> float:
     """PSNR of pictures that show nothing but the mean colour of the training photographs: what no token reaches."""
-    data = construct(yaml.safe_load((CONFIGS / "data" / "photos.yaml").read_text()))
+    data = construct(option("data", "photos"))
     sums, pixels = torch.zeros(3, dtype=torch.float64), 0
     for batch in evaluation_loader(data.evaluation(IMAGE_SIZE, "train"), 64, 0):
         sums += batch.image.double().sum((0, 2, 3))

@@ -5,18 +5,16 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, cast
 
-from hydra import compose, initialize_config_dir
-from hydra.core.global_hydra import GlobalHydra
-from hydra.core.singleton import Singleton
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from imtok.config import config_folder, register_schemas
 from imtok.construct import check_stored
 from imtok.data.base import Data
 from imtok.errors import InputError
+from imtok.folders import config_folder
 from imtok.locate import find_tokenizer
+from imtok.options import option
 from imtok.paste import override, shell_line
 
 _OTHER = "give data=folder data.path=DIR, or another kind of data"
@@ -40,7 +38,7 @@ def take_data(config: DictConfig, sources: Sequence[str], split: str | None = No
         return f"data: {_line(_plain(config.data), config.split)}"
     runs = [_run(source) for source in sources]
     if not all(runs):
-        config.data = OmegaConf.load(config_folder() / "data" / "photos.yaml")
+        config.data = option("data", "photos")
         nobodys = sources[runs.index(None)]
         return (
             f"data: {_line(_plain(config.data), config.split)}, since {nobodys} has no training run to take data from"
@@ -56,27 +54,15 @@ def take_data(config: DictConfig, sources: Sequence[str], split: str | None = No
 
 def data_words(section: dict[str, Any]) -> list[str] | None:
     """The words of a command line that give a data section; None if no file of ``configs/data`` is of its kind."""
-    folder = config_folder() / "data"
-    target = f"_target_: {section.get('_target_')}"
-    kinds = [path.stem for path in sorted(folder.glob("*.yaml")) if target in path.read_text().splitlines()]
     wanted, options = dict(_flat(section)), list[list[str]]()
-    for kind in kinds:
-        have = dict(_flat(_composed(kind)))
+    for kind in sorted(path.stem for path in (config_folder() / "data").glob("*.yaml")):
+        have = dict(_flat(option("data", kind)))
+        if have["_target_"] != section.get("_target_"):
+            continue
         changed = {key: value for key, value in wanted.items() if have.get(key, _ABSENT) != value}
         words = [override(f"data.{key}" if key in have else f"+data.{key}", value) for key, value in changed.items()]
         options.append([f"data={kind}", *words])
     return min(options, key=len, default=None)
-
-
-def _composed(kind: str) -> dict[str, Any]:
-    register_schemas()
-    running = Singleton.get_state()  # Hydra composes one config at a time, and may be about one
-    GlobalHydra.instance().clear()
-    try:
-        with initialize_config_dir(str(config_folder()), version_base="1.3"):
-            return _plain(compose("pack", [f"data={kind}"]).data)
-    finally:
-        Singleton.set_state(running)
 
 
 _CONFIG, _FACTS = "config.yaml", "run.json"

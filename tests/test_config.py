@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 import torch
-import yaml
 from hydra import compose, initialize_config_dir
 from hydra.utils import get_object
 from omegaconf import OmegaConf
@@ -16,6 +15,7 @@ from imtok.cli import run_hydra
 from imtok.command_line import check_arguments
 from imtok.config import SCHEMAS, check_command, config_folder, register_schemas
 from imtok.errors import InputError
+from imtok.options import option
 from imtok.overrides import as_typed
 
 CONFIGS = Path(__file__).parents[1] / "configs"
@@ -28,8 +28,24 @@ def options(group):
 
 def works_in_a_space(encoder):
     """Whether it takes a space: then only a recipe says which (tests/test_recipes.py)."""
-    target = yaml.safe_load((CONFIGS / "encoder" / f"{encoder}.yaml").read_text())["_target_"]
+    target = option("encoder", encoder)["_target_"]
     return "space" in inspect.signature(get_object(target)).parameters
+
+
+INHERITING = sorted(
+    path.relative_to(CONFIGS).with_suffix("").as_posix()
+    for path in CONFIGS.rglob("*.yaml")
+    if re.search(r"^defaults: \[\w+, _self_\]$", path.read_text(), flags=re.MULTILINE)
+)
+
+
+@pytest.mark.parametrize("name", INHERITING)
+def test_a_file_that_builds_on_another_writes_only_what_differs(name):
+    group, _, stem = name.rpartition("/")
+    written = OmegaConf.to_container(OmegaConf.load(CONFIGS / f"{name}.yaml"))
+    base = option(group, written.pop("defaults")[0])
+    assert [key for key, value in written.items() if key in base and base[key] == value] == []
+    assert option(group, stem).keys() == base.keys() | written.keys()
 
 
 def test_configs_are_read_from_the_checkout():
@@ -65,10 +81,8 @@ def test_every_file_says_what_it_is(group):
 @pytest.mark.parametrize("encoder", [name for name in options("encoder") if not works_in_a_space(name)])
 def test_every_encoder_builds_with_its_decoder(encoder):
     name = encoder if encoder in options("decoder") else "patch"
-    plain = {
-        section: yaml.safe_load((CONFIGS / section / f"{name}.yaml").read_text()) for section in ("encoder", "decoder")
-    }
-    plain["encoder"] = yaml.safe_load((CONFIGS / "encoder" / f"{encoder}.yaml").read_text())
+    plain = {section: option(section, name) for section in ("encoder", "decoder")}
+    plain["encoder"] = option("encoder", encoder)
     plain |= {
         "quantizer": {"_target_": "imtok.quantizers.fsq.FSQ", "levels": [8, 5, 5, 5]},
         "image_size": 448,  # a multiple of 14 too

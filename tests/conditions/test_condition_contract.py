@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from omegaconf import OmegaConf
 from torch import nn
 
 from imtok.conditions.base import Conditioner
 from imtok.conditions.named import NamedText
 from imtok.construct import construct
+from imtok.options import option
 
 CONFIGS = Path(__file__).parents[2] / "configs" / "condition"
 NAMES = sorted(path.stem for path in CONFIGS.glob("*.yaml") if path.stem != "none")
@@ -19,7 +19,7 @@ CAPTIONS, LABELS = ["a red fox in the snow", "", "two cats"], torch.tensor([3, -
 
 
 def preset(name):
-    return OmegaConf.to_container(OmegaConf.load(CONFIGS / f"{name}.yaml"))
+    return option("condition", name)
 
 
 @pytest.fixture(params=NAMES)

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 import torch
-import yaml
 
 from imtok.data import photos as module
 from imtok.data.photos import Photos
 from imtok.errors import InputError
+from imtok.options import option
 
 
 def names(keys: list[str]) -> set[str]:
@@ -101,9 +101,7 @@ OWN = {  # what makes them these data sets
 def test_the_preset_holds_every_argument():
     configs = Path(__file__).parents[2] / "configs" / "data"
     for path in configs.glob("*.yaml"):
-        config = yaml.safe_load(path.read_text())
-        parts = {entry.split("@")[1].split(".")[0]: None for entry in config.pop("defaults", []) if "@" in entry}
-        config = parts | config
+        config = option("data", path.stem)
         module_name, _, class_name = config.pop("_target_").rpartition(".")
         signature = inspect.signature(getattr(import_module(module_name), class_name))
         assert list(config) == list(signature.parameters), path

@@ -10,6 +10,7 @@ from omegaconf import OmegaConf
 from torch import nn
 
 from imtok.construct import construct
+from imtok.options import option
 from imtok.spaces.base import Space
 from imtok.types import Latents
 
@@ -55,7 +56,7 @@ def one_of_each_class(group: str) -> list[str]:
 
 def preset(group: str, name: str) -> dict:
     """The values of a YAML file."""
-    return OmegaConf.to_container(OmegaConf.load(CONFIGS / group / f"{name}.yaml"), resolve=True)
+    return OmegaConf.to_container(OmegaConf.create(option(group, name)), resolve=True)
 
 
 def small(group: str, name: str) -> dict:

@@ -3,10 +3,10 @@
 from pathlib import Path
 from typing import Any
 
-import yaml
 from torch import Tensor
 
 from imtok.construct import construct
+from imtok.options import option
 from imtok.quantizers.base import Quantizer
 from imtok.quantizers.statistics import merge_stats
 
@@ -34,7 +34,7 @@ SMALLER = {"sizes": [1, 2, 4], "lengths": [8, 24], "entropy_bits": 6}
 
 def config(name: str) -> dict[str, Any]:
     """The plain values of ``configs/quantizer/NAME.yaml`` or of a nested quantizer."""
-    return NESTED[name] if name in NESTED else yaml.safe_load((CONFIGS / f"{name}.yaml").read_text())
+    return NESTED[name] if name in NESTED else option("quantizer", name)
 
 
 def build(name: str) -> Quantizer:

@@ -4,11 +4,11 @@ from pathlib import Path
 
 import pytest
 import torch
-import yaml
 from encoders.presets import unchecked
 
 from imtok.construct import construct
 from imtok.measures.code_statistics import CodeUsage
+from imtok.options import option
 from imtok.quantizers.fsq import FSQ
 from imtok.quantizers.multiscale import MultiScale
 from imtok.quantizers.vq import VQ
@@ -271,7 +271,7 @@ def test_every_preset_drops_something(name):
 
 
 def preset(name):
-    config = yaml.safe_load((CONFIGS / f"{name}.yaml").read_text())
+    config = option("regularizer", name)
     assert config["seed"] == "${seed}"
     return construct({**config, "seed": 0})
 
