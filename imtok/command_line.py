@@ -19,6 +19,7 @@ from imtok.errors import InputError
 from imtok.explain import is_read
 from imtok.overrides import check_repeats, from_environment, settle
 from imtok.paste import imtok_line, override, shell_line
+from imtok.swaps import fit_parts
 
 log = logging.getLogger(__name__)
 
@@ -69,8 +70,11 @@ def _flags(command: str) -> Namespace:
 
 
 def settled(config: DictConfig) -> DictConfig:
-    """The config with its paths resolved, as it is stored."""
-    job = HydraConfig.get().job.num if HydraConfig.get().mode is RunMode.MULTIRUN else None
+    """The config with parts that fit and paths that are resolved, as it is stored."""
+    hydra = HydraConfig.get()
+    job = hydra.job.num if hydra.mode is RunMode.MULTIRUN else None
+    for line in fit_parts(config, str(hydra.job.config_name), [*hydra.overrides.hydra, *hydra.overrides.task]):
+        log.info(line)
     for line in from_environment(config):
         log.info(line)
     problems = settle(config, job)

@@ -27,8 +27,9 @@ from imtok.hints import Hints
 from imtok.locate import config_folder
 from imtok.measures.schema import NO_MEASURE, MeasureConfig, ScoreConfig
 from imtok.optimizer_section import optimizer_problems, read_optimizer
-from imtok.overrides import in_full, settle, texts
+from imtok.overrides import in_full, settle, texts, typed_keys
 from imtok.signatures import check_parts
+from imtok.swaps import fit_parts
 from imtok.training.ranges import unusable_numbers
 from imtok.training.settings import EMASettings, TrainerSettings
 from imtok.unread import outside, unread_keys, without
@@ -240,19 +241,12 @@ def check_command(command: str, overrides: Sequence[str], job: int | None = None
             problems += [f"hydra.{key}: nothing reads it" for key in outside(own, HydraConf) if key in given]
     with _like_job(hydra_config, job):
         problems += settle(config, job)
-        problems += check_config(config, SCHEMAS[command], hints, _typed(overrides))
+        if not problems:
+            fit_parts(config, command, overrides)
+        problems += check_config(config, SCHEMAS[command], hints, typed_keys(overrides))
     if problems:
         lines = "\n".join(f"  {problem}" for problem in dict.fromkeys(problems))
         raise InputError(f"{len(set(problems))} mistake{'s' * (len(set(problems)) > 1)} in the config:\n{lines}")
-
-
-def _typed(overrides: Sequence[str]) -> set[str]:
-    """The keys that the command line sets itself, those in a dict included."""
-    typed = set[str]()
-    for override in overrides:
-        key, _, value = override.lstrip("+~").partition("=")
-        typed |= {key, *(f"{key}.{name}" for name in re.findall(r"(\w+)\s*:", value))}
-    return typed
 
 
 def check_config(

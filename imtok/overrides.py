@@ -82,6 +82,15 @@ def in_full(command: str, words: Sequence[str]) -> list[str]:
     return [f"{mine[key]}={value}" if equal and key in mine else word for word, key, equal, value in parted]
 
 
+def typed_keys(overrides: Sequence[str]) -> set[str]:
+    """The keys that the command line sets itself, those in a dict included."""
+    typed = set[str]()
+    for override in overrides:
+        key, _, value = override.lstrip("+~").partition("=")
+        typed |= {key, *(f"{key}.{name}" for name in re.findall(r"(\w+)\s*:", value))}
+    return typed
+
+
 def quoted(text: str) -> str:
     """A text in single quotes, as Hydra reads it back."""
     return QuotedString(text, Quote.single).with_quotes()

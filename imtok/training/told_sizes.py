@@ -96,8 +96,13 @@ class _Heads:
         """Tell the head next to the source."""
         section, name = self.near
         channels = self.node.get("channels")
+        if channels and not channels[0] < channels[1] <= width:
+            raise InputError(
+                f"{self.path}.channels must be a first and a last channel of the {width} of {self.source}, got "
+                f"{list(channels)}; give {self.path}.channels=null for all, or ~{self.path}"
+            )
         if section is not None:
-            section[name] = min(channels[1], width) - channels[0] if channels else width
+            section[name] = channels[1] - channels[0] if channels else width
 
     def tell_teacher(self) -> None:
         """Tell the head next to the teacher, and the other one what this one gives."""
