@@ -26,9 +26,10 @@ import torch
 from hydra import compose, initialize_config_dir
 
 from imtok.build import build_run
-from imtok.config import check_command, config_folder, register_schemas
+from imtok.config import check_command, register_schemas
 from imtok.data.loader import evaluation_loader
 from imtok.decoders.base import GenerativeDecoder
+from imtok.folders import config_folder
 from imtok.measures.psnr import PSNR
 from imtok.pixels import to_float, to_uint8
 from imtok.tokenizer import Tokenizer

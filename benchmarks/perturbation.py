@@ -28,8 +28,9 @@ ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
 from imtok.build import build_run  # noqa: E402, this checkout
-from imtok.config import check_command, config_folder, register_schemas  # noqa: E402
+from imtok.config import check_command, register_schemas  # noqa: E402
 from imtok.data.loader import evaluation_loader  # noqa: E402
+from imtok.folders import config_folder  # noqa: E402
 from imtok.measures.command import prepare  # noqa: E402
 from imtok.measures.evaluate import evaluate  # noqa: E402
 from imtok.measures.named import sections  # noqa: E402

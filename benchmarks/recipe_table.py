@@ -12,7 +12,8 @@ from omegaconf import OmegaConf
 from torch import nn
 
 from imtok.build import build_tokenizer
-from imtok.config import check_command, config_folder, register_schemas
+from imtok.config import check_command, register_schemas
+from imtok.folders import config_folder
 from imtok.tokenizer import Tokenizer
 
 ROOT = Path(__file__).parents[1]

@@ -29,9 +29,10 @@ import torch
 from hydra import compose, initialize_config_dir
 
 from imtok.build import build_run
-from imtok.config import check_command, config_folder, register_schemas
+from imtok.config import check_command, register_schemas
 from imtok.data.loader import evaluation_loader
 from imtok.extractors.efflite0 import EffLite0
+from imtok.folders import config_folder
 from imtok.measures.frechet import Gaussian, frechet_distance
 from imtok.measures.psnr import PSNR
 from imtok.pixels import to_float, to_uint8

@@ -29,7 +29,7 @@ STEPS = 240
 # Forks in which a run is carried out, so that a process costs no ten seconds of imports.
 SERVER = """
 import gc, json, os, resource, runpy, sys
-import imtok.cli, torch
+import imtok.running, imtok.commands.train, torch
 gc.freeze()
 sys.stdout.write("ready\\n"); sys.stdout.flush()
 for line in sys.stdin:

@@ -25,8 +25,9 @@ ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
 from imtok.build import build_run  # noqa: E402, this checkout
-from imtok.config import check_command, config_folder, register_schemas  # noqa: E402
+from imtok.config import check_command, register_schemas  # noqa: E402
 from imtok.data.photos import Photos  # noqa: E402
+from imtok.folders import config_folder  # noqa: E402
 from imtok.measures.codecs import compress, header_bytes  # noqa: E402
 from imtok.measures.report.grid import to_picture  # noqa: E402
 from imtok.pixels import to_float, to_uint8  # noqa: E402

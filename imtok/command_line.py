@@ -2,21 +2,26 @@
 
 import logging
 import os
+import sys
+import time
 from argparse import Namespace
+from collections.abc import Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn, cast
 
+from hydra import compose, initialize_config_dir
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra._internal.utils import get_args_parser
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.types import RunMode
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
-from imtok.config import check_command, suggestion
+from imtok.config import check_command, register_schemas, suggestion
 from imtok.distributed import require_one_process
 from imtok.errors import InputError
 from imtok.explain import is_read
+from imtok.folders import config_folder
 from imtok.overrides import check_repeats, from_environment, settle
 from imtok.paste import imtok_line, override, shell_line
 from imtok.swaps import fit_parts
@@ -102,3 +107,31 @@ def go_on(folder: Path) -> str:
     if int(os.environ.get("WORLD_SIZE", 1)) > 1:
         return f"{shell_line(*searched, *words, 'ckpt=last', last)} and the same launcher"
     return imtok_line("train", *searched, *words, "ckpt=last", last)
+
+
+MOMENT = "%Y-%m-%d_%H-%M-%S"  # the name of a folder that nobody named
+
+
+def output_folder(config: DictConfig, name: str) -> Path:
+    """The output folder: as given, or ``runs/NAME/TIME``, with the number of each job of a sweep."""
+    if config.out is not None:
+        return Path(config.out)
+    job = HydraConfig.get().job.num if HydraConfig.get().mode is RunMode.MULTIRUN else None
+    moment = time.strftime(MOMENT)
+    return Path("runs") / name / (moment if job is None else f"{moment}_{job}")
+
+
+def pasted(name: str) -> str:
+    """The command line of this job, as it can be pasted into a shell."""
+    if HydraConfig.get().mode is not RunMode.MULTIRUN:
+        return shell_line("imtok", name, *sys.argv[1:])
+    overrides = HydraConfig.get().overrides
+    searched = [one for one in overrides.hydra if one.lstrip("+").startswith("hydra.searchpath=")]
+    return shell_line("imtok", name, *searched, *overrides.task)
+
+
+def compose_training(overrides: Sequence[str]) -> dict[str, Any]:
+    """The training config of a recipe, as plain values; what only a run must say ("???") may be open."""
+    register_schemas()
+    with initialize_config_dir(str(config_folder()), version_base="1.3"):
+        return cast(dict[str, Any], OmegaConf.to_container(compose("train", list(overrides)), resolve=True))

@@ -23,8 +23,8 @@ from imtok.errors import InputError
 from imtok.explain import compose_or_explain, is_read
 from imtok.export.schema import ConvertConfig, PublishConfig
 from imtok.export.views import AUGMENTS
+from imtok.folders import config_folder
 from imtok.hints import Hints
-from imtok.locate import config_folder
 from imtok.measures.schema import NO_MEASURE, MeasureConfig, ScoreConfig
 from imtok.optimizer_section import optimizer_problems, read_optimizer
 from imtok.overrides import in_full, settle, texts, typed_keys

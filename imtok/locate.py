@@ -1,4 +1,4 @@
-"""Where files are: those of imtok's config, and a tokenizer's, here or on the Hugging Face Hub if its name says so."""
+"""Where a tokenizer is: a folder here, or on the Hugging Face Hub if its name says so."""
 
 import difflib
 import os
@@ -12,13 +12,6 @@ from imtok.errors import InputError
 CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
 _HUB = "hf:"
-
-
-def config_folder() -> Path:
-    """The folder of YAML files: packed into the package, or beside it in a checkout."""
-    package = Path(__file__).parent
-    packed = package / "configs"
-    return packed if packed.is_dir() else package.parent / "configs"
 
 
 def find_tokenizer(source: str | Path) -> Path:

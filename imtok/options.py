@@ -9,7 +9,7 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.singleton import Singleton
 from omegaconf import OmegaConf
 
-from imtok.locate import config_folder
+from imtok.folders import config_folder
 
 
 def option(group: str, name: str) -> dict[str, Any]:

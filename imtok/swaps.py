@@ -10,7 +10,7 @@ from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig, OmegaConf
 
-from imtok.locate import config_folder
+from imtok.folders import config_folder
 from imtok.overrides import typed_keys
 
 PARTS = ("encoder", "quantizer", "regularizer", "decoder", "space", "condition", "objective")

@@ -6,8 +6,9 @@ from omegaconf import OmegaConf
 from training.runs import tiny_run
 
 from imtok.build import build_part, build_tokenizer
-from imtok.config import config_folder, register_schemas
+from imtok.config import register_schemas
 from imtok.errors import InputError
+from imtok.folders import config_folder
 
 
 def test_a_part_that_refuses_its_settings_is_named():

@@ -13,8 +13,9 @@ from omegaconf import OmegaConf
 from imtok.build import build_tokenizer
 from imtok.cli import run_hydra
 from imtok.command_line import check_arguments
-from imtok.config import SCHEMAS, check_command, config_folder, register_schemas
+from imtok.config import SCHEMAS, check_command, register_schemas
 from imtok.errors import InputError
+from imtok.folders import config_folder
 from imtok.options import option
 from imtok.overrides import as_typed
 

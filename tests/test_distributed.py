@@ -7,9 +7,9 @@ import pytest
 import torch
 from training.launch import Launched, launch_ddp, launch_ranks
 
-from imtok.config import config_folder
 from imtok.distributed import from_main, gather_values, launched_rank
 from imtok.errors import InputError
+from imtok.folders import config_folder
 from imtok.training import task as training_task
 from imtok.training.checkpoints import load
 from imtok.training.records import SPEED

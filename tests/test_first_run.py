@@ -7,8 +7,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from imtok.build import build_run
-from imtok.config import config_folder, register_schemas
+from imtok.config import register_schemas
 from imtok.data.photos import Photos
+from imtok.folders import config_folder
 from imtok.pixels import to_float, to_uint8
 from imtok.tokenizer import Tokenizer
 from imtok.training.run import train

@@ -7,8 +7,9 @@ from omegaconf import OmegaConf
 from training.runs import write_images
 
 from imtok.cli import main
-from imtok.config import config_folder, register_schemas
+from imtok.config import register_schemas
 from imtok.errors import InputError
+from imtok.folders import config_folder
 from imtok.overrides import as_typed, check_repeats, from_environment, quoted, settle
 
 ODD = [

@@ -13,7 +13,8 @@ from omegaconf import OmegaConf
 from torch import nn
 
 from imtok.build import build_tokenizer
-from imtok.config import config_folder, register_schemas
+from imtok.config import register_schemas
+from imtok.folders import config_folder
 
 TOTALS = {
     "titok_l32": 641_054_735,

@@ -3,7 +3,8 @@
 import pytest
 from hydra import compose, initialize_config_dir
 
-from imtok.config import config_folder, register_schemas
+from imtok.config import register_schemas
+from imtok.folders import config_folder
 
 WHOLE, SCALED = [1.0, 1.0], [0.8, 1.0]
 CROPS = {  # part of the short side that shows, and whether images are mirrored

@@ -15,10 +15,11 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 from imtok.build import build_run, build_tokenizer
-from imtok.config import TrainConfig, check_config, config_folder, register_schemas
+from imtok.config import TrainConfig, check_config, register_schemas
 from imtok.data.loader import evaluation_loader
 from imtok.data.told import told
 from imtok.decoders.base import GenerativeDecoder
+from imtok.folders import config_folder
 from imtok.measures.psnr import PSNR
 from imtok.pixels import to_float
 from imtok.tokenizer import Tokenizer

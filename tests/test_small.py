@@ -14,7 +14,8 @@ from PIL import Image
 
 import imtok.nn.timm_net
 from imtok.build import build_run, build_tokenizer
-from imtok.config import TrainConfig, check_config, config_folder, register_schemas
+from imtok.config import TrainConfig, check_config, register_schemas
+from imtok.folders import config_folder
 from imtok.training.outlook import unlikely
 from imtok.training.run import train
 

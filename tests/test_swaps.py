@@ -10,8 +10,9 @@ from hydra.utils import get_class
 from omegaconf import OmegaConf
 
 from imtok.build import build_run
-from imtok.config import check_command, config_folder, register_schemas
+from imtok.config import check_command, register_schemas
 from imtok.errors import InputError
+from imtok.folders import config_folder
 from imtok.options import option
 from imtok.swaps import fit_parts
 from imtok.training.run import train

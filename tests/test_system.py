@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from imtok.cli import _COMMANDS, _PLAIN, main, run_hydra
+from imtok.cli import COMMANDS, main, run_hydra
 
 ROOT = Path(__file__).parents[1]
 
 
-@pytest.mark.parametrize("command", [*_COMMANDS, *_PLAIN, "trian"])
+@pytest.mark.parametrize("command", [*COMMANDS, "trian"])
 def test_every_command_says_one_line_on_windows(command, monkeypatch, capsys):
     monkeypatch.setattr(sys, "platform", "win32")
     monkeypatch.setattr(sys, "argv", ["imtok", command, "tokenizer=runs/mine"])

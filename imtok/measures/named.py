@@ -9,7 +9,7 @@ from typing import Any
 import yaml
 
 from imtok.errors import InputError
-from imtok.locate import config_folder
+from imtok.folders import config_folder
 from imtok.measures.quantity import Quantity, declared
 
 Sections = Mapping[str, Mapping[str, Any]]

@@ -163,14 +163,15 @@ def test_the_end_of_a_run_says_held_out_only_where_it_is_so(
     from hydra import compose, initialize_config_dir
     from training.runs import tiny_overrides
 
-    from imtok import cli
-    from imtok.config import config_folder, register_schemas
+    from imtok.commands import train
+    from imtok.config import register_schemas
+    from imtok.folders import config_folder
 
     for at in range(count):
         (tmp_path / f"{at}.png").write_bytes(picture(at))
     overrides = tiny_overrides(tmp_path / "run", "data=folder", f"data.path={tmp_path}", "trainer.max_steps=4")
-    monkeypatch.setattr(cli, "_folder", lambda *_: tmp_path / "run")  # Hydra's own is asked for it otherwise
+    monkeypatch.setattr(train, "output_folder", lambda *_: tmp_path / "run")  # Hydra's own is asked for it otherwise
     register_schemas()
     with initialize_config_dir(str(config_folder()), version_base="1.3"):
-        cli._train(compose("train", overrides=overrides))
+        train.run(compose("train", overrides=overrides))
     assert words in capsys.readouterr().out

@@ -5,9 +5,9 @@ import torch
 import yaml
 from safetensors.torch import save_file
 
-from imtok.config import config_folder
 from imtok.errors import InputError, MissingWeightsError
 from imtok.extractors.torchvision import TorchvisionExtractor
+from imtok.folders import config_folder
 from imtok.measures.chosen import built
 from imtok.pixels import to_float, to_uint8
 

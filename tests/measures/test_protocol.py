@@ -9,9 +9,10 @@ from PIL import Image
 from torchvision.transforms import CenterCrop, InterpolationMode, Resize
 
 from imtok.build import build_protocol
-from imtok.config import check_command, config_folder, register_schemas
+from imtok.config import check_command, register_schemas
 from imtok.errors import InputError
 from imtok.extractors.torchvision import TorchvisionExtractor
+from imtok.folders import config_folder
 from imtok.measures.chosen import require_statistics
 from imtok.measures.crops import ResizeCrop
 from imtok.measures.protocol import EFFLITE0, FOLLOWED_BY, INCEPTION, PRESETS, Protocol, protocol_id

@@ -10,10 +10,11 @@ from omegaconf import OmegaConf
 from training.gan import adversary
 from training.runs import tiny_run
 
-from imtok.config import check_command, config_folder, register_schemas
+from imtok.config import check_command, register_schemas
 from imtok.construct import construct
 from imtok.critics.patchgan import PatchGAN
 from imtok.errors import InputError
+from imtok.folders import config_folder
 from imtok.losses.adversarial import Adversary
 from imtok.losses.alignment.base import AlignmentLoss
 from imtok.losses.efflite0 import EffLite0Loss

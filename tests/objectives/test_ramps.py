@@ -8,9 +8,10 @@ import torch
 from hydra import compose, initialize_config_dir
 from training.runs import state_of, tiny_run
 
-from imtok.config import check_command, config_folder, register_schemas
+from imtok.config import check_command, register_schemas
 from imtok.construct import construct
 from imtok.errors import InputError
+from imtok.folders import config_folder
 from imtok.losses.pixel import L2Loss
 from imtok.objectives.ramps import Ramp
 from imtok.objectives.reconstruction import ReconstructionObjective

@@ -24,7 +24,7 @@ from imtok.cli import main
 
 ROOT = Path(__file__).parents[2]
 _CONTEXT = multiprocessing.get_context("forkserver")
-_CONTEXT.set_forkserver_preload(["imtok.cli", "training.launch", "training.faults"])
+_CONTEXT.set_forkserver_preload(["imtok.running", "imtok.commands.train", "training.launch", "training.faults"])
 
 
 class Launched:

@@ -9,7 +9,8 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from imtok.build import build_run
-from imtok.config import config_folder, register_schemas
+from imtok.config import register_schemas
+from imtok.folders import config_folder
 from imtok.overrides import in_full
 from imtok.training.checkpoints import load
 from imtok.training.records import SPEED

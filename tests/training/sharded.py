@@ -10,8 +10,9 @@ from training.critics import Read, in_float64
 from training.runs import PLAIN, TINY
 
 from imtok.build import build_run
-from imtok.config import config_folder, register_schemas
+from imtok.config import register_schemas
 from imtok.distributed import rank
+from imtok.folders import config_folder
 from imtok.training import task
 from imtok.training.run import Run, train
 from imtok.training.sharding import own

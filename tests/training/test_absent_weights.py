@@ -9,8 +9,9 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 from imtok.build import build_part, build_run, build_tokenizer
-from imtok.config import config_folder, register_schemas
+from imtok.config import register_schemas
 from imtok.errors import InputError
+from imtok.folders import config_folder
 from imtok.pretrained import fetch_weights
 from imtok.training.told_sizes import tell_sizes
 

@@ -9,9 +9,10 @@ from omegaconf import OmegaConf
 from training.runs import run_tiny
 
 from imtok.build import build_run
-from imtok.config import TrainConfig, check_config, config_folder, register_schemas
+from imtok.config import TrainConfig, check_config, register_schemas
 from imtok.data.base import Images
 from imtok.errors import InputError
+from imtok.folders import config_folder
 from imtok.nn.frozen import Frozen
 from imtok.training.outlook import unlikely
 from imtok.training.statement import statement, too_few

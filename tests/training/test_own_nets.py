@@ -10,8 +10,9 @@ from hydra import compose, initialize_config_dir
 from torch import nn
 from training.runs import state_of, tiny_run
 
-from imtok.config import TrainConfig, check_config, config_folder, register_schemas
+from imtok.config import TrainConfig, check_config, register_schemas
 from imtok.errors import InputError
+from imtok.folders import config_folder
 from imtok.losses.pixel import L2Loss
 from imtok.objectives.reconstruction import ReconstructionObjective
 from imtok.optimizer_section import read_optimizer, typed_section

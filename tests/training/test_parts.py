@@ -7,9 +7,10 @@ import pytest
 import torch
 from torch.optim import Optimizer
 
-from imtok.config import check_command, config_folder
+from imtok.config import check_command
 from imtok.construct import check_stored, stored_class
 from imtok.errors import InputError
+from imtok.folders import config_folder
 from imtok.schedules import WSD, Constant, WarmupCosine, warmup_cosine
 from imtok.training.parts import BASES, build, find_class
 

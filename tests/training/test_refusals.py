@@ -7,8 +7,9 @@ from hydra import compose, initialize_config_dir
 from training.runs import tiny_run
 
 from imtok.build import build_run
-from imtok.config import config_folder, register_schemas
+from imtok.config import register_schemas
 from imtok.errors import InputError
+from imtok.folders import config_folder
 from imtok.training.run import train
 from imtok.training.task import TokenizerTask
 from imtok.training.wandb import Wandb

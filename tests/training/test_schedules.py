@@ -9,8 +9,9 @@ from omegaconf import OmegaConf
 from training.gan import SETTINGS, gan_run
 from training.runs import run_tiny, state_of
 
-from imtok.config import check_command, config_folder, register_schemas
+from imtok.config import check_command, register_schemas
 from imtok.errors import InputError
+from imtok.folders import config_folder
 from imtok.schedules import drops
 from imtok.training.checkpoints import load
 from imtok.training.run import train

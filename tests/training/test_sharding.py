@@ -16,7 +16,8 @@ from torch.distributed.tensor import DTensor
 from training.launch import Launched, launch_ranks
 
 from imtok.build import build_run
-from imtok.config import config_folder, register_schemas
+from imtok.config import register_schemas
+from imtok.folders import config_folder
 from imtok.nn.transformer import Transformer
 from imtok.pretrained import fetch_weights
 from imtok.training.checkpoints import load

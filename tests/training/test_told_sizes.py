@@ -7,8 +7,9 @@ import torch
 from hydra import compose, initialize_config_dir
 from training.runs import run_tiny, tiny_overrides, tiny_run
 
-from imtok.config import TrainConfig, check_config, config_folder, register_schemas
+from imtok.config import TrainConfig, check_config, register_schemas
 from imtok.errors import InputError
+from imtok.folders import config_folder
 from imtok.losses.alignment.alignment import Alignment
 from imtok.training.told_sizes import tell_sizes
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
-from imtok.cli import compose_training
+from imtok.command_line import compose_training
 from imtok.nn.positions import sincos_positions
 from imtok.tokenizer import Tokenizer
 from imtok.zoo.registry import SOURCES

@@ -8,8 +8,9 @@ import torch
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from imtok.config import check_command, config_folder, register_schemas
+from imtok.config import check_command, register_schemas
 from imtok.construct import construct
+from imtok.folders import config_folder
 from imtok.losses.alignment.alignment import Alignment
 from imtok.training.told_sizes import tell_sizes
 from imtok.types import Quantized

@@ -1,0 +1,37 @@
+"""Commands whose config Hydra composes."""
+
+import logging
+import sys
+from collections.abc import Callable
+from importlib import import_module
+
+import hydra
+from omegaconf import DictConfig
+
+from imtok.command_line import check_arguments, settled
+from imtok.config import register_schemas
+from imtok.folders import config_folder
+from imtok.overrides import as_typed, in_full
+from imtok.text import log_to_terminal
+
+
+def run(command: str, refusing: Callable[[Callable[[], None]], None]) -> None:
+    """Check the command line, then let Hydra compose the config and call the command.
+
+    Args:
+        command: Such as "train"; its words are those of ``sys.argv``.
+        refusing: Runs something, and ends the program with one message where that is refused.
+    """
+    # Hydra's parser takes -m only before or after all overrides; between them it is as clear.
+    ordered = sorted(sys.argv[1:], key=lambda argument: argument not in ("-m", "--multirun"))
+    sys.argv[1:] = as_typed(in_full(command, ordered), lists=["tokenizer"] if command == "eval" else [])
+    log_to_terminal()
+    logging.getLogger("httpx").setLevel(logging.WARNING)
+    logging.getLogger("hydra.utils").setLevel(logging.CRITICAL)  # a class that cannot be imported is refused by name
+    refusing(lambda: check_arguments(command))
+    register_schemas()
+
+    def entry(config: DictConfig) -> None:
+        refusing(lambda: import_module(f"imtok.commands.{command}").run(settled(config)))
+
+    hydra.main(version_base="1.3", config_path=str(config_folder()), config_name=command)(entry)()
