@@ -9,7 +9,9 @@ import hydra
 from omegaconf import DictConfig
 
 from imtok.command_line import check_arguments, settled
-from imtok.config import register_schemas
+from imtok.config import TrainConfig, check_config, register_schemas
+from imtok.continued import stored_config
+from imtok.errors import InputError
 from imtok.folders import config_folder
 from imtok.overrides import as_typed, in_full
 from imtok.text import log_to_terminal
@@ -28,10 +30,29 @@ def run(command: str, refusing: Callable[[Callable[[], None]], None]) -> None:
     log_to_terminal()
     logging.getLogger("httpx").setLevel(logging.WARNING)
     logging.getLogger("hydra.utils").setLevel(logging.CRITICAL)  # a class that cannot be imported is refused by name
-    refusing(lambda: check_arguments(command))
+    stored, words = list[DictConfig](), sys.argv[1:]
+    if command == "train":
+        refusing(lambda: stored.extend(_stored(sys.argv[1:])))
+    if not stored:
+        refusing(lambda: check_arguments(command))
     register_schemas()
 
     def entry(config: DictConfig) -> None:
-        refusing(lambda: import_module(f"imtok.commands.{command}").run(settled(config)))
+        found, sys.argv[1:] = stored[0] if stored else config, words
+        refusing(lambda: import_module(f"imtok.commands.{command}").run(settled(found)))
 
     hydra.main(version_base="1.3", config_path=str(config_folder()), config_name=command)(entry)()
+
+
+def _stored(words: list[str]) -> list[DictConfig]:
+    """The config of the run that goes on, once it is checked; Hydra is left with where that is."""
+    register_schemas()
+    config = None if any(word.startswith("-") for word in words) else stored_config(words)
+    if config is None:
+        return []
+    problems = check_config(config, TrainConfig)
+    if problems:
+        raise InputError("\n".join([f"the config of the run, with what is typed, has {len(problems)} mistakes:",
+                                    *(f"  {problem}" for problem in problems)]))  # fmt: skip
+    sys.argv[1:] = [word for word in words if word.startswith(("ckpt=", "out=", "hydra."))]
+    return [config]

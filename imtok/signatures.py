@@ -32,7 +32,8 @@ from imtok.training.rates import GIVEN
 from imtok.training.settings import net_key
 from imtok.training.told_sizes import LISTENERS, TOLD, named_class
 
-_SECTIONS = {
+# The kind that a part of the config has to be of.
+EXPECTED: dict[str, type] = {
     "data": Data, "encoder": Encoder, "quantizer": Quantizer, "regularizer": Regularizer, "decoder": Decoder,
     "space": Space, "condition": Conditioner, "objective": Objective, "protocol": Protocol, "format": Format,
 }  # fmt: skip
@@ -65,7 +66,7 @@ def check_parts(plain: dict[str, Any], unread: Sequence[str] = (), typed: set[st
             node = {key: value for key, value in node.items() if key != DIRECTION}
         if _OPTIMIZER.fullmatch(path) and not path.endswith(".beside"):
             node = _for_its_class({key: value for key, value in node.items() if path == "optimizer" or key != "clip"})
-        other = list(_of_other_class(path, node, _SECTIONS.get(path, Any))) or list(_of_no_group(path, node))
+        other = list(_of_other_class(path, node, EXPECTED.get(path, Any))) or list(_of_no_group(path, node))
         other = other or list(_of_no_extractor(path, node))
         provided = PROVIDED.get(path) or PROVIDED.get(f"{path.split('.')[0]}.*", set())
         lines += other or _check_node(path, node, provided | _told(node), typed)

@@ -12,8 +12,8 @@ ROWS = [
     "distributed", "weights", "pretrained", "construct", "nn", "spaces", "conditions", "encoders", "quantizers",
     "regularizers", "decoders", "critics", "losses", "extractors", "data", "tokenizer", "info", "objectives",
     "measures", "pictures", "export", "zoo", "training", "overrides", "options", "hints", "explain", "swaps",
-    "signatures", "unread", "optimizer_section", "config", "run_data", "build", "image_commands", "command_line",
-    "commands", "running", "help", "cli", "__main__",
+    "signatures", "unread", "optimizer_section", "config", "run_data", "build", "continued", "image_commands",
+    "command_line", "commands", "running", "help", "cli", "__main__",
 ]  # fmt: skip
 LEVEL = {name: level for level, name in enumerate(ROWS)}
 SAME_ROW = [{"errors", "types", "pixels"}, {"schedules", "distributed", "files"}]

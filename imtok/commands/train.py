@@ -21,7 +21,7 @@ _RESULTS = {
     "best": "the best tokenizer by trainer.best",
     "images": "reconstructions during training",
     "metrics.csv": "losses, usage and speed by step",
-    "checkpoints": "to go on with: ckpt=last and the same settings",
+    "checkpoints": "to go on with: imtok train ckpt=last out=DIR",
 }
 
 

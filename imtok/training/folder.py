@@ -4,6 +4,8 @@ import contextlib
 import logging
 import platform
 import shutil
+import subprocess
+import sys
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -16,6 +18,7 @@ import torch
 from imtok.distributed import launched_rank
 from imtok.errors import InputError
 from imtok.files import Lock, claim_inside, read_json, write_bytes, write_json
+from imtok.paste import shell_line
 from imtok.training import checkpoints
 from imtok.training.checkpoints import Checkpoint
 
@@ -120,6 +123,7 @@ def describe(folder: Path, config_yaml: str, about: dict[str, Any], seed: int) -
         "device": torch.cuda.get_device_name() if torch.cuda.is_available() else platform.processor() or "cpu",
         "config": about["config"],
     }
+    facts["starts"] = [*_starts(folder), _start(facts)]
     try:
         write_bytes(folder / CONFIG, config_yaml.encode())
         write_json(folder / "run.json", facts)
@@ -146,6 +150,34 @@ def give_back(folder: Path, places: Iterable[str] = ()) -> None:
             for place in (folder / "checkpoints", folder):
                 if place.is_dir() and not any(place.iterdir()):
                     place.rmdir()
+
+
+def _starts(folder: Path) -> list[dict[str, Any]]:
+    """What is known of the earlier starts of a run."""
+    path = folder / "run.json"
+    found = read_json(path) if path.is_file() else {}
+    starts = found.get("starts", []) if isinstance(found, dict) else []
+    return starts if isinstance(starts, list) else []
+
+
+def _start(facts: dict[str, Any]) -> dict[str, Any]:
+    """What one start was: its command line, host, and the commit of the checkout that imtok is in."""
+    return {
+        "command": shell_line(*sys.argv[0].split(" "), *sys.argv[1:]),
+        "host": platform.node(),
+        "commit": _commit(Path(__file__).resolve().parents[2]),
+        **{key: facts[key] for key in ("started", "versions", "device", "config")},
+    }
+
+
+def _commit(checkout: Path) -> str | None:
+    """The commit that a checkout is at; None if it is none."""
+    if not (checkout / ".git").exists():
+        return None
+    with contextlib.suppress(OSError):  # git is not installed
+        done = subprocess.run(["git", "-C", str(checkout), "rev-parse", "HEAD"], capture_output=True, text=True)
+        return done.stdout.strip() or None
+    return None
 
 
 def _version(package: str) -> str:

@@ -16,31 +16,30 @@ _FREE = {
 }  # fmt: skip
 
 
-# What runs of before had, whose configs do not say it.
-_SINCE = {"optimizer._target_": "torch.optim.AdamW", "schedule._target_": "imtok.schedules.WarmupCosine"}
-
-
 def changes(old: dict[str, Any], new: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
     """Old and new value of each key that differs and that the result depends on."""
-    before, after = (_SINCE | dict(_flat(_with_measures(config))) for config in (old, new))
+    before, after = (dict(_flat(as_now(config))) for config in (old, new))
     keys = sorted(key for key in before.keys() | after.keys() if before.get(key) != after.get(key))
     return {
         key: (before.get(key), after.get(key)) for key in keys if key not in _FREE and not key.startswith("logger.")
     }
 
 
-def _with_measures(config: dict[str, Any]) -> dict[str, Any]:
-    """A config with its measures, which runs of before named in a list."""
-    trainer = dict(config.get("trainer") or {})
+def as_now(config: dict[str, Any]) -> dict[str, Any]:
+    """A config as it is written now, of a run of before: with its measures, which were named in a list, and more."""
+    found = {"schedule": {"_target_": "imtok.schedules.WarmupCosine"}, **config}
+    trainer, optimizer = dict(config.get("trainer") or {}), dict(config.get("optimizer") or {})
+    if optimizer:
+        found["optimizer"] = {"_target_": "torch.optim.AdamW", **optimizer}
     named = trainer.pop("evaluate_metrics", None)
-    if named is None:
-        return config
-    chosen = ["linear_probe" if name == "probe" else name for name in named]
-    return {**config, "trainer": trainer, "measure": sections(chosen)}
+    if named is not None:
+        chosen = ["linear_probe" if name == "probe" else name for name in named]
+        found |= {"trainer": trainer, "measure": sections(chosen)}
+    return found
 
 
 def check_changes(old: dict[str, Any], new: dict[str, Any], allowed: list[str]) -> list[str]:
-    """Lines that name each change, all of them allowed.
+    """Lines that name each change, all of them allowed. More steps than before always are.
 
     Args:
         old: Config of the run so far.
@@ -53,6 +52,8 @@ def check_changes(old: dict[str, Any], new: dict[str, Any], allowed: list[str]) 
     lines, refused = [], []
     for key, (before, after) in changes(old, new).items():
         lines.append(f"{key}: {before} -> {after}")
+        if key == "trainer.max_steps" and after > before:
+            continue
         if not any(key == name or key.startswith((f"{name}.", f"{name}[")) for name in allowed):
             refused.append(key)
     if refused:
