@@ -1,46 +1,38 @@
 """Tar shards behind a URL, read from front to back: no copy on a disk, and every sample once however often it breaks.
 
-webdataset's own reader is not used here: it takes a shard that was cut for a whole one, and it runs ``pipe:`` commands.
+They are read by a webdataset pipeline. What it lacks is added around it: :mod:`imtok.data.transport` opens a URL and
+goes on where a connection breaks, and :mod:`imtok.data.strict` refuses shards that webdataset would read in part.
 """
 
 import re
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
+from functools import partial
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 from braceexpand import braceexpand
+from webdataset.pipeline import DataPipeline
 
-from imtok.data.images import MAX_BYTES
-from imtok.data.links import require_file
 from imtok.data.members import Fields
 from imtok.data.names import printable
-from imtok.data.samples import ITSELF, Notes, caption_in, gather, label_in, remarks
-from imtok.data.tar import Forward, Member, Readable, ShardError, read_members
-from imtok.data.texts import NONE, LongCaptionError, most_bytes
-from imtok.data.transport import explain, open_url, plain_url
+from imtok.data.samples import ITSELF, Group, caption_in, grouped, label_in, remarks
+from imtok.data.strict import StrictShard
+from imtok.data.tar import ShardError
+from imtok.data.texts import NONE, LongCaptionError
+from imtok.data.transport import Opener, RemoteShard, open_url
 from imtok.errors import InputError
 
-PAUSES = (0.5, 5.0)  # seconds before the second and the third try
 REMOTE = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
 LOCAL = ("file", "local")
 Say = Callable[[str], None]
-
-Opener = Callable[[str], Any]  # called with a URL, it returns an open file: something with read(size) and close()
-
-
-class RemoteShard(NamedTuple):
-    """A shard's URL, and what keys and messages call it: its path without host, user or query, which may be secret."""
-
-    url: str
-    name: str
 
 
 class EncodedImage(NamedTuple):
     """An image as it lies in a shard: its name without suffix, bytes (None = too many), class or -1, and caption.
 
-    A caption that cannot be read is empty, and ``unread`` says why: whoever wants captions refuses it.
+    A caption that cannot be read is empty, and ``unread`` says why: whoever wants captions refuses it. ``shard`` and
+    ``epoch`` say which reading of which shard it is from.
     """
 
     stem: str
@@ -48,6 +40,11 @@ class EncodedImage(NamedTuple):
     label: int
     caption: str = ""
     unread: str = ""
+    shard: int = 0
+    epoch: int = 0
+
+
+Stage = Callable[[Iterable[EncodedImage]], Iterator[EncodedImage]]  # of a pipeline, behind those that read
 
 
 def is_remote(path: str) -> bool:
@@ -93,120 +90,111 @@ def find_remote(path: str, most: int) -> list[RemoteShard]:
     twice = next((name for name in names if names.count(name) > 1), None) if len(set(names)) < len(names) else None
     if twice is not None:
         raise InputError(f"data.path names {twice} twice; name each shard once")
-    return [RemoteShard(url, name) for url, name in zip(urls, names, strict=True)]
+    return [RemoteShard(url, name, number) for number, (url, name) in enumerate(zip(urls, names, strict=True))]
 
 
 def read_remote(
-    shard: RemoteShard,
+    shards: Iterable[RemoteShard],
     opener: Opener | None = None,
     fields: Fields = Fields(),  # noqa: B008, it cannot change
     classes: Sequence[str] | None = None,
     say: Say | None = None,
+    stages: Sequence[Stage] = (),
 ) -> Iterator[EncodedImage]:
-    """The images of a shard in its order; a connection that breaks is opened again where it was.
+    """The images of shards, one shard after the other, each in its order, through a pipeline of webdataset.
 
-    Args:
-        shard: The shard.
-        opener: What opens it; None = fsspec.
-        fields: Which members are read.
-        classes: Names of the classes in their order, for shards in which these are written as names.
-        say: Called with a sentence about what is left aside; None = nobody is told.
-
-    Raises:
-        InputError: If it cannot be used, or cannot be read for a reason that stays, or fails three times without one
-            more image in between.
-    """
-    done, failures = 0, 0
-    while True:
-        before, notes = done, Notes()
-        try:
-            with closing((opener or open_url)(shard.url)) as file:
-                for place, image in enumerate(read_shard(file, fields, classes, notes)):
-                    if place >= done:
-                        done += 1
-                        yield image
-            if say is not None:
-                for remark in remarks(notes, fields):
-                    say(f"shard {shard.name}: {remark}")
-            return
-        except ShardError as error:
-            raise InputError(f"shard {shard.name} cannot be used: it {error}") from None
-        except Exception as error:  # every kind of storage has errors of its own
-            failures = 1 if done > before else failures + 1
-            reason, final = explain(error, shard.url)
-            if final or failures > len(PAUSES):
-                tries = "cannot be read" if final else f"could not be read in {failures} tries"
-                raise InputError(
-                    f"shard {shard.name} {tries} ({plain_url(shard.url)}: {reason}); see that it can be reached and is "
-                    "whole, and resume"
-                ) from None
-            time.sleep(PAUSES[failures - 1])
-
-
-def read_shard(file: Readable, fields: Fields, classes: Sequence[str] | None, notes: Notes) -> Iterator[EncodedImage]:
-    """The images of an archive that is read once from front to back.
-
-    A sample's members must follow each other, as WebDataset's writers leave them. Only images, labels and captions are
+    The stages of this are a list of shards, webdataset's expansion of tar archives (made strict by
+    :class:`imtok.data.strict.StrictShard`), webdataset's grouping of files into samples, and the images of these. A
+    sample's members must follow each other, as webdataset's writers leave them. Only images, labels and captions are
     kept; nothing else is looked at.
 
     Args:
-        file: The archive.
+        shards: The shards.
+        opener: What opens them; None = fsspec.
         fields: Which members are read.
-        classes: See :func:`read_remote`.
-        notes: What is left aside is counted here.
+        classes: Names of the classes in their order, for shards in which these are written as names.
+        say: Called with a sentence about what is left aside; None = nobody is told.
+        stages: More stages, which the images go through in turn.
 
     Raises:
-        ValueError: With the reason, if it is torn or damaged.
-        ShardError: With the reason, if its members are no samples that can be told apart.
+        InputError: From the iterator, if a shard cannot be used, or cannot be read for a reason that stays, or fails
+            three times at the same place.
     """
-    read, number = Forward(file), {name: label for label, name in enumerate(classes or ())}
+    sources = [{"url": shard} for shard in shards]
+    own = _Stages(opener or open_url, fields, classes, say)
+    return iter(DataPipeline(partial(iter, sources), own.files, grouped, own.images, *stages))
 
-    def take(field: str, member: Member) -> bytes | None:
-        require_file(member, "and a stream cannot follow links")
-        if fields.is_image(field):
-            return None if member.size > MAX_BYTES else _data(read, member, member.size)
-        return _data(read, member, min(member.size, most_bytes(field)))
 
-    def start(member: Member) -> bytes:
-        return _data(read, member, min(member.size, 16))
+class _Stages:
+    """The stages of a pipeline that look at the same shard: one is open at a time, and its samples pass before it ends.
 
-    kinds = dict[bool, str]()  # whether classes are names, and of which sample
-    for group in gather(read_members(read), fields, take, start, notes):
-        label = label_in(group, fields, group.fields.get, notes)
+    Args:
+        opener: See :func:`read_remote`.
+        fields: See :func:`read_remote`.
+        classes: See :func:`read_remote`.
+        say: See :func:`read_remote`.
+    """
+
+    def __init__(self, opener: Opener, fields: Fields, classes: Sequence[str] | None, say: Say | None) -> None:
+        self.opener, self.fields, self.classes, self.say = opener, fields, classes, say
+        self.number = {name: label for label, name in enumerate(classes or ())}
+
+    def files(self, sources: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+        """From shards to the files in them, with an empty one after each shard."""
+        for source in sources:
+            with closing(StrictShard(source["url"], self.opener, self.fields)) as self.shard:
+                self.kinds = dict[bool, str]()  # whether classes are names, and of which sample
+                yield from self.shard.files()
+                yield {}
+                notes = self.shard.census.finish()
+                notes.empty += [] if notes.samples else [ITSELF]
+                if self.say is not None:
+                    for remark in remarks(notes, self.fields):
+                        self.say(f"shard {self.shard.name}: {remark}")
+
+    def images(self, samples: Iterable[dict[str, Any]]) -> Iterator[EncodedImage]:
+        """From samples to the images in them."""
+        for sample in samples:
+            try:
+                group = self.shard.census.group(sample)
+                if group is None:
+                    continue
+                label = self._label(group)
+                caption, unread = "", ""
+                try:
+                    caption = caption_in(group, self.fields, group.fields.get, self.shard.census.notes) or ""
+                except LongCaptionError as error:
+                    unread = str(error)
+            except ShardError as error:
+                raise self.shard.refused(error) from None
+            key, (_, _, number, epoch) = printable(group.key), sample["__url__"]
+            yield EncodedImage(key, group.fields[group.image], label, caption, unread, number, epoch)
+
+    def _label(self, group: Group[bytes | None]) -> int:
+        notes, classes, key = self.shard.census.notes, self.classes, printable(group.key)
+        label = label_in(group, self.fields, group.fields.get, notes)
         if label != NONE:
-            kinds.setdefault(isinstance(label, str), printable(group.key))
-        if len(kinds) > 1:
+            self.kinds.setdefault(isinstance(label, str), key)
+        if len(self.kinds) > 1:
             raise ShardError(
-                f"names the class of {kinds[True]!r} and numbers that of {kinds[False]!r}; write all of them in one way"
+                f"names the class of {self.kinds[True]!r} and numbers that of {self.kinds[False]!r}; write all of them "
+                "in one way"
             )
-        if classes and isinstance(label, int) and label >= len(classes):
-            raise ShardError(
-                f"holds {printable(group.key)!r} of class {label}, and {len(classes)} classes have names; name all "
-                "classes, or mend the label"
-            )
-        if isinstance(label, str):
-            if classes is None:
+        if isinstance(label, int):
+            if classes and label >= len(classes):
                 raise ShardError(
-                    f"names the class of {printable(group.key)!r} ({label!r}), and a stream cannot number names that "
-                    "it does not know; give data.classes=FILE, a JSON map of names to numbers, or copy the shards here "
-                    "and pack them with imtok pack"
+                    f"holds {key!r} of class {label}, and {len(classes)} classes have names; name all classes, or mend "
+                    "the label"
                 )
-            notes.unknown += [] if label in number else [label]
-            label = number.get(label, NONE)
-        caption, unread = "", ""
-        try:
-            caption = caption_in(group, fields, group.fields.get, notes) or ""
-        except LongCaptionError as error:
-            unread = str(error)
-        yield EncodedImage(printable(group.key), group.fields[group.image], label, caption, unread)
-    notes.empty += [] if notes.samples else [ITSELF]
-
-
-def _data(read: Forward, member: Member, size: int) -> bytes:
-    data = read(size, member.offset)
-    if len(data) < size:
-        raise ValueError(f"is torn inside {member.name!r}")
-    return data
+            return label
+        if classes is None:
+            raise ShardError(
+                f"names the class of {key!r} ({label!r}), and a stream cannot number names that it does not know; give "
+                "data.classes=FILE, a JSON map of names to numbers, or copy the shards here and pack them with imtok "
+                "pack"
+            )
+        notes.unknown += [] if label in self.number else [label]
+        return self.number.get(label, NONE)
 
 
 def _common_folder(paths: list[str]) -> str:

@@ -3,11 +3,13 @@
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
+
+from webdataset.tariterators import group_by_keys
 
 from imtok.data.classes import some
 from imtok.data.headers import nameless_kind
-from imtok.data.members import CAPTION, CLASS, DESCRIPTION, Fields, Text, is_picture
+from imtok.data.members import CAPTION, CLASS, DESCRIPTION, Fields, Place, Text, is_picture
 from imtok.data.names import printable
 from imtok.data.tar import FILE, Member, ShardError
 from imtok.data.texts import NONE, DamagedTextError, Read, caption_of, label_of
@@ -16,6 +18,7 @@ Taken = TypeVar("Taken")
 SHOWN = 12  # names, fields and kinds that a sentence holds
 ITSELF = ""  # stands for a shard that the caller names
 MOST_FIELDS = 1000  # that are told apart
+MARKS = ("__key__", "__url__")  # of a sample, which are no fields of it
 
 
 @dataclass(frozen=True)
@@ -65,6 +68,95 @@ class Notes:
             setattr(self, name, getattr(self, name) + value)
 
 
+class Census(Generic[Taken]):
+    """Goes through one shard: counts its members, says which are read, and refuses samples that cannot be told apart.
+
+    Args:
+        fields: What is read.
+        notes: Counts what is found.
+    """
+
+    def __init__(self, fields: Fields, notes: Notes) -> None:
+        self.fields, self.notes = fields, notes
+        self._key, self._taken, self._over = b"", set[str](), set[bytes]()
+        self._pictured = set[bytes]()  # keys with pictures in other fields than the image's
+
+    def place(self, member: Member, start: Callable[[Member], bytes]) -> Place | None:
+        """Where the next member belongs; None for one that is not read.
+
+        Args:
+            member: The members come in the order of the shard.
+            start: Called for the first bytes of a member without a suffix, which may be a picture.
+
+        Raises:
+            ShardError: If a key comes back after another one, or a field is there twice.
+        """
+        place, fields, notes = self.fields.place(member.name), self.fields, self.notes
+        # Count the member, and pass it over if it is not read.
+        if fields.image is None and (kind := fields.skipped(member.name) or _nameless(member, start)):
+            notes.skipped[kind] += 1
+        if place is None:
+            return None
+        if place.field in notes.found or len(notes.found) < MOST_FIELDS:
+            notes.found[place.field] += 1
+        if not fields.is_image(place.field) and place.field not in fields.texts:
+            if fields.image is not None and is_picture(place.field):
+                self._pictured.add(place.key)
+            return None
+        # A sample is complete when the key changes.
+        if place.key != self._key:
+            self._over.add(self._key)
+            self._key, self._taken = place.key, set()
+            if place.key in self._over:
+                raise ShardError(
+                    f"holds the members of {printable(place.key)!r} in two places, the second being {_shown(member)}, "
+                    "but the members of a sample must follow each other; write it again sorted by name (tar "
+                    "--sort=name)"
+                )
+        if place.field in self._taken:
+            raise ShardError(f"holds two members named {_shown(member)}; write it again with different names")
+        self._taken.add(place.field)
+        return place
+
+    def group(self, sample: dict[str, Any]) -> Group[Taken] | None:
+        """The next sample as webdataset has grouped it; None if it has no image.
+
+        Raises:
+            ShardError: If several of its fields may be the image.
+        """
+        key, fields, notes = sample["__key__"], self.fields, self.notes
+        parts: dict[str, Taken] = {name: value for name, value in sample.items() if name not in MARKS}
+        images = [name for name in parts if fields.is_image(name)]
+        if len(images) > 1 and fields.plain:
+            raise ShardError(f"holds two images named {printable(key)!r}; write it again with different names")
+        if len(images) > 1:
+            names = sorted(name for name in notes.found if fields.is_image(name))
+            raise ShardError(
+                f"holds several images of the sample {printable(key)!r}; the fields with images are {listed(names)}: "
+                f"give data.image=FIELD, such as data.image={images[0]} (data=tars takes each file as an image of its "
+                "own)"
+            )
+        if images:
+            notes.samples += 1
+            self._pictured.discard(key)
+            return Group(key, images[0], parts)
+        notes.orphans += key not in self._pictured and not fields.plain
+        return None
+
+    def finish(self) -> Notes:
+        """What was found in the whole shard."""
+        self.notes.imageless = len(self._pictured)
+        if not self.notes.samples:  # the shard is named for that
+            self.notes.orphans = 0
+        return self.notes
+
+
+def grouped(files: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    """Samples by webdataset's own grouping, of files whose names are a :class:`Place`; an empty one ends a shard."""
+    keys: Any = tuple  # of a place, which is the key and the field; webdataset expects names
+    return group_by_keys(files, keys=keys, lcase=False)
+
+
 def gather(
     members: Iterable[Member],
     fields: Fields,
@@ -78,45 +170,23 @@ def gather(
         members: In the order of the shard.
         fields: What is read.
         take: Called with each field that is read, in the order of the shard.
-        start: Called for the first bytes of a member without a suffix, which may be a picture.
+        start: See :meth:`Census.place`.
         notes: Counts what is found.
 
     Raises:
-        ShardError: If a key comes back after another one, a field is there twice, or several may be the image.
+        ShardError: If the members are no samples that can be told apart.
     """
-    key, parts, over, pictured, texts = b"", dict[str, Taken](), set[bytes](), set[bytes](), fields.texts
-    for member in members:
-        place = fields.place(member.name)
-        # Count the member, and skip it if it is not read.
-        if fields.image is None and (kind := fields.skipped(member.name) or _nameless(member, start)):
-            notes.skipped[kind] += 1
-        if place is None:
-            continue
-        if place.field in notes.found or len(notes.found) < MOST_FIELDS:
-            notes.found[place.field] += 1
-        if not fields.is_image(place.field) and place.field not in texts:
-            if fields.image is not None and is_picture(place.field):
-                pictured.add(place.key)
-            continue
-        # The sample is complete when the key changes.
-        if place.key != key:
-            if parts:
-                yield from _whole(key, parts, fields, notes, pictured)
-                over.add(key)
-            key, parts = place.key, {}
-            if key in over:
-                raise ShardError(
-                    f"holds the members of {printable(key)!r} in two places, the second being {_shown(member)}, but "
-                    "the members of a sample must follow each other; write it again sorted by name (tar --sort=name)"
-                )
-        if place.field in parts:
-            raise ShardError(f"holds two members named {_shown(member)}; write it again with different names")
-        parts[place.field] = take(place.field, member)
-    if parts:
-        yield from _whole(key, parts, fields, notes, pictured)
-    notes.imageless = len(pictured)
-    if not notes.samples:  # the shard is named for that
-        notes.orphans = 0
+    census = Census[Taken](fields, notes)
+    places = ((census.place(member, start), member) for member in members)
+    files = (
+        {"fname": place, "data": take(place.field, member), "__url__": ""}
+        for place, member in places
+        if place is not None
+    )
+    for sample in grouped(files):
+        if (group := census.group(sample)) is not None:
+            yield group
+    census.finish()
 
 
 def _nameless(member: Member, start: Callable[[Member], bytes]) -> str | None:
@@ -124,27 +194,6 @@ def _nameless(member: Member, start: Callable[[Member], bytes]) -> str | None:
     if member.kind != FILE or b"." in member.name.rpartition(b"/")[2]:
         return None
     return nameless_kind(start(member))
-
-
-def _whole(
-    key: bytes, parts: dict[str, Taken], fields: Fields, notes: Notes, pictured: set[bytes]
-) -> Iterator[Group[Taken]]:
-    """The sample, if it has an image."""
-    images = [name for name in parts if fields.is_image(name)]
-    if len(images) > 1 and fields.plain:
-        raise ShardError(f"holds two images named {printable(key)!r}; write it again with different names")
-    if len(images) > 1:
-        names = sorted(name for name in notes.found if fields.is_image(name))
-        raise ShardError(
-            f"holds several images of the sample {printable(key)!r}; the fields with images are {listed(names)}: give "
-            f"data.image=FIELD, such as data.image={images[0]} (data=tars takes each file as an image of its own)"
-        )
-    if images:
-        notes.samples += 1
-        pictured.discard(key)
-        yield Group(key, images[0], parts)
-    elif key not in pictured and not fields.plain:
-        notes.orphans += 1
 
 
 def label_in(group: Group[Taken], fields: Fields, read: Read, notes: Notes) -> int | str:

@@ -1,4 +1,9 @@
-"""Tar shards on local disks as a list of images: byte ranges, read in any order without unpacking."""
+"""Tar shards on local disks as a list of images: byte ranges, read in any order without unpacking.
+
+webdataset reads shards from front to back only, and nobody can ask it for the sample at a position. A run resumes
+exactly because the sample of each step is a function of the seed and the step, so random access stays our own.
+Streams are webdataset pipelines: see :mod:`imtok.data.remote`.
+"""
 
 import os
 import time

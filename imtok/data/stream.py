@@ -3,7 +3,7 @@
 import hashlib
 import logging
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from itertools import count
 from typing import NamedTuple, cast
@@ -19,9 +19,9 @@ from imtok.data.names import hash_fraction
 from imtok.data.order import epoch_order
 from imtok.data.position import StreamPosition
 from imtok.data.randomness import Purpose, bit_stream, generator
-from imtok.data.remote import EncodedImage, Opener, RemoteShard, read_remote
+from imtok.data.remote import EncodedImage, Stage, read_remote
 from imtok.data.transforms import Transform
-from imtok.data.transport import open_url
+from imtok.data.transport import Opener, RemoteShard, open_url
 from imtok.errors import InputError
 
 log = logging.getLogger(__name__)
@@ -110,11 +110,10 @@ class ImageStream:
             readers: Their number.
         """
         found = False
-        for shard in range(reader, len(self.shards), readers):
-            for image in self._read(shard):
-                found = True
-                if self.part.holds(self._key(shard, image)):
-                    yield self._sample(image, 0, shard)
+        for image in self._read(range(reader, len(self.shards), readers)):
+            found = True
+            if self.part.holds(self._key(image)):
+                yield self._sample(image)
         if not found and readers == 1:  # another reader's shards may have some
             raise InputError(f"data.path holds no {KINDS} in any shard; give shards that do")
 
@@ -131,9 +130,9 @@ class ImageStream:
             order = epoch_order(len(self.shards), self.seed, epoch).tolist()
             own = position.left(epoch, order)[reader::readers]
             found = False
-            for shard, image in self._mixed(own, epoch, first=epoch == begin):
+            for image in self._read(own, epoch, epoch == begin, (self._held, self._mixed)):
                 found = True
-                sample = self._sample(image, epoch, shard)
+                sample = self._sample(image)
                 if sample.image is None:
                     bad.extend(sample.bad)
                     if len(bad) >= ATTEMPTS:
@@ -150,50 +149,60 @@ class ImageStream:
                     "data.val_fraction"
                 )
 
-    def _mixed(self, shards: list[int], epoch: int, first: bool) -> Iterator[tuple[int, EncodedImage]]:
-        """The images of some shards through a buffer, from which the next one drives out any other."""
-        kept: list[tuple[int, EncodedImage]] = []
-        for shard in shards:
-            draws = bit_stream(Purpose.MIX, self.seed, epoch, shard)
-            for image in self._read(shard, first):
-                if not self.part.holds(self._key(shard, image)):
-                    continue
-                kept.append((shard, image))
-                if len(kept) >= self.buffer:
-                    yield _drawn(kept, draws)
-        draws = bit_stream(Purpose.MIX, self.seed, epoch, len(self.shards))
+    def _read(
+        self, shards: Iterable[int], epoch: int = 0, say: bool = True, stages: Sequence[Stage] = ()
+    ) -> Iterator[EncodedImage]:
+        """The images of some shards; what is left aside of these is only said if ``say``, by whoever reads it then."""
+        readings = [self.shards[shard]._replace(number=shard, epoch=epoch) for shard in shards]
+        return read_remote(readings, self.opener, self.fields, self.classes, self._say if say else None, stages)
+
+    def _held(self, images: Iterable[EncodedImage]) -> Iterator[EncodedImage]:
+        """A stage: the images of the part that is taken."""
+        return (image for image in images if self.part.holds(self._key(image)))
+
+    def _mixed(self, images: Iterable[EncodedImage]) -> Iterator[EncodedImage]:
+        """A stage: the images through a buffer, from which the next one drives out any other.
+
+        webdataset's own draws from the clock. Here what an image drives out is a function of seed, epoch, its shard and
+        its place there.
+        """
+        kept, draws, reading = list[EncodedImage](), None, None
+        for image in images:
+            if reading != (image.epoch, image.shard):
+                reading = (image.epoch, image.shard)
+                draws = bit_stream(Purpose.MIX, self.seed, *reading)
+            kept.append(image)
+            if len(kept) >= self.buffer and draws is not None:
+                yield _drawn(kept, draws)
+        draws = bit_stream(Purpose.MIX, self.seed, kept[0].epoch if kept else 0, len(self.shards))
         while kept:
             yield _drawn(kept, draws)
-
-    def _read(self, shard: int, first: bool = True) -> Iterator[EncodedImage]:
-        """The images of a shard; what is left aside of it is only said the ``first`` time, by whoever reads it then."""
-        return read_remote(self.shards[shard], self.opener, self.fields, self.classes, self._say if first else None)
 
     def _say(self, remark: str) -> None:
         if remark not in self._said:  # every evaluation would say it again
             self._said.add(remark)
             log.warning(remark)
 
-    def _key(self, shard: int, image: EncodedImage) -> str:
-        return f"{self.shards[shard].name}:{image.stem}"
+    def _key(self, image: EncodedImage) -> str:
+        return f"{self.shards[image.shard].name}:{image.stem}"
 
-    def _sample(self, image: EncodedImage, epoch: int, shard: int) -> Sample:
-        key, reading = self._key(shard, image), epoch * len(self.shards) + shard
+    def _sample(self, image: EncodedImage) -> Sample:
+        key, reading = self._key(image), image.epoch * len(self.shards) + image.shard
         try:
             if image.data is None:
                 raise DecodeError(f"{key}: is larger than {MAX_BYTES} bytes")
             pixels = decode_image(image.data, key, self.max_pixels, self.background, self.least)
         except DecodeError as error:
             return Sample(None, image.label, reading, key, (str(error),))
-        random = generator(Purpose.AUGMENT, self.seed, epoch, xxhash.xxh3_64_intdigest(key.encode()))
+        random = generator(Purpose.AUGMENT, self.seed, image.epoch, xxhash.xxh3_64_intdigest(key.encode()))
         if image.unread and self.needs_captions:
-            raise InputError(f"shard {self.shards[shard].name} cannot be used: it {image.unread}")
+            raise InputError(f"shard {self.shards[image.shard].name} cannot be used: it {image.unread}")
         if image.unread:
-            self._say(f"shard {self.shards[shard].name} {image.unread}; it is left out, and nobody needs it here")
+            self._say(f"shard {self.shards[image.shard].name} {image.unread}; it is left out, and nobody needs it here")
         return Sample(self.transform(pixels, random), image.label, reading, key, caption=image.caption)
 
 
-def _drawn(kept: list[tuple[int, EncodedImage]], draws: np.random.Philox) -> tuple[int, EncodedImage]:
+def _drawn(kept: list[EncodedImage], draws: np.random.Philox) -> EncodedImage:
     at = int(draws.random_raw()) % len(kept)
     kept[at], kept[-1] = kept[-1], kept[at]
     return kept.pop()

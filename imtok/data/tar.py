@@ -6,13 +6,13 @@ Here an archive must end with its end mark. Only positions are told; nothing is 
 
 import os
 from collections.abc import Callable, Iterator
-from typing import NamedTuple, Protocol, runtime_checkable
+from typing import NamedTuple
 
 BLOCK = 512
 MAX_EXTENSION = 2**20  # bytes of an extended header; real ones have some hundred
 CHUNK = 2**20
 FILE, HARD_LINK, LINK, SPARSE = "a file", "a hard link", "a symbolic link", "a sparse file"
-FOLDER, LINKS = "a folder", (HARD_LINK, LINK)
+FOLDER, END, LINKS = "a folder", "the end mark", (HARD_LINK, LINK)
 KINDS = {
     **dict.fromkeys((b"0", b"\0", b"7"), FILE),
     **dict.fromkeys((b"5", b"D"), FOLDER),  # D: GNU's, with a list of what was in it
@@ -59,51 +59,33 @@ def tar_members(descriptor: int) -> Iterator[Member]:
         ValueError: With the reason, if it is no tar archive, is torn or has a damaged header.
         OSError: If it cannot be read.
     """
-    return read_members(lambda size, at: os.pread(descriptor, size, at), os.fstat(descriptor).st_size)
+    end, at = os.fstat(descriptor).st_size, 0
+
+    def read(size: int, at: int) -> bytes:
+        return os.pread(descriptor, size, at)
+
+    while (member := read_member(read, at, end)).kind != END:
+        if member.offset + member.size > end:
+            raise ValueError(f"is torn inside {member.name!r}")
+        if member.kind != FOLDER:
+            yield member
+        at = member.offset + padded(member.size)
+    require_zeros(read, member.offset)
 
 
-@runtime_checkable
-class Readable(Protocol):
-    """A stream of bytes."""
-
-    def read(self, size: int, /) -> bytes:
-        """At most so many bytes; none only at the end."""
-        ...
-
-
-class Forward:
-    """Reads a stream, which only goes forward.
-
-    Args:
-        file: The stream.
-    """
-
-    def __init__(self, file: Readable) -> None:
-        self.file, self.at = file, 0
-
-    def __call__(self, size: int, at: int) -> bytes:
-        """``size`` bytes from byte ``at`` on; what lies before is passed over."""
-        while self.at < at and (passed := len(self.file.read(min(at - self.at, CHUNK)))):
-            self.at += passed
-        data = bytearray()
-        while self.at >= at and len(data) < size and (part := self.file.read(min(size - len(data), CHUNK))):
-            data += part
-            self.at += len(part)
-        return bytes(data)
-
-
-def read_members(read: Read, end: int | None = None) -> Iterator[Member]:
-    """What is in an archive, without its folders, in order.
+def read_member(read: Read, at: int, end: int | None = None) -> Member:
+    """The member whose headers start at byte ``at``, or the end mark.
 
     Args:
-        read: Reads it, each time from a byte not before the end of the time before.
-        end: Its size in bytes; None = it is not known, and who reads the last member must look whether it is whole.
+        read: Reads the archive, each time from a byte not before the end of the time before.
+        at: Where the member before ends, with its padding.
+        end: The archive's size in bytes, for the message about one that is torn; None = it is not known.
 
     Raises:
         ValueError: With the reason, if it is no tar archive, is torn or has a damaged header.
         OSError: If it cannot be read.
     """
-    at, said = 0, dict[bytes, bytes]()
+    said = dict[bytes, bytes]()
     while True:
         header = read(BLOCK, at)
         if not header and at == 0:
@@ -112,21 +94,20 @@ def read_members(read: Read, end: int | None = None) -> Iterator[Member]:
             where = "ends without an end mark" if end is None else f"ends at byte {end} without an end mark"
             raise ValueError(f"is torn: it {where}" if at else "is not a tar archive")
         if header.count(0) == BLOCK:
-            break
+            return Member(b"", at, 0, END)
         flag, size = header[156:157], _checked_size(header, at)
         at += BLOCK
         if flag in b"xXgLK":  # speaks of the next member; g of all that follow
             said |= _said(flag, _extension(read, at, size))
-            at += _padded(size)
+            at += padded(size)
             continue
         if flag == b"S":
             at = _after_map(read, header, at)
-        member, said = _member(header, at, size, said), {}
-        if end is not None and at + member.size > end:
-            raise ValueError(f"is torn inside {member.name!r}")
-        if member.kind != FOLDER:
-            yield member
-        at += _padded(member.size)
+        return _member(header, at, size, said)
+
+
+def require_zeros(read: Read, at: int) -> None:
+    """Raise ValueError unless an archive holds nothing from its end mark at byte ``at`` on."""
     while rest := read(CHUNK, at):  # zeros, as long as the records of whoever wrote it
         if rest.count(0) < len(rest):
             raise ValueError("goes on after its end mark (several archives joined?); write it again as one")
@@ -233,5 +214,6 @@ def _decimal(digits: bytes) -> int:
     return int(digits)
 
 
-def _padded(size: int) -> int:
+def padded(size: int) -> int:
+    """Bytes that data of ``size`` bytes take in an archive, which consists of blocks."""
     return -(-size // BLOCK) * BLOCK

@@ -1,14 +1,41 @@
 """Opens a URL, and says what went wrong with it: whether to try again, and the reason without anything secret."""
 
 import re
+import time
+from collections.abc import Callable
+from contextlib import suppress
 from http import HTTPStatus
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple, TypeVar, cast
 from urllib.parse import urlsplit
 
 import fsspec
 
+from imtok.data.tar import CHUNK, ShardError
+from imtok.errors import InputError
+
+PAUSES = (0.5, 5.0)  # seconds before the second and the third try
 SILENCE = 60  # seconds without a byte after which a connection counts as broken
 PASSING = (408, 425, 429)  # HTTP's 4xx codes after which another try may succeed
+LAST = 1024  # bytes before the place where a connection broke that the next one must have too
+Value = TypeVar("Value")
+Opener = Callable[[str], Any]  # called with a URL, it returns an open file: something with read(size) and close()
+ReadExactly = Callable[[int], bytes]  # the next so many bytes; fewer only at the end
+
+
+class RemoteShard(NamedTuple):
+    """A shard that is read from front to back.
+
+    Attributes:
+        url: Where it is.
+        name: What keys and messages call it: its path without host, user or query, which may be secret.
+        number: Its place in the list of shards.
+        epoch: In which epoch it is read.
+    """
+
+    url: str
+    name: str
+    number: int = 0
+    epoch: int = 0
 
 
 class UnreachableError(OSError):
@@ -22,9 +49,119 @@ class Failure(NamedTuple):
     final: bool
 
 
-def open_url(url: str) -> Any:
+class Connection:
+    """A shard's bytes from front to back; where a connection breaks, another one goes on at the same byte.
+
+    Args:
+        shard: The shard.
+        opener: What opens its URL.
+
+    Attributes:
+        at: How many bytes were taken.
+    """
+
+    def __init__(self, shard: RemoteShard, opener: Opener) -> None:
+        self.shard, self.opener, self.at = shard, opener, 0
+        self._file: Any = None
+        self._failures, self._failed_at = 0, -1
+        self._last = b""  # the last bytes that were taken
+
+    def take(self, action: Callable[[ReadExactly], Value]) -> Value:
+        """What ``action`` makes of the next bytes. If it fails it is tried again, with the same bytes.
+
+        Args:
+            action: Called with what reads the next bytes. All that it has read counts as taken when it returns.
+
+        Raises:
+            ShardError: From ``action``.
+            InputError: If the bytes cannot be read for a reason that stays, or three tries fail at the same place.
+        """
+        while True:
+            taken, last = 0, self._last
+
+            def read(size: int) -> bytes:
+                nonlocal taken, last
+                data = _exactly(self._file, size)
+                taken, last = taken + len(data), (last + data)[-LAST:] if len(data) < LAST else data[-LAST:]
+                return data
+
+            try:
+                if self._file is None:
+                    self._open()
+                value = action(read)
+            except ShardError:
+                raise
+            except Exception as error:  # every kind of storage has errors of its own
+                if self.opener is open_url and "support range requests" in str(error):
+                    self.close()
+                    self.opener = open_forward
+                    continue
+                self._wait(error)
+            else:
+                self.at, self._last = self.at + taken, last
+                return value
+
+    def close(self) -> None:
+        """Close the file, if one is open."""
+        file, self._file = self._file, None
+        if file is not None:
+            with suppress(Exception):  # of what was broken before
+                file.close()
+
+    def _open(self) -> None:
+        """Open the file at the byte where the one before it broke."""
+        self._file = self.opener(self.shard.url)
+        if not self.at:
+            return
+        begin, found = self.at - len(self._last), b""
+        with suppress(Exception):  # what cannot seek, such as HTTP without ranges, says so in many ways
+            self._file.seek(begin)
+            found = _exactly(self._file, len(self._last))
+        if len(found) < len(self._last):
+            self.close()
+            self._file = self.opener(self.shard.url)
+            while begin and (passed := self._file.read(min(begin, CHUNK))):
+                begin -= len(passed)
+            found = _exactly(self._file, len(self._last))
+        if len(found) == len(self._last) and found != self._last:
+            raise UnreachableError("it has changed while it was read")
+        if len(found) < len(self._last):
+            raise ValueError(f"is torn: it ends before byte {self.at}")
+
+    def _wait(self, error: Exception) -> None:
+        """Wait before another try; InputError if there is none."""
+        self.close()
+        self._failures = 1 if self.at > self._failed_at else self._failures + 1
+        self._failed_at = self.at
+        reason, final = explain(error, self.shard.url)
+        if final or self._failures > len(PAUSES):
+            tries = "cannot be read" if final else f"could not be read in {self._failures} tries"
+            raise InputError(
+                f"shard {self.shard.name} {tries} ({plain_url(self.shard.url)}: {reason}); see that it can be reached "
+                "and is whole, and resume"
+            ) from None
+        time.sleep(PAUSES[self._failures - 1])
+
+
+def _exactly(file: Any, size: int) -> bytes:
+    """The next ``size`` bytes of a file; fewer only at its end."""
+    data = file.read(size)
+    if len(data) == size or not data:
+        return bytes(data)
+    parts, missing = [data], size - len(data)
+    while missing and (data := file.read(missing)):
+        parts.append(data)
+        missing -= len(data)
+    return b"".join(parts)
+
+
+def open_forward(url: str) -> Any:
+    """A file behind a URL of HTTP that is asked for as a whole, for servers that do not give parts."""
+    return open_url(url, block_size=0)
+
+
+def open_url(url: str, **options: Any) -> Any:
     """A file behind a URL, by fsspec: http(s), s3 (package s3fs), gs (package gcsfs) and what else it knows."""
-    options: dict[str, Any] = {}
     if url.lower().startswith(("http:", "https:")):
         import aiohttp  # here, since only these need it
 

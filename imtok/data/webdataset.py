@@ -21,10 +21,11 @@ from imtok.data.decode import MAX_PIXELS, WHITE
 from imtok.data.headers import SUFFIXES
 from imtok.data.images import Columns, ImageSet, Indexable
 from imtok.data.members import Fields
-from imtok.data.remote import REMOTE, Opener, RemoteShard, find_remote, is_remote
+from imtok.data.remote import REMOTE, find_remote, is_remote
 from imtok.data.shards import ShardSource, read_classes
 from imtok.data.stream import ImageStream, Part
 from imtok.data.transforms import CentreCrop, Transform
+from imtok.data.transport import Opener, RemoteShard
 from imtok.errors import InputError
 
 MAX_SHARDS = 1_000_000

@@ -3,6 +3,7 @@
 import gzip
 from collections.abc import Callable
 from pathlib import Path
+from typing import BinaryIO
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -12,16 +13,19 @@ from imtok.data.check import check
 from imtok.data.collection import Collection
 from imtok.data.huggingface import HuggingFace
 from imtok.data.members import Fields
-from imtok.data.remote import read_shard
-from imtok.data.samples import Notes, remarks
+from imtok.data.remote import read_remote
 from imtok.data.shards import ShardSource
-from imtok.data.tar import ShardError
 from imtok.data.tars import Tars
+from imtok.data.transport import RemoteShard
 from imtok.data.webdataset import WebDataset
 from imtok.errors import InputError
 
 Picture = Callable[[int], bytes]
 Write = Callable[[Path, list[tuple[str, bytes]]], Path]
+
+
+def open_binary(path: str) -> BinaryIO:
+    return Path(path).open("rb")
 
 
 def require_said(data: Collection, *sentences: str) -> None:
@@ -42,10 +46,9 @@ def test_samples_without_an_image_and_members_without_a_suffix_are_counted(
         "skipped 1 picture of kinds that imtok does not read: 1 PNG without a suffix",
     )
     require_said(WebDataset(shard), *said)
-    notes = Notes()
-    with shard.open("rb") as file:
-        assert len(list(read_shard(file, Fields(), None, notes))) == 1
-    assert set(said) <= set(remarks(notes, Fields()))
+    heard: list[str] = []
+    assert len(list(read_remote([RemoteShard(str(shard), "0.tar")], open_binary, say=heard.append))) == 1
+    assert {f"shard 0.tar: {sentence}" for sentence in said} <= set(heard)
 
 
 def test_a_sample_whose_picture_lies_in_another_field_is_counted_once(
@@ -143,8 +146,8 @@ def test_classes_that_cannot_be_counted_are_refused_in_streams_too(
     shard = write_shard(tmp_path / "0.tar", members)
     with pytest.raises(InputError, match=local):
         WebDataset(shard, classes=["fox", "owl"]).evaluation(8)
-    with shard.open("rb") as file, pytest.raises(ShardError, match=stream):
-        list(read_shard(file, Fields(), ["fox", "owl"], Notes()))
+    with pytest.raises(InputError, match=stream):
+        list(read_remote([RemoteShard(str(shard), "0.tar")], open_binary, classes=["fox", "owl"]))
 
 
 def test_samples_without_a_class_beside_others_are_counted(tmp_path: Path, write_shard: Write, picture: Picture):

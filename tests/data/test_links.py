@@ -10,9 +10,10 @@ import pytest
 
 from imtok.data.check import check
 from imtok.data.images import ImageSet
-from imtok.data.remote import RemoteShard, read_remote
+from imtok.data.remote import read_remote
 from imtok.data.shards import ShardSource
 from imtok.data.tars import Tars
+from imtok.data.transport import RemoteShard
 from imtok.data.webdataset import WebDataset
 from imtok.errors import InputError
 
@@ -44,7 +45,7 @@ def extracted(path: Path) -> dict[str, bytes]:
 
 
 def remote(path: Path) -> list:
-    return list(read_remote(RemoteShard(f"file://{path}", path.name), lambda url: path.open("rb")))
+    return list(read_remote([RemoteShard(f"file://{path}", path.name)], lambda url: path.open("rb")))
 
 
 REG, HARD, SYM = tarfile.REGTYPE, tarfile.LNKTYPE, tarfile.SYMTYPE

@@ -3,17 +3,19 @@
 import collections
 import io
 import pickle
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 import fsspec
 import pytest
 import torch
 
-from imtok.data import remote as module
+from imtok.data import transport as module
 from imtok.data.loader import evaluation_loader, spread_loader, train_stream_loader
 from imtok.data.position import StreamPosition
 from imtok.data.remote import find_remote, is_remote
@@ -153,7 +155,7 @@ def test_evaluation_shows_every_image_of_a_url_once_as_from_the_disk(
 
 
 @pytest.mark.filterwarnings("ignore:This DataLoader will create 3 worker")
-@pytest.mark.parametrize(("world", "workers"), [(1, 0), (2, 0), (3, 2), (1, 3), (6, 0)])
+@pytest.mark.parametrize(("world", "workers"), [(1, 0), (2, 0), (2, 2), (3, 2), (1, 3), (6, 0)])
 def test_each_shard_is_read_once_an_epoch_by_one_reader(world: int, workers: int, memory: str):
     batches = 12 // world * max(1, workers)
     ranks = [train(stream(memory), batches, workers, rank, world) for rank in range(world)]
@@ -403,6 +405,21 @@ def test_names_hold_no_secret_and_tell_shards_apart():
 def test_an_index_of_remote_shards_is_refused(memory: str, tmp_path: Path):
     with pytest.raises(ValueError, match="index must be null for remote shards"):
         WebDataset(memory, index=tmp_path / "index")
+
+
+def test_a_server_that_gives_no_parts_serves_shards_larger_than_a_part(
+    http: str, folder: Path, monkeypatch: pytest.MonkeyPatch, pauses: list[float]
+):
+    class Parts(fsspec.get_filesystem_class("http")):
+        cachable = False
+
+        def __init__(self, block_size: int | None = None, **options: Any) -> None:
+            super().__init__(block_size=1000 if block_size is None else block_size, **options)
+
+    monkeypatch.setattr(sys.modules["fsspec.registry"], "get_filesystem_class", lambda _: Parts)
+    names = keys(list(evaluation_loader(WebDataset(http).evaluation(8), 4)))
+    assert names == keys(list(evaluation_loader(WebDataset(folder).evaluation(8), 4)))
+    assert pauses == []
 
 
 class Counting:

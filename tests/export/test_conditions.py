@@ -15,9 +15,8 @@ from training.runs import write_images
 from imtok import cli
 from imtok.conditions.given import ConditionConfig, DecodeConditionConfig
 from imtok.data.folder import Folder
-from imtok.data.members import Fields
-from imtok.data.remote import read_shard
-from imtok.data.samples import Notes
+from imtok.data.remote import read_remote
+from imtok.data.transport import RemoteShard
 from imtok.data.webdataset import WebDataset
 from imtok.errors import InputError
 from imtok.export.feed import Passing, make_feed
@@ -150,7 +149,7 @@ def test_a_caption_that_is_too_long_is_named_and_never_cut(tmp_path):
     with pytest.raises(InputError, match=r"shard .*shard\.tar cannot be used: it holds 1\.txt, a caption of more"):
         source.texts(0)
     archive.seek(0)
-    (image,) = read_shard(archive, Fields(), None, Notes())
+    (image,) = read_remote([RemoteShard("", "shard.tar")], lambda _: archive)
     assert (image.caption, "holds 1.txt, a caption of more than" in image.unread) == ("", True)
 
 
