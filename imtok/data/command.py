@@ -38,7 +38,10 @@ def run_pack(config: PackConfig, data: Data) -> None:
         raise InputError(f"split must be {known}: this data holds out images of its own; pack one after another")
     images = data.evaluation(config.image_size, config.split or "all")
     if not isinstance(images, ImageSet):
-        raise InputError("data.path names remote shards, which are shards already; copy them here to pack them anew")
+        raise InputError(
+            "data is read as a stream; leave out data.access=stream, and copy remote shards, which are shards already, "
+            "here to pack them anew"
+        )
     say_remarks(images.remarks)
     layout = Layout(config.shard_images, round(config.shard_megabytes * 1e6), config.shuffle)
     encoding = Encoding(config.resize, config.encode, config.quality)

@@ -75,7 +75,7 @@ def train_stream_loader(
     world: int = 1,
     position: StreamPosition | None = None,
 ) -> Loader:
-    """Micro-batches of a training run on remote shards.
+    """Micro-batches of a training run on a stream.
 
     Args:
         images: A stream in training mode.

@@ -152,5 +152,8 @@ class MixedSet(ImageSet):
 def _all_lists(sets: Mapping[str, object]) -> dict[str, ImageSet]:
     for name, images in sets.items():
         if not isinstance(images, ImageSet):
-            raise InputError(f"data.parts.{name} is a stream of remote shards, which cannot be mixed; copy them here")
+            raise InputError(
+                f"data.parts.{name} is a stream, which cannot be mixed; copy remote shards here, and leave out "
+                "access=stream"
+            )
     return cast(dict[str, ImageSet], dict(sets))

@@ -190,8 +190,7 @@ class _Stages:
         if classes is None:
             raise ShardError(
                 f"names the class of {key!r} ({label!r}), and a stream cannot number names that it does not know; give "
-                "data.classes=FILE, a JSON map of names to numbers, or copy the shards here and pack them with imtok "
-                "pack"
+                "data.classes=FILE, a JSON map of names to numbers, or write the shards with imtok pack"
             )
         notes.unknown += [] if label in self.number else [label]
         return self.number.get(label, NONE)

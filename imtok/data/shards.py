@@ -72,12 +72,8 @@ class ShardSource(Indexable):
         classes: Sequence[str] | None = None,
         indexes: Sequence[ShardIndex] | None = None,
     ) -> None:
-        root = Path(os.path.commonpath([path.absolute().parent for path in paths]))
-        self.paths, self.fields = paths, fields
+        self.paths, self.fields, self.shards = paths, fields, named(paths)
         self.notes: Notes | None = None
-        self.shards = [path.absolute().relative_to(root).as_posix() for path in paths]
-        if len(set(self.shards)) < len(self.shards):
-            raise InputError(f"data.path names {_twice(self.shards)} twice; name each shard once")
         self._columns = self._scan(indexes or self._look()) if stored is None else self._checked(stored)
         self.captions = np.asarray(self._columns.get("captions", np.zeros((0, 2), np.int64)))  # older indexes have none
         self.stems: Any = self._columns["names"]
@@ -86,7 +82,7 @@ class ShardSource(Indexable):
         )
         self.remarks = tuple(_texts(self._columns.get("remarks")))
         self.ends = np.cumsum(counts)
-        self.where = str(paths[0] if len(paths) == 1 else root)
+        self.where = str(paths[0] if len(paths) == 1 else _root(paths))
         self._number(classes)
         if mixed is not None:
             self.blocks = Blocks(tuple(counts.tolist()), mixed)
@@ -289,6 +285,21 @@ def _three_tries(read: Callable[[], Result], path: Path) -> Result:
         raise InputError(f"shard {path} can no longer be read ({reason}); restore it and resume") from None
 
 
+def named(paths: list[Path]) -> list[str]:
+    """What keys and messages call shards: their paths below the folder that all lie in.
+
+    Raises:
+        InputError: If one is there twice.
+    """
+    root, seen = _root(paths), dict[str, None]()
+    for path in paths:
+        name = path.absolute().relative_to(root).as_posix()
+        if name in seen:
+            raise InputError(f"data.path names {name} twice; name each shard once")
+        seen[name] = None
+    return list(seen)
+
+
 def find_classes(folder: Path) -> list[str]:
     """Names of the classes from a folder's ``classes.json``; none where there is no such file.
 
@@ -322,6 +333,6 @@ def _texts(names: Names | np.ndarray | None) -> list[str]:
     return [name.decode() for name in names] if isinstance(names, Names) else []
 
 
-def _twice(names: list[str]) -> str:
-    seen: set[str] = set()
-    return next(name for name in names if name in seen or seen.add(name))
+def _root(paths: list[Path]) -> Path:
+    """The folder that all shards lie in."""
+    return Path(os.path.commonpath([path.absolute().parent for path in paths]))

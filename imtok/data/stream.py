@@ -1,4 +1,4 @@
-"""Images of remote shards, which can only be read one after the other."""
+"""Images of streamed shards, which are read one after the other."""
 
 import hashlib
 import logging
@@ -39,7 +39,7 @@ class Part(NamedTuple):
 
 
 class ImageStream:
-    """Transformed images of remote shards.
+    """Transformed images of streamed shards.
 
     In training it has no end: every epoch reads each shard once, in an order that is a function of seed and epoch, and
     a buffer mixes the images of each reader. Crops are a function of seed, epoch and key. An image that cannot be

@@ -181,6 +181,8 @@ def plain_url(url: str) -> str:
         >>> plain_url("https://me:secret@host:81/a/0.tar?token=secret#x")
         'https://host:81/a/0.tar'
     """
+    if "://" not in url:  # a path
+        return url
     place = urlsplit(url)
     return f"{place.scheme}://{place.netloc.rpartition('@')[2]}{place.path}"
 

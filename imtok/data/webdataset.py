@@ -1,16 +1,17 @@
 """WebDataset shards: tar archives whose files of one key make a sample.
 
-On local disks they are read at random by byte range, so that a run resumes exactly. Remote ones are streamed, and a run
-resumes at the next shard.
+On local disks they are read at random by byte range, so that a run resumes exactly, or as a stream on request. Remote
+ones are always streamed. A run on a stream resumes at the next shard.
 """
 
+import os
 from collections import Counter
 from collections.abc import Sequence
 from functools import cached_property
 from glob import glob, has_magic
 from itertools import islice
 from pathlib import Path
-from typing import Literal
+from typing import BinaryIO, Literal
 
 from braceexpand import braceexpand
 from typing_extensions import override
@@ -20,9 +21,10 @@ from imtok.data.collection import Collection
 from imtok.data.decode import MAX_PIXELS, WHITE
 from imtok.data.headers import SUFFIXES
 from imtok.data.images import Columns, ImageSet, Indexable
+from imtok.data.listing import unreadable
 from imtok.data.members import Fields
 from imtok.data.remote import REMOTE, find_remote, is_remote
-from imtok.data.shards import ShardSource, read_classes
+from imtok.data.shards import ShardSource, find_classes, named, read_classes
 from imtok.data.stream import ImageStream, Part
 from imtok.data.transforms import CentreCrop, Transform
 from imtok.data.transport import Opener, RemoteShard
@@ -35,8 +37,9 @@ PACKED = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst", ".zip")  # archi
 class WebDataset(Collection):
     """The images of tar shards.
 
-    On a local disk they are a list of images like any other. Behind a URL they are a stream: see :class:`ImageStream`
-    for what that changes. Then the held-out part is told by the hash alone, and to measure it all shards are read.
+    On a local disk they are a list of images like any other. Behind a URL, and with ``access="stream"``, they are a
+    stream: see :class:`ImageStream` for what that changes. Then the held-out part is told by the hash alone, and to
+    measure it all shards are read.
 
     Args:
         path: A folder of ``.tar`` files, one file, or a pattern: ``DIR/shard-{000..009}.tar``, ``DIR/*.tar``; or URLs
@@ -49,9 +52,11 @@ class WebDataset(Collection):
         decode: See :class:`Collection`.
         max_pixels: See :class:`Collection`.
         background: See :class:`Collection`.
+        access: How shards on a local disk are read: "random", by byte range, in any order; or "stream", from front to
+            back as remote ones are, for disks on which only that is fast.
         shuffle_shards: Mix so many shards at a time in training, at least 1, for disks that are slow at random reads;
             None = any sample may follow any other.
-        shuffle_buffer: Of remote shards, mix so many images at a time in each worker in training, at least 1.
+        shuffle_buffer: Of a stream, mix so many images at a time in each worker in training, at least 1.
         index: See :class:`Collection`. Where there is one, the headers of the shards are not read again.
         opener: What opens a remote shard: an object that is called with a URL and returns a file to read; None =
             fsspec. In a config a class of your own, by ``_target_``.
@@ -61,8 +66,8 @@ class WebDataset(Collection):
         label: The field with the class, its number or its name, or a key inside of a JSON field; None = ``cls``, else
             "label" in ``json`` where that is a whole number.
         classes: Names of the classes in their order, or a JSON file that maps them to numbers; None = those of the
-            ``classes.json`` beside the shards, else the names found in all shards, sorted. Remote shards in which
-            classes are written as names need it.
+            ``classes.json`` beside the shards, else the names found in all shards, sorted. A stream cannot look for
+            names, and remote shards have no such file.
 
     Raises:
         ValueError: If an argument is out of range.
@@ -80,6 +85,7 @@ class WebDataset(Collection):
         decode: Literal["exact", "scaled"] = "exact",
         max_pixels: int = MAX_PIXELS,
         background: Sequence[int] = WHITE,
+        access: Literal["random", "stream"] = "random",
         shuffle_shards: int | None = None,
         shuffle_buffer: int = 256,
         index: str | Path | None = None,
@@ -94,16 +100,26 @@ class WebDataset(Collection):
             raise ValueError(f"shuffle_shards must be at least 1, got {shuffle_shards}")
         if shuffle_buffer < 1:
             raise ValueError(f"shuffle_buffer must be at least 1, got {shuffle_buffer}")
+        if access not in ("random", "stream"):
+            raise ValueError(f"access must be random or stream, got {access}")
+        unread = {"shuffle_shards": shuffle_shards, "index": index} if access == "stream" else {}
+        for name, value in unread.items():
+            if value is not None:
+                raise ValueError(f"{name} must be null with access=stream, which does not read it, got {value}")
         if index is not None and any(is_remote(part) for part in (self.path, self.val_path or "")):
             raise ValueError(f"index must be null for remote shards, which are read without one, got {index}")
         if classes is not None and not isinstance(classes, str | Path) and len(set(classes)) < len(classes):
             raise ValueError(f"classes must be unlike each other, got {list(classes)}")
         self.shuffle_shards, self.shuffle_buffer, self.opener = shuffle_shards, shuffle_buffer, opener
-        self.fields, self.classes = Fields.of(image, caption, label), classes
+        self.access, self.fields, self.classes = access, Fields.of(image, caption, label), classes
+
+    def _streams(self, path: str) -> bool:
+        """Whether the shards of a path are read as a stream."""
+        return self.access == "stream" or is_remote(path)
 
     @override
     def train(self, image_size: int, seed: int) -> Images:
-        if not is_remote(self.path):
+        if not self._streams(self.path):
             return super().train(image_size, seed)
         transform = self.training_crop(image_size)
         part = Part("train", self.val_fraction) if self.val_path is None else Part()
@@ -112,20 +128,20 @@ class WebDataset(Collection):
         return stream
 
     def _leave_out(self, stream: ImageStream) -> None:
-        if self.val_path is not None and is_remote(self.val_path):
-            leave_out(stream, find_remote(self.val_path, MAX_SHARDS), self.path, self.val_path)
+        if self.val_path is not None and self._streams(self.val_path):
+            leave_out(stream, find_streamed(self.val_path), self.path, self.val_path)
 
     @property
     @override
     def measures_apart(self) -> bool:
-        return is_remote(self.path) or super().measures_apart
+        return self._streams(self.path) or super().measures_apart
 
     @override
     def evaluation(self, image_size: int, split: str | None = None) -> Images:
         check_split(split or "all")
         apart = split == "val" and self.val_path is not None
         path = self.val_path if apart and self.val_path else self.path
-        if is_remote(path):
+        if self._streams(path):
             whole = apart or split in (None, "all") or self.val_path is not None
             part = Part() if whole else Part(split or "all", self.val_fraction)
             stream = self._stream(path, CentreCrop(image_size), part)
@@ -139,16 +155,24 @@ class WebDataset(Collection):
     def _stream(
         self, path: str, transform: Transform, part: Part, seed: int = 0, training: bool = False
     ) -> ImageStream:
-        shards = find_remote(path, MAX_SHARDS)
+        shards = find_streamed(path)
         stream = ImageStream(
             shards, transform, seed, training, part, self.shuffle_buffer, self.max_pixels, self.background
         )
-        stream.opener = self.opener or stream.opener
-        stream.fields, stream.classes = self.fields, self._classes
-        if self._classes is None and not is_remote(self.path):  # these are held-out images of local ones
-            stream.classes = self._all.classes or None
+        stream.opener = (self.opener or stream.opener) if is_remote(path) else open_local
+        stream.remarks = () if is_remote(path) else passed_over(path)
+        stream.fields, stream.classes = self.fields, self._streamed_classes
         stream.least = transform.least if training and self.decode == "scaled" else None
         return stream
+
+    @cached_property
+    def _streamed_classes(self) -> list[str] | None:
+        """The classes of the images to train on, as far as they are known before these are read."""
+        if self._classes is not None or is_remote(self.path):
+            return self._classes
+        if self.access == "stream":
+            return find_classes(find_shards(self.path)[0].parent) or None
+        return self._all.classes or None  # and the stream is of held-out images
 
     kind = "shards"
 
@@ -168,8 +192,8 @@ class WebDataset(Collection):
 
 def leave_out(stream: ImageStream, held_out: list[RemoteShard], path: str, val_path: str) -> None:
     """Take shards that are held out from a stream to train on, and remark it; InputError if none is left."""
-    urls = {shard.url for shard in held_out}
-    left = [shard for shard in stream.shards if shard.url not in urls]
+    places = {_place(shard.url) for shard in held_out}
+    left = [shard for shard in stream.shards if _place(shard.url) not in places]
     if not left:
         raise InputError(
             f"data.val_path={val_path} holds every shard of data.path={path}, so that none is left to train on; give "
@@ -181,6 +205,33 @@ def leave_out(stream: ImageStream, held_out: list[RemoteShard], path: str, val_p
         verb = "is" if count == 1 else "are"
         stream.remarks += (f"{count} of {len(stream.shards)} shards of data.path={path} {verb} {where}",)
         stream.shards = left
+
+
+def _place(url: str) -> str:
+    return url if is_remote(url) else os.path.realpath(url)
+
+
+def find_streamed(path: str) -> list[RemoteShard]:
+    """The shards that a path, a pattern or URLs name, to be read from front to back.
+
+    Raises:
+        InputError: If it names none, or one on a local disk that is not there.
+    """
+    if is_remote(path):
+        return find_remote(path, MAX_SHARDS)
+    paths = find_shards(path)
+    for shard in paths:
+        try:
+            shard.stat()
+        except OSError as error:
+            raise unreadable(shard, error) from None
+    names = named(paths)
+    return [RemoteShard(str(shard), names[number], number) for number, shard in enumerate(paths)]
+
+
+def open_local(url: str) -> BinaryIO:
+    """Opens a shard on a local disk."""
+    return Path(url).open("rb")
 
 
 def find_shards(path: str) -> list[Path]:

@@ -71,7 +71,7 @@ def prepare(images: ImageSet | ImageStream, protocol: Protocol, n: int | None) -
     """The images as a protocol crops them, and no more than ``n`` of them, evenly over a list; of a stream all."""
     if isinstance(images, ImageStream):
         if n is not None:
-            raise InputError("n must be null for remote shards: they are read from end to end")
+            raise InputError("n must be null for a stream of shards, which is read from end to end")
         images.transform = protocol.transform(images.image_size)
         return images
     source = images.source

@@ -284,7 +284,7 @@ def _fit(trainer: Trainer, task: TokenizerTask) -> None:
 
 
 def _stream_position(images: Images, resume: Checkpoint | None) -> StreamPosition | None:
-    """Where a run on remote shards goes on; None for images that can be read in any order."""
+    """Where a run on a stream goes on; None for images that can be read in any order."""
     if not isinstance(images, ImageStream):
         return None
     position = StreamPosition(len(images.shards), resume.state.get("stream") if resume else None)

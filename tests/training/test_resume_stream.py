@@ -75,6 +75,16 @@ def test_no_image_is_seen_twice_in_an_epoch_however_often_the_run_stops(stops, t
     assert done >= {reading for reading in range(6) if stops == (1,)}, "no shard of an epoch is left out"
 
 
+def test_a_stream_of_local_shards_resumes_at_the_next_shard_too(tmp_path, readings):
+    local = ["data=webdataset", "data.access=stream", f"data.path={tmp_path}/shards/{{000..005}}.tar", *STREAM[2:]]
+    local[2] = local[2].replace("data.path=", "data.path='") + "'"
+    run_tiny(tmp_path / "run", *local, "trainer.stop_at=3")
+    before = {reading for reading, _ in readings}
+    run_tiny(tmp_path / "run", *local, "ckpt=last", "trainer.stop_at=6")
+    assert {reading for reading, _ in readings[12:]}.isdisjoint(before)
+    assert len(set(readings)) == 24
+
+
 def test_another_list_of_shards_is_refused(tmp_path):
     run_tiny(tmp_path / "run", *STREAM, "trainer.stop_at=2")
     fewer = [argument.replace("005", "004") for argument in STREAM]
