@@ -16,9 +16,12 @@ _FREE = {
 }  # fmt: skip
 
 
+_SINCE = {"data.access": "random"}  # what runs of before had, whose configs do not say it
+
+
 def changes(old: dict[str, Any], new: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
     """Old and new value of each key that differs and that the result depends on."""
-    before, after = (dict(_flat(as_now(config))) for config in (old, new))
+    before, after = (_SINCE | dict(_flat(as_now(config))) for config in (old, new))
     keys = sorted(key for key in before.keys() | after.keys() if before.get(key) != after.get(key))
     return {
         key: (before.get(key), after.get(key)) for key in keys if key not in _FREE and not key.startswith("logger.")

@@ -13,6 +13,7 @@ from training.runs import run_tiny, write_images, write_shards
 
 from imtok.errors import InputError
 from imtok.training.checkpoints import load
+from imtok.training.resume import changes
 
 URL = "data.path='memory://training/{000..005}.tar'"  # quoted for Hydra
 STREAM = ["data=webdataset", URL, "data.val_path=memory://training/held.tar", "data.shuffle_buffer=4"]
@@ -83,6 +84,17 @@ def test_a_stream_of_local_shards_resumes_at_the_next_shard_too(tmp_path, readin
     run_tiny(tmp_path / "run", *local, "ckpt=last", "trainer.stop_at=6")
     assert {reading for reading, _ in readings[12:]}.isdisjoint(before)
     assert len(set(readings)) == 24
+
+
+def test_a_run_of_before_access_could_be_set_goes_on(tmp_path):
+    run_tiny(tmp_path / "run", *STREAM, "trainer.stop_at=2")
+    resume = load(tmp_path / "run/checkpoints/step_2")
+    now = resume.about["config"]
+    before = {**now, "data": {key: value for key, value in now["data"].items() if key != "access"}}
+    assert changes(before, now) == {}
+    assert changes(before, {**now, "data": {**now["data"], "access": "stream"}}) == {
+        "data.access": ("random", "stream")
+    }
 
 
 def test_another_list_of_shards_is_refused(tmp_path):
