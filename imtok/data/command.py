@@ -39,8 +39,8 @@ def run_pack(config: PackConfig, data: Data) -> None:
     images = data.evaluation(config.image_size, config.split or "all")
     if not isinstance(images, ImageSet):
         raise InputError(
-            "data is read as a stream; leave out data.access=stream, and copy remote shards, which are shards already, "
-            "here to pack them anew"
+            "data is a stream, which cannot be packed; leave out data.access=stream, and copy remote shards, which are "
+            "shards already, here to pack them anew"
         )
     say_remarks(images.remarks)
     layout = Layout(config.shard_images, round(config.shard_megabytes * 1e6), config.shuffle)

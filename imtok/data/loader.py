@@ -89,12 +89,6 @@ def train_stream_loader(
     Raises:
         InputError: If there are fewer shards than readers.
     """
-    readers = world * max(1, workers)
-    if len(images.shards) < readers:
-        raise InputError(
-            f"data.path names {len(images.shards)} shards for {readers} readers ({world} processes x {max(1, workers)} "
-            f"trainer.workers), each of which needs one; lower trainer.workers or write more, smaller shards"
-        )
     position = position or StreamPosition(len(images.shards))
     return _stream_loader(images, batch_size, workers, rank, world, batches, position)
 
@@ -155,6 +149,7 @@ def _stream_loader(
     number: int = 0,
     position: StreamPosition | None = None,
 ) -> Loader:
+    images.check_readers(world, max(1, workers))
     batches = StreamBatches(images, batch_size, rank, world, number, position)
     return Loader(batches, workers, batch_size=None, collate_fn=_as_it_is)
 

@@ -8,40 +8,22 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 from urllib.parse import urlsplit
 
 from braceexpand import braceexpand
 from webdataset.pipeline import DataPipeline
 
+from imtok.data.encoded import EncodedImage, Samples
 from imtok.data.members import Fields
-from imtok.data.names import printable
-from imtok.data.samples import ITSELF, Group, caption_in, grouped, label_in, remarks
+from imtok.data.samples import grouped
 from imtok.data.strict import StrictShard
-from imtok.data.tar import ShardError
-from imtok.data.texts import NONE, LongCaptionError
 from imtok.data.transport import Opener, RemoteShard, open_url
 from imtok.errors import InputError
 
 REMOTE = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
 LOCAL = ("file", "local")
 Say = Callable[[str], None]
-
-
-class EncodedImage(NamedTuple):
-    """An image as it lies in a shard: its name without suffix, bytes (None = too many), class or -1, and caption.
-
-    A caption that cannot be read is empty, and ``unread`` says why: whoever wants captions refuses it. ``shard`` and
-    ``epoch`` say which reading of which shard it is from.
-    """
-
-    stem: str
-    data: bytes | None
-    label: int
-    caption: str = ""
-    unread: str = ""
-    shard: int = 0
-    epoch: int = 0
 
 
 Stage = Callable[[Iterable[EncodedImage]], Iterator[EncodedImage]]  # of a pipeline, behind those that read
@@ -137,63 +119,25 @@ class _Stages:
 
     def __init__(self, opener: Opener, fields: Fields, classes: Sequence[str] | None, say: Say | None) -> None:
         self.opener, self.fields, self.classes, self.say = opener, fields, classes, say
-        self.number = {name: label for label, name in enumerate(classes or ())}
 
     def files(self, sources: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
         """From shards to the files in them, with an empty one after each shard."""
         for source in sources:
-            with closing(StrictShard(source["url"], self.opener, self.fields)) as self.shard:
-                self.kinds = dict[bool, str]()  # whether classes are names, and of which sample
-                yield from self.shard.files()
+            with closing(StrictShard(source["url"], self.opener, self.fields)) as shard:
+                self.samples = Samples(shard.census, f"shard {shard.name}", self.classes)
+                yield from shard.files()
                 yield {}
-                notes = self.shard.census.finish()
-                notes.empty += [] if notes.samples else [ITSELF]
+                said = self.samples.finish()
                 if self.say is not None:
-                    for remark in remarks(notes, self.fields):
-                        self.say(f"shard {self.shard.name}: {remark}")
+                    for remark in said:
+                        self.say(remark)
 
     def images(self, samples: Iterable[dict[str, Any]]) -> Iterator[EncodedImage]:
         """From samples to the images in them."""
         for sample in samples:
-            try:
-                group = self.shard.census.group(sample)
-                if group is None:
-                    continue
-                label = self._label(group)
-                caption, unread = "", ""
-                try:
-                    caption = caption_in(group, self.fields, group.fields.get, self.shard.census.notes) or ""
-                except LongCaptionError as error:
-                    unread = str(error)
-            except ShardError as error:
-                raise self.shard.refused(error) from None
-            key, (_, _, number, epoch) = printable(group.key), sample["__url__"]
-            yield EncodedImage(key, group.fields[group.image], label, caption, unread, number, epoch)
-
-    def _label(self, group: Group[bytes | None]) -> int:
-        notes, classes, key = self.shard.census.notes, self.classes, printable(group.key)
-        label = label_in(group, self.fields, group.fields.get, notes)
-        if label != NONE:
-            self.kinds.setdefault(isinstance(label, str), key)
-        if len(self.kinds) > 1:
-            raise ShardError(
-                f"names the class of {self.kinds[True]!r} and numbers that of {self.kinds[False]!r}; write all of them "
-                "in one way"
-            )
-        if isinstance(label, int):
-            if classes and label >= len(classes):
-                raise ShardError(
-                    f"holds {key!r} of class {label}, and {len(classes)} classes have names; name all classes, or mend "
-                    "the label"
-                )
-            return label
-        if classes is None:
-            raise ShardError(
-                f"names the class of {key!r} ({label!r}), and a stream cannot number names that it does not know; give "
-                "data.classes=FILE, a JSON map of names to numbers, or write the shards with imtok pack"
-            )
-        notes.unknown += [] if label in self.number else [label]
-        return self.number.get(label, NONE)
+            image = self.samples.image(sample)
+            if image is not None:
+                yield image
 
 
 def _common_folder(paths: list[str]) -> str:

@@ -6,12 +6,15 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from itertools import count
-from typing import NamedTuple, cast
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import xxhash
+from jaxtyping import UInt8
+from torch import Tensor
 
 from imtok.data.decode import MAX_PIXELS, WHITE, DecodeError, decode_image
+from imtok.data.encoded import EncodedImage
 from imtok.data.headers import KINDS
 from imtok.data.images import ATTEMPTS, MAX_BYTES, Sample
 from imtok.data.members import Fields
@@ -19,7 +22,7 @@ from imtok.data.names import hash_fraction
 from imtok.data.order import epoch_order
 from imtok.data.position import StreamPosition
 from imtok.data.randomness import Purpose, bit_stream, generator
-from imtok.data.remote import EncodedImage, Stage, read_remote
+from imtok.data.remote import Stage, read_remote
 from imtok.data.transforms import Transform
 from imtok.data.transport import Opener, RemoteShard, open_url
 from imtok.errors import InputError
@@ -69,6 +72,10 @@ class ImageStream:
     """
 
     remarks: tuple[str, ...] = ()
+    nothing = f"data.path holds no {KINDS} in any shard; give shards that do"
+    untrained = (
+        "data.path holds no image to train on: its shards have none, or all are held out; lower data.val_fraction"
+    )
 
     def __init__(
         self,
@@ -102,6 +109,31 @@ class ImageStream:
         digest = hashlib.sha256("\n".join(shard.name for shard in self.shards).encode()).hexdigest()
         return {"shards": len(self.shards), "sha256": digest}
 
+    @property
+    def size(self) -> str:
+        """How much it is, for a reader."""
+        return f"{len(self.shards):,} shards"
+
+    def going_on(self, position: StreamPosition) -> str:
+        """Where a run goes on that is resumed at ``position``, for a reader."""
+        return (
+            f"going on at the next shard boundary of epoch {position.epoch}: what was left of the shards begun so far "
+            f"({len(position.begun.get(position.epoch, ()))} of {position.shards}) is not read in this epoch"
+        )
+
+    def check_readers(self, world: int, workers: int) -> None:
+        """Look whether so many processes can read it, each with so many workers.
+
+        Raises:
+            InputError: If there are fewer shards than readers in training.
+        """
+        if self.training and len(self.shards) < world * workers:
+            raise InputError(
+                f"data.path names {len(self.shards)} shards for {world * workers} readers ({world} processes x "
+                f"{workers} trainer.workers), each of which needs one; lower trainer.workers or write more, smaller "
+                "shards"
+            )
+
     def once(self, reader: int, readers: int) -> Iterator[Sample]:
         """Every image of every ``readers``-th shard once, in order; bad ones as samples without an image.
 
@@ -110,12 +142,12 @@ class ImageStream:
             readers: Their number.
         """
         found = False
-        for image in self._read(range(reader, len(self.shards), readers)):
+        for image in self._read(self._own(reader, readers)):
             found = True
             if self.part.holds(self._key(image)):
                 yield self._sample(image)
         if not found and readers == 1:  # another reader's shards may have some
-            raise InputError(f"data.path holds no {KINDS} in any shard; give shards that do")
+            raise InputError(self.nothing)
 
     def endless(self, reader: int, readers: int, position: StreamPosition) -> Iterator[Sample]:
         """One reader's images for training, from ``position`` on.
@@ -127,8 +159,7 @@ class ImageStream:
         fruitless = 0
         begin = position.epoch
         for epoch in count(begin):
-            order = epoch_order(len(self.shards), self.seed, epoch).tolist()
-            own = position.left(epoch, order)[reader::readers]
+            own = self._own(reader, readers, epoch, position)
             found = False
             for image in self._read(own, epoch, epoch == begin, (self._held, self._mixed)):
                 found = True
@@ -144,10 +175,13 @@ class ImageStream:
                 bad.clear()
             fruitless = 0 if found else fruitless + len(own)
             if fruitless >= len(self.shards):
-                raise InputError(
-                    "data.path holds no image to train on: its shards have none, or all are held out; lower "
-                    "data.val_fraction"
-                )
+                raise InputError(self.untrained)
+
+    def _own(self, reader: int, readers: int, epoch: int = 0, position: StreamPosition | None = None) -> Sequence[int]:
+        """The shards that a reader reads in an epoch: webdataset's split by node and then by worker."""
+        if position is None:
+            return range(reader, len(self.shards), readers)
+        return position.left(epoch, epoch_order(len(self.shards), self.seed, epoch).tolist())[reader::readers]
 
     def _read(
         self, shards: Iterable[int], epoch: int = 0, say: bool = True, stages: Sequence[Stage] = ()
@@ -183,22 +217,33 @@ class ImageStream:
             self._said.add(remark)
             log.warning(remark)
 
+    def _pixels(self, data: Any, key: str) -> UInt8[Tensor, "3 h w"]:
+        """An image, decoded."""
+        if data is None:
+            raise DecodeError(f"{key}: is larger than {MAX_BYTES} bytes")
+        return decode_image(data, key, self.max_pixels, self.background, self.least)
+
     def _key(self, image: EncodedImage) -> str:
         return f"{self.shards[image.shard].name}:{image.stem}"
+
+    def _draw(self, key: str) -> int:
+        """What the crop of an image depends on beside seed and epoch."""
+        return xxhash.xxh3_64_intdigest(key.encode())
+
+    def _origin(self, image: EncodedImage) -> str:
+        return f"shard {self.shards[image.shard].name}"
 
     def _sample(self, image: EncodedImage) -> Sample:
         key, reading = self._key(image), image.epoch * len(self.shards) + image.shard
         try:
-            if image.data is None:
-                raise DecodeError(f"{key}: is larger than {MAX_BYTES} bytes")
-            pixels = decode_image(image.data, key, self.max_pixels, self.background, self.least)
+            pixels = self._pixels(image.data, key)
         except DecodeError as error:
             return Sample(None, image.label, reading, key, (str(error),))
-        random = generator(Purpose.AUGMENT, self.seed, image.epoch, xxhash.xxh3_64_intdigest(key.encode()))
+        random = generator(Purpose.AUGMENT, self.seed, image.epoch, self._draw(key))
         if image.unread and self.needs_captions:
-            raise InputError(f"shard {self.shards[image.shard].name} cannot be used: it {image.unread}")
+            raise InputError(f"{self._origin(image)} cannot be used: it {image.unread}")
         if image.unread:
-            self._say(f"shard {self.shards[image.shard].name} {image.unread}; it is left out, and nobody needs it here")
+            self._say(f"{self._origin(image)} {image.unread}; it is left out, and nobody needs it here")
         return Sample(self.transform(pixels, random), image.label, reading, key, caption=image.caption)
 
 

@@ -87,10 +87,10 @@ class StrictShard:
         except InputError as error:
             self._refusal = error
         except ShardError as error:
-            self._refusal = self.refused(error)
+            self._refusal = self._refused(error)
         raise OSError  # which webdataset hands on
 
-    def refused(self, error: ShardError) -> InputError:
+    def _refused(self, error: ShardError) -> InputError:
         """Why the shard cannot be used, with its name."""
         return InputError(f"shard {self.name} cannot be used: it {error}")
 
@@ -160,7 +160,7 @@ class StrictShard:
         return self._asked[1] is not None
 
     def _disagree(self, what: str) -> NoReturn:
-        self._refusal = self.refused(
+        self._refusal = self._refused(
             ShardError(f"has a header that webdataset reads in another way: it finds {what}; write it again with tar")
         )
         raise self._refusal

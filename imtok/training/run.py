@@ -289,11 +289,7 @@ def _stream_position(images: Images, resume: Checkpoint | None) -> StreamPositio
         return None
     position = StreamPosition(len(images.shards), resume.state.get("stream") if resume else None)
     if resume is not None and launched_rank() == 0:
-        log.info(
-            "going on at the next shard boundary of epoch %d: what was left of the shards begun so far (%d of %d) is "
-            "not read in this epoch",
-            *(position.epoch, len(position.begun.get(position.epoch, ())), position.shards),
-        )
+        log.info("%s", images.going_on(position))
     return position
 
 

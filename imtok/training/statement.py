@@ -113,7 +113,7 @@ def _millions(count: int) -> str:
 
 
 def _images(images: Images) -> str:
-    return f"{len(images.shards):,} shards" if isinstance(images, ImageStream) else f"{len(images):,}"
+    return images.size if isinstance(images, ImageStream) else f"{len(images):,}"
 
 
 def _epochs(images: Images, trainer: TrainerSettings) -> str:
