@@ -201,7 +201,7 @@ def _classes(hint: Any) -> set[str]:
     origin, args = get_origin(hint), get_args(hint)
     if origin in (Union, UnionType):
         return {kind for arg in args for kind in _classes(arg)}
-    if inspect.isclass(origin) and issubclass(dict, origin):
+    if inspect.isclass(origin) and issubclass(dict, origin) and len(args) == 2:  # and no Iterable of one kind
         return {"parts"} if _classes(args[1]) else set()
     return {"part"} if inspect.isclass(hint) and hint.__module__ not in ("builtins", "pathlib") else set()
 

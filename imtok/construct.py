@@ -108,7 +108,8 @@ def _find(target: Any) -> type:
     """The class that ``_target_`` names by the module that defines it."""
     found = import_class(target)
     if found.__module__ != current_path(target).rpartition(".")[0]:
-        raise ValueError(f"_target_ must name a class by the module that defines it, got {target!r}")
+        own = f"{found.__module__}.{found.__qualname__}"
+        raise ValueError(f"_target_ must name a class by the module that defines it, got {target!r}; it is {own}")
     return found
 
 

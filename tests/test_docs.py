@@ -49,7 +49,8 @@ def mine(tmp_path, monkeypatch):
     (tmp_path / "mine").mkdir()
     net = "class Net(Extractor):\n    def extract(self, levels): ...\n"
     vault = "class Vault:\n    def __call__(self, url): ...\n"
-    (tmp_path / "mine/__init__.py").write_text(f"from imtok.extractors.base import Extractor\n{net}{vault}")
+    pipeline = "class Mine:\n    def __init__(self, urls): ...\n    def __iter__(self): ...\n"
+    (tmp_path / "mine/__init__.py").write_text(f"from imtok.extractors.base import Extractor\n{net}{vault}{pipeline}")
     own = "class Mine(FSQ):\n    def __init__(self, levels): super().__init__(levels)\n"
     (tmp_path / "mine/quantizers.py").write_text(f"from imtok.quantizers.fsq import FSQ\n{own}")
     (tmp_path / "conf/quantizer").mkdir(parents=True)

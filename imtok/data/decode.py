@@ -80,6 +80,14 @@ def decode_image(
         raise DecodeError(f"{name}: {reason}") from None
 
 
+def picture_pixels(
+    image: Image.Image, max_pixels: int, background: tuple[int, int, int] = WHITE
+) -> UInt8[Tensor, "3 h w"]:
+    """Upright RGB pixels of an image of Pillow; ValueError if it has too many. See :func:`decode_image`."""
+    _check_pixels(image.height, image.width, max_pixels)
+    return _upright(_rgb(image, background), _orientation(image))
+
+
 def _check_pixels(height: int, width: int, max_pixels: int) -> None:
     if height < 1 or width < 1:
         raise ValueError(f"says that it has {width} x {height} pixels")
