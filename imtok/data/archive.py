@@ -6,31 +6,31 @@ import tarfile
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
+from typing import Any
+
+from webdataset.writer import TarWriter
 
 from imtok.files import flush
 
-RECORD = 20 * tarfile.BLOCKSIZE  # archives end at a multiple of this
 
-
-def room(members: dict[str, bytes]) -> int:
-    """Bytes that members take in an archive."""
-    return sum(tarfile.BLOCKSIZE + len(data) + -len(data) % tarfile.BLOCKSIZE for data in members.values())
+def room(fields: dict[str, bytes]) -> int:
+    """Bytes that the fields of a sample take in an archive."""
+    return sum(tarfile.BLOCKSIZE + len(data) + -len(data) % tarfile.BLOCKSIZE for data in fields.values())
 
 
 class Archive:
     """A tar archive under way, beside its place; used in a ``with``.
 
+    It is written by webdataset's writer, without times and owners: the same samples are the same bytes everywhere.
+
     Args:
         path: Where it will be. What a killed process left there half-written is overwritten.
-
-    Attributes:
-        bytes: Its size so far.
 
     Example:
         >>> import tempfile
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     with Archive(Path(folder) / "0.tar") as archive:
-        ...         archive.add({"1.txt": b"a cat"})
+        ...         archive.add("1", {"txt": b"a cat"})
         ...         digest = archive.finish(before=lambda digest, size: None)
         ...     sorted(path.name for path in Path(folder).iterdir())
         ['0.tar']
@@ -39,7 +39,15 @@ class Archive:
     def __init__(self, path: Path) -> None:
         self.path, self.aside = path, path.with_name(f".{path.name}.tmp")
         self.file = self.aside.open("wb")
-        self.digest, self.bytes = hashlib.sha256(), 0
+        self.digest, self.written = hashlib.sha256(), 0
+        target: Any = self  # of a file it only needs write
+        self.writer = TarWriter(target, user="", group="", mode=0o644, mtime=0, encoder=False)
+        self.writer.tarstream.format = tarfile.USTAR_FORMAT  # its argument for this is not handed on
+
+    @property
+    def size(self) -> int:
+        """Its bytes so far."""
+        return self.writer.tarstream.offset
 
     def __enter__(self) -> "Archive":
         return self
@@ -50,12 +58,17 @@ class Archive:
         self.file.close()
         self.aside.unlink(missing_ok=True)
 
-    def add(self, members: dict[str, bytes]) -> None:
-        """Put the members of a sample into it, in the order of their names."""
-        for name, data in sorted(members.items()):
-            about = tarfile.TarInfo(name)  # no time, no owner: the same bytes on every machine
-            about.size = len(data)
-            self._write(about.tobuf(tarfile.USTAR_FORMAT) + data + bytes(-len(data) % tarfile.BLOCKSIZE))
+    def add(self, key: str, fields: dict[str, bytes]) -> None:
+        """Put a sample into it, its fields in the order of their names."""
+        self.writer.write({"__key__": key, **fields})
+
+    def write(self, data: bytes) -> int:
+        """Take bytes of the archive from its writer; none after a failure, when that still wants to end it."""
+        if not self.file.closed:
+            self.file.write(data)
+            self.digest.update(data)
+            self.written += len(data)
+        return len(data)
 
     def finish(self, before: Callable[[str, int], None]) -> str:
         """End it, flush it to the disk and rename it into place.
@@ -67,18 +80,12 @@ class Archive:
         Returns:
             Its sha256.
         """
-        end = 2 * tarfile.BLOCKSIZE
-        self._write(bytes(end + -(self.bytes + end) % RECORD))
+        self.writer.close()
         self.file.flush()
         os.fsync(self.file.fileno())
         self.file.close()
         digest = self.digest.hexdigest()
-        before(digest, self.bytes)
+        before(digest, self.written)
         self.aside.replace(self.path)
         flush(self.path.parent)
         return digest
-
-    def _write(self, data: bytes) -> None:
-        self.file.write(data)
-        self.digest.update(data)
-        self.bytes += len(data)

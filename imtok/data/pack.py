@@ -121,11 +121,10 @@ def _write(
         with Archive(path) as archive:
             while sample is not None:
                 if sample.reason is None:
-                    members = {f"{names[sample.index]}.{suffix}": data for suffix, data in sample.members.items()}
-                    large = archive.bytes + room(members) > layout.shard_bytes
+                    large = archive.size + room(sample.members) > layout.shard_bytes
                     if shard["images"] and (large or shard["images"] == layout.shard_images):
                         break
-                    archive.add(members)
+                    archive.add(names[sample.index], sample.members)
                     shard["images"] += 1
                     shard["captions"] += "txt" in sample.members
                     shard["hashes"].append(content_hash(sample.image).hex())

@@ -2,8 +2,10 @@
 
 import contextlib
 import errno
+import hashlib
 import json
 import os
+import random
 import subprocess
 import sys
 import tarfile
@@ -193,18 +195,41 @@ def test_nothing_but_bad_images_ends_with_one_line(tmp_path: Path):
         pack(FileSource(tmp_path / "bad"), tmp_path / "out")
 
 
+def test_an_archive_is_byte_for_byte_its_headers_its_data_and_zeros(tmp_path: Path):
+    """As packs were written before webdataset wrote them."""
+    draw = random.Random(0)
+    for number in range(20):
+        told, expected = list[tuple[str, int]](), b""
+        with module.Archive(tmp_path / f"{number}.tar") as archive:
+            for at in range(draw.randint(0, 5)):
+                key = "/".join("abc"[part] * draw.randint(1, 70) for part in range(draw.randint(1, 3))) + str(at)
+                fields = draw.sample(["jpg", "cls", "txt", "json"], draw.randint(1, 4))
+                sample = {field: draw.randbytes(draw.choice([0, 1, 511, 512, 513, 20_000])) for field in fields}
+                archive.add(key, sample)
+                for field, data in sorted(sample.items()):
+                    member = tarfile.TarInfo(f"{key}.{field}")
+                    member.size = len(data)
+                    expected += member.tobuf(tarfile.USTAR_FORMAT) + data + bytes(-len(data) % 512)
+                assert archive.size == len(expected)
+            digest = archive.finish(before=lambda digest, size, told=told: told.append((digest, size)))
+        expected += bytes(1024 + -(len(expected) + 1024) % 10240)
+        assert (tmp_path / f"{number}.tar").read_bytes() == expected
+        assert told == [(digest, len(expected))]
+        assert digest == hashlib.sha256(expected).hexdigest()
+
+
 def test_a_full_disk_names_path_and_bytes_and_keeps_what_is_whole(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     pack(FileSource(folder), tmp_path / "clean", Layout(shard_images=5))
     written, write = 0, module.Archive.add
 
-    def full(archive: module.Archive, members: dict[str, bytes]) -> None:
+    def full(archive: module.Archive, key: str, fields: dict[str, bytes]) -> None:
         nonlocal written
         written += 1
         if written > 12:
             raise OSError(errno.ENOSPC, "No space left on device")
-        write(archive, members)
+        write(archive, key, fields)
 
     monkeypatch.setattr(module.Archive, "add", full)
     with pytest.raises(
