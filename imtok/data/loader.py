@@ -130,7 +130,7 @@ def spread_loader(images: ImageSet | ImageStream, number: int) -> Iterable[Batch
     if isinstance(images, ImageStream):
         first = next(iter(evaluation_loader(images, number)), None)
         if first is None:
-            raise InputError("data.path holds no held-out image; give data.val_path, or raise data.val_fraction")
+            raise InputError(images.unheld)
         return [first]
     number = min(number, len(images))
     return _map_loader(images, [[(0, index * len(images) // number) for index in range(number)]], 0)

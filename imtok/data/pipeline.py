@@ -79,7 +79,7 @@ class Pipeline(Collection):
             if given is not None:
                 require_source(name, given)
         self.pipeline, self.val_pipeline, self.splitting = pipeline, val_pipeline, splitting
-        self.fields = Fields.of(image, caption, label)
+        self.fields, self._said = Fields.of(image, caption, label), set[str]()
         self.classes = read_classes(Path(classes)) if isinstance(classes, str | Path) else classes
 
     @property
@@ -124,6 +124,7 @@ class Pipeline(Collection):
     ) -> PipelineStream:
         splitting = splitting_of(pipeline, self.splitting == "own")
         stream = PipelineStream(pipeline, splitting, transform, seed, training, part, self.max_pixels, self.background)
+        stream.said = self._said  # what was said of its training images is not said again of others
         stream.fields, stream.classes = self.fields, cast("Sequence[str] | None", self.classes)
         return stream
 

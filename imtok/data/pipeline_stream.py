@@ -42,6 +42,7 @@ class PipelineStream(ImageStream):
     """
 
     nothing = f"{NAME} gives no sample with an image; data.image=FIELD names the field that is one"
+    unheld = f"{NAME} gives no held-out sample; give data.val_pipeline, or raise data.val_fraction"
     untrained = (
         f"{NAME} gives a reader no image to train on: it has none, all are held out, or there are too few for all "
         "readers; lower data.val_fraction or trainer.workers"

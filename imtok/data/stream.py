@@ -66,6 +66,7 @@ class ImageStream:
         least: See :meth:`imtok.data.images.Source.image`.
         needs_captions: Whether a caption that is too long is refused; False = the image goes without, and that is said.
         remarks: See :class:`imtok.data.images.Source`.
+        said: What was said of the images so far, each sentence once.
 
     Raises:
         ValueError: If ``buffer`` is not positive.
@@ -73,6 +74,7 @@ class ImageStream:
 
     remarks: tuple[str, ...] = ()
     nothing = f"data.path holds no {KINDS} in any shard; give shards that do"
+    unheld = "data.path holds no held-out image; give data.val_path, or raise data.val_fraction"
     untrained = (
         "data.path holds no image to train on: its shards have none, or all are held out; lower data.val_fraction"
     )
@@ -94,7 +96,7 @@ class ImageStream:
         self.part, self.buffer, self.max_pixels, self.background = part, buffer, max_pixels, background
         self.opener: Opener = open_url
         self.fields, self.classes = Fields(), cast("Sequence[str] | None", None)
-        self._said: set[str] = set()
+        self.said: set[str] = set()
         self.least: int | None = None
         self.needs_captions = True
 
@@ -213,8 +215,8 @@ class ImageStream:
             yield _drawn(kept, draws)
 
     def _say(self, remark: str) -> None:
-        if remark not in self._said:  # every evaluation would say it again
-            self._said.add(remark)
+        if remark not in self.said:  # every evaluation would say it again
+            self.said.add(remark)
             log.warning(remark)
 
     def _pixels(self, data: Any, key: str) -> UInt8[Tensor, "3 h w"]:

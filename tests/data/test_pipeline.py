@@ -122,7 +122,9 @@ def test_every_sample_is_seen_once_whoever_splits(kind: str, shards: str, caplog
         divided = {"both": 1, "worker": world}.get(kind, world * max(1, workers))
         said = f"does not split its samples between {world} processes with {max(1, workers)} workers each"
         assert (said in caplog.text) == (divided > 1)
-        assert (f"every sample is read {divided} times" in caplog.text) == (divided > 1)
+        assert caplog.text.count(f"every sample is read {divided} times") == (divided > 1)
+        evaluation_loader(data.validation(8), 4, workers, 0, world)
+        assert caplog.text.count(said) == (divided > 1), "it is said once"
     assert not {"RANK", "WORLD_SIZE", "WORKER", "NUM_WORKERS"} & set(os.environ)
 
 
@@ -142,6 +144,10 @@ def test_a_part_is_held_out_by_the_hash_or_all_of_another_pipeline(shards: str):
     held_out = set(keys(list(evaluation_loader(data.validation(8), 4))))
     assert 2 < len(held_out) < 20
     assert set(keys(trained(data, 12))).isdisjoint(held_out)
+    with pytest.raises(
+        InputError, match=r"^data\.pipeline gives no held-out sample; give data\.val_pipeline, or raise"
+    ):
+        spread_loader(Pipeline(data.pipeline, val_fraction=1e-9).validation(8), 2)
     (shown,) = spread_loader(data.validation(8), 2)
     assert len(shown.key) == 2
     here = WebDataset(str(Path(shards).parent), val_fraction=0.3, access="stream")
