@@ -16,10 +16,10 @@ from imtok.data.listing import ShardIndex, index_shard
 from imtok.data.members import Fields
 from imtok.data.metadata import TABLES as METADATA
 from imtok.data.pack import FORMAT, INDEX, MANIFEST, PROGRESS
+from imtok.data.shard_paths import find_shards, passed_over
 from imtok.data.shards import ShardSource
 from imtok.data.tables import NoRowError, TableSource
 from imtok.data.tars import number_members
-from imtok.data.webdataset import find_shards, passed_over
 from imtok.errors import InputError
 from imtok.files import is_sealed, read_json, sha256
 

@@ -13,8 +13,8 @@ from imtok.data.decode import MAX_PIXELS, WHITE
 from imtok.data.images import Columns, Source
 from imtok.data.members import Fields
 from imtok.data.names import printable
+from imtok.data.shard_paths import find_shards, passed_over
 from imtok.data.shards import ShardSource
-from imtok.data.webdataset import find_shards, passed_over
 
 
 class Tars(Collection):

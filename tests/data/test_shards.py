@@ -15,8 +15,9 @@ from imtok.data import shards as module
 from imtok.data.images import Subset
 from imtok.data.loader import evaluation_loader
 from imtok.data.order import Blocks
+from imtok.data.shard_paths import find_shards
 from imtok.data.shards import ShardSource
-from imtok.data.webdataset import WebDataset, find_shards
+from imtok.data.webdataset import WebDataset
 from imtok.errors import InputError
 
 Picture = Callable[[int], bytes]
