@@ -14,9 +14,11 @@ from typing import Any
 import fsspec
 import pytest
 import torch
+from webdataset.shardlists import split_by_node, split_by_worker
 
 from imtok.data import transport as module
 from imtok.data.loader import evaluation_loader, spread_loader, train_stream_loader
+from imtok.data.order import epoch_order
 from imtok.data.position import StreamPosition
 from imtok.data.remote import find_remote, is_remote
 from imtok.data.stream import ImageStream
@@ -173,6 +175,20 @@ def test_each_shard_is_read_once_an_epoch_by_one_reader(world: int, workers: int
     if SHARDS % (world * max(1, workers)) == 0:
         first = [name for own in ranks for name in epochs(own)[0]]
         assert len(first) == SHARDS * EACH
+
+
+def test_a_reader_has_the_shards_that_webdatasets_splits_give_it(memory: str, monkeypatch: pytest.MonkeyPatch):
+    images = stream(memory)
+    for world, workers in ((1, 1), (2, 1), (1, 3), (2, 2), (3, 2)):
+        order = epoch_order(SHARDS, 3, 1).tolist()
+        for rank in range(world):
+            for worker in range(workers):
+                place = {"RANK": rank, "WORLD_SIZE": world, "WORKER": worker, "NUM_WORKERS": workers}
+                for name, value in place.items():
+                    monkeypatch.setenv(name, str(value))
+                reader, readers = worker * world + rank, world * workers
+                theirs = list(split_by_worker(split_by_node(order)))
+                assert list(images._own(reader, readers, 1, StreamPosition(SHARDS))) == theirs
 
 
 def test_the_order_is_a_function_of_seed_and_epoch(memory: str):
