@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterable, Iterator, Sequence
+from tarfile import TarError
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -20,7 +21,7 @@ from imtok.data.samples import Census, Notes
 from imtok.data.splitting import SampleSource, Splitting
 from imtok.data.stream import ImageStream, Part
 from imtok.data.transforms import Transform
-from imtok.data.transport import RemoteShard
+from imtok.data.transport import RemoteShard, without_secrets
 from imtok.distributed import rank
 from imtok.errors import InputError
 
@@ -106,7 +107,7 @@ class PipelineStream(ImageStream):
             self._say(remark)
 
     def _images(self, samples: Samples, source: RemoteShard) -> Iterator[EncodedImage]:
-        for sample in self.splitting.samples(self.pipeline, *self._reader):
+        for sample in read_samples(self.splitting.samples(self.pipeline, *self._reader)):
             group = as_group(sample, self.fields)
             samples.census.notes.found.update(str(name).lower() for name in sample if not str(name).startswith("__"))
             image = samples.image({**group, "__url__": source})
@@ -131,6 +132,19 @@ class PipelineStream(ImageStream):
     @override
     def _origin(self, image: EncodedImage) -> str:
         return NAME
+
+
+def read_samples(samples: Iterable[Any]) -> Iterator[Any]:
+    """Samples of a pipeline; InputError in one line if a file of it cannot be read. Other errors are its own."""
+    try:
+        yield from samples
+    except InputError:
+        raise
+    except (OSError, TarError) as error:
+        name, reason = getattr(error, "filename", None), getattr(error, "strerror", None)
+        reason = reason or str(error.args[0] if error.args else "").partition("\n")[0] or type(error).__name__
+        what = without_secrets(reason if name is None else f"{name}: {reason}")
+        raise InputError(f"{NAME} cannot be read ({what}); see that its files can be reached and are whole") from error
 
 
 def as_group(sample: Any, fields: Fields) -> dict[str, Any]:

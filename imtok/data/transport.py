@@ -212,7 +212,7 @@ def explain(error: BaseException, url: str) -> Failure:
         text = "HTTP 404 Not Found" if url.lower().startswith("http") else "there is no such file"
         return Failure(text, True)
     text = (str(last).strip() or type(last).__name__).splitlines()[0]
-    return Failure(_without_urls(text), isinstance(last, PermissionError | UnreachableError))
+    return Failure(without_secrets(text), isinstance(last, PermissionError | UnreachableError))
 
 
 def _cause(error: BaseException) -> BaseException | None:
@@ -223,5 +223,6 @@ def _phrase(status: int) -> str:
     return HTTPStatus(status).phrase if status in list(HTTPStatus) else ""
 
 
-def _without_urls(text: str) -> str:
+def without_secrets(text: str) -> str:
+    """A text whose URLs are plain ones."""
     return re.sub(r"\w+://\S+", lambda found: plain_url(found[0]), text)

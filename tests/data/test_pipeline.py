@@ -199,6 +199,28 @@ def test_a_generator_is_refused_since_it_has_one_epoch(picture: Picture):
         trained(Pipeline(Samples([])), 1)
 
 
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_shard_of_a_pipeline_that_cannot_be_read_is_one_line(workers: int, shards: str):
+    folder = Path(shards).parent
+    (folder / "1.tar").write_bytes((folder / "1.tar").read_bytes()[:700])
+    for number, words in ((1, r"\(unexpected end of data"), (9, rf"\({folder}/9\.tar: No such file or directory\)")):
+        data = Pipeline(wds.WebDataset(f"{folder}/{number}.tar", shardshuffle=False))
+        with pytest.raises(
+            InputError, match=rf"^data\.pipeline cannot be read {words}.*; see that its files"
+        ) as caught:
+            evaluated(data, workers=workers)
+        assert "\n" not in str(caught.value)
+
+
+def test_errors_of_the_users_own_code_are_their_own():
+    class Wrong:
+        def __iter__(self) -> Iterator[Any]:
+            yield from [][0]
+
+    with pytest.raises(IndexError):
+        evaluated(Pipeline(Wrong()))
+
+
 @pytest.mark.parametrize("more", [{}, {"resampled": True}])
 def test_shards_that_are_commands_are_never_run(more: dict[str, bool], tmp_path: Path):
     for url in (f"pipe:touch {tmp_path}/marker", f" PIPE:touch {tmp_path}/marker"):
