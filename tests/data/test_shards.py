@@ -6,12 +6,14 @@ import pickle
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
 from webdataset.tariterators import base_plus_ext
 
 from imtok.data import shards as module
+from imtok.data import transport
 from imtok.data.images import Subset
 from imtok.data.loader import evaluation_loader
 from imtok.data.order import Blocks
@@ -19,6 +21,7 @@ from imtok.data.shard_paths import find_shards
 from imtok.data.shards import ShardSource
 from imtok.data.webdataset import WebDataset
 from imtok.errors import InputError
+from imtok.types import Batch
 
 Picture = Callable[[int], bytes]
 Write = Callable[[Path, list[tuple[str, bytes]]], Path]
@@ -107,6 +110,22 @@ def test_a_damaged_shard_is_named_before_anything_is_read(fault: str, shard: Pat
     assert "\n" not in str(caught.value)
 
 
+def streamed(path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Batch]:
+    """The images of shards that are read from front to back."""
+    monkeypatch.setattr(transport.time, "sleep", lambda _: None)
+    return list(evaluation_loader(WebDataset(path, access="stream").evaluation(8), 9))
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_stream_names_a_damaged_shard_in_the_same_words(fault: str, shard: Path, monkeypatch: pytest.MonkeyPatch):
+    damage, reason = FAULTS[fault]
+    shard.write_bytes(damage(shard.read_bytes()))
+    said = reason if fault == "no_members" else rf"^shard 0\.tar could not be read in 3 tries \({shard}: .*{reason}"
+    with pytest.raises(InputError, match=said) as caught:
+        streamed(shard, monkeypatch)
+    assert "\n" not in str(caught.value)
+
+
 CONTENTS: dict[str, tuple[list[str], str]] = {
     "duplicate_name": (["1.png", "1.png"], "two members named '1.png'"),
     "duplicate_name_in_capitals": (["1.png", "1.PNG"], "two members named '1.PNG'"),
@@ -129,6 +148,18 @@ def test_a_shard_with_unusable_contents_is_named(fault: str, tmp_path: Path, wri
     write_shard(tmp_path / "0.tar", [(name, b"seven\neight") for name in names])
     with pytest.raises(InputError, match=f"0.tar cannot be used: it .*{reason}"):
         WebDataset(tmp_path).train(8, 0)
+
+
+@pytest.mark.parametrize("fault", CONTENTS)
+def test_a_stream_names_a_shard_with_unusable_contents(
+    fault: str, tmp_path: Path, write_shard: Write, monkeypatch: pytest.MonkeyPatch
+):
+    names, reason = CONTENTS[fault]
+    write_shard(tmp_path / "0.tar", [(name, b"seven\neight") for name in names])
+    with pytest.raises(
+        InputError, match=reason if fault == "no_image" else f"^shard 0.tar cannot be used: it .*{reason}"
+    ):
+        streamed(tmp_path, monkeypatch)
 
 
 def test_a_missing_shard_is_named(shard: Path):
@@ -178,7 +209,10 @@ class Gadget:
         return (os.mkdir, (str(self.marker),))
 
 
-def test_nothing_in_a_hostile_shard_runs_or_is_followed(tmp_path: Path, picture: Picture):
+@pytest.mark.parametrize("access", ["random", "stream"])
+def test_nothing_in_a_hostile_shard_runs_or_is_followed(
+    access: Literal["random", "stream"], tmp_path: Path, picture: Picture
+):
     marker = tmp_path / "marker"
     gadget = pickle.dumps(Gadget(marker))
     objects = io.BytesIO()
@@ -198,33 +232,37 @@ def test_nothing_in_a_hostile_shard_runs_or_is_followed(tmp_path: Path, picture:
         add("folder.png", kind=tarfile.DIRTYPE)
         add("/absolute/other.png", picture(2))
         add("line\nbreak\x1b[31m.png", picture(3))
-    (batch,) = evaluation_loader(WebDataset(tmp_path).evaluation(8), 9)
+    (batch,) = evaluation_loader(WebDataset(tmp_path, access=access).evaluation(8), 9)
     assert batch.key == ["0.tar:good", "0.tar:absolute/other", r"0.tar:line\nbreak\x1b[31m"]
     assert batch.bad == ["0.tar:pickled: is unknown, not JPEG, PNG, WebP or AVIF; convert or remove it"]
     assert not marker.exists()
 
 
 @pytest.mark.parametrize("size", [2**33, 2**62, 2**80])
-def test_a_member_that_claims_to_be_huge_is_refused(size: int, shard: Path):
+def test_a_member_that_claims_to_be_huge_is_refused(size: int, shard: Path, monkeypatch: pytest.MonkeyPatch):
     member = tarfile.TarInfo("huge.png")
     member.size = size
     header = member.tobuf(tarfile.GNU_FORMAT)
     shard.write_bytes(header + shard.read_bytes())
     with pytest.raises(InputError, match=r"torn inside b'huge.png'"):
         WebDataset(shard.parent).train(8, 0)
+    with pytest.raises(InputError, match=r"could not be read in 3 tries .*torn inside b'huge.png'"):
+        streamed(shard, monkeypatch)
 
 
 @pytest.mark.parametrize(
     "records",
     [b"99 path=x\n", b"-5 path=x\n", b"11 size=-1\n", b"14 size=1e9999\n", b"5 ab\n", b"\xff\xff", b"0 path=x\n"],
 )
-def test_damaged_extended_headers_are_refused(records: bytes, shard: Path):
+def test_damaged_extended_headers_are_refused(records: bytes, shard: Path, monkeypatch: pytest.MonkeyPatch):
     member = tarfile.TarInfo("x")
     member.type, member.size = tarfile.XHDTYPE, len(records)
     data = member.tobuf(tarfile.USTAR_FORMAT) + records.ljust(512, b"\0")
     shard.write_bytes(data + shard.read_bytes())
     with pytest.raises(InputError, match=r"0.tar cannot be used: it has a damaged extended header"):
         WebDataset(shard.parent).train(8, 0)
+    with pytest.raises(InputError, match=r"could not be read in 3 tries .*has a damaged extended header"):
+        streamed(shard, monkeypatch)
 
 
 @pytest.mark.parametrize(
