@@ -67,7 +67,7 @@ def test_a_finished_run_is_left_alone(straight):
         "objective.losses.l2.weight=0.5",
         "trainer.precision=bf16",
         "ema.decay=0.5",
-        "trainer.max_steps=20",
+        "trainer.max_steps=13",
         "quantizer.dim=4",
     ],
 )
