@@ -28,8 +28,8 @@ from imtok.build import build_run  # noqa: E402, this checkout
 from imtok.config import check_command, register_schemas  # noqa: E402
 from imtok.data.photos import Photos  # noqa: E402
 from imtok.folders import config_folder  # noqa: E402
+from imtok.grid import to_picture  # noqa: E402
 from imtok.measures.codecs import compress, header_bytes  # noqa: E402
-from imtok.measures.report.grid import to_picture  # noqa: E402
 from imtok.pixels import to_float, to_uint8  # noqa: E402
 from imtok.tokenizer import Tokenizer  # noqa: E402
 from imtok.training.run import train  # noqa: E402

@@ -4,6 +4,7 @@ import difflib
 import os
 import re
 from pathlib import Path
+from typing import Any
 
 from huggingface_hub import snapshot_download
 
@@ -12,6 +13,7 @@ from imtok.errors import InputError
 CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
 _HUB = "hf:"
+_NAME = re.compile(r"\w[\w.-]*/\w[\w.-]*(@.+)?")
 
 
 def find_tokenizer(source: str | Path) -> Path:
@@ -20,9 +22,8 @@ def find_tokenizer(source: str | Path) -> Path:
     Raises:
         InputError: If there is none. Only what begins with ``hf:`` is asked of the hub.
     """
-    name = str(source)
-    if name.startswith(_HUB):
-        return _fetch(name)
+    if str(source).startswith(_HUB):
+        return _fetch(*hub_name(str(source)))
     folder = Path(source)
     for candidate in (folder, folder / "tokenizer"):
         if (candidate / CONFIG).is_file():
@@ -34,28 +35,70 @@ def find_tokenizer(source: str | Path) -> Path:
     raise InputError(f"{source} is not a tokenizer ({reason}")
 
 
-def _fetch(name: str) -> Path:
-    model, at, revision = name.removeprefix(_HUB).partition("@")
-    if not re.fullmatch(r"[\w.-]+/[\w.-]+", model) or (at and not revision):
-        raise InputError(f"{name} is not a name on the hub; write {_HUB}org/name or {_HUB}org/name@revision")
+def find_pretrained(name: str | Path, revision: str | None = None, **settings: Any) -> Path:
+    """The folder of a tokenizer, as :func:`find_tokenizer`, or of ``org/name[@revision]`` where no folder is here.
+
+    Args:
+        name: A folder, or a model on the hub.
+        revision: Branch, tag or commit of the model.
+        **settings: Of the hub's client: ``token``, ``cache_dir``, ...
+
+    Raises:
+        InputError: If there is none, or a revision is given for a folder, or two are for a model.
+    """
+    model = str(name).removeprefix(_HUB)
+    if isinstance(name, Path) or (model == name and (Path(name).exists() or not _NAME.fullmatch(model))):
+        if revision is not None:
+            raise InputError(f"revision={revision} is of a model on the hub, and {name} is a folder; leave it out")
+        return find_tokenizer(name)
+    repository, named = hub_name(str(name))
+    if None not in (named, revision) and named != revision:
+        raise InputError(f"{name} names another revision than revision={revision}; give one of them")
     try:
-        return Path(snapshot_download(model, revision=revision or None, allow_patterns=[CONFIG, WEIGHTS]))
+        return _fetch(repository, revision or named, **settings)
+    except InputError as error:
+        meant = _close(Path(name)) if model == name else None
+        raise InputError(f"{error}{(meant and f'; did you mean the folder {meant}?') or ''}") from None
+
+
+def hub_name(text: str) -> tuple[str, str | None]:
+    """Model and revision of ``org/name[@revision]``, with or without ``hf:`` before it; InputError if it is none."""
+    name = text.removeprefix(_HUB)
+    if not _NAME.fullmatch(name):
+        raise InputError(f"{text} is not a name on the hub; write {_HUB}org/name or {_HUB}org/name@revision")
+    model, _, revision = name.partition("@")
+    return model, revision or None
+
+
+def _fetch(model: str, revision: str | None, **settings: Any) -> Path:
+    name = f"{_HUB}{model}{(revision and f'@{revision}') or ''}"
+    try:
+        folder = Path(snapshot_download(model, revision=revision, allow_patterns=[CONFIG, WEIGHTS], **settings))
     except Exception as error:  # the hub's client raises many kinds: offline, unknown, private, ...
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise InputError(f"{name} cannot be fetched from the hub ({reason})") from None
+    if not (folder / CONFIG).is_file():
+        raise InputError(f"{name} is not a tokenizer of imtok (the model has no {CONFIG})")
+    return folder
 
 
 def _nearest(folder: Path) -> str:
     """What a path that does not exist may have meant."""
+    close = _close(folder)
+    if close is not None:
+        return f"did you mean {close}?"
+    if _NAME.fullmatch(str(folder)):
+        return f"for a model on the hub give {_HUB}{folder}"
+    return "give a run folder or its tokenizer/ folder"
+
+
+def _close(folder: Path) -> str | None:
+    """The path whose first missing part is one that is there and is called nearly the same; None if there is none."""
     there = next(parent for parent in folder.absolute().parents if parent.is_dir())
     wrong, *below = folder.absolute().relative_to(there).parts
     try:
         close = difflib.get_close_matches(wrong, [path.name for path in there.iterdir()], n=1)
     except OSError:
-        close = []
-    if close:
-        meant = there.joinpath(close[0], *below)
-        return f"did you mean {meant if folder.is_absolute() else os.path.relpath(meant)}?"
-    if re.fullmatch(r"[\w.-]+/[\w.-]+", str(folder)):
-        return f"for a model on the hub give {_HUB}{folder}"
-    return "give a run folder or its tokenizer/ folder"
+        return None
+    meant = there.joinpath(*close, *below)
+    return (str(meant) if folder.is_absolute() else os.path.relpath(meant)) if close else None

@@ -11,7 +11,7 @@ from imtok.data.decode import decode_image
 from imtok.data.transforms import CentreCrop
 from imtok.errors import InputError
 from imtok.files import write_bytes
-from imtok.measures.report.grid import to_picture
+from imtok.grid import to_picture
 from imtok.pixels import to_float, to_uint8
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")

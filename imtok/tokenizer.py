@@ -1,13 +1,10 @@
 """image -> encoder -> latents -> quantizer -> latents -> decoder -> image."""
 
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any, cast
 
 import torch
 from jaxtyping import Float, Int64, Shaped
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 from typing_extensions import override
 
@@ -15,14 +12,12 @@ from imtok.conditions.base import NO_LABEL, Conditioner, pinned
 from imtok.construct import Config, check_stored, construct
 from imtok.decoders.base import Decoder
 from imtok.encoders.base import Encoder, encoded
-from imtok.errors import InputError
-from imtok.files import canonical_json, new_folder, read_json, sha256, write_json
-from imtok.locate import CONFIG, WEIGHTS, find_tokenizer
 from imtok.nn.taps import tapped
 from imtok.pixels import check_image
 from imtok.quantizers.base import Quantizer
 from imtok.regularizers.base import Regularizer
 from imtok.spaces.base import Space
+from imtok.stored import Own, Stored
 from imtok.types import Batch, Condition, Quantized, Reconstruction, Tokens
 
 _NEEDED = ("encoder", "quantizer", "decoder")
@@ -32,7 +27,7 @@ _PARTS: dict[str, type] = {
 }  # fmt: skip
 
 
-class Tokenizer(nn.Module):
+class Tokenizer(Stored):
     """Turns images into discrete tokens and tokens into images. Plain torch: no losses, optimisers or Lightning.
 
     Args:
@@ -201,13 +196,9 @@ class Tokenizer(nn.Module):
         """Tokens for an image of height and width ``size``, in pixels."""
         return self.quantizer.num_tokens(self.encoder.num_latents(size))
 
-    @property
-    def image_size(self) -> int | None:
-        """Side of the images that it was trained on, in pixels, where the config says so."""
-        return (self.config or {}).get("image_size")
-
     @classmethod
-    def from_config(cls, config: Config, packages: Sequence[str] | None = ("imtok",)) -> "Tokenizer":
+    @override
+    def from_config(cls: type[Own], config: Config, packages: Sequence[str] | None = ("imtok",)) -> Own:
         """Build from plain values: a dict for each part, by the names of the arguments above, and ``image_size``.
 
         The quantizer decides the width of the latents, the encoder their number, ``image_size`` the size that learned
@@ -273,60 +264,3 @@ class Tokenizer(nn.Module):
                 known = ", ".join(part for part in modules if part and "." not in part)
                 raise ValueError(f"freeze must name parts of the tokenizer ({known}, ...), got {name!r}")
             yield name, modules[name]
-
-    def save(self, folder: str | Path) -> None:
-        """Write ``config.json``, with the hash of the weights, and ``model.safetensors``, with the config in it.
-
-        Args:
-            folder: Appears whole or not at all; an earlier tokenizer in it is replaced.
-
-        Raises:
-            ValueError: If the tokenizer was not built from a config, or a weight is not finite.
-        """
-        if self.config is None:
-            raise ValueError("a tokenizer must be built by Tokenizer.from_config to be saved, got one without a config")
-        weights = {name: value.detach().contiguous().cpu() for name, value in self.state_dict().items()}
-        for name, value in weights.items():
-            if value.is_floating_point() and not torch.isfinite(value).all():
-                raise ValueError(f"weights must be finite to be saved, got NaN or infinity in {name}")
-        with new_folder(Path(folder)) as aside:
-            # One key: safetensors writes several in random order, and the same tokenizer would have many hashes.
-            save_file(weights, aside / WEIGHTS, {"imtok": canonical_json(self.config)})
-            write_json(aside / CONFIG, {**self.config, "weights_sha256": sha256(aside / WEIGHTS)})
-
-    @classmethod
-    def load(cls, source: str | Path, packages: Sequence[str] = ("imtok",)) -> "Tokenizer":
-        """Read a tokenizer that ``save`` wrote, in evaluation mode. Runs no code but that of ``packages``.
-
-        Args:
-            source: Its folder, a run folder that holds it as ``tokenizer/``, or ``hf:org/name[@revision]``: a model
-                on the Hugging Face Hub.
-            packages: Where its classes may come from, beside those that the environment variable ``IMTOK_PACKAGES``
-                names; add the package of parts of your own.
-
-        Raises:
-            InputError: If a file is missing or was altered, or the weights do not fit the config.
-        """
-        folder = find_tokenizer(source)
-        config = read_json(folder / CONFIG)
-        if not isinstance(config, dict) or not {"encoder", "quantizer", "decoder", "weights_sha256"} <= config.keys():
-            raise InputError(f"{folder / CONFIG} is not the config of an imtok tokenizer")
-        expected = config.pop("weights_sha256")
-        if not (folder / WEIGHTS).is_file():
-            raise InputError(f"{folder / WEIGHTS} does not exist; copy the folder again")
-        if sha256(folder / WEIGHTS) != expected:
-            raise InputError(f"{folder / WEIGHTS} was altered (its sha256 is not the one in {CONFIG}); copy it again")
-        try:
-            with safe_open(folder / WEIGHTS, framework="pt") as file:
-                stored = (file.metadata() or {}).get("imtok")
-                weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118, not a dict
-        except SafetensorError as error:
-            raise InputError(f"{folder / WEIGHTS} is not a safetensors file ({error})") from None
-        if canonical_json(config) != stored:
-            raise InputError(f"{folder / CONFIG} was altered after it was saved; copy it again")
-        try:
-            tokenizer = cls.from_config(config, packages)
-            tokenizer.load_state_dict(weights)
-        except (TypeError, ValueError, RuntimeError) as error:
-            raise InputError(f"{folder} does not fit this version of imtok ({error})") from None
-        return tokenizer.eval()

@@ -190,6 +190,11 @@ class _Tiles(_Photographs):
         return self.photos[photo][:, top : top + self.size, left : left + self.size]
 
 
+def photograph(name: str) -> UInt8[Tensor, "3 h w"]:
+    """One of the twelve photographs; InputError if the package that it comes with is not installed."""
+    return _pixels(next(path for path in _photographs() if path.stem == name))
+
+
 def _photographs() -> list[Path]:
     """The files inside the installed packages, found without importing these."""
     paths: list[Path] = []

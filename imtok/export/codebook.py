@@ -1,9 +1,7 @@
 """The codebook as a file: a table per slot, whose look-ups add up to the latents."""
 
 import json
-import math
 from pathlib import Path
-from typing import Any
 
 from jaxtyping import Float
 from safetensors import SafetensorError, safe_open
@@ -13,6 +11,7 @@ from torch import Tensor
 from imtok.errors import InputError
 from imtok.files import canonical_json
 from imtok.quantizers.base import Quantizer
+from imtok.quantizers.layout import layout
 
 LARGEST = 2**29  # bytes of all tables; a vocabulary beyond that is decoded by the tokenizer, not by a table
 
@@ -49,22 +48,3 @@ def read_codebook(path: Path) -> list[Float[Tensor, "v d"]]:
         raise InputError(f"{path} does not exist; codebook_absent in the manifest says why") from None
     except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
         raise InputError(f"{path} is not a codebook that imtok wrote ({error}); export again") from None
-
-
-def layout(quantizer: Quantizer) -> dict[str, Any]:
-    """How ids stand for latents, in words and numbers."""
-    latents = quantizer.num_latents
-    if latents is not None and quantizer.num_tokens(latents) != latents:  # scales are enlarged before they add up
-        slots = "tokens are no latents, and rows are codes of scales: only the quantizer makes latents of them"
-    else:
-        slots = "slot 0 stands for the first channels; latents are the sum over slots of the codebook's rows"
-    return {
-        "quantizer": type(quantizer).__name__,
-        "latent_width": quantizer.dim,
-        "vocab_sizes": list(quantizer.vocab_sizes),
-        "places": [math.prod(quantizer.vocab_sizes[:slot]) for slot in range(len(quantizer.vocab_sizes))],
-        "bits_per_token": quantizer.bits_per_token,
-        "slots": slots,
-        "digits": "inside a slot, channel 0 is the least significant digit of the id",
-        "one_number": "a token as one number is the sum over slots of id times place",
-    }

@@ -16,8 +16,8 @@ from imtok.conditions.given import DecodeConditionConfig, give, read_captions
 from imtok.errors import InputError
 from imtok.export.store import MANIFEST, TokenStore, check_range, read_array
 from imtok.files import claim_output, new_folder, write_json
-from imtok.measures.inference import Size, evaluating, fingerprint
-from imtok.measures.report.grid import to_picture
+from imtok.grid import to_picture
+from imtok.measures.inference import Size, evaluating
 from imtok.pixels import to_uint8
 from imtok.tokenizer import Tokenizer
 from imtok.types import Tokens
@@ -75,7 +75,7 @@ def decode_ids(
             for image in to_uint8(images):
                 to_picture(image).save(aside / f"{count:06d}.png")
                 count += 1
-        write_json(aside / MARKER, {"ids": source.name, "pictures": count, "tokenizer_sha256": fingerprint(tokenizer)})
+        write_json(aside / MARKER, {"ids": source.name, "pictures": count, "tokenizer_sha256": tokenizer.fingerprint()})
     return count
 
 
@@ -92,7 +92,7 @@ def _read(tokenizer: Tokenizer, source: Path, size: Size, batch_size: int | None
     shards = _shards_of_store(source)
     if shards is not None:
         store = TokenStore(source if source.is_dir() else source.parent)
-        if store.manifest["tokenizer_sha256"] != fingerprint(tokenizer):
+        if store.manifest["tokenizer_sha256"] != tokenizer.fingerprint():
             raise InputError(f"{source} was exported with another tokenizer; give the one that wrote it")
         store.verify()
         tell_as_stored(tokenizer, store)

@@ -1,26 +1,15 @@
 """A folder that ``Tokenizer.load`` and the Hugging Face Hub take."""
 
 from pathlib import Path
-from typing import Any
 
-from imtok.errors import InputError
-from imtok.export.card import card
+from imtok.card import REPORT
 from imtok.export.codebook import write_codebook
 from imtok.export.programs import DECODER, ENCODER, write_programs
-from imtok.files import claim_output, new_folder, read_json, write_bytes
-from imtok.locate import CONFIG, WEIGHTS
-from imtok.measures.inference import fingerprint
-from imtok.measures.report.writing import REPORT
+from imtok.files import claim_output, new_folder
+from imtok.locate import CONFIG
 from imtok.tokenizer import Tokenizer
 
 CODEBOOK = "codebook.safetensors"
-_FILES = {
-    CONFIG: "the configuration, with the hash of the weights",
-    WEIGHTS: "the weights, with the configuration in its metadata",
-    CODEBOOK: "a table per slot; how its rows make latents is said below",
-    ENCODER: "torch.export program: images to ids",
-    DECODER: "torch.export program: ids to images",
-}
 
 
 def publish(
@@ -50,20 +39,16 @@ def publish(
     """
     claim_output(folder, CONFIG)
     tokenizer = Tokenizer.load(source)
-    measured = _report(tokenizer, source, report)
     side, absent = image_size or tokenizer.image_size, dict[str, str]()
+    measured = report or Path(source) if report or (Path(source) / "evaluation" / REPORT).is_file() else None
+    tokenizer.generate_model_card(measured)  # before minutes of work, not after
     with new_folder(folder) as aside:
-        tokenizer.save(aside / "tokenizer")
-        for path in sorted((aside / "tokenizer").iterdir()):
-            path.rename(aside / path.name)
-        (aside / "tokenizer").rmdir()
         reason = _codebook(tokenizer, aside)
         if reason is not None:
             absent[CODEBOOK] = reason
         if programs and tokenizer.quantizer.vocab_sizes:
             absent |= _programs(tokenizer, aside, side)
-        files = {name: what for name, what in _FILES.items() if (aside / name).is_file()}
-        write_bytes(aside / "README.md", card(tokenizer, side, measured, licence, files).encode())
+        tokenizer.save_pretrained(aside, model_card_kwargs={"report": measured, "license": licence, "size": side})
     return absent
 
 
@@ -77,25 +62,3 @@ def _programs(tokenizer: Tokenizer, folder: Path, side: int | None) -> dict[str,
     if side is None:
         return dict.fromkeys((ENCODER, DECODER), "image_size is not known; give image_size=PIXELS")
     return write_programs(tokenizer, folder, (side, side))
-
-
-def _report(tokenizer: Tokenizer, source: str | Path, given: Path | None) -> dict[str, Any] | None:
-    """The report for the card, if it can be of this tokenizer."""
-    path = given or Path(source) / "evaluation"
-    path = path / REPORT if path.is_dir() else path
-    if given is None and not path.is_file():
-        return None
-    report = read_json(path)
-    if (
-        not isinstance(report, dict)
-        or not {"metrics", "conventions", "images", "image_size", "vocab_sizes"} <= report.keys()
-    ):
-        raise InputError(f"{path} is not a report of imtok eval; give report=DIR")
-    if report["vocab_sizes"] != list(tokenizer.quantizer.vocab_sizes):
-        raise InputError(f"{path} is the report of another tokenizer (its slots have {report['vocab_sizes']} ids)")
-    if report.get("tokenizer_sha256") not in (None, "", fingerprint(tokenizer)):
-        raise InputError(
-            f"{path} was measured with other weights (another step or run, or weights=raw); evaluate {source} again, "
-            "and give report=DIR"
-        )
-    return report

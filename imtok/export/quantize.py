@@ -16,7 +16,7 @@ from imtok.data.images import ImageSet, Subset
 from imtok.data.told import require_each
 from imtok.errors import InputError
 from imtok.files import claim_output, new_folder, write_json
-from imtok.measures.inference import evaluating, fingerprint, read_images, require_finite, require_images
+from imtok.measures.inference import evaluating, read_images, require_finite, require_images
 from imtok.measures.psnr import PSNR
 from imtok.pixels import to_uint8
 from imtok.quantizers.base import Quantizer
@@ -103,7 +103,7 @@ def fit_and_save(
     steps = {"continuous": tokenizer.quantizer, "quantized, as given": given, "quantized, fitted": fitted}
     psnr, measured = compare_psnr(tokenizer, steps, measuring, device, missing)
     report = {
-        "continuous_tokenizer_sha256": fingerprint(tokenizer),
+        "continuous_tokenizer_sha256": tokenizer.fingerprint(),
         "quantizer": (quantized.config or {})["quantizer"],
         "images_fitted": images,
         "images_measured": measured,

@@ -17,12 +17,13 @@ from imtok.conditions.given import ConditionConfig
 from imtok.data.told import require_each
 from imtok.errors import InputError
 from imtok.export.building import Building
-from imtok.export.codebook import layout, write_codebook
+from imtok.export.codebook import write_codebook
 from imtok.export.feed import Feed
 from imtok.export.store import FORMAT
 from imtok.export.views import Views
-from imtok.measures.inference import evaluating, fingerprint, name_size, require_finite
+from imtok.measures.inference import evaluating, name_size, require_finite
 from imtok.pixels import to_float
+from imtok.quantizers.layout import layout
 from imtok.tokenizer import Tokenizer
 from imtok.types import Batch
 
@@ -67,7 +68,7 @@ def export_tokens(
     size = None if feed.side is None else _view_size(feed.side, views)
     plan = {
         "format": FORMAT,
-        "tokenizer_sha256": fingerprint(tokenizer),
+        "tokenizer_sha256": tokenizer.fingerprint(),
         "data": feed.about,
         "image_size": size,
         "augment": views.augment,

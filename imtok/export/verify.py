@@ -11,8 +11,8 @@ from imtok.export.convert import REPORT, verify_converted
 from imtok.export.pictures import tell_as_stored
 from imtok.export.store import MANIFEST, Shard, TokenStore
 from imtok.files import claim_output, new_folder, write_json
-from imtok.measures.inference import evaluating, fingerprint
-from imtok.measures.report.grid import to_picture
+from imtok.grid import to_picture
+from imtok.measures.inference import evaluating
 from imtok.measures.report.origin import describe_data
 from imtok.pixels import to_uint8
 from imtok.text import terminal
@@ -74,7 +74,7 @@ def decode_sample(folder: Path, tokenizer: Tokenizer, out: Path, number: int = 1
     if not (folder / MANIFEST).is_file():
         raise InputError(f"{folder} is not a token store, and only such can be decoded; give the one it came from")
     store, device = TokenStore(folder), tokenizer.decoder.last_layer.device
-    if store.manifest["tokenizer_sha256"] != fingerprint(tokenizer):
+    if store.manifest["tokenizer_sha256"] != tokenizer.fingerprint():
         raise InputError(f"{folder} was exported with another tokenizer; give the one that wrote it")
     tell_as_stored(tokenizer, store)
     claim_output(out, SAMPLE)

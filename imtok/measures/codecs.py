@@ -10,7 +10,7 @@ from jaxtyping import UInt8
 from PIL import Image, features
 from torch import Tensor
 
-from imtok.measures.report.grid import to_picture
+from imtok.grid import to_picture
 
 QUALITIES: dict[str, tuple[int, ...]] = {"jpeg": (1, 5, 10, 20, 50), "webp": (0, 5, 20, 50), "avif": (0, 30, 60)}
 

@@ -16,7 +16,6 @@ from imtok.measures.inference import (
     Size,
     common_size,
     evaluating,
-    fingerprint,
     name_size,
     read_images,
     require_finite,
@@ -142,7 +141,7 @@ def evaluate(
         arrays=found.arrays,
         drawings=found.pictures,
         warnings=notes,
-        tokenizer=fingerprint(tokenizer),
+        tokenizer=tokenizer.fingerprint(),
         parameters=sum(parameter.numel() for parameter in tokenizer.parameters()),
         when=now(),
     )

@@ -1,6 +1,5 @@
 """What evaluation and export share: a tokenizer in evaluation mode and a data set read from end to end."""
 
-import hashlib
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
@@ -10,9 +9,7 @@ from torch import Tensor
 
 from imtok.distributed import gather_values
 from imtok.errors import InputError
-from imtok.files import canonical_json
 from imtok.pixels import to_float
-from imtok.quantizers.ema_vq import EMAVQ
 from imtok.tokenizer import Tokenizer
 from imtok.types import Batch
 
@@ -102,18 +99,3 @@ def require_finite(values: Float[Tensor, "b ..."], keys: Sequence[str], what: st
 def name_size(size: Size) -> str:
     """Height and width in words, width first as people write it."""
     return f"{size[1]}x{size[0]} pixels"
-
-
-def fingerprint(tokenizer: Tokenizer) -> str:
-    """Sha256 of a tokenizer's config and weights, the same wherever and however it is stored.
-
-    The running shares of an EMA codebook are no part of it: tokenizers of earlier versions have none, and are the same.
-    """
-    digest = hashlib.sha256(canonical_json(tokenizer.config).encode())
-    shares = {f"{name}.usage" for name, part in tokenizer.named_modules() if isinstance(part, EMAVQ)}
-    for name, value in sorted(tokenizer.state_dict().items()):
-        if name in shares:
-            continue
-        digest.update(f"{name} {value.dtype} {list(value.shape)}".encode())
-        digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()

@@ -14,8 +14,8 @@ from typing_extensions import override
 from imtok.distributed import from_main
 from imtok.errors import InputError
 from imtok.files import read_json, write_json
+from imtok.grid import draw_grid
 from imtok.measures.evaluate import evaluate
-from imtok.measures.report.grid import draw_grid
 from imtok.measures.settings import Settings
 from imtok.pixels import to_float, to_uint8
 from imtok.training.callbacks import Guests, tell

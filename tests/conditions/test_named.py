@@ -14,7 +14,6 @@ from imtok.conditions.base import pinned
 from imtok.conditions.clip import CLIPText
 from imtok.conditions.named import NamedText
 from imtok.errors import InputError, MissingWeightsError
-from imtok.measures.inference import fingerprint
 from imtok.tokenizer import Tokenizer
 from imtok.training.ema import EMA
 
@@ -84,7 +83,7 @@ def test_a_saved_tokenizer_names_it_and_no_path(tmp_path, monkeypatch):
     assert len(section["sha256"]) == 64
 
     again = Tokenizer.load(tmp_path / "tokenizer")  # nothing is looked for before it is needed
-    assert fingerprint(again) == fingerprint(tokenizer)
+    assert again.fingerprint() == tokenizer.fingerprint()
     again.condition.weights = path
     text = [part.condition_for(1, ["ab"]).text for part in (tokenizer, again)]
     assert torch.equal(*text)

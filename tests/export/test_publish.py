@@ -7,13 +7,14 @@ import torch
 from export.stores import PARTS, tokenizer_of
 from huggingface_hub import ModelCard
 
+from imtok.card import card
 from imtok.errors import InputError
-from imtok.export.card import card
-from imtok.export.codebook import layout, read_codebook
+from imtok.export.codebook import read_codebook
 from imtok.export.programs import write_programs
 from imtok.export.publish import publish
 from imtok.measures.evaluate import evaluate
 from imtok.measures.report.writing import write_report
+from imtok.quantizers.layout import layout
 from imtok.text import markdown
 from imtok.tokenizer import Tokenizer
 from imtok.types import Batch
@@ -84,7 +85,7 @@ def test_the_card_holds_no_path_of_the_machine_and_no_list_of_what_is_absent(pub
     report["data"] |= {"kind": "folder", "path": "/home/me/secret/photos", "split": "val"}
     report["absent"] = {"rfid": "pt_inception.pth is not in /root/.cache/torch; download it"}
     report["tokenizer"], report["command"] = "/home/me/secret/run", "imtok eval tokenizer=/home/me/secret/run"
-    text = card(tokenizer, 16, report, None, {})
+    text = card(tokenizer, {}, 16, report, None, None)
     for word in ("/home", "secret", "/root", "pt_inception", "rfid"):
         assert word not in text, word
     assert '"weights": "vae.pth"' in text

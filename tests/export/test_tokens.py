@@ -12,7 +12,6 @@ from imtok.export.feed import Passing
 from imtok.export.pictures import decode_ids
 from imtok.export.store import TokenStore
 from imtok.export.tokens import export_tokens
-from imtok.measures.inference import fingerprint
 from imtok.pixels import to_float
 from imtok.tokenizer import Tokenizer
 from imtok.types import Batch
@@ -73,7 +72,7 @@ def test_the_manifest_describes_the_ids(exported, tokenizer):
     assert manifest["vocab_sizes"] == [32]
     assert manifest["bits_per_token"] == 5
     assert (manifest["images"], manifest["tokens"], manifest["shards"]) == (7, 6, 2)
-    assert manifest["tokenizer_sha256"] == fingerprint(tokenizer)
+    assert manifest["tokenizer_sha256"] == tokenizer.fingerprint()
     assert set(manifest["files"]) == {path.name for path in exported.iterdir()} - {"manifest.json"}
 
 

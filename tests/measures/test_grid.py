@@ -7,7 +7,7 @@ import pytest
 import torch
 from rich.console import Console
 
-from imtok.measures.report.grid import draw_grid
+from imtok.grid import draw_grid
 from imtok.measures.report.writing import Pictures, Report, show, write_report
 from imtok.text import markdown
 

@@ -18,7 +18,6 @@ from imtok.data.folder import Folder
 from imtok.data.photos import Photos
 from imtok.measures.command import prepare, score_origin
 from imtok.measures.evaluate import evaluate
-from imtok.measures.inference import fingerprint
 from imtok.measures.protocol import Protocol
 from imtok.measures.report.origin import Origin, describe_data
 from imtok.measures.report.page import page
@@ -177,6 +176,6 @@ def test_the_hash_of_an_ema_tokenizer_is_that_of_versions_that_kept_no_running_s
     for name, value in sorted(tokenized.state_dict().items()):
         if name != "quantizer.usage":
             before.update(f"{name} {value.dtype} {list(value.shape)}".encode() + value.numpy().tobytes())
-    assert fingerprint(tokenized) == before.hexdigest()
+    assert tokenized.fingerprint() == before.hexdigest()
     tokenized.quantizer.sums[0] += 1
-    assert fingerprint(tokenized) != before.hexdigest()
+    assert tokenized.fingerprint() != before.hexdigest()

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogFormatter
 from torch import Tensor
 
-from imtok.measures.report.grid import to_picture
+from imtok.grid import to_picture
 from imtok.measures.report.results import Report
 from imtok.measures.report.terms import term
 

@@ -6,10 +6,10 @@ from rich.console import Console
 from rich.table import Table
 
 from imtok.files import claim_output, new_folder, write_bytes, write_json
+from imtok.grid import draw_grid
 from imtok.measures.pictures import Pictures
 from imtok.measures.report.arrays import write_arrays
 from imtok.measures.report.briefs import Brief, briefs
-from imtok.measures.report.grid import draw_grid
 from imtok.measures.report.markdown import markdown
 from imtok.measures.report.page import page
 from imtok.measures.report.results import SCHEMA, Report, summary
