@@ -74,7 +74,7 @@ def card(
         "## Quality",
         _quality(report),
         "## Use",
-        _use(tokenizer, name, size or 256),
+        _use(tokenizer, name, known="image_size" in (tokenizer.config or {})),
         *(["## Files", _table(["file", "what"], [[file, FILES[file]] for file in there])] if there else []),
         "## How ids stand for latents",
         "\n".join(
@@ -121,18 +121,19 @@ _LOAD = """import imtok
 tokenizer = imtok.Tokenizer.from_pretrained("{name}")   # or this folder"""
 _USE = """```python
 {load}
-tokens = tokenizer.encode(images)                 # images b 3 h w in [-1, 1], RGB -> ids b t g
-images = tokenizer.decode(tokens, ({size}, {size}))   # back to [-1, 1]
+ids = tokenizer.encode(tokenizer.preprocess(picture)).ids   # a PIL image, or several -> b t g
+pictures = tokenizer.postprocess(tokenizer.decode(ids{size}))   # PIL images
 ```"""
 _TOLD_USE = """```python
 {load}
-condition = tokenizer.condition_for(number, captions, labels)   # what is known of each image; this one is told {gives}
-tokens = tokenizer.encode(images, condition=condition)   # images b 3 h w in [-1, 1], RGB -> ids b t g
-images = tokenizer.decode(tokens, ({size}, {size}), condition)   # back to [-1, 1]
+condition = tokenizer.condition_for(1, captions, labels)   # what is known of each image; this one is told {gives}
+ids = tokenizer.encode(tokenizer.preprocess(picture), condition=condition).ids   # a PIL image -> b t g
+pictures = tokenizer.postprocess(tokenizer.decode(ids{size}, condition=condition))   # PIL images
 ```"""
 
 
-def _use(tokenizer: Described, name: str | None, size: int) -> str:
+def _use(tokenizer: Described, name: str | None, known: bool) -> str:
+    size = "" if known else ", (256, 256)"
     load = _LOAD.format(name=name or "NAMESPACE/NAME")
     if tokenizer.condition is None:
         return _USE.format(load=load, size=size)

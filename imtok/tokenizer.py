@@ -3,8 +3,10 @@
 from collections.abc import Iterator, Sequence
 from typing import Any, cast
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int64, Shaped
+from PIL import Image
 from torch import Tensor, nn
 from typing_extensions import override
 
@@ -13,6 +15,7 @@ from imtok.construct import Config, check_stored, construct
 from imtok.decoders.base import Decoder
 from imtok.encoders.base import Encoder, encoded
 from imtok.nn.taps import tapped
+from imtok.pictures import Picture, Range, postprocess, preprocess
 from imtok.pixels import check_image
 from imtok.quantizers.base import Quantizer
 from imtok.regularizers.base import Regularizer
@@ -150,21 +153,76 @@ class Tokenizer(Stored):
 
     @torch.no_grad()
     def decode(
-        self, tokens: Tokens, size: tuple[int, int], condition: Condition | None = None
+        self,
+        tokens: Tokens | Shaped[Tensor, "..."] | np.ndarray,
+        size: tuple[int, int] | None = None,
+        condition: Condition | None = None,
     ) -> Float[Tensor, "b 3 h w"]:
         """Tokens to images of height and width ``size``, clamped to ``[-1, 1]``.
 
         A tokenizer of variable length also decodes the first few tokens of each image.
 
+        Args:
+            tokens: What :meth:`encode` gives, or ids alone: ``b t g``, or ``b t`` of a tokenizer with one slot, in any
+                type of whole numbers.
+            size: In pixels; None = that of the images that the tokenizer was trained on.
+            condition: What is known of the images besides, by :meth:`condition_for`, for a tokenizer that is told it.
+
         Raises:
             InputError: If the tokenizer is told something of each image, and ``condition`` is None.
-            ValueError: If an id lies outside its slot's vocabulary.
+            ValueError: If an id lies outside its slot's vocabulary, or is no whole number, or ids have another shape,
+                or no size is known.
         """
+        tokens = tokens if isinstance(tokens, Tokens) else self._tokens(tokens)
+        if size is None:
+            size = (self._side(None), self._side(None))
         condition = self.told(condition, tokens.ids.shape[0])
         latents = self.quantizer.decode(tokens.ids).to(self.decoder.last_layer.dtype)
         if tokens.keep is not None:
             latents = latents.masked_fill(~tokens.keep[..., None], 0)
         return self.decoder(latents, size, tokens.keep, condition).clamp(-1, 1)
+
+    def preprocess(
+        self,
+        images: Picture | Sequence[Picture],
+        size: int | None = None,
+        value_range: Range | None = None,
+    ) -> Float[Tensor, "b 3 h w"]:
+        """PIL images, arrays or tensors as :meth:`encode` takes them, where and as precise as the tokenizer is.
+
+        Args:
+            images: One, a batch or a list of them; see :func:`imtok.pictures.preprocess`.
+            size: Side of the centre square that is taken, in pixels; None = what the tokenizer was trained on.
+            value_range: Black and white of images that are not uint8, such as (0, 1) or (0, 255).
+
+        Raises:
+            InputError: If an image or its range cannot be used.
+            ValueError: If no size is known.
+        """
+        return preprocess(images, self._side(size), value_range).to(self.decoder.last_layer)
+
+    def postprocess(self, images: Float[Tensor, "b 3 h w"]) -> list[Image.Image]:
+        """What :meth:`decode` gives, as PIL images."""
+        return postprocess(images)
+
+    def _side(self, size: int | None) -> int:
+        side = size or self.image_size
+        if side is None:
+            raise ValueError("size must be given: the tokenizer's config does not say what it was trained on")
+        return side
+
+    def _tokens(self, ids: Tensor | np.ndarray) -> Tokens:
+        """Ids alone as tokens."""
+        found = ids.detach().cpu().numpy() if isinstance(ids, Tensor) else np.asarray(ids)
+        if found.dtype.kind not in "iu":
+            raise ValueError(f"ids must be whole numbers, got {found.dtype}")
+        slots = len(self.quantizer.vocab_sizes)
+        if found.ndim == 2 and slots == 1:
+            found = found[..., None]
+        if found.ndim != 3 or found.shape[-1] != slots:
+            axes = "images x tokens, or images x tokens x 1" if slots == 1 else f"images x tokens x {slots} slots"
+            raise ValueError(f"ids must be {axes}, got shape {list(found.shape)}")
+        return Tokens(torch.from_numpy(found.astype(np.int64)).to(self.decoder.last_layer.device))
 
     def condition_of(self, batch: Batch) -> Condition | None:
         """What encoder and decoder are told of a batch; None for a tokenizer that is told nothing but pixels."""

@@ -81,11 +81,27 @@ def decode_image(
 
 
 def picture_pixels(
-    image: Image.Image, max_pixels: int, background: tuple[int, int, int] = WHITE
+    image: Image.Image, max_pixels: int | None = None, background: tuple[int, int, int] = WHITE
 ) -> UInt8[Tensor, "3 h w"]:
-    """Upright RGB pixels of an image of Pillow; ValueError if it has too many. See :func:`decode_image`."""
-    _check_pixels(image.height, image.width, max_pixels)
-    return _upright(_rgb(image, background), _orientation(image))
+    """A PIL image of any mode as :func:`decode_image` gives the same picture in a file: upright, 8-bit RGB.
+
+    Args:
+        image: The image. One in mode I or F is taken as 16-bit grey.
+        max_pixels: Larger images are refused; None = none is.
+        background: Red, green and blue in [0, 255].
+
+    Raises:
+        DecodeError: If it is too large, is in a mode that says nothing of red, green and blue, such as LAB, or cannot
+            be loaded.
+    """
+    try:
+        if max_pixels is not None:
+            _check_pixels(image.height, image.width, max_pixels)
+        if image.mode in ("LAB", "La"):
+            raise ValueError(f"is in mode {image.mode}, which Pillow cannot bring to RGB")
+        return _upright(_rgb(image, background), _orientation(image))
+    except (OSError, SyntaxError, ValueError) as error:
+        raise DecodeError(f"a PIL image: {error or type(error).__name__}") from None
 
 
 def _check_pixels(height: int, width: int, max_pixels: int) -> None:

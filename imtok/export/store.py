@@ -57,8 +57,8 @@ class TokenStore:
         InputError: If it is not a token store of this format.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, folder: str | Path) -> None:
+        self.folder = folder = Path(folder)
         if not (folder / MANIFEST).is_file():
             raise InputError(f"{folder} is not a token store (no {MANIFEST} in it); write one with imtok export")
         self.manifest: dict[str, Any] = read_json(folder / MANIFEST)
