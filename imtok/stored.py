@@ -1,6 +1,7 @@
 """A tokenizer in a folder and on the Hugging Face Hub: saved, read, fetched and pushed."""
 
 import hashlib
+import json
 import logging
 from collections.abc import Sequence
 from pathlib import Path
@@ -32,6 +33,8 @@ from imtok.quantizers.ema_vq import EMAVQ
 log = logging.getLogger(__name__)
 Own = TypeVar("Own", bound="Stored")
 
+SEALED = ("encoder", "quantizer", "decoder", "regularizer", "space", "condition", "image_size")  # what it is built from
+_HUB_FIELDS = ("license", "license_name", "license_link", "language", "datasets", "base_model", "pipeline_tag")
 _SHOWN = ("chelsea", "rocket")  # in the public domain, and held out of the first command's training
 
 
@@ -46,6 +49,8 @@ class Stored(
 
     Attributes:
         config: The plain values that it is built from.
+        metadata: Further keys of ``config.json``, plain values by name, such as ``license`` and ``tags``. ``load`` and
+            ``save`` keep them, and the model card shows those that the hub knows. Nothing is built from them.
         source: The folder that it was read from; None for a new one.
     """
 
@@ -54,6 +59,7 @@ class Stored(
     decoder: Decoder
     condition: Conditioner | None
     config: Config | None
+    metadata: dict[str, Any]
     source: Path | None = None
 
     @classmethod
@@ -73,13 +79,14 @@ class Stored(
             folder: Appears whole or not at all; an earlier tokenizer in it is replaced.
 
         Raises:
-            ValueError: If the tokenizer was not built from a config, or a weight is not finite.
+            ValueError: If the tokenizer was not built from a config, or a weight is not finite, or ``metadata`` holds a
+                key of the tokenizer itself or what JSON cannot.
         """
         config, weights = self._checked()
         with new_folder(Path(folder)) as aside:
             # One key: safetensors writes several in random order, and the same tokenizer would have many hashes.
             save_file(weights, aside / WEIGHTS, {"imtok": canonical_json(config)})
-            write_json(aside / CONFIG, {**config, "weights_sha256": sha256(aside / WEIGHTS)})
+            write_json(aside / CONFIG, {**config, **self.metadata, "weights_sha256": sha256(aside / WEIGHTS)})
 
     @classmethod
     def load(cls: type[Own], source: str | Path, packages: Sequence[str] = ("imtok",)) -> Own:
@@ -109,14 +116,19 @@ class Stored(
                 weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118, not a dict
         except SafetensorError as error:
             raise InputError(f"{folder / WEIGHTS} is not a safetensors file ({error})") from None
+        # The weights' file seals what it is built from. Other keys are anybody's, and nothing is built from them.
+        metadata = {name: value for name, value in config.items() if name not in {*SEALED, *_keys(stored)}}
+        config = {name: value for name, value in config.items() if name not in metadata}
         if canonical_json(config) != stored:
-            raise InputError(f"{folder / CONFIG} was altered after it was saved; copy it again")
+            raise InputError(
+                f"{folder / CONFIG} was altered after it was saved, in what the tokenizer is built from; copy it again"
+            )
         try:
             tokenizer = cls.from_config(config, packages)
             tokenizer.load_state_dict(weights)
         except (TypeError, ValueError, RuntimeError) as error:
             raise InputError(f"{folder} does not fit this version of imtok ({error})") from None
-        tokenizer.source = folder
+        tokenizer.source, tokenizer.metadata = folder, metadata
         return tokenizer.eval()
 
     @classmethod
@@ -216,7 +228,7 @@ class Stored(
         Args:
             report: What ``imtok eval`` wrote, or a run that has a report; None = that of the run that the tokenizer was
                 read from, if it has one and it was measured with these weights.
-            license: As the hub spells it: "apache-2.0", "mit", ...
+            license: As the hub spells it: "apache-2.0", "mit", ...; None = that of ``metadata``, if it has one.
             name: On the hub, ``org/name``.
             size: Side of its images, in pixels; None = what it was trained on.
             folder: Where the files are that the card lists.
@@ -225,7 +237,11 @@ class Stored(
             InputError: If the report cannot be read, or is not of this tokenizer.
         """
         info = self._hub_mixin_info.model_card_data.to_dict()
-        front = {**info, **({"license": license} if license else {})}
+        front = info | {name: self.metadata[name] for name in _HUB_FIELDS if self.metadata.get(name)}
+        own = self.metadata.get("tags")
+        tags = own if isinstance(own, list) else [own] if own else []
+        front["tags"] = list(dict.fromkeys([*info["tags"], *map(str, tags)]))
+        front |= {"license": license} if license else {}
         text = card(self, front, size or self.image_size, self._report(report), name, folder)
         return ModelCard(text, ignore_metadata_errors=True)
 
@@ -252,6 +268,13 @@ class Stored(
         """Config and weights as they are saved; ValueError if they cannot be."""
         if self.config is None:
             raise ValueError("a tokenizer must be built by Tokenizer.from_config to be saved, got one without a config")
+        clash = self.metadata.keys() & {*SEALED, *self.config, "weights_sha256"}
+        if clash:
+            raise ValueError(f"metadata must have other keys than the tokenizer's own, got {min(clash)}")
+        try:
+            canonical_json(self.metadata)
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"metadata must be plain values, as JSON has them ({error})") from None
         weights = {name: value.detach().contiguous().cpu() for name, value in self.state_dict().items()}
         for name, value in weights.items():
             if value.is_floating_point() and not torch.isfinite(value).all():
@@ -307,3 +330,12 @@ class Stored(
             log.warning("%s %s, so the model card has no metrics", run / "evaluation", problem)
             return None
         return report
+
+
+def _keys(text: str | None) -> list[str]:
+    """Keys of a stored config; none if it is no config."""
+    try:
+        config = json.loads(text or "")
+    except ValueError:
+        return []
+    return list(config) if isinstance(config, dict) else []

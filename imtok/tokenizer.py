@@ -72,6 +72,7 @@ class Tokenizer(Stored):
         self.space = space.requires_grad_(False).eval() if space is not None else None
         self.condition = condition
         self.config = config
+        self.metadata = dict[str, Any]()
         self._frozen: tuple[str, ...] = ()
 
     @override
