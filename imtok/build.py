@@ -25,6 +25,7 @@ from imtok.tokenizer import Tokenizer
 from imtok.training.folder import left_out_so_far
 from imtok.training.rates import build_schedules
 from imtok.training.run import Run
+from imtok.training.settings import InitFrom
 from imtok.training.told_sizes import tell_sizes
 
 _TOKENIZER = ("encoder", "quantizer", "regularizer", "decoder", "space", "condition", "image_size")
@@ -69,7 +70,7 @@ def build_run(config: DictConfig, folder: Path) -> Run:
         config=plain,
         config_yaml=OmegaConf.to_yaml(OmegaConf.create(plain)),
         ckpt=typed.ckpt,
-        init_from=typed.init_from,
+        init_from=InitFrom.read(typed.init_from),
         measures=_by_name(plain["measure"]),
         loggers=_by_name(typed.logger),
         callbacks=_by_name(typed.callback),

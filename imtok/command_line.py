@@ -101,7 +101,7 @@ def go_on(folder: Path) -> str:
     """The command that goes on with a run that was stopped."""
     given = HydraConfig.get().overrides
     searched = [word for word in given.hydra if word.startswith("hydra.searchpath=")]
-    dropped = {"ckpt", "out", "init_from", "trainer.stop_at"}
+    dropped = {"ckpt", "out", "init_from", "init_from.path", "init_from.parts", "trainer.stop_at"}
     words = [word for word in given.task if word.lstrip("+").partition("=")[0] not in dropped]
     last = override("out", str(folder))
     if int(os.environ.get("WORLD_SIZE", 1)) > 1:

@@ -31,7 +31,7 @@ from imtok.overrides import in_full, settle, texts, typed_keys
 from imtok.signatures import check_parts
 from imtok.swaps import fit_parts
 from imtok.training.ranges import unusable_numbers
-from imtok.training.settings import EMASettings, TrainerSettings
+from imtok.training.settings import EMASettings, InitFrom, TrainerSettings
 from imtok.unread import outside, unread_keys, without
 
 
@@ -60,7 +60,7 @@ class TrainConfig:
     seed: int = 0
     out: str | None = None
     ckpt: str | None = None
-    init_from: str | None = None
+    init_from: Any = None
     freeze: list[str] = field(default_factory=list)
     allow_change: list[str] = field(default_factory=list)
     judges: str = "required"
@@ -83,9 +83,17 @@ class TrainConfig:
             problems.append(f"judges must be required or found, got {self.judges}")
         if self.ckpt and not self.out and self.ckpt == "last":
             problems.append("ckpt=last needs out=DIR: the run folder to go on with")
+        try:
+            source = InitFrom.read(self.init_from)
+        except ValueError as error:
+            problems.append(str(error))
+            source = None
         nets = [name for name in self.freeze if name in ("encoder", "decoder")]
+        untaken = [name for name in nets if source is not None and not source.takes(name)]
         if nets and not self.init_from and not self.ckpt:
             problems.append(f"freeze={nets} needs init_from=RUN: a net that stays as it is must have learnt before")
+        if untaken:
+            problems.append(f"freeze={nets} needs init_from.parts to hold {', '.join(untaken)} as well")
         if self.ckpt and self.init_from:
             problems.append("ckpt (go on with a run) and init_from (start from weights) exclude each other")
         several = self.trainer.num_nodes > 1 or str(self.trainer.devices) not in ("auto", "1")

@@ -69,14 +69,17 @@ _NOW = {
 
 
 def in_full(command: str, words: Sequence[str]) -> list[str]:
-    """A command line with the short words for measures as the choice and the keys that they stand for.
+    """A command line with its short words (for measures, and for parts of a source of weights) as what they stand for.
 
     Example:
         >>> in_full("eval", ["metrics=[psnr,rfid]", "length_target=30", "n=5"])
         ['measure=[psnr,rfid]', 'measure.length.target=30', 'n=5']
+        >>> in_full("train", ["init_from=runs/mine", "init_from.parts=[encoder]"])
+        ['++init_from.path=runs/mine', '++init_from.parts=[encoder]']
     """
     if command not in ("train", "eval"):
         return list(words)
+    words = _parts_of_source(words) if command == "train" else words
     mine = {key: now for key, now in _NOW.items() if command == "eval" or key.startswith("trainer.")}
     parted = [(word, *word.partition("=")) for word in words]
     return [f"{mine[key]}={value}" if equal and key in mine else word for word, key, equal, value in parted]
@@ -89,6 +92,16 @@ def typed_keys(overrides: Sequence[str]) -> set[str]:
         key, _, value = override.lstrip("+~").partition("=")
         typed |= {key, *(f"{key}.{name}" for name in re.findall(r"(\w+)\s*:", value))}
     return typed
+
+
+def _parts_of_source(words: Sequence[str]) -> list[str]:
+    """``init_from=RUN init_from.parts=[encoder]`` as the two keys of a section, which is a single path otherwise."""
+    if not any(word.lstrip("+").startswith(("init_from.parts=", "init_from.path=")) for word in words):
+        return list(words)
+    return [
+        re.sub(r"^\+*init_from(?:\.(path|parts))?=", lambda key: f"++init_from.{key[1] or 'path'}=", word)
+        for word in words
+    ]
 
 
 def quoted(text: str) -> str:

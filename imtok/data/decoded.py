@@ -41,7 +41,7 @@ def decoded_pixels(value: Any, name: str, max_pixels: int, background: tuple[int
             raise ValueError(f"is {type(value).__name__}, not bytes, an image of Pillow, an array or a tensor")
         return picture_pixels(value, max_pixels, background)
     except Exception as error:  # Pillow reads files late, and raises many kinds
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0].removeprefix("a PIL image: ")
         raise DecodeError(f"{name}: {reason}") from None
 
 

@@ -1,13 +1,16 @@
-"""Start from the weights of another tokenizer: of all parts, or not at all."""
+"""Start from the weights of another tokenizer: of all parts or of some, with positions resized where they must be."""
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from torch import Tensor
 
+from imtok.distributed import launched_rank
 from imtok.errors import InputError
+from imtok.nn.resized import resized
 from imtok.tokenizer import Tokenizer
+from imtok.training.settings import is_inside
 
 log = logging.getLogger(__name__)
 
@@ -15,38 +18,93 @@ _PARTS = ("image_size", "encoder", "quantizer", "decoder", "space", "condition")
 _SAID = 6  # differences that one line holds
 
 
-def take_weights(tokenizer: Tokenizer, source: str) -> None:
-    """Copy the weights of a stored tokenizer.
+def take_weights(tokenizer: Tokenizer, source: str, parts: Sequence[str] = ()) -> None:
+    """Copy the weights of a stored tokenizer, and say in a line what was taken and what not.
 
-    Where the two differ in settings and the weights fit all the same, a warning says so.
+    Tables of positions, and what stands for the tokens of a sequence, are resized where they are as wide and of another
+    length (:func:`imtok.nn.resized.resized`).
 
     Args:
         tokenizer: The tokenizer that gets them.
         source: A run folder or a tokenizer folder.
+        parts: Names of parts. Of each of these the weights are taken that fit, if they are more than half of it; others
+            stay as they are. () = all weights of all parts are taken, or none.
 
     Raises:
-        InputError: If a weight is missing, has another shape or belongs to nothing here; it names the parts, what
-            their configs differ in, and the first weight of each. Nothing is copied then.
+        InputError: If there is no such part, or weights do not fit: it names the parts, what their configs differ in,
+            and the first weight of each. Nothing is copied then.
     """
+    known = [name for name, _ in tokenizer.named_modules() if name]
+    for part in parts:
+        if part not in known:
+            named = ", ".join(name for name in known if "." not in name)
+            raise InputError(f"init_from.parts must name parts of the tokenizer ({named}, ...), got {part!r}")
     other = Tokenizer.load(source)
-    differences = dict(_differences(other.config or {}, tokenizer.config or {}))
-    wrong = _wrong(other.state_dict(), tokenizer.state_dict())
-    if wrong:
-        parts = sorted(
-            wrong, key=lambda part: not any(key.split(".")[0] == part for key in differences)
-        )  # causes first
-        lines = [_explain(part, wrong[part], differences) for part in parts]
-        size = differences.get("image_size")
-        lines += [f"image_size ({size})"] if size else []
-        raise InputError(
-            f"init_from={source} has other parts than this config: {'; '.join(lines)}; give the parts and settings "
-            f"that it was trained with, or leave init_from out"
-        )
-    if differences:
-        told = [f"{key} ({both})" for key, both in differences.items()]
-        more = f" and {len(told) - _SAID} more" if len(told) > _SAID else ""
-        log.warning("init_from=%s fits, but differs in %s%s", source, ", ".join(told[:_SAID]), more)
-    tokenizer.load_state_dict(other.state_dict())
+    own, theirs = (_inside(net.state_dict(), parts) for net in (tokenizer, other))
+    fitted, changed = dict(theirs), list[str]()
+    for name in own.keys() & theirs.keys():
+        if own[name].shape != theirs[name].shape and (new := resized(name, tokenizer, other)) is not None:
+            fitted[name] = new.values
+            changed.append(f"{name} from {new.before} to {new.after} ({new.how})")
+    wrong = _wrong(fitted, own)
+    differences = dict(_differences(other.config or {}, tokenizer.config or {}, parts=parts))
+    taken = {name: value for name, value in fitted.items() if name in own and own[name].shape == value.shape}
+    unfit = [part for part in parts or ("",) if _is_unfit(part, own, taken, bool(parts))] if wrong else []
+    if unfit:
+        _refuse(source, {part: why for part, why in wrong.items() if not parts or part in _first(unfit)}, differences)
+    _say(source, parts, len(taken), len(own), sorted(changed), wrong, differences)
+    tokenizer.load_state_dict(tokenizer.state_dict() | taken)
+
+
+def _is_unfit(part: str, own: dict[str, Tensor], taken: dict[str, Tensor], alone: bool) -> bool:
+    """Whether too little of a part is left: anything is, unless it was asked for alone."""
+    needed = [name for name in own if not part or is_inside(name, (part,))]
+    numbers = sum(own[name].numel() for name in needed)
+    return not alone or 2 * sum(own[name].numel() for name in needed if name in taken) <= numbers > 0
+
+
+def _refuse(source: str, wrong: dict[str, str], differences: dict[str, str]) -> None:
+    causes = sorted(wrong, key=lambda part: not any(key.split(".")[0] == part for key in differences))  # come first
+    lines = [_explain(part, wrong[part], differences) for part in causes]
+    size = differences.get("image_size")
+    lines += [f"image_size ({size})"] if size else []
+    raise InputError(
+        f"init_from={source} has other parts than this config: {'; '.join(lines)}; give the parts and settings "
+        "that it was trained with, or init_from.parts=[...] to take those that fit, or leave init_from out"
+    )
+
+
+def _say(
+    source: str,
+    parts: Sequence[str],
+    taken: int,
+    all_of: int,
+    changed: Sequence[str],
+    wrong: dict[str, str],
+    differences: dict[str, str],
+) -> None:
+    """The line about what was taken; a warning if it was not everything as it was."""
+    words = f"took {taken} of {all_of} weights of {', '.join(parts)}" if parts else f"took all {all_of} weights"
+    line = [
+        f"init_from={source}: {words}",
+        *([f"resized {', '.join(changed)}"] if changed else []),
+        *([f"did not fit: {_some(list(wrong.values()))}"] if wrong else []),
+        *([f"differs in {_some([f'{key} ({both})' for key, both in differences.items()])}"] if differences else []),
+    ]
+    if launched_rank() == 0:
+        log.log(logging.INFO if len(line) == 1 else logging.WARNING, "%s", "; ".join(line))
+
+
+def _some(told: Sequence[str]) -> str:
+    return ", ".join(told[:_SAID]) + (f" and {len(told) - _SAID} more" if len(told) > _SAID else "")
+
+
+def _inside(weights: dict[str, Tensor], parts: Sequence[str]) -> dict[str, Tensor]:
+    return {name: value for name, value in weights.items() if not parts or is_inside(name, parts)}
+
+
+def _first(names: Iterable[str]) -> set[str]:
+    return {name.split(".")[0] for name in names}
 
 
 def _wrong(theirs: dict[str, Tensor], own: dict[str, Tensor]) -> dict[str, str]:
@@ -65,10 +123,10 @@ def _explain(part: str, first: str, differences: dict[str, str]) -> str:
     return f"{part} ({', '.join(told)})"
 
 
-def _differences(theirs: Any, own: Any, key: str = "") -> Iterator[tuple[str, str]]:
+def _differences(theirs: Any, own: Any, key: str = "", parts: Sequence[str] = ()) -> Iterator[tuple[str, str]]:
     """Keys whose values differ, and both values; of parts of different classes only the classes."""
     if not key:
-        for part in _PARTS:
+        for part in _PARTS if not parts else ("image_size", *dict.fromkeys(part.split(".")[0] for part in parts)):
             yield from _differences(theirs.get(part), own.get(part), part)
     elif not isinstance(theirs, dict) or not isinstance(own, dict):
         if theirs != own:

@@ -32,7 +32,7 @@ from imtok.training.optimizers import make_optimizer, try_optimizer
 from imtok.training.rates import Schedules
 from imtok.training.rehearsal import Rehearsal
 from imtok.training.resume import check_changes
-from imtok.training.settings import EMASettings, OptimizerSettings, TrainerSettings, net_key
+from imtok.training.settings import EMASettings, InitFrom, OptimizerSettings, TrainerSettings, net_key
 from imtok.types import Batch
 
 log = logging.getLogger(__name__)
@@ -55,7 +55,7 @@ class Run:
         config: Everything above as plain values.
         config_yaml: The same as text.
         ckpt: ``last`` or a checkpoint folder to go on from.
-        init_from: A tokenizer whose weights it starts from.
+        init_from: A tokenizer whose weights it starts from, or those of some parts.
         measures: What evaluations along the way measure, under the protocol ``offline``: a section with ``_target_``
             for each name.
         loggers: What the log is sent to as well: a section with ``_target_`` for each name.
@@ -81,7 +81,7 @@ class Run:
     config: dict[str, Any]
     config_yaml: str
     ckpt: str | None = None
-    init_from: str | None = None
+    init_from: InitFrom | None = None
     measures: dict[str, Any] = field(default_factory=lambda: sections(DEFAULT))
     loggers: dict[str, Any] = field(default_factory=dict)
     callbacks: dict[str, Any] = field(default_factory=dict)
@@ -149,8 +149,11 @@ def prepare(run: Run, processes: int, images: Images, about: dict[str, Any], res
     say_remarks(validation.remarks, said=images.remarks)
     shown = choose_shown(validation)
     _fetch_weights(run.objective, "objective")
-    if run.init_from:
-        take_weights(run.tokenizer, run.init_from)
+    if run.init_from is not None:
+        for name, part in run.tokenizer.named_children():
+            if not run.init_from.takes(name):
+                _fetch_weights(part, name)
+        take_weights(run.tokenizer, run.init_from.path, run.init_from.parts)
     elif resume is None:
         _fetch_weights(run.tokenizer)
     return Plan(images, validation, about, resume, asked, best, shown, callbacks)

@@ -152,7 +152,7 @@ def _assemble(run: Run, trainer: Trainer, plan: Plan, mirror: Loggers) -> _Crew:
         run.trainer,
         run.optimizer,
         run.seed,
-        start_codebook=run.init_from is None,
+        start_codebook=run.init_from is None or not run.init_from.takes("quantizer"),
         schedules=run.schedules,
     )
     ema = EMA(run.tokenizer, run.ema.decay)

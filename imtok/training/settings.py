@@ -1,5 +1,6 @@
 """What can be set about a training run, with its units; the config's schema is made of these."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -265,3 +266,47 @@ class EMASettings:
     def check(self) -> list[str]:
         """What is out of range, one line each."""
         return [] if 0 <= self.decay < 1 else [f"ema.decay must be in [0, 1), got {self.decay}"]
+
+
+@dataclass(frozen=True)
+class InitFrom:
+    """Whose weights a run starts from.
+
+    Attributes:
+        path: A run folder or a tokenizer folder.
+        parts: Names of the parts whose weights are taken ("encoder", "decoder.trunk"); () = all are.
+
+    Example:
+        >>> InitFrom.read({"path": "runs/mine", "parts": ["encoder"]}), InitFrom.read("runs/mine").takes("quantizer")
+        (InitFrom(path='runs/mine', parts=('encoder',)), True)
+    """
+
+    path: str
+    parts: tuple[str, ...] = ()
+
+    @classmethod
+    def read(cls, value: Any) -> "InitFrom | None":
+        """What ``init_from`` of a config means: a path, or ``path`` and ``parts``; None = nothing.
+
+        Raises:
+            ValueError: If it is neither.
+        """
+        if value is None:
+            return None
+        if not isinstance(value, dict):
+            return cls(str(value))
+        unread, parts = value.keys() - {"path", "parts"}, value.get("parts") or ()
+        if unread:
+            raise ValueError(f"init_from.{min(unread)}: nothing reads it; there are init_from.path and init_from.parts")
+        if not value.get("path"):
+            raise ValueError("init_from.parts needs the tokenizer whose parts they are; give init_from=RUN as well")
+        return cls(str(value["path"]), (parts,) if isinstance(parts, str) else tuple(map(str, parts)))
+
+    def takes(self, part: str) -> bool:
+        """Whether the weights of a part are taken, all of them."""
+        return not self.parts or is_inside(part, self.parts)
+
+
+def is_inside(name: str, parts: Iterable[str]) -> bool:
+    """Whether a weight or a part is one of these parts, or of one of them."""
+    return any(name == part or name.startswith(f"{part}.") for part in parts)
