@@ -14,6 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 from imtok.conditions.base import pinned
 from imtok.config import TrainConfig
 from imtok.construct import construct, import_path
+from imtok.data.augment import build_augment
 from imtok.data.base import Data
 from imtok.errors import InputError
 from imtok.measures.protocol import Protocol
@@ -61,6 +62,7 @@ def build_run(config: DictConfig, folder: Path) -> Run:
         tokenizer=tokenizer,
         objective=objective,
         data=build_data(plain),
+        augment=build_augment(plain["data"].get("augment")),
         trainer=typed.trainer,
         optimizer=typed.optimizer,
         ema=typed.ema,
@@ -221,8 +223,9 @@ def build_protocol(plain: dict[str, Any]) -> Protocol:
 
 
 def build_data(plain: dict[str, Any]) -> Data:
-    """Build the data section."""
-    return cast(Data, build_part(plain, "data"))
+    """Build the data section, without ``augment``, which is no argument of any kind of data."""
+    section = {key: value for key, value in plain["data"].items() if key != "augment"}
+    return cast(Data, build_part({"data": section}, "data"))
 
 
 def build_part(plain: dict[str, Any], section: str) -> Any:

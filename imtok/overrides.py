@@ -79,7 +79,7 @@ def in_full(command: str, words: Sequence[str]) -> list[str]:
     """
     if command not in ("train", "eval"):
         return list(words)
-    words = _parts_of_source(words) if command == "train" else words
+    words = _new_keys(words) if command == "train" else words
     mine = {key: now for key, now in _NOW.items() if command == "eval" or key.startswith("trainer.")}
     parted = [(word, *word.partition("=")) for word in words]
     return [f"{mine[key]}={value}" if equal and key in mine else word for word, key, equal, value in parted]
@@ -94,14 +94,13 @@ def typed_keys(overrides: Sequence[str]) -> set[str]:
     return typed
 
 
-def _parts_of_source(words: Sequence[str]) -> list[str]:
-    """``init_from=RUN init_from.parts=[encoder]`` as the two keys of a section, which is a single path otherwise."""
+def _new_keys(words: Sequence[str]) -> list[str]:
+    """Words for keys that no file has: ``data.augment``, and ``init_from`` as a section where its parts are named."""
+    words = [re.sub(r"^\+*data\.augment=", "++data.augment=", word) for word in words]
     if not any(word.lstrip("+").startswith(("init_from.parts=", "init_from.path=")) for word in words):
-        return list(words)
-    return [
-        re.sub(r"^\+*init_from(?:\.(path|parts))?=", lambda key: f"++init_from.{key[1] or 'path'}=", word)
-        for word in words
-    ]
+        return words
+    key = re.compile(r"^\+*init_from(?:\.(path|parts))?=")
+    return [key.sub(lambda found: f"++init_from.{found[1] or 'path'}=", word) for word in words]
 
 
 def quoted(text: str) -> str:

@@ -91,7 +91,7 @@ def _stored(run: Path) -> dict[str, Any]:
     section = config.get("data") if isinstance(config, dict) else None
     if not isinstance(section, dict) or "_target_" not in section:
         raise InputError(f"{source} does not say what the run was trained on; {_OTHER}")
-    return section
+    return {key: value for key, value in section.items() if key != "augment"}  # which only training reads
 
 
 def _check(section: dict[str, Any], where: str) -> None:

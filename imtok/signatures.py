@@ -64,6 +64,8 @@ def check_parts(plain: dict[str, Any], unread: Sequence[str] = (), typed: set[st
     for path, node in [*_targets(read), *_of_nets(plain.get("optimizer"))]:
         if re.fullmatch(r"measure\.\w+", path):  # the direction is not for the class, where it does not take it
             node = {key: value for key, value in node.items() if key != DIRECTION}
+        if path == "data" and "trainer" in plain:  # of training alone, whatever the kind of data
+            node = {key: value for key, value in node.items() if key != "augment"}
         if _OPTIMIZER.fullmatch(path) and not path.endswith(".beside"):
             node = _for_its_class({key: value for key, value in node.items() if path == "optimizer" or key != "clip"})
         other = list(_of_other_class(path, node, EXPECTED.get(path, Any))) or list(_of_no_group(path, node))

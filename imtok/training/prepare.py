@@ -7,6 +7,7 @@ from typing import Any
 
 from lightning import Callback
 from torch import nn
+from torchvision.transforms.v2 import Transform
 
 from imtok.data.base import Data, Images
 from imtok.data.remarks import say_remarks
@@ -55,6 +56,7 @@ class Run:
         config: Everything above as plain values.
         config_yaml: The same as text.
         ckpt: ``last`` or a checkpoint folder to go on from.
+        augment: What changes training crops further: transforms of torchvision.
         init_from: A tokenizer whose weights it starts from, or those of some parts.
         measures: What evaluations along the way measure, under the protocol ``offline``: a section with ``_target_``
             for each name.
@@ -81,6 +83,7 @@ class Run:
     config: dict[str, Any]
     config_yaml: str
     ckpt: str | None = None
+    augment: tuple[Transform, ...] = ()
     init_from: InitFrom | None = None
     measures: dict[str, Any] = field(default_factory=lambda: sections(DEFAULT))
     loggers: dict[str, Any] = field(default_factory=dict)

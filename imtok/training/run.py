@@ -14,6 +14,7 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.fabric.utilities.warnings import PossibleUserWarning
 from lightning.pytorch.loggers.logger import DummyLogger
 
+from imtok.data.augment import augmented
 from imtok.data.base import Images
 from imtok.data.loader import evaluation_loader, train_loader, train_stream_loader
 from imtok.data.order import TrainBatches
@@ -102,7 +103,7 @@ def _train(run: Run, lock: Lock) -> Outcome:
     if run.trainer.threads:
         torch.set_num_threads(run.trainer.threads)
     # Where it begins: with its images, at its first step or at a checkpoint.
-    images = told(run.data.train(run.image_size, run.seed), run.tokenizer.condition)
+    images = told(augmented(run.data.train(run.image_size, run.seed), run.augment), run.tokenizer.condition)
     say_remarks(images.remarks)
     about = {"config": run.config, "data": images.about, **({"left_out": run.left_out} if run.left_out else {})}
     resume = run_folder.find_checkpoint(run.folder, run.ckpt)

@@ -3,10 +3,12 @@
 import collections
 
 import pytest
+from omegaconf import OmegaConf
 from training.faults import TokenizerTask
-from training.runs import run_tiny, same_but_for_losses, tiny_run, write_images, write_shards
+from training.runs import run_tiny, same_but_for_losses, tiny_run, weights_of, write_images, write_shards
 
 from imtok.errors import InputError
+from imtok.run_data import take_data
 from imtok.training.run import train
 
 
@@ -103,3 +105,19 @@ def test_going_back_leaves_the_abandoned_course(tmp_path):
     run_tiny(tmp_path / "run", f"ckpt={back}", *changed, "trainer.stop_at=8", "trainer.keep=9")
     assert sorted(path.name for path in (tmp_path / "run/checkpoints").iterdir()) == ["step_3", "step_6", "step_8"]
     assert run_tiny(tmp_path / "run", "ckpt=last", "optimizer.lr=0.02").step == 14
+
+
+def test_transforms_of_torchvision_draw_the_same_for_any_workers_after_any_stop(tmp_path):
+    augment = "data.augment=[{_target_: torchvision.transforms.v2.ColorJitter, brightness: 0.5, hue: 0.2}]"
+    plain = ("trainer.max_steps=6", "trainer.save_every=3", "trainer.keep=9")
+    run_tiny(tmp_path / "straight", augment, *plain)
+    run_tiny(tmp_path / "stopped", augment, *plain, "trainer.stop_at=3", "trainer.workers=2")
+    run_tiny(tmp_path / "stopped", augment, *plain, "ckpt=last", "trainer.workers=2")
+    assert weights_of(tmp_path / "stopped") == weights_of(tmp_path / "straight")
+    with pytest.raises(InputError, match=r"data\.augment"):
+        run_tiny(tmp_path / "stopped", *plain, "ckpt=last", "trainer.max_steps=7")
+    run_tiny(tmp_path / "none", *plain)
+    assert weights_of(tmp_path / "none") != weights_of(tmp_path / "straight")
+    config = OmegaConf.create({"data": None, "split": None})
+    assert take_data(config, [str(tmp_path / "straight")]).startswith("data of the run: data=photos")
+    assert "augment" not in config.data
