@@ -1,34 +1,31 @@
 """LPIPS, the distance of two images in the features of a classifier (Zhang et al., arXiv 1801.03924), version 0.1."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from einops import einsum, reduce
 from jaxtyping import Float
 from torch import Tensor, nn
+from torchvision.models import alexnet, vgg16
 from typing_extensions import override
 
 from imtok.errors import InputError, MissingWeightsError
 from imtok.losses.base import ImageLoss
-from imtok.nn.frozen import warn_random
+from imtok.nn.frozen import Frozen, warn_random
 from imtok.pretrained import RANDOM
-from imtok.weights import WeightFile, Weights, identity, read_weights
+from imtok.weights import WeightFile, Weights, fill, identity, read_weights
 
 _HUB = "https://download.pytorch.org/models/"
 PUBLISHED = {
     "vgg": WeightFile(("vgg16-397923af.pth",), "397923af", f"{_HUB}vgg16-397923af.pth"),
     "alex": WeightFile(("alexnet-owt-7be5be79.pth",), "7be5be79", f"{_HUB}alexnet-owt-7be5be79.pth"),
 }
-# What follows each other in torchvision's `features`: a convolution (channels, kernel, stride, padding) with its
-# ReLU, or a pooling (kernel, stride). A dot marks the features that are compared.
-_VGG = "64 3 1 1, 64 3 1 1 ., 2 2, 128 3 1 1, 128 3 1 1 ., 2 2, 256 3 1 1, 256 3 1 1, 256 3 1 1 ., 2 2, " + (
-    "512 3 1 1, 512 3 1 1, 512 3 1 1 ., 2 2, 512 3 1 1, 512 3 1 1, 512 3 1 1 ."
-)
-_ALEX = "64 11 4 2 ., 3 2, 192 5 1 2 ., 3 2, 384 3 1 1 ., 256 3 1 1 ., 256 3 1 1 ."
-_LAYERS = {"vgg": _VGG, "alex": _ALEX}
+_NETS: dict[str, Callable[[], Any]] = {"vgg": vgg16, "alex": alexnet}
+_COMPARED = {"vgg": (3, 8, 15, 22, 29), "alex": (1, 4, 7, 9, 11)}  # places in torchvision's `features`, all ReLUs
 _SMALLEST = {"vgg": 16, "alex": 31}
 _EPSILON = 1e-10
 
@@ -36,10 +33,9 @@ _EPSILON = 1e-10
 class LPIPSLoss(ImageLoss):
     """Weighted squared difference of unit-length features of two images, summed over five depths of a classifier.
 
-    The net is frozen and has no dropout or batch norm, so there is nothing to switch between training and evaluation.
-    Its weights are buffers that are not saved, so no checkpoint holds them and no optimiser sees them. Features
-    become unit vectors by ``x / sqrt(|x|^2 + 1e-10)``: added to the root instead, as elsewhere, the gradient of an
-    all-zero feature is NaN.
+    The net is torchvision's and frozen, so no checkpoint holds its weights and no optimiser sees them. Features become
+    unit vectors by ``x / sqrt(|x|^2 + 1e-10)``: added to the root instead, as elsewhere, the gradient of an all-zero
+    feature is NaN.
 
     Args:
         net: "vgg" (VGG16, the usual choice for training) or "alex" (AlexNet, the usual choice for measuring).
@@ -74,11 +70,12 @@ class LPIPSLoss(ImageLoss):
         sha256: str | None = "published",
     ) -> None:
         super().__init__(weight)
-        if net not in _LAYERS:
-            raise ValueError(f"net must be one of {', '.join(_LAYERS)}, got {net!r}")
+        if net not in _NETS:
+            raise ValueError(f"net must be one of {', '.join(_NETS)}, got {net!r}")
         self.net = net
-        self.layers = [layer.split() for layer in _LAYERS[net].split(",")]
-        self.convolutions = [position for position, layer in _positions(self.layers) if len(layer) > 2]
+        with torch.device("meta"):  # the whole net has a hundred million weights that are not needed
+            made = _NETS[net]().features[: _COMPARED[net][-1] + 1]
+        self.features = Frozen(made.to_empty(device="cpu"))
         if weights == RANDOM:
             genuine, digests = False, (RANDOM, RANDOM)
             warn_random("LPIPS")
@@ -89,7 +86,8 @@ class LPIPSLoss(ImageLoss):
             stored = read_weights(published.find(weights), expected)
             table = read_weights(_find_heads(net, heads), None)
             genuine, digests = stored.sha256.startswith(published.sha256), (stored.sha256, table.sha256)
-            self._read(stored, table)
+            fill(made, stored, "features.")
+            self._keep_heads(table)
         self.name = f"lpips_{net}" + ("" if genuine else f"_{RANDOM if weights == RANDOM else 'unverified'}")
         self.hash = identity(net=self.name, backbone=digests[0], heads=digests[1])
         for name, values in (("shift", (-0.030, -0.088, -0.188)), ("scale", (0.458, 0.448, 0.450))):
@@ -119,59 +117,37 @@ class LPIPSLoss(ImageLoss):
 
     def _features(self, image: Tensor) -> Iterator[Tensor]:
         image = (image - self.shift) / self.scale
-        for position, layer in _positions(self.layers):
-            if len(layer) == 2:
-                image = F.max_pool2d(image, int(layer[0]), int(layer[1]))
-                continue
-            kernel, bias = getattr(self, f"kernel_{position}"), getattr(self, f"bias_{position}")
-            image = F.relu(F.conv2d(image, kernel.to(image), bias.to(image), int(layer[2]), int(layer[3])))
-            if layer[-1] == ".":
+        for place, layer in enumerate(self.features.net):
+            if isinstance(layer, nn.Conv2d):  # in the precision of the image, whatever that of the weights
+                weight, bias = layer.weight.to(image), layer.bias.to(image)  # pyright: ignore[reportOptionalMemberAccess]
+                image = F.conv2d(image, weight, bias, layer.stride, layer.padding)  # pyright: ignore[reportArgumentType]
+            else:
+                image = layer(image)
+            if place in _COMPARED[self.net]:
                 yield image
 
-    def _read(self, stored: Weights, table: Weights) -> None:
-        channels, depth = 3, 0
-        for position, layer in _positions(self.layers):
-            if len(layer) == 2:
-                continue
-            width, side = int(layer[0]), int(layer[1])
-            self._keep(f"kernel_{position}", stored, f"features.{position}.weight", (width, channels, side, side))
-            self._keep(f"bias_{position}", stored, f"features.{position}.bias", (width,))
-            if layer[-1] == ".":
-                self._keep(f"head_{depth}", table, f"lin{depth}.model.1.weight", (1, width, 1, 1))
-                depth += 1
-            channels = width
+    def _widths(self) -> list[int]:
+        """Channels of the features that are compared: those of the convolution before each ReLU."""
+        return [self.features.net[place - 1].out_channels for place in _COMPARED[self.net]]
 
-    def _keep(self, name: str, weights: Weights, stored: str, shape: tuple[int, ...]) -> None:
-        tensor = weights.tensors.get(stored)
-        if tensor is None or tensor.shape != shape:
-            found = "none" if tensor is None else str(list(tensor.shape))
-            raise InputError(f"{weights.path} is of another net: {stored} must have shape {list(shape)}, got {found}")
-        flat = tensor.flatten() if name.startswith("head") else tensor
-        self.register_buffer(name, flat.detach().float().clone(), persistent=False)
+    def _keep_heads(self, table: Weights) -> None:
+        for depth, width in enumerate(self._widths()):
+            name, shape = f"lin{depth}.model.1.weight", (1, width, 1, 1)
+            head = table.tensors.get(name)
+            if head is None or head.shape != shape:
+                found = "none" if head is None else str(list(head.shape))
+                raise InputError(f"{table.path} is of another net: {name} must have shape {list(shape)}, got {found}")
+            self.register_buffer(f"head_{depth}", head.flatten().detach().float().clone(), persistent=False)
 
     def _draw(self) -> None:
         """The same weights in every process and run, so that ranks and resumed runs agree."""
-        generator, channels, depth = torch.Generator().manual_seed(0), 3, 0
-        for position, layer in _positions(self.layers):
-            if len(layer) == 2:
-                continue
-            width, side = int(layer[0]), int(layer[1])
-            kernel = torch.empty(width, channels, side, side)
-            nn.init.kaiming_normal_(kernel, nonlinearity="relu", generator=generator)
-            self.register_buffer(f"kernel_{position}", kernel, persistent=False)
-            self.register_buffer(f"bias_{position}", torch.zeros(width), persistent=False)
-            if layer[-1] == ".":
-                self.register_buffer(f"head_{depth}", torch.ones(width), persistent=False)
-                depth += 1
-            channels = width
-
-
-def _positions(layers: list[list[str]]) -> Iterator[tuple[int, list[str]]]:
-    """Layers with their place in torchvision's ``features``, where a ReLU takes a place of its own."""
-    position = 0
-    for layer in layers:
-        yield position, layer
-        position += 1 if len(layer) == 2 else 2
+        generator = torch.Generator().manual_seed(0)
+        for layer in self.features.net:
+            if isinstance(layer, nn.Conv2d):
+                nn.init.kaiming_normal_(layer.weight, nonlinearity="relu", generator=generator)
+                nn.init.zeros_(layer.bias)  # pyright: ignore[reportArgumentType], these have one
+        for depth, width in enumerate(self._widths()):
+            self.register_buffer(f"head_{depth}", torch.ones(width), persistent=False)
 
 
 def _unit(features: Tensor) -> Tensor:

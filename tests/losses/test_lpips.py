@@ -121,3 +121,22 @@ def test_images_that_do_not_fit_are_refused():
         loss(torch.zeros(1, 3, 30, 64), torch.zeros(1, 3, 30, 64))
     with pytest.raises(ValueError, match="net must be one of vgg, alex, got 'squeeze'"):
         LPIPSLoss("squeeze")
+
+
+@pytest.mark.parametrize(
+    ("net", "values"),
+    [("vgg", [1.7746585493466072, 1.7602502610714985]), ("alex", [1.9227356866767171, 1.9543130409176166])],
+)
+def test_random_weights_are_those_of_every_version(net, values):
+    image, target = torch.rand(2, 2, 3, 64, 64, generator=torch.Generator().manual_seed(3)).mul(2).sub(1).double()
+    found = LPIPSLoss(net, weights="random").double().per_image(image, target)
+    assert found.tolist() == pytest.approx(values, rel=1e-9)
+
+
+def test_making_one_draws_nothing_and_its_net_is_no_sub_module():
+    before = torch.get_rng_state()
+    loss = LPIPSLoss("vgg", weights="random")
+    assert torch.equal(torch.get_rng_state(), before)
+    assert [type(layer).__name__ for layer in loss.features.net[:3]] == ["Conv2d", "ReLU", "Conv2d"]
+    assert sum(weight.numel() for weight in loss.features.net.parameters()) == 14_714_688
+    assert not list(loss.features.children())
