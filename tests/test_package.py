@@ -1,8 +1,10 @@
 """What ``import imtok`` gives, and what it costs."""
 
 import ast
+import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -44,3 +46,48 @@ def test_the_names_for_type_checkers_are_those_of_run_time():
     }
     assert told == imtok._MODULES
     assert (ROOT / "imtok/py.typed").is_file()
+
+
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+DISTRIBUTIONS = {"PIL": "pillow", "hydra": "hydra-core"}
+BROUGHT = {"omegaconf": "hydra-core", "yaml": "hydra-core", "markupsafe": "jinja2", "aiohttp": "fsspec"}
+PHOTOGRAPHS = {"scikit-image", "scikit-learn"}  # of which only files are read
+
+
+def name_of(requirement):
+    return re.match(r"[\w-]+", requirement)[0]
+
+
+def test_every_hard_dependency_has_its_reason_beside_it():
+    text = (ROOT / "pyproject.toml").read_text()
+    section = text[text.index("\ndependencies = [") : text.index("[project.optional-dependencies]")]
+    lines = [line.strip() for line in section.splitlines() if line.strip().startswith('"')]
+    assert len(lines) == len(PROJECT["dependencies"])
+    for line in lines:
+        assert re.search(r"\", +# \w.{5}", line), line
+    assert PROJECT["authors"] == [{"name": "The imtok authors"}]
+
+
+def test_what_imtok_imports_is_declared_and_what_is_declared_is_used():
+    imported = set()
+    for path in (ROOT / "imtok").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            names = [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+            names += [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            imported |= {name.partition(".")[0] for name in names} - {*sys.stdlib_module_names, "imtok", ""}
+    declared = {name_of(one) for one in PROJECT["dependencies"]}
+    used = {BROUGHT.get(name, DISTRIBUTIONS.get(name, name)) for name in imported}
+    assert used <= declared
+    assert declared - used <= PHOTOGRAPHS | {"webdataset"}
+
+
+def test_the_page_of_libraries_names_every_dependency_and_every_extra():
+    page = (ROOT / "docs/libraries.md").read_text()
+    named = set(
+        re.findall(r"[\w-]+", " ".join(line.split("|")[1] for line in page.splitlines() if line.startswith("|")))
+    )
+    assert {name_of(one) for one in PROJECT["dependencies"]} <= named
+    for extra, requirements in PROJECT["optional-dependencies"].items():
+        if extra not in ("test", "bench"):
+            assert f"imtok[{extra}]" in page
+            assert all(name_of(one) in page for one in requirements)

@@ -163,6 +163,7 @@ def _find_heads(net: str, heads: str | Path | None) -> Path:
     package = find_spec("lpips")
     if package is None or package.origin is None:
         raise MissingWeightsError(
-            "the heads of LPIPS are missing; pip install lpips, or give the path of its file as heads=PATH"
+            "the heads of LPIPS are missing; pip install lpips (imtok's extra `lpips`), or give the path of its file "
+            "as heads=PATH"
         )
     return Path(package.origin).parent / "weights" / "v0.1" / f"{net}.pth"

@@ -151,7 +151,7 @@ class Loggers:
                 given.setdefault("purge_step", self.resumed + 1)
         if issubclass(found, MLFlowLogger):
             if importlib.util.find_spec("mlflow") is None:
-                raise InputError(f"{key} needs mlflow: pip install mlflow")
+                raise InputError(f"{key} needs mlflow: pip install mlflow (imtok's extra `mlflow`)")
             return partial(self._mlflow, name, given)  # its client opens its database at once
         if found is WandbLogger:
             try:
