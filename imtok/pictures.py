@@ -146,23 +146,23 @@ def _levels(image: Any, value_range: Range | None) -> list[UInt8[Tensor, "3 h w"
         raise InputError(f"an image must be a PIL image, a numpy array or a tensor, got {type(image).__name__}")
     if last.ndim not in (3, 4) or last.shape[-1] not in (1, 3, 4) or 0 in last.shape:
         raise InputError(f"an image that is a {axes} with 1, 3 or 4 channels, got shape {list(shape)}")
-    pixels = _as_uint8(last, value_range)
+    pixels = _as_uint8(last, value_range, str(image.dtype).removeprefix("torch."))
     singles = pixels.reshape(-1, *last.shape[-3:])
     return [picture_pixels(Image.fromarray(one[..., 0] if one.shape[-1] == 1 else one)) for one in singles]
 
 
-def _as_uint8(values: np.ndarray, value_range: Range | None) -> np.ndarray:
+def _as_uint8(values: np.ndarray, value_range: Range | None, kind: str) -> np.ndarray:
     """Numbers as the nearest of 256 levels."""
     if values.dtype == np.uint8 and value_range in (None, (0, 255)):
         return np.ascontiguousarray(values)
     if values.dtype.kind not in "fiu":
-        raise InputError(f"an image must hold real numbers, got {values.dtype}")
+        raise InputError(f"an image must hold real numbers, got {kind}")
     low, high = float(values.min()), float(values.max())
     if not isfinite(low + high):
         raise InputError("an image must hold numbers, got NaN or infinity")
     if value_range is None:
         raise InputError(
-            f"value_range must be given for an image of {values.dtype}: its values (from {low:.4g} to {high:.4g}) "
+            f"value_range must be given for an image of {kind}: its values (from {low:.4g} to {high:.4g}) "
             "do not tell what black and white are; give value_range=(0, 1), (0, 255) or (-1, 1)"
         )
     room = OVERSHOOT * (value_range[1] - value_range[0])

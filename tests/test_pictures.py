@@ -150,7 +150,7 @@ def test_alpha_shows_white_and_exif_says_which_side_is_up(photographs):
 @pytest.mark.parametrize(
     ("image", "value_range", "said"),
     [
-        (LEVELS / 255, None, r"value_range must be given for an image of float64: .*\(from 0 to 1\).*give value_ra"),
+        (LEVELS / 255, None, r"value_range must be given for an image of float32: .*\(from 0 to 1\).*give value_ra"),
         (np.zeros((8, 8)), None, "value_range must be given for an image of float64"),
         (LEVELS.int(), None, "value_range must be given for an image of int32"),
         (Image.new("F", (8, 8)), None, "value_range must be given for an image of float32"),
