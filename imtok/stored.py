@@ -18,7 +18,6 @@ from typing_extensions import override
 from imtok.card import PICTURE, REPORT, TASK, card, mismatch, read_report
 from imtok.conditions.base import Conditioner
 from imtok.construct import Config
-from imtok.data.photos import photograph
 from imtok.data.transforms import CentreCrop
 from imtok.decoders.base import Decoder
 from imtok.encoders.base import Encoder
@@ -292,6 +291,8 @@ class Stored(
 
     def _draw(self, path: Path) -> None:
         """Photographs over their reconstructions; no picture if there are no photographs, or more must be told."""
+        from imtok.data.photos import photograph  # here, since it imports torchvision, which takes as long as torch
+
         path.unlink(missing_ok=True)
         if self.image_size is None:
             return

@@ -91,3 +91,35 @@ def test_the_page_of_libraries_names_every_dependency_and_every_extra():
         if extra not in ("test", "bench"):
             assert f"imtok[{extra}]" in page
             assert all(name_of(one) in page for one in requirements)
+
+
+def imported_at_start(module, seen):
+    """Packages of others that a module of imtok imports at its top, by itself or by other modules of imtok."""
+    path = ROOT / f"{module.replace('.', '/')}.py"
+    path = path if path.is_file() else ROOT / module.replace(".", "/") / "__init__.py"
+    if module in seen or not path.is_file():
+        return set()
+    seen.add(module)
+    found = set()
+    for node in ast.parse(path.read_text()).body:
+        names = [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+        names += [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+        for name in names:
+            own = name.startswith("imtok.")
+            found |= imported_at_start(name, seen) if own else {name.partition(".")[0]}
+    return found
+
+
+def test_to_load_a_tokenizer_takes_none_of_the_large_packages_but_torch():
+    found = imported_at_start("imtok.tokenizer", set())
+    assert {"torch", "numpy", "PIL", "huggingface_hub"} <= found
+    assert not found & {
+        "torchvision",
+        "torchmetrics",
+        "lightning",
+        "hydra",
+        "omegaconf",
+        "wandb",
+        "webdataset",
+        "matplotlib",
+    }
