@@ -156,7 +156,7 @@ class Tokenizer(Stored):
     def decode(
         self,
         tokens: Tokens | Shaped[Tensor, "..."] | np.ndarray,
-        size: tuple[int, int] | None = None,
+        size: tuple[int, int] | int | None = None,
         condition: Condition | None = None,
     ) -> Float[Tensor, "b 3 h w"]:
         """Tokens to images of height and width ``size``, clamped to ``[-1, 1]``.
@@ -166,7 +166,7 @@ class Tokenizer(Stored):
         Args:
             tokens: What :meth:`encode` gives, or ids alone: ``b t g``, or ``b t`` of a tokenizer with one slot, in any
                 type of whole numbers.
-            size: In pixels; None = that of the images that the tokenizer was trained on.
+            size: Height and width in pixels, or one number for both; None = what the tokenizer was trained on.
             condition: What is known of the images besides, by :meth:`condition_for`, for a tokenizer that is told it.
 
         Raises:
@@ -175,8 +175,8 @@ class Tokenizer(Stored):
                 or no size is known.
         """
         tokens = tokens if isinstance(tokens, Tokens) else self._tokens(tokens)
-        if size is None:
-            size = (self._side(None), self._side(None))
+        if size is None or isinstance(size, int):
+            size = (self._side(size), self._side(size))
         condition = self.told(condition, tokens.ids.shape[0])
         latents = self.quantizer.decode(tokens.ids).to(self.decoder.last_layer.dtype)
         if tokens.keep is not None:

@@ -24,7 +24,7 @@ quantizers: binary binary_entropy bsq ema_vq estimators fsq gq ibq kmeans lfq mu
     residual restart search segments shared_vq signs simvq sphere tokenbridge vq
 regularizers: perturbation prefix prefix_dropout
 spaces: *
-.: architecture files overrides paste plain tokenizer
+.: architecture files metadata overrides package paste pictures plain plain_ids tokenizer
 training: launching meters stored_config
 zoo: files import_command
 """

@@ -26,6 +26,7 @@ def test_ids_of_any_type_of_whole_numbers_are_decoded(tokenizer, tokens, dtype):
     ids.flags.writeable = False  # as of a file that is mapped
     for given in (ids, ids[..., 0], torch.tensor(tokens.ids.tolist(), dtype=getattr(torch, dtype))):
         assert torch.equal(tokenizer.decode(given, (16, 16)), wanted)
+    assert torch.equal(tokenizer.decode(ids, 16), wanted)
     assert torch.equal(tokenizer.decode(ids), wanted)  # at the size that it was trained on
 
 

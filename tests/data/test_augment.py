@@ -1,20 +1,23 @@
 """Training crops take any of torchvision's transforms, each drawn from seed, epoch and index alone."""
 
+import fsspec
 import numpy as np
 import pytest
 import torch
 from torch import nn
 from torchvision.transforms import v2
+from training.runs import write_images, write_shards
 
 from imtok.build import build_data
 from imtok.config import check_command
 from imtok.data.augment import augmented, build_augment
-from imtok.data.loader import train_loader
+from imtok.data.loader import train_loader, train_stream_loader
 from imtok.data.mixture import Mixture
 from imtok.data.order import TrainBatches
 from imtok.data.pairs import PairSet
 from imtok.data.photos import Photos
 from imtok.data.transforms import CentreCrop
+from imtok.data.webdataset import WebDataset
 from imtok.errors import InputError
 from imtok.overrides import as_typed, in_full
 
@@ -81,6 +84,26 @@ def test_every_part_of_a_mixture_is_changed():
     plain, turned = mixture.train(16, 0), train_set(invert, data=Mixture(parts, {"a": 1.0, "b": 1.0}))
     for index in range(0, len(plain), 5):
         assert torch.equal(255 - plain[0, index].image, turned[0, index].image)
+
+
+def test_images_of_a_stream_are_changed(tmp_path):
+    files, invert = fsspec.filesystem("memory"), [{"_target_": f"{V2}.RandomInvert", "p": 1.0}]
+    folder = write_shards(tmp_path / "shards", write_images(tmp_path / "images", 12), shards=3)
+    for path in folder.iterdir():
+        files.pipe(f"/augment/{path.name}", path.read_bytes())
+    data = WebDataset("memory://augment/{000..002}.tar", val_path=str(folder / "000.tar"))
+    plain, turned = (
+        {
+            key: image
+            for batch in train_stream_loader(images, 4, 3)
+            for key, image in zip(batch.key, batch.image, strict=True)
+        }
+        for images in (data.train(16, 0), train_set(invert, data=data))
+    )
+    files.rm("/augment", recursive=True)
+    assert len(plain) == 12
+    for key, image in plain.items():
+        assert torch.equal(255 - image, turned[key])
 
 
 class Larger(v2.Transform):
