@@ -51,7 +51,8 @@ def take_weights(tokenizer: Tokenizer, source: str, parts: Sequence[str] = ()) -
     taken = {name: value for name, value in fitted.items() if name in own and own[name].shape == value.shape}
     unfit = [part for part in parts or ("",) if _is_unfit(part, own, taken, bool(parts))] if wrong else []
     if unfit:
-        _refuse(source, {part: why for part, why in wrong.items() if not parts or part in _first(unfit)}, differences)
+        first = {name.split(".")[0]: why for name, why in reversed(wrong.items())}  # of each part
+        _refuse(source, {part: why for part, why in first.items() if not parts or part in _first(unfit)}, differences)
     _say(source, parts, len(taken), len(own), sorted(changed), wrong, differences)
     tokenizer.load_state_dict(tokenizer.state_dict() | taken)
 
@@ -108,12 +109,12 @@ def _first(names: Iterable[str]) -> set[str]:
 
 
 def _wrong(theirs: dict[str, Tensor], own: dict[str, Tensor]) -> dict[str, str]:
-    """The first weight of each part that does not fit, and why."""
+    """The weights that do not fit, and why."""
     found = dict[str, str]()
     for name in [*own, *(name for name in theirs if name not in own)]:
         there, here = (_shape(weights.get(name)) for weights in (theirs, own))
         if there != here:
-            found.setdefault(name.split(".")[0], f"{name} is {there} there and {here} here")
+            found[name] = f"{name} is {there} there and {here} here"
     return found
 
 

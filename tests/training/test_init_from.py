@@ -151,7 +151,8 @@ def test_what_does_not_fit_of_a_part_is_said_and_stays_as_it_was_drawn(tmp_path,
         assert torch.equal(value, (wanted if same else before)[name]), name
     (said,) = caplog.messages
     assert "weights of encoder, decoder; did not fit: encoder." in said
-    assert " is absent there and [" in said
+    assert said.count(" is absent there and [") == 6
+    assert " here and " in said  # more
     assert "differs in encoder.depth (1 there, 2 here)" in said
 
 
