@@ -14,13 +14,14 @@ from imtok.conditions.base import NO_LABEL, Conditioner, pinned
 from imtok.construct import Config, check_stored, construct
 from imtok.decoders.base import Decoder
 from imtok.encoders.base import Encoder, encoded
+from imtok.hub import OnHub
 from imtok.nn.taps import tapped
 from imtok.pictures import Picture, Range, postprocess, preprocess
 from imtok.pixels import check_image
 from imtok.quantizers.base import Quantizer
 from imtok.regularizers.base import Regularizer
 from imtok.spaces.base import Space
-from imtok.stored import Own, Stored
+from imtok.stored import Own
 from imtok.types import Batch, Condition, Quantized, Reconstruction, Tokens
 
 _NEEDED = ("encoder", "quantizer", "decoder")
@@ -30,7 +31,7 @@ _PARTS: dict[str, type] = {
 }  # fmt: skip
 
 
-class Tokenizer(Stored):
+class Tokenizer(OnHub):
     """Turns images into discrete tokens and tokens into images. Plain torch: no losses, optimisers or Lightning.
 
     Args:
