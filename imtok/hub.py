@@ -87,7 +87,8 @@ class OnHub(
         """Push what :meth:`save_pretrained` writes to the Hugging Face Hub, in one commit.
 
         Args:
-            repo_id: ``org/name``, with or without ``hf:`` before it. It is made if it is not there.
+            repo_id: ``org/name`` or, for one of your own, ``name``, with or without ``hf:`` before it. It is made if it
+                is not there.
             model_card_kwargs: See :meth:`generate_model_card`.
             **settings: ``private``, ``token``, ``branch``, ``commit_message``, ``create_pr`` and others; see
                 :meth:`huggingface_hub.ModelHubMixin.push_to_hub`.
@@ -99,12 +100,12 @@ class OnHub(
             InputError: If the hub does not take it.
             ValueError: As from :meth:`save`.
         """
-        repo_id, revision = hub_name(repo_id)
+        own = repo_id if "/" in repo_id else f"me/{repo_id.removeprefix('hf:')}"  # the hub knows whose it is
+        model, revision = hub_name(own)
         if revision is not None:
-            raise InputError(
-                f"{repo_id}@{revision} names a revision, which a push makes; for a branch give branch=NAME"
-            )
-        given = {"name": repo_id, **(model_card_kwargs or {})}
+            raise InputError(f"{repo_id} names a revision, which a push makes; for a branch give branch=NAME")
+        repo_id = repo_id.removeprefix("hf:")
+        given = {"name": model if "/" in repo_id else None, **(model_card_kwargs or {})}
         self._checked()  # before there is anything on the hub
         self.generate_model_card(**given)
         try:

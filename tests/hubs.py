@@ -20,7 +20,7 @@ class FolderHub:
 
         def create_repo(_, repo_id, **settings):
             self.asked.append(settings)
-            return type("Repository", (), {"repo_id": repo_id})()
+            return type("Repository", (), {"repo_id": repo_id if "/" in repo_id else f"me/{repo_id}"})()
 
         monkeypatch.setattr(HfApi, "create_repo", create_repo)
         monkeypatch.setattr(HfApi, "upload_folder", lambda _, **settings: self.upload(**settings))

@@ -111,7 +111,11 @@ def test_what_cannot_be_had_is_one_line_that_says_why(hub, tokenizer, tmp_path):
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # the mixin leaves its folder to Python
 def test_a_push_that_fails_is_one_line_that_says_why(hub, tokenizer, monkeypatch):
-    for name, said in (("name", "is not a name on the hub"), ("org/name@v1", "for a branch give branch=NAME")):
+    for name, said in (
+        ("a/b/c", "is not a name on the hub"),
+        ("my name", "is not a name"),
+        ("org/name@v1", "for a branch give branch=NAME"),
+    ):
         with pytest.raises(InputError, match=said):
             tokenizer.push_to_hub(name)
 
@@ -180,6 +184,8 @@ def test_a_folder_that_is_saved_to_keeps_what_else_is_in_it(hub, tokenizer, tmp_
     assert (tmp_path / "model/README.md").read_text() == "my own card"
     assert Tokenizer.from_pretrained("./model").fingerprint() == tokenizer.fingerprint()
     assert not [path for path in (tmp_path / "model").iterdir() if path.name.startswith(".")]
+    tokenizer.save_pretrained("model", push_to_hub=True)  # by the folder's name, to one's own
+    assert Tokenizer.from_pretrained("me/model").fingerprint() == tokenizer.fingerprint()
     tokenizer.save_pretrained("model", push_to_hub=True, repo_id="org/name")
     assert Tokenizer.from_pretrained("org/name").fingerprint() == tokenizer.fingerprint()
 
