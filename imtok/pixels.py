@@ -51,7 +51,7 @@ def check_image(image: Tensor) -> None:
     Raises:
         ValueError: For whole numbers, and for values beyond 2.
     """
-    cure = "give image / 127.5 - 1 (imtok.pixels.to_float) for levels from 0 to 255"
+    cure = "give tokenizer.preprocess(image), or image / 127.5 - 1 (imtok.pixels.to_float) for levels from 0 to 255"
     if not image.is_floating_point():
         raise ValueError(f"images must be floats in [-1, 1], got {image.dtype}; {cure}")
     if not image.numel():

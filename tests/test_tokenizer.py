@@ -382,10 +382,10 @@ def test_a_part_that_does_not_exist_cannot_be_frozen(tokenizer):
     [
         (
             torch.full((1, 3, 32, 32), 128, dtype=torch.uint8),
-            r"must be floats in \[-1, 1\], got torch.uint8; give image / 127.5",
+            r"must be floats in \[-1, 1\], got torch.uint8; give tokenizer.preprocess",
         ),
         (torch.zeros(1, 3, 32, 32, dtype=torch.int64), r"must be floats in \[-1, 1\], got torch.int64"),
-        (torch.rand(1, 3, 32, 32) * 255, r"got values from [\d.e-]+ to 25[45][\d.]*; give image / 127.5 - 1 \(imtok"),
+        (torch.rand(1, 3, 32, 32) * 255, r"got values from [\d.e-]+ to 25[45][\d.]*; give tokenizer.preprocess\(image"),
         (torch.full((1, 3, 32, 32), -2.1), r"got values from -2.1 to -2.1; .* undo another normalisation"),
         (torch.full((1, 3, 32, 32), float("inf")), "got values from inf to inf"),
     ],

@@ -102,7 +102,7 @@ def test_images_of_another_range_and_tokens_of_another_number_are_refused(tokeni
     [
         (
             torch.full((1, 3, 16, 16), 255.0),
-            r"images must lie in \[-1, 1\], got values from 255 to 255; give image / 127.5",
+            r"images must lie in \[-1, 1\], got values from 255 to 255; give tokenizer.preprocess",
         ),
         (torch.full((1, 3, 16, 16), float("nan")), "latents must be finite"),
     ],
