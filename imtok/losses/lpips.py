@@ -75,6 +75,9 @@ class LPIPSLoss(ImageLoss):
         self.net = net
         with torch.device("meta"):  # the whole net has a hundred million weights that are not needed
             made = _NETS[net]().features[: _COMPARED[net][-1] + 1]
+        for layer in made:
+            if isinstance(layer, nn.ReLU):
+                layer.inplace = False  # in place, gradients of images stored channels last have other last bits
         self.features = Frozen(made.to_empty(device="cpu"))
         if weights == RANDOM:
             genuine, digests = False, (RANDOM, RANDOM)

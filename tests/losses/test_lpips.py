@@ -5,6 +5,8 @@ import warnings
 import lpips
 import pytest
 import torch
+import torch.nn.functional as F
+from torch import nn
 
 from imtok.errors import InputError
 from imtok.losses.lpips import LPIPSLoss
@@ -140,3 +142,27 @@ def test_making_one_draws_nothing_and_its_net_is_no_sub_module():
     assert [type(layer).__name__ for layer in loss.features.net[:3]] == ["Conv2d", "ReLU", "Conv2d"]
     assert sum(weight.numel() for weight in loss.features.net.parameters()) == 14_714_688
     assert not list(loss.features.children())
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_gradients_are_those_of_a_net_written_out_bit_for_bit(layout):
+    """As it was before: a run that goes on must compute what it would have computed, however its images are stored."""
+    loss = LPIPSLoss("alex", weights="random")
+    start, target = (torch.rand(2, 3, 32, 32).mul(2).sub(1).contiguous(memory_format=layout) for _ in range(2))
+
+    def written_out(image):
+        image = (image - loss.shift) / loss.scale
+        for place, layer in enumerate(loss.features.net):
+            if isinstance(layer, nn.Conv2d):
+                image = F.relu(F.conv2d(image, layer.weight, layer.bias, layer.stride, layer.padding))
+                if place + 1 in (1, 4, 7, 9, 11):
+                    yield image
+            elif isinstance(layer, nn.MaxPool2d):
+                image = F.max_pool2d(image, 3, 2)
+
+    gradients = []
+    for features in (loss._features, written_out):
+        image = start.clone(memory_format=layout).requires_grad_()
+        total = sum((one - other).square().mean() for one, other in zip(features(image), features(target), strict=True))
+        gradients.append(torch.autograd.grad(total, image)[0])
+    assert torch.equal(*gradients)
