@@ -23,6 +23,7 @@ LIBRARIES = {
     "lightning.pytorch.loggers.logger.Logger": "lightning.pytorch.loggers",
     "lightning.pytorch.callbacks.callback.Callback": "lightning.pytorch.callbacks",
     "torchmetrics.metric.Metric": "torchmetrics",
+    "torchvision.transforms.v2._transform.Transform": "torchvision.transforms.v2",
 }
 _Bases = tuple[type, ...]
 

@@ -8,6 +8,7 @@ from typing import Any, cast
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+from torchvision.transforms.v2 import Transform
 from yaml import YAMLError
 
 from imtok.config import TrainConfig
@@ -84,6 +85,9 @@ def _trusted(path: Path) -> dict[str, Any]:
 
 def _check(name: str, section: Any) -> None:
     """Refuse classes of a section that do not belong there; ValueError that names the key."""
+    if name == "data" and isinstance(section, dict) and "augment" in section:
+        _check_augment(section["augment"])
+        section = {key: value for key, value in section.items() if key != "augment"}
     if name in EXPECTED and section:
         check_stored(section, base=EXPECTED[name], key=name)
     elif name in SEVERAL and isinstance(section, dict):
@@ -93,6 +97,14 @@ def _check(name: str, section: Any) -> None:
         _check_library(section, BASES[name], name)
     else:
         check_stored(section, key=name)
+
+
+def _check_augment(parts: Any) -> None:
+    """Check transforms of torchvision, which are in no package of imtok."""
+    for index, part in enumerate(parts if isinstance(parts, list) else ()):
+        if not isinstance(part, dict) or "_target_" not in part:
+            raise ValueError(f"data.augment[{index}]: a transform must be given by a _target_, got {part!r:.80}")
+        _check_library(part, (Transform,), f"data.augment[{index}]")
 
 
 def _check_library(part: Any, bases: tuple[type, ...], key: str) -> None:

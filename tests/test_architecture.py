@@ -8,12 +8,13 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "imtok"
 ROWS = [
-    "errors", "system", "text", "types", "pixels", "files", "folders", "locate", "paste", "plain", "schedules",
-    "distributed", "weights", "pretrained", "construct", "nn", "spaces", "conditions", "encoders", "quantizers",
-    "regularizers", "decoders", "critics", "losses", "extractors", "data", "tokenizer", "info", "objectives",
-    "measures", "pictures", "export", "zoo", "training", "overrides", "options", "hints", "explain", "swaps",
-    "signatures", "unread", "optimizer_section", "config", "run_data", "build", "continued", "image_commands",
-    "command_line", "commands", "running", "help", "cli", "__main__",
+    "errors", "system", "text", "types", "pixels", "grid", "files", "folders", "locate", "paste", "plain",
+    "schedules", "distributed", "weights", "pretrained", "construct", "nn", "spaces", "conditions", "encoders",
+    "quantizers", "regularizers", "decoders", "critics", "losses", "extractors", "data", "pictures", "card",
+    "stored", "hub", "tokenizer", "info", "objectives", "measures", "export", "zoo", "training", "overrides",
+    "options", "hints", "explain", "swaps", "signatures", "unread", "optimizer_section", "config", "run_data",
+    "build", "continued", "image_commands", "command_line", "commands", "running", "help", "cli", "__main__",
+    "__init__",
 ]  # fmt: skip
 LEVEL = {name: level for level, name in enumerate(ROWS)}
 SAME_ROW = [{"errors", "types", "pixels"}, {"schedules", "distributed", "files"}]

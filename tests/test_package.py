@@ -78,7 +78,7 @@ def test_what_imtok_imports_is_declared_and_what_is_declared_is_used():
     declared = {name_of(one) for one in PROJECT["dependencies"]}
     used = {BROUGHT.get(name, DISTRIBUTIONS.get(name, name)) for name in imported}
     assert used <= declared
-    assert declared - used <= PHOTOGRAPHS | {"webdataset"}
+    assert declared - used <= PHOTOGRAPHS
 
 
 def test_the_page_of_libraries_names_every_dependency_and_every_extra():
