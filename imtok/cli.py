@@ -1,11 +1,13 @@
 """The ``imtok`` command: finds the command that is meant, and imports nothing that this one does not use."""
 
 import difflib
+import os
 import sys
 from collections.abc import Callable, Sequence
 from importlib import import_module
 
 from imtok import __version__
+from imtok.completion import SCRIPT, complete
 from imtok.errors import InputError
 from imtok.help import help_of
 from imtok.plain import PLAIN
@@ -43,6 +45,7 @@ _USAGE = f"""imtok {__version__}: train, evaluate and export discrete image toke
   imtok info   RUN                                     vocabulary, tokens, bits, parameters
 
   imtok COMMAND --help shows every key of a command.
+  eval "$(imtok --completion)" completes commands, keys and options in bash.
 """
 
 
@@ -51,6 +54,10 @@ def main() -> None:
     command, *arguments = sys.argv[1:] or ["--help"]
     if command in ("-h", "--help", "--version"):
         sys.stdout.write(_USAGE if command != "--version" else f"imtok {__version__}\n")
+        return
+    if command in ("--completion", "--complete"):
+        asked = complete(os.environ.get("COMP_LINE", ""), COMMANDS)
+        sys.stdout.write(SCRIPT if command == "--completion" else "".join(f"{word}\n" for word in asked))
         return
     refuse_windows()
     sys.argv = [f"imtok {command}", *arguments]

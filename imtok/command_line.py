@@ -4,16 +4,16 @@ import logging
 import os
 import sys
 import time
-from argparse import Namespace
-from collections.abc import Sequence
+from argparse import ArgumentParser, Namespace
+from collections.abc import Iterator, Sequence
+from itertools import product
 from pathlib import Path
 from typing import Any, NoReturn, cast
 
 from hydra import compose, initialize_config_dir
-from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
-from hydra._internal.utils import get_args_parser
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
@@ -52,14 +52,24 @@ def check_arguments(command: str) -> None:
         if hidden:
             raise InputError(f"{hidden[0]}: nothing would check it; give the sweep itself, such as -m seed=1,2")
         parsed = parser.parse_overrides(words)
-        jobs = [job for batch in BasicSweeper.split_arguments(parsed, max_batch_size=None) for job in batch]
+        jobs = list(_jobs(parsed))
     for number, overrides in enumerate(jobs):
         check_command(command, overrides, number if arguments.multirun else None)
 
 
 def _flags(command: str) -> Namespace:
     """Hydra's flags, and the overrides among them."""
-    parser = get_args_parser()
+    parser = ArgumentParser(add_help=False)
+    for short, name in {"-h": "help", "-m": "multirun", "-r": "run", "-sc": "shell-completion"}.items():
+        parser.add_argument(short, f"--{name}", action="store_true")
+    for name in ("hydra-help", "version", "resolve"):
+        parser.add_argument(f"--{name}", action="store_true")
+    for short, name in {"-p": "package", "-cp": "config-path", "-cn": "config-name", "-cd": "config-dir"}.items():
+        parser.add_argument(short, f"--{name}")
+    parser.add_argument("-c", "--cfg", choices=["job", "hydra", "all"])
+    parser.add_argument("-i", "--info", const="all", nargs="?")
+    parser.add_argument("--experimental-rerun")
+    parser.add_argument("overrides", nargs="*")
 
     def refuse(message: str) -> NoReturn:
         raise InputError(f"{message}; imtok {command} --help shows every key")
@@ -72,6 +82,20 @@ def _flags(command: str) -> Namespace:
             f"{key}: no such flag{suggestion(command, key.lstrip('-'))}; keys are KEY=VALUE, without dashes"
         )
     return arguments
+
+
+def _jobs(overrides: Sequence[Override]) -> Iterator[list[str]]:
+    """The words of each job of a sweep, in Hydra's order: every combination, the last key changing fastest."""
+    choices = dict[str, list[str]]()
+    for one in overrides:
+        key = one.get_key_element()
+        if not one.is_sweep_override():
+            choices[key] = [f"{key}={one.get_value_element_as_str()}"]
+        elif one.is_discrete_sweep():
+            choices[key] = [f"{key}={value}" for value in one.sweep_string_iterator()]
+        else:
+            raise InputError(f"{key}: a sweep takes a list such as {key}=1,2 or range(1,5), and no interval")
+    return map(list, product(*choices.values()))
 
 
 def settled(config: DictConfig) -> DictConfig:

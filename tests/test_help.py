@@ -41,6 +41,27 @@ def test_the_settings_of_a_trainer_are_in_the_help():
         assert f"\n  {name}: " in printed
 
 
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("imtok ex", ["export "]),
+        ("imtok train enc", ["encoder="]),
+        ("imtok train size=tiny quantizer=vq_t", ["vq_ta_titok", "vq_taming", "vq_titok"]),
+        ("imtok train trainer.max", ["trainer.max_steps="]),
+        ("imtok train optimizer.critic.l", ["optimizer.critic.lr="]),
+        ("imtok eval condition.w", ["condition.weights="]),
+        ("imtok verify tokens tok", ["tokenizer="]),
+        ("imtok train data.path=", []),
+        ("imtok nothing x", []),
+    ],
+)
+def test_a_shell_completes_commands_keys_and_options(line, words, monkeypatch, capsys):
+    monkeypatch.setenv("COMP_LINE", line)
+    monkeypatch.setattr(sys, "argv", ["imtok", "--complete", "imtok", line.split()[-1], ""])
+    main()
+    assert capsys.readouterr().out.splitlines() == words
+
+
 LOADED = """
 import sys
 sys.argv = {argv!r}
@@ -51,10 +72,12 @@ sys.stderr.write("loaded " + " ".join(loaded))
 """
 
 
-@pytest.mark.parametrize("words", [["--version"], ["--help"], ["train", "--help"], ["info", "--help"]])
+@pytest.mark.parametrize(
+    "words", [["--version"], ["--help"], ["--completion"], ["train", "--help"], ["info", "--help"]]
+)
 def test_nothing_is_imported_that_is_not_used(words):
     done = subprocess.run(
         [sys.executable, "-c", LOADED.format(argv=["imtok", *words])], capture_output=True, text=True, check=True
     )
     assert done.stderr == "loaded "
-    assert done.stdout.startswith("imtok ")
+    assert done.stdout.startswith(("imtok ", "complete "))
