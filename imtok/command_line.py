@@ -52,7 +52,8 @@ def check_arguments(command: str) -> None:
         if hidden:
             raise InputError(f"{hidden[0]}: nothing would check it; give the sweep itself, such as -m seed=1,2")
         parsed = parser.parse_overrides(words)
-        jobs = list(_jobs(parsed))
+        other = [word for word in words if word.startswith("hydra/sweeper=") and word != "hydra/sweeper=basic"]
+        jobs = [plain] if other else list(_jobs(parsed))  # what another sweeper chooses is not known yet
     for number, overrides in enumerate(jobs):
         check_command(command, overrides, number if arguments.multirun else None)
 
@@ -131,6 +132,11 @@ def go_on(folder: Path) -> str:
     if int(os.environ.get("WORLD_SIZE", 1)) > 1:
         return f"{shell_line(*searched, *words, 'ckpt=last', last)} and the same launcher"
     return imtok_line("train", *searched, *words, "ckpt=last", last)
+
+
+def job_words() -> list[str]:
+    """The overrides of this job; none outside a command."""
+    return list(HydraConfig.get().overrides.task) if HydraConfig.initialized() else []
 
 
 MOMENT = "%Y-%m-%d_%H-%M-%S"  # the name of a folder that nobody named

@@ -3,10 +3,13 @@
 import logging
 import sys
 from collections.abc import Callable
+from contextlib import nullcontext
 from importlib import import_module
+from typing import Any
 
 import hydra
 from omegaconf import DictConfig
+from rich.console import Console
 
 from imtok.command_line import check_arguments, settled
 from imtok.config import TrainConfig, check_config, register_schemas
@@ -14,6 +17,7 @@ from imtok.continued import stored_config
 from imtok.errors import InputError
 from imtok.folders import config_folder
 from imtok.overrides import as_typed, in_full
+from imtok.sweeps import summed_up
 from imtok.text import log_to_terminal
 
 
@@ -37,11 +41,15 @@ def run(command: str, refusing: Callable[[Callable[[], None]], None]) -> None:
         refusing(lambda: check_arguments(command))
     register_schemas()
 
-    def entry(config: DictConfig) -> None:
+    def entry(config: DictConfig) -> Any:
         found, sys.argv[1:] = stored[0] if stored else config, words
-        refusing(lambda: import_module(f"imtok.commands.{command}").run(settled(found)))
+        results = list[Any]()
+        refusing(lambda: results.append(import_module(f"imtok.commands.{command}").run(settled(found))))
+        return results[0]
 
-    hydra.main(version_base="1.3", config_path=str(config_folder()), config_name=command)(entry)()
+    several = any(word in ("-m", "--multirun") for word in words)
+    with summed_up(Console(highlight=False)) if several else nullcontext():
+        hydra.main(version_base="1.3", config_path=str(config_folder()), config_name=command)(entry)()
 
 
 def _stored(words: list[str]) -> list[DictConfig]:

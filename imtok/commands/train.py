@@ -8,10 +8,11 @@ from rich.console import Console
 from rich.markup import escape
 
 from imtok.build import build_run
-from imtok.command_line import go_on, output_folder
+from imtok.command_line import go_on, job_words, output_folder
 from imtok.distributed import launched_rank
 from imtok.measures.report.writing import BESIDE, PAGE, show
 from imtok.paste import imtok_line
+from imtok.sweeps import chosen, note_job
 from imtok.text import terminal
 from imtok.training.run import train
 
@@ -25,8 +26,13 @@ _RESULTS = {
 }
 
 
-def run(config: DictConfig) -> None:
-    """Train, and say what there is now and what to do with it."""
+def run(config: DictConfig) -> float | None:
+    """Train, and say what there is now and what to do with it.
+
+    Returns:
+        The number of the final report that ``trainer.best`` names, or its PSNR, for Hydra's sweepers; None if the run
+        is not at its end.
+    """
     console = Console(highlight=False)
     folder = output_folder(config, config.name)
     again = imtok_line("eval", tokenizer=folder, split="val")
@@ -35,7 +41,7 @@ def run(config: DictConfig) -> None:
     console.quiet = launched_rank() != 0
     if outcome.finished_before:
         console.print(f"already finished: {shown} is at step {outcome.step}, its last; nothing was changed")
-        return
+        return None
     if outcome.signal:
         console.print(f"stopped by signal {outcome.signal} after step {outcome.step}, all saved")
         console.print(f"go on with: {go_on(folder)}", soft_wrap=True, markup=False)
@@ -44,7 +50,7 @@ def run(config: DictConfig) -> None:
         why = "trainer.lightning" if made.trainer.lightning and made.trainer.stop_at is None else "trainer.stop_at"
         console.print(f"stopped after step {outcome.step} as {why} says")
         console.print(f"go on with: {go_on(folder)}", soft_wrap=True, markup=False)
-        return
+        return None
     measured = "held out of training" if made.data.measures_apart else "of which some were trained on"
     show(outcome.report, console, f", {measured}")
     if made.note:
@@ -62,3 +68,6 @@ def run(config: DictConfig) -> None:
             "quantize", tokenizer=folder, **{"quantizer.dim": quantizer.dim}, out=folder / "quantized"
         )
         console.print(f"give ids: {following}", soft_wrap=True, markup=False)
+    value, numbers = chosen(outcome.report.metrics, made.trainer.best)
+    note_job(job_words(), numbers, folder)
+    return value

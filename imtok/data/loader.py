@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
+from multiprocessing import get_start_method
 from typing import Any
 
 import torch
@@ -33,6 +34,7 @@ class Loader(DataLoader[Any]):
         super().__init__(
             GuardedStream(images) if stream else Guarded(images),
             num_workers=workers,
+            multiprocessing_context=_plain_context() if workers else None,
             prefetch_factor=4 if workers else None,
             worker_init_fn=start_worker,
             collate_fn=collate_fn if stream else partial(collated, collate_fn),
@@ -48,6 +50,12 @@ class Loader(DataLoader[Any]):
                 if isinstance(batch, InputError):
                     raise batch
                 yield batch
+
+
+def _plain_context() -> str | None:
+    """How worker processes start where a library has changed it, as joblib does in the processes of a sweep."""
+    known = get_start_method(allow_none=True)
+    return "fork" if known not in (None, "fork", "spawn", "forkserver") else None
 
 
 def train_loader(images: ImageSet, batches: TrainBatches, workers: int = 0) -> Loader:
