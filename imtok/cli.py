@@ -29,21 +29,22 @@ COMMANDS = (*COMPOSED, *PLAIN)
 
 _USAGE = f"""imtok {__version__}: train, evaluate and export discrete image tokenizers
 
-  imtok train  [KEY=VALUE ...]                         train (the same as python train.py)
-  imtok eval   tokenizer=RUN [data=folder data.path=DIR] [metrics=[psnr,rfid]] [out=DIR]
+  imtok train  [PICTURES] [KEY=VALUE ...]              train (the same as python train.py)
+  imtok eval   RUN [data=folder data.path=DIR] [metrics=[psnr,rfid]] [out=DIR]
   imtok compare A B [out=DIR]                          reports of imtok eval side by side, on one page
-  imtok score  images=DIR_OR_NPZ reference=NPZ         FID, sFID, IS, precision, recall of generated images
-  imtok export tokenizer=RUN [data=folder data.path=DIR] [out=DIR]
-  imtok convert store=EXPORT format=llamagen out=DIR   gigatok, fqgan, rar, nanogpt, parquet, webdataset, huggingface
+  imtok score  SAMPLES reference=NPZ                   FID, sFID, IS, precision, recall of generated images
+  imtok export RUN [data=folder data.path=DIR] [out=DIR]
+  imtok convert EXPORT format=llamagen out=DIR         gigatok, fqgan, rar, nanogpt, parquet, webdataset, huggingface
   imtok verify EXPORT [tokenizer=RUN out=DIR]          every byte against the manifest; a sample as pictures
-  imtok publish tokenizer=RUN out=DIR                  a folder for the hub: weights, card, codebook, programs
-  imtok decode tokenizer=RUN ids=FILE_OR_EXPORT out=DIR
-  imtok quantize tokenizer=RUN [quantizer=tokenbridge_6] [data=folder data.path=DIR] [out=DIR]
+  imtok publish RUN out=DIR                            a folder for the hub: weights, card, codebook, programs
+  imtok decode RUN ids=FILE_OR_EXPORT out=DIR
+  imtok quantize RUN [quantizer=tokenbridge_6] [data=folder data.path=DIR] [out=DIR]
   imtok import source=NAME path=FILE out=DIR           a public checkpoint (docs/zoo.md)
-  imtok pack   data=folder data.path=DIR out=DIR       WebDataset shards of any data set (docs/data.md)
-  imtok check  PATH [--workers N]                      counts, sizes, classes and every fault of a data set
+  imtok pack   PICTURES out=DIR                        WebDataset shards of any data set (docs/data.md)
+  imtok check  PATH [workers=N]                        counts, sizes, classes and every fault of a data set
   imtok info   RUN                                     vocabulary, tokens, bits, parameters
 
+  A path may also be given by its key: imtok eval tokenizer=RUN.
   imtok COMMAND --help shows every key of a command.
   eval "$(imtok --completion)" completes commands, keys and options in bash.
 """

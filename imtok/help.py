@@ -4,6 +4,7 @@ import re
 import textwrap
 
 from imtok.folders import config_folder
+from imtok.plain import PATH_OF
 
 
 def help_of(command: str) -> str:
@@ -17,7 +18,8 @@ def help_of(command: str) -> str:
     groups = "\n".join(_group(line) for line in defaults)
     keys += "".join(_settings(line) for line in defaults)
     return (
-        f"imtok {command} KEY=VALUE ...\n\n{examples}\n\nparts and presets, GROUP=OPTION:\n\n{groups}\n\n"
+        f"imtok {command} [PATH] KEY=VALUE ...\n\n{examples}\n\nA PATH that stands first is {PATH_OF[command]}PATH.\n\n"
+        f"parts and presets, GROUP=OPTION:\n\n{groups}\n\n"
         f"keys, KEY=VALUE; those below another are OUTER.INNER=VALUE; ??? must be given:\n\n{keys}\n\n"
         f"imtok {command} KEY=VALUE ... --cfg job shows the whole config that these words compose\n"
     )

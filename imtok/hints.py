@@ -10,6 +10,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from imtok.overrides import PATHS
+from imtok.plain import PATH_OF
 
 # Other programs' words for keys of ours.
 _ALIASES = {
@@ -23,12 +24,6 @@ _ALIASES = {
     "probe": "linear_probe",
 }  # fmt: skip
 _ACCELERATORS = {"cpu": "cpu", "gpu": "gpu", "cuda": "gpu", "mps": "mps", "tpu": "tpu"}
-# What a word without "=" is for each command.
-_POSITIONAL = {
-    "eval": "tokenizer=", "export": "tokenizer=", "quantize": "tokenizer=", "decode": "tokenizer=", "score": "images=",
-    "publish": "tokenizer=", "convert": "store=", "pack": "data=folder data.path=", "train": "data=folder data.path=",
-}  # fmt: skip
-
 
 # Keys that have other names than in earlier versions.
 _MOVED = {
@@ -119,7 +114,7 @@ class Hints:
         likely = re.search(r"[/\\.~]", word) or Path(word).exists()
         if self._command in ("train", "pack") and not likely:
             return ""
-        meant, _, last = _POSITIONAL[self._command].rpartition(" ")
+        meant, _, last = PATH_OF[self._command].rpartition(" ")
         return f": {meant} {shlex.quote(last + word)}".replace(":  ", ": ")
 
     def _other_options(self, parents: Sequence[str], name: str) -> list[str]:

@@ -7,6 +7,33 @@ from pathlib import Path
 
 from imtok.errors import InputError
 
+# What a path that stands alone is for each command whose config Hydra composes.
+PATH_OF = {
+    "eval": "tokenizer=", "export": "tokenizer=", "quantize": "tokenizer=", "decode": "tokenizer=", "score": "images=",
+    "publish": "tokenizer=", "convert": "store=", "pack": "data=folder data.path=", "train": "data=folder data.path=",
+}  # fmt: skip
+
+
+def with_path(command: str, words: Sequence[str]) -> list[str]:
+    """A command line in which a path that stands first is the value of the key that the command takes it for.
+
+    A word is a path if it is there, names the hub, or has a slash. Others are left to the check of keys.
+
+    Example:
+        >>> with_path("eval", ["runs/mine", "metrics=[psnr]"])
+        ['tokenizer=runs/mine', 'metrics=[psnr]']
+        >>> with_path("train", ["photos/mine", "out=runs/mine"])
+        ['data=folder', 'data.path=photos/mine', 'out=runs/mine']
+    """
+    at = next((index for index, word in enumerate(words) if not word.startswith("-")), None)
+    if at is None or command not in PATH_OF or "=" in words[at] or words[at + 1 : at + 2] == ["="]:
+        return list(words)
+    word = words[at]
+    if not ("/" in word or word.startswith("hf:") or Path(word).exists()) or word.startswith(("+", "~")):
+        return list(words)
+    *before, key = PATH_OF[command].split(" ")
+    return [*words[:at], *before, f"{key}{word}", *words[at + 1 :]]
+
 
 @dataclass(frozen=True)
 class Plain:

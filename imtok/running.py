@@ -17,6 +17,7 @@ from imtok.continued import stored_config
 from imtok.errors import InputError
 from imtok.folders import config_folder
 from imtok.overrides import as_typed, in_full
+from imtok.plain import with_path
 from imtok.sweeps import summed_up
 from imtok.text import log_to_terminal
 
@@ -29,7 +30,8 @@ def run(command: str, refusing: Callable[[Callable[[], None]], None]) -> None:
         refusing: Runs something, and ends the program with one message where that is refused.
     """
     # Hydra's parser takes -m only before or after all overrides; between them it is as clear.
-    ordered = sorted(sys.argv[1:], key=lambda argument: argument not in ("-m", "--multirun"))
+    given = with_path(command, sys.argv[1:])
+    ordered = sorted(given, key=lambda argument: argument not in ("-m", "--multirun"))
     sys.argv[1:] = as_typed(in_full(command, ordered), lists=["tokenizer"] if command == "eval" else [])
     log_to_terminal()
     logging.getLogger("httpx").setLevel(logging.WARNING)

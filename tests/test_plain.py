@@ -7,7 +7,7 @@ import pytest
 
 from imtok.cli import main
 from imtok.errors import InputError
-from imtok.plain import PLAIN, Words, read_words
+from imtok.plain import PLAIN, Words, read_words, with_path
 
 
 @pytest.mark.parametrize(
@@ -66,3 +66,23 @@ def test_help_says_what_a_command_takes(name, monkeypatch, capsys):
     assert printed.startswith(f"imtok {name} takes ")
     assert f"\n  imtok {name} " in printed
     assert all(f"  {key}" in printed for key in PLAIN[name].keys)
+
+
+@pytest.mark.parametrize(
+    ("command", "words", "full"),
+    [
+        ("eval", ["runs/mine"], ["tokenizer=runs/mine"]),
+        ("eval", ["hf:org/name@v1", "n=3"], ["tokenizer=hf:org/name@v1", "n=3"]),
+        ("export", ["-m", "here", "seed=1,2"], ["-m", "tokenizer=here", "seed=1,2"]),
+        ("convert", ["here", "format=rar"], ["store=here", "format=rar"]),
+        ("train", ["here"], ["data=folder", "data.path=here"]),
+        ("train", ["quantizer", "=", "fsq"], ["quantizer", "=", "fsq"]),
+        ("train", ["fsq"], ["fsq"]),
+        ("train", ["seed=1", "here"], ["seed=1", "here"]),
+        ("train", [], []),
+    ],
+)
+def test_a_path_that_stands_first_needs_no_key(command, words, full, tmp_path, monkeypatch):
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert with_path(command, words) == full
