@@ -8,7 +8,7 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "imtok"
 ROWS = [
-    "errors", "system", "text", "types", "pixels", "grid", "files", "folders", "locate", "paste", "plain",
+    "errors", "system", "text", "bars", "types", "pixels", "grid", "files", "folders", "locate", "paste", "plain",
     "schedules", "distributed", "weights", "pretrained", "construct", "nn", "spaces", "conditions", "encoders",
     "quantizers", "regularizers", "decoders", "critics", "losses", "extractors", "data", "pictures", "card",
     "stored", "hub", "tokenizer", "info", "objectives", "measures", "export", "zoo", "training", "overrides",

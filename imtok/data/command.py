@@ -1,16 +1,14 @@
 """``imtok pack`` and ``imtok check`` as a user sees them: a progress bar on a terminal, and tables."""
 
-import sys
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Column, Table
 
+from imtok.bars import bar
 from imtok.data.base import Data
 from imtok.data.check import Asked, check
 from imtok.data.images import ImageSet
@@ -45,7 +43,7 @@ def run_pack(config: PackConfig, data: Data) -> None:
     say_remarks(images.remarks)
     layout = Layout(config.shard_images, round(config.shard_megabytes * 1e6), config.shuffle)
     encoding = Encoding(config.resize, config.encode, config.quality)
-    with _bar("packing") as advance:
+    with bar("packing") as advance:
         manifest = pack(
             images.source,
             Path(config.out),
@@ -90,7 +88,7 @@ def run_check(arguments: Sequence[str]) -> int:
     if labels is not None and (data != "tars" or labels not in ("folder", "archive", "member")):
         raise InputError(f"data.labels must be folder, archive or member, and of data=tars; {PLAIN['check'].takes}")
     image, caption, label = (given.keys.get(f"data.{name}") for name in ("image", "caption", "label"))
-    with _bar("looking") as advance:
+    with bar("looking") as advance:
         findings = check(given.paths[0], int(workers), advance, Asked(image, caption, label, labels))
     _show(findings, Console(highlight=False))
     return 0 if findings.good else 1
@@ -155,19 +153,3 @@ def _spread(sides: Counter[int]) -> tuple[int, int, int]:
         if before >= half:
             return min(sides), side, max(sides)
     raise ValueError("sides must be at least one, got none")
-
-
-@contextmanager
-def _bar(name: str) -> Iterator[Callable[[int, int], None]]:
-    """Something to call with how many more are done and how many there are: a bar on a terminal, nothing elsewhere."""
-    if not sys.stderr.isatty():
-        yield lambda count, total: None
-        return
-    columns = (TextColumn("{task.description}"), BarColumn(bar_width=24), MofNCompleteColumn())
-    with Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=Console(stderr=True)) as progress:
-        task = progress.add_task(name, total=None)
-
-        def advance(count: int, total: int) -> None:
-            progress.update(task, advance=count, total=total)
-
-        yield advance

@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Int64
 from torch import Tensor
 
+from imtok.bars import watched
 from imtok.conditions.base import NO_LABEL
 from imtok.conditions.given import DecodeConditionConfig, give, read_captions
 from imtok.errors import InputError
@@ -64,7 +65,8 @@ def decode_ids(
     count = 0
     device, told = torch.device(device), told or DecodeConditionConfig()
     with new_folder(folder) as aside, evaluating(tokenizer.to(device)):
-        for tokens, captions, labels in _told(_read(tokenizer, source, size, batch_size), told):
+        lots = _told(_read(tokenizer, source, size, batch_size), told)
+        for tokens, captions, labels in watched(lots, _count(source), "decode", lambda lot: len(lot.captions)):
             keep = None if tokens.keep is None else tokens.keep.to(device)
             _require_each(tokenizer, captions, labels, source, count, told)
             condition = tokenizer.condition_for(len(captions), captions, labels)
@@ -107,6 +109,11 @@ def _read(tokenizer: Tokenizer, source: Path, size: Size, batch_size: int | None
         check_range(part, tokenizer.quantizer.vocab_sizes, source, start)  # before the cast: uint64 could wrap around
         none = torch.full((len(part),), NO_LABEL)
         yield _Lot(Tokens(torch.from_numpy(part.astype(np.int64))), [""] * len(part), none)
+
+
+def _count(source: Path) -> int | None:
+    """How many images a whole store holds; None = it is something else."""
+    return len(TokenStore(source)) * TokenStore(source).views if source.is_dir() else None
 
 
 def tell_as_stored(tokenizer: Tokenizer, store: TokenStore) -> None:

@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from imtok.bars import watched
 from imtok.construct import construct
 from imtok.data.base import Images
 from imtok.data.images import ImageSet, Subset
@@ -136,7 +137,8 @@ def latents_of(
     """
     found, bad, count = list[Tensor](), list[str](), 0
     with evaluating(tokenizer):
-        for batch, image, _ in read_images(tokenizer, loader, device, bad):
+        shown = watched(loader, most, "latents", lambda batch: len(batch.image))
+        for batch, image, _ in read_images(tokenizer, shown, device, bad):
             require_each(batch, tokenizer.condition, missing)
             condition, some = tokenizer.condition_of(batch), slice(most - count)
             quantized = tokenizer.quantize(image[some], condition=condition and condition.rows(some))

@@ -1,6 +1,5 @@
 """What ``imtok eval``, ``imtok compare`` and ``imtok score`` do once their config is read."""
 
-import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -9,9 +8,9 @@ from typing import Any
 import numpy as np
 import torch
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
+from imtok import bars
 from imtok.data.images import ImageSet, Subset
 from imtok.data.stream import ImageStream
 from imtok.errors import InputError
@@ -82,15 +81,7 @@ def prepare(images: ImageSet | ImageStream, protocol: Protocol, n: int | None) -
 
 def watched(loader: Iterable[Batch], total: int | None, name: str) -> Iterator[Batch]:
     """The batches, with a progress bar on a terminal."""
-    if not sys.stderr.isatty():
-        yield from loader
-        return
-    columns = (TextColumn("{task.description}"), BarColumn(bar_width=24), MofNCompleteColumn())
-    with Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=Console(stderr=True)) as progress:
-        task = progress.add_task(name, total=total)
-        for batch in loader:
-            yield batch
-            progress.advance(task, len(batch.image) + len(batch.bad))
+    return bars.watched(loader, total, name, lambda batch: len(batch.image) + len(batch.bad))
 
 
 def require_metrics(config: MeasureConfig, protocol: Protocol, tokenizer: Tokenizer, side: int) -> None:

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from imtok.bars import watched
 from imtok.errors import InputError
 from imtok.extractors.base import Extractor
 from imtok.files import sha256
@@ -62,12 +63,12 @@ def score(
     if pooled is not None:
         require_statistics(extractor, len(pooled.mean), f"{reference}: mu")
     sums = FeatureStatistics(extractor.dim)
-    others = None if other is None else _watch(extractor, other, device, sums)
+    others = None if other is None else _watch(extractor, watched(other, other.count, "reference", len), device, sums)
     if others is not None and not stored:
         spatial = others.spatial
     pooled = pooled or sums.compute()
     distance = FrechetDistance(extractor.dim, pooled)
-    seen = _watch(extractor, reader, device, distance, keep=others is not None)
+    seen = _watch(extractor, watched(reader, reader.count, "images", len), device, distance, keep=others is not None)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         metrics = {f"g{extractor.distance}": float(distance.compute().item())}

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from itertools import repeat
 from math import prod
 from pathlib import Path
@@ -37,11 +38,13 @@ class StoredImages:
         width: The same.
         remarks: What lies beside them and is not read.
         read: Begins to read.
+        count: How many there are.
     """
 
     height: int
     width: int
     read: Callable[[], Batches]
+    count: int
     remarks: tuple[str, ...] = ()
 
     def __iter__(self) -> Batches:
@@ -67,7 +70,8 @@ def stored_images(path: Path, batch_size: int, name: str = "images") -> StoredIm
     if lost:
         raise InputError(f"{path / source.key(lost[0])} is a link to nothing; remove it")
     _, height, width = _decoded(source, path, 0).shape
-    return StoredImages(height, width, lambda: _from_files(source, path, (height, width), batch_size), source.remarks)
+    read = partial(_from_files, source, path, (height, width), batch_size)
+    return StoredImages(height, width, read, len(source), source.remarks)
 
 
 def stored_names(path: Path) -> set[str]:
@@ -161,7 +165,7 @@ def _from_npz(path: Path, batch_size: int) -> StoredImages:
             with _member(archive, "arr_0") as stream:
                 shape, fortran, dtype = _header(archive, stream, "arr_0")
             if dtype == np.uint8 and len(shape) == 4 and shape[-1] == 3 and min(shape) > 0 and not fortran:
-                return StoredImages(shape[1], shape[2], lambda: _members(path, shape, batch_size))
+                return StoredImages(shape[1], shape[2], partial(_members, path, shape, batch_size), shape[0])
             got = f"{dtype} {shape}{' in Fortran order' if fortran else ''}"
     raise InputError(f"{path} must hold uint8 images arr_0 of shape (n, height, width, 3), got {got}")
 
