@@ -36,7 +36,7 @@ def test_a_published_folder_has_programs_that_take_features_and_mask(tokenizer, 
     images = torch.export.load(tmp_path / "hub/decoder.pt2").module()(ids, **told)
     torch.testing.assert_close(images, tokenizer.decode(tokens, (32, 32), condition), atol=1e-5, rtol=1e-5)
     card = (tmp_path / "hub/README.md").read_text()
-    assert "tokenizer.condition_for(number, captions, labels)" in card
+    assert "tokenizer.condition_for(1, captions, labels)" in card
     assert "| told of each image | text, by Words |" in card
 
 

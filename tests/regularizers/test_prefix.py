@@ -17,7 +17,11 @@ from imtok.tokenizer import Tokenizer
 from imtok.types import Quantized
 
 CONFIGS = Path(__file__).parents[2] / "configs" / "regularizer"
-PRESETS = sorted(path.stem for path in CONFIGS.glob("*.yaml") if "NestedDropout" in path.read_text())
+PRESETS = sorted(
+    path.stem
+    for path in CONFIGS.glob("*.yaml")
+    if str(option("regularizer", path.stem).get("_target_")).endswith("NestedDropout")
+)
 MANY = 20_000
 
 
