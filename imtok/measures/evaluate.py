@@ -25,7 +25,7 @@ from imtok.measures.inference import (
 from imtok.measures.keys import without_cache
 from imtok.measures.pictures import SHOWN, Pictures
 from imtok.measures.protocol import protocol_id
-from imtok.measures.quantity import declared
+from imtok.measures.quantity import Quantity, declared
 from imtok.measures.report.origin import now
 from imtok.measures.report.results import Report
 from imtok.measures.report.titles import reasons
@@ -66,6 +66,7 @@ def evaluate(
     exact = torch.device("cpu") if device.type == "mps" else device  # mps knows no float64
     kept, bad, size = Pictures.wanted(pictures), list[str](), (0, 0)
     images, digest, untold = 0, 0, 0
+    # every image once, on this rank
     with together(), evaluating(tokenizer.to(device)):
         measures, absent = choose(settings, tokenizer, device, exact)
         if not settings.skip_missing:
@@ -86,6 +87,7 @@ def evaluate(
             digest = sum((xxhash.xxh3_64_intdigest(one.cpu().numpy().tobytes()) for one in batch.image), digest) % _WRAP
             images += len(batch.image)
             kept.add(batch.key, seen.target, seen.pixels)
+    # what all ranks have seen
     bad = [sample for samples in gather_values(bad) for sample in samples]
     size = common_size(size)
     counts = gather_values((images, digest))
@@ -95,6 +97,7 @@ def evaluate(
     with together(), evaluating(tokenizer):
         if not own:  # a rank without an image takes part in every sum all the same
             _start(measures, tokenizer, size, settings)
+    # what each measure found, and what of its warnings stays
     found, quantities, facts = Found(absent=absent), by_name(measures, size), dict[str, dict[str, Any]]()
     for measure in measures:
         quantities |= {one.name: one for one in declared(measure) if one.name not in quantities}
@@ -111,6 +114,7 @@ def evaluate(
     if untold:
         reads = " or ".join(tokenizer.condition.reads) if tokenizer.condition is not None else ""
         notes.append(f"{untold} of {images} images have no {reads}: the tokenizer was told that there is none")
+    # what numbers depend on, and what a report says of them
     common: dict[str, Any] = {
         "n": images,
         "size": name_size(size),
@@ -120,6 +124,8 @@ def evaluate(
         **({"condition": dict(settings.condition)} if settings.condition else {}),
     }
     values = {name: number.value for name, number in found.numbers.items()}
+    for name in found.numbers.keys() - quantities.keys():  # a class of one's own may give more than it says
+        quantities[name] = Quantity(name)
     conventions = {name: number.convention or quantities[name].convention for name, number in found.numbers.items()}
     facts = {name: {"metric": name, "convention": conventions[name], **common, **facts[name]} for name in values}
     return Report(
@@ -131,7 +137,7 @@ def evaluate(
         slots=found.slots,
         conventions=conventions,
         terms={name: one.words for name, one in quantities.items() if "{" not in name},
-        higher_is_better={name: quantities[name].higher_is_better if name in quantities else None for name in values},
+        higher_is_better={name: quantities[name].higher_is_better for name in values},
         absent={name: without_cache(reason) for name, reason in found.absent.items() if name not in values},
         bad=bad,
         pictures=kept.finish(),

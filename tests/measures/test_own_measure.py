@@ -45,6 +45,10 @@ class Tokens(Measure):
     def finish(self):
         return Found({self.name: Number(self.odd / self.count)})
 
+class More(Tokens):
+    def finish(self):
+        return Found({self.name: Number(0.5), "nobody_said": Number(2.0)})
+
 class Averaged(Metric):
     def __init__(self):
         super().__init__()
@@ -212,6 +216,14 @@ def test_shares_put_together_give_the_number_of_the_whole(monkeypatch):
 def _blank(states):
     """The states of a process without an image."""
     return {name: [] if isinstance(one, list) else torch.zeros_like(one) for name, one in states.items()}
+
+
+@pytest.mark.usefixtures("package")
+def test_a_number_that_a_class_did_not_announce_is_in_the_report_all_the_same():
+    report = evaluate(tokenizer(), batches(range(4)), settings=Settings({"m": {"_target_": "own_measures.More"}}))
+    assert report.metrics == {"odd_tokens": 0.5, "nobody_said": 2.0}
+    assert report.higher_is_better["nobody_said"] is None
+    assert report.values()["terms"]["nobody_said"]["title"] == "nobody_said"
 
 
 def test_two_measures_of_one_number_are_refused():
