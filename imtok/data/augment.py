@@ -11,7 +11,7 @@ from torch import Tensor
 from torchvision.transforms import v2
 from typing_extensions import override
 
-from imtok.construct import import_path
+from imtok.construct import find_class
 from imtok.data.base import Images
 from imtok.data.mixture import MixedSet
 from imtok.data.pairs import PairSet
@@ -89,13 +89,11 @@ def _build(node: Any, key: str) -> v2.Transform:
         raise InputError(f"{key} must be a section with _target_: torchvision.transforms.v2.NAME, got {node!r}")
     target = str(node["_target_"])
     try:
-        found = import_path(target)
-    except Exception as error:  # importing can raise anything
-        raise InputError(f"{key}._target_: cannot import {target} ({error})") from None
-    if not (isinstance(found, type) and issubclass(found, v2.Transform)):
-        name = target.rpartition(".")[2]
+        found = find_class(target, (v2.Transform,), key)
+    except InputError as error:
+        name = target.rpartition(".")[2]  # those of before v2 have the same names
         hint = f"; give torchvision.transforms.v2.{name}" if hasattr(v2, name) else ""
-        raise InputError(f"{key}._target_ must be of torchvision.transforms.v2, got {target}{hint}")
+        raise InputError(f"{error}{hint}") from None
     arguments = {name: _argument(value, f"{key}.{name}") for name, value in node.items() if name != "_target_"}
     try:
         return found(**arguments)
