@@ -218,7 +218,7 @@ def without_folders(value: Any) -> Any:
     r"""The same plain values, with no more of any path than the name of its file.
 
     Example:
-        >>> without_folders({"weights": "/home/me/vae.pth", "sizes": [1, "C:\\\\me\\\\x.pth"], "name": "vae"})
+        >>> without_folders({"weights": "/models/vae.pth", "sizes": [1, "C:\\\\me\\\\x.pth"], "name": "vae"})
         {'weights': 'vae.pth', 'sizes': [1, 'x.pth'], 'name': 'vae'}
     """
     if isinstance(value, dict):

@@ -10,21 +10,11 @@ from imtok import __version__
 from imtok.completion import SCRIPT, complete
 from imtok.errors import InputError
 from imtok.help import help_of
-from imtok.plain import PLAIN
+from imtok.plain import PATH_OF, PLAIN
 from imtok.system import refuse_windows
 from imtok.text import plain_lines
 
-COMPOSED = (
-    "train",
-    "eval",
-    "export",
-    "convert",
-    "publish",
-    "quantize",
-    "decode",
-    "score",
-    "pack",
-)  # Hydra composes them
+COMPOSED = tuple(PATH_OF)  # Hydra composes the config of these
 COMMANDS = (*COMPOSED, *PLAIN)
 
 _USAGE = f"""imtok {__version__}: train, evaluate and export discrete image tokenizers

@@ -44,9 +44,8 @@ def complete(line: str, commands: tuple[str, ...]) -> list[str]:
         options = sorted(file.stem for file in (config_folder() / group).glob("*.yaml")) if group in groups else []
         return [option for option in options if option.startswith(value)]
     config.pop("hydra", None)
-    config |= (
-        {"trainer": yaml.safe_load((config_folder() / "trainer/auto.yaml").read_text())} if command == "train" else {}
-    )
+    if "trainer" in groups:
+        config["trainer"] = yaml.safe_load((config_folder() / "trainer/auto.yaml").read_text(encoding="utf-8"))
     return [f"{key}=" for key in sorted({*groups, *_keys(config)}) if key.startswith(typed)]
 
 

@@ -1,7 +1,6 @@
 """``imtok train ckpt=last out=RUN`` alone: a run goes on with the config that it has stored, and what is typed."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import Any, cast
 
@@ -11,7 +10,6 @@ from omegaconf.errors import OmegaConfBaseException
 from torchvision.transforms.v2 import Transform
 from yaml import YAMLError
 
-from imtok.config import TrainConfig
 from imtok.construct import check_stored, stored_class
 from imtok.errors import InputError
 from imtok.explain import SEVERAL, is_read
@@ -136,9 +134,7 @@ def _texts(node: Any, path: str = "") -> Iterator[tuple[str, str]]:
 
 
 _ABSENT = object()
-# What a config of before may lack.
+# What a config of before may lack, as a run without it is configured.
 _DEFAULTS: dict[str, Any] = {
-    one.name: one.default_factory() if one.default_factory is not MISSING else one.default
-    for one in fields(TrainConfig)
-    if one.default != "???" and one.name in ("callback", "judges", "freeze", "condition", "note", "space")
-}
+    **dict.fromkeys(("callback", "condition", "note", "space")), "freeze": [], "judges": "required",
+}  # fmt: skip

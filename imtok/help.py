@@ -54,11 +54,9 @@ def _settings(line: str) -> str:
     path = config_folder() / found[1] / f"{found[2]}.yaml"
     text = path.read_text(encoding="utf-8") if path.is_file() else "_target_"
     keys = re.sub(r"\A(#.*\n)+", "", text).strip()
-    return (
-        ""
-        if not keys or "_target_" in keys or found[1] in _PRESETS
-        else f"\n{found[1]}:\n{textwrap.indent(keys, '  ')}"
-    )
+    if not keys or "_target_" in keys or found[1] in _PRESETS:
+        return ""
+    return f"\n{found[1]}:\n{textwrap.indent(keys, '  ')}"
 
 
 _INDENT = " " * 6

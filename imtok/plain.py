@@ -9,8 +9,9 @@ from imtok.errors import InputError
 
 # What a path that stands alone is for each command whose config Hydra composes.
 PATH_OF = {
-    "eval": "tokenizer=", "export": "tokenizer=", "quantize": "tokenizer=", "decode": "tokenizer=", "score": "images=",
-    "publish": "tokenizer=", "convert": "store=", "pack": "data=folder data.path=", "train": "data=folder data.path=",
+    "train": "data=folder data.path=", "eval": "tokenizer=", "export": "tokenizer=", "convert": "store=",
+    "publish": "tokenizer=", "quantize": "tokenizer=", "decode": "tokenizer=", "score": "images=",
+    "pack": "data=folder data.path=",
 }  # fmt: skip
 
 
@@ -24,6 +25,8 @@ def with_path(command: str, words: Sequence[str]) -> list[str]:
         ['tokenizer=runs/mine', 'metrics=[psnr]']
         >>> with_path("train", ["photos/mine", "out=runs/mine"])
         ['data=folder', 'data.path=photos/mine', 'out=runs/mine']
+        >>> with_path("pack", ["shards/mine", "data=tars"])
+        ['data.path=shards/mine', 'data=tars']
     """
     at = next((index for index, word in enumerate(words) if not word.startswith("-")), None)
     if at is None or command not in PATH_OF or "=" in words[at] or words[at + 1 : at + 2] == ["="]:
@@ -32,6 +35,7 @@ def with_path(command: str, words: Sequence[str]) -> list[str]:
     if not ("/" in word or word.startswith("hf:") or Path(word).exists()) or word.startswith(("+", "~")):
         return list(words)
     *before, key = PATH_OF[command].split(" ")
+    before = [] if any(one.startswith("data=") for one in words) else before
     return [*words[:at], *before, f"{key}{word}", *words[at + 1 :]]
 
 

@@ -62,7 +62,7 @@ def _stored(words: list[str]) -> list[DictConfig]:
         return []
     problems = check_config(config, TrainConfig)
     if problems:
-        raise InputError("\n".join([f"the config of the run, with what is typed, has {len(problems)} mistakes:",
-                                    *(f"  {problem}" for problem in problems)]))  # fmt: skip
+        listed = "".join(f"\n  {problem}" for problem in problems)
+        raise InputError(f"the config of the run does not hold with what is typed:{listed}")
     sys.argv[1:] = [word for word in words if word.startswith(("ckpt=", "out=", "hydra."))]
     return [config]

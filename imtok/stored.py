@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from abc import abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -45,9 +46,9 @@ class Stored(nn.Module):
     source: Path | None = None
 
     @classmethod
+    @abstractmethod
     def from_config(cls: type[Own], config: Config, packages: Sequence[str] | None = ("imtok",)) -> Own:
         """Build from plain values."""
-        raise NotImplementedError
 
     @property
     def image_size(self) -> int | None:
