@@ -51,7 +51,7 @@ def fit_parts(config: DictConfig, command: str, overrides: Sequence[str]) -> lis
     config.freeze = fit.freeze(list(config.freeze))
     if "quantizer" in fit.other:
         _forget_slots(config, fit.typed)
-    return fit.lines
+    return [*fit.lines, *_forget_layers(config, fit)]
 
 
 def _forget_slots(config: DictConfig, typed: set[str]) -> None:
@@ -64,6 +64,20 @@ def _forget_slots(config: DictConfig, typed: set[str]) -> None:
         branch = alignment and alignment.get("source") in ("encoder", "quantizer") and alignment.get("channels")
         if branch and f"objective.alignments.{name}.channels" not in typed:
             alignment.channels = None
+
+
+def _forget_layers(config: DictConfig, fit: "_Fit") -> list[str]:
+    """Leave out alignments that look into a part that is not there, and say so."""
+    alignments, lines = OmegaConf.select(config, "objective.alignments") or {}, dict[str, str]()
+    for name, alignment in alignments.items():
+        key, source = f"objective.alignments.{name}", str((alignment or {}).get("source"))
+        given = any(f"{one}.".startswith(f"{key}.") for one in fit.typed)
+        if not given and any(source.startswith(f"{path}.") for path in fit.other):
+            lines[name] = f"{key} is left out, since it looks at {source}, a layer of another class"
+    if lines:
+        kept = {name: alignment for name, alignment in alignments.items() if name not in lines}
+        config.objective.alignments = kept or None
+    return list(lines.values())
 
 
 class _Fit:

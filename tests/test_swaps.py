@@ -88,6 +88,16 @@ def test_what_an_objective_says_of_the_inside_of_a_quantizer_goes_with_it():
     assert config["freeze"] == []
 
 
+def test_an_alignment_goes_with_the_layer_that_it_looks_at_and_is_named():
+    words = ("experiment=gigatok_bl", "size=tiny", "decoder=cnn", "encoder=cnn")
+    config, lines = composed(*words)
+    assert config["objective"]["alignments"] is None
+    left = "it looks at decoder.qformer.blocks.1, a layer of another class"
+    assert f"objective.alignments.semantic is left out, since {left}" in lines
+    given = "objective.alignments.semantic.source=quantizer"
+    assert composed(*words, given)[0]["objective"]["alignments"]["semantic"]["source"] == "quantizer"
+
+
 def test_a_class_of_ones_own_and_a_part_without_a_recipe_are_left_as_they_are():
     words = ("experiment=titok_bl64", "quantizer=fsq", "quantizer._target_=mine.FSQ")
     config, lines = composed(*words)
