@@ -2,12 +2,19 @@
 
 import io
 import tarfile
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+from functools import partial
+from http.server import ThreadingHTTPServer
 from pathlib import Path
 
+import fsspec
 import numpy as np
 import pytest
+from data.served import EACH, SHARDS, Handler, Write
 from PIL import Image
+
+from imtok.data import transport
 
 Member = tuple[str, bytes]
 
@@ -47,3 +54,48 @@ def folder(tmp_path: Path, picture: Callable[[int], bytes]) -> Path:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(picture(index))
     return tmp_path / "images"
+
+
+@pytest.fixture
+def served(tmp_path: Path, write_shard: Write, picture: Callable[[int], bytes]) -> Path:
+    """Shards on a disk."""
+    (tmp_path / "served").mkdir()
+    for shard in range(SHARDS):
+        members = []
+        for at in range(EACH):
+            name = f"{shard * EACH + at:02d}"
+            members += [(f"{name}.png", picture(shard * EACH + at)), (f"{name}.cls", b"%d" % shard)]
+            members += [(f"{name}.txt", b"a caption"), (f"{name}.pkl", b"cos\nsystem\n")]
+        write_shard(tmp_path / "served" / f"shard-{shard}.tar", members)
+    return tmp_path / "served"
+
+
+@pytest.fixture
+def http(served: Path) -> Iterator[str]:
+    """Their address behind a server."""
+    Handler.breaks, Handler.break_after, Handler.answer = 0, None, None
+    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Handler, directory=str(served)))
+    server.daemon_threads = True
+    thread = threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True)
+    thread.start()
+    yield f"http://127.0.0.1:{server.server_port}/shard-{{0..{SHARDS - 1}}}.tar"
+    server.shutdown()
+    server.server_close()
+
+
+@pytest.fixture
+def memory(served: Path) -> Iterator[str]:
+    """Their address in memory."""
+    files = fsspec.filesystem("memory")
+    for path in served.iterdir():
+        files.pipe(f"/set/{path.name}", path.read_bytes())
+    yield f"memory://set/shard-{{0..{SHARDS - 1}}}.tar"
+    files.rm("/set", recursive=True)
+
+
+@pytest.fixture
+def pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """How long streams would have waited before another try; nobody waits."""
+    waited: list[float] = []
+    monkeypatch.setattr(transport.time, "sleep", waited.append)
+    return waited
