@@ -12,6 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from imtok.folders import config_folder
 from imtok.overrides import typed_keys
+from imtok.training.told_sizes import named_class
 
 PARTS = ("encoder", "quantizer", "regularizer", "decoder", "space", "condition", "objective")
 _Plain = dict[str, Any]
@@ -51,7 +52,10 @@ def fit_parts(config: DictConfig, command: str, overrides: Sequence[str]) -> lis
     config.freeze = fit.freeze(list(config.freeze))
     if "quantizer" in fit.other:
         _forget_slots(config, fit.typed)
-    return [*fit.lines, *_forget_layers(config, fit)]
+    lines = [*fit.lines, *_forget_layers(config, fit)]
+    if config.get("condition") and "condition" not in fit.typed and {"encoder", "decoder"} <= {*fit.other}:
+        lines += _forget_condition(config)
+    return lines
 
 
 def _forget_slots(config: DictConfig, typed: set[str]) -> None:
@@ -78,6 +82,14 @@ def _forget_layers(config: DictConfig, fit: "_Fit") -> list[str]:
         kept = {name: alignment for name, alignment in alignments.items() if name not in lines}
         config.objective.alignments = kept or None
     return list(lines.values())
+
+
+def _forget_condition(config: DictConfig) -> list[str]:
+    """Leave out the recipe's condition if neither encoder nor decoder reads one, and say so."""
+    if any(getattr(named_class(config[part]), "takes", True) for part in ("encoder", "decoder")):
+        return []
+    OmegaConf.update(config, "condition", {}, merge=False)
+    return ["condition is left out, since neither encoder nor decoder reads it"]
 
 
 class _Fit:

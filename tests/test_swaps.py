@@ -23,9 +23,15 @@ SWAPS = [
     *("objective=reconstruction", "encoder=cnn decoder=cnn", "encoder=vit decoder=vit"),
 ]
 PAIRS = list(itertools.product(RECIPES, SWAPS))
+# The laws of parts, by which some swaps are refused.
 RULES = (
     r"encoder must be (ALIT|KARL)'s for this objective",
-    r"decoder must be one that draws for the objective",
+    r"decoder must (be one that draws|predict codes) for (the|this) objective",
+    r"latents must be \d+",
+    r"image size must be a positive multiple of \d+",
+    r"the quantizer must have scales",
+    r"patch_dim must be in \[1, \d+\], the width of the latents",
+    r"head\.tokens must be at least \d+",
 )
 
 
@@ -96,6 +102,15 @@ def test_an_alignment_goes_with_the_layer_that_it_looks_at_and_is_named():
     assert f"objective.alignments.semantic is left out, since {left}" in lines
     given = "objective.alignments.semantic.source=quantizer"
     assert composed(*words, given)[0]["objective"]["alignments"]["semantic"]["source"] == "quantizer"
+
+
+def test_a_condition_that_no_part_reads_any_more_goes_and_is_named():
+    words = ("experiment=ta_titok", "size=tiny", "encoder=vit", "decoder=vit")
+    config, lines = composed(*words)
+    assert not config["condition"]
+    assert "condition is left out, since neither encoder nor decoder reads it" in lines
+    assert composed(*words, "condition=words")[0]["condition"]
+    assert composed("experiment=ta_titok", "size=tiny", "encoder=vit")[0]["condition"]
 
 
 def test_a_class_of_ones_own_and_a_part_without_a_recipe_are_left_as_they_are():
