@@ -25,8 +25,8 @@ from torch import Tensor, nn
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
-from imtok.construct import construct  # noqa: E402, the checkout this file lies in
-from imtok.options import option  # noqa: E402, the same
+from imtok.construct import construct
+from imtok.options import option
 
 Run = Callable[[], Any]
 Seconds = tuple[float, float]

@@ -16,8 +16,8 @@ import torch
 ROOT = Path(__file__).parents[1]
 sys.path[:1] = [str(ROOT), str(ROOT / "tests")]  # not this folder: it has files of the same names
 
-from quantizers.contract import PRESETS, build  # noqa: E402, the checkout this file lies in
-from training import bf16  # noqa: E402, the same
+from quantizers.contract import PRESETS, build
+from training import bf16
 
 TOKENS = 128
 

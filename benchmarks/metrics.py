@@ -26,7 +26,7 @@ from torch import Tensor
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
-from imtok.measures.frechet import FeatureStatistics, Gaussian, frechet_distance  # noqa: E402, this checkout
+from imtok.measures.frechet import FeatureStatistics, Gaussian, frechet_distance
 
 DIM, IMAGES = 2048, 4096
 

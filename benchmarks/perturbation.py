@@ -27,17 +27,17 @@ from hydra import compose, initialize_config_dir
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
-from imtok.build import build_run  # noqa: E402, this checkout
-from imtok.config import check_command, register_schemas  # noqa: E402
-from imtok.data.loader import evaluation_loader  # noqa: E402
-from imtok.folders import config_folder  # noqa: E402
-from imtok.measures.command import prepare  # noqa: E402
-from imtok.measures.evaluate import evaluate  # noqa: E402
-from imtok.measures.named import sections  # noqa: E402
-from imtok.measures.protocol import Protocol  # noqa: E402
-from imtok.measures.settings import Settings  # noqa: E402
-from imtok.tokenizer import Tokenizer  # noqa: E402
-from imtok.training.run import train  # noqa: E402
+from imtok.build import build_run
+from imtok.config import check_command, register_schemas
+from imtok.data.loader import evaluation_loader
+from imtok.folders import config_folder
+from imtok.measures.command import prepare
+from imtok.measures.evaluate import evaluate
+from imtok.measures.named import sections
+from imtok.measures.protocol import Protocol
+from imtok.measures.settings import Settings
+from imtok.tokenizer import Tokenizer
+from imtok.training.run import train
 
 PLAIN = "decoder.depth=4 decoder.up_channels=[] decoder.shortcut=false decoder.deblock=0 data.colours=0"
 NET = ["image_size=64", *PLAIN.split()]

@@ -29,8 +29,8 @@ from torch import Tensor, nn
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
-from imtok.construct import construct  # noqa: E402, the checkout this file lies in
-from imtok.options import option  # noqa: E402, the same
+from imtok.construct import construct
+from imtok.options import option
 
 PRESETS = ROOT / "configs" / "quantizer"
 LEVELS = {10: [8, 5, 5, 5], 14: [8, 8, 8, 6, 5], 16: [8, 8, 8, 5, 5, 5], 18: [8, 8, 8, 8, 8, 8]}

@@ -36,16 +36,16 @@ ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 sys.path.insert(0, str(Path(__file__).parent))
 
-from recipe_table import PAGE, composed, kind, names, read_rows, write_page  # noqa: E402
+from recipe_table import PAGE, composed, kind, names, read_rows, write_page
 
-from imtok.build import build_data, build_part, build_run, build_tokenizer  # noqa: E402, this checkout
-from imtok.data.loader import spread_loader  # noqa: E402
-from imtok.files import read_json  # noqa: E402
-from imtok.objectives.base import Objective  # noqa: E402
-from imtok.pixels import to_float  # noqa: E402
-from imtok.tokenizer import Tokenizer  # noqa: E402
-from imtok.training.run import train  # noqa: E402
-from imtok.types import Batch  # noqa: E402
+from imtok.build import build_data, build_part, build_run, build_tokenizer
+from imtok.data.loader import spread_loader
+from imtok.files import read_json
+from imtok.objectives.base import Objective
+from imtok.pixels import to_float
+from imtok.tokenizer import Tokenizer
+from imtok.training.run import train
+from imtok.types import Batch
 
 ROWS = ROOT / "docs" / "recipes.jsonl"
 TENTHS = 10  # loss of the first and of the last tenth of the steps

@@ -23,10 +23,10 @@ ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 sys.path.insert(0, str(Path(__file__).parent))
 
-from recipe_table import names, on_meta, table  # noqa: E402
+from recipe_table import names, on_meta, table
 
-from imtok.config import register_schemas  # noqa: E402, this checkout
-from imtok.folders import config_folder  # noqa: E402
+from imtok.config import register_schemas
+from imtok.folders import config_folder
 
 PAGE, PICTURE = ROOT / "docs" / "small.md", ROOT / "docs" / "small.png"
 NETS = {"vgg": "LPIPS (VGG16)", "convnext_small": "ConvNeXt-S"}  # by what their config calls them

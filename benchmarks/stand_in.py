@@ -20,11 +20,11 @@ from torchvision.transforms.functional import gaussian_blur
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
-from imtok.data.photos import Photos  # noqa: E402, this checkout
-from imtok.extractors.efflite0 import EffLite0  # noqa: E402
-from imtok.measures.codecs import compress  # noqa: E402
-from imtok.measures.frechet import FeatureStatistics, FrechetDistance  # noqa: E402
-from imtok.measures.psnr import PSNR  # noqa: E402
+from imtok.data.photos import Photos
+from imtok.extractors.efflite0 import EffLite0
+from imtok.measures.codecs import compress
+from imtok.measures.frechet import FeatureStatistics, FrechetDistance
+from imtok.measures.psnr import PSNR
 
 SIDE, BATCH = 128, 32
 LEVELS = {"blur": (0.5, 1, 1.5, 2, 3), "noise": (4, 8, 16, 32, 64), "jpeg": (75, 50, 30, 15, 5)}

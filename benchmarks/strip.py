@@ -24,15 +24,15 @@ from torch import Tensor
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
-from imtok.build import build_run  # noqa: E402, this checkout
-from imtok.config import check_command, register_schemas  # noqa: E402
-from imtok.data.photos import Photos  # noqa: E402
-from imtok.folders import config_folder  # noqa: E402
-from imtok.grid import to_picture  # noqa: E402
-from imtok.measures.codecs import compress, header_bytes  # noqa: E402
-from imtok.pixels import to_float, to_uint8  # noqa: E402
-from imtok.tokenizer import Tokenizer  # noqa: E402
-from imtok.training.run import train  # noqa: E402
+from imtok.build import build_run
+from imtok.config import check_command, register_schemas
+from imtok.data.photos import Photos
+from imtok.folders import config_folder
+from imtok.grid import to_picture
+from imtok.measures.codecs import compress, header_bytes
+from imtok.pixels import to_float, to_uint8
+from imtok.tokenizer import Tokenizer
+from imtok.training.run import train
 
 SIDE = 128
 SHOWN = {"face": ("astronaut.png", 60, 168), "eye": ("chelsea.png", 64, 112), "texture": ("flower.jpg", 150, 250)}

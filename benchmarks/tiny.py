@@ -35,13 +35,13 @@ ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 sys.path.insert(0, str(Path(__file__).parent))
 
-from recipe_table import PAGE, between, composed, kind, names, read_rows, table  # noqa: E402, this checkout
+from recipe_table import PAGE, between, composed, kind, names, read_rows, table
 
-from imtok.build import build_data, build_run  # noqa: E402
-from imtok.data.base import Data  # noqa: E402
-from imtok.data.loader import evaluation_loader  # noqa: E402
-from imtok.measures.psnr import PSNR  # noqa: E402
-from imtok.training.run import train  # noqa: E402
+from imtok.build import build_data, build_run
+from imtok.data.base import Data
+from imtok.data.loader import evaluation_loader
+from imtok.measures.psnr import PSNR
+from imtok.training.run import train
 
 CODES = {"ProxyObjective", "ALITDistillation", "KARLDistillation"}  # they learn codes of another tokenizer
 ROWS = ROOT / "docs" / "tiny.jsonl"

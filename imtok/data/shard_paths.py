@@ -80,6 +80,7 @@ def find_shards(path: str) -> list[Path]:
         raise InputError(f"data.path={path} names more than {MAX_SHARDS} shards")
     found: list[Path] = []
     for name in expanded:
+        # pathlib globs no absolute pattern
         matches = [Path(match) for match in sorted(glob(name))] if has_magic(name) else [Path(name)]  # noqa: PTH207
         if not matches:
             raise InputError(f"data.path={name} matches no file")
