@@ -25,7 +25,7 @@ from imtok.measures.inference import (
 from imtok.measures.keys import without_cache
 from imtok.measures.pictures import SHOWN, Pictures
 from imtok.measures.protocol import protocol_id
-from imtok.measures.quantity import Quantity, declared
+from imtok.measures.quantity import announced, declared
 from imtok.measures.report.origin import now
 from imtok.measures.report.results import Report
 from imtok.measures.report.titles import reasons
@@ -124,8 +124,7 @@ def evaluate(
         **({"condition": dict(settings.condition)} if settings.condition else {}),
     }
     values = {name: number.value for name, number in found.numbers.items()}
-    for name in found.numbers.keys() - quantities.keys():  # a class of one's own may give more than it says
-        quantities[name] = Quantity(name)
+    quantities |= {name: announced(name, quantities) for name in found.numbers}
     conventions = {name: number.convention or quantities[name].convention for name, number in found.numbers.items()}
     facts = {name: {"metric": name, "convention": conventions[name], **common, **facts[name]} for name in values}
     return Report(

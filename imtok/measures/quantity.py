@@ -1,5 +1,6 @@
 """What a number is called, what it counts and which way is better: said once, on the class that gives it."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -50,3 +51,20 @@ def declared(part: Any) -> tuple[Quantity, ...]:
         return tuple(several)
     words = {key: getattr(part, key, "") or "" for key in ("title", "unit", "convention", "meaning")}
     return (Quantity(part.name, higher_is_better=getattr(part, "higher_is_better", None), **words),)
+
+
+def announced(name: str, quantities: Mapping[str, Quantity]) -> Quantity:
+    """What is said of a number: under its own name, or under the longest name with ``{net}`` in it that it starts with.
+
+    A number of which nothing is said has a name and nothing else.
+
+    Example:
+        >>> told = {one.name: one for one in (Quantity("kid_{net}", unit="a"), Quantity("kid_std_{net}", unit="b"))}
+        >>> [(one.name, one.unit) for one in (announced("kid_std_mine", told), announced("psnr", told))]
+        [('kid_std_mine', 'b'), ('psnr', '')]
+    """
+    if name in quantities:
+        return quantities[name]
+    starts = {key.partition("{")[0]: one for key, one in quantities.items() if "{" in key}
+    family = max((start for start in starts if name.startswith(start)), key=len, default=None)
+    return Quantity(name) if family is None else starts[family].named(name)

@@ -7,13 +7,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from measures.tiny import batches, tokenizer
+from measures.tiny import Tiny, batches, tokenizer
 from training.runs import run_tiny, tiny_run
 
 from imtok.config import check_command
 from imtok.errors import InputError
 from imtok.measures.evaluate import evaluate
 from imtok.measures.named import known, names, sections
+from imtok.measures.protocol import Protocol
 from imtok.measures.report.compare import compare
 from imtok.measures.settings import Settings
 from imtok.training.resume import changes
@@ -216,6 +217,14 @@ def test_shares_put_together_give_the_number_of_the_whole(monkeypatch):
 def _blank(states):
     """The states of a process without an image."""
     return {name: [] if isinstance(one, list) else torch.zeros_like(one) for name, one in states.items()}
+
+
+def test_a_number_that_a_class_announced_for_any_net_has_its_words():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Protocol, "build", lambda self: Tiny())
+        report = evaluate(tokenizer(), batches(range(24)), settings=Settings(("is",)))
+    assert "standard deviation" in report.values()["terms"]["inception_score_std_tiny"]["meaning"]
+    assert report.higher_is_better == {"inception_score_tiny": True, "inception_score_std_tiny": None}
 
 
 @pytest.mark.usefixtures("package")

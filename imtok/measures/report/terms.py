@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from imtok.measures.named import known
+from imtok.measures.quantity import announced
 
 
 class Term(NamedTuple):
@@ -41,7 +42,5 @@ def term(name: str, told: Mapping[str, Any] | None = None) -> Term:
     if isinstance(found, Mapping):
         title, unit, meaning = (str(found.get(key, "")) for key in ("title", "unit", "meaning"))
         return Term(title or name, unit, meaning)
-    patterns = {quantity.name.partition("{")[0]: quantity for quantity in known().values() if "{" in quantity.name}
-    family = max((start for start in patterns if name.startswith(start)), key=len, default="")
-    quantity = known().get(name) or patterns.get(family)
-    return Term(name, "", "") if quantity is None else Term(quantity.title or name, quantity.unit, quantity.meaning)
+    quantity = announced(name, known())
+    return Term(quantity.title or name, quantity.unit, quantity.meaning)
