@@ -25,7 +25,7 @@ import matplotlib
 import torch
 from hydra import compose, initialize_config_dir
 
-from imtok.build import build_run
+from imtok.commands.train import build_run
 from imtok.config import check_command, register_schemas
 from imtok.data.loader import evaluation_loader
 from imtok.decoders.base import GenerativeDecoder

@@ -27,14 +27,13 @@ from hydra import compose, initialize_config_dir
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
-from imtok.build import build_run
+from imtok.commands.train import build_run
 from imtok.config import check_command, register_schemas
 from imtok.data.loader import evaluation_loader
 from imtok.folders import config_folder
-from imtok.measures.command import prepare
 from imtok.measures.evaluate import evaluate
 from imtok.measures.named import sections
-from imtok.measures.protocol import Protocol
+from imtok.measures.protocol import Protocol, prepare
 from imtok.measures.settings import Settings
 from imtok.tokenizer import Tokenizer
 from imtok.training.run import train

@@ -24,7 +24,7 @@ from torch import Tensor
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
-from imtok.build import build_run
+from imtok.commands.train import build_run
 from imtok.config import check_command, register_schemas
 from imtok.data.photos import Photos
 from imtok.folders import config_folder

@@ -37,7 +37,8 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from recipe_table import PAGE, between, composed, kind, names, read_rows, table
 
-from imtok.build import build_data, build_run
+from imtok.build import build_data
+from imtok.commands.train import build_run
 from imtok.data.base import Data
 from imtok.data.loader import evaluation_loader
 from imtok.measures.psnr import PSNR

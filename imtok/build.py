@@ -2,111 +2,20 @@
 
 import inspect
 import re
-import sys
-from pathlib import Path
 from types import UnionType
 from typing import Any, Union, cast, get_args, get_origin, get_type_hints
 
 import torch
-from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig, OmegaConf
 
-from imtok.conditions.base import pinned
-from imtok.config import TrainConfig
 from imtok.construct import construct, import_path
-from imtok.data.augment import build_augment
 from imtok.data.base import Data
 from imtok.errors import InputError
 from imtok.measures.protocol import Protocol
-from imtok.objectives.base import Objective
-from imtok.objectives.judges import build_with_found
-from imtok.optimizer_section import typed_section
-from imtok.paste import override
 from imtok.tokenizer import Tokenizer
-from imtok.training.folder import left_out_so_far
-from imtok.training.rates import build_schedules
-from imtok.training.run import Run
-from imtok.training.settings import InitFrom
-from imtok.training.told_sizes import tell_sizes
 
 _TOKENIZER = ("encoder", "quantizer", "regularizer", "decoder", "space", "condition", "image_size")
 _SECTIONS = (*_TOKENIZER[:-1], "objective", "data")
 _GIVES = {"text": "words", "label": "label", "quality": "quality"}  # a condition for each kind
-
-
-def build_run(config: DictConfig, folder: Path) -> Run:
-    """Build everything that a training config describes.
-
-    Raises:
-        InputError: If a part refuses its settings, or has some and is none.
-    """
-    plain = cast(dict[str, Any], OmegaConf.to_container(config, resolve=True))
-    if not plain.get("condition"):
-        plain.pop("condition", None)  # none leaves no trace: runs and tokenizers of before there were any are the same
-    require_classes(plain)
-    if plain["trainer"]["precision"] == "auto":
-        plain["trainer"]["precision"] = config.trainer.precision = _precision(plain["trainer"])
-    plain["optimizer"] = typed_section(plain["optimizer"])
-    typed = cast(TrainConfig, OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(TrainConfig), config)))
-    tokenizer = build_tokenizer(plain)
-    if tokenizer.condition is not None:
-        tokenizer.condition.prepare()
-        tokenizer.config = pinned(tokenizer.config or {}, tokenizer.condition)
-        plain["condition"] = tokenizer.config["condition"]
-    tell_sizes(plain["objective"], tokenizer, typed.image_size)
-    if typed.judges == "found":
-        objective, left_out = build_with_found(plain["objective"], left_out_so_far(folder, typed.ckpt))
-    else:
-        objective, left_out = cast(Objective, build_part(plain, "objective")), dict[str, str]()
-    return Run(
-        tokenizer=tokenizer,
-        objective=objective,
-        data=build_data(plain),
-        augment=build_augment(plain["data"].get("augment")),
-        trainer=typed.trainer,
-        optimizer=typed.optimizer,
-        ema=typed.ema,
-        folder=folder,
-        image_size=typed.image_size,
-        seed=typed.seed,
-        config=plain,
-        config_yaml=OmegaConf.to_yaml(OmegaConf.create(plain)),
-        ckpt=typed.ckpt,
-        init_from=InitFrom.read(typed.init_from),
-        measures=_by_name(plain["measure"]),
-        loggers=_by_name(typed.logger),
-        callbacks=_by_name(typed.callback),
-        allow_change=tuple(typed.allow_change),
-        note=typed.note or "",
-        command=_this_job(folder),
-        left_out=left_out,
-        schedules=build_schedules(typed.schedule, typed.optimizer, typed.trainer.max_steps, objective.nets()),
-    )
-
-
-def _by_name(section: Any) -> dict[str, Any]:
-    """The parts of a section that were not taken out by null."""
-    return {name: node for name, node in (section or {}).items() if node is not None}
-
-
-def _precision(trainer: dict[str, Any]) -> str:
-    """What ``trainer.precision=auto`` is on this machine."""
-    on_gpu = torch.cuda.is_available() and trainer["accelerator"] not in ("cpu", "mps", "tpu")
-    return "bf16" if on_gpu and torch.cuda.is_bf16_supported() else "fp32"
-
-
-def _this_job(folder: Path) -> tuple[str, ...]:
-    """The command that runs this job alone and into this folder; () where no command line began it.
-
-    Of a sweep it is one job of several. ``imtok train`` is no file that Python could run, as Lightning would try.
-    """
-    if not HydraConfig.initialized():
-        return ()
-    program = sys.orig_argv[1 : len(sys.orig_argv) - len(sys.argv[1:])]
-    given = HydraConfig.get().overrides
-    kept = [word for word in given.hydra if not word.startswith(("hydra.mode=", "hydra.sweep"))]
-    own = [word for word in given.task if word.lstrip("+").partition("=")[0] != "out"]
-    return (sys.executable, *program, *kept, *own, override("out", folder.absolute()))
 
 
 def build_tokenizer(plain: dict[str, Any]) -> Tokenizer:

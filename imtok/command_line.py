@@ -162,6 +162,6 @@ def pasted(name: str) -> str:
 
 def compose_training(overrides: Sequence[str]) -> dict[str, Any]:
     """The training config of a recipe, as plain values; what only a run must say ("???") may be open."""
-    register_schemas()
+    register_schemas("train")
     with initialize_config_dir(str(config_folder()), version_base="1.3"):
         return cast(dict[str, Any], OmegaConf.to_container(compose("train", list(overrides)), resolve=True))

@@ -1,240 +1,71 @@
-"""The schema of every command's config, and checks that name all mistakes before anything is built or written."""
+"""Checks of a command's config that name all mistakes before anything is built or written.
+
+What a command takes is the dataclass ``Keys`` of its own file, ``imtok/commands/NAME.py``.
+"""
 
 import os
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, fields
+from dataclasses import fields
+from importlib import import_module
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 from hydra import compose, initialize_config_dir
 from hydra.conf import HydraConf
 from hydra.core.config_store import ConfigStore
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.utils import setup_globals
-from omegaconf import MISSING, DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from omegaconf.resolvers import oc
 
-from imtok.conditions.given import ConditionConfig, DecodeConditionConfig
-from imtok.data.schema import SPLITS, PackConfig
 from imtok.errors import InputError
 from imtok.explain import compose_or_explain, is_read
-from imtok.export.schema import ConvertConfig, PublishConfig
-from imtok.export.views import AUGMENTS
 from imtok.folders import config_folder
 from imtok.hints import Hints
-from imtok.measures.schema import NO_MEASURE, MeasureConfig, ScoreConfig
-from imtok.optimizer_section import optimizer_problems, read_optimizer
+from imtok.optimizer_section import optimizer_problems
 from imtok.overrides import in_full, settle, texts, typed_keys
+from imtok.plain import PATH_OF
 from imtok.signatures import check_parts
 from imtok.swaps import fit_parts
 from imtok.training.ranges import unusable_numbers
-from imtok.training.settings import EMASettings, InitFrom, TrainerSettings
 from imtok.unread import outside, unread_keys, without
 
-
-@dataclass
-class TrainConfig:
-    """Sections of a training config, in the order in which data flows through them."""
-
-    data: Any = MISSING
-    encoder: Any = MISSING
-    quantizer: Any = MISSING
-    regularizer: Any = None
-    decoder: Any = MISSING
-    space: Any = None
-    condition: Any = None
-    objective: Any = MISSING
-    trainer: TrainerSettings = field(default_factory=TrainerSettings)
-    optimizer: Any = MISSING
-    schedule: Any = None
-    ema: EMASettings = field(default_factory=EMASettings)
-    logger: Any = None
-    callback: Any = None
-    measure: Any = None
-    name: str = "default"
-    note: str | None = None
-    image_size: int = 64
-    seed: int = 0
-    out: str | None = None
-    ckpt: str | None = None
-    init_from: Any = None
-    freeze: list[str] = field(default_factory=list)
-    allow_change: list[str] = field(default_factory=list)
-    judges: str = "required"
-
-    def __post_init__(self) -> None:
-        if isinstance(self.optimizer, dict):
-            self.optimizer = read_optimizer(self.optimizer)
-
-    def check(self) -> list[str]:
-        """What is out of range, one line each."""
-        problems = [*self.trainer.check(), *self.optimizer.check(self.trainer.max_steps)]
-        problems += self.ema.check()
-        if self.trainer.evaluate_every and not any(section is not None for section in (self.measure or {}).values()):
-            problems.append(f"trainer.evaluate_{NO_MEASURE}")
-        if self.image_size < 1:
-            problems.append(f"image_size must be at least 1 pixel, got {self.image_size}")
-        if self.seed < 0:
-            problems.append(f"seed must not be negative, got {self.seed}")
-        if self.judges not in ("required", "found"):
-            problems.append(f"judges must be required or found, got {self.judges}")
-        if self.ckpt and not self.out and self.ckpt == "last":
-            problems.append("ckpt=last needs out=DIR: the run folder to go on with")
-        try:
-            source = InitFrom.read(self.init_from)
-        except ValueError as error:
-            problems.append(str(error))
-            source = None
-        nets = [name for name in self.freeze if name in ("encoder", "decoder")]
-        untaken = [name for name in nets if source is not None and not source.takes(name)]
-        if nets and not self.init_from and not self.ckpt:
-            problems.append(f"freeze={nets} needs init_from=RUN: a net that stays as it is must have learnt before")
-        if untaken:
-            problems.append(f"freeze={nets} needs init_from.parts to hold {', '.join(untaken)} as well")
-        if self.ckpt and self.init_from:
-            problems.append("ckpt (go on with a run) and init_from (start from weights) exclude each other")
-        several = self.trainer.num_nodes > 1 or str(self.trainer.devices) not in ("auto", "1")
-        if not self.out and several and not problems:
-            problems.append("out=DIR must be given with several processes, so that all of them write to one folder")
-        return problems
-
-
-@dataclass
-class ImagesConfig:
-    """A tokenizer, a data set (None = that of the tokenizer's run) and where the results go."""
-
-    tokenizer: str = MISSING
-    data: Any = None
-    out: str | None = None
-    split: str | None = None
-    image_size: int | None = None
-    batch_size: int = 64
-    workers: int = 0
-    device: str = "auto"
-    threads: int | None = None
-    condition: ConditionConfig = field(default_factory=ConditionConfig)
-
-    def check(self) -> list[str]:
-        """What is out of range, one line each."""
-        problems = self.condition.check()
-        if self.split not in (None, *SPLITS):
-            problems.append(f"split must be {', '.join(SPLITS)} or null (the data's own choice), got {self.split}")
-        for name in ("batch_size", "image_size", "threads"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                problems.append(f"{name} must be at least 1, got {value}")
-        if self.workers < 0:
-            problems.append(f"workers must not be negative, got {self.workers}")
-        return problems
-
-
-@dataclass
-class EvalConfig(MeasureConfig, ImagesConfig):
-    """Tokenizers, a data set, what to measure and where the report goes."""
-
-    tokenizer: Any = MISSING
-    protocol: Any = MISSING
-    extractor: Any = None
-
-    def check(self) -> list[str]:
-        """What is out of range, one line each."""
-        problems = [*ImagesConfig.check(self), *MeasureConfig.check(self)]
-        if self.tokenizer == [] or not isinstance(self.tokenizer, (str, list)):
-            problems.append(f"tokenizer must be a run folder, or several as [A,B], got {self.tokenizer!r}")
-        return problems
-
-
-@dataclass
-class ExportConfig(ImagesConfig):
-    """A tokenizer, a data set and where its tokens go."""
-
-    shard_size: int = 10_000
-    augment: str = "centre"
-
-    def check(self) -> list[str]:
-        """What is out of range, one line each."""
-        problems = super().check()
-        if self.shard_size < 1:
-            problems.append(f"shard_size must be at least 1 image, got {self.shard_size}")
-        if self.augment not in AUGMENTS:
-            problems.append(f"augment must be one of {', '.join(AUGMENTS)}, got {self.augment}")
-        if self.out is None and int(os.environ.get("WORLD_SIZE", 1)) > 1:
-            problems.append("out=DIR must be given with several processes, so that all of them write to one folder")
-        return problems
-
-
-@dataclass
-class QuantizeConfig(ImagesConfig):
-    """A continuous tokenizer, the quantizer that is to give it ids, and images to fit and measure that on."""
-
-    quantizer: Any = MISSING
-    images: int = 1000
-    split: str | None = "val"
-
-    def check(self) -> list[str]:
-        """What is out of range, one line each."""
-        problems = super().check()
-        if self.images < 1:
-            problems.append(f"images to fit the quantizer to must be at least 1, got {self.images}")
-        return problems
-
-
-@dataclass
-class DecodeConfig:
-    """A tokenizer, ids and where their pictures go."""
-
-    tokenizer: str = MISSING
-    ids: str = MISSING
-    out: str = MISSING
-    image_size: int | None = None
-    batch_size: int | None = None
-    device: str = "auto"
-    threads: int | None = None
-    condition: DecodeConditionConfig = field(default_factory=DecodeConditionConfig)
-
-    def check(self) -> list[str]:
-        """What is out of range, one line each."""
-        least_one = {"batch_size": self.batch_size, "image_size": self.image_size, "threads": self.threads}
-        problems = [f"{name} must be at least 1, got {v}" for name, v in least_one.items() if v is not None and v < 1]
-        return problems + self.condition.check()
-
-
+_Keys = TypeVar("_Keys")
 # What _target_ builds; all else is plain values.
 SECTIONS = (
     *("data", "encoder", "quantizer", "regularizer", "decoder", "space", "condition", "objective"),
     *("optimizer", "schedule", "protocol", "extractor", "format"),
 )
-SCHEMAS: dict[str, Any] = {
-    "train": TrainConfig,
-    "eval": EvalConfig,
-    "export": ExportConfig,
-    "convert": ConvertConfig,
-    "publish": PublishConfig,
-    "quantize": QuantizeConfig,
-    "decode": DecodeConfig,
-    "score": ScoreConfig,
-    "pack": PackConfig,
-}
 
 
-def register_schemas() -> None:
-    """Make ``defaults: [train_schema, ...]`` available to the YAML files."""
-    for command, schema in SCHEMAS.items():
-        ConfigStore.instance().store(f"{command}_schema", schema)
+def keys_of(command: str) -> Any:
+    """The dataclass of what a command takes, which stands in the command's own file."""
+    return import_module(f"imtok.commands.{command}").Keys
+
+
+def read_keys(config: DictConfig, keys: type[_Keys]) -> _Keys:
+    """A config that was checked as the dataclass of its command."""
+    return cast(_Keys, OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(keys), config)))
+
+
+def register_schemas(*commands: str) -> None:
+    """Make ``defaults: [train_schema, ...]`` available to the YAML files of commands; of all if none is named."""
+    for command in commands or PATH_OF:
+        ConfigStore.instance().store(f"{command}_schema", keys_of(command))
 
 
 def check_command(command: str, overrides: Sequence[str], job: int | None = None) -> None:
     """Compose what Hydra would compose, and raise InputError that lists every mistake, each with its fix.
 
     Args:
-        command: A key of ``SCHEMAS``.
+        command: One whose config Hydra composes.
         overrides: Hydra overrides of the command line, without sweeps.
         job: The number of these among the jobs of a sweep; None = no sweep.
     """
-    register_schemas()
+    register_schemas(command)
     overrides = in_full(command, overrides)
     for override in overrides:
         _require_folders(override)
@@ -251,26 +82,27 @@ def check_command(command: str, overrides: Sequence[str], job: int | None = None
         problems += settle(config, job)
         if not problems:
             fit_parts(config, command, overrides)
-        problems += check_config(config, SCHEMAS[command], hints, typed_keys(overrides))
+        problems += check_config(config, command, hints, typed_keys(overrides))
     if problems:
         lines = "\n".join(f"  {problem}" for problem in dict.fromkeys(problems))
         raise InputError(f"{len(set(problems))} mistake{'s' * (len(set(problems)) > 1)} in the config:\n{lines}")
 
 
 def check_config(
-    config: DictConfig, schema: Any, hints: Hints | None = None, typed: set[str] | None = None
+    config: DictConfig, command: str, hints: Hints | None = None, typed: set[str] | None = None
 ) -> list[str]:
     """Everything wrong with a composed config: unread keys, missing values, wrong types, settings out of range.
 
     Args:
         config: As it was composed.
-        schema: The dataclass of all that the command reads.
+        command: That reads it.
         hints: Of the command, for what a mistaken key may have meant.
         typed: Keys that the user gave. All others come from files; None = not known.
 
     Returns:
         A line for each mistake.
     """
+    schema = keys_of(command)
     secret = [
         f"{path}: {_ENVIRONMENT} (got {value})"
         for path, value in texts(OmegaConf.to_container(config))
@@ -305,7 +137,7 @@ def check_config(
     mistyped = optimizer_problems(plain["optimizer"]) if "optimizer" in plain else []
     problems += mistyped
     if not missing and not unread and not mistyped:
-        problems += OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(schema), config)).check()  # type: ignore
+        problems += read_keys(config, schema).check()
     return problems
 
 
@@ -331,7 +163,7 @@ def _require_folders(override: str) -> None:
 
 def suggestion(command: str, key: str) -> str:
     """What a key may have meant that a command does not have; begins with "; "."""
-    register_schemas()
+    register_schemas(command)
     with initialize_config_dir(str(config_folder()), version_base="1.3"):
         return Hints(command, config_folder()).key(key, compose(command))
 

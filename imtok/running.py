@@ -12,7 +12,7 @@ from omegaconf import DictConfig
 from rich.console import Console
 
 from imtok.command_line import check_arguments, settled
-from imtok.config import TrainConfig, check_config, register_schemas
+from imtok.config import check_config, register_schemas
 from imtok.continued import stored_config
 from imtok.errors import InputError
 from imtok.folders import config_folder
@@ -41,7 +41,7 @@ def run(command: str, refusing: Callable[[Callable[[], None]], None]) -> None:
         refusing(lambda: stored.extend(_stored(sys.argv[1:])))
     if not stored:
         refusing(lambda: check_arguments(command))
-    register_schemas()
+    register_schemas(command)
 
     def entry(config: DictConfig) -> Any:
         found, sys.argv[1:] = stored[0] if stored else config, words
@@ -56,11 +56,10 @@ def run(command: str, refusing: Callable[[Callable[[], None]], None]) -> None:
 
 def _stored(words: list[str]) -> list[DictConfig]:
     """The config of the run that goes on, once it is checked; Hydra is left with where that is."""
-    register_schemas()
     config = None if any(word.startswith("-") for word in words) else stored_config(words)
     if config is None:
         return []
-    problems = check_config(config, TrainConfig)
+    problems = check_config(config, "train")
     if problems:
         listed = "".join(f"\n  {problem}" for problem in problems)
         raise InputError(f"the config of the run does not hold with what is typed:{listed}")

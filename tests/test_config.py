@@ -7,9 +7,10 @@ from omegaconf import OmegaConf
 
 from imtok.cli import run_hydra
 from imtok.command_line import check_arguments
-from imtok.config import SCHEMAS, check_command
+from imtok.config import check_command
 from imtok.errors import InputError
 from imtok.overrides import as_typed
+from imtok.plain import PATH_OF
 
 
 @pytest.mark.parametrize(
@@ -200,7 +201,7 @@ class Open:
         self.settings = settings
 
 
-@pytest.mark.parametrize("command", SCHEMAS)
+@pytest.mark.parametrize("command", PATH_OF)
 def test_every_command_names_a_key_that_nothing_reads(command):
     with pytest.raises(InputError, match=r"  nobodys: nothing reads it; "):
         check_command(command, ["+nobodys=1"])

@@ -6,7 +6,7 @@ from hydra import compose, initialize_config_dir
 from jaxtyping import Float
 from torch import Tensor
 
-from imtok.build import build_run
+from imtok.commands.train import build_run
 from imtok.config import register_schemas
 from imtok.data.photos import Photos
 from imtok.folders import config_folder

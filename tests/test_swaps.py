@@ -9,7 +9,7 @@ from hydra import compose, initialize_config_dir
 from hydra.utils import get_class
 from omegaconf import OmegaConf
 
-from imtok.build import build_run
+from imtok.commands.train import build_run
 from imtok.config import check_command, register_schemas
 from imtok.errors import InputError
 from imtok.folders import config_folder

@@ -1,12 +1,34 @@
-"""``imtok decode``."""
+"""``imtok decode``: makes pictures of ids."""
 
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from omegaconf import DictConfig
+from omegaconf import MISSING, DictConfig
 from rich.console import Console
 
+from imtok.conditions.given import DecodeConditionConfig
 from imtok.export.pictures import decode_ids
 from imtok.image_commands import given_condition, load_tokenizer
+
+
+@dataclass
+class Keys:
+    """A tokenizer, ids and where their pictures go. configs/decode.yaml explains each."""
+
+    tokenizer: str = MISSING
+    ids: str = MISSING
+    out: str = MISSING
+    image_size: int | None = None
+    batch_size: int | None = None
+    device: str = "auto"
+    threads: int | None = None
+    condition: DecodeConditionConfig = field(default_factory=DecodeConditionConfig)
+
+    def check(self) -> list[str]:
+        """What is out of range, one line each."""
+        least_one = {"batch_size": self.batch_size, "image_size": self.image_size, "threads": self.threads}
+        problems = [f"{name} must be at least 1, got {v}" for name, v in least_one.items() if v is not None and v < 1]
+        return problems + self.condition.check()
 
 
 def run(config: DictConfig) -> None:

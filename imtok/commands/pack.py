@@ -1,14 +1,126 @@
-"""``imtok pack``."""
+"""``imtok pack``: writes shards of a data set."""
 
-from omegaconf import DictConfig
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
+from omegaconf import MISSING, DictConfig
+from rich.console import Console
+from rich.table import Table
+
+from imtok.bars import bar
 from imtok.build import build_data
-from imtok.data.command import run_pack
-from imtok.data.schema import PackConfig
+from imtok.data.base import SPLITS, Data
+from imtok.data.images import ImageSet
+from imtok.data.pack import BAD, Layout, pack
+from imtok.data.packing import Encoding
+from imtok.data.remarks import say_remarks
+from imtok.errors import InputError
 from imtok.image_commands import plain_values
+from imtok.paste import imtok_line, override
+
+
+@dataclass
+class Keys:
+    """A data set, where its shards go, and how they are made.
+
+    Attributes:
+        data: The data set.
+        out: The folder of the shards.
+        split: "train", "val", "all", or "test" where the data has it; None = all, of data that holds out no images of
+            its own.
+        image_size: Of data that is cut into tiles (``photos``), their side in pixels.
+        shard_images: At most so many images in a shard.
+        shard_megabytes: At most so large a shard, in 10^6 bytes.
+        resize: Images whose short side is longer are scaled to so many pixels; None = as they are.
+        encode: "jpeg", "png" or "webp"; None = as they came.
+        quality: Of JPEG and WebP that are written anew, 1 to 100.
+        shuffle: Seed of the order; None = as in the data.
+        workers: Processes that read, decode and encode.
+    """
+
+    data: Any = MISSING
+    out: str = MISSING
+    split: str | None = None
+    image_size: int = 64
+    shard_images: int = 10_000
+    shard_megabytes: float = 1000.0
+    resize: int | None = None
+    encode: str | None = None
+    quality: int = 95
+    shuffle: int | None = 0
+    workers: int = 0
+
+    def check(self) -> list[str]:
+        """What is out of range, one line each."""
+        problems = []
+        if self.split not in (None, *SPLITS):
+            problems.append(f"split must be {', '.join(SPLITS)} or null, got {self.split}")
+        if self.encode not in (None, "jpeg", "png", "webp"):
+            problems.append(f"encode must be jpeg, png, webp or null (as they came), got {self.encode}")
+        for name in ("shard_images", "image_size", "resize"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                problems.append(f"{name} must be at least 1, got {value}")
+        if self.shard_megabytes <= 0:
+            problems.append(f"shard_megabytes must be positive, got {self.shard_megabytes}")
+        if not 1 <= self.quality <= 100:
+            problems.append(f"quality must lie in [1, 100], got {self.quality}")
+        if self.shuffle is not None and not 0 <= self.shuffle < 2**63:
+            problems.append(f"shuffle must be a seed of at least 0 or null, got {self.shuffle}")
+        if self.workers < 0:
+            problems.append(f"workers must not be negative, got {self.workers}")
+        return problems
 
 
 def run(config: DictConfig) -> None:
     """Write shards of a data set."""
     plain = plain_values(config)
-    run_pack(PackConfig(**{name: plain[name] for name in vars(PackConfig())}), build_data(plain))
+    run_pack(Keys(**{name: plain[name] for name in vars(Keys())}), build_data(plain))
+
+
+def run_pack(config: Keys, data: Data) -> None:
+    """Pack what a config names, and say what was packed.
+
+    Raises:
+        InputError: As :func:`imtok.data.pack.pack`; or if the data is a stream, or does not say which split to take.
+    """
+    if config.split is None and data.holds_out:
+        known = f"{', '.join(data.splits[:-1])} or {data.splits[-1]}"
+        raise InputError(f"split must be {known}: this data holds out images of its own; pack one after another")
+    images = data.evaluation(config.image_size, config.split or "all")
+    if not isinstance(images, ImageSet):
+        raise InputError(
+            "data is a stream, which cannot be packed; leave out data.access=stream, and copy remote shards, which are "
+            "shards already, here to pack them anew"
+        )
+    say_remarks(images.remarks)
+    layout = Layout(config.shard_images, round(config.shard_megabytes * 1e6), config.shuffle)
+    encoding = Encoding(config.resize, config.encode, config.quality)
+    with bar("pack") as advance:
+        manifest = pack(
+            images.source,
+            Path(config.out),
+            layout,
+            encoding,
+            config.workers,
+            lambda count: advance(count, len(images)),
+        )
+    console = Console(highlight=False)
+    console.print(_packed(manifest))
+    following = imtok_line("train", "data=webdataset", override("data.path", config.out))
+    console.print(f"train:    {following}", soft_wrap=True, markup=False)
+
+
+def _packed(manifest: dict[str, Any]) -> Table:
+    rows = Table(show_header=False)
+    rows.add_column()
+    rows.add_column(justify="right")
+    size = sum(shard["bytes"] for shard in manifest["shards"])
+    rows.add_row("shards", str(len(manifest["shards"])))
+    rows.add_row("images", str(manifest["images"]))
+    rows.add_row("classes", str(manifest["classes"]))
+    rows.add_row("captions", str(manifest["captions"]))
+    rows.add_row("megabytes", f"{size / 1e6:.1f}")
+    rows.add_row(f"left out ({BAD})", str(manifest["bad"]))
+    return rows

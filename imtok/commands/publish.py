@@ -1,15 +1,41 @@
-"""``imtok publish``."""
+"""``imtok publish``: writes a folder for the hub."""
 
-from typing import cast
+from dataclasses import dataclass
+from pathlib import Path
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import MISSING, DictConfig
 from rich.console import Console
 
-from imtok.export.command import run_publish
-from imtok.export.schema import PublishConfig
+from imtok.config import read_keys
+from imtok.export.publish import publish
+from imtok.paste import shell_line
+
+
+@dataclass
+class Keys:
+    """A tokenizer, its report and where the folder for the hub goes. configs/publish.yaml explains each."""
+
+    tokenizer: str = MISSING
+    out: str = MISSING
+    report: str | None = None
+    license: str | None = None
+    programs: bool = True
+    image_size: int | None = None
+
+    def check(self) -> list[str]:
+        """What is out of range, one line each."""
+        if self.image_size is not None and self.image_size < 1:
+            return [f"image_size must be at least 1, got {self.image_size}"]
+        return []
 
 
 def run(config: DictConfig) -> None:
-    """Write a folder for the hub."""
-    settings = cast(PublishConfig, OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(PublishConfig), config)))
-    run_publish(settings, Console(highlight=False))
+    """Write the folder for the hub, and say what is not in it."""
+    settings, console = read_keys(config, Keys), Console(highlight=False)
+    report = None if settings.report is None else Path(settings.report)
+    out = Path(settings.out)
+    absent = publish(settings.tokenizer, out, report, settings.license, settings.image_size, programs=settings.programs)
+    console.print(f"{', '.join(sorted(path.name for path in out.iterdir()))} in {out}", soft_wrap=True, markup=False)
+    for name, why in absent.items():
+        console.print(f"  no {name}: {why}", soft_wrap=True, markup=False)
+    console.print(f"  upload: {shell_line('hf', 'upload', 'NAMESPACE/NAME', str(out))}", soft_wrap=True, markup=False)

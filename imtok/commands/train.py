@@ -1,20 +1,35 @@
-"""``imtok train``, the same as ``python train.py``."""
+"""``imtok train``, the same as ``python train.py``: trains a tokenizer and measures it."""
 
 import sys
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, cast
 
-from omegaconf import DictConfig
+import torch
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import MISSING, DictConfig, OmegaConf
 from rich.console import Console
 from rich.markup import escape
 
-from imtok.build import build_run
+from imtok.build import build_data, build_part, build_tokenizer, require_classes
 from imtok.command_line import go_on, job_words, output_folder
+from imtok.conditions.base import pinned
+from imtok.config import read_keys
+from imtok.data.augment import build_augment
 from imtok.distributed import launched_rank
 from imtok.measures.report.writing import BESIDE, PAGE, show
-from imtok.paste import imtok_line
+from imtok.measures.schema import NO_MEASURE
+from imtok.objectives.base import Objective
+from imtok.objectives.judges import build_with_found
+from imtok.optimizer_section import read_optimizer, typed_section
+from imtok.paste import imtok_line, override
 from imtok.sweeps import chosen, note_job
 from imtok.text import terminal
-from imtok.training.run import train
+from imtok.training.folder import left_out_so_far
+from imtok.training.rates import build_schedules
+from imtok.training.run import Run, train
+from imtok.training.settings import EMASettings, InitFrom, TrainerSettings
+from imtok.training.told_sizes import tell_sizes
 
 _RESULTS = {
     f"evaluation/{PAGE}": BESIDE,
@@ -24,6 +39,73 @@ _RESULTS = {
     "metrics.csv": "losses, usage and speed by step",
     "checkpoints": "to go on with: imtok train ckpt=last out=DIR",
 }
+
+
+@dataclass
+class Keys:
+    """Sections of a training config, in the order of the data; configs/train.yaml explains each."""
+
+    data: Any = MISSING
+    encoder: Any = MISSING
+    quantizer: Any = MISSING
+    regularizer: Any = None
+    decoder: Any = MISSING
+    space: Any = None
+    condition: Any = None
+    objective: Any = MISSING
+    trainer: TrainerSettings = field(default_factory=TrainerSettings)
+    optimizer: Any = MISSING
+    schedule: Any = None
+    ema: EMASettings = field(default_factory=EMASettings)
+    logger: Any = None
+    callback: Any = None
+    measure: Any = None
+    name: str = "default"
+    note: str | None = None
+    image_size: int = 64
+    seed: int = 0
+    out: str | None = None
+    ckpt: str | None = None
+    init_from: Any = None
+    freeze: list[str] = field(default_factory=list)
+    allow_change: list[str] = field(default_factory=list)
+    judges: str = "required"
+
+    def __post_init__(self) -> None:
+        if isinstance(self.optimizer, dict):
+            self.optimizer = read_optimizer(self.optimizer)
+
+    def check(self) -> list[str]:
+        """What is out of range, one line each."""
+        problems = [*self.trainer.check(), *self.optimizer.check(self.trainer.max_steps)]
+        problems += self.ema.check()
+        if self.trainer.evaluate_every and not any(section is not None for section in (self.measure or {}).values()):
+            problems.append(f"trainer.evaluate_{NO_MEASURE}")
+        if self.image_size < 1:
+            problems.append(f"image_size must be at least 1 pixel, got {self.image_size}")
+        if self.seed < 0:
+            problems.append(f"seed must not be negative, got {self.seed}")
+        if self.judges not in ("required", "found"):
+            problems.append(f"judges must be required or found, got {self.judges}")
+        if self.ckpt and not self.out and self.ckpt == "last":
+            problems.append("ckpt=last needs out=DIR: the run folder to go on with")
+        try:
+            source = InitFrom.read(self.init_from)
+        except ValueError as error:
+            problems.append(str(error))
+            source = None
+        nets = [name for name in self.freeze if name in ("encoder", "decoder")]
+        untaken = [name for name in nets if source is not None and not source.takes(name)]
+        if nets and not self.init_from and not self.ckpt:
+            problems.append(f"freeze={nets} needs init_from=RUN: a net that stays as it is must have learnt before")
+        if untaken:
+            problems.append(f"freeze={nets} needs init_from.parts to hold {', '.join(untaken)} as well")
+        if self.ckpt and self.init_from:
+            problems.append("ckpt (go on with a run) and init_from (start from weights) exclude each other")
+        several = self.trainer.num_nodes > 1 or str(self.trainer.devices) not in ("auto", "1")
+        if not self.out and several and not problems:
+            problems.append("out=DIR must be given with several processes, so that all of them write to one folder")
+        return problems
 
 
 def run(config: DictConfig) -> float | None:
@@ -71,3 +153,78 @@ def run(config: DictConfig) -> float | None:
     value, numbers = chosen(outcome.report.metrics, made.trainer.best)
     note_job(job_words(), numbers, folder)
     return value
+
+
+def build_run(config: DictConfig, folder: Path) -> Run:
+    """Build everything that a training config describes.
+
+    Raises:
+        InputError: If a part refuses its settings, or has some and is none.
+    """
+    plain = cast(dict[str, Any], OmegaConf.to_container(config, resolve=True))
+    if not plain.get("condition"):
+        plain.pop("condition", None)  # none leaves no trace: runs and tokenizers of before there were any are the same
+    require_classes(plain)
+    if plain["trainer"]["precision"] == "auto":
+        plain["trainer"]["precision"] = config.trainer.precision = _precision(plain["trainer"])
+    plain["optimizer"] = typed_section(plain["optimizer"])
+    typed = read_keys(config, Keys)
+    tokenizer = build_tokenizer(plain)
+    if tokenizer.condition is not None:
+        tokenizer.condition.prepare()
+        tokenizer.config = pinned(tokenizer.config or {}, tokenizer.condition)
+        plain["condition"] = tokenizer.config["condition"]
+    tell_sizes(plain["objective"], tokenizer, typed.image_size)
+    if typed.judges == "found":
+        objective, left_out = build_with_found(plain["objective"], left_out_so_far(folder, typed.ckpt))
+    else:
+        objective, left_out = cast(Objective, build_part(plain, "objective")), dict[str, str]()
+    return Run(
+        tokenizer=tokenizer,
+        objective=objective,
+        data=build_data(plain),
+        augment=build_augment(plain["data"].get("augment")),
+        trainer=typed.trainer,
+        optimizer=typed.optimizer,
+        ema=typed.ema,
+        folder=folder,
+        image_size=typed.image_size,
+        seed=typed.seed,
+        config=plain,
+        config_yaml=OmegaConf.to_yaml(OmegaConf.create(plain)),
+        ckpt=typed.ckpt,
+        init_from=InitFrom.read(typed.init_from),
+        measures=_by_name(plain["measure"]),
+        loggers=_by_name(typed.logger),
+        callbacks=_by_name(typed.callback),
+        allow_change=tuple(typed.allow_change),
+        note=typed.note or "",
+        command=_this_job(folder),
+        left_out=left_out,
+        schedules=build_schedules(typed.schedule, typed.optimizer, typed.trainer.max_steps, objective.nets()),
+    )
+
+
+def _by_name(section: Any) -> dict[str, Any]:
+    """The parts of a section that were not taken out by null."""
+    return {name: node for name, node in (section or {}).items() if node is not None}
+
+
+def _precision(trainer: dict[str, Any]) -> str:
+    """What ``trainer.precision=auto`` is on this machine."""
+    on_gpu = torch.cuda.is_available() and trainer["accelerator"] not in ("cpu", "mps", "tpu")
+    return "bf16" if on_gpu and torch.cuda.is_bf16_supported() else "fp32"
+
+
+def _this_job(folder: Path) -> tuple[str, ...]:
+    """The command that runs this job alone and into this folder; () where no command line began it.
+
+    Of a sweep it is one job of several. ``imtok train`` is no file that Python could run, as Lightning would try.
+    """
+    if not HydraConfig.initialized():
+        return ()
+    program = sys.orig_argv[1 : len(sys.orig_argv) - len(sys.argv[1:])]
+    given = HydraConfig.get().overrides
+    kept = [word for word in given.hydra if not word.startswith(("hydra.mode=", "hydra.sweep"))]
+    own = [word for word in given.task if word.lstrip("+").partition("=")[0] != "out"]
+    return (sys.executable, *program, *kept, *own, override("out", folder.absolute()))

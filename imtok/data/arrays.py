@@ -14,10 +14,9 @@ from PIL import Image
 from torch import Tensor
 from typing_extensions import override
 
-from imtok.data.base import Data, check_split
+from imtok.data.base import SPLITS, Data, check_split
 from imtok.data.images import ImageSet, Source, content_hash
 from imtok.data.joined import Joined
-from imtok.data.schema import SPLITS
 from imtok.data.transforms import CentreCrop, RandomScaleCrop, check_scale
 
 

@@ -8,6 +8,7 @@ from imtok.errors import InputError
 
 Images = ImageSet | ImageStream
 USUAL = ("train", "val", "all")
+SPLITS = ("train", "val", "test", "all")  # that any data can have
 
 
 class Data(ABC):

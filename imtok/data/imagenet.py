@@ -10,11 +10,11 @@ from typing import Literal
 import numpy as np
 from typing_extensions import override
 
+from imtok.data.base import SPLITS
 from imtok.data.classes import unclassed
 from imtok.data.decode import MAX_PIXELS, WHITE
 from imtok.data.folder import FileSource, Folder
 from imtok.data.images import Columns, Source
-from imtok.data.schema import SPLITS
 from imtok.errors import InputError
 
 INSIDE = ("", "ILSVRC/Data/CLS-LOC", "Data/CLS-LOC", "imagenette2", "imagenette2-320", "imagenette2-160")

@@ -9,6 +9,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 from typing_extensions import override
 
+from imtok import bars
 from imtok.data.collate import collate
 from imtok.data.images import ImageSet
 from imtok.data.order import TrainBatches
@@ -164,3 +165,8 @@ def _stream_loader(
 
 def _as_it_is(batch: Batch | InputError) -> Batch | InputError:
     return batch
+
+
+def watched(loader: Iterable[Batch], total: int | None, name: str) -> Iterator[Batch]:
+    """The batches, with a progress bar on a terminal."""
+    return bars.watched(loader, total, name, lambda batch: len(batch.image) + len(batch.bad))

@@ -9,11 +9,10 @@ import numpy as np
 from typing_extensions import override
 
 from imtok.data.apart import shared
-from imtok.data.base import Data, check_split
+from imtok.data.base import SPLITS, Data, check_split
 from imtok.data.images import ImageSet, Sample
 from imtok.data.joined import Joined
 from imtok.data.order import Blocks
-from imtok.data.schema import SPLITS
 from imtok.data.transforms import CentreCrop
 from imtok.errors import InputError
 

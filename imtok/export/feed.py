@@ -13,9 +13,8 @@ from typing_extensions import override
 from imtok.data.base import Images
 from imtok.data.collate import collate
 from imtok.data.images import ImageSet, Sample
-from imtok.data.loader import Loader, evaluation_loader
+from imtok.data.loader import Loader, evaluation_loader, watched
 from imtok.errors import InputError
-from imtok.measures.command import watched
 from imtok.types import Batch
 
 Wanted = Callable[[int], bool]

@@ -5,10 +5,13 @@ from dataclasses import dataclass
 from hashlib import sha256
 from typing import Any
 
+import numpy as np
 import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
+from imtok.data.images import ImageSet, Subset
+from imtok.data.stream import ImageStream
 from imtok.data.transforms import CentreCrop, Transform
 from imtok.errors import InputError
 from imtok.extractors.base import Extractor
@@ -143,3 +146,16 @@ def _decides(values: Mapping[str, Any], key: str) -> dict[str, Any]:
 def protocol_id(facts: dict[str, Any]) -> str:
     """A short name for everything that must be alike for two numbers to be comparable."""
     return sha256(canonical_json(facts).encode()).hexdigest()[:12]
+
+
+def prepare(images: ImageSet | ImageStream, protocol: Protocol, n: int | None) -> ImageSet | ImageStream:
+    """The images as a protocol crops them, and no more than ``n`` of them, evenly over a list; of a stream all."""
+    if isinstance(images, ImageStream):
+        if n is not None:
+            raise InputError("n must be null for a stream of shards, which is read from end to end")
+        images.transform = protocol.transform(images.image_size)
+        return images
+    source = images.source
+    if n is not None and n < len(source):
+        source = Subset(source, np.arange(n, dtype=np.int64) * len(source) // n)
+    return ImageSet(source, protocol.transform(images.image_size), captioned=images.captioned)

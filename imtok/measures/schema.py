@@ -45,33 +45,3 @@ class MeasureConfig:
         if self.seed < 0:
             problems.append(f"seed must not be negative, got {self.seed}")
         return problems
-
-
-@dataclass
-class ScoreConfig:
-    """Generated images and what to hold them against.
-
-    Attributes:
-        images: A folder, or an npz with ``arr_0``.
-        reference: The same, or an npz with ``mu`` and ``sigma``.
-        protocol: A :class:`imtok.measures.protocol.Protocol`.
-        extractor: A :class:`imtok.extractors.base.Extractor` in place of the protocol's; None = that.
-        out: The folder of ``score.json``.
-        batch_size: Images at a time.
-        device: ``auto``, ``cpu`` or ``cuda``.
-        threads: CPU threads for torch; None = torch's choice.
-    """
-
-    images: str = "???"
-    reference: str = "???"
-    protocol: Any = "???"
-    extractor: Any = None
-    out: str | None = None
-    batch_size: int = 64
-    device: str = "auto"
-    threads: int | None = None
-
-    def check(self) -> list[str]:
-        """What is out of range, one line each."""
-        values = {"batch_size": self.batch_size, "threads": self.threads}
-        return [f"{name} must be at least 1, got {v}" for name, v in values.items() if v is not None and v < 1]

@@ -25,7 +25,7 @@ from imtok.data.told import told
 from imtok.distributed import launched_rank, rank, world_size
 from imtok.errors import InputError
 from imtok.files import Lock, read_json
-from imtok.measures.command import prepare as prepare_images
+from imtok.measures.protocol import prepare as prepare_images
 from imtok.measures.report.origin import Origin
 from imtok.measures.report.results import Report
 from imtok.measures.settings import Settings

@@ -11,8 +11,8 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
+from imtok.commands.check import _show, run_check
 from imtok.data.check import check
-from imtok.data.command import _show, run_check
 from imtok.data.folder import FileSource
 from imtok.data.pack import INDEX, MANIFEST, Layout, pack
 from imtok.errors import InputError

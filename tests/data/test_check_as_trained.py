@@ -8,9 +8,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from imtok.commands.check import run_check
 from imtok.data.check import Asked, check
 from imtok.data.collection import Collection
-from imtok.data.command import run_check
 from imtok.data.folder import Folder
 from imtok.data.huggingface import HuggingFace
 from imtok.data.images import ImageSet

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from imtok.data.command import run_check
+from imtok.commands.check import run_check
 from imtok.data.decode import DecodeError, decode_image
 from imtok.data.folder import FileSource, Folder
 from imtok.data.pack import Layout, pack

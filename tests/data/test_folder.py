@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from imtok.data.command import run_check, run_pack
+from imtok.commands.check import run_check
+from imtok.commands.pack import Keys, run_pack
 from imtok.data.folder import Folder
 from imtok.data.imagenet import ImageNet
 from imtok.data.images import ImageSet
 from imtok.data.remarks import say_remarks
-from imtok.data.schema import PackConfig
 from imtok.errors import InputError
 
 
@@ -174,7 +174,7 @@ def test_pictures_of_kinds_that_are_not_read_are_counted_by_kind_and_the_rest_is
 def test_check_and_pack_say_once_what_is_skipped(odd: Path, tmp_path: Path, capsys, caplog):
     assert run_check([str(odd)]) == 0
     assert capsys.readouterr().out.count("skipped 11 files of") == 1
-    run_pack(PackConfig(out=str(tmp_path / "packed"), image_size=8), Folder(odd))
+    run_pack(Keys(out=str(tmp_path / "packed"), image_size=8), Folder(odd))
     assert [record.getMessage()[:19] for record in caplog.records if "skipped" in record.getMessage()] == [
         "skipped 11 files of"
     ]

@@ -6,11 +6,10 @@ from pathlib import Path
 import pytest
 
 from imtok.build import build_part
+from imtok.commands.pack import Keys, run_pack
 from imtok.config import check_command
-from imtok.data.command import run_pack
 from imtok.data.folder import Folder
 from imtok.data.photos import Photos
-from imtok.data.schema import PackConfig
 from imtok.data.shards import ShardSource
 from imtok.data.webdataset import WebDataset
 from imtok.errors import InputError
@@ -25,8 +24,8 @@ def test_all_images_of_a_folder_or_one_side_of_it_are_packed(
 ):
     sides = {"all": count, "train": count, "val": count}
     for split in sides:
-        run_pack(PackConfig(out=str(tmp_path / split), split=split), Folder(folder, val_fraction=0.3))
-    run_pack(PackConfig(out=str(tmp_path / "none")), Folder(folder))
+        run_pack(Keys(out=str(tmp_path / split), split=split), Folder(folder, val_fraction=0.3))
+    run_pack(Keys(out=str(tmp_path / "none")), Folder(folder))
     counts = {split: count(tmp_path / split) for split in (*sides, "none")}
     assert counts["all"] == counts["none"] == counts["train"] + counts["val"] == 23
     assert re.search(r"images\s+│\s+23\b", capsys.readouterr().out)
@@ -35,9 +34,9 @@ def test_all_images_of_a_folder_or_one_side_of_it_are_packed(
 def test_data_that_holds_out_images_must_be_told_which_to_pack(folder: Path, tmp_path: Path):
     for data in (Folder(folder, val_path=folder), Photos()):
         with pytest.raises(InputError, match="split must be train, val or all"):
-            run_pack(PackConfig(out=str(tmp_path / "out")), data)
+            run_pack(Keys(out=str(tmp_path / "out")), data)
     with pytest.raises(InputError, match="remote shards, which are shards already"):
-        run_pack(PackConfig(out=str(tmp_path / "out")), WebDataset("memory://set/{0..3}.tar"))
+        run_pack(Keys(out=str(tmp_path / "out")), WebDataset("memory://set/{0..3}.tar"))
     assert not (tmp_path / "out").exists()
 
 

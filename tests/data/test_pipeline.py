@@ -14,12 +14,11 @@ import pytest
 import torch
 from PIL import Image
 
-from imtok.data.command import run_pack
+from imtok.commands.pack import Keys, run_pack
 from imtok.data.decode import DecodeError, decode_image
 from imtok.data.decoded import decoded_pixels
 from imtok.data.loader import evaluation_loader, spread_loader, train_stream_loader
 from imtok.data.pipeline import Pipeline, require_source
-from imtok.data.schema import PackConfig
 from imtok.data.stream import ImageStream
 from imtok.data.webdataset import WebDataset
 from imtok.errors import InputError
@@ -299,4 +298,4 @@ def test_arrays_tensors_and_pictures_are_read_alike(mode: str):
 def test_a_pipeline_cannot_be_packed(tmp_path: Path, picture: Picture):
     data = Pipeline(Samples([{"__key__": "1", "png": picture(1)}]))
     with pytest.raises(InputError, match="data is a stream, which cannot be packed"):
-        run_pack(PackConfig(out=str(tmp_path / "out")), data)
+        run_pack(Keys(out=str(tmp_path / "out")), data)

@@ -12,8 +12,8 @@ import fsspec
 import pytest
 from webdataset.tariterators import group_by_keys, tar_file_expander
 
+from imtok.commands.check import run_check
 from imtok.data.check import Asked, check
-from imtok.data.command import run_check
 from imtok.data.images import ImageSet
 from imtok.data.loader import evaluation_loader, train_stream_loader
 from imtok.data.pack import pack

@@ -8,12 +8,13 @@ import pytest
 from measures.tiny import Tiny, batches, tokenizer
 from rich.console import Console
 
+from imtok.commands.compare import compare_folders
 from imtok.errors import InputError
-from imtok.measures.command import compare_folders, show_comparison, unique_names
 from imtok.measures.evaluate import evaluate
 from imtok.measures.protocol import Protocol
 from imtok.measures.report.compare import compare, read_report
 from imtok.measures.report.origin import Origin
+from imtok.measures.report.side_by_side import show_comparison, unique_names
 from imtok.measures.report.writing import write_report
 from imtok.measures.settings import Settings
 

@@ -9,11 +9,12 @@ from measures.reader import read
 from measures.tiny import batches, tokenizer
 from rich.console import Console
 
+from imtok.commands.compare import run_compare
 from imtok.errors import InputError
-from imtok.measures.command import run_compare, side_by_side
 from imtok.measures.evaluate import evaluate
 from imtok.measures.report.compare import compare
 from imtok.measures.report.comparison_page import Side, align, comparison_page
+from imtok.measures.report.side_by_side import side_by_side
 from imtok.measures.report.writing import write_report
 from imtok.measures.settings import Settings
 

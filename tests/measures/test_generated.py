@@ -12,13 +12,12 @@ import torch
 from measures.tiny import Tiny, batches
 from PIL import Image
 
+from imtok.commands.score import Keys, run_score
 from imtok.errors import InputError
 from imtok.measures import generated
-from imtok.measures.command import run_score
 from imtok.measures.frechet import FeatureStatistics
 from imtok.measures.generated import score
 from imtok.measures.protocol import Protocol
-from imtok.measures.schema import ScoreConfig
 from imtok.measures.stored import load_statistics, stored_images
 
 ADM = Protocol("adm")
@@ -329,8 +328,8 @@ def test_a_reason_stands_once_and_is_not_cut(tmp_path, capsys, monkeypatch):
     reason = f"download https://example.org/{30 * 'weights/'} or pip install 'imtok[offline]'"
     absent = {"precision": reason, "recall": reason}
     found = {"metrics": {"kid": 0.5}, "absent": absent, "images": 3, "protocol": {"preset": "adm"}}
-    monkeypatch.setattr("imtok.measures.command.score", lambda *_: found)
-    config = ScoreConfig("images", "reference", None)
+    monkeypatch.setattr("imtok.commands.score.score", lambda *_: found)
+    config = Keys("images", "reference", None)
     run_score(config, ADM, tmp_path / "score", torch.device("cpu"), "imtok score images=images")
     shown = capsys.readouterr().out
     assert shown.count("not measured") == 3

@@ -7,9 +7,9 @@ import torch
 from measures.tiny import SIDE, Tiny, batches, tokenizer
 from torch.nn.functional import interpolate
 
+from imtok.commands.eval import require_metrics
 from imtok.errors import InputError
 from imtok.measures.choose import missing
-from imtok.measures.command import require_metrics
 from imtok.measures.evaluate import evaluate
 from imtok.measures.frechet import Gaussian
 from imtok.measures.named import sections

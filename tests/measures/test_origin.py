@@ -14,11 +14,11 @@ from measures.tiny import QUANTIZERS, batches, tokenizer
 from PIL import Image
 from rich.console import Console
 
+from imtok.commands.score import score_origin
 from imtok.data.folder import Folder
 from imtok.data.photos import Photos
-from imtok.measures.command import prepare, score_origin
 from imtok.measures.evaluate import evaluate
-from imtok.measures.protocol import Protocol
+from imtok.measures.protocol import Protocol, prepare
 from imtok.measures.report.origin import Origin, describe_data
 from imtok.measures.report.page import page
 from imtok.measures.report.writing import show, write_report

@@ -8,7 +8,7 @@ from hydra import compose, initialize_config_dir
 from PIL import Image
 from safetensors.torch import load_file
 
-from imtok.build import build_run
+from imtok.commands.train import build_run
 from imtok.config import register_schemas
 from imtok.folders import config_folder
 from imtok.overrides import in_full

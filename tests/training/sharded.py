@@ -9,7 +9,7 @@ from hydra import compose, initialize_config_dir
 from training.critics import Read, in_float64
 from training.runs import PLAIN, TINY
 
-from imtok.build import build_run
+from imtok.commands.train import build_run
 from imtok.config import register_schemas
 from imtok.distributed import rank
 from imtok.folders import config_folder

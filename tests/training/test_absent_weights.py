@@ -8,7 +8,8 @@ import torch
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from imtok.build import build_part, build_run, build_tokenizer
+from imtok.build import build_part, build_tokenizer
+from imtok.commands.train import build_run
 from imtok.config import register_schemas
 from imtok.errors import InputError
 from imtok.folders import config_folder

@@ -8,8 +8,8 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 from training.runs import run_tiny
 
-from imtok.build import build_run
-from imtok.config import TrainConfig, check_config, register_schemas
+from imtok.commands.train import Keys, build_run
+from imtok.config import check_config, read_keys, register_schemas
 from imtok.data.base import Images
 from imtok.errors import InputError
 from imtok.folders import config_folder
@@ -30,7 +30,7 @@ def said(*overrides):
     config = composed(*overrides)
     for key in OmegaConf.missing_keys(config):
         OmegaConf.update(config, key, "somewhere")
-    typed: Any = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(TrainConfig), config))
+    typed: Any = read_keys(config, Keys)
     plain: Any = OmegaConf.to_container(config, resolve=True)
     return unlikely(typed.trainer, typed.optimizer, plain)
 
@@ -134,7 +134,7 @@ def test_a_run_says_that_hardly_any_image_is_held_out(count, held_out, told):
 @pytest.mark.parametrize("key", ["seed", "trainer.max_steps", "image_size", "quantizer.codebook_size"])
 def test_a_number_that_does_not_fit_into_64_bits_is_named(key):
     config = composed(f"{key}=99999999999999999999")
-    (line,) = [line for line in check_config(config, TrainConfig) if "64 bits" in line]
+    (line,) = [line for line in check_config(config, "train") if "64 bits" in line]
     assert line == f"{key} must be at most 9223372036854775807 (64 bits), got 99999999999999999999"
 
 

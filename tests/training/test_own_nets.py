@@ -10,7 +10,7 @@ from hydra import compose, initialize_config_dir
 from torch import nn
 from training.runs import state_of, tiny_run
 
-from imtok.config import TrainConfig, check_config, register_schemas
+from imtok.config import check_config, register_schemas
 from imtok.errors import InputError
 from imtok.folders import config_folder
 from imtok.losses.pixel import L2Loss
@@ -205,7 +205,7 @@ def test_a_net_that_no_checkpoint_would_hold_and_settings_of_no_net_are_refused(
 def test_mistakes_in_the_settings_of_a_net_are_named_by_their_keys(words, message):
     register_schemas()
     with initialize_config_dir(str(config_folder()), version_base="1.3"):
-        lines = check_config(compose("train", overrides=[words]), TrainConfig)
+        lines = check_config(compose("train", overrides=[words]), "train")
     assert len(lines) == 1
     assert lines[0].startswith(message)
 

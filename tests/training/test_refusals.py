@@ -6,7 +6,7 @@ import pytest
 from hydra import compose, initialize_config_dir
 from training.runs import tiny_run
 
-from imtok.build import build_run
+from imtok.commands.train import build_run
 from imtok.config import register_schemas
 from imtok.errors import InputError
 from imtok.folders import config_folder

@@ -15,7 +15,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import DTensor
 from training.launch import Launched, launch_ranks
 
-from imtok.build import build_run
+from imtok.commands.train import build_run
 from imtok.config import register_schemas
 from imtok.folders import config_folder
 from imtok.nn.transformer import Transformer

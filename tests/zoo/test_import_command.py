@@ -6,9 +6,9 @@ import pytest
 from zoo.containers import compose, fabricate
 
 from imtok import cli
+from imtok.commands.import_ import run_import
 from imtok.errors import InputError
 from imtok.tokenizer import Tokenizer
-from imtok.zoo.command import run_import
 from imtok.zoo.registry import SOURCES
 
 
