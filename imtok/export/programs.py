@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import override
 
+from imtok.bars import watched
 from imtok.encoders.base import encoded
 from imtok.measures.inference import Size, evaluating
 from imtok.quantizers import search
@@ -106,7 +107,7 @@ def write_programs(tokenizer: Tokenizer, folder: Path, size: Size) -> dict[str, 
             ENCODER: (EncoderProgram(tokenizer), {"image": image}),
             DECODER: (DecoderProgram(tokenizer, size), ids),
         }
-        for name, (module, given) in wanted.items():
+        for name, (module, given) in watched(wanted.items(), len(wanted), "programs", lambda _: 1):
             reason = _write(module.eval(), given, told, folder / name)
             if reason is not None:
                 absent[name] = reason

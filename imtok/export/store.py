@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from imtok.bars import watched
 from imtok.conditions.given import ConditionConfig
 from imtok.errors import InputError
 from imtok.files import is_sealed, read_json, sha256
@@ -161,7 +162,7 @@ class TokenStore:
         if not is_sealed(self.manifest) or (self.folder / MANIFEST).read_bytes() != as_json(self.manifest):
             raise InputError(f"{self.folder / MANIFEST} was altered (its sha256 is not its own); export again")
         files: dict[str, Any] = self.manifest["files"]
-        for name, about in files.items():
+        for name, about in watched(files.items(), len(files), "check", lambda _: 1):
             path = self.folder / name
             if not path.is_file():
                 raise InputError(f"{path} is missing; export again")

@@ -1,9 +1,11 @@
 """What a consumer's own reader finds is what the store holds: ids, labels, order, for every format."""
 
+import io
 import json
 import pickle
 import pickletools
 import subprocess
+import sys
 from importlib.util import find_spec
 
 import numpy as np
@@ -76,6 +78,24 @@ def test_llamagen_reads_every_view_with_its_label(store, tmp_path, slots):
     assert [label.tolist() for image in read for _, label in image[:1]] == [[label] for label in LABELS]
     assert np.load(out / "imagenet16_codes/3.npy", allow_pickle=False).shape[:2] == (1, store.views)
     verify(out)
+
+
+@pytest.mark.parametrize(
+    "form",
+    [LlamaGen(), NanoGPT(), RAR(), WebDataset(), pytest.param(Parquet(), marks=needs_arrow)],
+    ids=lambda form: type(form).__name__,
+)
+def test_a_terminal_sees_how_many_images_are_written_and_a_pipe_nothing(form, tmp_path, monkeypatch):
+    store = small_store(tmp_path / "tokens")
+    for stream, shown in ((io.StringIO(), False), (Terminal(), True)):
+        monkeypatch.setattr(sys, "stderr", stream)
+        convert(store, form, tmp_path / f"out{shown}")
+        assert ("convert" in stream.getvalue()) == ("7/7" in stream.getvalue()) == shown
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
 
 
 def test_gigatok_reads_every_view_with_its_label(store, tmp_path):

@@ -7,9 +7,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from imtok.bars import bar
 from imtok.errors import InputError
 from imtok.export.sequences import Sequencing
-from imtok.export.store import TokenStore
+from imtok.export.store import Shard, TokenStore
 
 
 class Format(ABC):
@@ -58,21 +59,27 @@ class Row(NamedTuple):
 
 
 def rows(store: TokenStore, sequencing: Sequencing) -> Iterator[Row]:
-    """Every image of a store, in order."""
+    """Every image of a store, in order, with a progress bar."""
     number = 0
-    for shard in store.shards():
-        for start in range(0, len(shard.keys), 1024):
-            part = slice(start, start + 1024)
-            keep = None if shard.keep is None else np.asarray(shard.keep[part])
-            views = sequencing.join(shard.ids[part], keep)
-            lengths = sequencing.lengths(keep, views.shape[:-1])
-            keys, labels = shard.keys[part], shard.labels[part].tolist()
-            captions = [""] * len(keys) if shard.captions is None else shard.captions[part]
-            several = [[caption] * bool(caption) for caption in captions] if shard.texts is None else shard.texts[part]
-            columns = (keys, labels, views, lengths, captions, several)
-            for key, label, own, own_lengths, caption, texts in zip(*columns, strict=True):
-                yield Row(number, key, label, own, own_lengths, caption, texts)
-                number += 1
+    with bar("convert") as advance:
+        for shard in store.shards():
+            for start in range(0, len(shard.keys), 1024):
+                part = _part(shard, sequencing, slice(start, start + 1024), number)
+                advance(len(part), len(store))  # first: not every format asks whether there is one more
+                yield from part
+                number += len(part)
+
+
+def _part(shard: Shard, sequencing: Sequencing, part: slice, number: int) -> list[Row]:
+    """Some images of a shard, the first of which is the one of this number in the store."""
+    keep = None if shard.keep is None else np.asarray(shard.keep[part])
+    views = sequencing.join(shard.ids[part], keep)
+    lengths = sequencing.lengths(keep, views.shape[:-1])
+    keys, labels = shard.keys[part], shard.labels[part].tolist()
+    captions = [""] * len(keys) if shard.captions is None else shard.captions[part]
+    several = [[caption] * bool(caption) for caption in captions] if shard.texts is None else shard.texts[part]
+    columns = zip(range(number, number + len(keys)), keys, labels, views, lengths, captions, several, strict=True)
+    return [Row(*values) for values in columns]
 
 
 def class_of(row: Row, unlabelled: int | None) -> int:

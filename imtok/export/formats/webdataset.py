@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from typing_extensions import override
 
+from imtok.bars import watched
 from imtok.export.formats.base import Format
 from imtok.export.store import Shard, TokenStore
 
@@ -37,19 +38,19 @@ class WebDataset(Format):
     def write(self, store: TokenStore, folder: Path) -> dict[str, Any]:
         number, archive = 0, None
         dtype = np.int32 if max(store.manifest["vocab_sizes"]) <= 2**31 else np.int64
-        for shard in store.shards():
-            for row in range(len(shard.keys)):
-                if number % self.images_per_file == 0:
-                    if archive is not None:
-                        archive.close()
-                    path = folder / f"tokens-{number // self.images_per_file:06d}.tar"
-                    archive = tarfile.open(path, "w", format=tarfile.USTAR_FORMAT)  # noqa: SIM115, closed as the next one is due
-                for suffix, data in _members(shard, row, dtype).items():
-                    member = tarfile.TarInfo(f"{number:08d}.{suffix}")
-                    member.size, member.mtime = len(data), 0
-                    assert archive is not None
-                    archive.addfile(member, io.BytesIO(data))
-                number += 1
+        images = ((shard, row) for shard in store.shards() for row in range(len(shard.keys)))
+        for shard, row in watched(images, len(store), "convert", lambda _: 1):
+            if number % self.images_per_file == 0:
+                if archive is not None:
+                    archive.close()
+                path = folder / f"tokens-{number // self.images_per_file:06d}.tar"
+                archive = tarfile.open(path, "w", format=tarfile.USTAR_FORMAT)  # noqa: SIM115, closed as the next one is due
+            for suffix, data in _members(shard, row, dtype).items():
+                member = tarfile.TarInfo(f"{number:08d}.{suffix}")
+                member.size, member.mtime = len(data), 0
+                assert archive is not None
+                archive.addfile(member, io.BytesIO(data))
+            number += 1
         if archive is not None:
             archive.close()
         files = -(-number // self.images_per_file)
