@@ -2,6 +2,7 @@
 
 from typing import Literal
 
+import torch
 from einops import rearrange
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
@@ -24,6 +25,7 @@ class SelfAttention(nn.Module):
         bias: Whether the projections have a bias.
         query_key_norm: Norm of queries and keys, per head; "none".
         scale: "sqrt" divides scores by the root of a head's width, "mup" multiplies them by 8 / width (FlexTok).
+        key_bias: Whether keys have a bias where the projections have one; DINOv3 and EVA-02 have none.
 
     Raises:
         ValueError: If ``heads`` does not divide ``width``.
@@ -35,13 +37,20 @@ class SelfAttention(nn.Module):
     """
 
     def __init__(
-        self, width: int, heads: int, bias: bool = True, query_key_norm: TokenNorm = "none", scale: Scale = "sqrt"
+        self,
+        width: int,
+        heads: int,
+        bias: bool = True,
+        query_key_norm: TokenNorm = "none",
+        scale: Scale = "sqrt",
+        key_bias: bool = True,
     ) -> None:
         super().__init__()
         head_width = _head_width(width, heads)
         self.heads = heads
         self.scale = 8 / head_width if scale == "mup" else None
-        self.query_key_value = nn.Linear(width, 3 * width, bias=bias)
+        self.query_key_value = nn.Linear(width, 3 * width, bias=bias and key_bias)
+        self.query_value_bias = nn.Parameter(torch.zeros(2, width)) if bias and not key_bias else None
         self.query_norm = token_norm(query_key_norm, head_width)
         self.key_norm = token_norm(query_key_norm, head_width)
         self.project = nn.Linear(width, width, bias=bias)
@@ -50,13 +59,22 @@ class SelfAttention(nn.Module):
     def forward(
         self, tokens: Float[Tensor, "b n d"], visible: Visible | None = None, rotation: Rotation | None = None
     ) -> Float[Tensor, "b n d"]:
-        query, key, value = rearrange(
-            self.query_key_value(tokens), "b n (part k c) -> part b k n c", part=3, k=self.heads
-        )
+        query, key, value = self.projected(tokens, rotation)
+        return self.project(_attend(query, key, value, visible, self.scale))
+
+    def projected(
+        self, tokens: Float[Tensor, "b n d"], rotation: Rotation | None
+    ) -> tuple[Float[Tensor, "b k n c"], Float[Tensor, "b k n c"], Float[Tensor, "b k n c"]]:
+        """Queries and keys, normed and turned, and values, by head."""
+        fused = self.query_key_value(tokens)
+        if self.query_value_bias is not None:
+            query, value = self.query_value_bias
+            fused = fused + torch.cat([query, torch.zeros_like(query), value])
+        query, key, value = rearrange(fused, "b n (part k c) -> part b k n c", part=3, k=self.heads)
         query, key = self.query_norm(query), self.key_norm(key)
         if rotation is not None:
             query, key = rotate(query, rotation), rotate(key, rotation)
-        return self.project(_attend(query, key, value, visible, self.scale))
+        return query, key, value
 
 
 class Attention(nn.Module):

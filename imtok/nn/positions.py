@@ -102,9 +102,13 @@ def rotations(
 
 
 def rotate(heads: Float[Tensor, "b k n d"], rotation: Rotation) -> Float[Tensor, "b k n d"]:
-    """Turn neighbouring pairs of channels by the angles of ``rotation`` (half as wide as a head)."""
+    """Turn neighbouring pairs of channels by the angles of ``rotation`` (half as wide as a head).
+
+    It computes as precisely as the more precise of both, and the angles' cosines as precisely as the angles.
+    """
     angles = rotation if rotation.ndim == 2 else rearrange(rotation, "b n c -> b 1 n c")
     cosine, sine = angles.cos(), angles.sin()
-    first, second = heads.to(angles.dtype).unflatten(-1, (-1, 2)).unbind(-1)
+    precise = heads.to(torch.promote_types(heads.dtype, angles.dtype))
+    first, second = precise.unflatten(-1, (-1, 2)).unbind(-1)
     turned = torch.stack([first * cosine - second * sine, first * sine + second * cosine], -1)
     return turned.flatten(-2).to(heads.dtype)

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -11,13 +10,12 @@ from torchvision.ops import StochasticDepth
 from typing_extensions import override
 
 from imtok.nn.attention import Scale, Visible
+from imtok.nn.layer_scale import LayerScale
 from imtok.nn.mlp import MLPKind, mlp
 from imtok.nn.modulation import Modulation, modulate
 from imtok.nn.norms import TokenNorm, token_norm
 from imtok.nn.positions import Rotation
 from imtok.nn.weighted_attention import WeightedSelfAttention
-
-BlockMLP = MLPKind | Literal["gelu_tanh"]
 
 
 @dataclass(frozen=True)
@@ -27,20 +25,24 @@ class BlockStyle:
     Attributes:
         norm: Of the tokens before attention and MLP.
         eps: Added to the variance in all norms.
-        mlp: Kind of the token-wise network; "gelu_tanh" is "gelu" in its tanh approximation (DiT).
+        mlp: Kind of the token-wise network (:func:`imtok.nn.mlp.mlp`).
         mlp_ratio: Its hidden width over the width of the tokens, rounded down to whole channels.
         bias: Whether attention and MLP have biases.
         query_key_norm: Norm of queries and keys in each head.
         scale: Of the attention scores.
+        key_bias: Whether keys have a bias where ``bias`` gives attention one.
+        layer_scale: What the learned scales of both halves of a block start at; 0 = there are none (DINOv2: 1e-5).
     """
 
     norm: TokenNorm = "layer"
     eps: float = 1e-5
-    mlp: BlockMLP = "gelu"
+    mlp: MLPKind = "gelu"
     mlp_ratio: float = 4.0
     bias: bool = True
     query_key_norm: TokenNorm = "none"
     scale: Scale = "sqrt"
+    key_bias: bool = True
+    layer_scale: float = 0.0
 
 
 class Block(nn.Module):
@@ -59,9 +61,13 @@ class Block(nn.Module):
     ) -> None:
         super().__init__()
         self.norm1 = token_norm(style.norm, width, style.eps)
-        self.attention = WeightedSelfAttention(width, heads, style.bias, style.query_key_norm, style.scale)
+        self.attention = WeightedSelfAttention(
+            width, heads, style.bias, style.query_key_norm, style.scale, style.key_bias
+        )
+        self.scale1 = LayerScale(width, style.layer_scale) if style.layer_scale else nn.Identity()
         self.norm2 = token_norm(style.norm, width, style.eps)
-        self.mlp = _block_mlp(style, width)
+        self.mlp = mlp(style.mlp, width, int(width * style.mlp_ratio + 1e-6), style.bias, style.eps)
+        self.scale2 = LayerScale(width, style.layer_scale) if style.layer_scale else nn.Identity()
         self.modulation = Modulation(width, 6, modulated_segments) if modulated_segments else None
         self.drop_path = StochasticDepth(drop_path, "row") if drop_path else nn.Identity()
 
@@ -76,20 +82,13 @@ class Block(nn.Module):
         weights: Float[Tensor, " n"] | None = None,
     ) -> Float[Tensor, "b n d"]:
         if self.modulation is None or condition is None:
-            tokens = tokens + self.drop_path(self.attention(self.norm1(tokens), visible, rotation, weights))
-            return tokens + self.drop_path(self.mlp(self.norm2(tokens)))
+            attended = self.scale1(self.attention(self.norm1(tokens), visible, rotation, weights))
+            tokens = tokens + self.drop_path(attended)
+            return tokens + self.drop_path(self.scale2(self.mlp(self.norm2(tokens))))
         shift1, scale1, gate1, shift2, scale2, gate2 = self.modulation(condition, lengths)
-        attended = self.attention(modulate(self.norm1(tokens), shift1, scale1), visible, rotation, weights)
+        attended = self.scale1(self.attention(modulate(self.norm1(tokens), shift1, scale1), visible, rotation, weights))
         tokens = tokens + self.drop_path(gate1 * attended)
-        return tokens + self.drop_path(gate2 * self.mlp(modulate(self.norm2(tokens), shift2, scale2)))
-
-
-def _block_mlp(style: BlockStyle, width: int) -> nn.Module:
-    hidden = int(width * style.mlp_ratio + 1e-6)
-    if style.mlp != "gelu_tanh":
-        return mlp(style.mlp, width, hidden, style.bias)
-    maps = nn.Linear(width, hidden, bias=style.bias), nn.Linear(hidden, width, bias=style.bias)
-    return nn.Sequential(maps[0], nn.GELU(approximate="tanh"), maps[1])
+        return tokens + self.drop_path(gate2 * self.scale2(self.mlp(modulate(self.norm2(tokens), shift2, scale2))))
 
 
 class Transformer(nn.Module):
@@ -136,6 +135,7 @@ class Transformer(nn.Module):
         condition: Float[Tensor, "b d"] | None = None,
         lengths: Sequence[int] = (),
         weights: Float[Tensor, " n"] | None = None,
+        seen: list[Tensor] | None = None,
     ) -> Float[Tensor, "b n d"]:
         """Let the tokens talk.
 
@@ -146,10 +146,13 @@ class Transformer(nn.Module):
             condition: What modulates the blocks, where they are built for it.
             lengths: Tokens in each modulated segment.
             weights: How many tokens of the same kind each stands for; None = one. Excludes ``visible``.
+            seen: Gets the tokens behind each block, where somebody wants them.
         """
         for block in self.blocks:
             if self.checkpoint and self.training:
                 tokens = checkpoint(block, tokens, visible, rotation, condition, lengths, weights, use_reentrant=False)
             else:
                 tokens = block(tokens, visible, rotation, condition, lengths, weights)
+            if seen is not None:
+                seen.append(tokens)
         return tokens

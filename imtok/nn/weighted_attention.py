@@ -7,7 +7,7 @@ from torch.nn import functional as F
 from typing_extensions import override
 
 from imtok.nn.attention import SelfAttention, Visible
-from imtok.nn.positions import Rotation, rotate
+from imtok.nn.positions import Rotation
 
 
 class WeightedSelfAttention(SelfAttention):
@@ -44,12 +44,7 @@ class WeightedSelfAttention(SelfAttention):
             return super().forward(tokens, visible, rotation)
         if visible is not None:
             raise ValueError("visible must be None where tokens are weighted, got a mask")
-        query, key, value = rearrange(
-            self.query_key_value(tokens), "b n (part k c) -> part b k n c", part=3, k=self.heads
-        )
-        query, key = self.query_norm(query), self.key_norm(key)
-        if rotation is not None:
-            query, key = rotate(query, rotation), rotate(key, rotation)
+        query, key, value = self.projected(tokens, rotation)
         bias = rearrange(weights.log().to(query.dtype), "n -> 1 1 1 n")
         attended = F.scaled_dot_product_attention(query, key, value, attn_mask=bias, scale=self.scale)
         return self.project(rearrange(attended, "b k n c -> b n (k c)"))

@@ -112,3 +112,15 @@ def test_heads_that_do_not_divide_the_width_are_refused(heads):
     for attention in (SelfAttention, Attention):
         with pytest.raises(ValueError, match=f"heads must divide the width 24, got {heads}"):
             attention(WIDTH, heads)
+
+
+def test_without_a_bias_of_keys_it_is_one_whose_keys_bias_stays_zero():
+    attention, tokens = SelfAttention(16, 2, key_bias=False), torch.randn(2, 5, 16)
+    whole = SelfAttention(16, 2)
+    with torch.no_grad():
+        attention.query_value_bias.normal_()
+        whole.load_state_dict(attention.state_dict(), strict=False)
+        query, value = attention.query_value_bias
+        whole.query_key_value.bias.copy_(torch.cat([query, torch.zeros(16), value]))
+    torch.testing.assert_close(attention(tokens), whole(tokens))
+    assert SelfAttention(16, 2, bias=False, key_bias=False).query_value_bias is None

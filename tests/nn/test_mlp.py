@@ -38,5 +38,15 @@ def test_tokens_do_not_see_one_another():
 
 
 def test_another_kind_is_refused():
-    with unchecked(), pytest.raises(ValueError, match="mlp must be one of gelu, swiglu, got 'relu'"):
+    with unchecked(), pytest.raises(ValueError, match=r"mlp must be one of gelu, .*, swiglu_norm, got 'relu'"):
         mlp("relu", 6, 16)
+
+
+def test_quick_gelu_is_that_of_clip_and_a_norm_stands_before_the_last_map():
+    x = torch.randn(3, 6)
+    quick = mlp("quick_gelu", 6, 16)
+    hidden = quick[0](x)
+    torch.testing.assert_close(quick(x), quick[2](hidden * torch.sigmoid(1.702 * hidden)))
+    gated = mlp("swiglu_norm", 6, 16, eps=1e-6)
+    hidden = torch.nn.functional.silu(gated.gate(x)) * gated.value(x)
+    torch.testing.assert_close(gated(x), gated.out(torch.nn.functional.layer_norm(hidden, (16,), eps=1e-6)))

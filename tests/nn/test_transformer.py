@@ -7,7 +7,7 @@ from torch import nn
 
 from imtok.nn.modulation import Modulation
 from imtok.nn.positions import rotations
-from imtok.nn.transformer import BlockStyle, Transformer
+from imtok.nn.transformer import Block, BlockStyle, Transformer
 from imtok.nn.visibility import visibility
 
 WIDTH, HEADS, TOKENS = 24, 4, 7
@@ -224,3 +224,22 @@ def test_modulated_segments_are_told_apart():
     one = trunk(x, condition=condition, lengths=[4, 3])
     other = trunk(x, condition=condition, lengths=[5, 2])
     assert not torch.allclose(one[:, 4], other[:, 4])
+
+
+def test_the_scales_of_both_halves_begin_small_and_are_learned():
+    style = BlockStyle(layer_scale=1e-5)
+    block, tokens = Block(16, 2, style), torch.randn(1, 3, 16)
+    assert 0 < (block(tokens) - tokens).abs().max() < 1e-4
+    with torch.no_grad():
+        block.scale1.scale.zero_()
+        block.scale2.scale.zero_()
+    assert torch.equal(block(tokens), tokens)
+    assert {name for name, _ in block.named_parameters() if "scale" in name} == {"scale1.scale", "scale2.scale"}
+
+
+def test_the_tokens_behind_each_block_are_given_to_who_wants_them():
+    trunk, seen = Transformer(16, 3, 2), []
+    last = trunk(torch.randn(1, 4, 16), seen=seen)
+    assert len(seen) == 3
+    assert torch.equal(seen[-1], last)
+    assert not torch.equal(seen[0], seen[1])
