@@ -67,13 +67,14 @@ class Weights:
     tensors: Mapping[str, Tensor]
 
 
-def read_weights(path: Path, expected: str | None, option: str = "sha256") -> Weights:
+def read_weights(path: Path, expected: str | None, option: str = "sha256", entries: tuple[str, ...] = ()) -> Weights:
     """Read a file of torch or safetensors, on the CPU.
 
     Args:
         path: The file.
         expected: Hash of its bytes, or the first digits of it; None = whatever it holds.
         option: The argument that takes ``expected``, for the message.
+        entries: Where tensors may lie in a file that holds more; the first that is there is taken.
 
     Raises:
         InputError: If the hash is another one or the file cannot be read.
@@ -100,6 +101,8 @@ def read_weights(path: Path, expected: str | None, option: str = "sha256") -> We
         zipfile.BadZipFile,
     ):
         raise InputError(f"{path} is damaged or holds more than tensors; get it again") from None
+    while isinstance(tensors, Mapping) and (name := next((one for one in entries if one in tensors), None)):
+        tensors = tensors[name]
     if not isinstance(tensors, Mapping) or not all(isinstance(tensor, Tensor) for tensor in tensors.values()):
         raise InputError(f"{path} must hold tensors by name; it is not a weight file of this net")
     return Weights(path, digest, tensors)

@@ -1,0 +1,106 @@
+"""Of which tensors of a published file each weight of :class:`imtok.nn.vit.ViT` is made."""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+
+import torch
+from einops import rearrange
+from torch import Tensor
+
+from imtok.nn.vit import ViT
+from imtok.nn.vit_resize import resize_patches, resize_positions
+
+
+@dataclass(frozen=True)
+class Row:
+    """One weight of the net.
+
+    Attributes:
+        target: Its name.
+        sources: Names of what it is made of, as :mod:`imtok.nn.vit_names` has them on its right.
+        make: Makes it of these.
+    """
+
+    target: str
+    sources: tuple[str, ...]
+    make: Callable[..., Tensor]
+
+    def is_in(self, parts: Mapping[str, Tensor]) -> bool:
+        """Whether all that it is made of is there."""
+        return all(name in parts for name in self.sources)
+
+
+def rows_of(net: ViT) -> list[Row]:
+    """A row for every weight of a net; adapters have none."""
+    return [*_before(net), *(row for block in range(len(net.trunk.blocks)) for row in _block(net, block))]
+
+
+def _before(net: ViT) -> Iterator[Row]:
+    if net.class_token is not None:
+        yield Row("class_token", ("class_token",), _vectors)
+    if net.class_position is not None:
+        yield Row("class_position", ("positions",), lambda table: _table(table)[0])
+    if net.registers is not None:
+        yield Row("registers", ("registers",), _vectors)
+    if net.positions is not None:
+        yield Row("positions.table", ("positions",), lambda table: resize_positions(_table(table)[1], net.grid))
+    yield Row("patches.weight", ("patches.weight",), lambda kernel: resize_patches(kernel, net.patch_size))
+    if net.patches.bias is not None:
+        yield _same("patches.bias", "patches.bias")
+    for norm in ("norm_in", "norm"):
+        for kind, _ in net.get_submodule(norm).named_parameters():
+            yield _same(f"{norm}.{kind}", f"{norm}.{kind}")
+
+
+def _block(net: ViT, index: int) -> Iterator[Row]:
+    target, source, style = f"trunk.blocks.{index}", f"blocks.{index}", net.style
+
+    def turned(part: Tensor) -> Tensor:
+        """Channels that DINOv3 turns together stand half a head apart there, and side by side here."""
+        return (
+            rearrange(part, "(k half c) ... -> (k c half) ...", k=net.heads, half=2) if net.rotary == "dinov3" else part
+        )
+
+    def joined(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        return torch.cat([turned(query), turned(key), value])
+
+    def biases(query: Tensor, value: Tensor) -> Tensor:
+        return torch.stack([turned(query), value])
+
+    for kind in ("weight", "bias") if style.bias else ("weight",):
+        maps = {"attention.project": "project"}
+        if style.mlp.startswith("swiglu"):
+            maps |= {"mlp.gate": "gate", "mlp.value": "up", "mlp.out": "out"}
+        else:
+            maps |= {"mlp.0": "in", "mlp.2": "out"}
+        yield from (_same(f"{target}.{ours}.{kind}", f"{source}.{theirs}.{kind}") for ours, theirs in maps.items())
+        if kind == "weight" or style.key_bias:
+            parts = (f"{source}.query.{kind}", f"{source}.key.{kind}", f"{source}.value.{kind}")
+            yield Row(f"{target}.attention.query_key_value.{kind}", parts, joined)
+        else:
+            parts = (f"{source}.query.bias", f"{source}.value.bias")
+            yield Row(f"{target}.attention.query_value_bias", parts, biases)
+    for kind in ("weight", "bias"):
+        for norm in ("norm1", "norm2"):
+            yield _same(f"{target}.{norm}.{kind}", f"{source}.{norm}.{kind}")
+        if style.mlp == "swiglu_norm":
+            yield _same(f"{target}.mlp.norm.{kind}", f"{source}.between.{kind}")
+    if style.layer_scale:
+        for scale in ("scale1", "scale2"):
+            yield _same(f"{target}.{scale}.scale", f"{source}.{scale}")
+
+
+def _same(target: str, source: str) -> Row:
+    return Row(target, (source,), lambda value: value)
+
+
+def _vectors(value: Tensor) -> Tensor:
+    return value.reshape(-1, value.shape[-1])
+
+
+def _table(value: Tensor) -> tuple[Tensor, Tensor]:
+    """Positions of the class token, and of the patches; timm's copies with registers have the first added already."""
+    rows = _vectors(value)
+    if int(len(rows) ** 0.5) ** 2 == len(rows):
+        return torch.zeros_like(rows[:1]), rows
+    return rows[:1], rows[1:]
