@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -15,10 +16,26 @@ class Pretrained(ABC):
     """A module whose weights come from a file.
 
     Attributes:
-        weights: Path of the file, or "random": leave them as they were drawn. A recipe must say that in clear.
+        weights: Path of the file, or "random": leave them as they were drawn. A recipe must say that in clear. None =
+            they are in the tokenizer's own file, as those of a stored one.
     """
 
-    weights: str
+    weights: str | None
+
+    def find_weights(self) -> Path | None:
+        """Where the weights are that ``weights`` names; None if they are nowhere on this machine."""
+        path = Path(str(self.weights)).expanduser()
+        return path if path.is_file() else None
+
+    @property
+    def remedy(self) -> str:
+        """What a user may do where they are nowhere."""
+        return "give the path of its file"
+
+    @property
+    def stored(self) -> dict[str, Any]:
+        """Settings as they are stored with the tokenizer, where they are not those that it was built with."""
+        return {}
 
     @abstractmethod
     def read_weights(self, path: Path) -> None:
@@ -39,15 +56,35 @@ def fetch_weights(root: nn.Module, key: str = "") -> None:
     Raises:
         InputError: If a file cannot be used.
     """
+    for module, path in find_weights(root, key):
+        module.read_weights(path)
+
+
+def find_weights(root: nn.Module, key: str = "") -> list[tuple[Pretrained, Path]]:
+    """The pretrained parts in ``root`` that begin with a file, and their files; arguments as of ``fetch_weights``.
+
+    Raises:
+        InputError: If a file is nowhere on this machine.
+    """
+    found = list[tuple[Pretrained, Path]]()
     for name, module in root.named_modules(prefix=key):
         if isinstance(module, Pretrained) and module.weights != RANDOM:
-            path = Path(module.weights).expanduser()
-            if not path.is_file():
-                own = f"{name or type(module).__name__}.weights"
+            own = f"{name or type(module).__name__}.weights"
+            if module.weights is None:
+                raise InputError(f"{own} must be the path of a file, a name or random where a run starts, got null")
+            path = module.find_weights()
+            if path is None:
                 raise InputError(
-                    f"{own}={module.weights} does not exist; give the path of its file, or {own}=random to go without"
+                    f"{own}={module.weights} does not exist; {module.remedy}, or {own}=random to go without"
                 )
-            module.read_weights(path)
+            found.append((module, path))
+    return found
+
+
+def as_stored(config: dict[str, Any], **parts: object) -> dict[str, Any]:
+    """A tokenizer's config in which the sections of pretrained parts say what is stored of them."""
+    stored = {name: part.stored for name, part in parts.items() if isinstance(part, Pretrained)}
+    return {**config, **{name: {**config[name], **changed} for name, changed in stored.items() if changed}}
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:

@@ -18,6 +18,7 @@ from imtok.hub import OnHub
 from imtok.nn.taps import tapped
 from imtok.pictures import Picture, Range, postprocess, preprocess
 from imtok.pixels import check_image
+from imtok.pretrained import as_stored
 from imtok.quantizers.base import Quantizer
 from imtok.regularizers.base import Regularizer
 from imtok.spaces.base import Space
@@ -292,7 +293,7 @@ class Tokenizer(OnHub):
             decoder,
             cast(Regularizer | None, regularizer),
             cast(Space | None, space),
-            pinned(config, condition),
+            as_stored(pinned(config, condition), encoder=encoder, decoder=decoder),
             condition,
         )
 

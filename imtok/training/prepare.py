@@ -22,7 +22,7 @@ from imtok.measures.quantity import Quantity
 from imtok.measures.settings import Settings
 from imtok.nn.frozen import warn_random
 from imtok.objectives.base import Objective
-from imtok.pretrained import RANDOM, Pretrained, fetch_weights
+from imtok.pretrained import RANDOM, Pretrained, fetch_weights, find_weights
 from imtok.tokenizer import Tokenizer
 from imtok.training.best import find_best
 from imtok.training.callbacks import build_callbacks, check_monitors
@@ -134,6 +134,9 @@ def prepare(run: Run, processes: int, images: Images, about: dict[str, Any], res
     Raises:
         InputError: If parts do not go together, or something is not to be had. Nothing is written.
     """
+    parts = _beginning(run, resume)
+    for name, part in parts.items():
+        find_weights(part, name)
     _require_told(run, images)
     check_nets(run.objective, run.optimizer)
     _try_optimizers(run)
@@ -151,14 +154,10 @@ def prepare(run: Run, processes: int, images: Images, about: dict[str, Any], res
     validation = held_out(run)
     say_remarks(validation.remarks, said=images.remarks)
     shown = choose_shown(validation)
-    _fetch_weights(run.objective, "objective")
+    for name, part in parts.items():
+        _fetch_weights(part, name)
     if run.init_from is not None:
-        for name, part in run.tokenizer.named_children():
-            if not run.init_from.takes(name):
-                _fetch_weights(part, name)
         take_weights(run.tokenizer, run.init_from.path, run.init_from.parts)
-    elif resume is None:
-        _fetch_weights(run.tokenizer)
     return Plan(images, validation, about, resume, asked, best, shown, callbacks)
 
 
@@ -214,6 +213,14 @@ def _try_optimizers(run: Run) -> None:
     make_optimizer(run.tokenizer, run.optimizer)
     for name in run.objective.nets():
         try_optimizer(run.optimizer.for_net(name), net_key(name), sharded)
+
+
+def _beginning(run: Run, resume: Checkpoint | None) -> dict[str, nn.Module]:
+    """The parts that begin with published weights of their own, by their sections."""
+    found: dict[str, nn.Module] = {"objective": run.objective}
+    if run.init_from is not None:
+        return found | {name: part for name, part in run.tokenizer.named_children() if not run.init_from.takes(name)}
+    return found | (dict(run.tokenizer.named_children()) if resume is None else {})
 
 
 def _fetch_weights(root: nn.Module, key: str = "") -> None:

@@ -1,0 +1,177 @@
+"""An encoder that begins as DINOv2, DINOv3, CLIP, SigLIP2, MAE or EVA-02: a latent per patch of their features."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional as F
+from typing_extensions import override
+
+from imtok.encoders.base import Encoder
+from imtok.nn.grid import grid_size
+from imtok.nn.grid_rotations import Rotary
+from imtok.nn.learning import Train, let_learn, stay_in_evaluation
+from imtok.nn.positions import Grid
+from imtok.nn.transformer import BlockStyle
+from imtok.nn.vit import Table, ViT
+from imtok.nn.vit_files import read_vit
+from imtok.nn.vit_weights import find_vit, repository_of
+from imtok.pretrained import RANDOM, Pretrained
+from imtok.types import Condition, Latents
+
+
+class PretrainedViTEncoder(Encoder, Pretrained):
+    """A published vision transformer, and a linear map from its features to latents.
+
+    The net is saved with the tokenizer, and what it began with is not: a stored tokenizer needs no other file.
+
+    Args:
+        out_dim: Width of the latents; the builder sets it to the quantizer's. The linear map is left out where it is
+            the width of the features.
+        image_size: Side of the images that the positions are for, in pixels; the builder sets it.
+        weights: Path of a file as timm, transformers or the authors write it, or a name of timm or of the Hugging Face
+            hub, whose file is taken from the hub's cache; "random" = as they are drawn; None = those of the stored
+            tokenizer.
+        patch_size: Side of a patch, in pixels that the net sees. A file's patches of another side are resized.
+        factor: Pixels of the image per latent, along each side. Images are resized so that a patch has so many.
+        width: Width of the tokens.
+        depth: Number of blocks.
+        heads: Attention heads of each.
+        class_tokens: 1, or 0 for nets that have none.
+        registers: Register tokens.
+        table: Added positions: "learned", resized for other images than ``image_size``, or "none".
+        rotary: Turned positions: "none", "dinov3" or "eva".
+        rotary_grid: Patches along each side that "eva" counts, whatever the image.
+        norm_in: Norm the tokens before the first block, as CLIP does.
+        style: Of the blocks.
+        layers: Blocks whose outputs the latents are made of, side by side in channels, from 0, or from -1 backwards;
+            () = the last one, normed. What lies behind the deepest one is left out.
+        mean: Of each channel of the pixels that the net was trained on, where black is 0 and white is 1.
+        deviation: Standard deviation of the same.
+        train: What of the net learns: "all", "none", the "last" blocks, or adapters beside the maps of attention
+            ("lora").
+        last_blocks: How many the last blocks are.
+        lora_rank: Rank of the adapters.
+        drop_path: Probability that a sample passes a half of the last block by, in training, growing from 0.
+        checkpoint: Compute blocks again in the backward pass instead of keeping their activations.
+
+    Raises:
+        ValueError: If an argument has no such choice or is out of range, or the image size is no multiple of
+            ``factor``; in ``forward`` and ``num_latents``, for such an image.
+
+    Example:
+        >>> encoder = PretrainedViTEncoder(6, image_size=64, patch_size=14, factor=16, width=32, depth=2, heads=2)
+        >>> encoder(torch.rand(1, 3, 64, 64) * 2 - 1).values.shape
+        torch.Size([1, 16, 6])
+    """
+
+    mean: Tensor
+    deviation: Tensor
+
+    def __init__(
+        self,
+        out_dim: int,
+        image_size: int,
+        weights: str | None = RANDOM,
+        patch_size: int = 14,
+        factor: int = 16,
+        width: int = 768,
+        depth: int = 12,
+        heads: int = 12,
+        class_tokens: int = 1,
+        registers: int = 0,
+        table: Table = "learned",
+        rotary: Rotary = "none",
+        rotary_grid: int = 16,
+        norm_in: bool = False,
+        style: BlockStyle | None = None,
+        layers: Sequence[int] = (),
+        mean: Sequence[float] = (0.485, 0.456, 0.406),
+        deviation: Sequence[float] = (0.229, 0.224, 0.225),
+        train: Train = "all",
+        last_blocks: int = 4,
+        lora_rank: int = 16,
+        drop_path: float = 0.0,
+        checkpoint: bool = False,
+    ) -> None:
+        super().__init__()
+        if wrong := [layer for layer in layers if not -depth <= layer < depth]:
+            raise ValueError(f"layers must lie in [{-depth}, {depth - 1}], the blocks of the net, got {wrong[0]}")
+        self.weights = weights
+        self.factor = factor
+        self.layers = [layer % depth for layer in layers]
+        self.net = ViT(
+            grid_size((image_size, image_size), factor),
+            patch_size,
+            width,
+            max(self.layers, default=depth - 1) + 1,
+            heads,
+            class_tokens,
+            registers,
+            table,
+            rotary,
+            rotary_grid,
+            norm_in,
+            not layers,
+            style,
+            drop_path,
+            checkpoint,
+        )
+        self._staying = [let_learn(self.net, train, last_blocks, lora_rank)]  # a list in a list is no sub-module
+        dim = width * max(len(layers), 1)
+        self.project = nn.Linear(dim, out_dim) if dim != out_dim else nn.Identity()
+        for name, values in (("mean", mean), ("deviation", deviation)):
+            self.register_buffer(name, torch.tensor(list(values)).view(3, 1, 1), persistent=False)
+
+    @override
+    def forward(
+        self, image: Float[Tensor, "b 3 h w"], length: int | None = None, condition: Condition | None = None
+    ) -> Latents:
+        tokens = self.net((self._resized(image) / 2 + 0.5 - self.mean) / self.deviation, self.layers)
+        return Latents(self.project(tokens[:, self.net.prefix :]))
+
+    def _resized(self, image: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b 3 h2 w2"]:
+        """Images with as many pixels as the net has patches for; the filter's overshoot is cut off."""
+        rows, columns = self._grid((image.shape[-2], image.shape[-1]))
+        side = self.net.patch_size
+        if side == self.factor:
+            return image
+        size = (rows * side, columns * side)
+        return F.interpolate(image, size, mode="bicubic", align_corners=False, antialias=True).clamp(-1, 1)
+
+    def _grid(self, size: tuple[int, int]) -> Grid:
+        return grid_size(size, self.factor)
+
+    @override
+    def num_latents(self, size: tuple[int, int]) -> int:
+        rows, columns = self._grid(size)
+        return rows * columns
+
+    @override
+    def train(self, mode: bool = True) -> "PretrainedViTEncoder":
+        super().train(mode)
+        stay_in_evaluation(self._staying[0])
+        return self
+
+    @override
+    def find_weights(self) -> Path | None:
+        return find_vit(str(self.weights))
+
+    @property
+    @override
+    def remedy(self) -> str:
+        repository = repository_of(str(self.weights))
+        at = f"download it (hf download {repository} model.safetensors), or " if repository else ""
+        return f"{at}give the path of its file"
+
+    @property
+    @override
+    def stored(self) -> dict[str, Any]:
+        return {"weights": None}
+
+    @override
+    def read_weights(self, path: Path) -> None:
+        read_vit(self.net, path, beyond=bool(self.layers))

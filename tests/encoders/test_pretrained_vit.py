@@ -1,0 +1,155 @@
+"""An encoder that begins with published weights: what learns, what is saved, and how images come to it."""
+
+import json
+
+import pytest
+import torch
+from nn.vits import timm_net
+from safetensors.torch import save_file
+from torch.nn import functional as F
+from training.runs import run_tiny, tiny_run
+
+from imtok.encoders.pretrained_vit import PretrainedViTEncoder
+from imtok.errors import InputError
+from imtok.tokenizer import Tokenizer
+from imtok.training.checkpoints import load
+from imtok.training.run import train
+
+TINY = (
+    "encoder=dinov2_b14", "encoder.width=32", "encoder.depth=3", "encoder.heads=2", "encoder.factor=8",
+    "trainer.max_steps=50",
+)  # fmt: skip
+
+
+@pytest.fixture
+def weights(tmp_path):
+    """A file of timm, for a grid of 5 x 5 patches."""
+    path = tmp_path / "dinov2.safetensors"
+    save_file({name: value.contiguous() for name, value in timm_net("dinov2_b14", 70).state_dict().items()}, path)
+    return path
+
+
+def encoder_of(**settings):
+    return PretrainedViTEncoder(6, image_size=64, width=32, depth=3, heads=2, **settings)
+
+
+@pytest.mark.parametrize(
+    ("how", "learning"),
+    [
+        ("none", ("project.",)),
+        ("last", ("project.", "net.trunk.blocks.2.", "net.norm.")),
+        ("lora", ("project.", "lora_A", "lora_B")),
+    ],
+)
+def test_what_is_frozen_is_bitwise_the_same_after_fifty_steps(how, learning, weights, tmp_path):
+    given = (f"encoder.weights={weights}", f"encoder.train={how}", "encoder.last_blocks=1", "encoder.drop_path=0.1")
+    run = tiny_run(tmp_path / "run", *TINY, *given, "ema.decay=0.5", "optimizer.weight_decay=0.1")
+    train(run)
+    checkpoint = load(tmp_path / "run/checkpoints/step_50")
+    fresh = tiny_run(tmp_path / "fresh", *TINY, *given).tokenizer.encoder
+    fresh.read_weights(weights)
+    changed = set()
+    for name, value in fresh.state_dict().items():
+        same = torch.equal(value, checkpoint.model[f"tokenizer.encoder.{name}"])
+        assert same == torch.equal(value, checkpoint.ema[f"encoder.{name}"])
+        changed |= set() if same else {name}
+    parameters = dict(fresh.named_parameters())
+    assert {name for name, value in parameters.items() if value.requires_grad} == changed
+    assert changed
+    assert all(any(part in name for part in learning) for name in changed)
+    (states,) = (optimizer["state"] for optimizer in checkpoint.state["optimizers"])
+    assert {name for name in states if name.startswith("encoder.")} == {f"encoder.{name}" for name in changed}
+
+
+def test_a_trained_tokenizer_needs_no_other_file_and_names_none(weights, tmp_path):
+    run = tiny_run(tmp_path / "run", *TINY, f"encoder.weights={weights}", "encoder.train=none", "trainer.max_steps=2")
+    train(run)
+    wanted = run.tokenizer.encoder.net.state_dict()
+    weights.unlink()
+    folder = tmp_path / "run/tokenizer"
+    loaded = Tokenizer.load(folder)
+    assert all(torch.equal(value, wanted[name]) for name, value in loaded.encoder.net.state_dict().items())
+    assert json.loads((folder / "config.json").read_text())["encoder"]["weights"] is None
+    assert str(tmp_path).encode() not in b"".join(path.read_bytes() for path in folder.iterdir())
+    loaded.save(tmp_path / "again")
+    assert Tokenizer.load(tmp_path / "again").fingerprint() == loaded.fingerprint()
+
+
+def test_a_run_goes_on_without_the_file_that_it_began_with(weights, tmp_path):
+    run_tiny(tmp_path / "run", *TINY, f"encoder.weights={weights}", "trainer.max_steps=4", "trainer.stop_at=2")
+    weights.unlink()
+    gone_on = ("encoder.weights=elsewhere.safetensors", "trainer.max_steps=4", "ckpt=last")
+    assert run_tiny(tmp_path / "run", *TINY, *gone_on).step == 4
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ("gone.pth", r"encoder.weights=gone.pth does not exist; give the path of its file, or encoder.weights=random"),
+        (
+            "vit_base_patch14_dinov2.lvd142m",
+            r"does not exist; download it \(hf download timm/vit_base_patch14_dinov2.lvd142m model.safetensors\), or",
+        ),
+        ("facebook/dinov2-base", r"does not exist; download it \(hf download facebook/dinov2-base model.safetensors\)"),
+        ("null", r"encoder.weights must be the path of a file, a name or random where a run starts, got null"),
+    ],
+)
+def test_weights_that_are_not_here_are_told_before_anything_runs(given, told, tmp_path, monkeypatch):
+    monkeypatch.setattr("imtok.nn.vit_weights.try_to_load_from_cache", lambda *_: None)
+    monkeypatch.setattr(PretrainedViTEncoder, "forward", None)
+    with pytest.raises(InputError, match=told):
+        run_tiny(tmp_path / "run", *TINY, f"encoder.weights={given}")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_name_finds_the_file_that_the_hub_left_in_its_cache(weights, monkeypatch):
+    asked = []
+
+    def cached(repository, file):
+        asked.append(repository)
+        return str(weights) if file == "model.safetensors" else None
+
+    monkeypatch.setattr("imtok.nn.vit_weights.try_to_load_from_cache", cached)
+    for name in ("vit_base_patch14_dinov2.lvd142m", "facebook/dinov2-base"):
+        assert encoder_of(weights=name).find_weights() == weights
+    assert set(asked) == {"timm/vit_base_patch14_dinov2.lvd142m", "facebook/dinov2-base"}
+    assert encoder_of(weights="a/b/c").find_weights() is None
+
+
+def test_images_are_resized_so_that_patches_fill_them_and_normalised_by_the_nets_own_numbers():
+    encoder = encoder_of(patch_size=14, factor=16).eval()
+    image, seen = torch.rand(1, 3, 32, 64) * 2 - 1, []
+    encoder.net.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
+    assert encoder(image).values.shape == (1, 8, 6)
+    small = F.interpolate(image, (28, 56), mode="bicubic", antialias=True).clamp(-1, 1)
+    mean, deviation = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
+    expected = ((small + 1) / 2 - mean[:, None, None]) / deviation[:, None, None]
+    torch.testing.assert_close(seen[0], expected, rtol=1e-5, atol=1e-5)
+
+
+def test_latents_are_the_features_where_they_are_as_wide():
+    encoder = PretrainedViTEncoder(64, image_size=64, width=32, depth=3, heads=2, layers=[0, 2])
+    assert [name for name, _ in encoder.named_parameters() if name.startswith("project")] == []
+    assert encoder(torch.zeros(1, 3, 64, 64)).values.shape == (1, 16, 64)
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        ({"layers": [3]}, r"layers must lie in \[-3, 2\], the blocks of the net, got 3"),
+        ({"train": "last", "last_blocks": 4}, r"last_blocks must lie in \[1, 3\], the blocks of the net, got 4"),
+        ({"train": "lora", "lora_rank": 0}, "lora_rank must be at least 1, got 0"),
+        ({"class_tokens": 2}, "class_tokens must be 0 or 1, got 2"),
+        ({"registers": -1}, "registers must be at least 0, got -1"),
+        ({"factor": 24}, "image size must be a positive multiple of 24 .* got 64 x 64"),
+    ],
+)
+def test_settings_out_of_range_are_refused(settings, told):
+    with pytest.raises(ValueError, match=told):
+        encoder_of(**settings)
+
+
+def test_adapters_need_peft(monkeypatch):
+    monkeypatch.setattr("imtok.nn.learning.find_spec", lambda _: None)
+    with pytest.raises(InputError, match=r"peft is missing, which train=lora needs; pip install peft \(imtok's extra"):
+        encoder_of(train="lora")
