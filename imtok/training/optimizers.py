@@ -228,9 +228,10 @@ def _hidden_matrices(module: nn.Module) -> list[nn.Parameter]:
 
 
 def _scales(module: nn.Module, decay: float, key: str) -> dict[int, float]:
-    """A factor for each parameter of the encoder: 1 behind the last block, less by ``decay`` at each block before.
+    """A factor for each parameter of the encoder, as timm has it: 1 behind the blocks, less by ``decay`` at each block.
 
-    What the encoder registers before its first block, embeddings and learned tokens, counts as one block more.
+    What the encoder registers before its first block, embeddings and learned tokens, counts as one block more. A norm
+    right behind the last block belongs to that block.
     """
     found: dict[int, float] = {}
     for tokenizer in [part for part in module.modules() if isinstance(part, Tokenizer)]:
@@ -239,9 +240,19 @@ def _scales(module: nn.Module, decay: float, key: str) -> dict[int, float]:
         if not blocks:
             raise InputError(f"{key}.layer_decay needs an encoder of blocks, and {type(encoder).__name__} has none")
         inside = {id(p): depth for depth, block in enumerate(blocks) for p in block.parameters()}
+        inside |= {id(p): len(blocks) - 1 for p in _norm_behind(encoder, blocks[-1]).parameters()}
         begun = False
         for parameter in encoder.parameters():
             begun = begun or id(parameter) in inside
             depth = inside.get(id(parameter), len(blocks) if begun else -1)
             found[id(parameter)] = decay ** (len(blocks) - depth)
     return found
+
+
+def _norm_behind(net: nn.Module, block: nn.Module) -> nn.Module:
+    """The norm that a net registers right behind a block; a module without parameters if something else is there."""
+    parts = [part for part in net.modules() if next(part.parameters(recurse=False), None) is not None]
+    own = {id(part) for part in block.modules()}
+    last = max(index for index, part in enumerate(parts) if id(part) in own)
+    after = parts[last + 1 : last + 2]
+    return after[0] if after and isinstance(after[0], nn.LayerNorm | nn.RMSNorm) else nn.Identity()

@@ -41,7 +41,7 @@ def timm_net(name, side, **changes):
         "mae_b16": (VisionTransformer, {}),
         "eva02_s14": (Eva, eva02),
     }[name]
-    return randomised(kind(**size, **_VIT, **(settings | changes)))
+    return randomised(kind(**(size | _VIT | settings | changes)))
 
 
 NAMES = ["dinov2_b14", "dinov2_b14_reg", "dinov3_s16", "clip_b16", "siglip2_b16", "mae_b16", "eva02_s14"]

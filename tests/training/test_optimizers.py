@@ -1,10 +1,12 @@
 """Any optimiser by its class, and one place that says which parameters it trains in which way."""
 
+import re
 import sys
 import types
 
 import pytest
 import torch
+from nn.vits import timm_net
 from torch import nn
 from training.gan import gan_run
 from training.runs import run_tiny, state_of, tiny_run
@@ -177,6 +179,41 @@ def test_the_critic_may_have_an_optimiser_of_its_own(tmp_path):
     assert {(group["alpha"], group["lr"]) for group in made[1].param_groups} == {(0.9, 1e-3)}
     same = OptimizerSettings(arguments={"eps": 1e-5}, critic=NetSettings(arguments={"amsgrad": True}))
     assert same.for_net("critic").arguments == {"eps": 1e-5, "amsgrad": True}
+
+
+@pytest.mark.parametrize("name", ["dinov2_b14_reg", "clip_b16", "eva02_s14"])
+def test_the_layers_of_a_pretrained_encoder_learn_at_the_rates_of_timms_groups(name, tmp_path):
+    from timm.optim import param_groups_layer_decay
+
+    net = timm_net(name, 112, num_classes=3, global_pool="").requires_grad_(True)
+    theirs = dict[str, set[float]]()
+    names = {id(parameter): key for key, parameter in net.named_parameters()}
+    for group in param_groups_layer_decay(net, 0.1, layer_decay=0.5):
+        for parameter in group["params"]:
+            theirs.setdefault(_place(names[id(parameter)]), set()).add(group["lr_scale"])
+    run = tiny_run(
+        tmp_path, f"encoder={name}", "encoder.width=16", "encoder.heads=2", "encoder.depth=3", "encoder.factor=8",
+        "encoder.weights=random", "optimizer.layer_decay=0.5",
+    )  # fmt: skip
+    rate = {
+        id(p): group["scale"]
+        for group in make_optimizer(run.tokenizer, run.optimizer).param_groups
+        for p in group["params"]
+    }
+    ours = dict[str, set[float]]()
+    for key, parameter in run.tokenizer.encoder.named_parameters():
+        ours.setdefault(_place(key), set()).add(rate[id(parameter)])
+    assert ours == theirs == {"before": {0.0625}, "0": {0.125}, "1": {0.25}, "2": {0.5}, "norm": {0.5}, "head": {1.0}}
+
+
+def _place(key):
+    """Where in the net a parameter is, by its name here or in timm."""
+    block = re.search(r"blocks\.(\d)\.", key)
+    if block:
+        return block[1]
+    if re.search(r"(^|\.)norm\.", key):
+        return "norm"
+    return "head" if key.startswith(("head", "project", "fc_norm")) else "before"
 
 
 def test_an_optimiser_and_a_schedule_of_ones_own_need_nothing_of_imtok(tmp_path):
