@@ -1,8 +1,6 @@
 """An encoder that begins as DINOv2, DINOv3, CLIP, SigLIP2, MAE or EVA-02: a latent per patch of their features."""
 
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -13,17 +11,16 @@ from typing_extensions import override
 from imtok.encoders.base import Encoder
 from imtok.nn.grid import grid_size
 from imtok.nn.grid_rotations import Rotary
-from imtok.nn.learning import Train, let_learn, stay_in_evaluation
+from imtok.nn.learning import Train
 from imtok.nn.positions import Grid
 from imtok.nn.transformer import BlockStyle
 from imtok.nn.vit import Table, ViT
-from imtok.nn.vit_files import read_vit
-from imtok.nn.vit_weights import find_vit, repository_of
-from imtok.pretrained import RANDOM, Pretrained
+from imtok.nn.vit_part import PretrainedViT
+from imtok.pretrained import RANDOM
 from imtok.types import Condition, Latents
 
 
-class PretrainedViTEncoder(Encoder, Pretrained):
+class PretrainedViTEncoder(PretrainedViT, Encoder):
     """A published vision transformer, and a linear map from its features to latents.
 
     The net is saved with the tokenizer, and what it began with is not: a stored tokenizer needs no other file.
@@ -115,12 +112,12 @@ class PretrainedViTEncoder(Encoder, Pretrained):
             rotary,
             rotary_grid,
             norm_in,
-            not layers,
-            style,
-            drop_path,
-            checkpoint,
+            norm_out=not layers,
+            style=style,
+            drop_path=drop_path,
+            checkpoint=checkpoint,
         )
-        self._staying = [let_learn(self.net, train, last_blocks, lora_rank)]  # a list in a list is no sub-module
+        self.let_learn(train, last_blocks, lora_rank)
         dim = width * max(len(layers), 1)
         self.project = nn.Linear(dim, out_dim) if dim != out_dim else nn.Identity()
         for name, values in (("mean", mean), ("deviation", deviation)):
@@ -149,29 +146,3 @@ class PretrainedViTEncoder(Encoder, Pretrained):
     def num_latents(self, size: tuple[int, int]) -> int:
         rows, columns = self._grid(size)
         return rows * columns
-
-    @override
-    def train(self, mode: bool = True) -> "PretrainedViTEncoder":
-        super().train(mode)
-        stay_in_evaluation(self._staying[0])
-        return self
-
-    @override
-    def find_weights(self) -> Path | None:
-        return find_vit(str(self.weights))
-
-    @property
-    @override
-    def remedy(self) -> str:
-        repository = repository_of(str(self.weights))
-        at = f"download it (hf download {repository} model.safetensors), or " if repository else ""
-        return f"{at}give the path of its file"
-
-    @property
-    @override
-    def stored(self) -> dict[str, Any]:
-        return {"weights": None}
-
-    @override
-    def read_weights(self, path: Path) -> None:
-        read_vit(self.net, path, beyond=bool(self.layers))

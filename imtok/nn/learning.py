@@ -1,6 +1,5 @@
 """How much of a net that begins with published weights goes on learning."""
 
-from collections.abc import Iterable
 from importlib import import_module
 from importlib.util import find_spec
 from typing import Any, Literal, get_args
@@ -47,12 +46,6 @@ def let_learn(net: ViT, train: Train, blocks: int, rank: int) -> list[nn.Module]
         _adapt(net, rank)
         return []
     return [net]
-
-
-def stay_in_evaluation(parts: Iterable[nn.Module]) -> None:
-    """Whatever mode the module that holds them is in: for ``nn.Module.train``."""
-    for part in parts:
-        part.eval()
 
 
 def _adapt(net: ViT, rank: int) -> None:

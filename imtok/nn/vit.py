@@ -34,6 +34,7 @@ class ViT(nn.Module):
         rotary_grid: Rows, and columns, of the grid that "eva" stretches to.
         norm_in: Norm the tokens before the first block (CLIP); the patches then have no bias.
         norm_out: Norm them behind the last one.
+        channels: Of the pixels that patches are cut from; 0 = there are none, and :meth:`blocks` is given tokens.
         style: Of the blocks.
         drop_path: Probability that a sample passes a half of the last block by, in training, growing from 0.
         checkpoint: Compute blocks again in the backward pass instead of keeping their activations.
@@ -61,6 +62,7 @@ class ViT(nn.Module):
         rotary_grid: int = 16,
         norm_in: bool = False,
         norm_out: bool = True,
+        channels: int = 3,
         style: BlockStyle | None = None,
         drop_path: float = 0.0,
         checkpoint: bool = False,
@@ -81,12 +83,14 @@ class ViT(nn.Module):
         self.class_position = nn.Parameter(torch.randn(1, width) * 0.02) if class_tokens and learned else None
         self.registers = nn.Parameter(torch.randn(registers, width) * 0.02) if registers else None
         self.positions = GridPositions(grid, width, patch_size, interpolate=True) if learned else None
-        self.patches = nn.Conv2d(3, width, patch_size, stride=patch_size, bias=not norm_in)
+        self.patches = (
+            nn.Conv2d(channels, width, patch_size, stride=patch_size, bias=not norm_in) if channels else nn.Identity()
+        )
         self.norm_in = token_norm("layer" if norm_in else "none", width, style.eps)
         self.trunk = Transformer(width, depth, heads, style, drop_path=drop_path, checkpoint=checkpoint)
         self.norm = token_norm(style.norm if norm_out else "none", width, style.eps)
         self.prefix = class_tokens + registers
-        self.heads, self.head_width = heads, width // heads
+        self.width, self.heads, self.head_width = width, heads, width // heads
         grid_rotations(rotary, grid, self.head_width, grid, 0, torch.empty(0))  # refuses heads that it cannot turn
         start_weights(self, "normal")
 

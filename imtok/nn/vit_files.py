@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from imtok.errors import InputError
 from imtok.nn.big_vision import BIG_VISION, read_big_vision
@@ -80,13 +80,19 @@ class VitFile:
         for key, value in self.tensors.items():
             short = key.removeprefix(self.prefix) if key.startswith(self.prefix) else None
             name = self.layout.ours(short) if short is not None else None
-            if name is not None and beyond and (name.startswith("norm.") or _block(name) >= len(net.trunk.blocks)):
+            if name is not None and self._is_left_out(name, net, beyond):
                 continue
             if name is not None and name not in found:
                 found[name] = value.float() if value.is_floating_point() else value
             elif not (short and self.layout.reason(short, beside=False)) and not self.layout.reason(key, beside=True):
                 self.unknown.append(key)
         return _as_wanted(net, dict(_cut(found, net.style.mlp.startswith("swiglu"))))
+
+    def _is_left_out(self, name: str, net: ViT, beyond: bool) -> bool:
+        """Whether the net was built without a part: patches of one that is given tokens, blocks behind its last."""
+        if isinstance(net.patches, nn.Identity) and name.startswith("patches."):
+            return True
+        return beyond and (name.startswith("norm.") or _block(name) >= len(net.trunk.blocks))
 
     def require(self, parts: Parts, rows: Sequence[Row], shapes: dict[str, torch.Size], made: Parts) -> None:
         """Raise InputError unless every name has its place, and every weight its name."""
@@ -152,7 +158,7 @@ def _as_wanted(net: ViT, parts: Parts) -> Parts:
     if not any(name.endswith((".query.bias", ".value.bias")) for name in kept):
         for block in range(len(net.trunk.blocks)):
             for part in ("query", "value"):
-                kept[f"blocks.{block}.{part}.bias"] = torch.zeros(net.patches.out_channels)
+                kept[f"blocks.{block}.{part}.bias"] = torch.zeros(net.width)
     return kept
 
 

@@ -44,9 +44,10 @@ def _before(net: ViT) -> Iterator[Row]:
         yield Row("registers", ("registers",), _vectors)
     if net.positions is not None:
         yield Row("positions.table", ("positions",), lambda table: resize_positions(_table(table)[1], net.grid))
-    yield Row("patches.weight", ("patches.weight",), lambda kernel: resize_patches(kernel, net.patch_size))
-    if net.patches.bias is not None:
-        yield _same("patches.bias", "patches.bias")
+    for kind, _ in net.patches.named_parameters():
+        resized = kind == "weight"
+        make = (lambda kernel: resize_patches(kernel, net.patch_size)) if resized else (lambda value: value)
+        yield Row(f"patches.{kind}", (f"patches.{kind}",), make)
     for norm in ("norm_in", "norm"):
         for kind, _ in net.get_submodule(norm).named_parameters():
             yield _same(f"{norm}.{kind}", f"{norm}.{kind}")
