@@ -36,14 +36,9 @@ def read_vit(net: ViT, path: Path, beyond: bool = False) -> None:
         InputError: If the file cannot be read, or a name of it has no place in the net, or a weight of the net is
             missing or has another shape in it: one line with the names, as they are in the file.
     """
-    file = VitFile(path)
-    parts = file.parts(net, beyond)
-    rows = rows_of(net)
-    made = {row.target: row.make(*(parts[name] for name in row.sources)) for row in rows if row.is_in(parts)}
-    own = {name.replace(".base_layer", ""): value for name, value in net.named_parameters()}
-    file.require(parts, rows, {row.target: own[row.target].shape for row in rows}, made)
+    own = _parameters(net)
     with torch.no_grad():
-        for name, value in made.items():
+        for name, value in VitFile(path).weights(net, beyond).items():
             own[name].copy_(value)
 
 
@@ -74,6 +69,13 @@ class VitFile:
         self.prefix: str = found[0][1]
         self.unknown = list[str]()
 
+    def weights(self, net: ViT, beyond: bool = False) -> Parts:
+        """The weights of a net, by their names in it; errors as of :func:`read_vit`."""
+        parts, rows, own = self.parts(net, beyond), rows_of(net), _parameters(net)
+        made = {row.target: row.make(*(parts[name] for name in row.sources)) for row in rows if row.is_in(parts)}
+        self._require(parts, rows, {row.target: own[row.target].shape for row in rows}, made)
+        return made
+
     def parts(self, net: ViT, beyond: bool = False) -> Parts:
         """The tensors that are for a net, by our names, each cut out of what the file has joined."""
         found, self.unknown = Parts(), []
@@ -94,7 +96,7 @@ class VitFile:
             return True
         return beyond and (name.startswith("norm.") or _block(name) >= len(net.trunk.blocks))
 
-    def require(self, parts: Parts, rows: Sequence[Row], shapes: dict[str, torch.Size], made: Parts) -> None:
+    def _require(self, parts: Parts, rows: Sequence[Row], shapes: dict[str, torch.Size], made: Parts) -> None:
         """Raise InputError unless every name has its place, and every weight its name."""
         wanted = list(dict.fromkeys(name for row in rows for name in row.sources))
         missing = [self.named(name) for name in wanted if name not in parts]
@@ -125,6 +127,11 @@ class VitFile:
         if leaf not in joined or re.sub(r"\d+", "#", theirs) not in used:
             theirs = self.layout.theirs(name, short)
         return self.prefix + theirs
+
+
+def _parameters(net: ViT) -> Parts:
+    """By their names without adapters."""
+    return {name.replace(".base_layer", ""): value for name, value in net.named_parameters()}
 
 
 def _block(name: str) -> int:

@@ -95,6 +95,11 @@ def _same(target: str, source: str) -> Row:
     return Row(target, (source,), lambda value: value)
 
 
+def patch_positions(value: Tensor) -> Tensor:
+    """Positions of the patches alone, as the file has them."""
+    return _table(value)[1]
+
+
 def _vectors(value: Tensor) -> Tensor:
     return value.reshape(-1, value.shape[-1])
 

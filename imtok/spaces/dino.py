@@ -9,10 +9,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from typing_extensions import override
 
-from imtok.errors import InputError
 from imtok.nn.grid import to_sequence
 from imtok.nn.transformer import BlockStyle, Transformer
-from imtok.pretrained import RANDOM, read_tensors
+from imtok.nn.vit import ViT
+from imtok.nn.vit_files import VitFile
+from imtok.nn.vit_rows import patch_positions
+from imtok.pretrained import RANDOM
 from imtok.spaces.base import Space
 
 PATCH = 14  # pixels
@@ -26,7 +28,8 @@ class DINOv2(Space):
     when they are read.
 
     Args:
-        weights: Path of a published ``.pth`` file (dl.fbaipublicfiles.com/dinov2) or of timm's copy, or "random".
+        weights: Path of a published ``.pth`` file (dl.fbaipublicfiles.com/dinov2), of timm's copy or of that of
+            transformers, or "random".
         width: Width of the features: 384, 768, 1024 or 1536.
         depth: Number of blocks: 12, 12, 24 or 40.
         heads: Attention heads: 6, 12, 16 or 24.
@@ -57,6 +60,7 @@ class DINOv2(Space):
         if side < PATCH or side % PATCH:
             raise ValueError(f"side must be a positive multiple of {PATCH}, got {side}")
         self.dim = width
+        self.heads = heads
         self.side = side
         self.patches = nn.Conv2d(3, width, PATCH, stride=PATCH)
         self.class_token = nn.Parameter(torch.randn(1, width) * 0.02)
@@ -84,49 +88,30 @@ class DINOv2(Space):
 
     @override
     def read_weights(self, path: Path) -> None:
-        stored = self._translate(path)
-        wanted = {name: value.shape for name, value in self.state_dict().items()}
-        wrong = [name for name, shape in wanted.items() if name not in stored or stored[name].shape != shape]
-        if wrong:
-            raise InputError(
-                f"{path} is no DINOv2 of width {self.dim}, {len(self.trunk.blocks)} blocks and {len(self.registers)} "
-                f"registers ({wrong[0]} differs); give the file of that model, or set width, depth, heads and registers"
-            )
-        self.load_state_dict({name: stored[name] for name in wanted})
+        """Fill the parameters; class token and its position are one here, and scales of residuals are none.
 
-    def _translate(self, path: Path) -> dict[str, Tensor]:
-        """Tensors of a published file by our names; what it lacks is left out."""
-        tensors = {name: value.float() for name, value in read_tensors(path).items()}
-        found = {
-            "class_token": tensors.get("cls_token"),
-            "registers": tensors.get(
-                "register_tokens", tensors.get("reg_token", self.registers.new_empty(0, self.dim))
-            ),
-            "patches.weight": tensors.get("patch_embed.proj.weight"),
-            "patches.bias": tensors.get("patch_embed.proj.bias"),
-            "norm.weight": tensors.get("norm.weight"),
-            "norm.bias": tensors.get("norm.bias"),
-        }
-        for index in range(len(self.trunk.blocks)):
-            for ours, theirs, scale in _BLOCK:
-                for kind in ("weight", "bias"):
-                    value = tensors.get(f"blocks.{index}.{theirs}.{kind}")
-                    gamma = tensors.get(f"blocks.{index}.{scale}.gamma")
-                    if value is not None and gamma is not None:
-                        value = value * (gamma[:, None] if kind == "weight" else gamma)
-                    found[f"trunk.blocks.{index}.{ours}.{kind}"] = value
-        translated = {name: value for name, value in found.items() if value is not None}
-        for name in ("class_token", "registers"):
-            if name in translated:
-                translated[name] = translated[name].reshape(-1, translated[name].shape[-1])
-        table = tensors.get("pos_embed")
-        if table is not None and "class_token" in translated:
-            count = table.shape[1]
-            if int(count**0.5) ** 2 != count:  # the first is that of the class token; timm has it added already
-                translated["class_token"] = translated["class_token"] + table[:, 0]
-                table = table[:, 1:]
-            translated["positions"] = self._resize_positions(table)
-        return translated
+        Raises:
+            InputError: As of :func:`imtok.nn.vit_files.read_vit`.
+        """
+        grid, depth = (self.side // PATCH, self.side // PATCH), len(self.trunk.blocks)
+        style = BlockStyle(eps=1e-6, layer_scale=1.0)
+        with torch.device("meta"):
+            net = ViT(grid, PATCH, self.dim, depth, self.heads, registers=len(self.registers), style=style)
+        file = VitFile(path)
+        found = file.weights(net)
+        found["class_token"] = found["class_token"] + found.pop("class_position")
+        del found["positions.table"]  # each published model resizes them in its own way
+        found["positions"] = self._resize_positions(patch_positions(file.parts(net)["positions"])[None])
+        for block in range(depth):
+            for scale, part in (("scale1", "attention.project"), ("scale2", "mlp.2")):
+                gamma = found.pop(f"trunk.blocks.{block}.{scale}.scale")
+                found[f"trunk.blocks.{block}.{part}.weight"] = (
+                    found[f"trunk.blocks.{block}.{part}.weight"] * gamma[:, None]
+                )
+                found[f"trunk.blocks.{block}.{part}.bias"] = found[f"trunk.blocks.{block}.{part}.bias"] * gamma
+        if not len(self.registers):
+            found["registers"] = self.registers.detach()
+        self.load_state_dict(found)
 
     def _resize_positions(self, table: Float[Tensor, "1 n d"]) -> Float[Tensor, "m d"]:
         """Positions of the trained grid as those of ours, as each published model does it."""
@@ -137,16 +122,6 @@ class DINOv2(Space):
         elif ours != trained:  # models without registers stretch by a tenth of a position more
             square = F.interpolate(square, scale_factor=((ours + 0.1) / trained,) * 2, mode="bicubic")
         return rearrange(square, "1 d h w -> (h w) d")
-
-
-_BLOCK = [
-    ("norm1", "norm1", ""),
-    ("attention.query_key_value", "attn.qkv", ""),
-    ("attention.project", "attn.proj", "ls1"),
-    ("norm2", "norm2", ""),
-    ("mlp.0", "mlp.fc1", ""),
-    ("mlp.2", "mlp.fc2", "ls2"),
-]
 
 
 def resize(image: Float[Tensor, "b 3 h w"], side: int) -> Float[Tensor, "b 3 side side"]:

@@ -105,10 +105,38 @@ def test_a_file_of_another_net_is_refused(change, tmp_path):
         del weights["blocks.1.mlp.fc2.bias"]
     elif change == "shape":
         weights["norm.weight"] = torch.ones(8)
+    told = {
+        "missing": "1 missing: blocks.1.mlp.fc2.bias",
+        "shape": r"1 of another shape: norm.weight is for shape \[8\] and not \[16\]",
+        "registers": "1 unknown: register_tokens",
+    }[change]
     with pytest.raises(
-        InputError, match=r"dinov2.pth is no DINOv2 of width 16, 2 blocks and \d registers \(.* differs"
+        InputError, match=rf"dinov2.pth .* is of another net than the config says: {told}; give its own"
     ):
         read(weights, tmp_path / "dinov2.pth", 0 if change == "registers" else 4)
+
+
+def test_the_copy_of_transformers_gives_the_same_features(tmp_path):
+    from transformers import Dinov2WithRegistersConfig, Dinov2WithRegistersModel
+
+    shape = {
+        "hidden_size": WIDTH,
+        "num_hidden_layers": 2,
+        "num_attention_heads": HEADS,
+        "image_size": 28,
+        "patch_size": 14,
+    }
+    net = Dinov2WithRegistersModel(Dinov2WithRegistersConfig(**shape)).eval()
+    for parameter in net.parameters():
+        nn.init.normal_(parameter, std=0.3)
+    net.save_pretrained(tmp_path)
+    space, image = DINOv2(str(tmp_path / "model.safetensors"), registers=4, **SMALL).eval(), torch.rand(1, 3, 28, 28)
+    fetch_weights(space)
+    mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
+    with torch.no_grad():
+        expected = net(((image + 1) / 2 - mean[:, None, None]) / std[:, None, None]).last_hidden_state
+        found = space.tokens(image)
+    torch.testing.assert_close(found, torch.cat([expected[:, :1], expected[:, 5:]], 1), rtol=0, atol=1e-4)
 
 
 def test_it_stays_in_evaluation_and_has_no_way_back():
