@@ -11,13 +11,13 @@ from typing_extensions import override
 from imtok.decoders.base import Decoder
 from imtok.nn.grid import grid_size
 from imtok.nn.grid_rotations import Rotary
-from imtok.nn.initialization import start_weights
+from imtok.nn.initialization import Start, start_weights
 from imtok.nn.learning import Train
 from imtok.nn.patches import from_patches
 from imtok.nn.transformer import BlockStyle
 from imtok.nn.vit import Table, ViT
 from imtok.nn.vit_part import PretrainedViT
-from imtok.nn.vit_resize import resize_positions
+from imtok.nn.vit_resize import resize_positions, squarest
 from imtok.pixels import from_range
 from imtok.pretrained import RANDOM
 from imtok.types import Condition
@@ -29,8 +29,8 @@ class PretrainedViTDecoder(PretrainedViT, Decoder):
     """Latents behind a class token and registers, the blocks of a published net, and a linear map to patches of pixels.
 
     With ``writes="mask_tokens"`` it is ImageFolder's (arXiv 2410.01756): a mask token for each patch stands before the
-    latents, which have the class token before them once more, and the grid's positions, resized to their own square.
-    A learned level tells both halves of the sequence apart.
+    latents, which have the class token before them once more, and the grid's positions, resized to the squarest grid
+    of as many. A learned level tells both halves of the sequence apart.
 
     Args:
         in_dim: Width of the latents; the builder sets it to the quantizer's.
@@ -55,12 +55,13 @@ class PretrainedViTDecoder(PretrainedViT, Decoder):
         lora_rank: Rank of the adapters.
         drop_path: Probability that a sample passes a half of the last block by, in training, growing from 0.
         value_range: Of the pixels that the net writes.
+        start: How weights start that no file gives (``imtok.nn.initialization``).
         checkpoint: Compute blocks again in the backward pass instead of keeping their activations.
 
     Raises:
         ValueError: If an argument has no such choice or is out of range, or the image size is no multiple of
-            ``patch_size``; with mask tokens, if latents fill no square or positions are not learned alone; in
-            ``forward``, if the latents do not fill the image or some were not kept.
+            ``patch_size``; with mask tokens, if positions are not learned alone; in ``forward``, if the latents do not
+            fill the image or some were not kept.
 
     Example:
         >>> decoder = PretrainedViTDecoder(6, image_size=64, num_latents=16, width=32, depth=2, heads=2)
@@ -91,6 +92,7 @@ class PretrainedViTDecoder(PretrainedViT, Decoder):
         lora_rank: int = 16,
         drop_path: float = 0.0,
         value_range: Sequence[float] = (-1.0, 1.0),
+        start: Start = "normal",
         checkpoint: bool = False,
     ) -> None:
         super().__init__()
@@ -99,13 +101,10 @@ class PretrainedViTDecoder(PretrainedViT, Decoder):
         self.weights, self.layers = weights, []
         self.patch_size, self.num_latents = patch_size, num_latents
         self.value_range = (value_range[0], value_range[1])
-        self.side = int(num_latents**0.5)
         self.embed = nn.Linear(in_dim, width)
         masked = writes == "mask_tokens"
         if masked and (table != "learned" or rotary != "none"):
             raise ValueError(f"table must be learned and rotary none for mask tokens, got {table} and {rotary}")
-        if masked and self.side**2 != num_latents:
-            raise ValueError(f"latents must fill a square beside mask tokens, got {num_latents}")
         self.mask_token = nn.Parameter(torch.randn(1, width) * 0.02) if masked else None
         self.levels = nn.Parameter(torch.randn(2, width) * 0.02) if masked else None
         self.net = ViT(
@@ -123,12 +122,13 @@ class PretrainedViTDecoder(PretrainedViT, Decoder):
             channels=0,
             style=style,
             drop_path=drop_path,
+            start=start,
             checkpoint=checkpoint,
         )
         self.let_learn(train, last_blocks, lora_rank)
         self.pixels = nn.Linear(width, 3 * patch_size**2)
-        start_weights(self.embed, "normal")
-        start_weights(self.pixels, "normal")
+        start_weights(self.embed, start)
+        start_weights(self.pixels, start)
 
     @property
     @override
@@ -157,7 +157,7 @@ class PretrainedViTDecoder(PretrainedViT, Decoder):
             parts = [*first, tokens if places is None else tokens + places]
         else:
             assert self.net.positions is not None
-            own = resize_positions(self.net.positions.table, (self.side, self.side))
+            own = resize_positions(self.net.positions.table, squarest(self.num_latents))
             masks = (self.mask_token + self.net.positions(grid)).to(tokens.dtype).expand(latents.shape[0], -1, -1)
             parts = [
                 torch.cat([*first, masks], 1) + self.levels[0],

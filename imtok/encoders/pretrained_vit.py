@@ -11,6 +11,7 @@ from typing_extensions import override
 from imtok.encoders.base import Encoder
 from imtok.nn.grid import grid_size
 from imtok.nn.grid_rotations import Rotary
+from imtok.nn.initialization import Start
 from imtok.nn.learning import Train
 from imtok.nn.positions import Grid
 from imtok.nn.transformer import BlockStyle
@@ -53,6 +54,7 @@ class PretrainedViTEncoder(PretrainedViT, Encoder):
         last_blocks: How many the last blocks are.
         lora_rank: Rank of the adapters.
         drop_path: Probability that a sample passes a half of the last block by, in training, growing from 0.
+        start: How weights start that no file gives (``imtok.nn.initialization``).
         checkpoint: Compute blocks again in the backward pass instead of keeping their activations.
 
     Raises:
@@ -92,6 +94,7 @@ class PretrainedViTEncoder(PretrainedViT, Encoder):
         last_blocks: int = 4,
         lora_rank: int = 16,
         drop_path: float = 0.0,
+        start: Start = "normal",
         checkpoint: bool = False,
     ) -> None:
         super().__init__()
@@ -115,6 +118,7 @@ class PretrainedViTEncoder(PretrainedViT, Encoder):
             norm_out=not layers,
             style=style,
             drop_path=drop_path,
+            start=start,
             checkpoint=checkpoint,
         )
         self.let_learn(train, last_blocks, lora_rank)

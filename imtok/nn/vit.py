@@ -10,7 +10,7 @@ from typing_extensions import override
 
 from imtok.nn.grid import grid_size, to_sequence
 from imtok.nn.grid_rotations import Rotary, grid_rotations
-from imtok.nn.initialization import start_weights
+from imtok.nn.initialization import Start, start_weights
 from imtok.nn.norms import token_norm
 from imtok.nn.positions import Grid, GridPositions
 from imtok.nn.transformer import BlockStyle, Transformer
@@ -37,6 +37,7 @@ class ViT(nn.Module):
         channels: Of the pixels that patches are cut from; 0 = there are none, and :meth:`blocks` is given tokens.
         style: Of the blocks.
         drop_path: Probability that a sample passes a half of the last block by, in training, growing from 0.
+        start: How weights start (``imtok.nn.initialization``).
         checkpoint: Compute blocks again in the backward pass instead of keeping their activations.
 
     Raises:
@@ -65,6 +66,7 @@ class ViT(nn.Module):
         channels: int = 3,
         style: BlockStyle | None = None,
         drop_path: float = 0.0,
+        start: Start = "normal",
         checkpoint: bool = False,
     ) -> None:
         super().__init__()
@@ -92,7 +94,7 @@ class ViT(nn.Module):
         self.prefix = class_tokens + registers
         self.width, self.heads, self.head_width = width, heads, width // heads
         grid_rotations(rotary, grid, self.head_width, grid, 0, torch.empty(0))  # refuses heads that it cannot turn
-        start_weights(self, "normal")
+        start_weights(self, start)
 
     @override
     def forward(self, pixels: Float[Tensor, "b 3 h w"], layers: Sequence[int] = ()) -> Float[Tensor, "b n d"]:

@@ -26,6 +26,17 @@ def resize_positions(table: Float[Tensor, "n d"], grid: Grid) -> Float[Tensor, "
     return rearrange(resized, "1 d h w -> (h w) d").to(table.dtype)
 
 
+def squarest(count: int) -> Grid:
+    """Rows and columns of so many places that are as many as can be.
+
+    Example:
+        >>> squarest(121), squarest(32)
+        ((11, 11), (4, 8))
+    """
+    rows = next(rows for rows in range(int(count**0.5), 0, -1) if count % rows == 0)
+    return rows, count // rows
+
+
 def resize_patches(kernel: Float[Tensor, "d c p p"], side: int) -> Float[Tensor, "d c q q"]:
     """The kernel that makes of patches that were resized what ``kernel`` made of them before (arXiv 2212.08013).
 

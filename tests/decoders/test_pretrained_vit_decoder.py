@@ -77,7 +77,6 @@ def test_a_tokenizer_of_both_is_saved_and_loaded_without_their_files(net, tmp_pa
 @pytest.mark.parametrize(
     ("settings", "told"),
     [
-        ({"num_latents": 15}, "latents must fill a square beside mask tokens, got 15"),
         ({"rotary": "dinov3"}, "table must be learned and rotary none for mask tokens, got learned and dinov3"),
         ({"table": "none"}, "table must be learned and rotary none for mask tokens, got none and none"),
     ],
