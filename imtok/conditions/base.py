@@ -21,6 +21,11 @@ class Conditioner(nn.Module, ABC):
     It sees captions and labels and nothing else. A store of tokens holds both, so the decoder is told the same of an
     image as the encoder was.
 
+    Args:
+        drop: Share of the images of a training batch whose captions it does not see, so that the tokenizer learns what
+            an image without a text is, and a generator can be guided. Torch's generator draws them, which each step of
+            training seeds.
+
     Attributes:
         reads: What it looks at: "caption", "label", both or neither.
         gives: The kinds of :class:`Condition` that it makes: "text", "label", "quality".
@@ -38,6 +43,12 @@ class Conditioner(nn.Module, ABC):
     classes: int | None = None
     every_label: int | None = None
     every_quality: float | None = None
+
+    def __init__(self, drop: float = 0.0) -> None:
+        super().__init__()
+        if not 0 <= drop < 1:
+            raise ValueError(f"drop must lie in [0, 1), got {drop}")
+        self.drop = drop
 
     @abstractmethod
     def forward(self, captions: Sequence[str], labels: Int64[Tensor, " b"]) -> Condition:
@@ -61,6 +72,9 @@ class Conditioner(nn.Module, ABC):
             raise InputError(f"captions must be one for each of {len(labels)} images, got {len(captions)}")
         if self.every_label is not None:
             labels = torch.full_like(labels, self.every_label)
+        if self.drop and self.training:
+            dropped = (torch.rand(len(captions)) < self.drop).tolist()
+            captions = ["" if drop else caption for caption, drop in zip(captions, dropped, strict=True)]
         made = self(captions, labels)
         if self.every_quality is not None:
             made = replace(made, quality=torch.full((len(labels),), self.every_quality, device=labels.device))

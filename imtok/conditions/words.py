@@ -24,9 +24,10 @@ class Words(Conditioner):
         dim: Width of the vectors.
         length: The most words of a caption that are read.
         buckets: Rows of the table.
+        drop: As for :class:`Conditioner`.
 
     Raises:
-        ValueError: If a number is not positive.
+        ValueError: If a number is not positive, or ``drop`` no share.
 
     Example:
         >>> condition = Words(dim=8, length=4)(["A red fox.", ""], torch.tensor([-1, -1]))
@@ -37,8 +38,8 @@ class Words(Conditioner):
     reads = ("caption",)
     gives = ("text",)
 
-    def __init__(self, dim: int = 64, length: int = 16, buckets: int = 4096) -> None:
-        super().__init__()
+    def __init__(self, dim: int = 64, length: int = 16, buckets: int = 4096, drop: float = 0.0) -> None:
+        super().__init__(drop)
         if min(dim, length, buckets) < 1:
             raise ValueError(f"dim, length and buckets must be positive, got {dim}, {length} and {buckets}")
         self.text_dim, self.text_length, self.buckets = dim, length, buckets

@@ -263,10 +263,11 @@ class TokenizerTask(LightningModule):
     def _start_codebook(self) -> None:
         """Fit the codebook to the latents of the first global batch, the same on every rank and for any split."""
         latents = []
-        for batch in self.make_loader(0, 1):
-            image, condition = to_float(batch.image.to(self.device)), self.tokenizer.condition_of(batch)
-            rows = encoded(self.tokenizer.encoder, image, None, condition).values
-            latents.append(rows if rows.dtype == torch.float64 else rows.float())
+        with _nothing_dropped(self.tokenizer.condition):
+            for batch in self.make_loader(0, 1):
+                image, condition = to_float(batch.image.to(self.device)), self.tokenizer.condition_of(batch)
+                rows = encoded(self.tokenizer.encoder, image, None, condition).values
+                latents.append(rows if rows.dtype == torch.float64 else rows.float())
         everywhere = gather_rows(torch.cat(latents))
         in_order = rearrange(everywhere, "(rank image) n d -> (image rank n) d", rank=world_size())
         self.tokenizer.quantizer.start(in_order)
@@ -288,6 +289,19 @@ def _fixed(modules: Iterable[nn.Module]) -> Iterator[None]:
     finally:
         for parameter in learning:
             parameter.requires_grad_(True)
+
+
+@contextmanager
+def _nothing_dropped(condition: nn.Module | None) -> Iterator[None]:
+    """Let the condition see all captions: before the first step nothing has seeded what it would draw."""
+    training = condition is not None and condition.training
+    if condition is not None:
+        condition.eval()
+    try:
+        yield
+    finally:
+        if condition is not None:
+            condition.train(training)
 
 
 @contextmanager

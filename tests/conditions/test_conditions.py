@@ -60,3 +60,26 @@ def test_rows_and_repeats_keep_text_mask_and_label_together():
     assert twice.label.tolist() == [1, 1, 2, 2, 3, 3]
     assert torch.equal(twice.text[1::2], text.text)
     assert twice.quality is None
+
+
+def test_a_share_of_captions_is_dropped_in_training_alone_by_draws_that_a_seed_repeats():
+    words, captions, labels = Words(dim=4, length=2, drop=0.25), ["a fox"] * 4000, torch.full((4000,), -1)
+    torch.manual_seed(3)
+    said = words.make(captions, labels).mask.any(1)
+    assert abs(said.float().mean().item() - 0.75) < 0.03
+    torch.manual_seed(3)
+    assert torch.equal(words.make(captions, labels).mask.any(1), said)
+    assert not torch.equal(words.make(captions, labels).mask.any(1), said)
+    assert words.eval().make(captions, labels).mask.all()
+
+
+def test_a_condition_that_drops_nothing_draws_nothing():
+    words = Words(dim=4, length=2)
+    state = torch.get_rng_state()
+    words.make(["a fox"], NONE)
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_a_share_that_is_none_is_refused():
+    with pytest.raises(ValueError, match=r"drop must lie in \[0, 1\), got -0.1"):
+        Words(drop=-0.1)

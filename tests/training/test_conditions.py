@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from training.runs import tiny_run, write_images
+from training.runs import state_of, tiny_run, write_images
 
 from imtok.conditions.words import Words
 from imtok.data.captioned_photos import CaptionedPhotos
@@ -62,6 +62,35 @@ def test_every_part_of_a_run_tells_the_tokenizer_the_captions(run, monkeypatch):
     assert again.condition is not None
     before = tiny_run(run.folder.parent / "other", *TEXT, f"data.path={run.data.path}").tokenizer
     assert not torch.equal(again.condition.table.weight, before.condition.table.weight)  # words have learnt
+
+
+def test_captions_that_are_dropped_are_the_same_ones_when_a_run_goes_on(images, tmp_path, monkeypatch):
+    words = (
+        *TEXT,
+        f"data.path={images}",
+        "data.val_fraction=0.3",
+        "trainer.max_steps=6",
+        "trainer.save_every=3",
+        "trainer.evaluate_every=0",
+    )
+    told, steps = dict[str, list[list[bool]]](), []
+
+    def noted(self, captions, labels):
+        steps.append([bool(caption) for caption in captions])
+        return forward(self, captions, labels)
+
+    forward = Words.forward
+    monkeypatch.setattr(Words, "forward", noted)
+    for name, more in {"straight": (), "again": (f"ckpt={tmp_path}/straight/checkpoints/step_3",)}.items():
+        steps.clear()
+        run = tiny_run(tmp_path / name, *words, "condition.drop=0.5", *more)
+        steps.clear()
+        train(run)
+        told[name] = [*steps]
+    assert state_of(tmp_path / "straight", 6) | {"losses": 0} == state_of(tmp_path / "again", 6) | {"losses": 0}
+    steps_of = {name: [step for step in seen if len(step) == 4] for name, seen in told.items()}
+    assert any(not all(step) for step in steps_of["straight"])
+    assert steps_of["straight"][-3:] == steps_of["again"][-3:]
 
 
 def test_the_loss_differs_with_captions_without_and_shuffled(run):
