@@ -6,15 +6,14 @@ from importlib.util import find_spec
 from typing import Any
 
 import torch
-from jaxtyping import Float
 from torch import Tensor, nn
 from typing_extensions import override
 
-from imtok.conditions.named import NamedText
+from imtok.conditions.named import NamedFile, Told
 from imtok.errors import InputError
 
 
-class CLIPText(NamedText):
+class CLIPText(NamedFile):
     """The text tower of a CLIP model of OpenAI: all tokens after the last norm, without pooling or projection.
 
     TA-TiTok (arXiv 2501.07730) reads those of ViT-L/14 at 336 pixels, 77 of width 768. ``open_clip_torch`` has the
@@ -27,9 +26,10 @@ class CLIPText(NamedText):
         heads: Attention heads of each.
         repository: Where the weights are published on the hub.
         file: What their file is called there.
-        weights: As for :class:`NamedText`, like all that follow.
+        weights: As for :class:`NamedText`, as are all that follow.
         revision: See there.
         sha256: See there.
+        drop: See there.
     """
 
     def __init__(
@@ -43,8 +43,9 @@ class CLIPText(NamedText):
         weights: str | None = None,
         revision: str | None = None,
         sha256: str | None = None,
+        drop: float = 0.0,
     ) -> None:
-        super().__init__(weights, revision, sha256)
+        super().__init__(weights, revision, sha256, drop)
         self.text_dim = dim
         self.length = self.text_length = length
         self.depth, self.heads = depth, heads
@@ -74,11 +75,11 @@ class CLIPText(NamedText):
         return net
 
     @override
-    def features(self, net: Any, captions: Sequence[str], device: torch.device) -> Float[Tensor, "b l c"]:
+    def features(self, net: Any, captions: Sequence[str], device: torch.device) -> Told:
         cut = _open_clip("tokenizer").SimpleTokenizer(context_length=self.length)
         tokens = cut(list(captions)).to(device) if captions else torch.zeros(0, self.length, dtype=torch.int64)
         embedded = net.token_embedding(tokens) + net.positional_embedding
-        return net.ln_final(net.transformer(embedded, attn_mask=net.attn_mask))
+        return Told(net.ln_final(net.transformer(embedded, attn_mask=net.attn_mask)))
 
 
 def _open_clip(module: str) -> Any:

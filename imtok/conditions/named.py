@@ -3,11 +3,11 @@
 from abc import abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from huggingface_hub import try_to_load_from_cache
-from jaxtyping import Float, Int64
+from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 from typing_extensions import override
 
@@ -15,6 +15,18 @@ from imtok.conditions.base import Conditioner
 from imtok.errors import InputError, MissingWeightsError
 from imtok.types import Condition
 from imtok.weights import read_weights
+
+
+class Told(NamedTuple):
+    """What a net makes of some captions.
+
+    Attributes:
+        text: Its features.
+        mask: True where a row says something; None = all rows of a caption do.
+    """
+
+    text: Float[Tensor, "b l c"]
+    mask: Bool[Tensor, "b l"] | None = None
 
 
 class _Kept:
@@ -31,17 +43,18 @@ class NamedText(Conditioner):
     """Text features of a frozen net that is known by its name, its revision and the hash of its weights.
 
     The weights are in no ``model.safetensors``, checkpoint, average, optimiser or exchange between ranks. They are
-    read from ``weights`` or from the cache of the Hugging Face hub, and nothing is downloaded. The hash of the file
-    that a tokenizer was trained with is stored; the path of it is not. A file of another hash is refused.
+    read from ``weights`` or from the cache of the Hugging Face hub, and nothing is downloaded. The hash of what a
+    tokenizer was trained with is stored; the path of it is not. Weights of another hash are refused.
 
     Args:
-        weights: Path of the file; None = that in the cache of the hub.
+        weights: Path of the weights; None = those in the cache of the hub.
         revision: Commit of the repository; None = any, and the one that was found is stored.
-        sha256: Hash of the file; None = any, and that of the file that was found is stored.
+        sha256: Hash of the weights; None = any, and that of the weights that were found is stored.
+        drop: As for :class:`Conditioner`.
 
     Attributes:
-        repository: Where the file is published on the hub.
-        file: What it is called there.
+        repository: Where the weights are published on the hub.
+        file: What their file is called there.
     """
 
     reads = ("caption",)
@@ -49,25 +62,31 @@ class NamedText(Conditioner):
     repository: str
     file: str
 
-    def __init__(self, weights: str | None = None, revision: str | None = None, sha256: str | None = None) -> None:
-        super().__init__()
+    def __init__(
+        self,
+        weights: str | None = None,
+        revision: str | None = None,
+        sha256: str | None = None,
+        drop: float = 0.0,
+    ) -> None:
+        super().__init__(drop)
         self.weights, self.revision, self.sha256 = weights, revision, sha256
         self._kept = _Kept()
 
     @abstractmethod
-    def build(self, tensors: dict[str, Tensor]) -> nn.Module:
-        """The net with the weights of its file.
+    def read(self, path: Path) -> nn.Module:
+        """The net that lies at a path. It sets ``sha256`` to the hash of what it has read.
 
         Raises:
-            InputError: If a library is missing, or the file is of another net.
+            InputError: If a library is missing, the hash is another one, or the net is not the one that is named.
         """
 
     @abstractmethod
-    def features(self, net: Any, captions: Sequence[str], device: torch.device) -> Float[Tensor, "b l c"]:
+    def features(self, net: Any, captions: Sequence[str], device: torch.device) -> Told:
         """The features of some captions.
 
         Args:
-            net: What ``build`` made, on ``device``.
+            net: What ``read`` made, on ``device``.
             captions: The texts.
             device: Where the features are wanted.
         """
@@ -76,9 +95,10 @@ class NamedText(Conditioner):
     def forward(self, captions: Sequence[str], labels: Int64[Tensor, " b"]) -> Condition:
         net = self.net.to(labels.device)
         with torch.no_grad(), torch.autocast(labels.device.type, enabled=False):
-            text = self.features(net, captions, labels.device)
+            told = self.features(net, captions, labels.device)
         has_text = torch.tensor([bool(caption.strip()) for caption in captions], dtype=torch.bool, device=labels.device)
-        return Condition(text=text, mask=has_text[:, None].expand(-1, text.shape[1]))
+        mask = has_text[:, None].expand(-1, told.text.shape[1])
+        return Condition(text=told.text, mask=mask if told.mask is None else mask & told.mask)
 
     @override
     def example(self, images: int, device: torch.device) -> Condition:
@@ -93,10 +113,7 @@ class NamedText(Conditioner):
             InputError: If it cannot be found, is another one, or cannot be built.
         """
         if self._kept.net is None:
-            path = self._find()
-            weights = read_weights(path, self.sha256, "condition.sha256")
-            self.sha256 = weights.sha256
-            self._kept.net = self.build(dict(weights.tensors)).requires_grad_(False).eval()
+            self._kept.net = self.read(self._find()).requires_grad_(False).eval()
         return self._kept.net
 
     @override
@@ -110,18 +127,45 @@ class NamedText(Conditioner):
 
     def _find(self) -> Path:
         if self.weights is not None:
-            path = Path(self.weights).expanduser()
-            if path.is_file():
-                return path
-            raise InputError(f"condition.weights={self.weights} is not a file; {self._remedy()}")
+            return self.local(Path(self.weights).expanduser())
         found = try_to_load_from_cache(self.repository, self.file, revision=self.revision)
         if not isinstance(found, str):
             raise MissingWeightsError(
-                f"condition: {self.file} of {self.repository} is not in the cache of the hub; {self._remedy()}"
+                f"condition: {self.file} of {self.repository} is not in the cache of the hub; {self.remedy()}"
             )
         self.revision = self.revision or Path(found).parent.name  # snapshots/COMMIT/FILE
         return Path(found)
 
-    def _remedy(self) -> str:
+    def local(self, path: Path) -> Path:
+        """The path that ``condition.weights`` names; InputError if nothing that can be read is there."""
+        if path.is_file():
+            return path
+        raise InputError(f"condition.weights={self.weights} is not a file; {self.remedy()}")
+
+    def remedy(self) -> str:
+        """What to do where the weights are not found."""
         at = f" --revision {self.revision}" if self.revision else ""
-        return f"give its path as condition.weights=PATH, or hf download {self.repository} {self.file}{at}"
+        return f"give its path as condition.weights=PATH, or hf download {self.repository} {self.download}{at}"
+
+    @property
+    def download(self) -> str:
+        """What of the repository ``hf download`` has to fetch."""
+        return self.file
+
+
+class NamedFile(NamedText):
+    """One of which all weights lie in one file."""
+
+    @abstractmethod
+    def build(self, tensors: dict[str, Tensor]) -> nn.Module:
+        """The net with the weights of its file.
+
+        Raises:
+            InputError: If a library is missing, or the file is of another net.
+        """
+
+    @override
+    def read(self, path: Path) -> nn.Module:
+        weights = read_weights(path, self.sha256, "condition.sha256")
+        self.sha256 = weights.sha256
+        return self.build(dict(weights.tensors))

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from imtok.conditions.base import Conditioner
-from imtok.conditions.named import NamedText
+from imtok.conditions.named import NamedText, Told
 from imtok.construct import construct
 from imtok.options import option
 
@@ -32,10 +32,12 @@ def build(name) -> Conditioner:
     condition = construct(preset(name))
     if isinstance(condition, NamedText):
         condition._kept.net = nn.Identity()
-        condition.features = lambda net, captions, device: torch.stack(
-            [torch.full((condition.text_length, condition.text_dim), float(len(caption))) for caption in captions]
-            or [torch.zeros(0)]
-        ).reshape(len(captions), condition.text_length, condition.text_dim)
+        condition.features = lambda net, captions, device: Told(
+            torch.stack(
+                [torch.full((condition.text_length, condition.text_dim), float(len(caption))) for caption in captions]
+                or [torch.zeros(0)]
+            ).reshape(len(captions), condition.text_length, condition.text_dim)
+        )
     return condition
 
 

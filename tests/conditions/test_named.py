@@ -12,7 +12,7 @@ from torch import nn
 from imtok.conditions import named
 from imtok.conditions.base import pinned
 from imtok.conditions.clip import CLIPText
-from imtok.conditions.named import NamedText
+from imtok.conditions.named import NamedFile, Told
 from imtok.errors import InputError, MissingWeightsError
 from imtok.tokenizer import Tokenizer
 from imtok.training.ema import EMA
@@ -20,7 +20,7 @@ from imtok.training.ema import EMA
 LABELS = torch.tensor([-1, -1])
 
 
-class Letters(NamedText):
+class Letters(NamedFile):
     """Features of the first two letters, by a table."""
 
     repository, file = "somebody/letters", "letters.safetensors"
@@ -32,7 +32,7 @@ class Letters(NamedText):
         return net
 
     def features(self, net, captions, device):
-        return net(torch.tensor([[ord(letter) % 128 for letter in f"{caption}  "[:2]] for caption in captions]))
+        return Told(net(torch.tensor([[ord(letter) % 128 for letter in f"{caption}  "[:2]] for caption in captions])))
 
 
 CONFIG = {
