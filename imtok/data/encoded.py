@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from imtok.data.names import printable
-from imtok.data.samples import ITSELF, Census, Group, caption_in, label_in, remarks
+from imtok.data.samples import ITSELF, Census, Group, label_in, remarks, texts_in
 from imtok.data.tar import ShardError
 from imtok.data.texts import NONE, LongCaptionError
 from imtok.errors import InputError
@@ -17,8 +17,8 @@ class EncodedImage(NamedTuple):
         stem: Its name without suffix.
         data: Its bytes; None = too many. A pipeline of the user's own may give an image that is decoded.
         label: Its class, or -1.
-        caption: The text about it.
-        unread: Why the caption cannot be read, which is empty then: whoever wants captions refuses it.
+        texts: The texts about it.
+        unread: Why the texts cannot be read, which are none then: whoever wants captions refuses it.
         shard: The shard that it is from.
         epoch: In which epoch that is read.
     """
@@ -26,7 +26,7 @@ class EncodedImage(NamedTuple):
     stem: str
     data: Any
     label: int
-    caption: str = ""
+    texts: tuple[str, ...] = ()
     unread: str = ""
     shard: int = 0
     epoch: int = 0
@@ -61,16 +61,16 @@ class Samples:
             if group is None:
                 return None
             label = self._label(group)
-            caption, unread = "", ""
+            texts, unread = tuple[str, ...](), ""
             try:
-                caption = caption_in(group, self.census.fields, group.fields.get, self.census.notes) or ""
+                texts = texts_in(group, self.census.fields, group.fields.get, self.census.notes)
             except LongCaptionError as error:
                 unread = str(error)
         except ShardError as error:
             raise InputError(f"{self.name} cannot be used: it {error}") from None
         shard = sample["__url__"]
         return EncodedImage(
-            printable(group.key), group.fields[group.image], label, caption, unread, shard.number, shard.epoch
+            printable(group.key), group.fields[group.image], label, texts, unread, shard.number, shard.epoch
         )
 
     def finish(self) -> list[str]:

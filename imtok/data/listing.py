@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from imtok.data.links import follow_links, require_file
 from imtok.data.members import CAPTION, Fields
-from imtok.data.samples import Group, Notes, caption_in, gather, label_in, together
+from imtok.data.samples import Group, Notes, gather, label_in, texts_in, together
 from imtok.data.tar import Member, tar_members
 from imtok.data.texts import most_bytes
 from imtok.errors import InputError
@@ -92,7 +92,7 @@ def _caption(descriptor: int, group: Group[Member], fields: Fields, notes: Notes
     )
     member = group.fields.get(field)
     if inside:
-        found = caption_in(group, fields, lambda field: _start(descriptor, group, field), notes) is not None
+        found = bool(texts_in(group, fields, lambda field: _start(descriptor, group, field), notes))
     else:
         found = member is not None and member.size > 0
         notes.uncaptioned += fields.caption is not None and not found

@@ -12,7 +12,7 @@ from imtok.data.headers import nameless_kind
 from imtok.data.members import CAPTION, CLASS, DESCRIPTION, Fields, Place, Text, is_picture
 from imtok.data.names import printable
 from imtok.data.tar import FILE, Member, ShardError
-from imtok.data.texts import NONE, DamagedTextError, Read, caption_of, label_of
+from imtok.data.texts import NONE, DamagedTextError, Read, label_of, texts_of
 
 Taken = TypeVar("Taken")
 SHOWN = 12  # names, fields and kinds that a sentence holds
@@ -209,11 +209,11 @@ def label_in(group: Group[Taken], fields: Fields, read: Read, notes: Notes) -> i
     return NONE if label is None else label
 
 
-def caption_in(group: Group[Taken], fields: Fields, read: Read, notes: Notes) -> str | None:
-    """A sample's caption as :func:`caption_of` reads it; a missing one is counted if the settings ask for captions."""
-    caption = caption_of(group.key, fields.caption, read)
-    notes.uncaptioned += fields.caption is not None and caption is None
-    return caption
+def texts_in(group: Group[Taken], fields: Fields, read: Read, notes: Notes) -> tuple[str, ...]:
+    """A sample's captions as :func:`texts_of` reads them; missing ones are counted if the settings ask for captions."""
+    texts = texts_of(group.key, fields.caption, read)
+    notes.uncaptioned += fields.caption is not None and not texts
+    return texts
 
 
 def together(members: list[Member], fields: Fields) -> list[Member]:

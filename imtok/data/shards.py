@@ -26,7 +26,7 @@ from imtok.data.members import CAPTION, Fields
 from imtok.data.names import Names, printable
 from imtok.data.order import Blocks
 from imtok.data.samples import Notes, listed, remarks, setting
-from imtok.data.texts import NONE, LongCaptionError, caption_of, most_bytes
+from imtok.data.texts import NONE, LongCaptionError, most_bytes, texts_of
 from imtok.errors import InputError
 from imtok.files import read_json
 
@@ -212,13 +212,17 @@ class ShardSource(Indexable):
 
     @override
     def caption(self, index: int) -> str | None:
+        return next(iter(self.texts(index)), None)
+
+    @override
+    def texts(self, index: int) -> tuple[str, ...]:
         offset, size = self.captions[index].tolist() if len(self.captions) else (0, 0)
         if not size:
-            return None
+            return ()
         shard, most = self._shard(index), most_bytes(self.fields.caption.field if self.fields.caption else CAPTION)
         data = _three_tries(lambda: self._read(shard, offset, min(size, most)), self.paths[shard])
         try:
-            return caption_of(self.stems.raw(index), self.fields.caption, lambda _: data)
+            return texts_of(self.stems.raw(index), self.fields.caption, lambda _: data)
         except LongCaptionError as error:
             raise InputError(f"shard {self.paths[shard]} cannot be used: it {error}") from None
 

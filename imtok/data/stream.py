@@ -241,12 +241,23 @@ class ImageStream:
             pixels = self._pixels(image.data, key)
         except DecodeError as error:
             return Sample(None, image.label, reading, key, (str(error),))
-        random = generator(Purpose.AUGMENT, self.seed, image.epoch, self._draw(key))
+        draw = self._draw(key)
+        random = generator(Purpose.AUGMENT, self.seed, image.epoch, draw)
         if image.unread and self.needs_captions:
             raise InputError(f"{self._origin(image)} cannot be used: it {image.unread}")
         if image.unread:
             self._say(f"{self._origin(image)} {image.unread}; it is left out, and nobody needs it here")
-        return Sample(self.transform(pixels, random), image.label, reading, key, caption=image.caption)
+        return self._with_texts(Sample(self.transform(pixels, random), image.label, reading, key), image, draw)
+
+    def _with_texts(self, sample: Sample, image: EncodedImage, draw: int) -> Sample:
+        """In training one of the texts, drawn by seed, epoch and image; else the first one, beside all of several."""
+        texts = image.texts
+        if len(texts) < 2:
+            return replace(sample, caption="".join(texts))
+        if not self.training:
+            return replace(sample, caption=texts[0], texts=texts)
+        drawn = int(bit_stream(Purpose.CAPTION, self.seed, image.epoch, draw).random_raw())
+        return replace(sample, caption=texts[drawn % len(texts)])
 
 
 def _drawn(kept: list[EncodedImage], draws: np.random.Philox) -> EncodedImage:

@@ -81,25 +81,28 @@ def label_of(key: bytes, fields: Fields, read: Read) -> int | str | None:
     return NONE if label is _ABSENT or label is None else None
 
 
-def caption_of(key: bytes, caption: Text | None, read: Read) -> str | None:
-    """An image's caption; None where there is none.
+def texts_of(key: bytes, caption: Text | None, read: Read) -> tuple[str, ...]:
+    """An image's captions: the text of a field, or the text or the list of texts at a key of a JSON field.
 
     Raises:
-        ShardError: If it is not a text.
+        ShardError: If it is not a text, nor a list of texts.
         LongCaptionError: If it has more than 64 kB.
     """
     caption = caption or Text(CAPTION)
     value = _named(key, caption, read)
     if value is _ABSENT or value is None:
-        return None
+        return ()
     if isinstance(value, bytes):
         if len(value) > MAX_LABEL_BYTES:
             name = f"{printable(key)}.{caption.field}"
             raise LongCaptionError(f"holds {name}, a caption of more than {MAX_LABEL_BYTES} bytes; shorten it")
-        return as_text(value) or None
-    if not isinstance(value, str):
-        raise ShardError(f"holds {printable(key)}.{caption.field}, whose {caption.key} is {_short(value)}, not a text")
-    return value or None
+        value = as_text(value)
+    texts = value if isinstance(value, list) else [value]
+    for text in texts:
+        if not isinstance(text, str):
+            what = "not a text" if texts is not value else "not a list of texts"
+            raise ShardError(f"holds {printable(key)}.{caption.field}, whose {caption.key} is {_short(value)}, {what}")
+    return tuple(text for text in texts if text)
 
 
 def _label(value: str | bytes, name: str) -> int | str:

@@ -53,7 +53,8 @@ class WebDataset(Collection):
             fsspec. In a config a class of your own, by ``_target_``.
         image: The field that is the image, such as ``jpg`` or ``input.png``; None = the only one with the suffix of an
             image, and a sample with several is refused.
-        caption: The field with the caption, or a key inside of a JSON field (``json.caption``); None = ``txt``.
+        caption: The field with the caption, or a key inside of a JSON field (``json.caption``), which may hold
+            a list of texts; None = ``txt``.
         label: The field with the class, its number or its name, or a key inside of a JSON field; None = ``cls``, else
             "label" in ``json`` where that is a whole number.
         classes: Names of the classes in their order, or a JSON file that maps them to numbers; None = those of the

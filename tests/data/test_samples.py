@@ -142,6 +142,11 @@ FIELDS: dict[str, tuple[list[tuple[str, bytes]], dict[str, str], dict[str, tuple
         {},
         {"1": (-1, ""), "2": (0, "")},
     ),
+    "several captions, of which the first is shown": (
+        [("1.jpg", b"1"), ("1.json", b'{"x": ["", "a cat", "two"]}'), ("2.jpg", b"2"), ("2.json", b'{"x": []}')],
+        {"caption": "json.x"},
+        {"1": (-1, "a cat"), "2": (-1, "")},
+    ),
     "a long caption": ([("1.jpg", b"1"), ("1.txt", b"x" * 2**16)], {}, {"1": (-1, "x" * 2**16)}),
     "an empty caption": ([("1.jpg", b"1"), ("1.txt", b"")], {}, {"1": (-1, "")}),
 }
@@ -196,6 +201,11 @@ UNUSABLE: dict[str, tuple[list[tuple[str, bytes]], dict[str, str], str]] = {
         [("a.jpg", b"1"), ("a.json", b'{"x": 1}')],
         {"caption": "json.x"},
         r"a\.json, whose x is 1, not a text",
+    ),
+    "no list of texts": (
+        [("a.jpg", b"1"), ("a.json", b'{"x": ["a", 1]}')],
+        {"caption": "json.x"},
+        r"a\.json, whose x is \['a', 1\], not a list of texts",
     ),
     "no json": ([("a.jpg", b"1"), ("a.json", b"{")], {"caption": "json.x"}, r"a\.json, which is not JSON"),
 }
