@@ -41,6 +41,7 @@ from recipe_table import PAGE, composed, kind, names, read_rows, write_page
 from imtok.build import build_data, build_part, build_tokenizer
 from imtok.commands.train import build_run
 from imtok.data.loader import spread_loader
+from imtok.data.told import told
 from imtok.files import read_json
 from imtok.objectives.base import Objective
 from imtok.pixels import to_float
@@ -154,7 +155,8 @@ def overfit(name: str) -> dict[str, Any]:
     plain["regularizer"] = None
     section = plain["objective"] = without_nets(plain["objective"])
     tokenizer, objective = build_tokenizer(plain), cast(Objective, build_part(plain, "objective"))
-    batch = next(iter(spread_loader(build_data(plain).validation(plain["image_size"]), IMAGES)))
+    images = told(build_data(plain).validation(plain["image_size"]), tokenizer.condition)
+    batch = next(iter(spread_loader(images, IMAGES)))
     trace = fit(tokenizer, objective, batch)
     if "losses" not in section:
         ratio = sum(trace[-TENTHS:]) / sum(trace[20 - TENTHS // 2 : 20 + TENTHS // 2])
@@ -179,7 +181,8 @@ def fit(tokenizer: Tokenizer, objective: Objective, batch: Batch) -> list[float]
     weights = [parameter for parameter in learning.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(weights, lr=OVERFIT_RATE, betas=(0.9, 0.95), weight_decay=0.0)
     with torch.no_grad():
-        tokenizer.quantizer.start(tokenizer.encoder(to_float(batch.image)).values.flatten(0, 1))
+        condition = tokenizer.condition_of(batch)
+        tokenizer.quantizer.start(tokenizer.encoder(to_float(batch.image), None, condition).values.flatten(0, 1))
     trace = []
     for step in range(OVERFIT_STEPS):
         torch.manual_seed(step)
@@ -197,7 +200,11 @@ def fit(tokenizer: Tokenizer, objective: Objective, batch: Batch) -> list[float]
 def quality(tokenizer: Tokenizer, batch: Batch) -> float:
     """Mean PSNR in dB of what the tokenizer makes of the images."""
     image = to_float(batch.image)
-    error = (tokenizer.eval()(image).image.clamp(-1, 1) - image).square().mean((1, 2, 3))
+    error = (
+        (tokenizer.eval()(image, condition=tokenizer.condition_of(batch)).image.clamp(-1, 1) - image)
+        .square()
+        .mean((1, 2, 3))
+    )
     return float((10 * torch.log10(4 / error)).mean())
 
 

@@ -17,6 +17,7 @@ CROPS = {  # part of the short side that shows, and whether images are mirrored
     "titok_l32_stage1": (WHOLE, True),
     "titok_l32": (WHOLE, True),
     "ta_titok": (WHOLE, True),
+    "textok_32": (WHOLE, True),
     "one_d_piece_l256": (WHOLE, True),
     "llamagen_vq16": (SCALED, True),
     "gigatok_bl": (SCALED, True),

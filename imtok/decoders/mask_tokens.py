@@ -13,11 +13,10 @@ from imtok.decoders.base import Decoder
 from imtok.nn.grid import grid_size
 from imtok.nn.initialization import Start, start_weights
 from imtok.nn.positions import GridPositions
+from imtok.nn.text import check_text, text_rows
 from imtok.nn.transformer import Transformer
 from imtok.nn.visibility import hide_keys
 from imtok.types import Condition
-
-_UNTOLD = Condition()  # made here, since torch.compile cannot follow the type checks of a constructor
 
 
 class MaskTokenDecoder(Decoder):
@@ -85,12 +84,7 @@ class MaskTokenDecoder(Decoder):
         self.latent_positions = (
             nn.Parameter(torch.randn(num_latents, width) * std) if latent_positions == "learned" else None
         )
-        if text_dim is not None and text_dim != context_dim:
-            raise ValueError(f"context_dim must be {text_dim}, the width of the condition's text, got {context_dim}")
-        if text_length is not None and text_length > context_length:
-            raise ValueError(
-                f"context_length must be at least {text_length}, the rows of the condition's text, got {context_length}"
-            )
+        check_text(context_dim, context_length, text_dim, text_length)
         if context_dim:
             self.embed_context = nn.Linear(context_dim, width)
             self.context_positions = nn.Parameter(torch.randn(context_length, width) * std)
@@ -117,7 +111,7 @@ class MaskTokenDecoder(Decoder):
         learned = torch.cat([self.class_token + self.class_position, patches])
         segments = [repeat(learned, "n d -> b n d", b=latents.shape[0]).to(embedded.dtype), embedded]
         if self.takes:
-            segments.append(self._text(condition or _UNTOLD, embedded))
+            segments.append(self._text(condition, embedded))
         tokens = torch.cat(segments, 1)
         tokens = self.trunk(self.norm_in(tokens), None if keep is None else _visible(keep, segments))
         return self.norm_out(tokens[:, 1 : 1 + len(patches)])
@@ -129,17 +123,9 @@ class MaskTokenDecoder(Decoder):
             raise ValueError(f"latents must be {self.num_latents} for this decoder, got {count}")
         self.require_all(keep)
 
-    def _text(self, condition: Condition, like: Float[Tensor, "b n d"]) -> Float[Tensor, "b l d"]:
+    def _text(self, condition: Condition | None, like: Float[Tensor, "b n d"]) -> Float[Tensor, "b l d"]:
         """The text tokens. A learned vector stands for one that says nothing, and for all that can be without text."""
-        most, text = len(self.context_positions), condition.text
-        if text is None:
-            text = repeat(self.missing_context, "c -> b n c", b=like.shape[0], n=most)
-        if text.shape[1] > most or text.shape[2] != len(self.missing_context):
-            raise ValueError(
-                f"text must be at most {most} rows of width {len(self.missing_context)}, got {tuple(text.shape[1:])}"
-            )
-        if condition.mask is not None:
-            text = torch.where(condition.mask[..., None], text.to(self.missing_context.dtype), self.missing_context)
+        text = text_rows(condition, self.missing_context, len(self.context_positions), like.shape[0])
         return (self.embed_context(text) + self.context_positions[: text.shape[1]]).to(like.dtype)
 
 

@@ -87,7 +87,7 @@ def test_an_archive_of_a_link_in_front_is_no_image_and_no_end(picture: Picture):
 def test_names_with_times_of_access_beside_them_are_those_of_the_headers(picture: Picture):
     data = archive(("0.png", picture(0)), ("0.txt", b"a cat"))
     (image,) = read(with_field(data, 345, b"14371462733\0" * 2))
-    assert (image.stem, image.data, image.caption) == ("0", picture(0), "a cat")
+    assert (image.stem, image.data, image.texts) == ("0", picture(0), ("a cat",))
 
 
 def test_an_image_that_is_too_large_is_bad_and_a_long_text_is_not_read_whole(
@@ -104,7 +104,7 @@ def test_an_image_that_is_too_large_is_bad_and_a_long_text_is_not_read_whole(
 
     first, second = read_remote([SHARD], lambda _: File(data))
     assert (first.data, first.label) == (None, 3)
-    assert (second.data, second.caption) == (picture(1), "")
+    assert (second.data, second.texts) == (picture(1), ())
     assert "a caption of more than 65536 bytes" in second.unread
     assert max(size for size in asked if size < CHUNK // 2) == 2**16 + 1
 

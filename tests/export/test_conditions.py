@@ -150,7 +150,7 @@ def test_a_caption_that_is_too_long_is_named_and_never_cut(tmp_path):
         source.texts(0)
     archive.seek(0)
     (image,) = read_remote([RemoteShard("", "shard.tar")], lambda _: archive)
-    assert (image.caption, "holds 1.txt, a caption of more than" in image.unread) == ("", True)
+    assert (image.texts, "holds 1.txt, a caption of more than" in image.unread) == ((), True)
 
 
 def run(monkeypatch, *words):
