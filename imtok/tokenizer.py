@@ -262,10 +262,10 @@ class Tokenizer(OnHub):
     def from_config(cls: type[Own], config: Config, packages: Sequence[str] | None = ("imtok",)) -> Own:
         """Build from plain values: a dict for each part, by the names of the arguments above, and ``image_size``.
 
-        The quantizer decides the width of the latents, the encoder their number, ``image_size`` the size that learned
-        positions are for: encoder and decoder are given what they ask for by an argument (``out_dim``, ``in_dim``,
-        ``num_latents``, ``image_size``, ``space``, and ``text_dim``, ``text_length``, ``classes`` of the condition), so
-        that nothing is written twice.
+        The quantizer decides the width of the latents and of what the encoder gives, the encoder their number,
+        ``image_size`` the size that learned positions are for: encoder and decoder are given what they ask for by an
+        argument (``out_dim``, ``in_dim``, ``num_latents``, ``image_size``, ``space``, and ``text_dim``,
+        ``text_length``, ``classes`` of the condition), so that nothing is written twice.
 
         Args:
             config: A dict per part with ``_target_``, the full path of its class, and its arguments.
@@ -283,7 +283,7 @@ class Tokenizer(OnHub):
         side = config.get("image_size")
         condition: Any = construct(config["condition"], packages) if config.get("condition") else None
         known = {"image_size": side, "space": space, **(condition.sizes if condition is not None else {})}
-        encoder = cast(Encoder, construct(config["encoder"], packages, known | {"out_dim": quantizer.dim}))
+        encoder = cast(Encoder, construct(config["encoder"], packages, known | {"out_dim": quantizer.in_dim}))
         known |= {"in_dim": quantizer.dim, "num_latents": encoder.num_latents((side, side)) if side else None}
         decoder = cast(Decoder, construct(config["decoder"], packages, known))
         regularizer = construct(config["regularizer"], packages) if config.get("regularizer") else None

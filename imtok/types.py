@@ -99,7 +99,8 @@ class Quantized:
         stats: Codebook statistics by name: detached sums over tokens, so that micro-batches and ranks add up; and drawn
             tokens, of which the greatest keys stay (``imtok.quantizers.statistics``).
             ``Quantizer.update`` takes them.
-        encoded: What was quantized: the encoder's latents, without gradient; None where nobody noted them.
+        encoded: What was quantized: the encoder's latents, as wide as the quantizer takes them, without gradient; None
+            where nobody noted them.
     """
 
     latents: Float[Tensor, "b n d"]
@@ -107,7 +108,7 @@ class Quantized:
     keep: Bool[Tensor, "b n"] | None = None
     losses: dict[str, Loss] = field(default_factory=dict)
     stats: dict[str, Tensor] = field(default_factory=dict)
-    encoded: Float[Tensor, "b _ d"] | None = None
+    encoded: Float[Tensor, "b _ _"] | None = None
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from imtok.training.run import train
 
 RECIPES = sorted(path.stem for path in (config_folder() / "experiment").glob("*.yaml"))
 SWAPS = [
-    *(f"quantizer={name}" for name in ("vq", "fsq", "lfq_14", "bsq_18", "simvq", "rq_8")),
+    *(f"quantizer={name}" for name in ("vq", "fsq", "lfq_14", "bsq_18", "simvq", "rq_8", "gaussian")),
     *("objective=reconstruction", "encoder=cnn decoder=cnn", "encoder=vit decoder=vit"),
 ]
 PAIRS = list(itertools.product(RECIPES, SWAPS))
@@ -30,6 +30,7 @@ RULES = (
     r"latents must be \d+",
     r"image size must be a positive multiple of \d+",
     r"the quantizer must have scales",
+    r"the quantizer must have ids to perturb",
     r"patch_dim must be in \[1, \d+\], the width of the latents",
     r"head\.tokens must be at least \d+",
 )

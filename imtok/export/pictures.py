@@ -20,6 +20,7 @@ from imtok.files import claim_output, new_folder, write_json
 from imtok.grid import to_picture
 from imtok.measures.inference import Size, evaluating
 from imtok.pixels import to_uint8
+from imtok.quantizers.continuous import GIVE_IDS
 from imtok.tokenizer import Tokenizer
 from imtok.types import Tokens
 
@@ -165,7 +166,8 @@ def _rows(tokenizer: Tokenizer, source: Path, size: Size) -> np.ndarray:
     """Any array of ids as ``images tokens slots``: as many of its last axes as hold one image are the image."""
     slots = len(tokenizer.quantizer.vocab_sizes)
     if not slots:
-        raise InputError(f"{type(tokenizer.quantizer).__name__} has continuous latents and no ids to decode")
+        what = type(tokenizer.quantizer).__name__
+        raise InputError(f"{what} has continuous latents and no ids to decode; {GIVE_IDS}")
     try:
         tokens = tokenizer.num_tokens(size)
     except ValueError as error:

@@ -15,6 +15,7 @@ from imtok.construct import construct
 from imtok.data.base import Images
 from imtok.data.images import ImageSet, Subset
 from imtok.data.told import require_each
+from imtok.encoders.base import encoded
 from imtok.errors import InputError
 from imtok.files import claim_output, new_folder, write_json
 from imtok.measures.inference import evaluating, read_images, require_finite, require_images
@@ -22,6 +23,7 @@ from imtok.measures.psnr import PSNR
 from imtok.pixels import to_uint8
 from imtok.quantizers.base import Quantizer
 from imtok.quantizers.continuous import Continuous
+from imtok.quantizers.gaussian import Gaussian
 from imtok.quantizers.tokenbridge import TokenBridge
 from imtok.tokenizer import Tokenizer
 from imtok.types import Batch
@@ -33,7 +35,7 @@ def with_ids(tokenizer: Tokenizer, section: dict[str, Any]) -> Tokenizer:
     """A copy of a continuous tokenizer, around a quantizer that has ids.
 
     Args:
-        tokenizer: Its quantizer is :class:`Continuous`.
+        tokenizer: Its quantizer is :class:`Continuous`, or :class:`Gaussian`, whose means get ids.
         section: Config of a :class:`TokenBridge`, which is still to be fitted.
 
     Raises:
@@ -41,8 +43,8 @@ def with_ids(tokenizer: Tokenizer, section: dict[str, Any]) -> Tokenizer:
     """
     if not isinstance(tokenizer.quantizer, Continuous):
         raise InputError(
-            f"tokenizer must be continuous (trained with quantizer=continuous), got one with ids already, by "
-            f"{type(tokenizer.quantizer).__name__}; it needs no other quantizer"
+            "tokenizer must be continuous (trained with quantizer=continuous or gaussian), got one with ids already, "
+            f"by {type(tokenizer.quantizer).__name__}; it needs no other quantizer"
         )
     try:
         quantizer = construct(section)
@@ -59,6 +61,7 @@ def with_ids(tokenizer: Tokenizer, section: dict[str, Any]) -> Tokenizer:
             f"quantizer.dim must be {width}, the width of the tokenizer's latents, got {quantizer.dim}; "
             f"give quantizer.dim={width}"
         )
+    section = section | {"reads": "moments" if isinstance(tokenizer.quantizer, Gaussian) else "latents"}
     quantized = Tokenizer.from_config({**(tokenizer.config or {}), "quantizer": section})
     own = {f"quantizer.{name}": value for name, value in quantizer.state_dict().items()}
     quantized.load_state_dict(tokenizer.state_dict() | own)  # a continuous quantizer has no state
@@ -162,8 +165,8 @@ def compare_psnr(
     """PSNR in dB of the reconstructions with each of some quantizers, by name, and the number of images.
 
     Args:
-        tokenizer: Encodes and decodes; continuous, so that its own quantizer changes nothing.
-        quantizers: What its latents go through in between, on ``device``.
+        tokenizer: Encodes and decodes.
+        quantizers: What its encoder's latents go through in between, on ``device``.
         loader: The images.
         device: Where the tokenizer is.
         missing: Whether images may lack what the tokenizer's condition reads.
@@ -178,9 +181,9 @@ def compare_psnr(
         for batch, image, size in read_images(tokenizer, loader, device, bad):
             require_each(batch, tokenizer.condition, missing)
             condition = tokenizer.condition_of(batch)
-            latents = tokenizer.quantize(image, condition=condition)
+            latents = encoded(tokenizer.encoder, image, condition=condition)
             for name, quantizer in quantizers.items():
-                codes = quantizer(latents.latents, latents.keep)
+                codes = quantizer(latents.values, latents.keep)
                 shown = tokenizer.decoder(codes.latents, size, codes.keep, condition)
                 require_finite(shown, batch.key, "reconstruction")
                 metrics[name].update(to_uint8(shown).to(exact), batch.image.to(exact))

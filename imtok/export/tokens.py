@@ -23,6 +23,7 @@ from imtok.export.store import FORMAT
 from imtok.export.views import Views
 from imtok.measures.inference import evaluating, name_size, require_finite
 from imtok.pixels import to_float
+from imtok.quantizers.continuous import GIVE_IDS
 from imtok.quantizers.layout import layout
 from imtok.tokenizer import Tokenizer
 from imtok.types import Batch
@@ -64,7 +65,7 @@ def export_tokens(
     """
     quantizer, views, told = tokenizer.quantizer, views or Views(), told or ConditionConfig()
     if not quantizer.vocab_sizes:
-        raise InputError(f"{type(quantizer).__name__} has continuous latents and no ids to export")
+        raise InputError(f"{type(quantizer).__name__} has continuous latents and no ids to export; {GIVE_IDS}")
     size = None if feed.side is None else _view_size(feed.side, views)
     plan = {
         "format": FORMAT,

@@ -28,7 +28,7 @@ class Quantizer(nn.Module, ABC):
     ``decode``.
 
     Attributes:
-        dim: Width of the latents. Encoder and decoder are built to it.
+        dim: Width of the latents. The decoder is built to it, and the encoder unless ``in_dim`` says otherwise.
         vocab_sizes: Number of ids in each slot.
         num_latents: The only number of latents per image that it takes; None = any.
         stochastic: Whether codes are drawn at random in training, from torch's global generator.
@@ -128,6 +128,11 @@ class Quantizer(nn.Module, ABC):
         return num_latents
 
     @property
+    def in_dim(self) -> int:
+        """Width of what it takes from the encoder, which is built to it: ``dim``, unless a quantizer asks for more."""
+        return self.dim
+
+    @property
     def part_dims(self) -> tuple[int, ...]:
         """Widths of the channel groups that stand for different things: the targets of alignment losses."""
         return (self.dim,)
@@ -138,15 +143,15 @@ class Quantizer(nn.Module, ABC):
         return sum((math.log2(size) for size in self.vocab_sizes), 0.0)
 
     @override
-    def forward(self, latents: Float[Tensor, "b n d"], keep: Bool[Tensor, "b n"] | None = None) -> Quantized:
+    def forward(self, latents: Float[Tensor, "b n _"], keep: Bool[Tensor, "b n"] | None = None) -> Quantized:
         """Quantize, with gradients to ``latents``.
 
         Args:
-            latents: The encoder's latents, any float type.
+            latents: The encoder's latents, ``in_dim`` wide, any float type.
             keep: True = transmitted; None = all of them.
         """
-        if latents.shape[-1] != self.dim:
-            raise ValueError(f"latents must be {self.dim} wide for {type(self).__name__}, got {latents.shape[-1]}")
+        if latents.shape[-1] != self.in_dim:
+            raise ValueError(f"latents must be {self.in_dim} wide for {type(self).__name__}, got {latents.shape[-1]}")
         with torch.autocast(latents.device.type, enabled=False):
             exact = latents if latents.dtype == torch.float64 else latents.float()
             if keep is not None:

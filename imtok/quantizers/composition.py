@@ -83,6 +83,21 @@ def check_parts(parts: Sequence[Quantizer], ids: Shaped[Tensor, "b t g"], first:
             part.check_ids(own, None if first is None else first - slots.start)
 
 
+def require_own_width(parts: Sequence[Quantizer], name: str) -> None:
+    """Refuse quantizers that take more channels than they give: what is left of a latent has no others.
+
+    Args:
+        parts: The quantizers.
+        name: What the config calls them.
+
+    Raises:
+        ValueError: That names the class of the first.
+    """
+    for part in parts:
+        if part.in_dim != part.dim:
+            raise ValueError(f"{name} must take latents as wide as their codes, got {type(part).__name__}")
+
+
 def as_images(latents: Float[Tensor, "m d"], length: int | None) -> Float[Tensor, "b n d"]:
     """Rows as the images that they came from, or as a single one where any length will do."""
     return rearrange(latents, "(b n) d -> b n d", n=length or latents.shape[0])

@@ -10,6 +10,8 @@ from imtok.errors import InputError
 from imtok.quantizers.base import Quantizer
 from imtok.types import Quantized
 
+GIVE_IDS = "give it ids first: imtok quantize tokenizer=RUN"
+
 
 class Continuous(Quantizer):
     """Passes latents through. There are no slots, so ids are ``b n 0`` and nothing can be decoded from them.
@@ -45,7 +47,7 @@ class Continuous(Quantizer):
         Raises:
             InputError: Always.
         """
-        raise InputError("a continuous tokenizer has no ids to decode; quantize its latents with tokenbridge first")
+        raise InputError(f"a continuous tokenizer has no ids to decode; {GIVE_IDS}")
 
     @override
     def check_ids(self, ids: Tensor, slots: int | None = None) -> None:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from imtok.quantizers.base import Quantizer, straight_through
-from imtok.quantizers.composition import add_stats, as_images, merge_losses, stats_of
+from imtok.quantizers.composition import add_stats, as_images, merge_losses, require_own_width, stats_of
 from imtok.quantizers.sphere import unit_length
 from imtok.types import Loss, Quantized
 
@@ -41,8 +41,9 @@ class MultiScale(Quantizer):
         normalize: Scale latents to unit length first.
 
     Raises:
-        ValueError: For sizes that decrease or are below 1, a share or weight out of range, or more convolutions than
-            the scales use; in ``forward``, if latents do not fill the map or some are not kept.
+        ValueError: For sizes that decrease or are below 1, a share or weight out of range, more convolutions than the
+            scales use, or an inner quantizer that takes more than its codes' width; in ``forward``, if latents do not
+            fill the map or some are not kept.
 
     Example:
         >>> from imtok.quantizers.vq import VQ
@@ -64,6 +65,7 @@ class MultiScale(Quantizer):
         super().__init__()
         if not sizes or min(sizes) < 1 or list(sizes) != sorted(sizes):
             raise ValueError(f"sizes must be a list of sides >= 1 that does not decrease, got {list(sizes)}")
+        require_own_width([quantizer], "the quantizer of a scale")
         if quantizer.num_latents is not None:
             raise ValueError("the quantizer of a scale must take any number of latents, got one that does not")
         if convolutions < 0 or not 0 < mix <= 1:

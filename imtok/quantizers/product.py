@@ -123,11 +123,16 @@ class Product(Quantizer):
 
     @property
     @override
+    def in_dim(self) -> int:
+        return sum(part.in_dim for part in self._parts)
+
+    @property
+    @override
     def part_dims(self) -> tuple[int, ...]:
         return tuple(width for part in self._parts for width in part.part_dims)
 
     def _split(self, latents: Float[Tensor, "*shape d"]) -> tuple[Tensor, ...]:
-        return latents.split([part.dim for part in self._parts], dim=-1)
+        return latents.split([part.in_dim for part in self._parts], dim=-1)
 
     @property
     def _parts(self) -> list[Quantizer]:

@@ -14,6 +14,7 @@ from imtok.quantizers.composition import (
     check_parts,
     decode_part,
     merge_losses,
+    require_own_width,
     slot_ranges,
     stats_of,
 )
@@ -38,8 +39,8 @@ class Residual(Quantizer):
         bound: If given, latents pass ``bound * tanh(z / bound)`` first, so that grids of limited range can follow.
 
     Raises:
-        ValueError: Without stages, for stages that differ in width or number of tokens, or for a depth that is not
-            their number, or a ratio or bound that is not positive.
+        ValueError: Without stages, for stages that differ in width or number of tokens or that take more than their
+            codes' width, for a depth that is not their number, or a ratio or bound that is not positive.
 
     Example:
         >>> from imtok.quantizers.vq import VQ
@@ -62,6 +63,7 @@ class Residual(Quantizer):
         super().__init__()
         if not stages or len({(stage.dim, stage.num_latents) for stage in stages}) > 1:
             raise ValueError(f"stages must be quantizers of one width and length, got {[s.dim for s in stages]}")
+        require_own_width(stages, "stages")
         depth = len(stages) if depth is None else depth
         if depth < 1 or len(stages) not in (1, depth):
             raise ValueError(f"depth must be the number of stages, or at least 1 for a single stage, got {depth}")

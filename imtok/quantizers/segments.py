@@ -70,7 +70,7 @@ class Segments(Quantizer):
         self.num_tokens(latents.shape[1])
         masks = [None] * len(self.lengths) if keep is None else keep.split(self.lengths, dim=1)
         pieces = zip(self._parts, latents.split(self.lengths, dim=1), masks, strict=True)
-        results = [part.quantize(piece[..., : part.dim], mask) for part, piece, mask in pieces]
+        results = [part.quantize(piece[..., : part.in_dim], mask) for part, piece, mask in pieces]
         stats: dict[str, Tensor] = {}
         for index, result in enumerate(results):
             add_stats(stats, index, result.stats)
@@ -118,7 +118,7 @@ class Segments(Quantizer):
     def start(self, latents: Float[Tensor, "m d"]) -> None:
         pieces = as_images(latents, self.num_latents).split(self.lengths, dim=1)
         for part, piece in zip(self._parts, pieces, strict=True):
-            part.start(piece[..., : part.dim].flatten(0, 1))
+            part.start(piece[..., : part.in_dim].flatten(0, 1))
 
     @override
     def update(self, stats: dict[str, Tensor]) -> None:
@@ -130,6 +130,11 @@ class Segments(Quantizer):
         if num_latents != self.num_latents:
             raise ValueError(f"latents must be {self.num_latents}, the sum of lengths, got {num_latents}")
         return sum(self._tokens)
+
+    @property
+    @override
+    def in_dim(self) -> int:
+        return max(part.in_dim for part in self._parts)
 
     @property
     @override
@@ -148,8 +153,8 @@ class Segments(Quantizer):
     def _firsts(self, device: torch.device) -> list[Int64[Tensor, " g"]]:
         """Of each piece, the first id of each slot."""
         ends = [list(accumulate(sizes)) for sizes in zip(*self.part_vocab_sizes, strict=True)]
-        firsts = torch.tensor([[0, *slot[:-1]] for slot in ends], device=device)
-        return list(firsts.T)
+        firsts = torch.tensor([[0, *slot[:-1]] for slot in ends], device=device, dtype=torch.long)
+        return list(firsts.view(len(ends), len(self.lengths)).T)  # there may be no slot
 
     def _own_ids(self, ids: Int64[Tensor, "b t g"]) -> list[Tensor]:
         """The ids of each piece in its quantizer's vocabulary; 0 where a latent was not kept."""

@@ -1,6 +1,7 @@
 """Post-training quantization of a continuous autoencoder, channel by channel (TokenBridge, arXiv 2503.16430)."""
 
 import math
+from typing import Literal, get_args
 
 import torch
 import torch.nn.functional as F
@@ -9,7 +10,10 @@ from torch import Tensor
 from typing_extensions import override
 
 from imtok.quantizers.base import Quantizer, straight_through
+from imtok.quantizers.gaussian import means
 from imtok.types import Quantized
+
+Reads = Literal["latents", "moments"]
 
 
 class TokenBridge(Quantizer):
@@ -21,16 +25,18 @@ class TokenBridge(Quantizer):
 
     The public code cuts off by moving the limits of intervals to ``clip``. Where that empties an interval (more than
     9 bits at 3) it yields values out of order; here the intervals share the mass inside ``clip`` instead. It also
-    quantizes a sample of the posterior: give the mean, for ids that are always the same.
+    quantizes a sample of the posterior; here it is the mean, for ids that are always the same.
 
     Args:
         dim: Width of the latents.
         bits: Bits per channel, 1 to 12.
         spread: Range of the latents that the values span, in standard deviations.
         clip: Range of the normal whose intervals they are, in standard deviations.
+        reads: What the encoder gives: "latents", or "moments" = mean and log variance of each channel in turn, as an
+            encoder does that was trained with :class:`~imtok.quantizers.gaussian.Gaussian`; the means are quantized.
 
     Raises:
-        ValueError: For a width, number of bits or range out of range.
+        ValueError: For a width, number of bits or range out of range, or if there is no such ``reads``.
 
     Example:
         >>> quantizer = TokenBridge(dim=16, bits=6)
@@ -41,7 +47,9 @@ class TokenBridge(Quantizer):
 
     values: Float[Tensor, "d v"]
 
-    def __init__(self, dim: int, bits: int = 6, spread: float = 5.0, clip: float = 3.0) -> None:
+    def __init__(
+        self, dim: int, bits: int = 6, spread: float = 5.0, clip: float = 3.0, reads: Reads = "latents"
+    ) -> None:
         super().__init__()
         if dim < 1:
             raise ValueError(f"dim must be at least 1, got {dim}")
@@ -49,18 +57,26 @@ class TokenBridge(Quantizer):
             raise ValueError(f"bits must be between 1 and 12, got {bits}")
         if not (spread > 0 and clip > 0):
             raise ValueError(f"spread and clip must be positive, got {spread} and {clip}")
+        if reads not in get_args(Reads):
+            raise ValueError(f"reads must be one of {', '.join(get_args(Reads))}, got {reads!r}")
         self.dim = dim
+        self.reads = reads
         self.vocab_sizes = (2**bits,) * dim
         self.spread = spread
         self.clip = clip
         self.register_buffer("values", self._standard_values().float().repeat(dim, 1))
+
+    @property
+    @override
+    def in_dim(self) -> int:
+        return 2 * self.dim if self.reads == "moments" else self.dim
 
     @torch.no_grad()
     def fit(self, latents: Float[Tensor, "m d"]) -> None:
         """Place the values by mean and standard deviation of each channel.
 
         Args:
-            latents: Latents of a continuous autoencoder, a few thousand or more.
+            latents: Latents of a continuous autoencoder, a few thousand or more; of a Gaussian's the means.
 
         Raises:
             ValueError: If a channel is constant or not finite, so that it has no values to place.
@@ -76,7 +92,9 @@ class TokenBridge(Quantizer):
         self.values.copy_(values)
 
     @override
-    def quantize(self, latents: Float[Tensor, "b n d"], keep: Bool[Tensor, "b n"] | None) -> Quantized:
+    def quantize(self, latents: Float[Tensor, "b n _"], keep: Bool[Tensor, "b n"] | None) -> Quantized:
+        if self.reads == "moments":
+            latents = means(latents)
         limits = ((self.values[:, 1:] + self.values[:, :-1]) / 2).to(latents.dtype)
         columns = latents.detach().flatten(0, 1).T.contiguous()
         ids = torch.searchsorted(limits, columns).T.reshape(latents.shape)  # on a limit: the lower id

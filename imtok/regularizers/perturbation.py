@@ -102,7 +102,8 @@ class Perturbation(Regularizer):
     @override
     def forward(self, quantized: Quantized, quantizer: Quantizer, step: int, generator: torch.Generator) -> Quantized:
         if not quantizer.vocab_sizes:
-            raise ValueError(f"the quantizer must have ids to perturb, got {type(quantizer).__name__}")
+            what = type(quantizer).__name__
+            raise ValueError(f"the quantizer must have ids to perturb, got {what}; give regularizer=none")
         alpha, beta, delta = self.settings(step)
         ids = quantized.ids
         images = (torch.rand(len(ids), generator=generator) < beta).nonzero()[:, 0]  # on the CPU: nothing waits
@@ -135,7 +136,7 @@ class Perturbation(Regularizer):
         with torch.no_grad(), torch.autocast(latents.device.type, enabled=False):
             if self.center == "code":
                 near = quantizer.neighbours(ids, delta)
-            elif quantized.encoded is None or ids.shape[1] != latents.shape[1] or isinstance(quantizer, Segments):
+            elif quantized.encoded is None or not _comparable(quantized, quantizer):
                 raise ValueError(f"center must be code for {type(quantizer).__name__}, whose tokens differ, got latent")
             else:
                 near = near_latents(ids, latents, quantized.encoded[rows], quantizer.codebook(), delta)
@@ -144,6 +145,12 @@ class Perturbation(Regularizer):
             if quantized.keep is not None:
                 codes = codes.masked_fill(~quantized.keep[rows][..., None], 0)
         return new_ids, straight_through(codes, latents)
+
+
+def _comparable(quantized: Quantized, quantizer: Quantizer) -> bool:
+    """Whether each token stands for one of the encoder's latents, as wide as it, and all tokens share their codes."""
+    one_each = quantized.ids.shape[1] == quantized.latents.shape[1]
+    return one_each and quantizer.in_dim == quantizer.dim and not isinstance(quantizer, Segments)
 
 
 def near_latents(

@@ -23,7 +23,6 @@ log = logging.getLogger(__name__)
 
 TOLD = ("dim", "vocab_sizes", "num_latents", "image_size")  # arguments by these names, of these classes
 LISTENERS = (Objective, AlignmentLoss, ImageLoss)
-_LATENTS: tuple[str, ...] = ("encoder", "quantizer")
 
 
 def tell_sizes(section: dict[str, Any], tokenizer: Tokenizer, side: int) -> None:
@@ -168,7 +167,7 @@ def _widths(tokenizer: Tokenizer, side: int, sources: dict[str, str]) -> dict[st
         side: Side of the images, in pixels.
         sources: Names of the parts, by the key of who asks.
     """
-    found = dict.fromkeys(_LATENTS, tokenizer.quantizer.dim)
+    found = {"encoder": tokenizer.quantizer.in_dim, "quantizer": tokenizer.quantizer.dim}
     parts = dict(tokenizer.named_modules())
     for path, source in sources.items():
         if source not in parts:

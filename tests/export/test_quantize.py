@@ -26,9 +26,9 @@ def tokenizer_of(quantizer):
     return Tokenizer.from_config({**parts, "quantizer": quantizer, "image_size": 16}).eval()
 
 
-@pytest.fixture
-def tokenizer():
-    return tokenizer_of({"_target_": "imtok.quantizers.continuous.Continuous", "dim": 4})
+@pytest.fixture(params=["continuous.Continuous", "gaussian.Gaussian"])
+def tokenizer(request):
+    return tokenizer_of({"_target_": f"imtok.quantizers.{request.param}", "dim": 4})
 
 
 @pytest.fixture(scope="module")

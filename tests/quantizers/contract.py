@@ -26,7 +26,8 @@ NESTED: dict[str, dict[str, Any]] = {
     "multi_scale_of_residual": _SCALES | {"quantizer": _TABLES},
     "segments_of_product": {"_target_": f"{_Q}.segments.Segments", "parts": [_PAIR, _TABLES], "lengths": [9, 3]},
 }
-PRESETS = sorted(path.stem for path in CONFIGS.glob("*.yaml") if path.stem != "continuous")  # it has no ids
+WITHOUT_IDS = ["continuous", "gaussian"]
+PRESETS = sorted(path.stem for path in CONFIGS.glob("*.yaml") if path.stem not in WITHOUT_IDS)
 NAMES = [*PRESETS, *NESTED]
 MOST = {"codebook_size": 64, "convolutions": 3}
 SMALLER = {"sizes": [1, 2, 4], "lengths": [8, 24], "entropy_bits": 6}

@@ -33,7 +33,7 @@ def test_masked_latents_become_zero():
 
 def test_decoding_is_refused_with_a_way_out():
     quantizer = Continuous(16)
-    with pytest.raises(InputError, match="no ids to decode; quantize its latents with tokenbridge"):
+    with pytest.raises(InputError, match="no ids to decode; give it ids first: imtok quantize"):
         quantizer.decode(torch.zeros(1, 4, 0, dtype=torch.long))
 
 

@@ -4,8 +4,10 @@ import math
 
 import pytest
 import torch
-from quantizers.contract import NAMES, any_length, build, length, multi_scale
+from quantizers.contract import NAMES, WITHOUT_IDS, any_length, build, length, multi_scale
 from torch.utils.checkpoint import checkpoint
+
+also_without_ids = pytest.mark.parametrize("name", [*NAMES, *WITHOUT_IDS], indirect=True)
 
 
 @pytest.fixture(params=NAMES)
@@ -20,7 +22,7 @@ def quantizer(name):
 
 @pytest.fixture
 def latents(quantizer):
-    return torch.randn(2, length(quantizer), quantizer.dim, requires_grad=True)
+    return torch.randn(2, length(quantizer), quantizer.in_dim, requires_grad=True)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.float16])
@@ -44,6 +46,7 @@ def test_in_float64_nothing_is_rounded_to_float32(quantizer, latents, training):
     assert all(loss.value.dtype == torch.float64 for loss in quantized.losses.values())
 
 
+@also_without_ids
 def test_autocast_changes_nothing_inside(quantizer, latents):
     settle(quantizer)
     plain = quantizer(latents)
@@ -83,8 +86,10 @@ def test_bits_follow_from_the_vocabulary(quantizer):
         assert quantizer.bits_per_token < nominal
 
 
+@also_without_ids
 def test_gradients_of_the_output_reach_the_input(quantizer, latents):
-    (quantizer(latents).latents * torch.randn_like(latents)).sum().backward()
+    codes = quantizer(latents).latents
+    (codes * torch.randn_like(codes)).sum().backward()
     assert latents.grad is not None
     assert (latents.grad != 0).float().mean() > 0.7  # the pieces of a sequence may differ in width
 
@@ -98,6 +103,7 @@ def test_every_parameter_learns_in_one_step(quantizer, latents):
         assert parameter.grad.abs().sum() > 0, name
 
 
+@also_without_ids
 def test_losses_are_finite_scalars(quantizer, latents):
     for name, (value, weight) in quantizer(latents).losses.items():
         assert value.shape == (), name
@@ -105,6 +111,7 @@ def test_losses_are_finite_scalars(quantizer, latents):
         assert math.isfinite(weight), name
 
 
+@also_without_ids
 def test_forward_changes_no_state(quantizer, latents):
     before = {name: value.clone() for name, value in quantizer.state_dict().items()}
     quantizer(latents)
@@ -113,6 +120,7 @@ def test_forward_changes_no_state(quantizer, latents):
         assert torch.equal(value, before[name]), name
 
 
+@also_without_ids
 def test_a_mask_of_ones_changes_nothing(quantizer, latents):
     settle(quantizer)
     if multi_scale(quantizer):
@@ -143,6 +151,7 @@ def test_masked_latents_take_part_in_nothing(quantizer, latents):
     assert not spoilt.grad[~keep].any()
 
 
+@also_without_ids
 def test_tokens_do_not_depend_on_their_company_or_memory_layout(quantizer, latents):
     whole = quantizer.eval()(latents)
     if not any_length(quantizer):
@@ -154,6 +163,7 @@ def test_tokens_do_not_depend_on_their_company_or_memory_layout(quantizer, laten
     assert torch.equal(quantizer(strided).latents, whole.latents)
 
 
+@also_without_ids
 @pytest.mark.parametrize("scale", [0.0, -0.0, 1e-8, 1e4])
 def test_extreme_latents_give_finite_values_and_gradients(quantizer, latents, scale):
     extreme = (latents.detach() * scale).requires_grad_()
@@ -163,6 +173,7 @@ def test_extreme_latents_give_finite_values_and_gradients(quantizer, latents, sc
     assert torch.isfinite(extreme.grad).all()
 
 
+@also_without_ids
 def test_nan_is_not_hidden_behind_a_code(quantizer, latents):
     spoilt = latents.detach().clone()
     spoilt[0, 3] = float("nan")
@@ -232,9 +243,10 @@ def test_saved_state_gives_the_same_codes(name, quantizer, latents):
     assert torch.equal(settle(twin)(latents).latents, settle(quantizer)(latents).latents)
 
 
+@also_without_ids
 def test_a_latent_of_the_wrong_width_is_refused(quantizer):
-    with pytest.raises(ValueError, match=f"must be {quantizer.dim} wide"):
-        quantizer(torch.randn(1, 4, quantizer.dim + 1))
+    with pytest.raises(ValueError, match=f"must be {quantizer.in_dim} wide"):
+        quantizer(torch.randn(1, 4, quantizer.in_dim + 1))
 
 
 def settle(quantizer):
