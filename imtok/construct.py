@@ -5,6 +5,7 @@ import inspect
 import os
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, get_args, get_type_hints
 
 from imtok.errors import InputError
@@ -232,21 +233,33 @@ def _classes(hint: Any) -> Iterator[type]:
 
 
 def _build(config: Any, find: Callable[[Any], type], provided: Mapping[str, Any] | None, key: str) -> Any:
-    """Build a value, from the inside out."""
+    """Build a value, from the inside out.
+
+    A class that tells its own parts something has a class method ``tell_parts``: of its arguments, those that the
+    builder provides among them, it makes what each part is provided with, by the part's name.
+    """
     if isinstance(config, list):
         return [_build(item, find, None, key and f"{key}[{index}]") for index, item in enumerate(config)]
     if not isinstance(config, dict):
         return config
-    arguments = {
-        name: _build(value, find, None, key and f"{key}.{name}") for name, value in config.items() if name != "_target_"
-    }
     if "_target_" not in config:
-        return arguments
-    factory = find(config["_target_"])
+        return {name: _build(value, find, None, key and f"{key}.{name}") for name, value in config.items()}
+    factory: Any = find(config["_target_"])
     taken = inspect.signature(factory).parameters
-    arguments |= {name: value for name, value in (provided or {}).items() if name in taken}
+    own = {name: value for name, value in (provided or {}).items() if name in taken}
+    given = {name: value for name, value in config.items() if name != "_target_"}
+    with _naming(config, key):
+        told = factory.tell_parts({**(provided or {}), **given}) if hasattr(factory, "tell_parts") else {}
+    built = {name: _build(value, find, told.get(name), key and f"{key}.{name}") for name, value in given.items()}
+    with _naming(config, key):
+        return factory(**{**built, **own})
+
+
+@contextmanager
+def _naming(config: Config, key: str) -> Iterator[None]:
+    """Say at which key a class refuses its arguments."""
     try:
-        return factory(**arguments)
+        yield
     except (TypeError, ValueError) as error:
         if not key:
             raise

@@ -81,10 +81,22 @@ def find_weights(root: nn.Module, key: str = "") -> list[tuple[Pretrained, Path]
     return found
 
 
-def as_stored(config: dict[str, Any], **parts: object) -> dict[str, Any]:
-    """A tokenizer's config in which the sections of pretrained parts say what is stored of them."""
-    stored = {name: part.stored for name, part in parts.items() if isinstance(part, Pretrained)}
-    return {**config, **{name: {**config[name], **changed} for name, changed in stored.items() if changed}}
+def as_stored(config: dict[str, Any], **parts: nn.Module) -> dict[str, Any]:
+    """A tokenizer's config in which the sections of pretrained parts, however deep, say what is stored of them."""
+    for section, part in parts.items():
+        for path, module in part.named_modules(prefix=section):
+            if isinstance(module, Pretrained) and module.stored:
+                config = _changed(config, path.split("."), module.stored)
+    return config
+
+
+def _changed(node: Any, path: list[str], values: dict[str, Any]) -> Any:
+    """A copy of plain values with others at a path; as it is where the path leads nowhere."""
+    if not path:
+        return {**node, **values}
+    if not isinstance(node, dict) or not isinstance(node.get(path[0]), dict):
+        return node
+    return {**node, path[0]: _changed(node[path[0]], path[1:], values)}
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:

@@ -103,11 +103,13 @@ def _of_no_extractor(path: str, node: dict[str, Any]) -> Iterator[str]:
 
 
 def _told(node: dict[str, Any]) -> set[str]:
-    """The arguments that parts of an objective are told, wherever they stand."""
+    """The arguments that parts are told wherever they stand: those of an objective, nets inside another net."""
     found = named_class(node)
-    if found is None or not issubclass(found, (*LISTENERS, Head)):
+    if found is None:
         return set()
-    return {"in_dim", "out_dim"} if issubclass(found, Head) else set(TOLD)
+    kinds = {Head: {"in_dim", "out_dim"}, Encoder: PROVIDED["encoder"], Decoder: PROVIDED["decoder"]}
+    told = next((names for kind, names in kinds.items() if issubclass(found, kind)), set[str]())
+    return told | (set(TOLD) if issubclass(found, LISTENERS) else set())
 
 
 def _by_name(group: str, section: Any) -> Iterator[str]:

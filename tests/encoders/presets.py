@@ -18,7 +18,7 @@ CONFIGS = Path(__file__).parents[2] / "configs"
 SMALL = {
     "channels": 16, "latent_channels": 12, "width": 16, "blocks": 1, "depth": 1, "heads": 2, "latents": 5,
     "redundant": 2, "patch_dim": 6, "steps": 2,
-    "stages": [1, 1, 1],
+    "stages": [1, 1, 1], "layers": [0, 0, 0],
 }  # fmt: skip
 SIDE = 64  # pixels: the size that small presets are for
 ENCODER_OF = {"cnn_uniwetok": "cnn_wetok_f32"}  # decoders whose encoder has another name
@@ -61,8 +61,18 @@ def preset(group: str, name: str) -> dict:
 
 def small(group: str, name: str) -> dict:
     """The same architecture, cheap enough to run in a test."""
-    config = {key: SMALL.get(key, value) if value else value for key, value in preset(group, name).items()}
-    return config | ({"patch_size": 16} if config.get("patch_size") == 14 else {})  # 64 is no multiple of 14
+    return _small(preset(group, name))
+
+
+def _small(config: dict) -> dict:
+    nets = {key: _small(value) for key, value in config.items() if isinstance(value, dict) and is_net(value)}
+    sides = {key: 16 for key in ("patch_size", "factor") if config.get(key) == 14}  # 64 is no multiple of 14
+    return {key: SMALL.get(key, value) if value else value for key, value in config.items()} | nets | sides
+
+
+def is_net(config: dict) -> bool:
+    """Whether a section describes an encoder or a decoder, be it inside another one."""
+    return str(config.get("_target_")).startswith(("imtok.encoders.", "imtok.decoders."))
 
 
 def published_side(name: str) -> int:

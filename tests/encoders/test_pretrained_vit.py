@@ -4,6 +4,7 @@ import json
 
 import pytest
 import torch
+from encoders.presets import small
 from nn.vits import timm_net
 from safetensors.torch import save_file
 from torch.nn import functional as F
@@ -11,6 +12,7 @@ from training.runs import run_tiny, tiny_run
 
 from imtok.encoders.pretrained_vit import PretrainedViTEncoder
 from imtok.errors import InputError
+from imtok.pretrained import fetch_weights, find_weights
 from imtok.tokenizer import Tokenizer
 from imtok.training.checkpoints import load
 from imtok.training.run import train
@@ -73,6 +75,25 @@ def test_a_trained_tokenizer_needs_no_other_file_and_names_none(weights, tmp_pat
     assert str(tmp_path).encode() not in b"".join(path.read_bytes() for path in folder.iterdir())
     loaded.save(tmp_path / "again")
     assert Tokenizer.load(tmp_path / "again").fingerprint() == loaded.fingerprint()
+
+
+def test_a_net_inside_an_encoder_begins_with_its_file_and_no_path_is_stored(tmp_path):
+    path = tmp_path / "clip.safetensors"
+    save_file({name: value.contiguous() for name, value in timm_net("clip_b16", 64).state_dict().items()}, path)
+    encoder = small("encoder", "tokenflow")
+    encoder["semantic"] |= {"weights": str(path), "width": 32, "depth": 3}
+    patch = {"_target_": "imtok.decoders.patch.PatchDecoder", "patch_size": 16, "width": 16}
+    vq = {"_target_": "imtok.quantizers.vq.VQ", "dim": 10, "codebook_size": 32}
+    parts = {"encoder": encoder, "quantizer": vq, "decoder": patch, "image_size": 64}
+    tokenizer = Tokenizer.from_config(parts)
+    assert [name for name, _ in find_weights(tokenizer)] == [tokenizer.encoder.semantic]
+    fetch_weights(tokenizer)
+    tokenizer.save(tmp_path / "tokenizer")
+    path.unlink()
+    loaded = Tokenizer.load(tmp_path / "tokenizer")
+    assert torch.equal(loaded.encoder.semantic.net.class_token, tokenizer.encoder.semantic.net.class_token)
+    assert loaded.config["encoder"]["semantic"] == {**encoder["semantic"], "weights": None}
+    assert str(tmp_path).encode() not in b"".join(path.read_bytes() for path in (tmp_path / "tokenizer").iterdir())
 
 
 def test_a_run_goes_on_without_the_file_that_it_began_with(weights, tmp_path):

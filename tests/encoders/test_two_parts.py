@@ -9,25 +9,33 @@ from imtok.construct import construct
 from imtok.decoders.vit import ViTDecoder
 from imtok.encoders.beside import SemanticPixelEncoder
 from imtok.encoders.cnn import CNNEncoder
+from imtok.encoders.pretrained_vit import PretrainedViTEncoder
 from imtok.encoders.two_depths import TwoDepthEncoder
 from imtok.encoders.vit import ViTEncoder
+from imtok.nn.initialization import start_weights
 from imtok.tokenizer import Tokenizer
 
 CNN = {"channels": 16, "multipliers": (1, 1, 2), "blocks": 1}
 VIT = {"width": 16, "heads": 2}
-BLOCK = {"norm1", "attention", "norm2", "mlp"}
 
 
-def beside(**arguments):
+def beside(out_dim=6, image_size=16, pixel_share=0.3, **semantic):
     torch.manual_seed(3)
-    sizes = {"out_dim": 6, "image_size": 16, "pixel_share": 0.3, "patch_size": 4, "depth": 1}
-    return SemanticPixelEncoder(**sizes | VIT | CNN | arguments).double()
+    config = {
+        "_target_": "imtok.encoders.beside.SemanticPixelEncoder",
+        "semantic": {"_target_": "imtok.encoders.vit.ViTEncoder", "patch_size": 4, "depth": 1} | VIT | semantic,
+        "pixels": {"_target_": "imtok.encoders.cnn.CNNEncoder"} | CNN,
+        "pixel_share": pixel_share,
+    }
+    return construct(config, provided={"out_dim": out_dim, "image_size": image_size}).double()
 
 
-def two_depths(**arguments):
+def two_depths(out_dim=6, checkpoint=False, layers=(1, 2, 5), features=48, **arguments):
     torch.manual_seed(3)
-    sizes = {"out_dim": 6, "image_size": 16, "patch_size": 4, "stages": (2, 1, 3), "start": "xavier"}
-    return TwoDepthEncoder(**sizes | VIT | arguments).double()
+    shape = {"patch_size": 4, "factor": 4, "width": 16, "depth": 6, "heads": 2, "class_tokens": 0}
+    net = PretrainedViTEncoder(features, 16, **shape, layers=layers, checkpoint=checkpoint)
+    start_weights(net, "xavier")  # the published start is small for nets as narrow as this
+    return TwoDepthEncoder(out_dim, net, **arguments).double()
 
 
 @pytest.fixture
@@ -36,14 +44,12 @@ def image():
 
 
 def reached(output, module):
-    """Sub-modules that have a part in an output: blocks as "stage.index"."""
+    """Blocks that have a part in an output, by number, and other sub-modules outside the transformer, by name."""
     names, parameters = zip(*module.named_parameters(), strict=True)
     slopes = torch.autograd.grad(output.square().sum(), parameters, allow_unused=True)
-    return {
-        ".".join(part for part in name.split(".")[:3] if part != "blocks" and part not in BLOCK and part != "weight")
-        for name, slope in zip(names, slopes, strict=True)
-        if slope is not None and slope.any()
-    } - {"positions.table"}
+    touched = [name for name, slope in zip(names, slopes, strict=True) if slope is not None and slope.any()]
+    blocks = {int(name.split(".")[4]) for name in touched if name.startswith("net.net.trunk.blocks.")}
+    return blocks, {name.split(".")[0] for name in touched} - {"net"}
 
 
 def test_the_transformer_makes_the_first_channels_and_the_cnn_the_last(image):
@@ -58,11 +64,13 @@ def test_the_transformer_makes_the_first_channels_and_the_cnn_the_last(image):
 
 
 def test_two_nets_with_other_grids_or_no_channels_are_refused():
-    with pytest.raises(ValueError, match="patch_size must be 4, the pixels per latent of multipliers, got 8"):
-        beside(patch_size=8)
+    with pytest.raises(ValueError, match="semantic and pixels must make as many latents of an image, got 4 and 16"):
+        beside(patch_size=8).num_latents((16, 16))
     for share in (0.0, 1.0):
         with pytest.raises(ValueError, match=rf"pixel_share must be in \(0, 1\), got {share}"):
             beside(pixel_share=share)
+        with pytest.raises(ValueError, match=rf"pixel_share must be in \(0, 1\), got {share}"):
+            SemanticPixelEncoder(ViTEncoder(4, 16, 4, **VIT), CNNEncoder(2, **CNN), share)
     with pytest.raises(ValueError, match="must be at least 2 to hold meaning and pixels, got 1"):
         beside(out_dim=1)
 
@@ -74,33 +82,27 @@ def test_a_share_is_whole_channels_and_neither_net_is_without(width, share, pixe
     assert net.semantic.project.out_features == width - pixels
 
 
-def test_meaning_is_read_after_all_blocks_and_pixels_after_the_second_stage(image):
+def test_meaning_is_read_after_the_last_block_and_pixels_after_the_second(image):
     net = two_depths()
-    latents = net(image).values
-    early = {"patches", "patches.bias", "early.0", "early.1", "middle.0"}
-    own = {"norm_pixels", "norm_pixels.bias", "project_pixels", "project_pixels.bias"}
-    assert reached(latents[..., 3:], net) == early | own
-    own = {name.replace("pixels", "semantic") for name in own}
-    latents = net(image).values
-    assert reached(latents[..., :3], net) == early | {"late.0", "late.1", "late.2"} | own
+    assert reached(net(image).values[..., 3:], net) == ({0, 1, 2}, {"norm_pixels", "project_pixels"})
+    assert reached(net(image).values[..., :3], net) == ({0, 1, 2, 3, 4, 5}, {"norm_semantic", "project_semantic"})
 
 
 def test_what_pixels_are_read_from_is_the_sum_of_two_depths(image):
     net = two_depths(shortcut=0.6)
     seen = {}
     hooks = [
-        net.get_submodule(name).register_forward_hook(lambda _m, _i, out, name=name: seen.update({name: out}))
-        for name in ("early.blocks.1", "middle.blocks.0", "late.blocks.2")
+        block.register_forward_hook(lambda _m, _i, out, number=number: seen.update({number: out}))
+        for number, block in enumerate(net.net.net.trunk.blocks)
     ]
     latents = net(image).values
     for hook in hooks:
         hook.remove()
-    both = seen["middle.blocks.0"] + 0.6 * seen["early.blocks.1"]
     expected = [
-        nn.functional.layer_norm(read, (16,), norm.weight, norm.bias) @ project.weight.T + project.bias
+        nn.functional.layer_norm(read, (16,), norm.weight, norm.bias, 1e-6) @ project.weight.T + project.bias
         for read, norm, project in (
-            (seen["late.blocks.2"], net.norm_semantic, net.project_semantic),
-            (both, net.norm_pixels, net.project_pixels),
+            (seen[5], net.norm_semantic, net.project_semantic),
+            (seen[2] + 0.6 * seen[1], net.norm_pixels, net.project_pixels),
         )
     ]
     torch.testing.assert_close(latents, torch.cat(expected, -1))
@@ -115,11 +117,13 @@ def test_recomputed_stages_give_the_same_gradients(image):
     assert all(map(torch.equal, *found))
 
 
-def test_an_odd_width_and_another_number_of_stages_are_refused():
+def test_an_odd_width_and_another_number_of_blocks_are_refused():
     with pytest.raises(ValueError, match="must be even to hold meaning and pixels, got 5"):
         two_depths(out_dim=5)
-    with pytest.raises(ValueError, match=r"stages must be three numbers of blocks, got \[1, 2\]"):
-        two_depths(stages=(1, 2))
+    with pytest.raises(ValueError, match=r"net.layers must be three blocks, got \[1, 2\]"):
+        two_depths(layers=(1, 2), features=32)
+    with pytest.raises(ValueError, match=r"net\.out_dim must be 48, what its three layers have side by side"):
+        two_depths(features=6)
 
 
 def test_a_decoder_that_reads_the_last_half_draws_the_pixels_and_not_the_meaning():
@@ -145,7 +149,10 @@ def test_the_image_of_a_dualtoken_tokenizer_does_not_depend_on_its_semantic_code
         {
             "encoder": {
                 "_target_": "imtok.encoders.two_depths.TwoDepthEncoder",
-                "patch_size": 4, "width": 16, "heads": 2, "stages": [1, 1, 1], "start": "xavier",
+                "net": {
+                    "_target_": "imtok.encoders.pretrained_vit.PretrainedViTEncoder", "patch_size": 4, "factor": 4,
+                    "width": 16, "depth": 3, "heads": 2, "layers": [0, 1, 2],
+                },
             },
             "quantizer": {"_target_": "imtok.quantizers.product.Product", "parts": [vq, vq]},
             "decoder": {
@@ -173,8 +180,7 @@ def test_published_presets_have_the_shapes_of_the_nets_that_they_are_named_after
     ends = 3 * 14**2 * 1152 + 1152 + 27**2 * 1152 + 2 * (2 * 1152 + 1152 * 32 + 32)
     assert count(siglip) == blocks + ends
     assert count(flow.pixels) == 29_300_232  # LlamaGen's at width 8
-    vit = 12 * (12 * 768**2 + 13 * 768) + 3 * 16**2 * 768 + 14**2 * 768 + 2 * 2 * 768 + 768 * 32 + 32
-    assert count(flow.semantic) == vit
+    assert count(flow.semantic) == 85_799_424 + 768 * 32 + 32  # CLIP-B/16's image encoder without its projection
 
 
 def count(module):
