@@ -1,36 +1,23 @@
 """LPIPS, the distance of two images in the features of a classifier (Zhang et al., arXiv 1801.03924), version 0.1."""
 
-from collections.abc import Callable, Iterator
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
 import torch
-import torch.nn.functional as F
 from einops import einsum, reduce
 from jaxtyping import Float
-from torch import Tensor, nn
-from torchvision.models import alexnet, vgg16
+from torch import Tensor
 from typing_extensions import override
 
 from imtok.errors import InputError, MissingWeightsError
-from imtok.losses.base import ImageLoss
-from imtok.nn.frozen import Frozen, warn_random
+from imtok.losses.classifier import PUBLISHED, ClassifierLoss
 from imtok.pretrained import RANDOM
-from imtok.weights import WeightFile, Weights, fill, identity, read_weights
+from imtok.weights import Weights, identity, read_weights
 
-_HUB = "https://download.pytorch.org/models/"
-PUBLISHED = {
-    "vgg": WeightFile(("vgg16-397923af.pth",), "397923af", f"{_HUB}vgg16-397923af.pth"),
-    "alex": WeightFile(("alexnet-owt-7be5be79.pth",), "7be5be79", f"{_HUB}alexnet-owt-7be5be79.pth"),
-}
-_NETS: dict[str, Callable[[], Any]] = {"vgg": vgg16, "alex": alexnet}
-_COMPARED = {"vgg": (3, 8, 15, 22, 29), "alex": (1, 4, 7, 9, 11)}  # places in torchvision's `features`, all ReLUs
-_SMALLEST = {"vgg": 16, "alex": 31}
 _EPSILON = 1e-10
 
 
-class LPIPSLoss(ImageLoss):
+class LPIPSLoss(ClassifierLoss):
     """Weighted squared difference of unit-length features of two images, summed over five depths of a classifier.
 
     The net is torchvision's and frozen, so no checkpoint holds its weights and no optimiser sees them. Features become
@@ -58,8 +45,7 @@ class LPIPSLoss(ImageLoss):
         (0.0, True)
     """
 
-    shift: Tensor
-    scale: Tensor
+    what = "LPIPS"
 
     def __init__(
         self,
@@ -69,32 +55,21 @@ class LPIPSLoss(ImageLoss):
         weight: float = 1.0,
         sha256: str | None = "published",
     ) -> None:
-        super().__init__(weight)
-        if net not in _NETS:
-            raise ValueError(f"net must be one of {', '.join(_NETS)}, got {net!r}")
-        self.net = net
-        with torch.device("meta"):  # the whole net has a hundred million weights that are not needed
-            made = _NETS[net]().features[: _COMPARED[net][-1] + 1]
-        for layer in made:
-            if isinstance(layer, nn.ReLU):
-                layer.inplace = False  # in place, gradients of images stored channels last have other last bits
-        self.features = Frozen(made.to_empty(device="cpu"))
-        if weights == RANDOM:
-            genuine, digests = False, (RANDOM, RANDOM)
-            warn_random("LPIPS")
-            self._draw()
-        else:
-            published = PUBLISHED[net]
-            expected = published.sha256 if sha256 == "published" else sha256
-            stored = read_weights(published.find(weights), expected)
-            table = read_weights(_find_heads(net, heads), None)
-            genuine, digests = stored.sha256.startswith(published.sha256), (stored.sha256, table.sha256)
-            fill(made, stored, "features.")
-            self._keep_heads(table)
+        super().__init__(net, weights, weight, sha256, beside=heads)
+        genuine = self.digest.startswith(PUBLISHED[net].sha256)
         self.name = f"lpips_{net}" + ("" if genuine else f"_{RANDOM if weights == RANDOM else 'unverified'}")
-        self.hash = identity(net=self.name, backbone=digests[0], heads=digests[1])
-        for name, values in (("shift", (-0.030, -0.088, -0.188)), ("scale", (0.458, 0.448, 0.450))):
-            self.register_buffer(name, torch.tensor(values).view(3, 1, 1), persistent=False)
+        self.hash = identity(net=self.name, backbone=self.digest, heads=self.heads_digest)
+
+    @override
+    def _read_beside(self, path: str | Path | None) -> None:
+        if self.digest == RANDOM:
+            self.heads_digest = RANDOM
+            for depth, width in enumerate(self._widths()):
+                self.register_buffer(f"head_{depth}", torch.ones(width), persistent=False)
+            return
+        table = read_weights(_find_heads(self.net, path), None)
+        self.heads_digest = table.sha256
+        self._keep_heads(table)
 
     @override
     def forward(self, image: Float[Tensor, "b 3 h w"], target: Float[Tensor, "b 3 h w"]) -> Float[Tensor, ""]:
@@ -102,36 +77,13 @@ class LPIPSLoss(ImageLoss):
 
     def per_image(self, image: Float[Tensor, "b 3 h w"], target: Float[Tensor, "b 3 h w"]) -> Float[Tensor, " b"]:
         """The distance of each pair, float32 or better; images in ``[-1, 1]``."""
-        if image.shape != target.shape:
-            raise ValueError(f"images must have the shape of their targets {tuple(target.shape)}, got {image.shape}")
-        if min(image.shape[-2:]) < _SMALLEST[self.net]:
-            raise ValueError(
-                f"images must be at least {_SMALLEST[self.net]} pixels a side for LPIPS with {self.net}, "
-                f"got {tuple(image.shape[-2:])}"
-            )
         distance = image.new_zeros(len(image), dtype=torch.promote_types(image.dtype, torch.float32))
-        pairs = zip(self._features(image), self._features(target), strict=True)
-        for depth, (features, others) in enumerate(pairs):
+        for depth, (features, others) in enumerate(self._pairs(image, target)):
             with torch.autocast(image.device.type, enabled=False):
                 difference = (_unit(features) - _unit(others)).square()
                 weighted = einsum(difference, getattr(self, f"head_{depth}").to(difference), "b d h w, d -> b h w")
                 distance = distance + reduce(weighted, "b h w -> b", "mean")
         return distance
-
-    def _features(self, image: Tensor) -> Iterator[Tensor]:
-        image = (image - self.shift) / self.scale
-        for place, layer in enumerate(self.features.net):
-            if isinstance(layer, nn.Conv2d):  # in the precision of the image, whatever that of the weights
-                weight, bias = layer.weight.to(image), layer.bias.to(image)  # pyright: ignore[reportOptionalMemberAccess]
-                image = F.conv2d(image, weight, bias, layer.stride, layer.padding)  # pyright: ignore[reportArgumentType]
-            else:
-                image = layer(image)
-            if place in _COMPARED[self.net]:
-                yield image
-
-    def _widths(self) -> list[int]:
-        """Channels of the features that are compared: those of the convolution before each ReLU."""
-        return [self.features.net[place - 1].out_channels for place in _COMPARED[self.net]]
 
     def _keep_heads(self, table: Weights) -> None:
         for depth, width in enumerate(self._widths()):
@@ -141,16 +93,6 @@ class LPIPSLoss(ImageLoss):
                 found = "none" if head is None else str(list(head.shape))
                 raise InputError(f"{table.path} is of another net: {name} must have shape {list(shape)}, got {found}")
             self.register_buffer(f"head_{depth}", head.flatten().detach().float().clone(), persistent=False)
-
-    def _draw(self) -> None:
-        """The same weights in every process and run, so that ranks and resumed runs agree."""
-        generator = torch.Generator().manual_seed(0)
-        for layer in self.features.net:
-            if isinstance(layer, nn.Conv2d):
-                nn.init.kaiming_normal_(layer.weight, nonlinearity="relu", generator=generator)
-                nn.init.zeros_(layer.bias)  # pyright: ignore[reportArgumentType], these have one
-        for depth, width in enumerate(self._widths()):
-            self.register_buffer(f"head_{depth}", torch.ones(width), persistent=False)
 
 
 def _unit(features: Tensor) -> Tensor:
