@@ -38,8 +38,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from recipe_table import PAGE, composed, kind, names, read_rows, write_page
 
-from imtok.build import build_data, build_part, build_tokenizer
-from imtok.commands.train import build_run
+from imtok.build import build_data, build_part, build_run, build_tokenizer
 from imtok.data.loader import spread_loader
 from imtok.data.told import told
 from imtok.files import read_json
@@ -181,8 +180,8 @@ def fit(tokenizer: Tokenizer, objective: Objective, batch: Batch) -> list[float]
     weights = [parameter for parameter in learning.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(weights, lr=OVERFIT_RATE, betas=(0.9, 0.95), weight_decay=0.0)
     with torch.no_grad():
-        condition = tokenizer.condition_of(batch)
-        tokenizer.quantizer.start(tokenizer.encoder(to_float(batch.image), None, condition).values.flatten(0, 1))
+        latents = tokenizer.encoder(to_float(batch.image), None, tokenizer.condition_of(batch)).values
+        tokenizer.quantizer.start(latents.flatten(0, 1))
     trace = []
     for step in range(OVERFIT_STEPS):
         torch.manual_seed(step)
@@ -200,11 +199,8 @@ def fit(tokenizer: Tokenizer, objective: Objective, batch: Batch) -> list[float]
 def quality(tokenizer: Tokenizer, batch: Batch) -> float:
     """Mean PSNR in dB of what the tokenizer makes of the images."""
     image = to_float(batch.image)
-    error = (
-        (tokenizer.eval()(image, condition=tokenizer.condition_of(batch)).image.clamp(-1, 1) - image)
-        .square()
-        .mean((1, 2, 3))
-    )
+    made = tokenizer.eval()(image, condition=tokenizer.condition_of(batch)).image
+    error = (made.clamp(-1, 1) - image).square().mean((1, 2, 3))
     return float((10 * torch.log10(4 / error)).mean())
 
 

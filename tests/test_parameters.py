@@ -67,6 +67,8 @@ WITH = {
     ("ibq", "decoder"): ("59.90", -65_792),
     # the alignment MLP, which is thrown away after training: GigaTok S-S with it has 136,073,227
     ("retok", ""): ("136.3", 136_073_227 - 129_252_619),
+    # the vector that stands for a missing text, which the published net does not know
+    ("ta_titok_kl", ""): ("390.28", -768),
     # the fixed sines and cosines of 256 patches, stored as a parameter; of 64 in Semanticist
     ("flextok_d12", "encoder"): ("85.4", 256 * 768),
     ("flextok_d12", "decoder"): ("172.4", 256 * 768),

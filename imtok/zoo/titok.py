@@ -1,4 +1,4 @@
-"""Checkpoints of TiTok, TA-TiTok and One-D-Piece, two-stage and one-stage."""
+"""Checkpoints of TiTok, TA-TiTok and One-D-Piece, two-stage and one-stage, with codes and with a KL bottleneck."""
 
 from collections.abc import Sequence
 from math import isqrt
@@ -16,15 +16,35 @@ from imtok.zoo.table import Table, TableError
 
 MASKGIT = Layout("down", "up", "block", "", "upsample_conv", ("mid.*",))
 _CODE_HEAD = "decoder.ffn.2.weight"
+_CODES = "quantize.embedding.weight"
+_MOMENTS = "encoder.conv_out.weight"
 _TEXT = "decoder.text_guidance_positional_embedding"
 _PROXY = "pixel_quantize.embedding.weight"
 
 
+_CONTINUOUS = {"ta_titok": ["experiment=ta_titok_kl"], "titok_bl64": ["experiment=titok_bl64", "quantizer=gaussian"]}
+_CODE_RULES: list[Rule] = [
+    *linear_of_convolution("encoder.conv_out", "encoder.project"),
+    Rename(_CODES, "quantizer.weight"),
+    Drop("quantize.embed_prob", "running use of the codes"),
+    Leave("quantizer.usage", "running use of the codes, for restarts"),
+    Leave("quantizer.restarts", "number of restarts"),
+]
+_MOMENT_RULES: list[Rule] = [
+    Rearrange(_MOMENTS, "encoder.project.weight", "(two d) i 1 1", "(d two) i", {"two": 2}),
+    Rearrange("encoder.conv_out.bias", "encoder.project.bias", "(two d)", "(d two)", {"two": 2}),
+]
+
+
 class TiTok(Source):
-    """TiTok L-32, B-64, S-128 (two-stage, stage 2), BL-64, BL-128, SL-256 (one-stage), and TA-TiTok with codes."""
+    """TiTok L-32, B-64, S-128 (two-stage, stage 2), BL-64, BL-128, SL-256, KL (one-stage), and TA-TiTok.
+
+    Where the codes are continuous the file has no codebook, and the encoder's last map writes all means before all log
+    variances; in imtok each channel's mean comes before its log variance.
+    """
 
     name = "titok"
-    title = "TiTok (arXiv 2406.07550) or TA-TiTok (arXiv 2501.07730) with codes"
+    title = "TiTok (arXiv 2406.07550) or TA-TiTok (arXiv 2501.07730)"
     recipes: ClassVar[dict[int, str]] = {512: "titok_s128", 768: "titok_b64", 1024: "titok_l32"}
 
     @override
@@ -35,7 +55,8 @@ class TiTok(Source):
     @override
     def recipe(self, state: State) -> Sequence[str]:
         if _CODE_HEAD not in state.tensors:
-            return [f"experiment={'ta_titok' if _TEXT in state.tensors else 'titok_bl64'}"]
+            experiment = "ta_titok" if _TEXT in state.tensors else "titok_bl64"
+            return _CONTINUOUS[experiment] if _is_continuous(state) else [f"experiment={experiment}"]
         width = state.shape("encoder.class_embedding")[1]
         return [f"experiment={self.recipes.get(width, self.recipes[1024])}"]
 
@@ -43,7 +64,6 @@ class TiTok(Source):
     def settings(self, state: State, config: Config) -> Config:
         patch_size = state.shape("encoder.patch_embed.weight")[-1]
         side = isqrt(state.shape("encoder.positional_embedding")[0] - 1) * patch_size
-        codes, dim = state.shape("quantize.embedding.weight")
         encoder = {
             **config["encoder"],
             **_trunk(state, "encoder"),
@@ -51,13 +71,12 @@ class TiTok(Source):
             "latent_layout": _layout(state),
             "patch_size": patch_size,
         }
-        quantizer = {**config["quantizer"], "codebook_size": codes, "dim": dim}
-        quantizer["normalize"] = bool(state.facts.get("use_l2_norm", quantizer["normalize"]))
         decoder = {**config["decoder"], **_trunk(state, "decoder")}
         if _CODE_HEAD in state.tensors:
             decoder |= _pixel_net(state) | {"weights": "random"}
         else:
             decoder["patch_size"] = isqrt(state.shape("decoder.ffn.0.weight")[0] // 3)
+        quantizer = _quantizer(state, config["quantizer"])
         return {**config, "encoder": encoder, "quantizer": quantizer, "decoder": decoder, "image_size": side}
 
     @override
@@ -66,11 +85,7 @@ class TiTok(Source):
         rules = [
             Rename("latent_tokens", "encoder.latents"),
             Rename("encoder.patch_embed", "encoder.patches"),
-            *linear_of_convolution("encoder.conv_out", "encoder.project"),
-            Rename("quantize.embedding.weight", "quantizer.weight"),
-            Drop("quantize.embed_prob", "running use of the codes"),
-            Leave("quantizer.usage", "running use of the codes, for restarts"),
-            Leave("quantizer.restarts", "number of restarts"),
+            *(_CODE_RULES if "codebook_size" in config["quantizer"] else _MOMENT_RULES),
             Rename("decoder.decoder_embed", "decoder.embed"),
             Rearrange("decoder.mask_token", "decoder.mask_token", "1 1 d", "1 d"),
         ]
@@ -99,6 +114,30 @@ class OneDPiece(TiTok):
 def _trunk(state: State, part: str) -> Config:
     width = state.shape(f"{part}.class_embedding")[1]
     return {"width": width, "depth": state.count(f"{part}.transformer.*."), "heads": heads_of(width)}
+
+
+def _is_continuous(state: State) -> bool:
+    """Whether there is no codebook because the encoder gives twice what the decoder reads: means and log variances."""
+    read = state.shape("decoder.decoder_embed.weight")[1]
+    return _CODES not in state.tensors and state.shape(_MOMENTS)[0] == 2 * read
+
+
+def _quantizer(state: State, settings: Config) -> Config:
+    """The quantizer's settings, by the weights.
+
+    Raises:
+        TableError: If config.json says otherwise.
+    """
+    mode = "vae" if _is_continuous(state) else "vq"
+    told = state.facts.get("quantize_mode", mode)
+    if told != mode:
+        has = "no codebook" if mode == "vae" else "a codebook"
+        raise TableError(f"config.json beside it says quantize_mode: {told}, but it has {has}")
+    if mode == "vae":
+        return {**settings, "dim": state.shape(_MOMENTS)[0] // 2}
+    codes, dim = state.shape(_CODES)
+    normalize = bool(state.facts.get("use_l2_norm", settings["normalize"]))
+    return {**settings, "codebook_size": codes, "dim": dim, "normalize": normalize}
 
 
 def _layout(state: State) -> str:

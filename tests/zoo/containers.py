@@ -73,6 +73,7 @@ def write_hub(tensors, path):
     save_file({name: value.contiguous() for name, value in tensors.items()}, path)
     legacy = "decoder.ffn.2.weight" in tensors
     facts = {"is_legacy": legacy, "use_l2_norm": legacy, "num_latent_tokens": len(tensors["latent_tokens"])}
+    facts["quantize_mode"] = "vq" if "quantize.embedding.weight" in tensors else "vae"
     (path.parent / "config.json").write_text(json.dumps({"model": {"vq_model": facts}}))
 
 
@@ -130,6 +131,18 @@ CASES = {
     ),
     "titok with text": Case(
         ["experiment=ta_titok"], TITOK | {"decoder": TRUNK | {"patch_size": 4}}, "model.safetensors", write_hub
+    ),
+    "titok continuous": Case(
+        ["experiment=titok_bl64", "quantizer=gaussian"],
+        TITOK | {"decoder": TRUNK | {"patch_size": 4}, "quantizer": {"dim": 5}},
+        "titok_ll32_vae_c16.bin",
+        write_flat,
+    ),
+    "titok continuous with text": Case(
+        ["experiment=ta_titok_kl"],
+        TITOK | {"decoder": TRUNK | {"patch_size": 4}, "quantizer": {"dim": 5}},
+        "model.safetensors",
+        write_hub,
     ),
     "one_d_piece": Case(
         ["experiment=one_d_piece_l256"],

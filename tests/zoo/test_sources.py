@@ -43,6 +43,8 @@ def test_an_import_has_the_weights_and_the_sizes_of_its_checkpoint(name, tmp_pat
     loaded = Tokenizer.load(tmp_path / "out")
     # what the named text encoder would say; its weights are not here
     told = None if tokenizer.condition is None else Condition(text=torch.randn(1, 77, 768))
+    latents, expected_latents = (net.quantize(image, condition=told).latents for net in (loaded, tokenizer))
+    assert torch.equal(latents, expected_latents)
     assert torch.equal(loaded.encode(image, condition=told).ids, tokenizer.encode(image, condition=told).ids)
     assert torch.equal(loaded(image, condition=told).image, tokenizer(image, condition=told).image)
 
@@ -94,7 +96,7 @@ PUBLISHED = {
     "llamagen": ["llamagen_vq16", "llamagen_vq8"],
     "ibq": ["ibq"],
     "open_magvit2": ["open_magvit2"],
-    "titok": ["titok_l32", "titok_b64", "titok_s128", "titok_bl64", "ta_titok"],
+    "titok": ["titok_l32", "titok_b64", "titok_s128", "titok_bl64", "ta_titok", "ta_titok_kl"],
     "one_d_piece": ["one_d_piece_s256", "one_d_piece_b256", "one_d_piece_l256"],
     "gigatok": ["gigatok_ss", "gigatok_sb", "gigatok_bl", "gigatok_xlxxl", "retok"],
     "flextok": ["flextok_d12", "flextok_d18", "flextok_d18_d28"],
@@ -124,6 +126,24 @@ def test_titok_without_a_config_beside_it_reads_the_layout_off_the_head(tmp_path
     _, _, path = fabricate("titok one-stage", tmp_path)
     (tmp_path / "config.json").unlink()
     assert imported("titok", path).tokenizer.config["encoder"]["latent_layout"] == "tokens"
+
+
+def test_a_mode_that_the_weights_deny_is_refused(tmp_path):
+    _, _, path = fabricate("titok continuous", tmp_path)
+    (tmp_path / "config.json").write_text('{"model": {"vq_model": {"quantize_mode": "vq"}}}')
+    assert "says quantize_mode: vq, but it has no codebook" in refused("titok", path)
+    (tmp_path / "config.json").unlink()
+    _, _, path = fabricate("titok one-stage", tmp_path)
+    (tmp_path / "config.json").write_text('{"model": {"vq_model": {"quantize_mode": "vae"}}}')
+    assert "says quantize_mode: vae, but it has a codebook" in refused("titok", path)
+
+
+@pytest.mark.parametrize("name", ["titok", "titok one-stage"])
+def test_a_codebook_that_is_missing_makes_no_continuous_tokenizer_of_it(name, tmp_path):
+    _, tensors, path = fabricate(name, tmp_path)
+    CASES[name].write({key: value for key, value in tensors.items() if key != "quantize.embedding.weight"}, path)
+    (tmp_path / "config.json").unlink(missing_ok=True)
+    assert "quantize.embedding.weight is missing" in refused("titok", path)
 
 
 def test_live_weights_are_taken_where_there_are_no_averages(tmp_path):
