@@ -83,6 +83,8 @@ class Alignment(AlignmentLoss):
         self.distance = find_distance(loss) if isinstance(loss, str) else loss
         if feature not in ("patches", "summary"):
             raise ValueError(f"feature must be patches or summary, got {feature!r}")
+        if self.distance.over_places and feature != "patches":
+            raise ValueError("feature must be patches for a loss between the places of an image, got summary")
         if self.distance.in_batch and feature != "summary":
             raise ValueError("feature must be summary for a loss that compares images with each other, got patches")
         if teacher_head is not None and not self.distance.in_batch:
@@ -94,7 +96,7 @@ class Alignment(AlignmentLoss):
                     f"teacher_head.in_dim must be {wanted}, that of the teacher, got {teacher_head.in_dim}"
                 )
             wanted = teacher_head.out_dim
-        if head is not None and head.out_dim != wanted:
+        if head is not None and self.distance.same_width and head.out_dim != wanted:
             raise ValueError(f"head.out_dim must be {wanted}, the width of the teacher's features, got {head.out_dim}")
         for name, span in (("channels", channels), ("tokens", tokens)):
             if span is not None and (len(span) != 2 or not 0 <= span[0] < span[1]):
@@ -120,9 +122,9 @@ class Alignment(AlignmentLoss):
         if self.feature == "summary":
             if self.teacher_head is not None:
                 summary = self.teacher_head(rearrange(summary.to(target.dtype), "b k -> b 1 k"))[:, 0]
-            values = self.distance(_mean(features, keep), summary)
+            values = self.distance(kept_mean(features, keep), summary)
         else:
-            values = _mean(self.distance(features, _resized(patches, features.shape[1]))[..., None], keep)[:, 0]
+            values = kept_mean(self.distance(features, _resized(patches, features.shape[1]))[..., None], keep)[:, 0]
         active = step >= self.start_step and (self.stop_step is None or step < self.stop_step)
         # times 0, not left out: ranks wait for the gradient of every parameter
         return (values * self._factors(quantized.keep, values)).mean() * float(active)
@@ -141,8 +143,10 @@ class Alignment(AlignmentLoss):
             features, keep = features[:, self.tokens], None if keep is None else keep[:, self.tokens]
         if self.channels is not None:
             features = features[..., self.channels]
+        if self.distance.over_places and keep is not None:
+            raise ValueError("every token is needed for a loss between the places of an image, and some are left out")
         expected = self.width if self.head is None else self.head.in_dim
-        if features.shape[-1] != expected:
+        if features.shape[-1] != expected and (self.head is not None or self.distance.same_width):
             what = "head.in_dim" if self.head is not None else "the teacher's width, where there is no head,"
             raise ValueError(f"{what} must be {features.shape[-1]}, that of {self.source}, got {expected}")
         if self.head is None:
@@ -160,7 +164,7 @@ class Alignment(AlignmentLoss):
         return few + (many - few) * (gather_rows(share) if self.distance.in_batch else share)
 
 
-def _mean(features: Float[Tensor, "b n k"], keep: Bool[Tensor, "b n"] | None) -> Float[Tensor, "b k"]:
+def kept_mean(features: Float[Tensor, "b n k"], keep: Bool[Tensor, "b n"] | None) -> Float[Tensor, "b k"]:
     """The mean over tokens that are kept; 0 where none is."""
     if keep is None:
         return features.mean(1)

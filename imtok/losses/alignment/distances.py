@@ -4,7 +4,7 @@ from abc import ABC, abstractmethod
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from typing_extensions import override
 
@@ -20,16 +20,20 @@ class Distance(nn.Module, ABC):
 
     Attributes:
         in_batch: Whether images are compared with each other, so that each must have a single feature.
+        over_places: Whether the places of an image are compared with each other, so that all of them must be there.
+        same_width: Whether both sides must have one width.
     """
 
     in_batch: bool = False
+    over_places: bool = False
+    same_width: bool = True
 
     @abstractmethod
-    def compare(self, features: Float[Tensor, "b *n k"], wanted: Float[Tensor, "b *n k"]) -> Float[Tensor, "all *n"]:
+    def compare(self, features: Float[Tensor, "b *n k"], wanted: Float[Tensor, "b *n _"]) -> Float[Tensor, "all *n"]:
         """The distance of each pair; those of all ranks where images are compared with each other."""
 
     @override
-    def forward(self, features: Float[Tensor, "b *n k"], wanted: Float[Tensor, "b *n k"]) -> Float[Tensor, "all *n"]:
+    def forward(self, features: Float[Tensor, "b *n k"], wanted: Float[Tensor, "b *n _"]) -> Float[Tensor, "all *n"]:
         with torch.autocast(features.device.type, enabled=False):
             dtype = torch.promote_types(features.dtype, torch.float32)
             distance = self.compare(features.to(dtype), wanted.to(dtype))
@@ -58,12 +62,58 @@ class SquaredError(Distance):
         return (features - wanted).square().mean(-1)
 
 
-class Contrastive(Distance):
+class Contrast(Distance):
+    """Compares all images of all ranks with each other.
+
+    Every rank computes the loss of the whole global batch; its own rows alone carry gradient, as many times over as
+    there are ranks, so that the mean over ranks is the gradient of one big batch. Every rank must bring the same number
+    of images.
+
+    Attributes:
+        normalize: Whether directions are compared; False = vectors as they are.
+    """
+
+    in_batch = True
+    normalize: bool = True
+
+    @abstractmethod
+    def pairwise(self, features: Float[Tensor, "m k"], wanted: Float[Tensor, "m k"]) -> Float[Tensor, " m"]:
+        """The loss of each image, of features of all images, of unit length where directions are compared."""
+
+    @override
+    def compare(
+        self, features: Float[Tensor, "b k"], wanted: Float[Tensor, "b k"], present: Bool[Tensor, " b"] | None = None
+    ) -> Float[Tensor, " all"]:
+        """The loss of each image of the global batch that is present, in the order of ranks.
+
+        Args:
+            features: Of each image of this rank.
+            wanted: The others', of the same images.
+            present: False = the image takes no part; None = all do.
+        """
+        if self.normalize:
+            features, wanted = (F.normalize(rows, dim=-1, eps=EPSILON) for rows in (features, wanted))
+        features, wanted = gather_learning_rows(features), gather_learning_rows(wanted)
+        if present is not None:
+            everywhere = gather_rows(present)
+            features, wanted = features[everywhere], wanted[everywhere]
+        return self.pairwise(features, wanted)
+
+    @override
+    def forward(
+        self, features: Float[Tensor, "b k"], wanted: Float[Tensor, "b k"], present: Bool[Tensor, " b"] | None = None
+    ) -> Float[Tensor, " all"]:
+        with torch.autocast(features.device.type, enabled=False):
+            dtype = torch.promote_types(features.dtype, torch.float32)
+            distance = self.compare(features.to(dtype), wanted.to(dtype), present)
+        exact_backward([distance], [features, wanted])
+        return distance
+
+
+class Contrastive(Contrast):
     """Which image is it? Cross entropy of the right one among the images of all ranks (InfoNCE, arXiv 1807.03748).
 
-    Scores are ``features . wanted / temperature``. Every rank computes the loss of the whole global batch; its
-    own rows alone carry gradient, as many times over as there are ranks, so that the mean over ranks is the gradient
-    of one big batch. Every rank must bring the same number of images.
+    Scores are ``features . wanted / temperature``.
 
     Args:
         temperature: Divides the scores; at least 0.01.
@@ -78,8 +128,6 @@ class Contrastive(Distance):
         tensor(True)
     """
 
-    in_batch = True
-
     def __init__(self, temperature: float = 1.0, normalize: bool = True, symmetric: bool = False) -> None:
         super().__init__()
         if not temperature >= 1 / SCALE_LIMIT:
@@ -87,16 +135,9 @@ class Contrastive(Distance):
         self.temperature, self.normalize, self.symmetric = temperature, normalize, symmetric
 
     @override
-    def compare(self, features: Float[Tensor, "b *n k"], wanted: Float[Tensor, "b *n k"]) -> Float[Tensor, "all"]:
-        """The cross entropy of each image of the global batch, in the order of ranks, in nats."""
-        if self.normalize:
-            features, wanted = (F.normalize(rows, dim=-1, eps=EPSILON) for rows in (features, wanted))
-        scores = gather_learning_rows(features) @ gather_learning_rows(wanted).T / self.temperature
-        right = torch.arange(len(scores), device=scores.device)
-        entropy = F.cross_entropy(scores, right, reduction="none")
-        if self.symmetric:
-            entropy = (entropy + F.cross_entropy(scores.T, right, reduction="none")) / 2
-        return entropy
+    def pairwise(self, features: Float[Tensor, "m k"], wanted: Float[Tensor, "m k"]) -> Float[Tensor, " m"]:
+        """The cross entropy of each image, in nats."""
+        return cross_entropies(features @ wanted.T / self.temperature, self.symmetric)
 
 
 NAMED = {
@@ -112,6 +153,13 @@ def find_distance(name: str) -> Distance:
     if name not in NAMED:
         raise ValueError(f"loss must be one of {', '.join(NAMED)} or a Distance, got {name!r}")
     return NAMED[name]()
+
+
+def cross_entropies(scores: Float[Tensor, "m m"], symmetric: bool) -> Float[Tensor, " m"]:
+    """The cross entropy of each row's own column, in nats; symmetric: its mean with that of the column's own row."""
+    right = torch.arange(len(scores), device=scores.device)
+    entropy = F.cross_entropy(scores, right, reduction="none")
+    return (entropy + F.cross_entropy(scores.T, right, reduction="none")) / 2 if symmetric else entropy
 
 
 def gather_learning_rows(rows: Float[Tensor, "b k"]) -> Float[Tensor, "all k"]:

@@ -12,21 +12,29 @@ from imtok.config import check_command, register_schemas
 from imtok.construct import construct
 from imtok.folders import config_folder
 from imtok.losses.alignment.alignment import Alignment
+from imtok.options import option
 from imtok.training.told_sizes import tell_sizes
 from imtok.types import Quantized
 
 FOLDER = config_folder() / "objective" / "alignment"
-NAMES = sorted(path.stem for path in FOLDER.glob("*.yaml"))
+FILES = sorted(path.stem for path in FOLDER.glob("*.yaml"))
+TEXTS = [name for name in FILES if name.startswith("captions")]  # their teacher is a text tower
+NAMES = [name for name in FILES if name not in TEXTS]
 GIVEN = {"repa": ["source=decoder.blocks"]}
 WIDTH = 64  # of the features that a head is told of
 PLACES = {"gigatok": 256, "retok": 256, "imagefolder": 121, "repa": 256, "uniwetok_pre": 64, "uniwetok_post": 64}
-PLACES |= {"flextok": 512, "semanticist": 320}  # patches, and tokens that are not looked at
+PLACES |= {
+    "features": 256,
+    "gram": 256,
+    "flextok": 512,
+    "semanticist": 320,
+}  # patches, and tokens that are not looked at
 
 
 class Wide:
     """A tokenizer of which only widths are known."""
 
-    quantizer = SimpleNamespace(dim=WIDTH, vocab_sizes=(2,))
+    quantizer = SimpleNamespace(dim=WIDTH, in_dim=WIDTH, vocab_sizes=(2,))
     encoder = SimpleNamespace(num_latents=lambda size: 1)
     named_modules = {"quantizer": quantizer}.items
 
@@ -63,7 +71,23 @@ def test_its_widths_are_those_of_the_teacher_and_of_the_features(name, monkeypat
         assert value.shape == ()
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", TEXTS)
+def test_a_contrast_with_captions_is_told_the_width_of_what_it_looks_at(name):
+    check_command("train", overrides(name))
+    register_schemas()
+    with initialize_config_dir(str(config_folder()), version_base="1.3"):
+        config = OmegaConf.to_container(compose("train", overrides=overrides(name)), resolve=True)
+    section = config["objective"]["alignments"]["teacher"]
+    tell_sizes({"alignments": {"x": section}}, Wide, 64)
+    assert section["head"]["in_dim"] == WIDTH
+    section["text"] = option("condition", "words")  # no machine has CLIP's weights by itself
+    contrast = construct(section)
+    codes = torch.randn(2, 4, WIDTH)
+    quantized = Quantized(codes, torch.zeros(2, 4, 1, dtype=torch.long))
+    assert contrast(torch.zeros(2, 3, 8, 8), quantized, {"quantizer": codes}, 0, ["a fox", "a jar"]) > 0
+
+
+@pytest.mark.parametrize("name", FILES)
 def test_it_says_what_it_is(name):
     first = (FOLDER / f"{name}.yaml").read_text().splitlines()[0]
     assert first.startswith("# ")
