@@ -1,6 +1,6 @@
 """What a condition reads of images besides their pixels: asked for, and looked for before any work is spent."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from imtok.conditions.base import NO_LABEL, Conditioner
 from imtok.data.base import Images
@@ -9,20 +9,21 @@ from imtok.errors import InputError
 from imtok.types import Batch
 
 _LOOKED_AT = 64  # images, evenly over a list
-_REMEDY = {
-    "caption": "give data that has some (a .txt file beside each image, or data.caption=NAME), or condition=none",
-    "label": "give data that has some (folders of classes, or data.label=NAME), or condition=none",
+DATA_WITH = {
+    "caption": "give data that has some (a .txt file beside each image, or data.caption=NAME)",
+    "label": "give data that has some (folders of classes, or data.label=NAME)",
 }
 
 
-def told(images: Images, condition: Conditioner | None) -> Images:
-    """The same images, whose samples have captions if the condition reads them.
+def told(images: Images, condition: Conditioner | None, others: Collection[str] = ()) -> Images:
+    """The same images, whose samples have captions if the condition reads them, or something else does.
 
     Args:
         images: Fresh ones of :class:`~imtok.data.base.Data`, which nobody else reads.
         condition: The tokenizer's; None = nothing is read.
+        others: What the objective reads.
     """
-    wanted = condition is not None and "caption" in condition.reads
+    wanted = "caption" in others or (condition is not None and "caption" in condition.reads)
     if not isinstance(images, ImageSet):
         images.needs_captions = wanted  # it reads those that are there in any case
     elif wanted:
@@ -44,26 +45,43 @@ def require_told(images: Images, condition: Conditioner | None, what: str) -> st
     Raises:
         InputError: If none of them has it.
     """
-    if condition is None or not condition.reads or not isinstance(images, ImageSet) or not len(images.source):
+    if condition is None:
+        return None
+    remedy = {kind: f"{data}, or condition=none" for kind, data in DATA_WITH.items()}
+    reader = f"the condition ({type(condition).__name__})"
+    says = f"{reader} says of them that there is none"
+    return require_read(images, condition.reads, reader, what, remedy, says)
+
+
+def require_read(
+    images: Images, kinds: Collection[str], reader: str, what: str, remedy: Mapping[str, str], otherwise: str
+) -> str | None:
+    """As :func:`require_told`, for anything that reads captions or labels.
+
+    Args:
+        images: Whose samples have them.
+        kinds: "caption", "label".
+        reader: Who reads them, for messages.
+        what: The images are, for messages.
+        remedy: What to do, by kind.
+        otherwise: What becomes of images that have none.
+    """
+    if not kinds or not isinstance(images, ImageSet) or not len(images.source):
         return None
     source, number = images.source, min(_LOOKED_AT, len(images.source))
     looked_at = [place * len(source) // number for place in range(number)]
-    for kind in condition.reads:
+    for kind in kinds:
         if kind == "caption":
             lacking = sum(not any(text.strip() for text in source.texts(place)) for place in looked_at)
         else:
             lacking = sum(source.label(place) == NO_LABEL for place in looked_at)
-        reader = type(condition).__name__
         if lacking == number:
             raise InputError(
-                f"the {what} have no {kind}, which the condition ({reader}) reads (none of {number} that were looked "
-                f"at has one); {_REMEDY[kind]}"
+                f"the {what} have no {kind}, which {reader} reads (none of {number} that were looked at has one); "
+                f"{remedy[kind]}"
             )
         if lacking:
-            return (
-                f"{lacking} of {number} {what} that were looked at have no {kind}; the condition ({reader}) says of "
-                "them that there is none"
-            )
+            return f"{lacking} of {number} {what} that were looked at have no {kind}; {otherwise}"
     return None
 
 

@@ -1,6 +1,6 @@
 """The terms of an objective that draw features of the tokenizer to those of other nets."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import cast
 
 import torch
@@ -31,7 +31,12 @@ class Alignments(nn.ModuleDict):
             torch._dynamo.config.skip_nnmodule_hook_guards = False
 
     def terms(
-        self, target: Float[Tensor, "b 3 h w"], quantized: Quantized, taps: Mapping[str, Tensor], step: int
+        self,
+        target: Float[Tensor, "b 3 h w"],
+        quantized: Quantized,
+        taps: Mapping[str, Tensor],
+        step: int,
+        captions: Sequence[str] = (),
     ) -> dict[str, Loss]:
         """Each one's loss, with its weight.
 
@@ -40,6 +45,7 @@ class Alignments(nn.ModuleDict):
             quantized: Its codes, as the decoder saw them.
             taps: What the modules named in the attribute ``taps`` gave.
             step: Optimiser steps taken so far.
+            captions: Of each image, "" where there is none; () = there is none at all.
 
         Raises:
             ValueError: If a tapped module gave nothing in this step.
@@ -47,10 +53,12 @@ class Alignments(nn.ModuleDict):
         silent = [name for name in self.taps if name not in taps]
         if silent:
             raise ValueError(f"alignments must look at modules that this objective calls, got {', '.join(silent)}")
-        return {
-            name: Loss(part(target, quantized, taps, step), cast(AlignmentLoss, part).weight)
-            for name, part in self.items()
-        }
+        terms = dict[str, Loss]()
+        for name, part in self.items():
+            part = cast(AlignmentLoss, part)
+            told = {"captions": captions} if "caption" in part.reads else {}
+            terms[name] = Loss(part(target, quantized, taps, step, **told), part.weight)
+        return terms
 
     def trained(self) -> nn.Module | None:
         """Itself, if anything in it learns."""

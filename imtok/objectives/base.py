@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from imtok.losses.adversarial import Adversary
+from imtok.losses.alignment.base import AlignmentLoss
 from imtok.tokenizer import Tokenizer
 from imtok.types import Batch, Losses, NetLosses, Shown
 
@@ -49,6 +50,12 @@ class Objective(nn.Module, ABC):
         It shares the tokenizer's optimiser, and is in checkpoints, but in no average of the weights and no export.
         """
         return None
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """What its alignments look at of a batch besides the images: "caption", or nothing."""
+        alignments = (part for part in self.modules() if isinstance(part, AlignmentLoss))
+        return tuple(dict.fromkeys(kind for part in alignments for kind in part.reads))
 
     def nets(self) -> Mapping[str, nn.Module]:
         """Further nets by name: sub-modules of the objective that learn, and that share no weights.

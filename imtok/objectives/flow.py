@@ -66,7 +66,7 @@ class FlowObjective(Objective):
         twice = sorted(terms.keys() & self.alignments.keys())
         if twice:
             raise ValueError(f"names of alignments must differ from those of the other terms, got {', '.join(twice)}")
-        terms = terms | self.alignments.terms(image, quantized, taps, step)
+        terms = terms | self.alignments.terms(image, quantized, taps, step, batch.caption)
         return Losses(total(terms), terms, Shown(image, None, quantized))
 
     @override

@@ -1,6 +1,6 @@
 """Reconstruct the image: VQ-VAE (arXiv 1711.00937), and VQGAN (arXiv 2012.09841) with an adversary."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from jaxtyping import Float
@@ -61,12 +61,17 @@ class ReconstructionObjective(Objective):
         reconstruction = tokenizer(
             target, taps=self.taps, condition=tokenizer.condition_of(batch), step=step, generator=generator
         )
-        return self.judge(tokenizer, target, reconstruction, step)
+        return self.judge(tokenizer, target, reconstruction, step, batch.caption)
 
     def judge(
-        self, tokenizer: Tokenizer, target: Float[Tensor, "b 3 h w"], reconstruction: Reconstruction, step: int
+        self,
+        tokenizer: Tokenizer,
+        target: Float[Tensor, "b 3 h w"],
+        reconstruction: Reconstruction,
+        step: int,
+        captions: Sequence[str] = (),
     ) -> Losses:
-        """The losses of a reconstruction, however it was made."""
+        """The losses of a reconstruction, however it was made; ``captions`` are those of the images, where known."""
         image = reconstruction.image.to(target.dtype)
         losses = dict(self.losses.items())
         found = image_terms(image, target, losses, self.adversary, tokenizer.decoder, step)
@@ -74,7 +79,7 @@ class ReconstructionObjective(Objective):
         twice = sorted(own.keys() & (self.losses.keys() | self.alignments.keys()))
         if twice:  # the one would stand for the other, in the log or in the total
             raise ValueError(f"names of losses and alignments must differ from the quantizer's terms, got {twice}")
-        others = own | self.alignments.terms(target, reconstruction.quantized, reconstruction.taps, step)
+        others = own | self.alignments.terms(target, reconstruction.quantized, reconstruction.taps, step, captions)
         others = ramped(others, self.ramps, step)
         shown = Shown(target, image, reconstruction.quantized)
         return Losses(total(found.total, others), found.terms | others, shown, found.numbers)

@@ -11,7 +11,7 @@ from torchvision.transforms.v2 import Transform
 
 from imtok.data.base import Data, Images
 from imtok.data.remarks import say_remarks
-from imtok.data.told import require_told, told
+from imtok.data.told import DATA_WITH, require_read, require_told, told
 from imtok.distributed import launched_rank
 from imtok.errors import InputError
 from imtok.measures.choose import numbers
@@ -178,12 +178,15 @@ def held_out(run: Run) -> Images:
 
 
 def _require_told(run: Run, images: Images) -> None:
-    """Refuse images without a word for a tokenizer that is told one, and say it if some have none."""
-    if run.tokenizer.condition is None:
-        return
-    for part, what in ((images, "images to train on"), (held_out(run), "images held out")):
-        sentence = require_told(part, run.tokenizer.condition, what)
-        if sentence is not None and launched_rank() == 0:
+    """Refuse images without a word for a tokenizer or an objective that reads one, and say it if some have none."""
+    reads, what, out = run.objective.reads, "images to train on", "or leave it out by ~objective.alignments.NAME"
+    remedy = {kind: f"{data}, {out}" for kind, data in DATA_WITH.items()}
+    sentences = [require_read(images, reads, "an alignment", what, remedy, "they take no part in its alignment")]
+    if run.tokenizer.condition is not None:
+        parts = ((images, "images to train on"), (held_out(run), "images held out"))
+        sentences += [require_told(part, run.tokenizer.condition, what) for part, what in parts]
+    for sentence in filter(None, sentences):
+        if launched_rank() == 0:
             log.warning("%s", sentence)
 
 

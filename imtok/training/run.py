@@ -103,7 +103,8 @@ def _train(run: Run, lock: Lock) -> Outcome:
     if run.trainer.threads:
         torch.set_num_threads(run.trainer.threads)
     # Where it begins: with its images, at its first step or at a checkpoint.
-    images = told(augmented(run.data.train(run.image_size, run.seed), run.augment), run.tokenizer.condition)
+    trained = augmented(run.data.train(run.image_size, run.seed), run.augment)
+    images = told(trained, run.tokenizer.condition, run.objective.reads)
     say_remarks(images.remarks)
     about = {"config": run.config, "data": images.about, **({"left_out": run.left_out} if run.left_out else {})}
     resume = run_folder.find_checkpoint(run.folder, run.ckpt)

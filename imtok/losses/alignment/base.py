@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from typing import Literal
 
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -20,9 +21,11 @@ class AlignmentLoss(nn.Module, ABC):
 
     Attributes:
         needs: Names of the tokenizer's sub-modules whose outputs it looks at.
+        reads: What it looks at of a batch besides the images. With "caption", ``forward`` is also given ``captions``.
     """
 
     needs: tuple[str, ...] = ()
+    reads: tuple[Literal["caption"], ...] = ()
 
     def __init__(self, weight: float = 1.0) -> None:
         super().__init__()

@@ -9,14 +9,20 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from imtok.conditions.words import Words
 from imtok.distributed import rank
 from imtok.losses.alignment.alignment import Alignment
+from imtok.losses.alignment.captions import CaptionContrast
+from imtok.losses.alignment.contrasts import LearnedContrastive, SigmoidContrastive
 from imtok.losses.alignment.distances import Contrastive, Cosine
 from imtok.losses.alignment.heads import MLPHead
 from imtok.losses.teachers import Teacher, TeacherFeatures
 from imtok.types import Quantized
 
 BATCH, SYMMETRIC = 4, (False, True)
+LEARNED = {"clip": LearnedContrastive, "siglip": SigmoidContrastive}
+CAPTIONS = ["a fox", "a red jar", "", "two foxes", "sky", "", "a jar of sky", "red"]
+NONE = ["", "", "", "", "sky", "a jar", "", "fox"]  # the first rank has no caption at all
 
 
 class Given(Teacher):
@@ -51,6 +57,16 @@ def look(part: slice) -> dict[str, Tensor]:
         gradients = torch.autograd.grad(value, list(alignment.parameters()))
         found |= {f"{name} value": value.detach()}
         found |= {f"{name} gradient {index}": gradient for index, gradient in enumerate(gradients)}
+    for name, kind in LEARNED.items():
+        for texts, given in {"some": CAPTIONS, "none on a rank": NONE}.items():
+            torch.manual_seed(1)
+            head = MLPHead(6, 7, layers=2, width=8)
+            contrast = CaptionContrast(Words(5, 4, 64), head, kind(0.2), tokens=[0, 4]).double()
+            quantized = Quantized(features, torch.zeros(len(features), 5, 1, dtype=torch.long), keep)
+            value = contrast(image, quantized, {"quantizer": features}, 0, given[part])
+            gradients = torch.autograd.grad(value, list(contrast.parameters()))
+            found |= {f"{name}, {texts}, value": value.detach()}
+            found |= {f"{name}, {texts}, gradient {index}": gradient for index, gradient in enumerate(gradients)}
     return found
 
 
