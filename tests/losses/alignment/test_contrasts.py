@@ -9,9 +9,12 @@ from torch import nn
 
 from imtok.conditions.label import Label
 from imtok.conditions.words import Words
+from imtok.losses.alignment.base import AlignmentLoss
 from imtok.losses.alignment.captions import CaptionContrast
 from imtok.losses.alignment.contrasts import LearnedContrastive, SigmoidContrastive
 from imtok.losses.alignment.heads import MLPHead
+from imtok.losses.pixel import L2Loss
+from imtok.objectives.reconstruction import ReconstructionObjective
 from imtok.types import Quantized
 
 TEXTS = ["a fox", "a red jar", "two foxes", "sky"]
@@ -167,3 +170,23 @@ def test_a_source_that_gives_no_tokens_is_refused():
     contrast, codes, quantized = pieces(source="decoder.out")
     with unchecked(), pytest.raises(ValueError, match=r"decoder\.out must give tokens or a map to be contrasted"):
         contrast(torch.zeros(4, 3, 8, 8), quantized, {"decoder.out": nn.Flatten()(codes)}, 0, TEXTS)
+
+
+class Lengths(AlignmentLoss):
+    """A loss of one's own: the mean length of the captions."""
+
+    reads = ("caption",)
+
+    def forward(self, target, quantized, taps, step, captions=()):
+        return quantized.latents.mean() * 0 + sum(map(len, captions)) / max(1, len(captions))
+
+
+def test_a_loss_of_ones_own_that_reads_captions_is_given_them_and_the_objective_asks_the_data_for_them():
+    objective = ReconstructionObjective({"l2": L2Loss()}, alignments={"own": Lengths(0.5)})
+    assert objective.reads == ("caption",)
+    assert ReconstructionObjective({"l2": L2Loss()}).reads == ()
+    _, _, quantized = pieces()
+    terms = objective.alignments.terms(torch.zeros(4, 3, 8, 8), quantized, {}, 0, TEXTS)
+    value, weight = terms["own"]
+    assert (value.item(), weight) == (sum(map(len, TEXTS)) / 4, 0.5)
+    assert objective.alignments.terms(torch.zeros(4, 3, 8, 8), quantized, {}, 0)["own"].value.item() == 0
