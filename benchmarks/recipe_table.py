@@ -118,6 +118,9 @@ def objective(section: dict[str, Any]) -> str:
         form = f"{balance}{FORMS[adversary.get('form', 'hinge')]}"
         parts.append(f"{weighted(adversary)}{form} of {kind(adversary['critic'])}{lecam} from step {start:,}")
     for part in (section.get("alignments") or {}).values():
+        if "text" in part:
+            parts.append(f"{weighted(part)}contrast of {part['source']} with captions")
+            continue
         how = part["loss"] if isinstance(part["loss"], str) else kind(part["loss"]).lower()
         teacher = part["teacher"]["name"].partition(".")[0]
         parts.append(f"{weighted(part)}{how} of {part['source']} to {teacher}")

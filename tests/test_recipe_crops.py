@@ -24,6 +24,7 @@ CROPS = {  # part of the short side that shows, and whether images are mirrored
     "imagefolder": (SCALED, True),
     "fqgan_dual": (SCALED, True),
     "hita": (SCALED, True),
+    "unitok": (WHOLE, False),
 }
 
 
