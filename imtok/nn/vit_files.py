@@ -2,17 +2,19 @@
 
 import logging
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import torch
+from einops import EinopsError
 from torch import Tensor, nn
 
+from imtok.distributed import launched_rank
 from imtok.errors import InputError
 from imtok.nn.big_vision import BIG_VISION, read_big_vision
 from imtok.nn.vit import ViT
 from imtok.nn.vit_names import LAYOUTS, Layout
-from imtok.nn.vit_rows import Row, rows_of
+from imtok.nn.vit_rows import patch_positions, rows_of
 from imtok.weights import read_weights
 
 log = logging.getLogger(__name__)
@@ -71,9 +73,24 @@ class VitFile:
 
     def weights(self, net: ViT, beyond: bool = False) -> Parts:
         """The weights of a net, by their names in it; errors as of :func:`read_vit`."""
-        parts, rows, own = self.parts(net, beyond), rows_of(net), _parameters(net)
-        made = {row.target: row.make(*(parts[name] for name in row.sources)) for row in rows if row.is_in(parts)}
-        self._require(parts, rows, {row.target: own[row.target].shape for row in rows}, made)
+        parts, own, made, other = self.parts(net, beyond), _parameters(net), Parts(), list[str]()
+        rows = rows_of(net)
+        for row in rows:
+            if not all(name in parts for name in row.sources):
+                continue
+            shape = own[row.target].shape
+            try:
+                made[row.target] = row.make(*(parts[name] for name in row.sources))
+            except (ValueError, RuntimeError, IndexError, EinopsError):  # no shape of which one like it can be made
+                made[row.target] = parts[row.sources[0]]
+            if made[row.target].shape != shape:
+                found = list(made[row.target].shape)
+                other.append(f"{self.named(row.sources[0])} is for shape {found} and not {list(shape)}")
+        wanted = list(dict.fromkeys(name for row in rows for name in row.sources))
+        missing = [self.named(name) for name in wanted if name not in parts]
+        unknown = self.unknown + [self.named(name) for name in parts if name not in wanted]
+        self._require({"missing": missing, "unknown": unknown, "of another shape": other})
+        self._say_sizes(net, parts)
         return made
 
     def parts(self, net: ViT, beyond: bool = False) -> Parts:
@@ -96,17 +113,8 @@ class VitFile:
             return True
         return beyond and (name.startswith("norm.") or _block(name) >= len(net.trunk.blocks))
 
-    def _require(self, parts: Parts, rows: Sequence[Row], shapes: dict[str, torch.Size], made: Parts) -> None:
-        """Raise InputError unless every name has its place, and every weight its name."""
-        wanted = list(dict.fromkeys(name for row in rows for name in row.sources))
-        missing = [self.named(name) for name in wanted if name not in parts]
-        unknown = self.unknown + [self.named(name) for name in parts if name not in wanted]
-        other = [
-            f"{self.named(row.sources[0])} is for shape {list(made[row.target].shape)} and not {list(shape)}"
-            for row in rows
-            if row.target in made and made[row.target].shape != (shape := shapes[row.target])
-        ]
-        kinds = {"missing": missing, "unknown": unknown, "of another shape": other}
+    def _require(self, kinds: Mapping[str, Sequence[str]]) -> None:
+        """Raise InputError if there is something wrong of any kind."""
         problems = [_listed(what, list(dict.fromkeys(names))) for what, names in kinds.items() if names]
         if problems:
             raise InputError(
@@ -114,6 +122,17 @@ class VitFile:
                 f"{'; '.join(problems)}; give its own patch_size, width, depth, heads, class_tokens, registers, table, "
                 "norm_in and style, or another file"
             )
+
+    def _say_sizes(self, net: ViT, parts: Parts) -> None:
+        """One line of the log, if patches or positions of the file are of other sizes than those of the net."""
+        said = list[str]()
+        if "patches.weight" in parts and (side := parts["patches.weight"].shape[-1]) != net.patch_size:
+            said.append(f"patches from {side} to {net.patch_size} pixels")
+        if net.positions is not None and len(rows := patch_positions(parts["positions"])) != net.grid[0] * net.grid[1]:
+            side = int(len(rows) ** 0.5)
+            said.append(f"positions from {side} x {side} to {net.grid[0]} x {net.grid[1]}")
+        if said and launched_rank() == 0:
+            log.info("%s: resized %s", self.path, ", ".join(said))
 
     def named(self, name: str) -> str:
         """The name that the file has, or ought to have, for a part."""

@@ -1,6 +1,6 @@
 """Of which tensors of a published file each weight of :class:`imtok.nn.vit.ViT` is made."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -24,10 +24,6 @@ class Row:
     target: str
     sources: tuple[str, ...]
     make: Callable[..., Tensor]
-
-    def is_in(self, parts: Mapping[str, Tensor]) -> bool:
-        """Whether all that it is made of is there."""
-        return all(name in parts for name in self.sources)
 
 
 def rows_of(net: ViT) -> list[Row]:
@@ -107,6 +103,7 @@ def _vectors(value: Tensor) -> Tensor:
 def _table(value: Tensor) -> tuple[Tensor, Tensor]:
     """Positions of the class token, and of the patches; timm's copies with registers have the first added already."""
     rows = _vectors(value)
-    if int(len(rows) ** 0.5) ** 2 == len(rows):
-        return torch.zeros_like(rows[:1]), rows
-    return rows[:1], rows[1:]
+    for first in (0, 1):
+        if int((len(rows) - first) ** 0.5) ** 2 == len(rows) - first:
+            return (rows[:1] if first else torch.zeros_like(rows[:1])), rows[first:]
+    raise ValueError(f"positions must be those of a square grid, got {len(rows)}")

@@ -16,12 +16,14 @@ def find_vit(weights: str) -> Path | None:
     """The file that ``weights`` names; None if it is nowhere on this machine. Nothing is fetched.
 
     Args:
-        weights: Path of a file, a name of timm (``vit_base_patch14_dinov2.lvd142m``) or of a model on the Hugging Face
-            hub (``facebook/dinov2-base``).
+        weights: Path of a file, or of a folder as transformers writes it; a name of timm
+            (``vit_base_patch14_dinov2.lvd142m``) or of a model on the Hugging Face hub (``facebook/dinov2-base``).
     """
     path = Path(weights).expanduser()
     if path.is_file():
         return path
+    if path.is_dir():
+        return next((path / name for name in FILES if (path / name).is_file()), None)
     repository = repository_of(weights)
     if repository is None:
         return None

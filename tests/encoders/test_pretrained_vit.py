@@ -137,6 +137,12 @@ def test_a_name_finds_the_file_that_the_hub_left_in_its_cache(weights, monkeypat
     assert encoder_of(weights="a/b/c").find_weights() is None
 
 
+def test_a_folder_of_transformers_is_searched_for_its_file(tmp_path):
+    assert encoder_of(weights=str(tmp_path)).find_weights() is None
+    (tmp_path / "model.safetensors").touch()
+    assert encoder_of(weights=str(tmp_path)).find_weights() == tmp_path / "model.safetensors"
+
+
 def test_images_are_resized_so_that_patches_fill_them_and_normalised_by_the_nets_own_numbers():
     encoder = encoder_of(patch_size=14, factor=16).eval()
     image, seen = torch.rand(1, 3, 32, 64) * 2 - 1, []

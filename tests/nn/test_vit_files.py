@@ -220,6 +220,34 @@ def test_the_file_of_another_net_is_refused(name, changes, told, tmp_path):
         encoder_of(name, 56 if "14" in name else 48, **changes).read_weights(tmp_path / "net.pth")
 
 
+@pytest.mark.parametrize(
+    ("name", "key", "shape"),
+    [
+        ("dinov2_b14", "pos_embed", (1, 8, WIDTH)),  # of no square, with a class token or without
+        ("dinov2_b14", "pos_embed", ()),
+        ("dinov2_b14", "patch_embed.proj.weight", (WIDTH, 588)),
+        ("dinov2_b14", "blocks.0.attn.qkv.weight", (99, WIDTH)),
+        ("dinov3_s16", "blocks.0.attn.qkv.weight", (90, WIDTH)),
+        ("dinov2_b14", "cls_token", (1, 2, WIDTH)),
+    ],
+)
+def test_tensors_of_shapes_that_nothing_can_be_made_of_are_told_by_name(name, key, shape, tmp_path):
+    state = dict(timm_net(name, 112).state_dict()) | {key: torch.zeros(shape)}
+    torch.save(state, tmp_path / "net.pth")
+    with pytest.raises(InputError, match=rf"of another shape: {key} is for shape \[.*\] and not \["):
+        encoder_of(name, 112).read_weights(tmp_path / "net.pth")
+
+
+def test_what_is_resized_is_said(tmp_path, caplog):
+    torch.save(timm_net("dinov2_b14", 70).state_dict(), tmp_path / "net.pth")
+    with caplog.at_level("INFO"):
+        encoder_of("dinov2_b14", 64, patch_size=16, factor=16).read_weights(tmp_path / "net.pth")
+    assert "net.pth: resized patches from 14 to 16 pixels, positions from 5 x 5 to 4 x 4" in caplog.text
+    caplog.clear()
+    encoder_of("dinov2_b14", 70).read_weights(tmp_path / "net.pth")
+    assert caplog.text == ""
+
+
 def test_a_file_of_something_else_says_what_it_holds(tmp_path):
     save_file({"conv_in.weight": torch.zeros(2)}, tmp_path / "vae.safetensors")
     with pytest.raises(InputError, match=r"vae.safetensors is no vision transformer as .* it holds conv_in.weight"):
