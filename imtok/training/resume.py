@@ -17,7 +17,7 @@ _FREE = {
 }  # fmt: skip
 
 
-_SINCE = {"data.access": "random"}  # what runs of before had, whose configs do not say it
+_SINCE = {"data.access": "random", "condition.drop": 0.0}  # what runs of before had, whose configs do not say it
 
 
 def changes(old: dict[str, Any], new: dict[str, Any]) -> dict[str, tuple[Any, Any]]:

@@ -16,6 +16,7 @@ from imtok.data.order import TrainBatches
 from imtok.data.told import told
 from imtok.errors import InputError
 from imtok.tokenizer import Tokenizer
+from imtok.training.resume import changes
 from imtok.training.run import train
 
 SMALL = ("width=16", "depth=1", "heads=2")
@@ -91,6 +92,13 @@ def test_captions_that_are_dropped_are_the_same_ones_when_a_run_goes_on(images, 
     steps_of = {name: [step for step in seen if len(step) == 4] for name, seen in told.items()}
     assert any(not all(step) for step in steps_of["straight"])
     assert steps_of["straight"][-3:] == steps_of["again"][-3:]
+
+
+def test_a_run_of_before_captions_could_be_dropped_goes_on():
+    before = {"condition": {"_target_": "imtok.conditions.words.Words", "dim": 8}}
+    now = {"condition": before["condition"] | {"drop": 0.0}}
+    assert changes(before, now) == changes(now, before) == changes({}, {}) == {}
+    assert changes(before, {"condition": now["condition"] | {"drop": 0.1}}) == {"condition.drop": (0.0, 0.1)}
 
 
 def test_the_loss_differs_with_captions_without_and_shuffled(run):
