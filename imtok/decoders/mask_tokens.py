@@ -125,7 +125,7 @@ class MaskTokenDecoder(Decoder):
 
     def _text(self, condition: Condition | None, like: Float[Tensor, "b n d"]) -> Float[Tensor, "b l d"]:
         """The text tokens. A learned vector stands for one that says nothing, and for all that can be without text."""
-        text = text_rows(condition, self.missing_context, len(self.context_positions), like.shape[0])
+        text = text_rows(condition, self.missing_context, len(self.context_positions), like)
         return (self.embed_context(text) + self.context_positions[: text.shape[1]]).to(like.dtype)
 
 

@@ -99,7 +99,7 @@ class TexTokEncoder(Encoder):
         positions = self.positions(grid_size((image.shape[-2], image.shape[-1]), self.patch_size))
         patches = to_sequence(self.patches(to_range(image, self.value_range))) + positions
         latents = repeat(self.latents, "n d -> b n d", b=image.shape[0]).to(patches.dtype)
-        rows = text_rows(condition, self.missing_context, len(self.context_positions), image.shape[0])
+        rows = text_rows(condition, self.missing_context, len(self.context_positions), patches)
         text = (self.embed_context(rows) + self.context_positions[: rows.shape[1]]).to(patches.dtype)
         # patches | latents | text
         tokens = self.trunk(self.norm_in(torch.cat([patches, latents, text], 1)))

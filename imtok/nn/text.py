@@ -29,7 +29,7 @@ def check_text(context_dim: int, context_length: int, text_dim: int | None, text
 
 
 def text_rows(
-    condition: Condition | None, missing: Float[Tensor, " c"], most: int, images: int
+    condition: Condition | None, missing: Float[Tensor, " c"], most: int, like: Float[Tensor, "b n d"]
 ) -> Float[Tensor, "b l c"]:
     """The text features of some images. ``missing`` stands for a row that says nothing.
 
@@ -37,14 +37,14 @@ def text_rows(
         condition: What is known of the images; where it gives no text, all ``most`` rows are missing.
         missing: The learned vector.
         most: The most rows.
-        images: How many images there are.
+        like: Tokens of the same images.
 
     Raises:
         ValueError: If the text has more rows, or another width.
     """
     text = None if condition is None else condition.text
     if condition is None or text is None:
-        return repeat(missing, "c -> b l c", b=images, l=most)
+        return repeat(missing, "c -> b l c", b=like.shape[0], l=most)
     if text.shape[1] > most or text.shape[2] != len(missing):
         raise ValueError(f"text must be at most {most} rows of width {len(missing)}, got {tuple(text.shape[1:])}")
     if condition.mask is not None:
