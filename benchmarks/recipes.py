@@ -38,7 +38,8 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from recipe_table import PAGE, composed, kind, names, read_rows, write_page
 
-from imtok.build import build_data, build_part, build_run, build_tokenizer
+from imtok.build import build_data, build_part, build_tokenizer
+from imtok.commands.train import build_run
 from imtok.data.loader import spread_loader
 from imtok.data.told import told
 from imtok.files import read_json
