@@ -64,7 +64,7 @@ class SelfAttention(nn.Module):
 
     def projected(
         self, tokens: Float[Tensor, "b n d"], rotation: Rotation | None
-    ) -> tuple[Float[Tensor, "b k n c"], Float[Tensor, "b k n c"], Float[Tensor, "b k n c"]]:
+    ) -> tuple[Float[Tensor, "b k n e"], Float[Tensor, "b k n e"], Float[Tensor, "b k n e"]]:
         """Queries and keys, normed and turned, and values, by head."""
         fused = self.query_key_value(tokens)
         if self.query_value_bias is not None:

@@ -97,7 +97,7 @@ class ViT(nn.Module):
         start_weights(self, start)
 
     @override
-    def forward(self, pixels: Float[Tensor, "b 3 h w"], layers: Sequence[int] = ()) -> Float[Tensor, "b n d"]:
+    def forward(self, pixels: Float[Tensor, "b 3 h w"], layers: Sequence[int] = ()) -> Float[Tensor, "b n e"]:
         """Features of all tokens: class token, registers, patches row by row.
 
         Args:
@@ -122,7 +122,7 @@ class ViT(nn.Module):
 
     def blocks(
         self, parts: Sequence[Float[Tensor, "b _ d"]], grid: Grid, layers: Sequence[int] = ()
-    ) -> Float[Tensor, "b n d"]:
+    ) -> Float[Tensor, "b n e"]:
         """What the blocks make of a sequence: what stands before the patches, and patches of ``grid``."""
         tokens = self.norm_in(torch.cat(list(parts), 1))
         rotation = grid_rotations(

@@ -1,7 +1,7 @@
 """What encoders and decoders share that begin with a published vision transformer."""
 
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 from torch import nn
 from typing_extensions import override
@@ -31,7 +31,7 @@ class PretrainedViT(nn.Module, Pretrained):
         self._staying = [let_learn(self.net, train, blocks, rank)]  # a list in a list is no sub-module
 
     @override
-    def train(self, mode: bool = True) -> Self:
+    def train(self, mode: bool = True) -> "PretrainedViT":
         super().train(mode)
         for part in self._staying[0]:
             part.eval()

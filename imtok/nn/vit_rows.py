@@ -41,9 +41,10 @@ def _before(net: ViT) -> Iterator[Row]:
     if net.positions is not None:
         yield Row("positions.table", ("positions",), lambda table: resize_positions(_table(table)[1], net.grid))
     for kind, _ in net.patches.named_parameters():
-        resized = kind == "weight"
-        make = (lambda kernel: resize_patches(kernel, net.patch_size)) if resized else (lambda value: value)
-        yield Row(f"patches.{kind}", (f"patches.{kind}",), make)
+        if kind == "bias":
+            yield _same("patches.bias", "patches.bias")
+        else:
+            yield Row("patches.weight", ("patches.weight",), lambda kernel: _kernel(kernel, net.patch_size))
     for norm in ("norm_in", "norm"):
         for kind, _ in net.get_submodule(norm).named_parameters():
             yield _same(f"{norm}.{kind}", f"{norm}.{kind}")
@@ -94,6 +95,12 @@ def _same(target: str, source: str) -> Row:
 def patch_positions(value: Tensor) -> Tensor:
     """Positions of the patches alone, as the file has them."""
     return _table(value)[1]
+
+
+def _kernel(value: Tensor, side: int) -> Tensor:
+    if value.ndim != 4 or value.shape[-2] != value.shape[-1]:
+        raise ValueError(f"patches must be squares of pixels, got {list(value.shape)}")
+    return resize_patches(value, side)
 
 
 def _vectors(value: Tensor) -> Tensor:
