@@ -86,5 +86,7 @@ def test_every_encoder_builds_with_its_decoder(encoder):
         "image_size": 448,  # a multiple of 14 too
         "seed": 0,
     }
+    if "context_dim" in plain["encoder"]:  # it needs the text of each image
+        plain["condition"] = option("condition", "words") | {"dim": plain["encoder"]["context_dim"]}
     with torch.device("meta"):
         assert build_tokenizer(plain).num_tokens((448, 448)) >= 1
