@@ -21,6 +21,8 @@ from imtok.plain import with_path
 from imtok.sweeps import summed_up
 from imtok.text import log_to_terminal
 
+_LISTS = {"eval": ("tokenizer",), "pack": ("cache",)}  # keys that are called as paths are, and take lists
+
 
 def run(command: str, refusing: Callable[[Callable[[], None]], None]) -> None:
     """Check the command line, then let Hydra compose the config and call the command.
@@ -32,7 +34,7 @@ def run(command: str, refusing: Callable[[Callable[[], None]], None]) -> None:
     # Hydra's parser takes -m only before or after all overrides; between them it is as clear.
     given = with_path(command, sys.argv[1:])
     ordered = sorted(given, key=lambda argument: argument not in ("-m", "--multirun"))
-    sys.argv[1:] = as_typed(in_full(command, ordered), lists=["tokenizer"] if command == "eval" else [])
+    sys.argv[1:] = as_typed(in_full(command, ordered), lists=_LISTS.get(command, ()))
     log_to_terminal()
     logging.getLogger("httpx").setLevel(logging.WARNING)
     logging.getLogger("hydra.utils").setLevel(logging.CRITICAL)  # a class that cannot be imported is refused by name

@@ -1,6 +1,6 @@
 """``imtok pack``: writes shards of a data set."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +9,12 @@ from rich.console import Console
 from rich.table import Table
 
 from imtok.bars import bar
-from imtok.build import build_data
+from imtok.build import build_data, build_part
+from imtok.conditions.base import Conditioner
+from imtok.conditions.cache import write_features
+from imtok.conditions.text import TextTower
 from imtok.data.base import SPLITS, Data
-from imtok.data.images import ImageSet
+from imtok.data.images import ImageSet, Source
 from imtok.data.pack import BAD, Layout, pack
 from imtok.data.packing import Encoding
 from imtok.data.remarks import say_remarks
@@ -37,6 +40,8 @@ class Keys:
         quality: Of JPEG and WebP that are written anew, 1 to 100.
         shuffle: Seed of the order; None = as in the data.
         workers: Processes that read, decode and encode.
+        cache: What is computed once and stored beside the shards: [text], the features of all captions.
+        condition: The text tower that computes them.
     """
 
     data: Any = MISSING
@@ -50,6 +55,8 @@ class Keys:
     quality: int = 95
     shuffle: int | None = 0
     workers: int = 0
+    cache: list[str] = field(default_factory=list)
+    condition: Any = None
 
     def check(self) -> list[str]:
         """What is out of range, one line each."""
@@ -68,6 +75,10 @@ class Keys:
             problems.append(f"quality must lie in [1, 100], got {self.quality}")
         if self.shuffle is not None and not 0 <= self.shuffle < 2**63:
             problems.append(f"shuffle must be a seed of at least 0 or null, got {self.shuffle}")
+        if other := sorted({*self.cache} - {"text"}):
+            problems.append(f"cache must be [text] or [], got {other[0]}")
+        if bool(self.cache) != bool(self.condition):
+            problems.append("cache=[text] needs the tower: condition=t5_xl, clip_l or siglip2, and the other way round")
         if self.workers < 0:
             problems.append(f"workers must not be negative, got {self.workers}")
         return problems
@@ -75,16 +86,28 @@ class Keys:
 
 def run(config: DictConfig) -> None:
     """Write shards of a data set."""
-    plain = plain_values(config)
-    run_pack(Keys(**{name: plain[name] for name in vars(Keys())}), build_data(plain))
+    plain: dict[str, Any] = {"condition": None, **plain_values(config)}
+    settings = Keys(**{name: plain[name] for name in vars(Keys())})
+    condition = build_part(plain, "condition") if settings.cache else None
+    run_pack(settings, build_data(plain), condition)
 
 
-def run_pack(config: Keys, data: Data) -> None:
+def run_pack(config: Keys, data: Data, condition: Conditioner | None = None) -> None:
     """Pack what a config names, and say what was packed.
 
+    Args:
+        config: What the command line says.
+        data: Where the images come from.
+        condition: The tower whose features are stored beside the shards; None = no features are.
+
     Raises:
-        InputError: As :func:`imtok.data.pack.pack`; or if the data is a stream, or does not say which split to take.
+        InputError: As :func:`imtok.data.pack.pack`; or if the data is a stream, or does not say which split to take, or
+            the condition is no text tower.
     """
+    if condition is not None:
+        if not isinstance(condition, TextTower):
+            raise InputError("cache=[text] needs a frozen text tower; give condition=t5_xl, clip_l or siglip2")
+        condition.prepare()
     if config.split is None and data.holds_out:
         known = f"{', '.join(data.splits[:-1])} or {data.splits[-1]}"
         raise InputError(f"split must be {known}: this data holds out images of its own; pack one after another")
@@ -108,8 +131,18 @@ def run_pack(config: Keys, data: Data) -> None:
         )
     console = Console(highlight=False)
     console.print(_packed(manifest))
+    if condition is not None:
+        _cache(images.source, condition, Path(config.out) / "text", console)
     following = imtok_line("train", "data=webdataset", override("data.path", config.out))
     console.print(f"train:    {following}", soft_wrap=True, markup=False)
+
+
+def _cache(source: Source, tower: TextTower, folder: Path, console: Console) -> None:
+    """Store the features of all captions, and say how they are used."""
+    captions = [text for index in range(len(source)) for text in source.texts(index)]
+    with bar("captions") as advance:
+        count = write_features(folder, captions, tower.rows, tower.about, lambda done: advance(done, len(captions)))
+    console.print(f"captions: {count} in {folder}; train with {override('condition.cache', folder)}", soft_wrap=True)
 
 
 def _packed(manifest: dict[str, Any]) -> Table:

@@ -93,12 +93,16 @@ class NamedText(Conditioner):
 
     @override
     def forward(self, captions: Sequence[str], labels: Int64[Tensor, " b"]) -> Condition:
-        net = self.net.to(labels.device)
-        with torch.no_grad(), torch.autocast(labels.device.type, enabled=False):
-            told = self.features(net, captions, labels.device)
+        told = self.told(captions, labels.device)
         has_text = torch.tensor([bool(caption.strip()) for caption in captions], dtype=torch.bool, device=labels.device)
         mask = has_text[:, None].expand(-1, told.text.shape[1])
         return Condition(text=told.text, mask=mask if told.mask is None else mask & told.mask)
+
+    def told(self, captions: Sequence[str], device: torch.device) -> Told:
+        """What the net makes of some captions."""
+        net = self.net.to(device)
+        with torch.no_grad(), torch.autocast(device.type, enabled=False):
+            return self.features(net, captions, device)
 
     @override
     def example(self, images: int, device: torch.device) -> Condition:

@@ -10,10 +10,12 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 import torch
+from jaxtyping import Float
 from safetensors import SafetensorError
-from torch import nn
+from torch import Tensor, nn
 from typing_extensions import override
 
+from imtok.conditions.cache import Features
 from imtok.conditions.named import NamedText, Told
 from imtok.errors import InputError
 from imtok.files import canonical_json, read_json, sha256
@@ -59,7 +61,7 @@ class TextTower(NamedText):
     A folder in Hugging Face's layout holds the tower: ``config.json``, ``tokenizer.json`` and weights as safetensors,
     in one file or in several. Its hash covers all of these. Whatever else the folder holds is not read: of CLIP and
     SigLIP the image tower, of T5 the decoder. A caption is cut or padded to ``length`` tokens. Places after its last
-    token say nothing, except SigLIP's, whose tower was trained to look at them.
+    token are zero and say nothing, except SigLIP's, whose tower was trained to look at them.
 
     Args:
         kind: "clip" (arXiv 2103.00020), "siglip" (SigLIP and SigLIP2, arXiv 2502.14786) or "t5" (arXiv 2210.11416).
@@ -71,6 +73,8 @@ class TextTower(NamedText):
         revision: See there.
         sha256: See there.
         drop: See there.
+        cache: A folder of features that ``imtok pack`` wrote; None = the tower reads every caption. The tower is read
+            when a caption is not in it. The path is stored nowhere.
 
     Raises:
         ValueError: If an argument has no such choice, or a number is out of range.
@@ -89,6 +93,7 @@ class TextTower(NamedText):
         revision: str | None = None,
         sha256: str | None = None,
         drop: float = 0.0,
+        cache: str | None = None,
     ) -> None:
         super().__init__(weights, revision, sha256, drop)
         for name, given, choices in (("kind", kind, get_args(Kind)), ("precision", precision, get_args(Precision))):
@@ -99,6 +104,8 @@ class TextTower(NamedText):
         self.kind, self.precision, self.repository = kind, precision, repository
         self.text_dim, self.length = dim, length
         self.text_length = length
+        self.cache = cache
+        self._cached = _Cached()
 
     @override
     def local(self, path: Path) -> Path:
@@ -110,6 +117,75 @@ class TextTower(NamedText):
     @override
     def download(self) -> str:
         return '--include "*.json" "*.safetensors"'
+
+    @override
+    def prepare(self) -> None:
+        if self.stored_features is None:
+            super().prepare()
+
+    @property
+    @override
+    def stored(self) -> dict[str, Any]:
+        return {**super().stored, "cache": None}
+
+    @property
+    def about(self) -> dict[str, Any]:
+        """What decides the features, as the folder of a cache says it."""
+        sizes = {"kind": self.kind, "dim": self.text_dim, "length": self.length, "precision": self.precision}
+        return {"repository": self.repository, "tower": self.sha256, **sizes}
+
+    @property
+    def stored_features(self) -> Features | None:
+        """The features of the cache, which is opened and verified when it is first asked for.
+
+        Raises:
+            InputError: If it cannot be read, or is of another tower.
+        """
+        if self.cache is not None and self._cached.features is None:
+            features = Features(Path(self.cache).expanduser())
+            digest = str(features.about["tower"])
+            if self.sha256 is not None and not digest.startswith(self.sha256):
+                raise InputError(
+                    f"condition.cache={self.cache} is of another text tower: its sha256 must begin with "
+                    f"{self.sha256[:16]}, got {digest[:16]}; pack the captions again"
+                )
+            wanted = self.about | {"tower": digest}
+            other = next((name for name, value in wanted.items() if features.about.get(name) != value), None)
+            if other is not None:
+                raise InputError(
+                    f"condition.cache={self.cache} was made with condition.{other}={features.about.get(other)}, not "
+                    f"{wanted[other]}; pack the captions again"
+                )
+            self.sha256, self._cached.features = digest, features
+        return self._cached.features
+
+    @override
+    def told(self, captions: Sequence[str], device: torch.device) -> Told:
+        stored = self.stored_features
+        if stored is None:
+            return super().told(captions, device)
+        text = torch.zeros(len(captions), self.length, self.text_dim or 0)
+        mask = torch.zeros(text.shape[:2], dtype=torch.bool)
+        unknown = list[int]()
+        for row, caption in enumerate(captions):
+            rows = stored.find(caption) if caption.strip() else None
+            if rows is not None:
+                text[row, : len(rows)], mask[row, : len(rows)] = rows, True
+            elif caption.strip():
+                unknown.append(row)
+        text, mask = text.to(device), mask.to(device)
+        if unknown:
+            made = super().told([captions[row] for row in unknown], device)
+            text[unknown] = made.text
+            mask[unknown] = True if made.mask is None else made.mask
+        return Told(text, mask)
+
+    def rows(self, captions: list[str]) -> list[Float[Tensor, "_ c"]]:
+        """The rows of each caption that say something, as a cache holds them."""
+        made = super().told(captions, torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+        if made.mask is None:
+            return list(made.text)
+        return [text[mask] for text, mask in zip(made.text, made.mask, strict=True)]
 
     @override
     def read(self, path: Path) -> nn.Module:
@@ -155,7 +231,10 @@ class TextTower(NamedText):
         ).to(device)
         seen = cut["attention_mask"] if _LAYOUTS[self.kind].masked else None
         states = net.tower(input_ids=cut["input_ids"], attention_mask=seen).last_hidden_state
-        return Told(states.float(), None if seen is None else seen.bool())
+        if seen is None:
+            return Told(states.float())
+        mask = seen.bool()
+        return Told(states.float().masked_fill(~mask[..., None], 0.0), mask)
 
     def _digest(self, folder: Path) -> str:
         """Of everything in the folder that decides the features."""
@@ -193,6 +272,16 @@ class TextTower(NamedText):
                 f"condition.length must be at most {most}, as the tower in {folder} has it, got {self.length}"
             )
         return classes[found]
+
+
+class _Cached:
+    """Stored features once they have been opened. Copies of the condition share them."""
+
+    def __init__(self) -> None:
+        self.features: Features | None = None
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "_Cached":
+        return self
 
 
 class _Tower(nn.Module):

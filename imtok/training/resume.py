@@ -1,5 +1,6 @@
 """Whether a run may go on under a config that has changed since."""
 
+import re
 from typing import Any
 
 from imtok.errors import InputError
@@ -11,12 +12,13 @@ _FREE = {
     "trainer.stop_at", "trainer.accelerator",
     "trainer.devices", "trainer.num_nodes", "trainer.strategy", "trainer.workers", "trainer.threads",
     "trainer.log_every", "trainer.save_every", "trainer.keep", "trainer.pictures_every", "trainer.skip_nonfinite",
-    "trainer.accumulate", "trainer.micro_batch", "data.index", "condition.weights",
-    "encoder.weights", "decoder.weights",
+    "trainer.accumulate", "trainer.micro_batch", "data.index", "condition.weights", "condition.cache",
     *(f"trainer.lightning.{flag}" for flag in ("profiler", "fast_dev_run", "limit_train_batches", "max_time")),
 }  # fmt: skip
 
 
+# Loggers, and the files that encoder and decoder, and nets inside them, began with: the checkpoint holds what became of them.
+_FREE_FORMS = re.compile(r"logger\.|(encoder|decoder)\.([\w.]+\.)?weights$")
 _SINCE = {"data.access": "random", "condition.drop": 0.0}  # what runs of before had, whose configs do not say it
 
 
@@ -24,9 +26,7 @@ def changes(old: dict[str, Any], new: dict[str, Any]) -> dict[str, tuple[Any, An
     """Old and new value of each key that differs and that the result depends on."""
     before, after = (_SINCE | dict(_flat(as_now(config))) for config in (old, new))
     keys = sorted(key for key in before.keys() | after.keys() if before.get(key) != after.get(key))
-    return {
-        key: (before.get(key), after.get(key)) for key in keys if key not in _FREE and not key.startswith("logger.")
-    }
+    return {key: (before.get(key), after.get(key)) for key in keys if key not in _FREE and not _FREE_FORMS.match(key)}
 
 
 def as_now(config: dict[str, Any]) -> dict[str, Any]:
