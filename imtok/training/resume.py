@@ -17,7 +17,7 @@ _FREE = {
 }  # fmt: skip
 
 
-# Loggers, and the files that encoder and decoder, and nets inside them, began with: the checkpoint holds what became of them.
+# Loggers, and the files that nets of encoder and decoder began with: the checkpoint has what became of them.
 _FREE_FORMS = re.compile(r"logger\.|(encoder|decoder)\.([\w.]+\.)?weights$")
 _SINCE = {"data.access": "random", "condition.drop": 0.0}  # what runs of before had, whose configs do not say it
 

@@ -14,7 +14,7 @@ from imtok import running
 from imtok.cli import run_hydra
 from imtok.continued import stored_config
 from imtok.errors import InputError
-from imtok.training.resume import check_changes
+from imtok.training.resume import changes, check_changes
 
 SAVED = Path(__file__).parents[1] / "saved"
 
@@ -124,3 +124,9 @@ def test_a_run_of_before_goes_on_alone(folder, tmp_path, monkeypatch):
     command(monkeypatch, "ckpt=last", "out=run")
     ours, whole = load_file("run/tokenizer/model.safetensors"), load_file(SAVED / folder / "whole.safetensors")
     assert all(bool((ours[name] == whole[name]).all()) for name in whole)
+
+
+def test_a_run_needs_no_file_that_a_net_of_it_began_with():
+    before = {"encoder": {"weights": "a", "semantic": {"weights": "a", "width": 8}}, "space": {"weights": "a"}}
+    after = {"encoder": {"weights": "b", "semantic": {"weights": "b", "width": 9}}, "space": {"weights": "b"}}
+    assert changes(before, after) == {"encoder.semantic.width": (8, 9), "space.weights": ("a", "b")}
