@@ -9,6 +9,7 @@ from typing import Any
 from imtok.conditions.base import Conditioner
 from imtok.conditions.named import NamedText
 from imtok.conditions.quality import Quality
+from imtok.conditions.text import TextTower
 from imtok.errors import InputError
 
 
@@ -20,6 +21,7 @@ class ConditionConfig:
         quality: A wanted quality for all images; None = the tokenizer's own.
         label: A class for all images; None = their own.
         weights: Path of the frozen net that the tokenizer names; None = the cache of the hub.
+        cache: Folder of text features that ``imtok pack`` wrote; None = the text tower reads the captions.
         missing: Take images that lack a caption or a label that is read as ones of which nothing is said; False =
             refuse the first of them by name.
     """
@@ -27,6 +29,7 @@ class ConditionConfig:
     quality: float | None = None
     label: int | None = None
     weights: str | None = None
+    cache: str | None = None
     missing: bool = False
 
     def check(self) -> list[str]:
@@ -98,6 +101,10 @@ def give(condition: Conditioner | None, takes: Collection[str], given: Condition
         if not isinstance(condition, NamedText):
             raise InputError(f"condition.weights={given.weights}: this tokenizer names no frozen net")
         condition.weights = given.weights
+    if given.cache is not None:
+        if not isinstance(condition, TextTower):
+            raise InputError(f"condition.cache={given.cache}: this tokenizer names no text tower")
+        condition.cache = given.cache
     if condition is not None:
         condition.prepare()
     return condition

@@ -10,7 +10,9 @@ from training.test_conditions import PARTS
 
 from imtok import cli
 from imtok.conditions.cache import AT_A_TIME, EXAMPLE, Features, key_of, write_features
+from imtok.conditions.given import ConditionConfig, give
 from imtok.conditions.text import TextTower
+from imtok.conditions.words import Words
 from imtok.config import check_command
 from imtok.errors import InputError
 from imtok.training.run import train
@@ -96,6 +98,17 @@ def test_a_folder_that_is_there_is_left_as_it_is(cache, t5):
     condition.prepare()
     assert write_features(cache, CAPTIONS, None, condition.about, lambda _: None) == 5
     assert {path: path.stat().st_mtime_ns for path in cache.iterdir()} == before
+
+
+def test_a_finished_tokenizer_is_told_stored_features_without_its_tower(cache, t5):
+    condition = tower(t5)
+    condition.prepare()
+    finished = tower("nowhere", sha256=condition.sha256)
+    given = give(finished, {"text"}, ConditionConfig(cache=str(cache)))
+    assert torch.equal(given(CAPTIONS, LABELS).text, condition(CAPTIONS, LABELS).text)
+    for other in (None, Words(dim=16)):
+        with pytest.raises(InputError, match="this tokenizer names no text tower"):
+            give(other, {"text"}, ConditionConfig(cache=str(cache)))
 
 
 SIZES = ("condition.dim=16", "condition.length=10")
