@@ -76,6 +76,14 @@ def test_its_published_config_has_no_mistake(recipe):
     assert unlikely(typed.trainer, typed.optimizer, plain) == []
 
 
+@pytest.mark.parametrize("size", ["full", "small", "tiny"])
+def test_seed_contrasts_captions_with_the_token_that_has_seen_all_others(size):
+    config = composed("seed", f"size={size}")
+    last = config.encoder.latents
+    assert config.objective.alignments.text.source == "encoder"
+    assert config.objective.alignments.text.tokens == [last - 1, last]
+
+
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_its_first_lines_name_the_paper_and_the_published_figures(recipe):
     rows = (CONFIGS / "experiment" / f"{recipe}.yaml").read_text().splitlines()
