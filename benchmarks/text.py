@@ -20,10 +20,8 @@ from torch import Tensor
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
-sys.path.insert(0, str(Path(__file__).parent))
 
-from recipe_table import between, table
-
+from benchmarks.recipe_table import between, table
 from imtok.pixels import to_float
 from imtok.tokenizer import Tokenizer
 
