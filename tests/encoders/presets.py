@@ -77,8 +77,9 @@ def is_net(config: dict) -> bool:
 
 def published_side(name: str) -> int:
     """An image size that the published numbers of a preset divide."""
-    sizes = [preset(group, name).get("patch_size") for group in ("encoder", "decoder") if name in names(group)]
-    return 448 if 14 in sizes else 256
+    parts = [preset(group, name) for group in ("encoder", "decoder") if name in names(group)]
+    parts += [part["net"] for part in parts if isinstance(part.get("net"), dict)]
+    return 448 if any(14 in (part.get("patch_size"), part.get("factor")) for part in parts) else 256
 
 
 def encoder_of(decoder: str) -> str | None:
