@@ -1,5 +1,7 @@
 """VFMTok's encoder: where its queries stand, whom they see, and what of it learns."""
 
+from typing import Any
+
 import pytest
 import torch
 
@@ -7,7 +9,15 @@ from imtok.construct import construct
 from imtok.encoders.pretrained_vit import PretrainedViTEncoder
 from imtok.encoders.vfmtok import RegionEncoder
 
-NET = {"patch_size": 4, "factor": 4, "width": 16, "depth": 3, "heads": 2, "layers": [0, 2], "start": "xavier"}
+NET: dict[str, Any] = {
+    "patch_size": 4,
+    "factor": 4,
+    "width": 16,
+    "depth": 3,
+    "heads": 2,
+    "layers": [0, 2],
+    "start": "xavier",
+}
 
 
 def region(train="none", **arguments):

@@ -19,7 +19,8 @@ from imtok.types import Quantized
 FOLDER = config_folder() / "objective" / "alignment"
 FILES = sorted(path.stem for path in FOLDER.glob("*.yaml"))
 TEXTS = [name for name in FILES if name.startswith("captions")]  # their teacher is a text tower
-NAMES = [name for name in FILES if name not in TEXTS]
+OWN = ["vfmtok"]  # the target is a part of the tokenizer
+NAMES = [name for name in FILES if name not in (*TEXTS, *OWN)]
 GIVEN = {"repa": ["source=decoder.blocks"]}
 WIDTH = 64  # of the features that a head is told of
 PLACES = {"gigatok": 256, "retok": 256, "imagefolder": 121, "repa": 256, "uniwetok_pre": 64, "uniwetok_post": 64}
