@@ -26,7 +26,7 @@ def value_of(loss, made, seen):
 
 
 def test_the_last_depth_is_the_target_and_only_the_source_learns(made, seen):
-    value = value_of(OwnFeatures("decoder.features", "encoder.net"), made, seen)
+    value = value_of(OwnFeatures("decoder.features", "encoder.net", depths=3), made, seen)
     cosine = (F.normalize(made, dim=-1) * F.normalize(seen[..., 10:], dim=-1)).sum(-1)
     torch.testing.assert_close(value, 1 - cosine.mean())
     value.backward()
@@ -35,17 +35,19 @@ def test_the_last_depth_is_the_target_and_only_the_source_learns(made, seen):
 
 
 def test_a_squared_error_can_be_asked_for(made, seen):
-    value = value_of(OwnFeatures("decoder.features", "encoder.net", "mse"), made, seen)
+    value = value_of(OwnFeatures("decoder.features", "encoder.net", 3, "mse"), made, seen)
     torch.testing.assert_close(value, F.mse_loss(made, seen[..., 10:]))
 
 
 def test_it_looks_at_both_and_refuses_what_does_not_lie_over_each_other(made, seen):
-    loss = OwnFeatures("decoder.features", "encoder.net", weight=0.5)
+    loss = OwnFeatures("decoder.features", "encoder.net", depths=3, weight=0.5)
     assert (loss.needs, loss.weight) == (("decoder.features", "encoder.net"), 0.5)
-    rule = "decoder.features must make as many features as encoder.net, at most as wide, got "
-    with pytest.raises(ValueError, match=f"{rule}9 x 5 for 8 x 15"):
+    rule = "decoder.features must make features for encoder.net, which gives "
+    with pytest.raises(ValueError, match=f"{rule}8 of width 15 for depths=3, got 9 of width 5"):
         value_of(loss, made, seen[:, 1:])
-    with pytest.raises(ValueError, match=f"{rule}9 x 15 for 9 x 5"):
-        value_of(loss, seen, made)
+    with pytest.raises(ValueError, match=f"{rule}9 of width 15 for depths=3, got 9 of width 4"):
+        value_of(loss, made[..., 1:], seen)
     with pytest.raises(ValueError, match="loss must compare vectors of one width, place by place, got 'contrastive'"):
-        OwnFeatures("decoder.features", "encoder.net", "contrastive")
+        OwnFeatures("decoder.features", "encoder.net", loss="contrastive")
+    with pytest.raises(ValueError, match="depths must be at least 1, got 0"):
+        OwnFeatures("decoder.features", "encoder.net", 0)
