@@ -121,6 +121,9 @@ def objective(section: dict[str, Any]) -> str:
         if "text" in part:
             parts.append(f"{weighted(part)}contrast of {part['source']} with captions")
             continue
+        if "target" in part:
+            parts.append(f"{weighted(part)}{part['loss']} of {part['source']} to {part['target']}")
+            continue
         how = part["loss"] if isinstance(part["loss"], str) else kind(part["loss"]).lower()
         teacher = part["teacher"]["name"].partition(".")[0]
         parts.append(f"{weighted(part)}{how} of {part['source']} to {teacher}")

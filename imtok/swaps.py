@@ -74,10 +74,10 @@ def _forget_layers(config: DictConfig, fit: "_Fit") -> list[str]:
     """Leave out alignments that look into a part that is not there, and say so."""
     alignments, lines = OmegaConf.select(config, "objective.alignments") or {}, dict[str, str]()
     for name, alignment in alignments.items():
-        key, source = f"objective.alignments.{name}", str((alignment or {}).get("source"))
-        given = any(f"{one}.".startswith(f"{key}.") for one in fit.typed)
-        if not given and any(source.startswith(f"{path}.") for path in fit.other):
-            lines[name] = f"{key} is left out, since it looks at {source}, a layer of another class"
+        key, seen = f"objective.alignments.{name}", [str((alignment or {}).get(at)) for at in ("source", "target")]
+        gone = [layer for layer in seen if any(layer.startswith(f"{path}.") for path in fit.other)]
+        if gone and not any(f"{one}.".startswith(f"{key}.") for one in fit.typed):
+            lines[name] = f"{key} is left out, since it looks at {gone[0]}, a layer of another class"
     if lines:
         kept = {name: alignment for name, alignment in alignments.items() if name not in lines}
         config.objective.alignments = kept or None

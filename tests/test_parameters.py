@@ -38,6 +38,10 @@ PARTS = {
     **{(recipe, "encoder"): 86_051_328 + 24_608 for recipe in ("imagefolder", "xqgan_msvr")},
     ("robusttok", "encoder"): 86_061_312 + 49_216,
     **{(recipe, "decoder"): 85_865_472 + 49_920 for recipe in ("imagefolder", "xqgan_msvr", "robusttok")},
+    # without the net that it reads, with the map of 512 to 12; the decoder with that of 12 to 512 and the CNN,
+    # without four register tokens, which nothing sees
+    ("vfmtok", "encoder-encoder.net"): 20_377_856 + 6_156,
+    ("vfmtok", "decoder"): 19_900_448 - 4 * 512 + 6_656 + 32_799_107,
 }
 
 # Millions, to the digits that were published or counted from the official code.
@@ -99,7 +103,9 @@ def count(module: nn.Module):
 def parameters(recipe, parts):
     tokenizer = built(recipe)
     if parts:
-        return sum(count(tokenizer.get_submodule(part)) for part in parts.split("+"))
+        whole, *inside = parts.split("-")
+        added = sum(count(tokenizer.get_submodule(part)) for part in whole.split("+"))
+        return added - sum(count(tokenizer.get_submodule(part)) for part in inside)
     return count(tokenizer) - (count(tokenizer.space) if tokenizer.space is not None else 0)
 
 

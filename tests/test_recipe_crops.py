@@ -25,6 +25,7 @@ CROPS = {  # part of the short side that shows, and whether images are mirrored
     "fqgan_dual": (SCALED, True),
     "hita": (SCALED, True),
     "unitok": (WHOLE, False),
+    "vfmtok": (SCALED, True),
 }
 
 

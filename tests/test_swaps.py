@@ -105,6 +105,15 @@ def test_an_alignment_goes_with_the_layer_that_it_looks_at_and_is_named():
     assert composed(*words, given)[0]["objective"]["alignments"]["semantic"]["source"] == "quantizer"
 
 
+@pytest.mark.parametrize(
+    ("swap", "layer"), [("decoder=titok_pixels", "decoder.features"), ("encoder=vit", "encoder.net")]
+)
+def test_an_alignment_of_two_layers_goes_with_either(swap, layer):
+    config, lines = composed("experiment=vfmtok", "size=tiny", swap)
+    assert config["objective"]["alignments"] is None
+    assert any(f"since it looks at {layer}, a layer of another class" in line for line in lines)
+
+
 def test_a_condition_that_no_part_reads_any_more_goes_and_is_named():
     words = ("experiment=ta_titok", "size=tiny", "encoder=vit", "decoder=vit")
     config, lines = composed(*words)
