@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 import torch
+from encoders.filled import filled, wave
 
 from imtok.decoders.vfmtok import FeatureDecoder
 from imtok.nn.taps import tapped
@@ -42,6 +43,19 @@ def test_features_are_made_in_training_alone_and_the_image_is_the_same(decoder, 
     assert features.shape == (2, 16, 10)
     assert none is None
     assert torch.equal(image, alone)
+
+
+def test_image_and_features_stay_what_they_were_when_they_equalled_the_official_module(decoder):
+    """As docs/parity.md says."""
+    image, features = made(filled(decoder).train(), wave(2, 9, 6))
+    found = torch.stack([image.flatten()[[0, 3000, 6143]], features.flatten()[[0, 150, 319]]])
+    torch.testing.assert_close(found, torch.tensor(GOLDEN, dtype=torch.float64), rtol=1e-9, atol=1e-12)
+
+
+GOLDEN = [
+    [0.04248394258962118, -1.6266712246153174, 0.03609361112181969],
+    [0.7779434690104567, 0.8172453418802452, 1.0636027603487377],
+]
 
 
 def test_both_learn_the_blocks_and_neither_what_is_the_other_s(decoder, latents):

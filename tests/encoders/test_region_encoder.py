@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 import torch
+from encoders.filled import filled, wave
 
 from imtok.construct import construct
 from imtok.encoders.pretrained_vit import PretrainedViTEncoder
@@ -45,6 +46,13 @@ def test_a_query_sees_itself_and_those_before_it(image):
     encoder.queries[4] += torch.randn(24)
     same = torch.isclose(encoder(image).values, before, atol=1e-6).all(-1)
     assert same.tolist() == [[True] * 4 + [False] * 5] * 2
+
+
+def test_latents_stay_what_they_were_when_they_equalled_the_official_module():
+    """As docs/parity.md says."""
+    latents = filled(region())(wave(2, 3, 16, 16)).values.flatten()[[0, 50, 107]]
+    golden = torch.tensor([-0.5773016218757491, -0.9291308440746462, -0.2965565272778451], dtype=torch.float64)
+    torch.testing.assert_close(latents, golden, rtol=1e-9, atol=1e-12)
 
 
 def test_the_number_of_latents_does_not_depend_on_the_size_of_the_image():
