@@ -195,7 +195,9 @@ def _check(node: Any, packages: Sequence[str], bases: _Bases, key: str) -> None:
                 continue
             _check(value, packages, _kinds(hints[name]) if name in hints else (object,), key and f"{key}.{name}")
             if name not in parameters and not several:
-                raise ValueError(f"{key and f'{key}: '}{factory.__name__} has no argument {name!r}")
+                where, ours = key and f"{key}: ", factory.__module__.startswith("imtok.")
+                older = "; the version of imtok that stored this reads it" * ours
+                raise ValueError(f"{where}{factory.__name__} has no argument {name!r}{older}")
     elif isinstance(node, dict):
         for name, value in node.items():
             _check(value, packages, bases, key and f"{key}.{name}")

@@ -126,6 +126,18 @@ def test_an_odd_width_and_another_number_of_blocks_are_refused():
         two_depths(features=6)
 
 
+@pytest.mark.parametrize(
+    "older",
+    [
+        {"_target_": "imtok.encoders.two_depths.TwoDepthEncoder", "stages": [1, 1, 2]},
+        {"_target_": "imtok.encoders.beside.SemanticPixelEncoder", "channels": 16},
+    ],
+)
+def test_a_tokenizer_of_before_is_refused_in_a_line_that_says_what_reads_it(older):
+    with pytest.raises(ValueError, match=r"has no argument .*; the version of imtok that stored this reads it"):
+        construct(older, provided={"out_dim": 6, "image_size": 16})
+
+
 def test_a_decoder_that_reads_the_last_half_draws_the_pixels_and_not_the_meaning():
     decoder = ViTDecoder(6, 16, 4, 16, 1, 2, 32, reads="last_half", start="xavier").double()
     latents = torch.randn(2, 16, 6, dtype=torch.float64)
