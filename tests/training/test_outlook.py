@@ -97,7 +97,7 @@ def test_nets_that_judge_are_counted_apart(tmp_path):
     space, heads = (sum(p.numel() for p in part.parameters()) for part in (run.tokenizer.space, heads))
     (frozen,) = (part for part in run.objective.modules() if isinstance(part, Frozen))
     teacher = sum(p.numel() for p in frozen.net.parameters())
-    assert f"heads {heads:,}" in beside
+    assert f"heads {heads / 1e6:,.1f} M" in beside
     assert f"frozen nets {(space + teacher) / 1e6:,.1f} M" in beside
     assert "going on after step 50" in lines[-2]
     assert lines[0].endswith("2 x cpu with 1 thread, fp32")
