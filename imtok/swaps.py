@@ -51,23 +51,29 @@ def fit_parts(config: DictConfig, command: str, overrides: Sequence[str]) -> lis
         OmegaConf.update(config, section, made, merge=False, force_add=True)
     config.freeze = fit.freeze(list(config.freeze))
     if "quantizer" in fit.other:
-        _forget_slots(config, fit.typed)
+        _forget_terms(config, fit.typed)
+        _forget_span(config, "channels", fit.typed)
+    if "encoder" in fit.other:
+        _forget_span(config, "tokens", fit.typed)
     lines = [*fit.lines, *_forget_layers(config, fit)]
     if config.get("condition") and "condition" not in fit.typed and {"encoder", "decoder"} <= {*fit.other}:
         lines += _forget_condition(config)
     return lines
 
 
-def _forget_slots(config: DictConfig, typed: set[str]) -> None:
-    """Take back what an objective says of the inside of a quantizer that is not there: its terms, and its branches."""
-    objective, alignments = config.objective, OmegaConf.select(config, "objective.alignments") or {}
-    ramps = OmegaConf.select(config, "objective.ramps")
+def _forget_terms(config: DictConfig, typed: set[str]) -> None:
+    """Take back the ramps of terms of a quantizer that is not there."""
+    ramps, alignments = (OmegaConf.select(config, f"objective.{name}") for name in ("ramps", "alignments"))
     if ramps and "objective.ramps" not in typed:
-        objective.ramps = {name: ramp for name, ramp in ramps.items() if name in alignments} or None
-    for name, alignment in alignments.items():
-        branch = alignment and alignment.get("source") in ("encoder", "quantizer") and alignment.get("channels")
-        if branch and f"objective.alignments.{name}.channels" not in typed:
-            alignment.channels = None
+        config.objective.ramps = {name: ramp for name, ramp in ramps.items() if name in (alignments or {})} or None
+
+
+def _forget_span(config: DictConfig, span: str, typed: set[str]) -> None:
+    """Let alignments read all latents: a quantizer decides what channels are, and an encoder what tokens are."""
+    for name, alignment in (OmegaConf.select(config, "objective.alignments") or {}).items():
+        read = alignment and alignment.get("source") in ("encoder", "quantizer") and alignment.get(span)
+        if read and f"objective.alignments.{name}.{span}" not in typed:
+            alignment[span] = None
 
 
 def _forget_layers(config: DictConfig, fit: "_Fit") -> list[str]:

@@ -95,6 +95,15 @@ def test_what_an_objective_says_of_the_inside_of_a_quantizer_goes_with_it():
     assert config["freeze"] == []
 
 
+def test_the_tokens_that_an_alignment_reads_are_those_of_the_recipes_own_encoder():
+    seed, titok = ("experiment=seed", "size=tiny"), ("encoder=titok_b", "decoder=titok_pixels")
+    for words, tokens in ((seed, [15, 16]), ((*seed, "quantizer=fsq"), [15, 16]), ((*seed, *titok), None)):
+        config, _ = composed(*words)
+        assert config["objective"]["alignments"]["text"]["tokens"] == tokens
+    config, _ = composed(*seed, *titok, "objective.alignments.text.tokens=[3,4]")
+    assert config["objective"]["alignments"]["text"]["tokens"] == [3, 4]
+
+
 def test_an_alignment_goes_with_the_layer_that_it_looks_at_and_is_named():
     words = ("experiment=gigatok_bl", "size=tiny", "decoder=cnn", "encoder=cnn")
     config, lines = composed(*words)
