@@ -119,12 +119,9 @@ class FeatureDecoder(Decoder):
         image = self.cnn(pixels, size)
         if not self.training:
             return image
-        features = self.features(
-            self._filled(memory, self.feature_token, self.feature_norm, grid_size(size, self.factor))
-        )
-        return (
-            image + 0 * features.mean()
-        )  # ranks wait for the gradient of every parameter, also where no loss reads it
+        told = self._filled(memory, self.feature_token, self.feature_norm, grid_size(size, self.factor))
+        # times 0: ranks wait for the gradient of every parameter, also where no loss reads the features
+        return image + 0 * self.features(told).mean()
 
     def _filled(
         self, memory: Float[Tensor, "b n d"], mask: Float[Tensor, "1 d"], norm: nn.Module, grid: Grid

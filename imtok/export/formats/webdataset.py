@@ -3,13 +3,14 @@
 import io
 import json
 import tarfile
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from typing_extensions import override
 
-from imtok.bars import watched
+from imtok.bars import bar
 from imtok.export.formats.base import Format
 from imtok.export.store import Shard, TokenStore
 
@@ -36,25 +37,21 @@ class WebDataset(Format):
 
     @override
     def write(self, store: TokenStore, folder: Path) -> dict[str, Any]:
-        number, archive = 0, None
         dtype = np.int32 if max(store.manifest["vocab_sizes"]) <= 2**31 else np.int64
         images = ((shard, row) for shard in store.shards() for row in range(len(shard.keys)))
-        for shard, row in watched(images, len(store), "convert", lambda _: 1):
-            if number % self.images_per_file == 0:
-                if archive is not None:
-                    archive.close()
-                path = folder / f"tokens-{number // self.images_per_file:06d}.tar"
-                archive = tarfile.open(path, "w", format=tarfile.USTAR_FORMAT)  # noqa: SIM115, closed as the next one is due
-            for suffix, data in _members(shard, row, dtype).items():
-                member = tarfile.TarInfo(f"{number:08d}.{suffix}")
-                member.size, member.mtime = len(data), 0
-                assert archive is not None
-                archive.addfile(member, io.BytesIO(data))
-            number += 1
-        if archive is not None:
-            archive.close()
-        files = -(-number // self.images_per_file)
-        notes = [f"{number} images in tokens-{{000000..{files - 1:06d}}}.tar"]
+        count, most = len(store), self.images_per_file
+        with bar("convert") as advance:
+            for first in range(0, count, most):
+                path = folder / f"tokens-{first // most:06d}.tar"
+                with tarfile.open(path, "w", format=tarfile.USTAR_FORMAT) as archive:
+                    for number, (shard, row) in enumerate(islice(images, most), first):
+                        for suffix, data in _members(shard, row, dtype).items():
+                            member = tarfile.TarInfo(f"{number:08d}.{suffix}")
+                            member.size, member.mtime = len(data), 0
+                            archive.addfile(member, io.BytesIO(data))
+                        advance(1, count)
+        files = -(-count // most)
+        notes = [f"{count} images in tokens-{{000000..{files - 1:06d}}}.tar"]
         facts = {"vocab_sizes": store.manifest["vocab_sizes"], "tokens": store.manifest["tokens"]}
         return {**facts, "dtype": np.dtype(dtype).name, "notes": notes}
 
