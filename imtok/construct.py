@@ -6,7 +6,10 @@ import os
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, get_args, get_type_hints
+from types import NoneType
+from typing import Any, get_args, get_origin, get_type_hints
+
+from torch import nn
 
 from imtok.errors import InputError
 
@@ -194,6 +197,9 @@ def _check(node: Any, packages: Sequence[str], bases: _Bases, key: str) -> None:
             if name == "_target_":
                 continue
             _check(value, packages, _kinds(hints[name]) if name in hints else (object,), key and f"{key}.{name}")
+            if _holds_parts(hints.get(name)) and (other := list(_no_parts(value))):
+                where = f"{key}.{name}" if key else f"{name} of {factory.__name__}"
+                raise ValueError(f"{where} must be given by a _target_ and its arguments, got {other[0]!r:.80}")
             if name not in parameters and not several:
                 where, ours = key and f"{key}: ", factory.__module__.startswith("imtok.")
                 older = "; the version of imtok that stored this reads it" * ours
@@ -234,11 +240,34 @@ def _classes(hint: Any) -> Iterator[type]:
         yield hint
 
 
+def _holds_parts(hint: Any) -> bool:
+    """Whether an argument of this type holds parts of imtok, or nets, and nothing else, however deep.
+
+    Example:
+        >>> _holds_parts(Mapping[str, nn.Module] | None), _holds_parts(str | nn.Module), _holds_parts(int)
+        (True, False, False)
+    """
+    inner = get_args(hint)[-1:] if get_origin(hint) in (dict, Mapping) else get_args(hint)
+    inner = [one for one in inner if one not in (NoneType, Ellipsis)]
+    if inner:
+        return all(map(_holds_parts, inner))
+    return isinstance(hint, type) and (hint.__module__.startswith("imtok.") or issubclass(hint, nn.Module))
+
+
+def _no_parts(value: Any) -> Iterator[Any]:
+    """What of a value is no section with ``_target_``, where parts are expected."""
+    if isinstance(value, list) or (isinstance(value, dict) and "_target_" not in value):
+        for one in value.values() if isinstance(value, dict) else value:
+            yield from _no_parts(one)
+    elif value is not None and not isinstance(value, dict):
+        yield value
+
+
 def _build(config: Any, find: Callable[[Any], type], provided: Mapping[str, Any] | None, key: str) -> Any:
     """Build a value, from the inside out.
 
-    A class that tells its own parts something has a class method ``tell_parts``: of its arguments, those that the
-    builder provides among them, it makes what each part is provided with, by the part's name.
+    A class that tells its own parts something has a class method ``tell_parts``: of what the builder provides, and of
+    its own settings, it makes what each part is provided with, by the part's name.
     """
     if isinstance(config, list):
         return [_build(item, find, None, key and f"{key}[{index}]") for index, item in enumerate(config)]
@@ -251,7 +280,7 @@ def _build(config: Any, find: Callable[[Any], type], provided: Mapping[str, Any]
     own = {name: value for name, value in (provided or {}).items() if name in taken}
     given = {name: value for name, value in config.items() if name != "_target_"}
     with _naming(config, key):
-        told = factory.tell_parts({**(provided or {}), **given}) if hasattr(factory, "tell_parts") else {}
+        told = factory.tell_parts(provided or {}, given) if hasattr(factory, "tell_parts") else {}
     built = {name: _build(value, find, told.get(name), key and f"{key}.{name}") for name, value in given.items()}
     with _naming(config, key):
         return factory(**{**built, **own})

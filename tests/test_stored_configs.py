@@ -93,6 +93,24 @@ def test_a_stored_tokenizer_calls_no_class_but_those_of_its_parts(part, monkeypa
         assert not Path("hacked").exists(), name
 
 
+TEXT = "touch hacked"
+
+
+@pytest.mark.parametrize(
+    "encoder",
+    [
+        {"_target_": "imtok.encoders.two_depths.TwoDepthEncoder", "net": TEXT},
+        {"_target_": "imtok.encoders.beside.SemanticPixelEncoder", "semantic": [{"deep": TEXT}], "pixels": 3},
+        {"_target_": "imtok.encoders.pretrained_vit.PretrainedViTEncoder", "style": TEXT},
+        {"_target_": "imtok.encoders.vfmtok.RegionEncoder", "net": [TEXT]},
+    ],
+)
+def test_a_text_or_a_number_in_the_place_of_a_part_is_refused_by_its_name(encoder):
+    for config in ({**GOOD, "encoder": encoder}, {**GOOD, "quantizer": {**GOOD["quantizer"], "parts": [TEXT]}}):
+        with pytest.raises(ValueError, match=r"\w+ of \w+ must be given by a _target_ and its arguments, got 'touch"):
+            Tokenizer.from_config(config)
+
+
 def test_a_folder_with_such_a_config_is_refused_in_one_line():
     store(GOOD)
     assert Tokenizer.load("stored").num_tokens((16, 16)) == 4

@@ -43,18 +43,19 @@ class SemanticPixelEncoder(Encoder):
         self.pixels = pixels
 
     @classmethod
-    def tell_parts(cls, given: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    def tell_parts(cls, provided: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
         """What the builder tells both nets: how many of the latents' channels are theirs.
 
         Args:
-            given: The arguments of the whole, ``out_dim`` among them.
+            provided: What the builder tells the whole, ``out_dim`` among it.
+            given: The settings of the whole, plain values.
         """
-        share, width = given.get("pixel_share", 0.2), given["out_dim"]
+        share, width = given.get("pixel_share", 0.2), provided["out_dim"]
         _check_share(share)
         if width < 2:
             raise ValueError(f"the latents' width must be at least 2 to hold meaning and pixels, got {width}")
         pixels = min(max(round(width * share), 1), width - 1)
-        return {"semantic": {**given, "out_dim": width - pixels}, "pixels": {**given, "out_dim": pixels}}
+        return {"semantic": {**provided, "out_dim": width - pixels}, "pixels": {**provided, "out_dim": pixels}}
 
     @override
     def forward(

@@ -28,7 +28,7 @@ class PretrainedViTEncoder(PretrainedViT, Encoder):
 
     Args:
         out_dim: Width of the latents; the builder sets it to the quantizer's. The linear map is left out where it is
-            the width of the features.
+            the width of the features. None = the features as they are.
         image_size: Side of the images that the positions are for, in pixels; the builder sets it.
         weights: Path of a file as timm, transformers or the authors write it, or a name of timm or of the Hugging Face
             hub, whose file is taken from the hub's cache; "random" = as they are drawn; None = those of the stored
@@ -72,7 +72,7 @@ class PretrainedViTEncoder(PretrainedViT, Encoder):
 
     def __init__(
         self,
-        out_dim: int,
+        out_dim: int | None,
         image_size: int,
         weights: str | None = RANDOM,
         patch_size: int = 14,
@@ -123,7 +123,7 @@ class PretrainedViTEncoder(PretrainedViT, Encoder):
         )
         self.let_learn(train, last_blocks, lora_rank)
         dim = width * max(len(layers), 1)
-        self.project = nn.Linear(dim, out_dim) if dim != out_dim else nn.Identity()
+        self.project = nn.Identity() if out_dim in (None, dim) else nn.Linear(dim, out_dim)
         for name, values in (("mean", mean), ("deviation", deviation)):
             self.register_buffer(name, torch.tensor(list(values)).view(3, 1, 1), persistent=False)
 

@@ -30,7 +30,7 @@ class TwoDepthEncoder(Encoder):
             and ``num_latents``, for images that ``net`` refuses.
 
     Example:
-        >>> net = PretrainedViTEncoder(96, 32, patch_size=8, factor=8, width=32, depth=4, heads=2, layers=(0, 1, 3))
+        >>> net = PretrainedViTEncoder(None, 32, patch_size=8, factor=8, width=32, depth=4, heads=2, layers=(0, 1, 3))
         >>> TwoDepthEncoder(8, net)(torch.rand(1, 3, 32, 32) * 2 - 1).values.shape
         torch.Size([1, 16, 8])
     """
@@ -43,7 +43,7 @@ class TwoDepthEncoder(Encoder):
         if len(net.layers) != 3:
             raise ValueError(f"net.layers must be three blocks, got {net.layers}")
         if not isinstance(net.project, nn.Identity):
-            raise ValueError(f"net.out_dim must be {3 * width}, what its three layers have side by side")
+            raise ValueError("net.out_dim must be null: its features are read as they are")
         self.net = net
         self.shortcut = shortcut
         self.norm_semantic = token_norm("layer", width, net.net.style.eps)
@@ -54,9 +54,9 @@ class TwoDepthEncoder(Encoder):
             start_weights(part, "normal")
 
     @classmethod
-    def tell_parts(cls, given: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    def tell_parts(cls, provided: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
         """What the builder tells the net: to give its features as they are."""
-        return {"net": {**given, "out_dim": 3 * given["net"].get("width", 768)}}
+        return {"net": {**provided, "out_dim": None}}
 
     @override
     def forward(

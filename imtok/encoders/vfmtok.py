@@ -74,7 +74,7 @@ class RegionEncoder(Encoder):
             and ``num_latents``, for images that ``net`` refuses.
 
     Example:
-        >>> net = PretrainedViTEncoder(64, 32, patch_size=8, factor=8, width=32, depth=2, heads=2, layers=(0, 1))
+        >>> net = PretrainedViTEncoder(None, 32, patch_size=8, factor=8, width=32, depth=2, heads=2, layers=(0, 1))
         >>> encoder = RegionEncoder(6, net, grid=3, width=16, depth=1, heads=2, hidden=32)
         >>> encoder(torch.rand(1, 3, 32, 32) * 2 - 1).values.shape
         torch.Size([1, 9, 6])
@@ -101,7 +101,7 @@ class RegionEncoder(Encoder):
         if not levels:
             raise ValueError("net.layers must name the blocks that are read, got none")
         if not isinstance(net.project, nn.Identity):
-            raise ValueError(f"net.out_dim must be {levels * seen}, what its {levels} layers have side by side")
+            raise ValueError("net.out_dim must be null: its features are read as they are")
         self.net = net
         self.levels = nn.ModuleList(
             nn.Sequential(
@@ -124,10 +124,9 @@ class RegionEncoder(Encoder):
         self.register_buffer("visible", visibility([grid**2], [["causal"]]), persistent=False)
 
     @classmethod
-    def tell_parts(cls, given: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    def tell_parts(cls, provided: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
         """What the builder tells the net: to give its features as they are."""
-        width = len(given["net"].get("layers", ())) * given["net"].get("width", 768)
-        return {"net": {"image_size": given["image_size"], "out_dim": width}}
+        return {"net": {**provided, "out_dim": None}}
 
     @override
     def forward(

@@ -78,7 +78,7 @@ def test_the_net_stays_as_it_is_and_in_evaluation_mode(image):
 
 
 def test_a_net_that_is_not_read_at_several_depths_is_refused():
-    with pytest.raises(ValueError, match=r"net.out_dim must be 32, what its 2 layers have side by side"):
+    with pytest.raises(ValueError, match=r"net\.out_dim must be null: its features are read as they are"):
         RegionEncoder(6, PretrainedViTEncoder(6, 16, **NET))
     with pytest.raises(ValueError, match=r"net.layers must name the blocks that are read, got none"):
         RegionEncoder(6, PretrainedViTEncoder(16, 16, **NET | {"layers": ()}))

@@ -122,7 +122,7 @@ def test_an_odd_width_and_another_number_of_blocks_are_refused():
         two_depths(out_dim=5)
     with pytest.raises(ValueError, match=r"net.layers must be three blocks, got \[1, 2\]"):
         two_depths(layers=(1, 2), features=32)
-    with pytest.raises(ValueError, match=r"net\.out_dim must be 48, what its three layers have side by side"):
+    with pytest.raises(ValueError, match=r"net\.out_dim must be null: its features are read as they are"):
         two_depths(features=6)
 
 
