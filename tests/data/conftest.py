@@ -11,6 +11,7 @@ from pathlib import Path
 import fsspec
 import numpy as np
 import pytest
+from data.both import Both
 from data.served import EACH, SHARDS, Handler, Write
 from PIL import Image
 
@@ -44,6 +45,14 @@ def write_shard() -> Callable[[Path, list[Member]], Path]:
         return path
 
     return write
+
+
+@pytest.fixture
+def both(tmp_path: Path, write_shard: Write):
+    (tmp_path / "both").mkdir()
+    made = Both(tmp_path / "both", write_shard)
+    yield made
+    made.files.rm("/both", recursive=True)
 
 
 @pytest.fixture

@@ -1,77 +1,21 @@
-"""Members make samples by WebDataset's rule, on a disk and behind a URL alike, and what is left aside is said."""
+"""Members make samples by WebDataset's rule, on a disk and behind a URL alike."""
 
-import json
-import logging
 import random
 import tarfile
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import fsspec
 import pytest
+from data.both import HERE, REASON, Both, Picture, Write, samples, texts
 from webdataset.tariterators import group_by_keys, tar_file_expander
 
 from imtok.commands.check import run_check
 from imtok.data.check import Asked, check
 from imtok.data.images import ImageSet
-from imtok.data.loader import evaluation_loader, train_stream_loader
-from imtok.data.pack import pack
-from imtok.data.shards import ShardSource
-from imtok.data.stream import ImageStream
+from imtok.data.loader import evaluation_loader
 from imtok.data.tars import Tars
 from imtok.data.webdataset import WebDataset
 from imtok.errors import InputError
-
-Picture = Callable[[int], bytes]
-Write = Callable[[Path, list[tuple[str, bytes]]], Path]
-Found = dict[str, tuple[int, str, bytes]]
-HERE, REASON = "0.tar", r"shard .*0\.tar cannot be used: it .*"
-
-
-class Both:
-    """The same shards on a disk and in memory, as remote ones."""
-
-    def __init__(self, folder: Path, write_shard: Write) -> None:
-        self.folder, self.write_shard = folder, write_shard
-        self.files = fsspec.filesystem("memory")
-
-    def write(self, members: list[tuple[str, bytes]], name: str = HERE) -> None:
-        path = self.write_shard(self.folder / name, members)
-        self.files.pipe(f"/both/{name}", path.read_bytes())
-
-    @property
-    def paths(self) -> list[str]:
-        names = sorted(path.name for path in self.folder.glob("*.tar"))
-        return [str(self.folder), f"memory://both/{{{','.join(names)}}}" if names[1:] else f"memory://both/{names[0]}"]
-
-    def found(self, **settings: Any) -> list[Found]:
-        """Key, class, caption and pixels by either way."""
-        return [samples(WebDataset(path, **settings)) for path in self.paths]
-
-
-def samples(data: WebDataset) -> Found:
-    images = data.evaluation(8)
-    found: Found = {}
-    for sample in (
-        images.once(0, 1) if isinstance(images, ImageStream) else (images[0, at] for at in range(len(images)))
-    ):
-        caption = images.source.caption(sample.index) or "" if isinstance(images, ImageSet) else sample.caption
-        assert sample.image is not None
-        found[sample.key.partition(":")[2]] = (sample.label, caption, sample.image.numpy().tobytes())
-    return found
-
-
-@pytest.fixture
-def both(tmp_path: Path, write_shard: Write):
-    (tmp_path / "both").mkdir()
-    made = Both(tmp_path / "both", write_shard)
-    yield made
-    made.files.rm("/both", recursive=True)
-
-
-def texts(found: Found) -> dict[str, tuple[int, str]]:
-    return {key: (label, caption) for key, (label, caption, _) in found.items()}
 
 
 def webdatasets(path: Path) -> list[dict[str, Any]]:
@@ -230,175 +174,6 @@ def test_samples_that_cannot_be_told_are_refused_by_name_in_the_same_words(case:
         assert said[0] in check(str(both.folder)).faults[0]
 
 
-def test_names_of_classes_are_numbered_over_all_shards_and_held_out_images_by_the_same_classes(
-    tmp_path: Path, both: Both, write_shard: Write, picture: Picture
-):
-    both.write([("1.jpg", picture(1)), ("1.cls", b"tench\n"), ("2.jpg", picture(2)), ("2.cls", b"cock")], "0.tar")
-    both.write([("3.jpg", picture(3)), ("3.cls", b"great white shark"), ("4.jpg", picture(4))], "1.tar")
-    write_shard(
-        tmp_path / "val.tar", [("1.jpg", picture(5)), ("1.cls", b"tench"), ("2.jpg", picture(6)), ("2.cls", b"dog")]
-    )
-    data = WebDataset(both.folder, val_path=tmp_path / "val.tar")
-    images, held_out = data.evaluation(8), data.validation(8)
-    assert isinstance(images, ImageSet)
-    assert isinstance(held_out, ImageSet)
-    assert images.source.classes == held_out.source.classes == ["cock", "great white shark", "tench"]
-    assert [images.source.label(at) for at in range(4)] == [2, 0, 1, -1]
-    assert [held_out.source.label(at) for at in range(2)] == [2, -1]
-    assert held_out.remarks == (
-        f"{tmp_path}/val.tar: images of class dog have no class, because the list of classes lacks it",
-        f"{tmp_path}/val.tar: there is no image of class cock and great white shark",
-    )
-
-
-def test_a_pack_of_held_out_images_that_lacks_a_class_has_the_numbers_of_the_training_images(
-    tmp_path: Path, write_shard: Write, picture: Picture
-):
-    for name, classes, label in (("train", {"a": 0, "b": 1, "c": 2}, b"2"), ("val", {"a": 0, "c": 1}, b"1")):
-        (tmp_path / name).mkdir()
-        write_shard(tmp_path / name / "0.tar", [("1.jpg", picture(1)), ("1.cls", label)])
-        (tmp_path / name / "classes.json").write_text(json.dumps(classes))
-    data = WebDataset(tmp_path / "train", val_path=tmp_path / "val")
-    assert [data.evaluation(8, split)[0, 0].label for split in ("all", "val")] == [2, 2]
-    assert [data.evaluation(8, split).source.classes[2] for split in ("all", "val")] == ["c", "c"]
-
-
-def test_a_stream_needs_to_be_told_the_classes_that_are_written_as_names(
-    tmp_path: Path, both: Both, picture: Picture, caplog: pytest.LogCaptureFixture
-):
-    both.write([("1.jpg", picture(1)), ("1.cls", b"tench"), ("2.jpg", picture(2)), ("2.cls", b"cock")])
-    with pytest.raises(
-        InputError, match=r"names the class of '1' \('tench'\), .* give data.classes=FILE, .*imtok pack"
-    ):
-        samples(WebDataset(both.paths[1]))
-    (tmp_path / "classes.json").write_text('{"tench": 1, "cat": 0, "cock": 2}')
-    for classes in (["cat", "tench", "cock"], tmp_path / "classes.json"):
-        local, remote = both.found(classes=classes)
-        assert texts(local) == {"1": (1, ""), "2": (2, "")}
-        assert remote == local
-    local, remote = both.found(classes=["tench"])
-    assert texts(local) == texts(remote) == {"1": (0, ""), "2": (-1, "")}
-    said = "shard 0.tar: images of class cock have no class, because the list of classes lacks it"
-    assert said in caplog.text
-    held_out = WebDataset(both.folder, val_path=both.paths[1]).validation(8)
-    assert isinstance(held_out, ImageStream)
-    assert [sample.label for sample in held_out.once(0, 1)] == [1, 0]
-
-
-def test_names_and_numbers_of_classes_are_not_mixed(both: Both, picture: Picture):
-    both.write([("1.jpg", picture(1)), ("1.cls", b"tench"), ("2.jpg", picture(2)), ("2.cls", b"3")])
-    with pytest.raises(InputError, match=r"class of 0.tar:1 \('tench'\) is a name and that of 0.tar:2 \(3\) a number"):
-        WebDataset(both.folder).train(8, 0)
-
-
-def test_a_pack_of_named_classes_holds_their_numbers_and_names(tmp_path: Path, both: Both, picture: Picture):
-    both.write([("1.x.jpg", picture(1)), ("1.cls", b"tench"), ("2.x.jpg", picture(2)), ("2.cls", b"cock")])
-    pack(ShardSource([both.folder / HERE]), tmp_path / "packed")
-    packed = ShardSource(sorted((tmp_path / "packed").glob("*.tar")))
-    assert packed.classes == ["cock", "tench"]
-    assert {packed.stem(at): packed.label(at) for at in range(2)} == {"1": 1, "2": 0}
-
-
-def test_an_empty_shard_beside_good_ones_is_a_named_remark(
-    both: Both, picture: Picture, caplog: pytest.LogCaptureFixture
-):
-    both.write([("1.jpg", picture(1)), ("3.jpg", picture(3))], "0.tar")
-    both.write([], "1.tar")
-    both.write([("README", b""), ("2.txt", b"no image")], "2.tar")
-    with caplog.at_level(logging.WARNING):
-        local, remote = both.found()
-        again = WebDataset(both.paths[1]).train(8, 0)
-        assert isinstance(again, ImageStream)
-    assert list(local) == ["1", "3"]
-    assert remote == local
-    remark = "no image was found in 2 shards: 1.tar, 2.tar"
-    assert WebDataset(both.folder).evaluation(8).remarks == (remark,)
-    assert Tars(both.folder).evaluation(8).remarks == (remark,)
-    assert [record.getMessage() for record in caplog.records] == [
-        "shard 1.tar: it holds no image",
-        "shard 2.tar: it holds no image",
-    ]
-
-
-def test_shards_without_any_image_are_refused(both: Both):
-    both.write([], "0.tar")
-    both.write([("1.heic", b"")], "1.tar")
-    for path in both.paths:
-        with pytest.raises(InputError, match=r"data.path holds no JPEG, PNG"):
-            samples(WebDataset(path))
-    assert any("holds no JPEG, PNG" in fault for fault in check(str(both.folder)).faults)
-
-
-SKIPPED = {"1.heic": ".heic", "2.HEIC": ".heic", "3.gif": ".gif", "4.jpg_large": ".jpg_large", "5.jpg.1": ".jpg.1"}
-SKIPPED |= {"__thumbs__/1.jpg": "__thumbs__/ (WebDataset's own)"}
-SKIPPED |= {"6.x.tiff": ".tiff", "7.bmp": ".bmp", "8.png~": ".png~", "a/9.jxl": ".jxl"}
-OTHERS = [
-    "1.cls",
-    "1.json",
-    "1.txt",
-    "1.npy",
-    "1.wav",
-    "1.mp4",
-    "1.jpg.txt",
-    "1.jpg_large.json",
-    "._2.heic",
-    "gif",
-    "1.pyd",
-]
-
-
-@pytest.mark.parametrize("kind", [WebDataset, Tars])
-def test_pictures_of_other_kinds_are_counted_by_kind_and_fields_of_other_things_are_not(
-    kind: type, both: Both, picture: Picture, caplog: pytest.LogCaptureFixture
-):
-    contents = {"cls": b"1", "json": b"{}", "txt": b"a cat"}
-    both.write(
-        [("0.jpg", picture(1)), *((name, b"x") for name in SKIPPED)]
-        + [(name, contents.get(name.rpartition(".")[2], b"x")) for name in OTHERS]
-    )
-    remark = kind(both.folder).evaluation(8).remarks[0]
-    head, _, kinds = remark.partition(": ")
-    expected = {
-        f"1 {suffix}" for suffix in SKIPPED.values() if suffix != ".heic" and (kind is WebDataset or suffix[0] == ".")
-    }
-    assert head == f"skipped {len(expected) + 2} pictures of kinds that imtok does not read"
-    assert kinds.startswith("2 .heic, ")
-    assert set(kinds.split(", ")[1:]) == expected
-    if kind is WebDataset:
-        samples(WebDataset(both.paths[1]))
-        assert f"shard 0.tar: {remark}" in caplog.text
-
-
-def test_the_remarks_follow_the_suffixes_that_are_read(both: Both, picture: Picture, monkeypatch: pytest.MonkeyPatch):
-    both.write([("0.jpg", picture(1)), ("1.heic", picture(2))])
-    for module in ("members", "headers"):
-        monkeypatch.setattr(f"imtok.data.{module}.SUFFIXES", (b".jpg", b".heic"))
-    images = WebDataset(both.folder).evaluation(8)
-    assert (len(images), images.remarks) == (2, ())
-
-
-def test_what_settings_do_not_find_is_said_or_refused(both: Both, picture: Picture, caplog: pytest.LogCaptureFixture):
-    both.write(
-        [("1.jpg", picture(1)), ("1.a.txt", b"x"), ("2.jpg", picture(2)), ("3.png", picture(3)), ("3.a.cls", b"1")]
-    )
-    images = WebDataset(both.folder).evaluation(8)
-    assert images.remarks == (
-        "no label is read from a.cls; give data.label=a.cls to read it",
-        "no caption is read from a.txt; give data.caption=a.txt to read it",
-    )
-    images = WebDataset(both.folder, image="jpg", caption="a.txt").evaluation(8)
-    assert len(images) == 2
-    assert images.remarks[:2] == (
-        "left out 1 sample with pictures in other fields than data.image=jpg; 2 have that field",
-        "1 of 2 samples have no data.caption=a.txt",
-    )
-    for setting, value in (("image", "gif"), ("caption", "b.txt"), ("label", "json.label")):
-        with pytest.raises(InputError, match=rf"data.{setting}={value}.*; the fields are a.cls, a.txt, jpg, png"):
-            WebDataset(both.folder, **{setting: value}).train(8, 0)
-    samples(WebDataset(both.paths[1], label="json.label"))
-    assert "shard 0.tar: 3 of 3 samples have no data.label=json.label" in caplog.text
-
-
 def test_plain_tars_take_every_file_as_an_image_of_its_own(tmp_path: Path, write_shard: Write, picture: Picture):
     names = ["c/2020.01.jpg", "c/2020.02.jpg", "d/x.seg.png", "d/x.jpg"]
     write_shard(
@@ -470,16 +245,3 @@ def test_check_reads_shards_as_training_does(both: Both, picture: Picture, capsy
     assert any("of 0.tar:0 ('tench') is a name and that of 2.tar:9 (4) a number" in fault for fault in faults)
     with pytest.raises(InputError, match=r"data\.image must be a field"):
         run_check([str(both.folder), "data.image="])
-
-
-def test_a_stream_says_what_it_leaves_aside_once_however_many_epochs_it_reads(
-    both: Both, picture: Picture, caplog: pytest.LogCaptureFixture
-):
-    both.write([("0.jpg", picture(0)), ("1.gif", b"")])
-    for workers in (0, 1):
-        images = WebDataset(both.paths[1], val_path=both.paths[1].replace("0.tar", "none.tar")).train(8, 0)
-        assert isinstance(images, ImageStream)
-        assert len(list(train_stream_loader(images, 2, 3, workers))) == 3
-    assert [record.getMessage() for record in caplog.records] == [
-        "shard 0.tar: skipped 1 picture of kinds that imtok does not read: 1 .gif"
-    ]
