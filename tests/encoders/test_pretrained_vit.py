@@ -63,6 +63,16 @@ def test_what_is_frozen_is_bitwise_the_same_after_fifty_steps(how, learning, wei
     assert {name for name in states if name.startswith("encoder.")} == {f"encoder.{name}" for name in changed}
 
 
+@pytest.mark.parametrize(
+    ("how", "still"), [("all", []), ("none", [0, 1, 2]), ("last", [0, 1]), ("lora", [])], ids=lambda value: str(value)
+)
+def test_what_does_not_learn_stays_in_evaluation_mode_so_that_no_path_of_it_is_dropped(how, still):
+    encoder = encoder_of(train=how, last_blocks=1, drop_path=0.5).train()
+    assert [number for number, block in enumerate(encoder.net.trunk.blocks) if not block.training] == still
+    assert encoder.net.patches.training == (how in ("all", "lora"))
+    assert encoder.project.training
+
+
 def test_a_trained_tokenizer_needs_no_other_file_and_names_none(weights, tmp_path):
     run = tiny_run(tmp_path / "run", *TINY, f"encoder.weights={weights}", "encoder.train=none", "trainer.max_steps=2")
     train(run)

@@ -45,6 +45,28 @@ def run(images, tmp_path):
     return tiny_run(tmp_path / "run", *TEXT, f"data.path={images}", "data.val_fraction=0.3")
 
 
+def test_the_codebook_starts_from_images_whose_captions_are_all_told(images, tmp_path, monkeypatch):
+    told = (f"data.path={images}", "data.val_fraction=0.3", "condition.drop=0.99")
+    run = tiny_run(tmp_path / "run", *TEXT, *told)
+    captions, started, codebook = [], [], type(run.tokenizer.quantizer)
+    forward, start = Words.forward, codebook.start
+
+    def noted(self, texts, labels):
+        captions.append(list(texts))
+        return forward(self, texts, labels)
+
+    def starting(self, latents):
+        started.append(captions[-1])
+        return start(self, latents)
+
+    monkeypatch.setattr(Words, "forward", noted)
+    monkeypatch.setattr(codebook, "start", starting)
+    train(run)
+    (batch,) = started
+    assert len(batch) > 2
+    assert batch.count("") <= 1  # one image has none
+
+
 def test_every_part_of_a_run_tells_the_tokenizer_the_captions(run, monkeypatch):
     conditions = []
     forward = type(run.tokenizer.encoder).forward
