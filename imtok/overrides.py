@@ -16,6 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from imtok.errors import InputError
+from imtok.plain import MEASURE_WORDS
 
 log = logging.getLogger(__name__)
 
@@ -60,14 +61,6 @@ def as_typed(arguments: Sequence[str], lists: Sequence[str] = ()) -> list[str]:
     return [_argument(argument, swept, lists) for argument in arguments]
 
 
-# Keys of before, and the short words for the choice of measures.
-_NOW = {
-    "metrics": "measure", "trainer.evaluate_metrics": "measure", "pfid.alphas": "measure.pfid.alphas",
-    "pfid.deltas": "measure.pfid.deltas", "lengths": "measure.rate.lengths", "length_target": "measure.length.target",
-    "backbone": "measure.lpips.backbone", "dino": "measure.fdd.extractor.weights",
-}  # fmt: skip
-
-
 def in_full(command: str, words: Sequence[str]) -> list[str]:
     """A command line with its short words (for measures, and for parts of a source of weights) as what they stand for.
 
@@ -80,7 +73,7 @@ def in_full(command: str, words: Sequence[str]) -> list[str]:
     if command not in ("train", "eval"):
         return list(words)
     words = _new_keys(words) if command == "train" else words
-    mine = {key: now for key, now in _NOW.items() if command == "eval" or key.startswith("trainer.")}
+    mine = {key: now for key, now in MEASURE_WORDS.items() if command == "eval" or key.startswith("trainer.")}
     parted = [(word, *word.partition("=")) for word in words]
     return [f"{mine[key]}={value}" if equal and key in mine else word for word, key, equal, value in parted]
 

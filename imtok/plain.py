@@ -14,6 +14,13 @@ PATH_OF = {
     "pack": "data=folder data.path=",
 }  # fmt: skip
 
+# Short words for the choice of measures in eval, and a key of train of before, by what they stand for.
+MEASURE_WORDS = {
+    "metrics": "measure", "trainer.evaluate_metrics": "measure", "pfid.alphas": "measure.pfid.alphas",
+    "pfid.deltas": "measure.pfid.deltas", "lengths": "measure.rate.lengths", "length_target": "measure.length.target",
+    "backbone": "measure.lpips.backbone", "dino": "measure.fdd.extractor.weights",
+}  # fmt: skip
+
 
 def with_path(command: str, words: Sequence[str]) -> list[str]:
     """A command line in which a path that stands first is the value of the key that the command takes it for.

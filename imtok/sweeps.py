@@ -13,6 +13,7 @@ from rich.table import Table
 
 from imtok.measures.report.terms import term
 from imtok.measures.report.titles import number
+from imtok.tables import print_whole
 from imtok.text import terminal
 
 _NOTES = "IMTOK_SWEEP"  # a file that every job of a sweep adds a line to, whichever process it runs in
@@ -38,7 +39,7 @@ def summed_up(console: Console) -> Iterator[None]:
             del os.environ[_NOTES]
             jobs = [Job(**json.loads(line)) for line in notes]
             if jobs:
-                console.print(table(sorted(jobs, key=lambda job: (len(job.folder), job.folder))))
+                print_whole(table(sorted(jobs, key=lambda job: (len(job.folder), job.folder))), console)
 
 
 def note_job(words: Sequence[str], numbers: Mapping[str, float], folder: Path) -> None:

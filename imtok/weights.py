@@ -102,8 +102,8 @@ def read_weights(path: Path, expected: str | None, option: str = "sha256", entri
     ):
         raise InputError(f"{path} is damaged or holds more than tensors; get it again") from None
     for _ in entries:  # one may lie in another, and no further
-        name = next((one for one in entries if isinstance(tensors, Mapping) and one in tensors), None)
-        tensors = tensors if name is None else tensors[name]
+        if isinstance(tensors, Mapping):
+            tensors = next((tensors[name] for name in entries if name in tensors), tensors)
     if not isinstance(tensors, Mapping) or not all(isinstance(tensor, Tensor) for tensor in tensors.values()):
         raise InputError(f"{path} must hold tensors by name; it is not a weight file of this net")
     return Weights(path, digest, tensors)

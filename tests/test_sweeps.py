@@ -30,6 +30,18 @@ def test_the_table_has_the_words_in_which_jobs_differ_and_their_numbers():
     assert "size=tiny" in printed(jobs[:1])
 
 
+def test_no_number_and_no_folder_is_cut_in_a_narrow_terminal(tmp_path):
+    console = Console(file=io.StringIO(), width=40)
+    with summed_up(console):
+        for rate in (0.00012345, 0.00054321):
+            note_job([f"optimizer.lr={rate}", "seed=0"], {"psnr": 20.125}, tmp_path / "a_long_name" / str(rate))
+    shown = console.file.getvalue()
+    assert "…" not in shown
+    assert "optimizer.lr=0.00012345" in shown
+    assert str(tmp_path / "a_long_name" / "0.00054321") in shown
+    assert console.width == 40
+
+
 def test_a_job_is_noted_in_a_sweep_alone_and_rows_come_in_the_order_of_folders(tmp_path):
     note_job(["seed=0"], {"psnr": 1.0}, tmp_path / "0")  # outside a sweep nothing happens
     console = Console(file=io.StringIO(), width=200)

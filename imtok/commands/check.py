@@ -12,6 +12,7 @@ from imtok.data.check import Asked, check
 from imtok.data.inspect import Findings
 from imtok.errors import InputError
 from imtok.plain import PLAIN, read_words
+from imtok.tables import print_whole
 from imtok.text import terminal
 
 SHOWN = 20  # faults that are printed
@@ -63,9 +64,9 @@ def _show(findings: Findings, console: Console) -> None:
         rows.add_row("images per class: least, most", f"{min(labels.values())} {max(labels.values())}")
     rows.add_row("without a class", str(findings.labels[-1]))
     rows.add_row("captions", str(findings.captions))
-    console.print(rows)
+    print_whole(rows, console)
     if findings.classes and labels:
-        console.print(_class_table(findings.classes, labels))
+        print_whole(_class_table(findings.classes, labels), console)
     for remark in findings.remarks:
         console.print(terminal(remark), soft_wrap=True)
     lines = [*findings.faults, *(f"{key}: {reason}" for key, reason in findings.broken.items())]

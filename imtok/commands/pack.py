@@ -21,6 +21,7 @@ from imtok.data.remarks import say_remarks
 from imtok.errors import InputError
 from imtok.image_commands import plain_values
 from imtok.paste import imtok_line, override
+from imtok.tables import print_whole
 
 
 @dataclass
@@ -130,7 +131,7 @@ def run_pack(config: Keys, data: Data, condition: Conditioner | None = None) -> 
             lambda count: advance(count, len(images)),
         )
     console = Console(highlight=False)
-    console.print(_packed(manifest))
+    print_whole(_packed(manifest), console)
     if condition is not None:
         _cache(images.source, condition, Path(config.out) / "text", console)
     following = imtok_line("train", "data=webdataset", override("data.path", config.out))

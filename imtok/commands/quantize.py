@@ -15,6 +15,7 @@ from imtok.export.quantize import fit_and_save, spread, with_ids
 from imtok.image_commands import ImagesKeys, given_condition, load_tokenizer, plain_values, told_images
 from imtok.paste import imtok_line
 from imtok.run_data import data_words, take_data
+from imtok.tables import print_whole
 
 
 @dataclass
@@ -60,7 +61,7 @@ def run(config: DictConfig) -> None:
     bits = f"{quantized.quantizer.bits_per_token:g} bits per token, fitted to the latents of"
     title = f"{report['images_measured']} images of {size}x{size} pixels, {bits} {report['images_fitted']}"
     console.print(f"[bold]{title}[/bold]", soft_wrap=True)
-    console.print(rows)
+    print_whole(rows, console)
     console.print(f"  {folder / 'tokenizer'}", soft_wrap=True, markup=False)
     words = data_words(plain["data"])
     if words is not None:

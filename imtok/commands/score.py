@@ -19,6 +19,7 @@ from imtok.measures.protocol import Protocol
 from imtok.measures.report.origin import now
 from imtok.measures.report.results import package_version
 from imtok.measures.report.titles import number, reasons
+from imtok.tables import print_whole
 from imtok.text import terminal
 
 SCORE = "score.json"
@@ -80,7 +81,7 @@ def run_score(config: Keys, protocol: Protocol, folder: Path, device: torch.devi
         Console(highlight=False),
     )
     console.print(f"[bold]{found['images']} images, protocol {found['protocol']['preset']}[/bold]")
-    console.print(rows)
+    print_whole(rows, console)
     for line in reasons(found["absent"]):
         console.print(f"  [dim]not measured:[/dim] {terminal(line)}", soft_wrap=True)
     console.print(f"  {folder}/{SCORE}", soft_wrap=True, markup=False)

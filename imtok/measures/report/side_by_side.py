@@ -10,7 +10,7 @@ from imtok.files import claim_inside, write_bytes
 from imtok.measures.report.compare import Comparison, compare
 from imtok.measures.report.comparison_page import Side, comparison_page
 from imtok.measures.report.results import Report
-from imtok.measures.report.writing import print_whole
+from imtok.tables import print_whole
 from imtok.text import terminal
 
 COMPARISON, COMPARISON_PAGE = "comparison.md", "comparison.html"

@@ -14,6 +14,7 @@ from imtok.measures.report.markdown import markdown
 from imtok.measures.report.page import page
 from imtok.measures.report.results import SCHEMA, Report, summary
 from imtok.measures.report.titles import number, reasons
+from imtok.tables import print_whole
 from imtok.text import terminal
 
 __all__ = [
@@ -73,14 +74,6 @@ def show(report: Report, console: Console, remark: str = "") -> None:
             console.print(f"[dim]{terminal(brief.note)}[/dim]", soft_wrap=True)
     for line in reasons(report.absent, report.heading):
         console.print(f"  [dim]not measured:[/dim] {terminal(line)}", soft_wrap=True)
-
-
-def print_whole(rows: Table, console: Console) -> None:
-    """Print a table as wide as it is: in less room numbers would be cut."""
-    whole = console.measure(rows, options=console.options.update(max_width=10_000)).maximum
-    console.width, before = max(console.width, whole), console.width
-    console.print(rows)
-    console.width = before
 
 
 def table(report: Report) -> Table:
