@@ -16,6 +16,26 @@ Visible = Bool[Tensor, "n m"] | Bool[Tensor, "b n m"]
 Scale = Literal["sqrt", "mup"]
 
 
+class Memory:
+    """Keys and values of the tokens that one attention layer has seen, for a sequence that comes bit by bit.
+
+    Given to ``forward``, the tokens attend to what is in it and to themselves, and are added to it (a KV cache).
+    """
+
+    def __init__(self) -> None:
+        self.key: Float[Tensor, "b k n c"] | None = None
+        self.value: Float[Tensor, "b k n c"] | None = None
+
+    def extend(
+        self, key: Float[Tensor, "b k n c"], value: Float[Tensor, "b k n c"]
+    ) -> tuple[Float[Tensor, "b k m c"], Float[Tensor, "b k m c"]]:
+        """Add keys and values behind those that are there; returns all."""
+        if self.key is not None and self.value is not None:
+            key, value = torch.cat([self.key, key], 2), torch.cat([self.value, value], 2)
+        self.key, self.value = key, value
+        return key, value
+
+
 class SelfAttention(nn.Module):
     """Every token attends to all tokens that it may see.
 
@@ -57,9 +77,16 @@ class SelfAttention(nn.Module):
 
     @override
     def forward(
-        self, tokens: Float[Tensor, "b n d"], visible: Visible | None = None, rotation: Rotation | None = None
+        self,
+        tokens: Float[Tensor, "b n d"],
+        visible: Visible | None = None,
+        rotation: Rotation | None = None,
+        *,
+        memory: Memory | None = None,
     ) -> Float[Tensor, "b n d"]:
         query, key, value = self.projected(tokens, rotation)
+        if memory is not None:
+            key, value = memory.extend(key, value)
         return self.project(_attend(query, key, value, visible, self.scale))
 
     def projected(

@@ -3,15 +3,16 @@
 from typing import Literal, cast, get_args
 
 import torch
-from einops import rearrange, repeat
+from einops import repeat
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 from typing_extensions import override
 
-from imtok.nn.attention import SelfAttention, Visible
+from imtok.nn.attention import SelfAttention
 from imtok.nn.positions import Grid, Rotation, rotations
 from imtok.nn.transformer import BlockStyle, Transformer
+from imtok.nn.weighted_attention import WeightedSelfAttention
 
 Rotary = Literal["pairs", "published"]
 GridScale = Literal["extrapolated", "interpolated"]
@@ -64,7 +65,7 @@ class ExactRMSNorm(nn.RMSNorm):
         return super().forward(x.to(self.weight.dtype)).to(x.dtype)
 
 
-class HalvesAttention(SelfAttention):
+class HalvesAttention(WeightedSelfAttention):
     """Self-attention that turns queries and keys as Instella-T2I's public weights were trained.
 
     That code pairs channel ``i`` with ``i + width / 2``, but takes the angles in the order of neighbouring pairs. So
@@ -72,22 +73,13 @@ class HalvesAttention(SelfAttention):
     """
 
     @override
-    def forward(
-        self,
-        tokens: Float[Tensor, "b n d"],
-        visible: Visible | None = None,
-        rotation: Rotation | None = None,
-        weights: None = None,
-    ) -> Float[Tensor, "b n d"]:
-        query, key, value = rearrange(
-            self.query_key_value(tokens), "b n (part k c) -> part b k n c", part=3, k=self.heads
-        )
-        query, key = self.query_norm(query), self.key_norm(key)
+    def projected(
+        self, tokens: Float[Tensor, "b n d"], rotation: Rotation | None
+    ) -> tuple[Float[Tensor, "b k n e"], Float[Tensor, "b k n e"], Float[Tensor, "b k n e"]]:
+        query, key, value = super().projected(tokens, None)
         if rotation is not None:
             query, key = (_turn_halves(heads, rotation) for heads in (query, key))
-        mask = rearrange(visible, "b n m -> b 1 n m") if visible is not None and visible.ndim == 3 else visible
-        attended = F.scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=self.scale)
-        return self.project(rearrange(attended, "b k n c -> b n (k c)"))
+        return query, key, value
 
 
 def rotary_trunk(width: int, depth: int, heads: int, rotary: Rotary, checkpoint: bool) -> Transformer:

@@ -9,7 +9,7 @@ from torch.utils.checkpoint import checkpoint
 from torchvision.ops import StochasticDepth
 from typing_extensions import override
 
-from imtok.nn.attention import Scale, Visible
+from imtok.nn.attention import Memory, Scale, Visible
 from imtok.nn.layer_scale import LayerScale
 from imtok.nn.mlp import MLPKind, mlp
 from imtok.nn.modulation import Modulation, modulate
@@ -80,13 +80,15 @@ class Block(nn.Module):
         condition: Float[Tensor, "b d"] | None = None,
         lengths: Sequence[int] = (),
         weights: Float[Tensor, " n"] | None = None,
+        memory: Memory | None = None,
     ) -> Float[Tensor, "b n d"]:
         if self.modulation is None or condition is None:
-            attended = self.scale1(self.attention(self.norm1(tokens), visible, rotation, weights))
+            attended = self.scale1(self.attention(self.norm1(tokens), visible, rotation, weights, memory=memory))
             tokens = tokens + self.drop_path(attended)
             return tokens + self.drop_path(self.scale2(self.mlp(self.norm2(tokens))))
         shift1, scale1, gate1, shift2, scale2, gate2 = self.modulation(condition, lengths)
-        attended = self.scale1(self.attention(modulate(self.norm1(tokens), shift1, scale1), visible, rotation, weights))
+        normed = modulate(self.norm1(tokens), shift1, scale1)
+        attended = self.scale1(self.attention(normed, visible, rotation, weights, memory=memory))
         tokens = tokens + self.drop_path(gate1 * attended)
         return tokens + self.drop_path(gate2 * self.scale2(self.mlp(modulate(self.norm2(tokens), shift2, scale2))))
 
@@ -136,6 +138,7 @@ class Transformer(nn.Module):
         lengths: Sequence[int] = (),
         weights: Float[Tensor, " n"] | None = None,
         seen: list[Tensor] | None = None,
+        memories: Sequence[Memory] | None = None,
     ) -> Float[Tensor, "b n d"]:
         """Let the tokens talk.
 
@@ -147,9 +150,12 @@ class Transformer(nn.Module):
             lengths: Tokens in each modulated segment.
             weights: How many tokens of the same kind each stands for; None = one. Excludes ``visible``.
             seen: Gets the tokens behind each block, where somebody wants them.
+            memories: One per block, of the tokens that came before these; ``visible`` then has columns for all.
         """
-        for block in self.blocks:
-            if self.checkpoint and self.training:
+        for index, block in enumerate(self.blocks):
+            if memories is not None:
+                tokens = block(tokens, visible, rotation, condition, lengths, weights, memories[index])
+            elif self.checkpoint and self.training:
                 tokens = checkpoint(block, tokens, visible, rotation, condition, lengths, weights, use_reentrant=False)
             else:
                 tokens = block(tokens, visible, rotation, condition, lengths, weights)

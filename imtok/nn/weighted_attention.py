@@ -6,7 +6,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from typing_extensions import override
 
-from imtok.nn.attention import SelfAttention, Visible
+from imtok.nn.attention import Memory, SelfAttention, Visible
 from imtok.nn.positions import Rotation
 
 
@@ -34,16 +34,20 @@ class WeightedSelfAttention(SelfAttention):
         visible: Visible | None = None,
         rotation: Rotation | None = None,
         weights: Float[Tensor, " n"] | None = None,
+        *,
+        memory: Memory | None = None,
     ) -> Float[Tensor, "b n d"]:
-        """Attend; ``weights`` None = once each. With weights, every token sees every other.
+        """Attend; ``weights`` None = once each. With weights, every token sees every other, and there is no memory.
 
         Raises:
-            ValueError: If both ``weights`` and ``visible`` are given.
+            ValueError: If ``weights`` is given with ``visible`` or ``memory``.
         """
         if weights is None:
-            return super().forward(tokens, visible, rotation)
+            return super().forward(tokens, visible, rotation, memory=memory)
         if visible is not None:
             raise ValueError("visible must be None where tokens are weighted, got a mask")
+        if memory is not None:
+            raise ValueError("memory must be None where tokens are weighted")
         query, key, value = self.projected(tokens, rotation)
         bias = rearrange(weights.log().to(query.dtype), "n -> 1 1 1 n")
         attended = F.scaled_dot_product_attention(query, key, value, attn_mask=bias, scale=self.scale)
