@@ -1,15 +1,12 @@
 """A tokenizer in a folder: saved, read, and told from others by its fingerprint."""
 
 import hashlib
-import json
 from abc import abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from imtok.conditions.base import Conditioner
@@ -17,10 +14,11 @@ from imtok.construct import Config
 from imtok.decoders.base import Decoder
 from imtok.encoders.base import Encoder
 from imtok.errors import InputError
-from imtok.files import canonical_json, new_folder, read_json, sha256, write_json
-from imtok.locate import CONFIG, WEIGHTS, find_tokenizer
+from imtok.files import canonical_json
+from imtok.locate import find_tokenizer
 from imtok.quantizers.base import Quantizer
 from imtok.quantizers.ema_vq import EMAVQ
+from imtok.sealed import HASH, read_sealed, require_finite, write_sealed
 
 Own = TypeVar("Own", bound="Stored")
 
@@ -65,11 +63,7 @@ class Stored(nn.Module):
             ValueError: If the tokenizer was not built from a config, or a weight is not finite, or ``metadata`` holds a
                 key of the tokenizer itself or what JSON cannot.
         """
-        config, weights = self._checked()
-        with new_folder(Path(folder)) as aside:
-            # One key: safetensors writes several in random order, and the same tokenizer would have many hashes.
-            save_file(weights, aside / WEIGHTS, {"imtok": canonical_json(config)})
-            write_json(aside / CONFIG, {**config, **self.metadata, "weights_sha256": sha256(aside / WEIGHTS)})
+        write_sealed(Path(folder), *self._checked())
 
     @classmethod
     def load(cls: type[Own], source: str | Path, packages: Sequence[str] = ("imtok",)) -> Own:
@@ -85,27 +79,7 @@ class Stored(nn.Module):
             InputError: If a file is missing or was altered, or the weights do not fit the config.
         """
         folder = find_tokenizer(source)
-        config = read_json(folder / CONFIG)
-        if not isinstance(config, dict) or not {"encoder", "quantizer", "decoder", "weights_sha256"} <= config.keys():
-            raise InputError(f"{folder / CONFIG} is not the config of an imtok tokenizer")
-        expected = config.pop("weights_sha256")
-        if not (folder / WEIGHTS).is_file():
-            raise InputError(f"{folder / WEIGHTS} does not exist; copy the folder again")
-        if sha256(folder / WEIGHTS) != expected:
-            raise InputError(f"{folder / WEIGHTS} was altered (its sha256 is not the one in {CONFIG}); copy it again")
-        try:
-            with safe_open(folder / WEIGHTS, framework="pt") as file:
-                stored = (file.metadata() or {}).get("imtok")
-                weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118, not a dict
-        except SafetensorError as error:
-            raise InputError(f"{folder / WEIGHTS} is not a safetensors file ({error})") from None
-        # The weights' file seals what it is built from. Other keys are anybody's, and nothing is built from them.
-        metadata = {name: value for name, value in config.items() if name not in {*SEALED, *_keys(stored)}}
-        config = {name: value for name, value in config.items() if name not in metadata}
-        if canonical_json(config) != stored:
-            raise InputError(
-                f"{folder / CONFIG} was altered after it was saved, in what the tokenizer is built from; copy it again"
-            )
+        config, metadata, weights = read_sealed(folder, ("encoder", "quantizer", "decoder"), SEALED, "tokenizer")
         try:
             tokenizer = cls.from_config(config, packages)
             tokenizer.load_state_dict(weights)
@@ -133,28 +107,17 @@ class Stored(nn.Module):
             digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
         return digest.hexdigest()
 
-    def _checked(self) -> tuple[Config, dict[str, Tensor]]:
-        """Config and weights as they are saved; ValueError if they cannot be."""
+    def _checked(self) -> tuple[Config, dict[str, Any], dict[str, Tensor]]:
+        """Config, metadata and weights as they are saved; ValueError if they cannot be."""
         if self.config is None:
             raise ValueError("a tokenizer must be built by Tokenizer.from_config to be saved, got one without a config")
-        clash = self.metadata.keys() & {*SEALED, *self.config, "weights_sha256"}
+        clash = self.metadata.keys() & {*SEALED, *self.config, HASH}
         if clash:
             raise ValueError(f"metadata must have other keys than the tokenizer's own, got {min(clash)}")
         try:
             canonical_json(self.metadata)
         except (TypeError, ValueError) as error:
             raise ValueError(f"metadata must be plain values, as JSON has them ({error})") from None
-        weights = {name: value.detach().contiguous().cpu() for name, value in self.state_dict().items()}
-        for name, value in weights.items():
-            if value.is_floating_point() and not torch.isfinite(value).all():
-                raise ValueError(f"weights must be finite to be saved, got NaN or infinity in {name}")
-        return self.config, weights
-
-
-def _keys(text: str | None) -> list[str]:
-    """Keys of a stored config; none if it is no config."""
-    try:
-        config = json.loads(text or "")
-    except ValueError:
-        return []
-    return list(config) if isinstance(config, dict) else []
+        weights = self.state_dict()
+        require_finite(weights)
+        return self.config, self.metadata, weights
