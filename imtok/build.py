@@ -145,3 +145,8 @@ def build_part(plain: dict[str, Any], section: str) -> Any:
         raise
     except (TypeError, ValueError) as error:
         raise InputError(f"{section}: {error}") from None
+
+
+def by_name(section: Any) -> dict[str, Any]:
+    """The parts of a section that were not taken out by null."""
+    return {name: node for name, node in (section or {}).items() if node is not None}

@@ -39,7 +39,7 @@ def check_arguments(command: str) -> None:
         return
     if arguments.shell_completion:
         return
-    if command not in ("train", "export"):
+    if command not in ("train", "export", "prior"):
         require_one_process(command)
     check_repeats(arguments.overrides)
     jobs = [list(arguments.overrides)]
@@ -122,7 +122,7 @@ _REFUSED = {
 }
 
 
-def go_on(folder: Path) -> str:
+def go_on(folder: Path, command: str = "train") -> str:
     """The command that goes on with a run that was stopped."""
     given = HydraConfig.get().overrides
     searched = [word for word in given.hydra if word.startswith("hydra.searchpath=")]
@@ -131,7 +131,7 @@ def go_on(folder: Path) -> str:
     last = override("out", str(folder))
     if int(os.environ.get("WORLD_SIZE", 1)) > 1:
         return f"{shell_line(*searched, *words, 'ckpt=last', last)} and the same launcher"
-    return imtok_line("train", *searched, *words, "ckpt=last", last)
+    return imtok_line(command, *searched, *words, "ckpt=last", last)
 
 
 def job_words() -> list[str]:
@@ -165,3 +165,17 @@ def compose_training(overrides: Sequence[str]) -> dict[str, Any]:
     register_schemas("train")
     with initialize_config_dir(str(config_folder()), version_base="1.3"):
         return cast(dict[str, Any], OmegaConf.to_container(compose("train", list(overrides)), resolve=True))
+
+
+def this_job(folder: Path) -> tuple[str, ...]:
+    """The command that runs this job alone and into this folder; () where no command line began it.
+
+    Of a sweep it is one job of several. ``imtok train`` is no file that Python could run, as Lightning would try.
+    """
+    if not HydraConfig.initialized():
+        return ()
+    program = sys.orig_argv[1 : len(sys.orig_argv) - len(sys.argv[1:])]
+    given = HydraConfig.get().overrides
+    kept = [word for word in given.hydra if not word.startswith(("hydra.mode=", "hydra.sweep"))]
+    own = [word for word in given.task if word.lstrip("+").partition("=")[0] != "out"]
+    return (sys.executable, *program, *kept, *own, override("out", folder.absolute()))

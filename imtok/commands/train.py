@@ -6,13 +6,12 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-from hydra.core.hydra_config import HydraConfig
 from omegaconf import MISSING, DictConfig, OmegaConf
 from rich.console import Console
 from rich.markup import escape
 
-from imtok.build import build_data, build_part, build_tokenizer, require_classes
-from imtok.command_line import go_on, job_words, output_folder
+from imtok.build import build_data, build_part, build_tokenizer, by_name, require_classes
+from imtok.command_line import go_on, job_words, output_folder, this_job
 from imtok.conditions.base import pinned
 from imtok.config import read_keys
 from imtok.data.augment import build_augment
@@ -22,7 +21,7 @@ from imtok.measures.schema import NO_MEASURE
 from imtok.objectives.base import Objective
 from imtok.objectives.judges import build_with_found
 from imtok.optimizer_section import read_optimizer, typed_section
-from imtok.paste import imtok_line, override
+from imtok.paste import imtok_line
 from imtok.sweeps import chosen, note_job
 from imtok.text import terminal
 from imtok.training.folder import left_out_so_far
@@ -194,37 +193,18 @@ def build_run(config: DictConfig, folder: Path) -> Run:
         config_yaml=OmegaConf.to_yaml(OmegaConf.create(plain)),
         ckpt=typed.ckpt,
         init_from=InitFrom.read(typed.init_from),
-        measures=_by_name(plain["measure"]),
-        loggers=_by_name(typed.logger),
-        callbacks=_by_name(typed.callback),
+        measures=by_name(plain["measure"]),
+        loggers=by_name(typed.logger),
+        callbacks=by_name(typed.callback),
         allow_change=tuple(typed.allow_change),
         note=typed.note or "",
-        command=_this_job(folder),
+        command=this_job(folder),
         left_out=left_out,
         schedules=build_schedules(typed.schedule, typed.optimizer, typed.trainer.max_steps, objective.nets()),
     )
-
-
-def _by_name(section: Any) -> dict[str, Any]:
-    """The parts of a section that were not taken out by null."""
-    return {name: node for name, node in (section or {}).items() if node is not None}
 
 
 def _precision(trainer: dict[str, Any]) -> str:
     """What ``trainer.precision=auto`` is on this machine."""
     on_gpu = torch.cuda.is_available() and trainer["accelerator"] not in ("cpu", "mps", "tpu")
     return "bf16" if on_gpu and torch.cuda.is_bf16_supported() else "fp32"
-
-
-def _this_job(folder: Path) -> tuple[str, ...]:
-    """The command that runs this job alone and into this folder; () where no command line began it.
-
-    Of a sweep it is one job of several. ``imtok train`` is no file that Python could run, as Lightning would try.
-    """
-    if not HydraConfig.initialized():
-        return ()
-    program = sys.orig_argv[1 : len(sys.orig_argv) - len(sys.argv[1:])]
-    given = HydraConfig.get().overrides
-    kept = [word for word in given.hydra if not word.startswith(("hydra.mode=", "hydra.sweep"))]
-    own = [word for word in given.task if word.lstrip("+").partition("=")[0] != "out"]
-    return (sys.executable, *program, *kept, *own, override("out", folder.absolute()))

@@ -15,7 +15,7 @@ from typing_extensions import override
 from imtok.errors import InputError
 from imtok.training.checkpoints import Checkpoint
 from imtok.training.parts import build, find_class
-from imtok.training.task import TokenizerTask
+from imtok.training.steps import Task
 
 # What imtok does itself, by base class, and the key that says how.
 _OWN: dict[type, str] = {
@@ -139,7 +139,7 @@ class Guests(Callback):
 
     @override
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        assert isinstance(pl_module, TokenizerTask)
+        assert isinstance(pl_module, Task)
         self._count(trainer, pl_module, pl_module.step)
         for name, state in self.states.items():
             if name in self.callbacks:
@@ -147,7 +147,7 @@ class Guests(Callback):
 
     @override
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        assert isinstance(pl_module, TokenizerTask)
+        assert isinstance(pl_module, Task)
         step = pl_module.step + 1
         last = pl_module.trainer_settings.max_steps
         due = pl_module.is_last_micro_batch and (step % self.every == 0 or step == last)
@@ -159,21 +159,21 @@ class Guests(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        assert isinstance(pl_module, TokenizerTask)
+        assert isinstance(pl_module, Task)
         self._count(trainer, pl_module, pl_module.step + (not pl_module.stepped))
 
     @override
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        assert isinstance(pl_module, TokenizerTask)
+        assert isinstance(pl_module, Task)
         self._count(trainer, pl_module, pl_module.step)
 
-    def before_evaluation(self, trainer: Trainer, task: TokenizerTask) -> None:
+    def before_evaluation(self, trainer: Trainer, task: Task) -> None:
         """Call the hooks of a validation that begins."""
         for callback in self.callbacks.values():
             callback.on_validation_start(trainer, task)
             callback.on_validation_epoch_start(trainer, task)
 
-    def after_evaluation(self, trainer: Trainer, task: TokenizerTask, values: Mapping[str, Any]) -> None:
+    def after_evaluation(self, trainer: Trainer, task: Task, values: Mapping[str, Any]) -> None:
         """Let callbacks see the numbers, and call the hooks of a validation that ends."""
         tell(trainer, values)
         for callback in self.callbacks.values():
@@ -185,7 +185,7 @@ class Guests(Callback):
         states = {name: callback.state_dict() for name, callback in self.callbacks.items()}
         return {name: tree_map(_copied, state) for name, state in states.items() if state}
 
-    def _count(self, trainer: Trainer, task: TokenizerTask, step: int) -> None:
+    def _count(self, trainer: Trainer, task: Task, step: int) -> None:
         loop = trainer.fit_loop.epoch_loop
         loop._batches_that_stepped = step
         loop.manual_optimization.optim_step_progress.total.completed = task.step

@@ -7,7 +7,7 @@ from lightning import Callback, LightningModule, Trainer
 from typing_extensions import override
 
 from imtok.data.bad import BadSamples
-from imtok.training.task import TokenizerTask
+from imtok.training.steps import Task
 from imtok.types import Batch
 
 
@@ -24,7 +24,7 @@ class BadSampleCount(Callback):
 
     @override
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        assert isinstance(pl_module, TokenizerTask)
+        assert isinstance(pl_module, Task)
         self.samples = BadSamples(self.path, seen=pl_module.step * pl_module.trainer_settings.batch_size)
 
     @override

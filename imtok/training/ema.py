@@ -3,45 +3,46 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from copy import deepcopy
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import torch
 from lightning import Callback, LightningModule, Trainer
-from torch import Tensor
+from torch import Tensor, nn
 from typing_extensions import override
 
-from imtok.tokenizer import Tokenizer
 from imtok.training.sharding import is_sharded, own, own_part, whole
-from imtok.training.task import TokenizerTask
+from imtok.training.steps import Task
+
+Net = TypeVar("Net", bound=nn.Module)
 
 
-class EMA(Callback):
-    """Keeps a second tokenizer: its parameters are running averages, its buffers copies.
+class EMA(Callback, Generic[Net]):
+    """Keeps a second net: its parameters are running averages, its buffers copies.
 
     The weights in training are never exchanged for it, so no exception can leave them exchanged.
 
     Args:
-        tokenizer: What is trained; the average starts as a copy of it.
+        net: What is trained; the average starts as a copy of it.
         decay: Weight of the past at each step, reached by the ramp ``(1 + updates) / (10 + updates)``; 0 = a copy.
 
     Attributes:
-        tokenizer: The average, in evaluation mode. Of sharded weights it holds what :meth:`gather` gathered last.
+        average: The second net, in evaluation mode. Of sharded weights it holds what :meth:`gather` gathered last.
         updates: Steps that it has taken in.
     """
 
-    def __init__(self, tokenizer: Tokenizer, decay: float) -> None:
-        self.tokenizer = deepcopy(tokenizer).eval().requires_grad_(False)
+    def __init__(self, net: Net, decay: float) -> None:
+        self.average = deepcopy(net).eval().requires_grad_(False)
         self.decay = decay
         self.updates = 0
-        self._averages, self._copies = _values(self.tokenizer)
+        self._averages, self._copies = _values(self.average)
 
     @override
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        assert isinstance(pl_module, TokenizerTask)
-        learning, buffers = _values(pl_module.tokenizer)
+        assert isinstance(pl_module, Task)
+        learning, buffers = _values(pl_module.learner)
         if not is_sharded(learning):  # else it stays on the CPU, and what changes is averaged where it is
-            self.tokenizer.to(pl_module.device)
-        averages, copies = _values(self.tokenizer)
+            self.average.to(pl_module.device)
+        averages, copies = _values(self.average)
         self._averages = [own_part(average, like) for average, like in zip(averages, learning, strict=True)]
         self._copies = [copy.to(like.device) for copy, like in zip(copies, buffers, strict=True)]
 
@@ -49,15 +50,15 @@ class EMA(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        assert isinstance(pl_module, TokenizerTask)
+        assert isinstance(pl_module, Task)
         if pl_module.stepped and not pl_module.skipped[1]:
-            self.update(pl_module.tokenizer)
+            self.update(pl_module.learner)
 
     @torch.no_grad()
-    def update(self, tokenizer: Tokenizer) -> None:
-        """Take in the weights of ``tokenizer``."""
+    def update(self, net: nn.Module) -> None:
+        """Take in the weights of ``net``."""
         decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
-        learning, buffers = _values(tokenizer)
+        learning, buffers = _values(net)
         for average, parameter in zip(self._averages, learning, strict=True):
             if parameter.requires_grad:
                 own(average).lerp_(own(parameter), 1 - decay)
@@ -66,25 +67,25 @@ class EMA(Callback):
         self.updates += 1
 
     @torch.no_grad()
-    def gather(self) -> Tokenizer:
+    def gather(self) -> Net:
         """The average with all its weights. Every rank must call it at the same step."""
-        for values, latest in zip(_values(self.tokenizer), (self._averages, self._copies), strict=True):
+        for values, latest in zip(_values(self.average), (self._averages, self._copies), strict=True):
             for value, late in zip(values, latest, strict=True):
                 if value is not late:
                     value.copy_(whole(late))
-        return self.tokenizer
+        return self.average
 
     @contextmanager
     def lent(self, device: torch.device) -> Iterator[None]:
-        """Keep ``tokenizer`` on ``device`` for the length of a ``with``: sharded training leaves it on the CPU."""
-        home = self.tokenizer.decoder.last_layer.device
+        """Keep ``average`` on ``device`` for the length of a ``with``: sharded training leaves it on the CPU."""
+        home = next(self.average.parameters()).device
         try:
-            self.tokenizer.to(device)
+            self.average.to(device)
             yield
         finally:
-            self.tokenizer.to(home)
+            self.average.to(home)
 
 
-def _values(tokenizer: Tokenizer) -> tuple[list[Tensor], list[Tensor]]:
+def _values(net: nn.Module) -> tuple[list[Tensor], list[Tensor]]:
     """Its parameters and its buffers."""
-    return list(tokenizer.parameters()), list(tokenizer.buffers())
+    return list(net.parameters()), list(net.buffers())

@@ -7,7 +7,7 @@ from typing import Any
 from lightning import Callback, LightningModule, Trainer
 from typing_extensions import override
 
-from imtok.training.task import TokenizerTask
+from imtok.training.steps import Task
 
 log = logging.getLogger(__name__)
 
@@ -33,18 +33,18 @@ class Estimate(Callback):
 
     @override
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        assert isinstance(pl_module, TokenizerTask)
+        assert isinstance(pl_module, Task)
         self._measure_from(pl_module.step)
 
     @override
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        assert isinstance(pl_module, TokenizerTask)
+        assert isinstance(pl_module, Task)
         if not pl_module.stepped or not trainer.is_global_zero:
             return
         step, last, now = pl_module.step, pl_module.last_step, time.monotonic()
-        slower = _slower_from(pl_module)
+        slower = pl_module.slower_from
         if step == slower:
             self._measure_from(step)
         elif not self._said and step < last and self._is_due(step, last, now):
@@ -105,8 +105,3 @@ def duration(seconds: float) -> str:
         return f"{hours} h {minutes} min"
     days, hours = divmod(round(seconds / 3600), 24)
     return f"{days} days {hours} h"
-
-
-def _slower_from(task: TokenizerTask) -> int | None:
-    adversary = task.objective.adversary
-    return adversary.generator_start if adversary is not None else None

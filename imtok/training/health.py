@@ -23,7 +23,7 @@ class Health:
     It costs no step anything: rows are means that were read anyway.
 
     Args:
-        quantizer: Whose codes are counted; its settings decide what helps against a collapse.
+        quantizer: Whose codes are counted; its settings decide what helps against a collapse. None = no codes are.
 
     Example:
         >>> from imtok.quantizers.vq import VQ
@@ -32,9 +32,10 @@ class Health:
         'the codebook has collapsed: perplexity 2.0 of 1024 codes, usage'
     """
 
-    def __init__(self, quantizer: Quantizer) -> None:
-        self._codes = sum(quantizer.vocab_sizes) / max(1, len(quantizer.vocab_sizes))
-        self._remedy = _against_collapse(quantizer)
+    def __init__(self, quantizer: Quantizer | None) -> None:
+        sizes = quantizer.vocab_sizes if quantizer is not None else ()
+        self._codes = sum(sizes) / max(1, len(sizes))
+        self._remedy = _against_collapse(quantizer) if quantizer is not None else ""
         self._past: dict[str, deque[float]] = {}
         self._rows_bad: dict[str, int] = {}
 

@@ -3,9 +3,9 @@
 import logging
 import math
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from lightning import Callback, LightningModule, Trainer
@@ -15,16 +15,15 @@ from imtok.distributed import from_main
 from imtok.errors import InputError
 from imtok.files import read_json, write_json
 from imtok.grid import draw_grid
-from imtok.measures.evaluate import evaluate
-from imtok.measures.settings import Settings
 from imtok.pixels import to_float, to_uint8
+from imtok.tokenizer import Tokenizer
 from imtok.training.callbacks import Guests, tell
 from imtok.training.ema import EMA
 from imtok.training.health import Health
 from imtok.training.loggers import Loggers
 from imtok.training.progress import Bar, codes_in_use, memory_gb
 from imtok.training.records import Events, MetricsFile
-from imtok.training.task import TokenizerTask
+from imtok.training.steps import Task
 from imtok.types import Batch
 
 log = logging.getLogger(__name__)
@@ -55,7 +54,7 @@ class Log(Callback):
 
     @override
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        assert isinstance(pl_module, TokenizerTask)
+        assert isinstance(pl_module, Task)
         if trainer.is_global_zero:
             try:
                 self.file = MetricsFile(self.path)
@@ -67,7 +66,7 @@ class Log(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        assert isinstance(pl_module, TokenizerTask)
+        assert isinstance(pl_module, Task)
         step = pl_module.step
         if not pl_module.stepped or (step % self.every and step != pl_module.trainer_settings.max_steps):
             return
@@ -114,7 +113,7 @@ class Pictures(Callback):
         mirror: Where it goes as well; None = nowhere.
     """
 
-    def __init__(self, folder: Path, every: int, batch: Batch, ema: EMA, mirror: Loggers | None) -> None:
+    def __init__(self, folder: Path, every: int, batch: Batch, ema: EMA[Tokenizer], mirror: Loggers | None) -> None:
         self.folder = folder / "images"
         self.every = every
         self.batch = batch
@@ -125,7 +124,7 @@ class Pictures(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        assert isinstance(pl_module, TokenizerTask)
+        assert isinstance(pl_module, Task)
         step = pl_module.step
         if not (self.every and pl_module.stepped and step % self.every == 0):
             return
@@ -148,46 +147,60 @@ class Pictures(Callback):
             self.mirror.picture(step, path)
 
 
+class Measured(NamedTuple):
+    """What an evaluation along the way has found.
+
+    Attributes:
+        images: How many were measured.
+        metrics: Numbers by name.
+        absent: Why numbers are missing, by name.
+    """
+
+    images: int
+    metrics: dict[str, float]
+    absent: dict[str, str]
+
+
 class Evaluation(Callback):
-    """Measures the averaged weights on the same held-out images, and keeps the best tokenizer by one of the numbers.
+    """Measures the averaged weights on the same held-out images, and keeps the best ones by one of the numbers.
 
     Writes ``evaluation.csv``, the same to the loggers, and ``best/`` with ``tokenizer/`` and ``best.json``.
 
     Args:
         folder: The run folder.
         every: Steps between evaluations.
-        make_batches: This rank's part of the images, each time from the start.
-        settings: What to measure.
+        measure: Gets the averaged weights and the device that they are on. Every rank calls it.
         best: Name of the number that chooses the best, and whether a larger one is better; None = nothing is kept.
         ema: The averaged weights.
         mirror: Where it goes as well; None = nowhere.
         guests: The callbacks of the config, for which this is a validation.
+        name: Of the folder in ``best/``, to which the average saves itself.
     """
 
     def __init__(
         self,
         folder: Path,
         every: int,
-        make_batches: Callable[[], Iterable[Batch]],
-        settings: Settings,
+        measure: Callable[[Any, torch.device], Measured],
         best: tuple[str, bool] | None,
-        ema: EMA,
+        ema: EMA[Any],
         mirror: Loggers | None,
         guests: Guests,
+        name: str = "tokenizer",
     ) -> None:
         self.folder = folder
         self.every = every
-        self.make_batches = make_batches
-        self.settings = settings
+        self.measure = measure
         self.best = best
         self.ema = ema
         self.mirror = mirror
         self.guests = guests
+        self.name = name
         self.file: MetricsFile | None = None
 
     @override
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        assert isinstance(pl_module, TokenizerTask)
+        assert isinstance(pl_module, Task)
         step = pl_module.step
         if trainer.is_global_zero:
             self.file = MetricsFile(self.folder / "evaluation.csv")
@@ -205,7 +218,7 @@ class Evaluation(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        assert isinstance(pl_module, TokenizerTask)
+        assert isinstance(pl_module, Task)
         if pl_module.stepped and pl_module.step % self.every == 0:
             self._evaluate(trainer, pl_module)
 
@@ -215,15 +228,15 @@ class Evaluation(Callback):
         found = next((row for row in rows if int(row["step"]) == step), None)
         return {n: float(v) for n, v in found.items() if n not in ("step", "images")} if found is not None else None
 
-    def _evaluate(self, trainer: Trainer, task: TokenizerTask) -> None:
+    def _evaluate(self, trainer: Trainer, task: Task) -> None:
         self.guests.before_evaluation(trainer, task)
         self.guests.after_evaluation(trainer, task, self._measure(task))
 
-    def _measure(self, task: TokenizerTask) -> dict[str, float]:
+    def _measure(self, task: Task) -> dict[str, float]:
         step, device = task.step, task.device
-        tokenizer = self.ema.gather()
+        net = self.ema.gather()
         with self.ema.lent(device):
-            report = evaluate(tokenizer, self.make_batches(), device, 0, self.settings)
+            report = self.measure(net, device)
         if self.best is not None and self.best[0] not in report.metrics:
             reason = report.absent.get(self.best[0], f"there are {', '.join(report.metrics)}")
             raise InputError(f"trainer.best={self.best[0]} could not be measured at step {step}: {reason}")
@@ -248,5 +261,5 @@ class Evaluation(Callback):
             better = value > before["value"] if higher else value < before["value"]
             if not better:
                 return
-        self.ema.tokenizer.save(self.folder / "best" / "tokenizer")
+        self.ema.average.save(self.folder / "best" / self.name)
         write_json(path, {"metric": name, "value": value, "step": step})

@@ -14,7 +14,7 @@ from imtok.distributed import rank
 from imtok.training.optimizers import settings_of
 from imtok.training.sharding import own_part, whole
 
-_PREFIXES = ("tokenizer.", "objective.critic.")
+_PREFIXES = ("tokenizer.", "objective.critic.", "generator.")
 
 
 def optimizer_state(task: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from typing_extensions import override
 
-from imtok.training.task import TokenizerTask
+from imtok.training.steps import Task
 
 _KILOBYTES = sys.platform != "darwin"  # what the system counts memory in; bytes there
 
@@ -35,7 +35,7 @@ class Bar(Callback):
 
     @override
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        assert isinstance(pl_module, TokenizerTask)
+        assert isinstance(pl_module, Task)
         self._start = (time.monotonic(), pl_module.step)
         if trainer.is_global_zero and sys.stderr.isatty():
             self._progress = Progress(
@@ -55,7 +55,7 @@ class Bar(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        assert isinstance(pl_module, TokenizerTask)
+        assert isinstance(pl_module, Task)
         if self._progress is not None and pl_module.stepped:
             self._progress.update(self._task_id, completed=pl_module.step, numbers=self._numbers(pl_module))
 
@@ -82,7 +82,7 @@ class Bar(Callback):
             return f"{minutes}:{seconds:02d}"
         return f"{f'{days}d ' if days else ''}{hours}:{minutes:02d}:{seconds:02d}"
 
-    def _numbers(self, task: TokenizerTask) -> str:
+    def _numbers(self, task: Task) -> str:
         shown = [f"{self.images_per_second(task.step):.0f} images/s"]
         shown += [f"loss {self.latest['loss']:.3g}"] if "loss" in self.latest else []
         return "  ".join([*shown, codes_in_use(self.latest)]).rstrip()

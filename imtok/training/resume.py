@@ -9,6 +9,7 @@ from imtok.measures.named import sections
 # What may change without a question: where and how it runs and is written down, not what it computes.
 _FREE = {
     "out", "ckpt", "init_from", "init_from.path", "init_from.parts", "name", "note", "logger", "allow_change", "judges",
+    "store", "val",  # of a prior, whose tokens are told by their hash
     "trainer.stop_at", "trainer.accelerator",
     "trainer.devices", "trainer.num_nodes", "trainer.strategy", "trainer.workers", "trainer.threads",
     "trainer.log_every", "trainer.save_every", "trainer.keep", "trainer.pictures_every", "trainer.skip_nonfinite",

@@ -1,7 +1,6 @@
 """A whole run: start or go on, train, save, finish."""
 
 import logging
-import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from itertools import islice
@@ -9,9 +8,7 @@ from typing import Any
 
 import torch
 import torch._functorch.config as functorch
-from lightning import Trainer
-from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.fabric.utilities.warnings import PossibleUserWarning
+from lightning import Callback, Trainer
 from lightning.pytorch.loggers.logger import DummyLogger
 
 from imtok.data.augment import augmented
@@ -25,33 +22,29 @@ from imtok.data.told import told
 from imtok.distributed import launched_rank, rank, world_size
 from imtok.errors import InputError
 from imtok.files import Lock, read_json
+from imtok.measures.evaluate import evaluate
 from imtok.measures.protocol import prepare as prepare_images
 from imtok.measures.report.origin import Origin
 from imtok.measures.report.results import Report
 from imtok.measures.settings import Settings
+from imtok.tokenizer import Tokenizer
 from imtok.training import folder as run_folder
-from imtok.training.alike import Alike
-from imtok.training.callbacks import Guests, stored_states
+from imtok.training.callbacks import Guests
 from imtok.training.checkpoints import Checkpoint
+from imtok.training.crew import Crew, Watched, assemble, carry_out
 from imtok.training.damage import BadSampleCount
 from imtok.training.ema import EMA
-from imtok.training.estimate import Estimate
-from imtok.training.failures import note_failure
 from imtok.training.finish import SUMMARY, finish
 from imtok.training.flags import Again, is_fast, overfitted
 from imtok.training.hardware import make_trainer, with_micro_batches
 from imtok.training.health import Health
 from imtok.training.in_batch import in_batch_terms
-from imtok.training.launching import Launcher
 from imtok.training.loggers import Loggers
-from imtok.training.logging import Evaluation, Log, Pictures
+from imtok.training.logging import Evaluation, Measured, Pictures
 from imtok.training.outlook import unlikely
 from imtok.training.prepare import Plan, Run, check_resume, held_out, prepare
-from imtok.training.progress import Bar
-from imtok.training.records import Events
-from imtok.training.saving import Saving, restore_weights
-from imtok.training.signals import Signals, spare_workers
-from imtok.training.statement import device_name, statement, too_few
+from imtok.training.signals import spare_workers
+from imtok.training.statement import statement, too_few
 from imtok.training.task import TokenizerTask
 from imtok.types import Batch
 
@@ -88,17 +81,6 @@ def train(run: Run) -> Outcome:
         return _train(run, lock)
 
 
-@dataclass(frozen=True)
-class _Crew:
-    """What trains, and what watches it."""
-
-    task: TokenizerTask
-    ema: EMA
-    events: Events
-    mirror: Loggers
-    signals: Signals
-
-
 def _train(run: Run, lock: Lock) -> Outcome:
     if run.trainer.threads:
         torch.set_num_threads(run.trainer.threads)
@@ -130,8 +112,8 @@ def _train(run: Run, lock: Lock) -> Outcome:
         _claim(run, trainer, plan, lock)
     mirror.start()
     trainer.loggers = [DummyLogger()] if is_fast(trainer) else mirror.loggers
-    crew = _assemble(run, trainer, plan, mirror)
-    return _carry_out(run, trainer, crew, plan)
+    crew, watched = _assemble(run, trainer, plan, mirror)
+    return _carry_out(run, trainer, crew, watched, plan)
 
 
 def _claim(run: Run, trainer: Trainer, plan: Plan, lock: Lock) -> None:
@@ -142,11 +124,10 @@ def _claim(run: Run, trainer: Trainer, plan: Plan, lock: Lock) -> None:
     _say(run, (plan.images, plan.validation), trainer, plan.resume.step if plan.resume is not None else 0)
 
 
-def _assemble(run: Run, trainer: Trainer, plan: Plan, mirror: Loggers) -> _Crew:
+def _assemble(run: Run, trainer: Trainer, plan: Plan, mirror: Loggers) -> tuple[Crew, Watched]:
     """The task at its first step or where it was left, and the callbacks, which the trainer gets here."""
-    main, resume = launched_rank() == 0, plan.resume
     # What is learnt, and its average.
-    position = _stream_position(plan.images, resume)
+    position = _stream_position(plan.images, plan.resume)
     task = TokenizerTask(
         run.tokenizer,
         run.objective,
@@ -158,76 +139,43 @@ def _assemble(run: Run, trainer: Trainer, plan: Plan, mirror: Loggers) -> _Crew:
         schedules=run.schedules,
     )
     ema = EMA(run.tokenizer, run.ema.decay)
-    if resume is not None:
-        restore_weights(resume, task, ema)
-    # What is written down.
-    events = Events(run.folder / "events.jsonl", main)
-    often = (run.trainer.save_every, run.trainer.evaluate_every)  # what goes wrong in an evaluation costs no step
-    guests = Guests(plan.callbacks, run.trainer.log_every, stored_states(resume, run.config))
-    places = (ema, run.folder / "checkpoints", often, run.trainer.keep, plan.about)
-    saving = Saving(*places, events, resume, position, mirror, guests)
-    signals = Signals(saving)
-    bar = Bar(run.trainer.batch_size)
-    logged = Log(run.folder, run.trainer.log_every, bar, Health(run.tokenizer.quantizer), events, mirror)
-    estimate = Estimate(device_name(trainer.strategy.root_device, trainer.world_size))
-    alike = Alike(list(run.left_out), run.trainer.precision)
-    callbacks = [guests, alike, ema, bar, BadSampleCount(run.folder), logged, estimate]
-    callbacks += [*plan.callbacks.values(), saving]  # saved after a step are the states after that step
+    # Who watches.
+    watched = Watched(run.folder, run.trainer, plan.about, plan.resume, plan.callbacks, list(run.left_out))
+    health, damage = Health(run.tokenizer.quantizer), BadSampleCount(run.folder)
+    crew = assemble(trainer, watched, task, ema, mirror, health, position, [damage])
+    more = list[Callback]()
     if run.trainer.pictures_every:
-        callbacks.append(Pictures(run.folder, run.trainer.pictures_every, plan.shown, ema, mirror))
+        more.append(Pictures(run.folder, run.trainer.pictures_every, plan.shown, ema, mirror))
     if plan.asked is not None:
-        callbacks.append(_evaluation(run, plan.asked, plan, ema, mirror, guests))
+        more.append(_evaluation(run, plan.asked, plan, ema, mirror, crew.guests))
+    trainer.callbacks.extend([*more, crew.signals])  # type: ignore[attr-defined]
     # What is compiled.
     if run.trainer.compile:
         functorch.backward_pass_autocast = "off"  # as the task calls it; compiled gradients are planned in forward
         run.tokenizer.encoder.compile()
         run.tokenizer.decoder.compile()
-    trainer.callbacks.extend([*callbacks, signals])  # type: ignore[attr-defined]
-    return _Crew(task, ema, events, mirror, signals)
+    return crew, watched
 
 
-def _carry_out(run: Run, trainer: Trainer, crew: _Crew, plan: Plan) -> Outcome:
-    """Train, and at the last step evaluate and write the tokenizer; what fails is noted, and the processes part."""
-    task, events, signals, report = crew.task, crew.events, crew.signals, None
-    begins = plan.resume is None
-    events.write("start" if begins else "resume", step=task.step)
-    launcher = trainer.strategy.launcher if isinstance(trainer.strategy.launcher, Launcher) else None
-    try:
-        if task.step < task.last_step:
-            _fit(trainer, task)
-        elif launched_rank() != 0:  # what is left to do takes one process
-            return Outcome(None, task.step)
-        stopped = trainer.should_stop and task.step < task.last_step and not signals.received
+def _carry_out(run: Run, trainer: Trainer, crew: Crew, watched: Watched, plan: Plan) -> Outcome:
+    """Train, and at the last step evaluate and write the tokenizer."""
+    task = crew.task
+
+    def finished(stopped: bool) -> Report:
+        loader = _validation_loader(run, 64, rank(), world_size())
+        averaged = crew.ema.gather().to(trainer.strategy.root_device)
+        origin = Origin(run.config.get("data", {}), "val", str(run.folder), run.measured_by)
+        facts: dict[str, Any] = {"steps": task.step, "skipped": task.skipped[0]}
         if stopped:
-            log.info("stopped after step %d of %d by a callback", task.step, task.last_step)
-            events.write("stop", step=task.step)
-        if (stopped or task.step >= run.trainer.max_steps) and not signals.received:
-            loader = _validation_loader(run, 64, rank(), world_size())
-            averaged = crew.ema.gather().to(trainer.strategy.root_device)
-            origin = Origin(run.config.get("data", {}), "val", str(run.folder), run.measured_by)
-            facts: dict[str, Any] = {"steps": task.step, "skipped": task.skipped[0]}
-            if stopped:
-                facts["stopped_at"] = task.step
-            if run.left_out:
-                facts["left_out"] = list(run.left_out)
-            report = finish(run.folder, averaged, loader, facts, plan.shown.key, origin)
-            crew.mirror.final(task.step, report.metrics)
-        if launcher is not None:
-            launcher.part()
-    except BaseException as error:
-        if isinstance(error, InputError) and begins and task.step == 0 and world_size() == 1:
-            # refused by the first batch, say: there is nothing to go on with
-            crew.mirror.finish(failed=True)
-            run_folder.give_back(run.folder, crew.mirror.places)
-        else:
-            note_failure(events, task.step, error)
-        raise
-    finally:
-        crew.mirror.finish(failed=task.step < task.last_step and not signals.received)
-        if launcher is not None:
-            launcher.close()
-    events.write("signal" if signals.received else "end", step=task.step, signal=signals.received)
-    return Outcome(report, task.step, signals.received)
+            facts["stopped_at"] = task.step
+        if run.left_out:
+            facts["left_out"] = list(run.left_out)
+        report = finish(run.folder, averaged, loader, facts, plan.shown.key, origin)
+        crew.mirror.final(task.step, report.metrics)
+        return report
+
+    report = carry_out(trainer, crew, watched, finished, run.trainer.max_steps)
+    return Outcome(report, task.step, crew.signals.received)
 
 
 def _place_profile(trainer: Trainer, run: Run) -> None:
@@ -275,16 +223,6 @@ def _warn_of_micro_batches(run: Run) -> None:
             )
 
 
-def _fit(trainer: Trainer, task: TokenizerTask) -> None:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", PossibleUserWarning)  # advice on workers: trainer.workers is the user's choice
-        warnings.filterwarnings("ignore", message=".*LeafSpec.*")  # Lightning's own use of torch
-        try:
-            trainer.fit(task)
-        except MisconfigurationException as error:  # of a logger or a callback, before the first step
-            raise InputError(f"logger and callback: {str(error).splitlines()[0]}") from error
-
-
 def _stream_position(images: Images, resume: Checkpoint | None) -> StreamPosition | None:
     """Where a run on a stream goes on; None for images that can be read in any order."""
     if not isinstance(images, ImageStream):
@@ -322,7 +260,9 @@ def _validation_loader(run: Run, batch_size: int, part: int, parts: int) -> Any:
     return evaluation_loader(held_out(run), batch_size, run.trainer.workers, part, parts)
 
 
-def _evaluation(run: Run, asked: Settings, plan: Plan, ema: EMA, mirror: Loggers, guests: Guests) -> Evaluation:
+def _evaluation(
+    run: Run, asked: Settings, plan: Plan, ema: EMA[Tokenizer], mirror: Loggers, guests: Guests
+) -> Evaluation:
     settings, protocol, images = run.trainer, asked.protocol, held_out(run)
     some = prepare_images(images, protocol, settings.evaluate_images) if not isinstance(images, ImageStream) else images
 
@@ -330,4 +270,8 @@ def _evaluation(run: Run, asked: Settings, plan: Plan, ema: EMA, mirror: Loggers
         loader = evaluation_loader(some, 64, 0, rank(), world_size())
         return islice(loader, -(-settings.evaluate_images // (64 * world_size())))
 
-    return Evaluation(run.folder, settings.evaluate_every, batches, asked, plan.best, ema, mirror, guests)
+    def measure(tokenizer: Tokenizer, device: torch.device) -> Measured:
+        report = evaluate(tokenizer, batches(), device, 0, asked)
+        return Measured(report.images, report.metrics, report.absent)
+
+    return Evaluation(run.folder, settings.evaluate_every, measure, plan.best, ema, mirror, guests)

@@ -22,7 +22,7 @@ from imtok.training.optimizer_state import optimizer_state, restore_optimizer
 from imtok.training.records import Events
 from imtok.training.resume import changes
 from imtok.training.sharding import whole
-from imtok.training.task import TokenizerTask
+from imtok.training.steps import Task
 
 log = logging.getLogger(__name__)
 
@@ -51,7 +51,7 @@ class Saving(Callback):
 
     def __init__(
         self,
-        ema: EMA,
+        ema: EMA[Any],
         folder: Path,
         every: tuple[int, ...],
         keep: int,
@@ -76,7 +76,7 @@ class Saving(Callback):
 
     @override
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        assert isinstance(pl_module, TokenizerTask)
+        assert isinstance(pl_module, Task)
         if self.resume is not None:
             restore_optimizers(self.resume, pl_module, self.about["config"])
             pl_module.meters.load_state_dicts(self.resume.state["meters"], pl_module.device)
@@ -85,7 +85,7 @@ class Saving(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        assert isinstance(pl_module, TokenizerTask)
+        assert isinstance(pl_module, Task)
         if self.stream is not None:
             self.stream.note(batch)
         step = pl_module.step
@@ -96,11 +96,11 @@ class Saving(Callback):
     @override
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """A flag of Lightning's may have ended the run between two checkpoints."""
-        assert isinstance(pl_module, TokenizerTask)
+        assert isinstance(pl_module, Task)
         if pl_module.stepped and not is_fast(trainer):
             self.save(trainer, pl_module)
 
-    def save(self, trainer: Trainer, task: TokenizerTask) -> None:
+    def save(self, trainer: Trainer, task: Task) -> None:
         """Write a checkpoint of this moment, between two steps, unless there is one already."""
         if self.saved_step != task.step:
             if self.mirror is not None:
@@ -116,7 +116,7 @@ class Saving(Callback):
             self.saved_step = task.step
 
 
-def take(task: TokenizerTask, ema: EMA, about: dict[str, Any]) -> Checkpoint:
+def take(task: Task, ema: EMA[Any], about: dict[str, Any]) -> Checkpoint:
     """The state of a run between two steps. Every rank must call it; rank 0 gets the tensors."""
     state = {
         "optimizers": [optimizer_state(task, optimizer) for optimizer in _optimizers(task)],
@@ -127,10 +127,10 @@ def take(task: TokenizerTask, ema: EMA, about: dict[str, Any]) -> Checkpoint:
     return Checkpoint(task.step, _plain(task.state_dict()), _plain(ema.gather().state_dict()), state, about)
 
 
-def restore_weights(checkpoint: Checkpoint, task: TokenizerTask, ema: EMA) -> None:
+def restore_weights(checkpoint: Checkpoint, task: Task, ema: EMA[Any]) -> None:
     """Put everything but the optimisers back, before the run starts."""
     try:
-        for module, stored in ((task, checkpoint.model), (ema.tokenizer, checkpoint.ema)):
+        for module, stored in ((task, checkpoint.model), (ema.average, checkpoint.ema)):
             for name, value in module.state_dict().items():
                 if name in stored and stored[name].dtype != value.dtype:
                     raise RuntimeError(f"{name} is {stored[name].dtype} in it and {value.dtype} here")
@@ -142,7 +142,7 @@ def restore_weights(checkpoint: Checkpoint, task: TokenizerTask, ema: EMA) -> No
     ema.updates = checkpoint.state["ema_updates"]
 
 
-def restore_optimizers(checkpoint: Checkpoint, task: TokenizerTask, config: dict[str, Any]) -> None:
+def restore_optimizers(checkpoint: Checkpoint, task: Task, config: dict[str, Any]) -> None:
     """Put the optimisers back, once they exist; where they are of another kind than before, they begin anew."""
     other = [key for key in changes(checkpoint.about.get("config", config), config) if _remembers_otherwise(key)]
     if other:
@@ -163,7 +163,7 @@ def _remembers_otherwise(key: str) -> bool:
     return names[0] == "optimizer" and names[-1] not in _SAME_STATE
 
 
-def _optimizers(task: TokenizerTask) -> list[Any]:
+def _optimizers(task: Task) -> list[Any]:
     optimizers = task.optimizers(use_pl_optimizer=False)
     return optimizers if isinstance(optimizers, list) else [optimizers]
 

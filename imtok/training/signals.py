@@ -15,7 +15,7 @@ from typing_extensions import override
 
 from imtok.distributed import world_size
 from imtok.training.saving import Saving
-from imtok.training.task import TokenizerTask
+from imtok.training.steps import Task
 
 _WATCHED = [number for number in signal.Signals if number.name in ("SIGTERM", "SIGINT", "SIGUSR1")]
 
@@ -62,7 +62,7 @@ class Signals(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        assert isinstance(pl_module, TokenizerTask)
+        assert isinstance(pl_module, Task)
         self._stop = self._stop or trainer.should_stop  # a callback may ask for it within a step
         if not pl_module.stepped:
             trainer.should_stop = False

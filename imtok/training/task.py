@@ -1,50 +1,35 @@
-"""One optimiser step: micro-batches, guard, clipping, codebook update; and the only step counter there is."""
+"""The step of a tokenizer: its losses, those of the objective's other nets, and the update of its codebook."""
 
-import logging
-import traceback
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
-from pathlib import Path
-from typing import Any
 
 import torch
 from einops import rearrange
-from lightning import LightningModule
-from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
 from typing_extensions import override
 
-from imtok.distributed import gather_rows, rank, sum_over_ranks, world_size
+from imtok.distributed import gather_rows, world_size
 from imtok.encoders.base import encoded
-from imtok.errors import InputError
 from imtok.objectives.base import Objective
 from imtok.pixels import to_float
 from imtok.quantizers.statistics import merge_stats, stats_of_all_ranks
 from imtok.schedules import Schedule
 from imtok.tokenizer import Tokenizer
-from imtok.training.meters import Meters
-from imtok.training.optimizers import make_optimizer, set_rate
+from imtok.training.meters import TokenizerMeters
+from imtok.training.optimizers import make_optimizer
 from imtok.training.settings import OptimizerSettings, TrainerSettings, net_key
-from imtok.training.sharding import average_gradients, clip_gradients, shard
+from imtok.training.steps import MakeLoader, Task, refusals_for_users
 from imtok.types import Batch, NetLosses, Shown
 
-log = logging.getLogger(__name__)
-_PACKAGE = Path(__file__).parents[1]
-MakeLoader = Callable[[int, int], DataLoader[Any]]
 
-
-class TokenizerTask(LightningModule):
-    """Trains a tokenizer on an objective, by manual optimisation.
-
-    All randomness of a step is seeded by (seed, step, rank), so a resumed run needs no random state.
+class TokenizerTask(Task):
+    """Trains a tokenizer on an objective.
 
     Args:
         tokenizer: What is trained.
         objective: What is minimised.
-        make_loader: Called with the first and the last step, once the processes know their ranks; yields this rank's
-            micro-batches of these steps in order.
+        make_loader: See :class:`imtok.training.steps.Task`.
         trainer: Length and accumulation.
         optimizer: Settings of the optimiser, for the tokenizer and the nets of the objective.
         seed: Of all randomness.
@@ -53,12 +38,10 @@ class TokenizerTask(LightningModule):
             half a cosine.
 
     Attributes:
-        step: Optimiser steps finished; a step whose gradients were not finite counts too.
-        stepped: True after the last micro-batch of a step.
-        skipped: Steps whose update was left out because of NaN or infinity, in all and in a row.
-        meters: Means since they were last read.
         shown: What the last micro-batch produced.
     """
+
+    name = "tokenizer"
 
     def __init__(
         self,
@@ -71,38 +54,34 @@ class TokenizerTask(LightningModule):
         start_codebook: bool = True,
         schedules: Mapping[str, Schedule] | None = None,
     ) -> None:
-        super().__init__()
-        self.automatic_optimization = False
+        codes = TokenizerMeters(tokenizer.quantizer.vocab_sizes)
+        super().__init__(make_loader, trainer, optimizer, codes, seed, schedules)
+        self.codes = codes
         self.tokenizer = tokenizer
         self.objective = objective
-        self.make_loader = make_loader
-        self.trainer_settings = trainer
-        self.optimizer_settings = optimizer
-        self.seed = seed
         self.start_codebook = start_codebook
-        self.schedules = schedules or {}
-        self.step = 0
-        self.stepped = False
-        self.skipped = [0, 0]
-        self.meters = Meters(tokenizer.quantizer.vocab_sizes)
         self.shown: Shown | None = None
-        self._micro = 0
         self._stats: dict[str, Tensor] = {}
         self._learnt: dict[str, dict[str, Tensor]] = {}  # by net of the objective: what its losses counted
-        self._keys: list[str] = []
-        self._loss_is_finite = torch.ones(())
 
     @property
-    def last_step(self) -> int:
-        """The step after which this process stops."""
-        settings = self.trainer_settings
-        return min(settings.max_steps, settings.stop_at or settings.max_steps)
+    @override
+    def learner(self) -> Tokenizer:
+        return self.tokenizer
 
     @override
-    def configure_model(self) -> None:
-        strategy = self.trainer.strategy
-        if isinstance(strategy, ModelParallelStrategy):
-            shard(self.tokenizer, strategy.device_mesh["data_parallel"])
+    def other_nets(self) -> Mapping[str, nn.Module]:
+        return self.objective.nets()
+
+    @override
+    def has_learnt(self, name: str) -> bool:
+        return name in self._learnt
+
+    @property
+    @override
+    def slower_from(self) -> int | None:
+        adversary = self.objective.adversary
+        return adversary.generator_start if adversary is not None else None
 
     @override
     def configure_optimizers(self) -> list[torch.optim.Optimizer]:
@@ -113,10 +92,6 @@ class TokenizerTask(LightningModule):
         return [make_optimizer(tokenizer, settings), *others]
 
     @override
-    def train_dataloader(self) -> DataLoader[Any]:
-        return self.make_loader(self.step, self.last_step)
-
-    @override
     def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
         image, label = batch.image.to(device, non_blocking=True), batch.label.to(device, non_blocking=True)
         return replace(batch, image=image, label=label)
@@ -124,140 +99,52 @@ class TokenizerTask(LightningModule):
     @override
     def on_fit_start(self) -> None:
         if self.step == 0 and self.start_codebook and not self.tokenizer.is_frozen("quantizer"):
-            with _refusals_for_users():
+            with refusals_for_users():
                 self._start_codebook()
 
     @override
-    def training_step(self, batch: Batch, batch_idx: int) -> None:
-        last = self.is_last_micro_batch
-        self.stepped = False
-        generator = self._seed_step()
-        self._loss_is_finite = self._loss_is_finite.to(self.device)
-        with nullcontext() if last else self._no_sync():
-            with _fixed(self.objective.nets().values()):
-                with _refusals_for_users():
-                    losses = self.objective(self.tokenizer, batch, self.step, generator)
-                self._backward(losses.total)
-            self.shown = _detached(losses.shown)
-            of_nets = self._train_nets(self.shown)
-        self._keys += batch.key
+    def learn(self, batch: Batch, generator: torch.Generator) -> None:
+        with _fixed(self.objective.nets().values()):
+            with refusals_for_users():
+                losses = self.objective(self.tokenizer, batch, self.step, generator)
+            self.backward_of(losses.total)
+        self.shown = _detached(losses.shown)
+        of_nets = self._train_nets(self.shown)
         merge_stats(self._stats, losses.shown.quantized.stats)
-        self.meters.note(losses, *of_nets)
-        self._micro += 1
-        if last:
-            with self._without_autocast():
-                self._finish_step()
+        self.codes.note_losses(losses, *of_nets)
 
     def _train_nets(self, shown: Shown) -> list[NetLosses]:
         """Let each net of the objective that learns in this step learn from what it has shown."""
         nets, found = self.objective.nets(), list[NetLosses]()
         for name in nets:
             with _fixed(net for other, net in nets.items() if other != name):
-                with _refusals_for_users():
+                with refusals_for_users():
                     losses = self.objective.net_losses(name, shown, self.step)
                 if losses is None:
                     continue
-                self._backward(losses.total)
+                self.backward_of(losses.total)
             merge_stats(self._learnt.setdefault(name, {}), losses.stats)
             found.append(losses)
         return found
 
-    def _finish_step(self) -> None:
-        """Update everything that a step updates, or nothing at all if a number is not finite on some rank."""
-        raw = self.optimizers(use_pl_optimizer=True)
-        listed: list[Any] = raw if isinstance(raw, list) else [raw]
-        learnt = {
-            name: optimizer
-            for name, optimizer in zip(("tokenizer", *self.objective.nets()), listed, strict=True)
-            if name == "tokenizer" or name in self._learnt
-        }
-        norms = [self._clip(optimizer, name) for name, optimizer in learnt.items()]
-        finite = self._loss_is_finite * torch.isfinite(torch.stack(norms)).all()
-        if sum_over_ranks(finite).item() == world_size():
-            rates = self.rates()
-            for name, optimizer in learnt.items():
-                set_rate(optimizer, rates[name])
-                optimizer.step()
-            if not self.tokenizer.is_frozen("quantizer"):
-                self.tokenizer.quantizer.update(stats_of_all_ranks(self._stats))
-            for name, stats in self._learnt.items():
-                self.objective.net_update(name, stats_of_all_ranks(stats))
-            shown = dict(zip(learnt, torch.stack(norms).tolist(), strict=True))
-            row = {f"lr{_column(name)}": rates[name] for name in learnt}
-            self.meters.commit(row | {f"gradient_norm{_column(name)}": norm for name, norm in shown.items()})
-            self.skipped[1] = 0
-        else:
-            self._skip()
-        for optimizer in listed:
-            optimizer.zero_grad(set_to_none=True)
-        self._micro, self._stats, self._learnt, self._keys = 0, {}, {}, []
-        self._loss_is_finite = torch.ones(())
-        self.step += 1
-        self.stepped = True
+    @override
+    def after_update(self) -> None:
+        if not self.tokenizer.is_frozen("quantizer"):
+            self.tokenizer.quantizer.update(stats_of_all_ranks(self._stats))
+        for name, stats in self._learnt.items():
+            self.objective.net_update(name, stats_of_all_ranks(stats))
 
-    @property
-    def is_last_micro_batch(self) -> bool:
-        """Whether the micro-batch that comes next ends a step."""
-        return self._micro + 1 == self.trainer_settings.accumulate
+    @override
+    def forget_step(self) -> None:
+        self._stats, self._learnt = {}, {}
 
-    def set_rates(self) -> None:
-        """Set the learning rates of the step that comes next, so that who looks before it sees them."""
-        raw = self.optimizers(use_pl_optimizer=False)
-        for optimizer, rate in zip(raw if isinstance(raw, list) else [raw], self.rates().values(), strict=True):
-            set_rate(optimizer, rate)
-
+    @override
     def rates(self) -> dict[str, float]:
-        """Learning rates of this step: the tokenizer's, then those of the nets of the objective."""
-        settings, steps, schedules = self.optimizer_settings, self.trainer_settings.max_steps, self.schedules
-        found = {"tokenizer": settings.rate(self.step, steps, 0, schedules.get("tokenizer"))}
+        settings, steps, found = self.optimizer_settings, self.trainer_settings.max_steps, super().rates()
         for name in self.objective.nets():
             start = self.objective.net_start(name) or 0
-            found[name] = settings.net_rate(name, self.step, steps, start, schedules.get(name))
+            found[name] = settings.net_rate(name, self.step, steps, start, self.schedules.get(name))
         return found
-
-    def _skip(self) -> None:
-        self.skipped = [self.skipped[0] + 1, self.skipped[1] + 1]
-        keys = ", ".join(self._keys[:8]) + (", ..." if len(self._keys) > 8 else "")
-        message = (
-            f"step {self.step}: a loss or gradient was NaN or infinite on some rank; images of rank {rank()}: {keys}"
-        )
-        if self.skipped[1] > self.trainer_settings.skip_nonfinite:
-            raise InputError(
-                f"{message}. Stopped after {self.skipped[1]} such steps in a row (trainer.skip_nonfinite); nothing of "
-                "them was learnt, the last checkpoint is whole: lower optimizer.lr or look at these images"
-            )
-        self.meters.discard()
-        log.warning("%s. Skipped: neither weights, codebook nor averages have changed", message)
-
-    def _clip(self, optimizer: Any, name: str) -> Tensor:
-        parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-        if isinstance(self.trainer.strategy, ModelParallelStrategy):
-            average_gradients(parameters)
-        if all(parameter.grad is None for parameter in parameters):
-            return torch.zeros((), device=self.device)
-        own = None if name == "tokenizer" else self.optimizer_settings.of_net(name).clip
-        return clip_gradients(parameters, own or self.trainer_settings.clip or float("inf"))
-
-    def _backward(self, loss: Tensor) -> None:
-        self._loss_is_finite *= torch.isfinite(loss.detach())
-        with self._without_autocast():
-            self.manual_backward(loss / self.trainer_settings.accumulate)
-
-    def _without_autocast(self) -> torch.autocast:
-        """Lightning has autocast on for the whole of a step; gradients and updates are no part of what it is for.
-
-        It would turn every product of a backward pass into bfloat16, also where the forward pass was in float32.
-        """
-        return torch.autocast(self.device.type, enabled=False)
-
-    def _no_sync(self) -> Any:
-        strategy = self.trainer.strategy
-        return strategy.block_backward_sync() if isinstance(strategy, DDPStrategy) else nullcontext()
-
-    def _seed_step(self) -> torch.Generator:
-        mixed = hash((self.seed, self.step, rank(), self._micro)) % 2**63  # of integers only: the same in every process
-        torch.manual_seed(mixed)
-        return torch.Generator().manual_seed(mixed)
 
     @torch.no_grad()
     def _start_codebook(self) -> None:
@@ -271,11 +158,6 @@ class TokenizerTask(LightningModule):
         everywhere = gather_rows(torch.cat(latents))
         in_order = rearrange(everywhere, "(rank image) n d -> (image rank n) d", rank=world_size())
         self.tokenizer.quantizer.start(in_order)
-
-
-def _column(name: str) -> str:
-    """What the columns of a net are called beside those of the tokenizer."""
-    return "" if name == "tokenizer" else f"_{name}"
 
 
 @contextmanager
@@ -302,23 +184,6 @@ def _nothing_dropped(condition: nn.Module | None) -> Iterator[None]:
     finally:
         if condition is not None:
             condition.train(training)
-
-
-@contextmanager
-def _refusals_for_users() -> Iterator[None]:
-    """What one part of imtok refuses to take from another is the user's to mend: one line, as when parts are built.
-
-    An error from anywhere else is a fault, and keeps its traceback.
-    """
-    try:
-        yield
-    except InputError:
-        raise
-    except ValueError as error:
-        raised_in = Path(traceback.extract_tb(error.__traceback__)[-1].filename)
-        if not raised_in.is_relative_to(_PACKAGE):
-            raise
-        raise InputError(f"parts of the config do not go together: {error}") from error
 
 
 def _detached(shown: Shown) -> Shown:

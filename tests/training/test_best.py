@@ -17,7 +17,7 @@ from imtok.measures.named import sections
 from imtok.measures.protocol import Protocol
 from imtok.measures.psnr import PSNR
 from imtok.measures.settings import Settings
-from imtok.training import logging as along
+from imtok.training import run as along
 from imtok.training.best import find_best
 from imtok.training.run import train
 

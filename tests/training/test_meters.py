@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from imtok.measures.code_statistics import CodeUsage
-from imtok.training.meters import Meters
+from imtok.training.meters import TokenizerMeters
 from imtok.training.progress import codes_in_use
 from imtok.types import Loss, Losses, Quantized, Shown
 
@@ -17,7 +17,7 @@ def note(meters, ids, keep=None):
     image = torch.zeros(len(ids), 3, 4, 4)
     shown = Shown(image, image, Quantized(torch.zeros(*ids.shape[:2], 2), ids, keep))
     total = torch.tensor(2.0)
-    meters.note(Losses(total, {"l2": Loss(total, 1.0)}, shown))
+    meters.note_losses(Losses(total, {"l2": Loss(total, 1.0)}, shown))
     meters.commit({"lr": 0.1})
 
 
@@ -32,7 +32,7 @@ def stored(meters):
 
 
 def test_usage_and_perplexity_are_those_of_all_tokens_that_are_kept():
-    meters, usage, counted = Meters(SIZES), CodeUsage(SIZES), 0
+    meters, usage, counted = TokenizerMeters(SIZES), CodeUsage(SIZES), 0
     for step in range(5):
         ids, keep = random_ids(), torch.rand(3, 10) < 0.5 if step else None
         note(meters, ids, keep)
@@ -47,7 +47,7 @@ def test_usage_and_perplexity_are_those_of_all_tokens_that_are_kept():
 
 
 def test_the_ceiling_of_usage_is_what_the_tokens_seen_could_use():
-    meters = Meters(SIZES)
+    meters = TokenizerMeters(SIZES)
     note(meters, torch.zeros(1, 10, 2, dtype=torch.long))
     row = meters.read()
     assert row["usage_ceiling"] == pytest.approx((10 / 16 + 10 / 40) / 2)
@@ -55,7 +55,7 @@ def test_the_ceiling_of_usage_is_what_the_tokens_seen_could_use():
 
 
 def test_what_is_held_and_stored_does_not_grow_with_the_steps():
-    meters = Meters(SIZES)
+    meters = TokenizerMeters(SIZES)
     note(meters, random_ids(64, 256))
     early = stored(meters)
     for _ in range(30):
@@ -66,7 +66,7 @@ def test_what_is_held_and_stored_does_not_grow_with_the_steps():
 
 def test_nothing_is_counted_where_there_are_no_ids_or_too_many():
     for sizes, ids in (((), torch.zeros(1, 4, 0).long()), ((2**40,), torch.zeros(1, 4, 1).long())):
-        meters = Meters(sizes)
+        meters = TokenizerMeters(sizes)
         note(meters, ids)
         assert meters.read() == {"l2": 2.0, "loss": 2.0, "lr": 0.1}
 
@@ -74,19 +74,19 @@ def test_nothing_is_counted_where_there_are_no_ids_or_too_many():
 @pytest.mark.parametrize("ranks", [1, 3])
 def test_a_stored_state_goes_on_and_so_does_one_that_holds_all_ids(ranks):
     ids, keep = [random_ids() for _ in range(4)], torch.rand(3, 10) < 0.5
-    whole = Meters(SIZES)
+    whole = TokenizerMeters(SIZES)
     for one in ids:
         note(whole, one, keep)
-    begun = Meters(SIZES)
+    begun = TokenizerMeters(SIZES)
     for one in ids[:3]:
         note(begun, one, keep)
-    state, nothing = begun.state_dict(), {**Meters(SIZES).state_dict(), "sums": {}, "images": {}}
+    state, nothing = begun.state_dict(), {**TokenizerMeters(SIZES).state_dict(), "sums": {}, "images": {}}
     nothing |= {name: {key: 0 * value for key, value in state[name].items()} for name in ("sums", "images")}
     older = {**state, "codes": [(one, keep) for one in ids[:3]]}
     expected = whole.read()
     for first in (state, older):
         others = [{**nothing, "codes": [] if first is older else nothing["codes"]}] * (ranks - 1)
-        meters = Meters(SIZES)
+        meters = TokenizerMeters(SIZES)
         meters.load_state_dicts([first, *others], torch.device("cpu"))
         note(meters, ids[3], keep)
         assert meters.read() == expected
@@ -94,4 +94,4 @@ def test_a_stored_state_goes_on_and_so_does_one_that_holds_all_ids(ranks):
 
 def test_an_id_of_no_code_is_refused():
     with pytest.raises(ValueError, match=r"ids of slot 1 must lie in \[0, 40\), got 40 to 40"):
-        note(Meters(SIZES), torch.tensor([[[0, 40]]]))
+        note(TokenizerMeters(SIZES), torch.tensor([[[0, 40]]]))

@@ -181,7 +181,7 @@ def test_every_counter_goes_up_by_one_a_step(tmp_path, kind):
 
 def test_the_critics_loss_does_not_reach_the_tokenizer_nor_the_other_way_round(tmp_path, monkeypatch):
     gradients = {}
-    original, backward = TokenizerTask._finish_step, TokenizerTask._backward
+    original, backward = TokenizerTask._finish_step, TokenizerTask.backward_of
 
     def finish(task):
         if task.step == 0:
@@ -194,7 +194,7 @@ def test_the_critics_loss_does_not_reach_the_tokenizer_nor_the_other_way_round(t
         with monkeypatch.context() as patched:
             patched.setattr(TokenizerTask, "_finish_step", finish)
             if objective_only is not None:
-                patched.setattr(TokenizerTask, "_backward", objective_only)
+                patched.setattr(TokenizerTask, "backward_of", objective_only)
             train(adversarial_run(tmp_path / name, "trainer.max_steps=1", "trainer.accumulate=2"))
         return dict(gradients)
 
