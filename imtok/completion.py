@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import yaml
 
 from imtok.folders import config_folder
-from imtok.plain import MEASURE_WORDS, PLAIN
+from imtok.plain import PLAIN, short_words
 
 # In zsh after: autoload bashcompinit; bashcompinit
 SCRIPT = "complete -o default -o nospace -C 'imtok --complete' imtok\n"
@@ -46,7 +46,7 @@ def complete(line: str, commands: tuple[str, ...]) -> list[str]:
     config.pop("hydra", None)
     if "trainer" in groups:
         config["trainer"] = yaml.safe_load((config_folder() / "trainer/auto.yaml").read_text(encoding="utf-8"))
-    short = (word for word in MEASURE_WORDS if command == "eval" and not word.startswith("trainer."))
+    short = (word for word in short_words(command) if not word.startswith("trainer."))
     return [f"{key}=" for key in sorted({*groups, *short, *_keys(config)}) if key.startswith(typed)]
 
 

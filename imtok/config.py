@@ -36,7 +36,7 @@ from imtok.unread import outside, unread_keys, without
 _Keys = TypeVar("_Keys")
 # What _target_ builds; all else is plain values.
 SECTIONS = (
-    *("data", "encoder", "quantizer", "regularizer", "decoder", "space", "condition", "objective"),
+    *("data", "encoder", "quantizer", "regularizer", "decoder", "space", "condition", "objective", "prior"),
     *("optimizer", "schedule", "protocol", "extractor", "format"),
 )
 

@@ -16,29 +16,17 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from imtok.errors import InputError
-from imtok.plain import MEASURE_WORDS
+from imtok.plain import short_words
 
 log = logging.getLogger(__name__)
 
 # Last names of the keys that hold paths: their values stay as they are typed, and may name ~ and the environment.
 PATHS = frozenset(
-    (
-        *(
-            "path",
-            "val_path",
-            "out",
-            "tokenizer",
-            "ckpt",
-            "init_from",
-            "ids",
-            "store",
-            "images",
-            "reference",
-            "weights",
-        ),
-        *("index", "cache", "backbone", "dino", "report", "sources", "places"),
-    )
-)
+    {
+        "path", "val_path", "out", "tokenizer", "ckpt", "init_from", "ids", "store", "val", "generator", "images",
+        "reference", "weights", "index", "cache", "captions", "backbone", "dino", "report", "sources", "places",
+    }
+)  # fmt: skip
 _TEXTS = PATHS | {"name", "license"}
 _ENVIRONMENT = r"\$\{\s*oc\.env\s*:\s*(\w*)"
 
@@ -70,10 +58,8 @@ def in_full(command: str, words: Sequence[str]) -> list[str]:
         >>> in_full("train", ["init_from=runs/mine", "init_from.parts=[encoder]"])
         ['++init_from.path=runs/mine', '++init_from.parts=[encoder]']
     """
-    if command not in ("train", "eval"):
-        return list(words)
     words = _new_keys(words) if command == "train" else words
-    mine = {key: now for key, now in MEASURE_WORDS.items() if command == "eval" or key.startswith("trainer.")}
+    mine = short_words(command)
     parted = [(word, *word.partition("=")) for word in words]
     return [f"{mine[key]}={value}" if equal and key in mine else word for word, key, equal, value in parted]
 

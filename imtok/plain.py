@@ -11,15 +11,25 @@ from imtok.errors import InputError
 PATH_OF = {
     "train": "data=folder data.path=", "eval": "tokenizer=", "export": "tokenizer=", "convert": "store=",
     "publish": "tokenizer=", "quantize": "tokenizer=", "decode": "tokenizer=", "score": "images=",
-    "pack": "data=folder data.path=",
+    "pack": "data=folder data.path=", "prior": "store=", "sample": "generator=",
+    "probe": "tokenizer=",
 }  # fmt: skip
 
-# Short words for the choice of measures in eval, and a key of train of before, by what they stand for.
-MEASURE_WORDS = {
-    "metrics": "measure", "trainer.evaluate_metrics": "measure", "pfid.alphas": "measure.pfid.alphas",
-    "pfid.deltas": "measure.pfid.deltas", "lengths": "measure.rate.lengths", "length_target": "measure.length.target",
-    "backbone": "measure.lpips.backbone", "dino": "measure.fdd.extractor.weights",
+# Short words, and words of before, of each command, by what they stand for. Hydra takes prior=RUN for an option.
+_SHORT = {
+    "eval": {
+        "metrics": "measure", "pfid.alphas": "measure.pfid.alphas", "pfid.deltas": "measure.pfid.deltas",
+        "lengths": "measure.rate.lengths", "length_target": "measure.length.target",
+        "backbone": "measure.lpips.backbone", "dino": "measure.fdd.extractor.weights",
+    },
+    "sample": {"prior": "generator"},
 }  # fmt: skip
+_BEFORE = {"trainer.evaluate_metrics": "measure"}
+
+
+def short_words(command: str) -> dict[str, str]:
+    """The words of a command that stand for keys of its config, by what they stand for."""
+    return {**_SHORT.get(command, {}), **(_BEFORE if command in ("train", "eval") else {})}
 
 
 def with_path(command: str, words: Sequence[str]) -> list[str]:

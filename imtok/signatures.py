@@ -23,6 +23,7 @@ from imtok.measures.making import DIRECTION
 from imtok.measures.protocol import Protocol
 from imtok.objectives.base import Objective
 from imtok.overrides import PATHS, quoted
+from imtok.priors.base import Prior
 from imtok.quantizers.base import Quantizer
 from imtok.regularizers.base import Regularizer
 from imtok.spaces.base import Space
@@ -36,12 +37,15 @@ from imtok.training.told_sizes import LISTENERS, TOLD, named_class
 EXPECTED: dict[str, type] = {
     "data": Data, "encoder": Encoder, "quantizer": Quantizer, "regularizer": Regularizer, "decoder": Decoder,
     "space": Space, "condition": Conditioner, "objective": Objective, "protocol": Protocol, "format": Format,
+    "prior": Prior,
 }  # fmt: skip
 # Arguments that imtok.build passes itself, so that YAML files leave them out.
 _TOLD = {"text_dim", "text_length", "classes"}  # of the condition
 PROVIDED = {
     "encoder": {"out_dim", "image_size", "space"} | _TOLD,
     "decoder": {"in_dim", "image_size", "space", "num_latents"} | _TOLD,
+    "prior": {"layout"} | _TOLD,
+    "prior.head": {"vocab_sizes", "width"},
     "schedule": set(GIVEN),
     "logger.*": {"save_dir", "name", "version", "run_name", "run_id"},
     "optimizer.*": {"params"},

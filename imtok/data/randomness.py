@@ -18,6 +18,7 @@ class Purpose(IntEnum):
     REPLACE = 2
     MIX = 3
     CAPTION = 4
+    SAMPLE = 5
 
 
 def bit_stream(purpose: Purpose, seed: int, epoch: int, index: int = 0, attempt: int = 0) -> np.random.Philox:

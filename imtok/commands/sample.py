@@ -1,0 +1,108 @@
+"""``imtok sample``: draws images from a prior."""
+
+from dataclasses import dataclass, field
+
+from omegaconf import MISSING, DictConfig
+from rich.console import Console
+
+from imtok.bars import bar
+from imtok.command_line import output_folder
+from imtok.conditions.given import DecodeConditionConfig, give, read_captions
+from imtok.config import read_keys
+from imtok.errors import InputError
+from imtok.image_commands import given_condition, load_tokenizer
+from imtok.paste import imtok_line
+from imtok.priors.generator import Generator
+from imtok.priors.samples import NPZ, Asked, balanced, write_samples
+from imtok.priors.sampling import Sampling
+
+
+@dataclass
+class Keys:
+    """A prior, the tokenizer of its tokens, and how to draw. configs/sample.yaml explains each."""
+
+    generator: str = MISSING
+    tokenizer: str = MISSING
+    n: int = 64
+    out: str | None = None
+    seed: int = 0
+    temperature: float = 1.0
+    top_k: int = 0
+    top_p: float = 1.0
+    guidance: float = 1.0
+    steps: int = 12
+    choice_temperature: float = 4.5
+    image_size: int | None = None
+    batch_size: int = 64
+    device: str = "auto"
+    threads: int | None = None
+    condition: DecodeConditionConfig = field(default_factory=DecodeConditionConfig)
+
+    def check(self) -> list[str]:
+        """What is out of range, one line each."""
+        given = {name: getattr(self, name) for name in ("n", "batch_size", "image_size", "threads")}
+        problems = [f"{name} must be at least 1, got {v}" for name, v in given.items() if v is not None and v < 1]
+        try:
+            self.sampling()
+        except ValueError as error:
+            problems.append(str(error))
+        return problems + self.condition.check()
+
+    def sampling(self) -> Sampling:
+        """How to draw."""
+        return Sampling(**{name: getattr(self, name) for name in vars(Sampling())})
+
+
+def run(config: DictConfig) -> None:
+    """Draw images, and say where they are.
+
+    Raises:
+        InputError: If prior and tokenizer do not belong together, or the prior is told what nobody says.
+    """
+    keys, folder, console = read_keys(config, Keys), output_folder(config, "samples"), Console(highlight=False)
+    generator = Generator.load(keys.generator)
+    tokenizer, device, size = load_tokenizer(config)
+    asked = asked_of(generator, keys.n, given_condition(config))
+    with bar("sample") as advance:
+        write_samples(
+            generator,
+            tokenizer,
+            keys.n,
+            folder,
+            (size, size),
+            keys.sampling(),
+            asked,
+            keys.batch_size,
+            device,
+            lambda done: advance(done, keys.n),
+        )
+    console.print(f"{keys.n} samples in {folder}: 000000.png ..., ids.npy, {NPZ}", soft_wrap=True, markup=False)
+    following = imtok_line("score", images=folder / NPZ, reference="IMAGES", protocol="offline")
+    console.print(f"score:    {following}", soft_wrap=True, markup=False)
+
+
+def asked_of(generator: Generator, count: int, given: DecodeConditionConfig) -> Asked:
+    """What so many samples are of: the label or the captions that are given, or all classes in turn.
+
+    Raises:
+        InputError: If the prior is told captions and there are none, or nothing reads what is given.
+    """
+    condition = generator.condition
+    if condition is None and (given.label is not None or given.captions is not None):
+        raise InputError("condition: this prior was trained with condition=none, and reads neither labels nor captions")
+    if condition is None:
+        return Asked()
+    label, given.label = given.label, None
+    generator.condition = give(condition, condition.gives, given)
+    captions = read_captions(given.captions, count) if given.captions is not None else []
+    if "caption" in condition.reads and not captions and not given.missing:
+        raise InputError(
+            "condition.captions=FILE must be given, a line for each sample, since the prior reads captions; "
+            "condition.missing=true draws samples of which nothing is said"
+        )
+    if "label" not in condition.reads:
+        return Asked(captions=captions)
+    classes = condition.classes or 1
+    if label is not None and label >= classes:
+        raise InputError(f"condition.label must be below {classes}, got {label}")
+    return Asked([label] * count if label is not None else balanced(count, classes), captions)

@@ -1,0 +1,1 @@
+"""Generators of tokens, as probes of a tokenizer."""

@@ -1,0 +1,181 @@
+"""The contract that every prior keeps, and the parts that all of them share."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+from torch.nn import functional as F
+from typing_extensions import override
+
+from imtok.nn.transformer import BlockStyle, Transformer
+from imtok.priors.heads import TokenHead
+from imtok.priors.layout import TokenLayout
+from imtok.priors.prefix import Prefix
+from imtok.priors.sampling import Sampling
+from imtok.types import Condition, Tokens
+
+WIDTH = 256
+STYLE = BlockStyle(norm="rms", mlp="swiglu", mlp_ratio=8 / 3, bias=False)  # as LlamaGen's (arXiv 2406.06525)
+
+
+class Prior(nn.Module, ABC):
+    """A generator of the tokens of one image. It knows ids and a condition, and nothing of pixels.
+
+    Args:
+        layout: What the tokens are; its builder says it.
+
+    Attributes:
+        layout: What the tokens are.
+        exact: Whether ``nats`` is the likelihood itself, and not an upper bound of minus its logarithm.
+    """
+
+    exact = True
+
+    def __init__(self, layout: TokenLayout) -> None:
+        super().__init__()
+        self.layout = layout
+
+    @abstractmethod
+    def losses(self, tokens: Tokens, condition: Condition | None, progress: float) -> Mapping[str, Float[Tensor, ""]]:
+        """What a training step minimises, by name: their sum.
+
+        Args:
+            tokens: Of a batch of images.
+            condition: What is told of them; None = nothing.
+            progress: Share of the run that is over, in [0, 1].
+        """
+
+    @abstractmethod
+    def nats(self, tokens: Tokens, condition: Condition | None) -> Float[Tensor, " b"]:
+        """Minus the logarithm of the probability of each image's tokens, or a bound above it (``exact``)."""
+
+    @abstractmethod
+    def sample(self, indices: Sequence[int], condition: Condition | None, settings: Sampling) -> Tokens:
+        """Draw tokens.
+
+        Args:
+            indices: A number for each sample, of which its draws are a function.
+            condition: What is told of the samples; None = nothing.
+            settings: See there.
+
+        Raises:
+            ValueError: If it cannot be sampled by these settings.
+        """
+
+    @property
+    def gives_guidance(self) -> bool:
+        """Whether it has learnt what tokens are without a condition."""
+        return False
+
+
+class TransformerPrior(Prior):
+    """A prior whose trunk is one transformer, whatever the order of its tokens.
+
+    Args:
+        layout: What the tokens are; its builder says it.
+        head: How ids go in and out.
+        width: Of the trunk.
+        depth: Its blocks.
+        heads: Attention heads of each block.
+        dropout: Share of the channels of its inputs that a training step sets to zero.
+        drop_path: See :class:`imtok.nn.transformer.Transformer`.
+        classes: Of the labels that it is told; None = it is told none. Its builder says it, as the next two.
+        text_dim: Width of the text features that it is told; None = none.
+        text_length: Rows of them.
+        drop_condition: Share of the images of a training batch of which it is told nothing, for guidance.
+    """
+
+    def __init__(
+        self,
+        layout: TokenLayout,
+        head: TokenHead,
+        width: int = WIDTH,
+        depth: int = 6,
+        heads: int = 8,
+        dropout: float = 0.1,
+        drop_path: float = 0.0,
+        classes: int | None = None,
+        text_dim: int | None = None,
+        text_length: int | None = None,
+        drop_condition: float = 0.1,
+    ) -> None:
+        super().__init__(layout)
+        if not 0 <= dropout < 1:
+            raise ValueError(f"dropout must lie in [0, 1), got {dropout}")
+        self.width = width
+        self.head = head
+        self.prefix = Prefix(width, classes, text_dim, text_length, drop_condition)
+        self.positions = nn.Parameter(torch.randn(layout.tokens, width) * 0.02)
+        self.trunk = Transformer(width, depth, heads, STYLE, drop_path=drop_path)
+        self.norm = nn.RMSNorm(width)
+        self.dropout = nn.Dropout(dropout)
+        self.apply(_start)
+
+    @classmethod
+    def tell_parts(cls, provided: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+        """What the builder tells the head: how many ids each slot has, and the width of the trunk."""
+        layout, width = provided["layout"], given.get("width", WIDTH)
+        return {"head": {"vocab_sizes": layout.vocab_sizes, "width": width}}
+
+    @property
+    @override
+    def gives_guidance(self) -> bool:
+        return self.prefix.told and self.prefix.drop > 0
+
+    def require(self, settings: Sampling) -> None:
+        """Raise ValueError if the prior cannot be sampled by these settings."""
+        self.head.require(settings)
+        if settings.guided and not self.gives_guidance:
+            raise ValueError(
+                f"guidance must be 1, got {settings.guidance}: this prior is told nothing of images, or has never "
+                "learnt images of which nothing is told (drop_condition)"
+            )
+
+    def check(self, tokens: Tokens) -> Bool[Tensor, "b t"]:
+        """Which tokens there are; ValueError if they are not those of the layout.
+
+        Tokens that are left out must be the last ones.
+        """
+        shape = (self.layout.tokens, self.layout.slots)
+        if tokens.ids.shape[1:] != shape:
+            raise ValueError(f"ids must be of {shape[0]} tokens and {shape[1]} slots, got {tuple(tokens.ids.shape)}")
+        if tokens.keep is None:
+            return torch.ones(tokens.ids.shape[:2], dtype=torch.bool, device=tokens.ids.device)
+        if (tokens.keep[:, 1:] & ~tokens.keep[:, :-1]).any() or not tokens.keep[:, 0].all():
+            raise ValueError("tokens that an image leaves out must be its last ones, and one must stay")
+        return tokens.keep
+
+
+def _start(module: nn.Module) -> None:
+    """Weights of deviation 0.02, as GPT-2's."""
+    if isinstance(module, nn.Linear | nn.Embedding):
+        nn.init.normal_(module.weight, std=0.02)
+    if isinstance(module, nn.Linear) and module.bias is not None:
+        nn.init.zeros_(module.bias)
+
+
+def mean_of(nats: Float[Tensor, "b t g"], there: Bool[Tensor, "b t"]) -> Float[Tensor, ""]:
+    """The mean over the tokens that there are, in nats per token."""
+    return (nats.sum(-1) * there).sum() / there.sum()
+
+
+def stop_nats(logits: Float[Tensor, "b t"], there: Bool[Tensor, "b t"]) -> Float[Tensor, "b t"]:
+    """Nats of going on or ending at each token, where that is open: not at the first one, which there always is.
+
+    Args:
+        logits: Of the end, before each token.
+        there: Which tokens there are.
+
+    Returns:
+        At tokens that there are, the nats of going on; at the first that there is not, those of the end; else 0.
+    """
+    ended = ~there
+    first = ended & there.roll(1, 1)
+    first[:, 0] = False
+    each = F.binary_cross_entropy_with_logits(logits.float(), ended.float(), reduction="none")
+    open_ = (there | first).float()
+    open_[:, 0] = 0
+    return each * open_

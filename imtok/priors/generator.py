@@ -1,0 +1,155 @@
+"""A prior with what it is told of images: built from plain values, saved, read, measured and sampled."""
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor, nn
+
+from imtok.conditions.base import Conditioner, pinned
+from imtok.construct import Config, check_stored, construct
+from imtok.errors import InputError
+from imtok.locate import CONFIG
+from imtok.priors.base import Prior
+from imtok.priors.layout import TokenLayout
+from imtok.priors.rows import TokenBatch
+from imtok.priors.sampling import Sampling
+from imtok.sealed import read_sealed, write_sealed
+from imtok.types import Tokens
+
+FOLDER = "prior"
+_NEEDED = ("prior", "layout", "tokens")
+
+
+class Generator(nn.Module):
+    """A prior, and the condition that it is told. It is to tokens what a tokenizer is to images.
+
+    Args:
+        prior: Knows tokens.
+        condition: Says what is told of images; None = nothing.
+        config: The plain values that both are built from.
+
+    Example:
+        >>> head = {"_target_": "imtok.priors.heads.ParallelHead"}
+        >>> prior = {"_target_": "imtok.priors.ar.ARPrior", "head": head, "width": 32, "depth": 1, "heads": 2}
+        >>> layout = {"vocab_sizes": [16], "tokens": 4}
+        >>> made = Generator.from_config({"prior": prior, "layout": layout, "tokens": {}})
+        >>> made.sample([0, 1], Sampling()).ids.shape
+        torch.Size([2, 4, 1])
+    """
+
+    def __init__(self, prior: Prior, condition: Conditioner | None, config: Config) -> None:
+        super().__init__()
+        self.prior, self.condition, self.config = prior, condition, config
+
+    @classmethod
+    def from_config(cls, config: Config, packages: Sequence[str] | None = ("imtok",), key: str = "") -> "Generator":
+        """Build from plain values.
+
+        Args:
+            config: ``prior``, and ``condition`` if it is told something: a dict with ``_target_`` each; ``layout``:
+                arguments of :class:`~imtok.priors.layout.TokenLayout`; ``tokens``: where the tokens come from, plain
+                values.
+            packages: See :meth:`imtok.tokenizer.Tokenizer.from_config`.
+            key: Where the prior stands in the user's config, for messages; "" = in none.
+
+        Raises:
+            ValueError: If a class is of another kind or refuses its arguments; InputError with ``key``.
+        """
+        if packages is not None:
+            check_stored(config["prior"], packages, Prior)
+            if config.get("condition"):
+                check_stored(config["condition"], packages, Conditioner)
+        layout = config["layout"]
+        told = {"layout": TokenLayout(**{name: _tuple(value) for name, value in layout.items()})}
+        condition = cast(
+            Conditioner | None, construct(config["condition"], packages) if config.get("condition") else None
+        )
+        sizes = condition.sizes if condition is not None else {}
+        prior = cast(Prior, construct(config["prior"], packages, {**told, **sizes}, key))
+        return cls(prior, condition, pinned(config, condition))
+
+    def losses(self, batch: TokenBatch, progress: float) -> Mapping[str, Float[Tensor, ""]]:
+        """See :meth:`imtok.priors.base.Prior.losses`."""
+        return self.prior.losses(batch.tokens, self._told(batch.caption, batch.label), progress)
+
+    def nats(self, batch: TokenBatch) -> Float[Tensor, " b"]:
+        """See :meth:`imtok.priors.base.Prior.nats`."""
+        return self.prior.nats(batch.tokens, self._told(batch.caption, batch.label))
+
+    def sample(
+        self,
+        indices: Sequence[int],
+        settings: Sampling,
+        captions: Sequence[str] | None = None,
+        labels: Sequence[int] | None = None,
+    ) -> Tokens:
+        """Draw tokens of images of which something is told.
+
+        Args:
+            indices: A number for each sample, of which its draws are a function.
+            settings: See there.
+            captions: Text for each; None = none.
+            labels: Class of each, -1 = none; None = none.
+
+        Raises:
+            ValueError: If it cannot be sampled by these settings.
+        """
+        device = next(self.parameters()).device
+        told = torch.tensor(labels or [-1] * len(indices), device=device)
+        return self.prior.sample(indices, self._told(captions or [""] * len(indices), told), settings)
+
+    @torch.no_grad()
+    def bits(self, batches: Iterable[TokenBatch]) -> tuple[float, int, int]:
+        """Bits of all tokens of some images, how many images and how many tokens these are."""
+        device, total, images, tokens = next(self.parameters()).device, 0.0, 0, 0
+        for batch in batches:
+            total += float(self.nats(batch.to(device)).double().sum()) / math.log(2)
+            images += len(batch)
+            keep = batch.tokens.keep
+            tokens += batch.tokens.ids.shape[0] * batch.tokens.ids.shape[1] if keep is None else int(keep.sum())
+        return total, images, tokens
+
+    def save(self, folder: Path) -> None:
+        """Write ``config.json`` and ``model.safetensors``; the folder appears whole or not at all."""
+        write_sealed(folder, self.config, {}, self.state_dict())
+
+    @classmethod
+    def load(cls, source: str | Path, packages: Sequence[str] = ("imtok",)) -> "Generator":
+        """Read what ``save`` wrote, in evaluation mode. Runs no code but that of ``packages``.
+
+        Args:
+            source: Its folder, or a run folder that holds it as ``prior/``.
+            packages: See :meth:`imtok.tokenizer.Tokenizer.load`.
+
+        Raises:
+            InputError: If a file is missing or was altered, or the weights do not fit the config.
+        """
+        folder = next((one for one in (Path(source), Path(source) / FOLDER) if (one / CONFIG).is_file()), None)
+        if folder is None:
+            raise InputError(
+                f"{source} is not a prior (no {CONFIG} in it or in its {FOLDER}/); give a run of imtok prior that has "
+                "come to its end"
+            )
+        sealed = read_sealed(folder, _NEEDED, (*_NEEDED, "condition"), "prior")
+        try:
+            found = cls.from_config(sealed.config, packages)
+            found.load_state_dict(sealed.weights)
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise InputError(f"{folder} does not fit this version of imtok ({error})") from None
+        return found.eval()
+
+    @property
+    def tokens(self) -> dict[str, Any]:
+        """Where the tokens that it has learnt come from: the hash of their tokenizer, and the size of its images."""
+        return self.config["tokens"]
+
+    def _told(self, captions: Sequence[str], labels: Int64[Tensor, " b"]) -> Any:
+        return None if self.condition is None else self.condition.make(captions, labels)
+
+
+def _tuple(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value

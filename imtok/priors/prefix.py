@@ -1,0 +1,93 @@
+"""What is told of an image, as the first vectors of a sequence."""
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+from typing_extensions import override
+
+from imtok.types import Condition
+
+
+class Prefix(nn.Module):
+    """A vector for the label, one for each row of text, and a start vector, which is always there and the last.
+
+    Args:
+        width: Of the vectors.
+        classes: Of the labels; None = there is none.
+        text_dim: Width of the text features; None = there are none.
+        text_length: Rows of text.
+        drop: Share of the images of a training batch of which nothing is told. Torch's generator draws them.
+
+    Raises:
+        ValueError: If ``drop`` is out of range, or, in ``forward``, if what is told is not what was announced.
+
+    Example:
+        >>> tokens, there = Prefix(width=8, classes=10)(Condition(label=torch.tensor([3, -1])), 2)
+        >>> tokens.shape, there.tolist()
+        (torch.Size([2, 2, 8]), [[True, True], [True, True]])
+    """
+
+    def __init__(
+        self,
+        width: int,
+        classes: int | None = None,
+        text_dim: int | None = None,
+        text_length: int | None = None,
+        drop: float = 0.1,
+    ) -> None:
+        super().__init__()
+        if not 0 <= drop < 1:
+            raise ValueError(f"drop_condition must lie in [0, 1), got {drop}")
+        self.drop = drop
+        self.classes = classes
+        self.text_length = text_length or 0
+        self.start = nn.Parameter(torch.randn(width) * 0.02)
+        self.label = nn.Embedding(classes + 1, width) if classes is not None else None  # the last = no label
+        self.text = nn.Linear(text_dim, width) if text_dim is not None else None
+        self.rows = nn.Parameter(torch.randn(self.text_length, width) * 0.02) if text_dim is not None else None
+
+    @property
+    def told(self) -> bool:
+        """Whether anything is told at all."""
+        return self.label is not None or self.text is not None
+
+    @property
+    def length(self) -> int:
+        """Vectors."""
+        return 1 + (self.label is not None) + self.text_length * (self.text is not None)
+
+    @override
+    def forward(
+        self, condition: Condition | None, images: int, nothing: bool = False
+    ) -> tuple[Float[Tensor, "b p d"], Bool[Tensor, "b p"]]:
+        """The vectors, and which of them can be seen.
+
+        Args:
+            condition: What is told; None = nothing.
+            images: How many there are.
+            nothing: Leave out what is told, of all images.
+        """
+        device = self.start.device
+        hidden = torch.full((images,), nothing, device=device)
+        if self.training and self.drop and self.told:
+            hidden = hidden | (torch.rand(images, device=device) < self.drop)
+        condition = condition or Condition()
+        vectors, there = list[Tensor](), list[Tensor]()
+        if self.label is not None and self.classes is not None:
+            label = torch.full((images,), -1, device=device) if condition.label is None else condition.label
+            label = label.masked_fill(hidden | (label < 0), self.classes)
+            vectors.append(self.label(label)[:, None])
+            there.append(torch.ones(images, 1, dtype=torch.bool, device=device))
+        if self.text is not None and self.rows is not None:
+            if condition.text is None or condition.text.shape[1] != self.text_length:
+                raise ValueError(f"the condition must give {self.text_length} rows of text, got {_shape(condition)}")
+            vectors.append(self.text(condition.text.to(self.text.weight.dtype)) + self.rows)
+            seen = condition.mask if condition.mask is not None else torch.ones_like(condition.text[..., 0]).bool()
+            there.append(seen & ~hidden[:, None])
+        vectors.append(self.start.expand(images, 1, -1))
+        there.append(torch.ones(images, 1, dtype=torch.bool, device=device))
+        return torch.cat(vectors, 1), torch.cat(there, 1)
+
+
+def _shape(condition: Condition) -> str:
+    return "none" if condition.text is None else str(tuple(condition.text.shape))

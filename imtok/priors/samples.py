@@ -1,0 +1,119 @@
+"""What a prior draws, as pictures: a folder of PNGs, their ids, and one npz as ADM's evaluator reads it."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from imtok.conditions.base import NO_LABEL
+from imtok.errors import InputError
+from imtok.export.tokens import id_type
+from imtok.files import claim_output, new_folder, write_json
+from imtok.grid import to_picture
+from imtok.measures.inference import Size, evaluating
+from imtok.pixels import to_uint8
+from imtok.priors.generator import Generator
+from imtok.priors.sampling import Sampling
+from imtok.tokenizer import Tokenizer
+from imtok.types import Tokens
+
+MARKER = "samples.json"
+NPZ = "samples.npz"
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What samples are of.
+
+    Attributes:
+        labels: Class of each; () = of none.
+        captions: Text for each; () = none.
+    """
+
+    labels: Sequence[int] = ()
+    captions: Sequence[str] = ()
+
+
+def balanced(count: int, classes: int) -> list[int]:
+    """A label for each of so many samples, all classes in turn."""
+    return [number % classes for number in range(count)]
+
+
+def write_samples(
+    generator: Generator,
+    tokenizer: Tokenizer,
+    count: int,
+    folder: Path,
+    size: Size,
+    settings: Sampling,
+    asked: Asked | None = None,
+    batch_size: int = 64,
+    device: str | torch.device = "cpu",
+    advance: Callable[[int], None] | None = None,
+) -> dict[str, Any]:
+    """Draw tokens, decode them, and write ``000000.png``, ..., ``ids.npy``, ``samples.npz`` and ``samples.json``.
+
+    A sample is a function of the seed and of its number. ``samples.npz`` holds ``arr_0`` (images height width 3, uint8)
+    and ``arr_1`` (their labels) in the layout of ADM's evaluator.
+
+    Args:
+        generator: The prior; ends on ``device``.
+        tokenizer: The one whose tokens it has learnt; ends on ``device``.
+        count: Number of samples.
+        folder: Appears whole or not at all; earlier samples in it are replaced.
+        size: Height and width of the pictures, in pixels.
+        settings: How to draw.
+        asked: What the samples are of; None = nothing is told.
+        batch_size: Samples drawn at a time.
+        device: Where to compute.
+        advance: Called with the number of samples that are done.
+
+    Returns:
+        What ``samples.json`` says.
+
+    Raises:
+        InputError: If the prior has learnt the tokens of another tokenizer, or cannot be sampled by these settings.
+    """
+    fingerprint, asked = tokenizer.fingerprint(), asked or Asked()
+    if generator.tokens["tokenizer_sha256"] != fingerprint:
+        raise InputError("the prior has learnt the tokens of another tokenizer; give the one that exported its store")
+    claim_output(folder, MARKER)
+    device = torch.device(device)
+    generator.to(device).eval()
+    facts = {"samples": count, "sampling": asdict(settings), "tokenizer_sha256": fingerprint}
+    with new_folder(folder) as aside, evaluating(tokenizer.to(device)):
+        pictures = np.lib.format.open_memmap(aside / "pixels.npy", "w+", np.uint8, (count, *size, 3))
+        ids, keeps, labels = list[np.ndarray](), list[np.ndarray](), np.full(count, NO_LABEL, np.int64)
+        for start in range(0, count, batch_size):
+            numbers = list(range(start, min(start + batch_size, count)))
+            own = [asked.labels[number] for number in numbers] if asked.labels else [NO_LABEL] * len(numbers)
+            said = [asked.captions[number] for number in numbers] if asked.captions else [""] * len(numbers)
+            try:
+                drawn = generator.sample(numbers, settings, said, own)
+            except ValueError as error:
+                raise InputError(f"prior: {error}") from None
+            condition = tokenizer.condition_for(len(numbers), said, torch.tensor(own))
+            for number, image in zip(numbers, to_uint8(tokenizer.decode(drawn, size, condition)), strict=True):
+                to_picture(image).save(aside / f"{number:06d}.png")
+                pictures[number] = image.permute(1, 2, 0).cpu().numpy()
+            _gather(drawn, ids, keeps)
+            labels[numbers] = own
+            if advance is not None:
+                advance(numbers[-1] + 1)
+        np.save(aside / "ids.npy", np.concatenate(ids).astype(id_type(tokenizer.quantizer.vocab_sizes)))
+        if keeps:
+            np.save(aside / "keep.npy", np.concatenate(keeps))
+        np.savez(aside / NPZ, arr_0=pictures, arr_1=labels)
+        del pictures
+        (aside / "pixels.npy").unlink()
+        write_json(aside / MARKER, facts)
+    return facts
+
+
+def _gather(drawn: Tokens, ids: list[np.ndarray], keeps: list[np.ndarray]) -> None:
+    ids.append(drawn.ids.cpu().numpy())
+    if drawn.keep is not None:
+        keeps.append(drawn.keep.cpu().numpy())

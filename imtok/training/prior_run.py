@@ -1,0 +1,265 @@
+"""A whole run of a prior: start or go on, train, save, and say what it knows of tokens that it has not seen."""
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning import Callback
+from lightning.pytorch.loggers.logger import DummyLogger
+from torch.utils.data import DataLoader
+
+from imtok.data.order import TrainBatches
+from imtok.distributed import from_main, launched_rank, rank, sum_over_ranks, world_size
+from imtok.errors import InputError
+from imtok.files import Lock, read_json, write_json
+from imtok.priors.generator import FOLDER, Generator
+from imtok.priors.ngrams import ngram_bits
+from imtok.priors.rows import TokenRows, collate
+from imtok.training import folder as run_folder
+from imtok.training.callbacks import build_callbacks, check_monitors
+from imtok.training.checkpoints import Checkpoint
+from imtok.training.crew import Watched, assemble, carry_out
+from imtok.training.ema import EMA
+from imtok.training.finish import SUMMARY
+from imtok.training.flags import is_fast
+from imtok.training.hardware import make_trainer, with_micro_batches
+from imtok.training.health import Health
+from imtok.training.loggers import Loggers
+from imtok.training.logging import Evaluation, Measured
+from imtok.training.optimizers import make_optimizer, try_optimizer
+from imtok.training.prior_task import PriorTask
+from imtok.training.rates import Schedules
+from imtok.training.resume import check_changes
+from imtok.training.settings import EMASettings, OptimizerSettings, TrainerSettings
+from imtok.training.signals import spare_workers
+from imtok.training.statement import device_name
+
+log = logging.getLogger(__name__)
+BITS = "bits_per_token"
+_BATCH = 64  # rows that are measured at a time
+
+
+@dataclass(frozen=True)
+class PriorRun:
+    """A run's parts and settings; :func:`train_prior` carries it out.
+
+    Attributes:
+        generator: What is trained.
+        rows: Tokens to learn from.
+        held_out: Tokens to measure on.
+        trainer: Length, hardware, cadence.
+        optimizer: Of the prior.
+        ema: Averaging of the weights.
+        folder: The run folder.
+        seed: Of all randomness.
+        config: Everything above as plain values.
+        config_yaml: The same as text.
+        ckpt: ``last`` or a checkpoint folder to go on from.
+        loggers: What the log is sent to as well: a section with ``_target_`` for each name.
+        callbacks: Lightning's callbacks, and those of one's own, in the same way.
+        allow_change: Config keys that may differ from the run so far.
+        command: What its further processes on this machine run, where no launcher has started them.
+        schedules: Of the learning rate, by the name "prior".
+    """
+
+    generator: Generator
+    rows: TokenRows
+    held_out: TokenRows
+    trainer: TrainerSettings
+    optimizer: OptimizerSettings
+    ema: EMASettings
+    folder: Path
+    seed: int
+    config: dict[str, Any]
+    config_yaml: str
+    ckpt: str | None = None
+    loggers: Mapping[str, Any] = field(default_factory=dict)
+    callbacks: Mapping[str, Any] = field(default_factory=dict)
+    allow_change: Sequence[str] = ()
+    command: tuple[str, ...] = ()
+    schedules: Schedules = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class PriorOutcome:
+    """How a run ended.
+
+    Attributes:
+        found: What the prior knows of held-out tokens; None if the run is not at its last step.
+        step: Steps done.
+        signal: Number of the signal that ended it; 0 = none.
+        finished_before: It was finished already, and nothing was done.
+    """
+
+    found: dict[str, Any] | None
+    step: int
+    signal: int = 0
+    finished_before: bool = False
+
+
+def train_prior(run: PriorRun) -> PriorOutcome:
+    """Carry out a run, from its start or from a checkpoint.
+
+    Raises:
+        InputError: If the folder, the checkpoint, the tokens or the config cannot be used. Before the first step
+            nothing has been written then; later, all checkpoints are whole.
+    """
+    with run_folder.held(run.folder) as lock:
+        return _train(run, lock)
+
+
+def _train(run: PriorRun, lock: Lock) -> PriorOutcome:
+    if run.trainer.threads:
+        torch.set_num_threads(run.trainer.threads)
+    # Where it begins: at its first step or at a checkpoint.
+    about = {"config": run.config, "data": _about(run)}
+    resume = run_folder.find_checkpoint(run.folder, run.ckpt)
+    if resume is not None:
+        _check_resume(run, resume, about)
+        if resume.step >= run.trainer.max_steps and (run.folder / SUMMARY).exists():
+            return PriorOutcome(read_json(run.folder / SUMMARY), resume.step, finished_before=True)
+    # All that can be refused is refused here.
+    trainer = make_trainer(run.trainer, False, run.command)
+    run = replace(run, trainer=with_micro_batches(run.trainer, trainer.world_size))
+    callbacks = _try_parts(run)
+    sections = {} if is_fast(trainer) else dict(run.loggers)
+    step = None if resume is None else resume.step
+    mirror = Loggers(sections, run.folder, run.config, step, launched_rank() == 0)
+    # From here on the folder is this run's.
+    if launched_rank() == 0:
+        run_folder.claim(run.folder, run.ckpt, lock)
+        run_folder.describe(run.folder, run.config_yaml, about, run.seed)
+        _say(run, device_name(trainer.strategy.root_device, trainer.world_size), step or 0)
+    mirror.start()
+    trainer.loggers = [DummyLogger()] if is_fast(trainer) else mirror.loggers
+    # What is learnt, its average, and who watches.
+    task = PriorTask(
+        run.generator,
+        lambda first, last: _loader(run, first, last),
+        run.trainer,
+        run.optimizer,
+        run.seed,
+        run.schedules,
+    )
+    ema = EMA(run.generator, run.ema.decay)
+    watched = Watched(run.folder, run.trainer, about, resume, callbacks)
+    crew = assemble(trainer, watched, task, ema, mirror, Health(None))
+    if run.trainer.evaluate_every:
+        best = (BITS, False) if run.trainer.best else None
+        every = run.trainer.evaluate_every
+        trainer.callbacks.append(  # type: ignore[attr-defined]
+            Evaluation(run.folder, every, lambda net, _: _measured(run, net), best, ema, mirror, crew.guests, FOLDER)
+        )
+    trainer.callbacks.append(crew.signals)  # type: ignore[attr-defined]
+
+    def finished(stopped: bool) -> dict[str, Any]:
+        averaged = ema.gather().to(trainer.strategy.root_device)
+        found = {**measure(averaged, run), "steps": task.step, "skipped": task.skipped[0], "weights": "ema"}
+        from_main(lambda: _write(run.folder, averaged, found))
+        crew.mirror.final(task.step, {name: value for name, value in found.items() if isinstance(value, float)})
+        return found
+
+    found = carry_out(trainer, crew, watched, finished, run.trainer.max_steps)
+    return PriorOutcome(found, task.step, crew.signals.received)
+
+
+def measure(generator: Generator, run: PriorRun) -> dict[str, Any]:
+    """What a prior knows of held-out tokens: bits per token, image and pixel, beside those of models that count.
+
+    Every rank must call it. ``exact`` is false where the prior's bits are a bound above its own.
+    """
+    total, images, tokens = _bits(run, generator)
+    manifest = run.held_out.store.manifest
+    height, width = manifest["image_size"]
+    sizes = manifest["vocab_sizes"]
+    counted = ngram_bits(
+        [batch.tokens for batch in run.rows.batches(1024)],
+        [batch.tokens for batch in run.held_out.batches(1024)],
+        sizes,
+    )
+    found = {BITS: total / tokens, "bits_per_image": total / images, "bits_per_pixel": total / images / height / width}
+    found |= {f"{name}_bits_per_token": bits for name, bits in counted.items()}
+    return {**found, "images": images, "tokens": tokens, "exact": generator.prior.exact}
+
+
+def _bits(run: PriorRun, generator: Generator) -> tuple[float, int, int]:
+    """Bits of all held-out tokens, over all ranks."""
+    training = generator.training
+    generator.eval()
+    own = generator.bits(run.held_out.batches(_BATCH, rank(), world_size()))
+    generator.train(training)
+    device = next(generator.parameters()).device
+    total, images, tokens = sum_over_ranks(torch.tensor(own, dtype=torch.float64, device=device)).tolist()
+    return total, int(images), int(tokens)
+
+
+def _measured(run: PriorRun, generator: Generator) -> Measured:
+    total, images, tokens = _bits(run, generator)
+    return Measured(images, {BITS: total / tokens, "bits_per_image": total / images}, {})
+
+
+def _write(folder: Path, generator: Generator, found: dict[str, Any]) -> None:
+    generator.save(folder / FOLDER)
+    write_json(folder / SUMMARY, found)
+
+
+def _try_parts(run: PriorRun) -> dict[str, Callback]:
+    """Build callbacks, and try what could be refused later."""
+    if run.trainer.best not in (None, BITS):
+        raise InputError(f"trainer.best must be {BITS} or null for a prior, got {run.trainer.best}")
+    try_optimizer(run.optimizer, "optimizer", run.trainer.strategy == "fsdp")
+    make_optimizer(run.generator, run.optimizer)
+    batch = next(run.rows.batches(2))
+    try:
+        run.generator.nats(batch)
+    except ValueError as error:
+        raise InputError(f"prior: {error}") from None
+    callbacks = build_callbacks(run.callbacks)
+    check_monitors(callbacks, {BITS: False, "bits_per_image": False}, run.trainer.evaluate_every)
+    return callbacks
+
+
+def _about(run: PriorRun) -> dict[str, Any]:
+    """Which tokens a run learns from, as every checkpoint says it."""
+    stores = {"store": run.rows.store, "val": run.held_out.store}
+    hashes = {name: store.manifest.get("sha256") for name, store in stores.items()}
+    return {"images": len(run.rows), "held_out": len(run.held_out), **hashes}
+
+
+def _check_resume(run: PriorRun, resume: Checkpoint, about: dict[str, Any]) -> None:
+    for line in check_changes(resume.about["config"], run.config, list(run.allow_change)):
+        log.warning("going on with a changed config: %s", line)
+    if resume.about["data"] != about["data"] and "store" not in run.allow_change:
+        raise InputError(
+            f"the tokens in store={run.rows.store.folder} are not those of the run so far; bring them back, or say "
+            "allow_change=[store] to go on all the same"
+        )
+
+
+def _loader(run: PriorRun, first: int, last: int) -> DataLoader[Any]:
+    settings = run.trainer
+    batches = TrainBatches(
+        len(run.rows), run.seed, settings.batch_size, settings.accumulate, rank(), world_size(), first, last
+    )
+    return spare_workers(
+        DataLoader(run.rows, batch_sampler=batches, num_workers=settings.workers, collate_fn=collate)  # type: ignore[arg-type]
+    )
+
+
+def _say(run: PriorRun, device: str, step: int) -> None:
+    """What the run will do."""
+    layout, prior = run.generator.prior.layout, run.generator.prior
+    learnt = sum(parameter.numel() for parameter in run.generator.parameters())
+    slots = f" of {layout.slots} slots" if layout.slots > 1 else ""
+    for name, what in (
+        ("prior", f"{type(prior).__name__}, {learnt / 1e6:.2f} M parameters"),
+        ("tokens", f"{layout.tokens} per image{slots}, {layout.bits:.1f} bits each"),
+        ("images", f"{len(run.rows):,} to learn from, {len(run.held_out):,} held out"),
+        ("steps", f"{step} to {run.trainer.max_steps} of {run.trainer.batch_size} images"),
+        ("device", device),
+        ("folder", str(run.folder)),
+    ):
+        log.info("%-11s %s", name, what)

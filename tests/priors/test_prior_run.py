@@ -1,0 +1,139 @@
+"""A prior that is trained by the run of the training room."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from export.stores import tokenizer_of
+from PIL import Image
+from priors.stores import prior_run, store
+from safetensors.torch import load_file
+from training.launch import launch_ranks
+
+from imtok.commands.sample import asked_of
+from imtok.conditions.given import DecodeConditionConfig
+from imtok.errors import InputError
+from imtok.priors.generator import Generator
+from imtok.priors.samples import write_samples
+from imtok.priors.sampling import Sampling
+from imtok.training.prior_run import train_prior
+
+
+@pytest.fixture(scope="module")
+def tokens(tmp_path_factory):
+    return store(tmp_path_factory.mktemp("stores") / "tokens").folder
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory, tokens):
+    folder = tmp_path_factory.mktemp("runs") / "whole"
+    return folder, train_prior(prior_run(folder, tokens, "trainer.evaluate_every=3", "trainer.best=bits_per_token"))
+
+
+def test_a_run_leaves_a_prior_its_numbers_and_its_best(whole):
+    folder, outcome = whole
+    found = json.loads((folder / "summary.json").read_text())
+    assert found == outcome.found
+    assert found["uniform_bits_per_token"] == 5
+    assert found["bits_per_image"] == pytest.approx(4 * found["bits_per_token"])
+    assert found["bits_per_pixel"] == pytest.approx(found["bits_per_image"] / 256)
+    rows = [line.split(",") for line in (folder / "evaluation.csv").read_text().splitlines()]
+    assert [row[0] for row in rows] == ["step", "3", "6"]
+    assert float(rows[2][2]) == pytest.approx(found["bits_per_token"])
+    Generator.load(folder / "best" / "prior")
+    assert (folder / "metrics.csv").read_text().startswith("step,loss,tokens,lr,gradient_norm")
+
+
+@pytest.mark.parametrize("kept", [2, 4])
+def test_a_run_that_goes_on_is_the_same_bit_for_bit(whole, tokens, tmp_path, kept):
+    folder = tmp_path / "again"
+    shutil.copytree(whole[0], folder)
+    for step in range(kept + 1, 7):
+        shutil.rmtree(folder / "checkpoints" / f"step_{step}", ignore_errors=True)
+    (folder / "summary.json").unlink()
+    more = ("trainer.evaluate_every=3", "trainer.best=bits_per_token", "ckpt=last")
+    outcome = train_prior(prior_run(folder, tokens, *more))
+    assert outcome.found == whole[1].found
+    for name in ("prior/model.safetensors", "evaluation.csv", "checkpoints/step_6/model.safetensors"):
+        assert (folder / name).read_bytes() == (whole[0] / name).read_bytes()
+    assert train_prior(prior_run(folder, tokens, *more)).finished_before
+
+
+def test_other_tokens_and_other_settings_do_not_go_on(whole, tokens, tmp_path):
+    more = ("trainer.evaluate_every=3", "trainer.best=bits_per_token", "ckpt=last")
+    other = store(tmp_path / "other", "two slots").folder
+    with pytest.raises(InputError, match=r"prior.depth: 1 -> 2"):
+        train_prior(prior_run(whole[0], tokens, *more, "prior.depth=2"))
+    with pytest.raises(InputError, match="are not those of the run so far"):
+        train_prior(prior_run(whole[0], other, *more))
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["condition=words"], "has no captions"),
+        (["condition=label", "condition.classes=2"], "condition.classes must be above every label"),
+        (["trainer.best=psnr", "trainer.evaluate_every=3"], "bits_per_token or null"),
+        (["prior=scales"], "scales of the tokens"),
+        (["prior.heads=3"], "heads must divide"),
+        (["val_fraction=0.99"], "leaves none"),
+    ],
+)
+def test_what_cannot_be_trained_is_refused_before_anything_is_written(tokens, tmp_path, words, message):
+    with pytest.raises(InputError, match=message):
+        train_prior(prior_run(tmp_path / "run", tokens, *words))
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_store_of_another_tokenizer_measures_nothing(tokens, tmp_path):
+    other = store(tmp_path / "other", "two slots").folder
+    with pytest.raises(InputError, match="was exported by another tokenizer"):
+        prior_run(tmp_path / "run", tokens, f"val={other}")
+
+
+@pytest.mark.parametrize("kind", ["one slot", "two slots", "variable"])
+def test_samples_are_pictures_ids_and_an_npz_and_do_not_depend_on_the_batch(tmp_path, kind):
+    folder = store(tmp_path / "tokens", kind).folder
+    train_prior(prior_run(tmp_path / "run", folder, "condition=label", "condition.classes=3"))
+    generator, tokenizer = Generator.load(tmp_path / "run"), tokenizer_of(kind)
+    generator.config["tokens"]["tokenizer_sha256"] = tokenizer.fingerprint()
+    asked = asked_of(generator, 5, DecodeConditionConfig())
+    settings = Sampling(guidance=1.5)
+    for name, batch in (("a", 64), ("b", 2)):
+        write_samples(generator, tokenizer, 5, tmp_path / name, (16, 16), settings, asked, batch)
+    found = np.load(tmp_path / "a" / "samples.npz")
+    assert found["arr_1"].tolist() == [0, 1, 2, 0, 1]
+    assert found["arr_0"].shape == (5, 16, 16, 3)
+    assert np.array_equal(found["arr_0"][3], np.asarray(Image.open(tmp_path / "a" / "000003.png")))
+    assert np.array_equal(np.load(tmp_path / "a" / "ids.npy"), np.load(tmp_path / "b" / "ids.npy"))
+    assert (tmp_path / "a" / "keep.npy").exists() is (kind == "variable")
+    assert not list(tmp_path.glob(".*"))
+
+
+def test_samples_of_another_tokenizer_are_refused(whole, tmp_path):
+    with pytest.raises(InputError, match="tokens of another tokenizer"):
+        write_samples(Generator.load(whole[0]), tokenizer_of("two slots"), 2, tmp_path / "x", (16, 16), Sampling())
+    assert not (tmp_path / "x").exists()
+
+
+def test_what_a_prior_is_not_told_cannot_be_asked_for(whole):
+    generator = Generator.load(whole[0])
+    with pytest.raises(InputError, match="condition=none"):
+        asked_of(generator, 2, DecodeConditionConfig(label=1))
+    assert asked_of(generator, 2, DecodeConditionConfig()).labels == ()
+
+
+def test_two_ranks_train_like_one_process(tmp_path):
+    store(tmp_path / "tokens")
+    names = ["ar"]
+    for world in (1, 2):
+        processes = launch_ranks(world, "priors.stores:train_priors", [str(tmp_path), names], tmp_path)
+        assert [process.wait(120) for process in processes] == [0] * world, processes[0].output
+    for name in names:
+        one, two = (load_file(tmp_path / f"{name}_{world}" / "prior" / "model.safetensors") for world in (1, 2))
+        for key, value in one.items():
+            torch.testing.assert_close(two[key], value, atol=1e-10, rtol=0)
+        found = [json.loads((tmp_path / f"{name}_{world}" / "summary.json").read_text()) for world in (1, 2)]
+        assert found[1]["bits_per_token"] == pytest.approx(found[0]["bits_per_token"], abs=1e-9)
