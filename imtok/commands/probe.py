@@ -1,0 +1,213 @@
+"""``imtok probe``: says what a small generator makes of a tokenizer's tokens, in one command."""
+
+import sys
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from omegaconf import MISSING, DictConfig, OmegaConf
+from rich.console import Console
+from rich.table import Table
+
+from imtok.bars import bar
+from imtok.build import build_data, build_protocol
+from imtok.command_line import output_folder, pasted
+from imtok.commands.prior import PriorKeys, build_prior_run
+from imtok.commands.sample import asked_of
+from imtok.conditions.given import ConditionConfig, DecodeConditionConfig
+from imtok.config import read_keys
+from imtok.data.base import Data
+from imtok.data.loader import evaluation_loader
+from imtok.data.remarks import say_remarks
+from imtok.errors import InputError
+from imtok.export.feed import make_feed
+from imtok.export.store import TokenStore
+from imtok.export.tokens import export_tokens
+from imtok.export.views import Views
+from imtok.files import write_json
+from imtok.image_commands import find_device, plain_values
+from imtok.measures.pictures import Pictures
+from imtok.measures.report.origin import Origin, now
+from imtok.measures.report.results import Report
+from imtok.measures.report.titles import number
+from imtok.measures.report.writing import REPORT
+from imtok.priors.generator import Generator
+from imtok.priors.probing import (
+    claim_probe,
+    draw_sheet,
+    measure,
+    probe_id,
+    write_originals,
+    write_reconstructions,
+    write_unigram,
+)
+from imtok.priors.samples import MARKER, write_samples
+from imtok.priors.sampling import Sampling
+from imtok.run_data import take_data
+from imtok.tables import print_whole
+from imtok.tokenizer import Tokenizer
+from imtok.training.prior_run import train_prior
+
+_BITS = ("bits_per_token", "bits_per_image", "bits_per_pixel", "unigram_bits_per_token", "bigram_bits_per_token")
+_HIGHER = ("precision", "recall", "inception_score")
+
+
+@dataclass
+class Keys(PriorKeys):
+    """A tokenizer, its data, a prior and how it is sampled. configs/probe.yaml explains each."""
+
+    tokenizer: str = MISSING
+    data: Any = None
+    split: str | None = None
+    image_size: int | None = None
+    n: int = 1000
+    sampling: Any = MISSING
+    protocol: Any = MISSING
+    extractor: Any = None
+    batch_size: int = 64
+    workers: int = 0
+    device: str = "auto"
+    threads: int | None = None
+
+    def check(self) -> list[str]:
+        """What is out of range, one line each."""
+        given = {name: getattr(self, name) for name in ("n", "batch_size", "image_size", "threads")}
+        problems = super().check()
+        problems += [f"{name} must be at least 1, got {v}" for name, v in given.items() if v is not None and v < 1]
+        if self.split not in (None, "train", "all"):
+            problems.append(f"split must be train, all or null, got {self.split}: a prior learns from the first")
+        try:
+            Sampling(seed=self.seed, **self.sampling)
+        except (TypeError, ValueError) as error:
+            problems.append(f"sampling: {error}")
+        return problems
+
+
+def run(config: DictConfig) -> None:
+    """Export, train a prior, sample, score; every stage that is done is not done again."""
+    run_probe(config, output_folder(config, "probe"), pasted("probe"))
+
+
+def run_probe(config: DictConfig, folder: Path, command: str) -> Report:
+    """Carry out what is left of a probe, write ``report.json`` and ``samples.png``, and show the numbers.
+
+    Args:
+        config: As it was checked.
+        folder: Of the probe; new, or of the same one.
+        command: What makes it again.
+
+    Raises:
+        InputError: If the folder holds something else, or a part refuses its settings.
+    """
+    console = Console(highlight=False)
+    protocol = build_protocol(plain_values(config))
+    protocol.build()  # its weights are looked for before any work
+    device = find_device(config)
+    tokenizer = Tokenizer.load(config.tokenizer).to(device)
+    side = config.image_size or tokenizer.image_size
+    if side is None:
+        raise InputError("image_size must be given: the tokenizer's config does not say what it was trained on")
+    console.print(take_data(config, [config.tokenizer]), soft_wrap=True, markup=False)
+    plain, keys = plain_values(config), read_keys(config, Keys)
+    data, facts = build_data(plain), _facts(plain)
+    fingerprint = tokenizer.fingerprint()
+    claim_probe(folder, {**facts, "tokenizer": fingerprint, "data": plain["data"], "image_size": side})
+
+    def say(stage: str) -> None:
+        console.print(f"[dim]{stage}[/dim]")
+
+    # Tokens of the images to learn from, and of those to measure on.
+    stores = {name: _export(tokenizer, data, split, folder / name, side, keys, say) for name, split in _SPLITS.items()}
+    # A prior.
+    outcome = train_prior(build_prior_run(_prior_config(config, folder), folder / "prior"))
+    if outcome.signal:
+        console.print(f"stopped by signal {outcome.signal}; the same command goes on", soft_wrap=True, markup=False)
+        sys.exit(128 + outcome.signal)
+    if outcome.found is None:
+        raise InputError(f"the prior stopped at step {outcome.step} of its budget; give the same command to go on")
+    # Its samples, and what they are held against.
+    settings, size = Sampling(seed=keys.seed, **plain["sampling"]), (side, side)
+    if not (folder / "samples" / MARKER).is_file():
+        generator = Generator.load(folder / "prior")
+        asked = asked_of(generator, keys.n, DecodeConditionConfig(missing=True))
+        with bar("sample") as advance:
+            write_samples(
+                generator, tokenizer, keys.n, folder / "samples", size, settings, asked, keys.batch_size, device,
+                lambda done: advance(done, keys.n),
+            )  # fmt: skip
+    say("pictures")
+    held_out = data.evaluation(side, "val")
+    most = min(keys.n, len(stores["held_out"]))
+    write_originals(evaluation_loader(held_out, keys.batch_size, keys.workers), folder / "reference", most)
+    write_reconstructions(tokenizer.to(device), stores["held_out"], folder / "reconstructions", size, most)
+    write_unigram(tokenizer, stores["tokens"], folder / "unigram", size, keys.n, keys.seed)
+    found = measure(folder, protocol, device, say)
+    draw_sheet(folder)
+    # One report of all.
+    numbers = {name: outcome.found[name] for name in _BITS} | found.metrics
+    facts |= {"extractor": found.facts["extractor_hash"], "data": plain["data"], "size": side, "n": keys.n}
+    identity = {"id": probe_id(facts), **{name: value for name, value in facts.items() if name != "data"}}
+    report = Report(
+        images=keys.n,
+        image_size=size,
+        vocab_sizes=tuple(tokenizer.quantizer.vocab_sizes),
+        bits_per_token=tokenizer.quantizer.bits_per_token,
+        metrics=numbers,
+        slots=[],
+        conventions={},
+        absent=found.absent,
+        bad=[],
+        pictures=Pictures(0),
+        protocol=found.facts,
+        ids=dict.fromkeys(numbers, identity),
+        higher_is_better={name: name.startswith(_HIGHER) for name in numbers if "unigram" not in name},
+        warnings=found.warnings,
+        name=Path(config.tokenizer).name,
+        tokenizer=fingerprint,
+        parameters=tokenizer.parameter_count(),
+        when=now(),
+        origin=Origin(plain["data"], "val", config.tokenizer, command),
+    )
+    write_json(folder / REPORT, report.values())
+    _show(report, identity["id"], folder, console)
+    return report
+
+
+_SPLITS = {"tokens": "train", "held_out": "val"}
+
+
+def _facts(plain: dict[str, Any]) -> dict[str, Any]:
+    """What makes two probes alike, beside data and extractor: a prior and its training, and how it is sampled."""
+    trainer = {name: plain["trainer"][name] for name in ("max_steps", "batch_size", "clip", "precision")}
+    told = {name: plain[name] for name in ("prior", "condition", "optimizer", "schedule", "ema", "sampling", "seed")}
+    return {"probe": 1, **told, "trainer": trainer, "samples": plain["n"], "learns": plain["split"] or "train"}
+
+
+def _export(tokenizer: Tokenizer, data: Data, split: str, folder: Path, side: int, keys: Keys, say: Any) -> TokenStore:
+    say(f"tokens of split={split}")
+    wanted = (keys.split or split) if split == "train" else split
+    images = data.evaluation(side, wanted)
+    say_remarks(images.remarks)
+    feed = make_feed(images, 10_000, keys.batch_size, keys.workers)
+    about = {"image_size": images.image_size, "split": wanted}
+    export_tokens(
+        tokenizer, feed, folder, Views(), next(tokenizer.parameters()).device, about, ConditionConfig(missing=True)
+    )
+    return TokenStore(folder)
+
+
+def _prior_config(config: DictConfig, folder: Path) -> DictConfig:
+    """The config of ``imtok prior`` within that of a probe."""
+    own = {one.name: config[one.name] for one in fields(PriorKeys)}
+    stores = {"store": str(folder / "tokens"), "val": str(folder / "held_out")}
+    return OmegaConf.create({**own, **stores, "out": str(folder / "prior"), "ckpt": "last"})
+
+
+def _show(report: Report, identity: str, folder: Path, console: Console) -> None:
+    rows = Table("metric", "value")
+    for name, value in report.metrics.items():
+        rows.add_row(name, number(value))
+    console.print(f"[bold]probe {identity}[/bold]: {report.images} samples, compare only numbers of this id")
+    print_whole(rows, console)
+    for name in ("samples.png", REPORT, "samples", "prior"):
+        console.print(f"  {folder / name}", soft_wrap=True, markup=False)

@@ -1,0 +1,181 @@
+"""A probe of a tokenizer: what a small generator makes of its tokens, stage by stage, each of which is done once."""
+
+import logging
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from imtok.errors import InputError
+from imtok.export.store import TokenStore
+from imtok.files import canonical_json, new_folder, read_json, write_json
+from imtok.grid import to_picture
+from imtok.measures.frechet import FeatureStatistics, Gaussian, frechet_distance
+from imtok.measures.generated import score
+from imtok.measures.inference import Size, evaluating
+from imtok.measures.protocol import Protocol, protocol_id
+from imtok.measures.stored import stored_images
+from imtok.pixels import to_uint8
+from imtok.priors.layout import TokenLayout
+from imtok.priors.rows import TokenRows
+from imtok.priors.sampling import draws
+from imtok.tokenizer import Tokenizer
+from imtok.types import Batch, Tokens
+
+log = logging.getLogger(__name__)
+PLAN, NPZ = "probe.json", "pixels.npz"
+STAGES = ("tokens", "held_out", "prior", "samples", "reference", "reconstructions", "unigram", "score.json")
+
+
+def claim_probe(folder: Path, plan: Mapping[str, Any]) -> None:
+    """Take a folder for a probe, or go on with the same one.
+
+    Raises:
+        InputError: If it holds another probe, or something else.
+    """
+    path = folder / PLAN
+    if path.is_file():
+        before = read_json(path)
+        if canonical_json(before) != canonical_json(plan):
+            changed = sorted(key for key in {*before, *plan} if before.get(key) != plan.get(key))
+            raise InputError(f"out={folder} holds a probe with another {', '.join(changed)}; give another folder")
+        return
+    if folder.is_dir() and any(folder.iterdir()):
+        raise InputError(f"out={folder} holds other files; give a new folder")
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(path, dict(plan))
+
+
+def write_originals(batches: Iterable[Batch], folder: Path, most: int) -> None:
+    """Write the first so many images as ``pixels.npz``, unless they are there."""
+    if not (folder / NPZ).is_file():
+        rows, count = list[np.ndarray](), 0
+        for batch in batches:
+            rows.append(batch.image[: most - count].permute(0, 2, 3, 1).numpy())
+            count += len(rows[-1])
+            if count == most:
+                break
+        _write(folder, np.concatenate(rows))
+
+
+def write_reconstructions(tokenizer: Tokenizer, store: TokenStore, folder: Path, size: Size, most: int) -> None:
+    """Write what the tokenizer makes of the first so many images of a store, unless it is there."""
+    if not (folder / NPZ).is_file():
+        rows, device = list[np.ndarray](), next(tokenizer.parameters()).device
+        with evaluating(tokenizer):
+            for batch in TokenRows(store).batches(64):
+                moved = batch.to(device)
+                condition = tokenizer.condition_for(len(batch), batch.caption, batch.label)
+                rows.append(_pixels(tokenizer.decode(moved.tokens, size, condition)))
+                if sum(map(len, rows)) >= most:
+                    break
+        _write(folder, np.concatenate(rows)[:most])
+
+
+def write_unigram(tokenizer: Tokenizer, store: TokenStore, folder: Path, size: Size, count: int, seed: int) -> None:
+    """Write so many images whose tokens are drawn one by one, each as often as in a store, unless they are there."""
+    if (folder / NPZ).is_file():
+        return
+    layout, rows = TokenLayout.of(store), list[np.ndarray]()
+    found = [batch.tokens for batch in TokenRows(store).batches(1024)]
+    ids = torch.cat([tokens.ids for tokens in found])
+    keep = None if found[0].keep is None else torch.cat([tokens.keep for tokens in found if tokens.keep is not None])
+    there = torch.ones(ids.shape[:2], dtype=torch.bool) if keep is None else keep
+    counts = [torch.bincount(ids[..., slot][there], minlength=size) for slot, size in enumerate(layout.vocab_sizes)]
+    reached = [(count.double() / count.sum()).cumsum(0) for count in counts]
+    with evaluating(tokenizer):
+        for start in range(0, count, 64):
+            numbers = list(range(start, min(start + 64, count)))
+            uniform = draws(seed, numbers, layout.tokens, layout.slots)
+            slots = [
+                torch.searchsorted(line, uniform[..., slot].contiguous(), right=True).clamp(max=len(line) - 1)
+                for slot, line in enumerate(reached)
+            ]
+            kept = None if keep is None else keep[[number % len(keep) for number in numbers]]
+            drawn = torch.stack(slots, -1)
+            drawn = drawn if kept is None else drawn * kept[..., None]
+            device = next(tokenizer.parameters()).device
+            tokens = Tokens(drawn.to(device), None if kept is None else kept.to(device))
+            condition = tokenizer.condition_for(len(numbers), [""] * len(numbers), torch.full((len(numbers),), -1))
+            rows.append(_pixels(tokenizer.decode(tokens, size, condition)))
+    _write(folder, np.concatenate(rows))
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a probe's pictures say.
+
+    Attributes:
+        metrics: By name.
+        absent: Why a number is missing, by name.
+        warnings: What to bear in mind.
+        facts: Of the protocol of the generated images.
+    """
+
+    metrics: dict[str, float]
+    absent: dict[str, str]
+    warnings: list[str]
+    facts: dict[str, Any]
+
+
+def measure(folder: Path, protocol: Protocol, device: torch.device, say: Callable[[str], None]) -> Found:
+    """Distances of samples, of reconstructions and of unigram samples to the reference, by one extractor.
+
+    Raises:
+        InputError: If the extractor's weights cannot be had.
+    """
+    path = folder / "score.json"
+    if path.is_file():
+        return Found(**read_json(path))
+    say("score")
+    reference = folder / "reference" / NPZ
+    found = score(folder / "samples" / "samples.npz", reference, protocol, device)
+    extractor = protocol.build().to(device)
+    own = _statistics(reference, extractor, device)
+    metrics = dict(found["metrics"])
+    for name, short in (("reconstructions", "r"), ("unigram", "unigram_g")):
+        other = _statistics(folder / name / NPZ, extractor, device)
+        metrics[f"{short}{extractor.distance}"] = frechet_distance(other, own).item()
+    facts = {name: value for name, value in found["protocol"].items() if name != "id"}
+    result = Found(metrics, found["absent"], found["warnings"], facts)
+    write_json(path, vars(result))
+    return result
+
+
+def probe_id(facts: Mapping[str, Any]) -> str:
+    """The id of a way to probe: numbers of different ids must not be compared."""
+    return protocol_id(dict(facts))
+
+
+def draw_sheet(folder: Path, columns: int = 12, rows: int = 6) -> None:
+    """Write the first samples as one picture, ``samples.png``."""
+    with np.load(folder / "samples" / "samples.npz", allow_pickle=False) as stored:
+        pixels = stored["arr_0"][: columns * rows]
+    count, height, width, _ = pixels.shape
+    scale = max(1, round(64 / max(height, width)))
+    lines = -(-count // columns)
+    sheet = np.full((lines * (height + 1), columns * (width + 1), 3), 255, np.uint8)
+    for number, image in enumerate(pixels):
+        top, left = number // columns * (height + 1), number % columns * (width + 1)
+        sheet[top : top + height, left : left + width] = image
+    picture = to_picture(torch.from_numpy(sheet).permute(2, 0, 1))
+    picture.resize((picture.width * scale, picture.height * scale), 0).save(folder / "samples.png")
+
+
+def _statistics(path: Path, extractor: Any, device: torch.device) -> Gaussian:
+    sums = FeatureStatistics(extractor.dim)
+    for batch in stored_images(path, 64):
+        sums.update(extractor(batch.to(device)).features.cpu())
+    return sums.compute()
+
+
+def _pixels(images: torch.Tensor) -> np.ndarray:
+    return to_uint8(images).permute(0, 2, 3, 1).cpu().numpy()
+
+
+def _write(folder: Path, pixels: np.ndarray) -> None:
+    with new_folder(folder) as aside:
+        np.savez(aside / NPZ, arr_0=pixels)

@@ -1,0 +1,110 @@
+"""A probe of a tokenizer: one command, whose stages are done once each."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+import torch
+from export.stores import PARTS, VQ
+from hydra import compose, initialize_config_dir
+
+from imtok.commands import probe
+from imtok.commands.compare import compare_folders
+from imtok.config import register_schemas
+from imtok.errors import InputError
+from imtok.folders import config_folder
+from imtok.measures.report.compare import read_report
+from imtok.tokenizer import Tokenizer
+
+WORDS = (
+    "data=photos", "data.crops_per_photo=2", "prior.width=16", "prior.depth=1", "prior.heads=2",
+    "trainer.max_steps=4", "trainer.batch_size=4", "trainer.accelerator=cpu", "trainer.threads=1",
+    "trainer.save_every=2", "n=6",
+)  # fmt: skip
+_SLOW = ("write_samples", "write_unigram")
+STAGES = ["export_tokens", "train_prior", "measure", *(pytest.param(name, marks=pytest.mark.slow) for name in _SLOW)]
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tmp_path_factory):
+    torch.manual_seed(0)
+    folder = tmp_path_factory.mktemp("tokenizers") / "mine"
+    Tokenizer.from_config({**PARTS, "quantizer": VQ}).save(folder)
+    return folder
+
+
+def probed(folder, tokenizer, *words):
+    register_schemas("probe")
+    with initialize_config_dir(str(config_folder()), version_base="1.3"):
+        config = compose("probe", [*WORDS, f"tokenizer={tokenizer}", f"out={folder}", *words])
+    return probe.run_probe(config, folder, "imtok probe")
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory, tokenizer):
+    folder = tmp_path_factory.mktemp("probes") / "whole"
+    return folder, probed(folder, tokenizer)
+
+
+def test_a_report_says_bits_and_distances_and_the_id_of_the_probe(whole):
+    folder, report = whole
+    stored = read_report(folder)
+    assert {"bits_per_image", "gfd_efflite0_224", "rfd_efflite0_224", "unigram_gfd_efflite0_224"} <= stored[
+        "metrics"
+    ].keys()
+    assert all(math.isfinite(value) for value in stored["metrics"].values())
+    ids = {one["id"] for one in stored["protocol_ids"].values()}
+    assert len(ids) == 1
+    assert stored["protocol_ids"].keys() == stored["metrics"].keys()
+    assert (folder / "samples.png").is_file()
+    with np.load(folder / "samples" / "samples.npz") as found:
+        assert found["arr_0"].shape == (6, 16, 16, 3)
+    assert report.higher_is_better["precision_efflite0_224"] is True
+    assert report.higher_is_better["gfd_efflite0_224"] is False
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_probe_that_was_cut_off_ends_with_the_same_numbers(whole, tokenizer, tmp_path, monkeypatch, stage):
+    real, calls = getattr(probe, stage), []
+
+    def cut(*given, **more):
+        calls.append(stage)
+        if len(calls) == 1:
+            real(*given, **more)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(probe, stage, cut)
+    with pytest.raises(KeyboardInterrupt):
+        probed(tmp_path / "probe", tokenizer)
+    monkeypatch.undo()
+    assert not (tmp_path / "probe" / "report.json").exists()
+    assert probed(tmp_path / "probe", tokenizer).metrics == whole[1].metrics
+
+
+def test_what_is_done_is_not_done_again(whole, tokenizer):
+    files = {path: path.stat().st_mtime_ns for path in whole[0].rglob("*.npz")}
+    assert probed(whole[0], tokenizer).metrics == whole[1].metrics
+    assert {path: path.stat().st_mtime_ns for path in whole[0].rglob("*.npz")} == files
+
+
+def test_another_probe_in_the_folder_is_refused_by_what_differs(whole, tokenizer, tmp_path):
+    with pytest.raises(InputError, match="a probe with another prior"):
+        probed(whole[0], tokenizer, "prior.width=32")
+    (tmp_path / "mine.txt").write_text("mine")
+    with pytest.raises(InputError, match="holds other files"):
+        probed(tmp_path, tokenizer)
+
+
+def test_numbers_of_unlike_probes_are_never_compared(whole, tmp_path):
+    report = json.loads((whole[0] / "report.json").read_text())
+    for name, steps in (("alike", 4), ("longer", 5)):
+        other = json.loads(json.dumps(report))
+        if steps == 5:
+            for one in other["protocol_ids"].values():
+                one |= {"id": "another", "trainer": {**one["trainer"], "max_steps": 5}}
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "report.json").write_text(json.dumps(other))
+    assert compare_folders([str(whole[0]), str(tmp_path / "alike")]).comparable
+    with pytest.raises(InputError, match=r"(?s)not comparable.*max_steps"):
+        compare_folders([str(whole[0]), str(tmp_path / "longer")])
