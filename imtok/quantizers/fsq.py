@@ -26,6 +26,9 @@ class FSQ(Quantizer):
     Raises:
         ValueError: For an empty list, a number of levels below 2, or a vocabulary above 2^62.
 
+    Attributes:
+        level_counts: Number of levels of each channel.
+
     Example:
         >>> quantizer = FSQ(levels=[8, 5, 5, 5])
         >>> quantizer.dim, quantizer.vocab_sizes
@@ -45,6 +48,7 @@ class FSQ(Quantizer):
                 f"levels must be a list of whole numbers >= 2 with a product of at most 2^62, got {list(levels)}"
             )
         self.dim = len(levels)
+        self.level_counts = tuple(levels)
         self.vocab_sizes = (math.prod(levels),)
         self.register_buffer("levels", torch.tensor(levels), persistent=False)
         self.register_buffer("places", torch.tensor([1, *levels[:-1]]).cumprod(0), persistent=False)
