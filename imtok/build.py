@@ -11,6 +11,7 @@ from imtok.construct import construct, import_path
 from imtok.data.base import Data
 from imtok.errors import InputError
 from imtok.measures.protocol import Protocol
+from imtok.objectives.with_prior import build_objective
 from imtok.tokenizer import Tokenizer
 
 _TOKENIZER = ("encoder", "quantizer", "regularizer", "decoder", "space", "condition", "image_size")
@@ -140,6 +141,8 @@ def build_data(plain: dict[str, Any]) -> Data:
 def build_part(plain: dict[str, Any], section: str) -> Any:
     """Build one section; InputError that names it if it refuses its settings."""
     try:
+        if section == "objective":
+            return build_objective(plain[section])
         return construct(plain[section], packages=None, key=section)
     except InputError:
         raise

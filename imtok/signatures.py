@@ -18,10 +18,13 @@ from imtok.explain import SEVERAL
 from imtok.export.formats.base import Format
 from imtok.hints import hint, moved
 from imtok.losses.alignment.heads import Head
+from imtok.losses.prior.base import PriorLoss
 from imtok.measures.chosen import extractor_class
 from imtok.measures.making import DIRECTION
 from imtok.measures.protocol import Protocol
 from imtok.objectives.base import Objective
+from imtok.objectives.with_prior import NAME as PRIOR
+from imtok.objectives.with_prior import takes_prior
 from imtok.overrides import PATHS, quoted
 from imtok.priors.base import Prior
 from imtok.quantizers.base import Quantizer
@@ -37,7 +40,7 @@ from imtok.training.told_sizes import LISTENERS, TOLD, named_class
 EXPECTED: dict[str, type] = {
     "data": Data, "encoder": Encoder, "quantizer": Quantizer, "regularizer": Regularizer, "decoder": Decoder,
     "space": Space, "condition": Conditioner, "objective": Objective, "protocol": Protocol, "format": Format,
-    "prior": Prior,
+    "prior": Prior, "objective.prior": PriorLoss,
 }  # fmt: skip
 # Arguments that imtok.build passes itself, so that YAML files leave them out.
 _TOLD = {"text_dim", "text_length", "classes"}  # of the condition
@@ -70,6 +73,9 @@ def check_parts(plain: dict[str, Any], unread: Sequence[str] = (), typed: set[st
             node = {key: value for key, value in node.items() if key != DIRECTION}
         if path == "data" and "trainer" in plain:  # of training alone, whatever the kind of data
             node = {key: value for key, value in node.items() if key != "augment"}
+        if path == "objective" and takes_prior(node):  # for any class of an objective
+            lines += _of_prior(node[PRIOR])
+            node = {key: value for key, value in node.items() if key != PRIOR}
         if _OPTIMIZER.fullmatch(path) and not path.endswith(".beside"):
             node = _for_its_class({key: value for key, value in node.items() if path == "optimizer" or key != "clip"})
         other = list(_of_other_class(path, node, EXPECTED.get(path, Any))) or list(_of_no_group(path, node))
@@ -93,6 +99,12 @@ def _of_extractor(plain: dict[str, Any], typed: set[str]) -> Iterator[str]:
     for key in sorted(typed if isinstance(own, dict) else ()):
         if key.startswith("protocol.extractor."):
             yield f"{key}: nothing reads it, since extractor takes the place; give {key.removeprefix('protocol.')}"
+
+
+def _of_prior(section: Any) -> Iterator[str]:
+    """Where what an objective is to learn with is no part at all."""
+    if section is not None and not (isinstance(section, dict) and "_target_" in section):
+        yield "objective.prior: it has no _target_, so nothing can build it; ~objective.prior removes it"
 
 
 def _of_no_extractor(path: str, node: dict[str, Any]) -> Iterator[str]:

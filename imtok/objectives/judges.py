@@ -1,13 +1,14 @@
 """The judges of an objective: losses, alignments and an adversary, whose nets may come with published weights."""
 
 from collections.abc import Mapping
-from typing import Any, cast
+from typing import Any
 
 import torch
 
 from imtok.construct import construct
 from imtok.errors import InputError, MissingWeightsError
 from imtok.objectives.base import Objective
+from imtok.objectives.with_prior import build_objective
 
 _COSTS = {
     "losses": "reconstructions come out smoother",
@@ -56,7 +57,7 @@ def build_with_found(
     if ramps:
         section["ramps"] = {name: ramp for name, ramp in ramps.items() if f"objective.alignments.{name}" not in left}
         parts["ramps"] = section["ramps"]
-    return cast(Objective, construct(parts, packages=None, key="objective")), left
+    return build_objective(parts), left
 
 
 class _Judges:

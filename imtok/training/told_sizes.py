@@ -14,6 +14,7 @@ from imtok.decoders.base import GenerativeDecoder
 from imtok.errors import InputError, MissingWeightsError
 from imtok.losses.alignment.base import AlignmentLoss
 from imtok.losses.base import ImageLoss
+from imtok.losses.prior.base import PriorLoss
 from imtok.nn.taps import tapped
 from imtok.objectives.base import Objective
 from imtok.tokenizer import Tokenizer
@@ -22,16 +23,16 @@ from imtok.training.rehearsal import Draws
 log = logging.getLogger(__name__)
 
 TOLD = ("dim", "vocab_sizes", "num_latents", "image_size")  # arguments by these names, of these classes
-LISTENERS = (Objective, AlignmentLoss, ImageLoss)
+LISTENERS = (Objective, AlignmentLoss, ImageLoss, PriorLoss)
 
 
 def tell_sizes(section: dict[str, Any], tokenizer: Tokenizer, side: int) -> None:
     """Fill in the sizes that a section ``objective`` leaves out.
 
-    An objective, an alignment or a loss is told ``dim`` (width of a latent), ``vocab_sizes``, ``num_latents`` and
-    ``image_size`` where its class takes arguments by these names. The ``head`` of an alignment is told ``in_dim``, the
-    width of the part of the tokenizer that the alignment looks at (``source``), and ``out_dim``, that of its teacher's
-    features; a ``teacher_head`` is told the same from the other side.
+    An objective, an alignment, a prior or a loss is told ``dim`` (width of a latent), ``vocab_sizes``, ``num_latents``
+    and ``image_size`` where its class takes arguments by these names. The ``head`` of an alignment is told ``in_dim``,
+    the width of the part of the tokenizer that the alignment looks at (``source``), and ``out_dim``, that of its
+    teacher's features; a ``teacher_head`` is told the same from the other side.
 
     Args:
         section: Plain values, which are changed.
