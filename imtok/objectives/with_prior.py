@@ -37,12 +37,16 @@ class WithPrior(Objective):
     def forward(self, tokenizer: Tokenizer, batch: Batch, step: int, generator: torch.Generator) -> Losses:
         with _encoded(tokenizer) as encoded:
             losses = super().forward(tokenizer, batch, step, generator)  # type: ignore[safe-super]
-        quantized = losses.shown.quantized
-        if not encoded or (self.prior.weight and not quantized.latents.requires_grad):
+        if NAME in losses.terms:
+            raise ValueError(f"no term of an objective with a prior must be called {NAME}, got one; rename it")
+        if not encoded:
+            raise ValueError(f"{type(self).__name__} must quantize in a step to learn with a prior; ~objective.{NAME}")
+        seen = self.prior.look(losses.shown.quantized, tokenizer.quantizer, encoded[-1])
+        if self.prior.weight and torch.is_grad_enabled() and not seen.vectors.requires_grad:
             raise ValueError(
-                "a prior must have an encoder or a quantizer to teach, and both are frozen; ~objective.prior"
+                f"{type(self.prior).__name__} must have something to teach, and what it would reach is frozen; "
+                f"~objective.{NAME} leaves it out"
             )
-        seen = self.prior.look(quantized, tokenizer.quantizer, encoded[-1])
         seed = int(torch.randint(2**62, (), generator=generator))
         with _draws(seed, seen.vectors.device), torch.set_grad_enabled(self.prior.weight > 0):
             nats = self.prior(seen, step)

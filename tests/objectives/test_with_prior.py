@@ -174,9 +174,28 @@ def test_settings_out_of_range_are_refused_by_the_key_of_the_prior(tmp_path):
         tiny_run(tmp_path / "run", *LARP, "objective.prior.heads=3")
 
 
-def test_frozen_encoder_and_quantizer_have_nothing_to_learn_from_a_prior():
+ETT = {
+    "_target_": "imtok.losses.prior.ett.ETTPrior",
+    **{"dim": 8, "vocab_sizes": [32], "num_latents": 16, "width": 16, "depth": 1, "heads": 2},
+}
+
+
+@pytest.mark.parametrize(("prior", "frozen"), [(PRIOR, ["encoder"]), (PRIOR, ["encoder", "quantizer"])])
+def test_a_prior_whose_gradients_reach_only_frozen_parts_is_refused(prior, frozen):
     net = tokenizer().float()
-    net.freeze(["encoder", "quantizer"])
-    objective = build_objective(PLAIN | {"prior": PRIOR})
-    with pytest.raises(ValueError, match=r"both are frozen; ~objective\.prior"):
-        objective(net, batch(), 0, torch.Generator())
+    net.freeze(frozen)
+    with pytest.raises(ValueError, match=r"LARPPrior must have something to teach, .* frozen; ~objective\.prior"):
+        build_objective(PLAIN | {"prior": prior})(net, batch(), 0, torch.Generator())
+
+
+def test_a_codebook_learns_from_ett_beside_a_frozen_encoder():
+    net = tokenizer().float()
+    net.freeze(["encoder"])
+    build_objective(PLAIN | {"prior": ETT})(net, batch(), 0, torch.Generator()).terms["prior"].value.backward()
+    assert net.quantizer.weight.grad.abs().sum() > 0
+
+
+def test_a_term_of_the_same_name_is_refused():
+    losses = {"losses": {"prior": L2["l2"]}}
+    with pytest.raises(ValueError, match="no term of an objective with a prior must be called prior"):
+        build_objective(PLAIN | losses | {"prior": PRIOR})(tokenizer().float(), batch(), 0, torch.Generator())

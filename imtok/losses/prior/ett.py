@@ -48,7 +48,7 @@ class ETTPrior(PriorLoss):
         depth: int = 6,
         heads: int = 6,
         dropout: float = 0.0,
-        weight: float = 0.02,
+        weight: float = 0.005,
     ) -> None:
         super().__init__(weight)
         if len(vocab_sizes) != 1 or vocab_sizes[0] > LARGEST:
@@ -75,7 +75,9 @@ class ETTPrior(PriorLoss):
         through = quantized.latents.to(table.dtype)
         if not isinstance(quantizer, IBQ):  # whose latents have the gradient of the codebook themselves
             through = F.embedding(quantized.ids[..., 0], table) + (through - through.detach())
-        return Seen(through, quantized, quantizer)
+        if quantized.keep is not None:
+            through = through.masked_fill(~quantized.keep[..., None], 0)
+        return Seen(through.to(quantized.latents.dtype), quantized, quantizer)
 
     @override
     def forward(self, seen: Seen, step: int) -> Float[Tensor, ""]:

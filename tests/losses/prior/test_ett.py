@@ -120,6 +120,14 @@ def test_codes_that_do_not_learn_by_gradients_are_refused(quantizer):
         prior().look(quantizer(given), quantizer, given)
 
 
+def test_tokens_that_are_dropped_neither_count_nor_say_anything():
+    net, quantizer, given = prior(), VQ(4, 8).double(), latents(images=1)
+    keep = torch.tensor([[True, True, True, False, False, False]])
+    found = net(net.look(quantizer(given, keep), quantizer, given), 0)
+    torch.testing.assert_close(found, net(net.look(quantizer(given[:, :3]), quantizer, given), 0))
+    assert net.look(quantizer(given, keep), quantizer, given).vectors[:, 3:].abs().max() == 0
+
+
 def test_a_frozen_codebook_is_refused_unless_nobody_would_feel_the_prior():
     quantizer, given = VQ(4, 8).requires_grad_(False), torch.randn(1, 6, 4)
     with pytest.raises(ValueError, match="VQ has none here"):
