@@ -84,6 +84,8 @@ def test_losses_of_a_recipe_go_with_its_objective_and_new_ones_have_the_size_of_
     assert config["objective"]["adversary"]["critic"]["channels"] == 16
     full, _ = composed("objective=llamagen")
     assert full["objective"] == option("objective", "llamagen")
+    config, _ = composed("size=tiny", "objective=larp")
+    assert config["objective"]["prior"]["depth"] == 1
 
 
 def test_what_an_objective_says_of_the_inside_of_a_quantizer_goes_with_it():
