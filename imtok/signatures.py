@@ -104,7 +104,10 @@ def _of_extractor(plain: dict[str, Any], typed: set[str]) -> Iterator[str]:
 def _of_prior(section: Any) -> Iterator[str]:
     """Where what an objective is to learn with is no part at all."""
     if section is not None and not (isinstance(section, dict) and "_target_" in section):
-        yield "objective.prior: it has no _target_, so nothing can build it; ~objective.prior removes it"
+        yield (
+            "objective.prior: it has no _target_, so nothing can build it; give "
+            f"+objective/prior@objective.prior={section if isinstance(section, str) else 'larp'}, or ~objective.prior"
+        )
 
 
 def _of_no_extractor(path: str, node: dict[str, Any]) -> Iterator[str]:

@@ -154,7 +154,10 @@ def test_a_config_gives_any_objective_a_prior_and_tells_it_its_sizes(tmp_path, w
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (("+objective.prior=3",), r"objective\.prior: it has no _target_, so nothing can build it; ~objective\.prior"),
+        (
+            ("+objective.prior=ett",),
+            r"prior: it has no _target_, so nothing can build it; give \+objective/prior@objective\.prior=ett,",
+        ),
         (("+objective.prior={weight:1.0}",), r"objective\.prior: it has no _target_"),
         (
             ("+objective.prior={_target_:imtok.losses.pixel.L1Loss}",),
