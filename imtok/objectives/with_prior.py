@@ -42,13 +42,14 @@ class WithPrior(Objective):
         if not encoded:
             raise ValueError(f"{type(self).__name__} must quantize in a step to learn with a prior; ~objective.{NAME}")
         seen = self.prior.look(losses.shown.quantized, tokenizer.quantizer, encoded[-1])
-        if self.prior.weight and torch.is_grad_enabled() and not seen.vectors.requires_grad:
+        felt = torch.is_grad_enabled() and self.prior.weight > 0
+        if felt and not seen.vectors.requires_grad:
             raise ValueError(
                 f"{type(self.prior).__name__} must have something to teach, and what it would reach is frozen; "
                 f"~objective.{NAME} leaves it out"
             )
         seed = int(torch.randint(2**62, (), generator=generator))
-        with _draws(seed, seen.vectors.device), torch.set_grad_enabled(self.prior.weight > 0):
+        with _draws(seed, seen.vectors.device), torch.set_grad_enabled(felt):
             nats = self.prior(seen, step)
         term = {NAME: Loss(nats, self.prior.weight)}
         if self._learns():

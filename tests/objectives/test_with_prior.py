@@ -97,6 +97,13 @@ def test_at_weight_0_the_prior_learns_and_the_tokenizer_does_not_feel_it():
     assert all(torch.equal(found[name], value) for name, value in gradients(net).items())
 
 
+def test_without_gradients_there_are_none_of_the_prior_either():
+    with torch.no_grad():
+        losses = build_objective(PLAIN | {"prior": PRIOR})(tokenizer().float(), batch(), 6, torch.Generator())
+    assert not losses.total.requires_grad
+    assert not losses.terms["prior"].value.requires_grad
+
+
 def test_random_draws_of_all_else_are_as_without_a_prior():
     net = tokenizer().float()
     objective = build_objective(PLAIN | {"prior": PRIOR})
