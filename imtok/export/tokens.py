@@ -24,7 +24,7 @@ from imtok.export.views import Views
 from imtok.measures.inference import evaluating, name_size, require_finite
 from imtok.pixels import to_float
 from imtok.quantizers.continuous import GIVE_IDS
-from imtok.quantizers.layout import layout
+from imtok.quantizers.layout import layout, structure
 from imtok.tokenizer import Tokenizer
 from imtok.types import Batch
 
@@ -97,6 +97,7 @@ def export_tokens(
             "ids": {"shape": shape, "dtype": id_type(quantizer.vocab_sizes).name},
             "token_order": "that of the tokenizer's latents; of a grid row by row, from the top left",
             **layout(quantizer),
+            **structure(quantizer),
             "classes": feed.classes,
             "tokenizer_sha256": plan["tokenizer_sha256"],
             **({"condition": told.facts} if told.facts else {}),

@@ -20,7 +20,19 @@ from imtok.types import Batch
 
 PART = {"patch_size": 8, "width": 16, "depth": 1}
 VQ = {"_target_": "imtok.quantizers.vq.VQ", "dim": 4, "codebook_size": 32}
+LFQ = {"_target_": "imtok.quantizers.lfq.LFQ", "slot_bits": [3, 2]}
+SCALES = {"_target_": "imtok.quantizers.multiscale.MultiScale", "quantizer": VQ, "sizes": [1, 2], "convolutions": 2}
+BINARY_SCALES = {**SCALES, "quantizer": {"_target_": "imtok.quantizers.bsq.BSQ", "slot_bits": [6]}}
 FSQ_PART = {"_target_": "imtok.quantizers.fsq.FSQ", "levels": [5, 4]}
+PRODUCT = {"_target_": "imtok.quantizers.product.Product", "parts": [VQ, FSQ_PART]}
+FIXED = {
+    "one slot": VQ,
+    "two slots": PRODUCT,  # of 32 and 20 ids
+    "binary": LFQ,
+    "scales": SCALES,
+    "binary scales": BINARY_SCALES,
+    "two branches": {"_target_": "imtok.quantizers.product.Product", "parts": [SCALES, SCALES]},
+}
 PARTS = {
     "encoder": {"_target_": "imtok.encoders.patch.PatchEncoder", **PART},
     "decoder": {"_target_": "imtok.decoders.patch.PatchDecoder", **PART},
@@ -48,14 +60,12 @@ class MaskedDecoder(PatchDecoder):
 
 
 def tokenizer_of(kind: str) -> Tokenizer:
-    """One of "one slot", "two slots" (32 and 20 ids) and "variable" (one slot, or two)."""
+    """One of FIXED, or "variable" (one slot), "variable two" (slots) or "variable binary"."""
     torch.manual_seed(1)
-    if kind == "one slot":
-        return Tokenizer.from_config({**PARTS, "quantizer": VQ}).eval()
-    product = {"_target_": "imtok.quantizers.product.Product", "parts": [VQ, FSQ_PART]}
-    if kind == "two slots":
-        return Tokenizer.from_config({**PARTS, "quantizer": product}).eval()
-    quantizer = Tokenizer.from_config({**PARTS, "quantizer": product if "two" in kind else VQ}).quantizer
+    if kind in FIXED:
+        return Tokenizer.from_config({**PARTS, "quantizer": FIXED[kind]}).eval()
+    own = PRODUCT if "two" in kind else LFQ if "binary" in kind else VQ
+    quantizer = Tokenizer.from_config({**PARTS, "quantizer": own}).quantizer
     assert isinstance(quantizer, Product if "two" in kind else object)
     assert not isinstance(quantizer, FSQ)
     encoder, decoder = ShortEncoder(**PART, out_dim=quantizer.dim), MaskedDecoder(**PART, in_dim=quantizer.dim)
