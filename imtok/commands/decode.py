@@ -20,6 +20,7 @@ class Keys:
     out: str = MISSING
     image_size: int | None = None
     batch_size: int | None = None
+    layout: str | None = None
     device: str = "auto"
     threads: int | None = None
     condition: DecodeConditionConfig = field(default_factory=DecodeConditionConfig)
@@ -35,7 +36,9 @@ def run(config: DictConfig) -> None:
     """Make pictures of ids."""
     tokenizer, device, size = load_tokenizer(config)
     told = given_condition(config)
-    count = decode_ids(tokenizer, Path(config.ids), Path(config.out), (size, size), config.batch_size, device, told)
+    layout = None if config.layout is None else Path(config.layout)
+    ids, out = Path(config.ids), Path(config.out)
+    count = decode_ids(tokenizer, ids, out, (size, size), config.batch_size, device, told, layout)
     named = "000000.png" + f" to {count - 1:06d}.png" * (count > 1)
     line = f"{count} pictures in {config.out}: {named}, in the order of {config.ids}"
     Console(highlight=False).print(line, soft_wrap=True, markup=False)

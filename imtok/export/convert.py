@@ -51,15 +51,27 @@ def convert(store: TokenStore, form: Format, folder: Path) -> dict[str, Any]:
     return report
 
 
+def read_report(folder: Path) -> dict[str, Any]:
+    """What ``convert`` says of a folder.
+
+    Raises:
+        InputError: If the folder is none that it wrote, or its report was altered.
+    """
+    if not (folder / REPORT).is_file():
+        raise InputError(f"{folder} has no {REPORT}; give a folder that imtok convert wrote")
+    report = read_json(folder / REPORT)
+    if not isinstance(report, dict) or not is_sealed(report) or (folder / REPORT).read_bytes() != as_json(report):
+        raise InputError(f"{folder / REPORT} was altered (its sha256 is not its own); convert again")
+    return report
+
+
 def verify_converted(folder: Path) -> dict[str, Any]:
     """Read every file that ``convert`` wrote again; returns its report.
 
     Raises:
         InputError: That names the first file that is missing, altered or not of it.
     """
-    report = read_json(folder / REPORT)
-    if not isinstance(report, dict) or not is_sealed(report) or (folder / REPORT).read_bytes() != as_json(report):
-        raise InputError(f"{folder / REPORT} was altered (its sha256 is not its own); convert again")
+    report = read_report(folder)
     if not (folder / SUMS).is_file() or sha256(folder / SUMS) != report["sums_sha256"]:
         raise InputError(f"{folder / SUMS} is missing or was altered; convert again")
     known = set()

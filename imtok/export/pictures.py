@@ -15,6 +15,7 @@ from imtok.bars import watched
 from imtok.conditions.base import NO_LABEL
 from imtok.conditions.given import DecodeConditionConfig, give, read_captions
 from imtok.errors import InputError
+from imtok.export.restore import restored
 from imtok.export.store import MANIFEST, TokenStore, check_range, read_array
 from imtok.files import claim_output, new_folder, write_json
 from imtok.grid import to_picture
@@ -36,6 +37,7 @@ def decode_ids(
     batch_size: int | None = None,
     device: str | torch.device = "cpu",
     told: DecodeConditionConfig | None = None,
+    layout: Path | None = None,
 ) -> int:
     """Write a PNG per image (of a store with several views, per view): ``000000.png``, ``000001.png``, ...
 
@@ -54,6 +56,8 @@ def decode_ids(
         device: Where to compute.
         told: What is known of the images besides their ids, for a tokenizer that is told it; None = what the store
             says, or nothing.
+        layout: A folder that ``imtok convert`` wrote, in whose numbers ``source`` is; None = they are the tokenizer's
+            own ids.
 
     Returns:
         How many pictures there are.
@@ -66,7 +70,7 @@ def decode_ids(
     count = 0
     device, told = torch.device(device), told or DecodeConditionConfig()
     with new_folder(folder) as aside, evaluating(tokenizer.to(device)):
-        lots = _told(_read(tokenizer, source, size, batch_size), told)
+        lots = _told(_read(tokenizer, source, size, batch_size, layout), told)
         for tokens, captions, labels in watched(lots, _count(source), "decode", lambda lot: len(lot.captions)):
             keep = None if tokens.keep is None else tokens.keep.to(device)
             _require_each(tokenizer, captions, labels, source, count, told)
@@ -90,9 +94,13 @@ class _Lot(NamedTuple):
     labels: Int64[Tensor, " b"]
 
 
-def _read(tokenizer: Tokenizer, source: Path, size: Size, batch_size: int | None) -> Iterator[_Lot]:
+def _read(
+    tokenizer: Tokenizer, source: Path, size: Size, batch_size: int | None, layout: Path | None
+) -> Iterator[_Lot]:
     """Batches of ids, all of them checked."""
     shards = _shards_of_store(source)
+    if shards is not None and layout is not None:
+        raise InputError(f"layout= is for numbers of a generator, and {source} has the tokenizer's ids; leave it out")
     if shards is not None:
         store = TokenStore(source if source.is_dir() else source.parent)
         if store.manifest["tokenizer_sha256"] != tokenizer.fingerprint():
@@ -104,12 +112,14 @@ def _read(tokenizer: Tokenizer, source: Path, size: Size, batch_size: int | None
             captions, labels = zip(*islice(words, len(tokens.ids)), strict=True)
             yield _Lot(tokens, list(captions), torch.tensor(labels))
         return
-    rows, step = _rows(tokenizer, source, size), batch_size or _BATCH_SIZE
+    rows, keep = (_rows(tokenizer, source, size), None) if layout is None else restored(tokenizer, source, layout)
+    step = batch_size or _BATCH_SIZE
     for start in range(0, len(rows), step):
         part = rows[start : start + step]
         check_range(part, tokenizer.quantizer.vocab_sizes, source, start)  # before the cast: uint64 could wrap around
+        kept = None if keep is None else torch.from_numpy(keep[start : start + step])
         none = torch.full((len(part),), NO_LABEL)
-        yield _Lot(Tokens(torch.from_numpy(part.astype(np.int64))), [""] * len(part), none)
+        yield _Lot(Tokens(torch.from_numpy(part.astype(np.int64)), kept), [""] * len(part), none)
 
 
 def _count(source: Path) -> int | None:

@@ -9,6 +9,7 @@ from rich.table import Table
 from imtok.errors import InputError
 from imtok.export.convert import REPORT, verify_converted
 from imtok.export.pictures import tell_as_stored
+from imtok.export.sequences import Sequencing
 from imtok.export.store import MANIFEST, Shard, TokenStore
 from imtok.files import claim_output, new_folder, write_json
 from imtok.grid import to_picture
@@ -34,6 +35,8 @@ def verify(folder: Path) -> Table:
     if (folder / REPORT).is_file():
         report = verify_converted(folder)
         rows = {"format": report["format"], "images": report["images"], "views": len(report["views"])}
+        if "slots" in report.get("sequence", ()):
+            rows["numbers"] = Sequencing.stored(report["sequence"]).words
         return _table(folder, {**rows, "files": f"{report['files']}, all as they were written"})
     store = TokenStore(folder)
     store.verify()

@@ -26,7 +26,7 @@ class HuggingFace(Parquet):
 
     @override
     def metadata(self, store: TokenStore, sequencing: Sequencing) -> dict[str, str]:
-        names, wide = store.classes, "int32" if sequencing.vocabulary <= 2**31 else "int64"
+        names, wide = store.classes, "int32" if sequencing.size <= 2**31 else "int64"
         label = {"names": names, "_type": "ClassLabel"} if names else {"dtype": "int64", "_type": "Value"}
         features = {
             "key": {"dtype": "string", "_type": "Value"},
@@ -68,7 +68,7 @@ def _card(store: TokenStore, facts: dict[str, Any]) -> str:
         "| `key` | name of the image |",
         "| `label` | its class, -1 where there is none |",
         "| `view` | which crop |",
-        f"| `input_ids` | {about['length']} ids at most, in [0, {about['vocabulary']}) |",
+        f"| `input_ids` | {_input_ids(Sequencing.stored(about))} |",
         "| `length` | how many they are |",
         *(["| `caption` | text about the image, empty where there is none |"] if store.captioned else []),
         *(["| `captions` | all texts about the image |"] if store.has_several_texts else []),
@@ -77,3 +77,9 @@ def _card(store: TokenStore, facts: dict[str, Any]) -> str:
         f"Tokenizer: sha256 `{manifest['tokenizer_sha256']}`.",
     ]
     return "\n".join(lines) + "\n"
+
+
+def _input_ids(sequencing: Sequencing) -> str:
+    around = [f"{name} {n}" for name, n in (("begin", sequencing.begin), ("end", sequencing.end)) if n is not None]
+    between = f", between {' and '.join(around)}" if around else ""
+    return f"{sequencing.length} ids at most, in [{sequencing.offset}, {sequencing.top}){between}"

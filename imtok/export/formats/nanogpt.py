@@ -15,7 +15,7 @@ from typing_extensions import override
 from imtok.data.names import hash_fraction
 from imtok.errors import InputError
 from imtok.export.formats.base import Format, rows
-from imtok.export.sequences import Sequencing
+from imtok.export.sequences import Place, Sequencing
 from imtok.export.store import TokenStore
 from imtok.files import write_json
 
@@ -28,8 +28,8 @@ class NanoGPT(Format):
     """``train.bin`` and ``val.bin`` without header, ``vocab.json`` with all offsets, and for nanoGPT ``meta.pkl``.
 
     Each view of an image is ``begin class tokens... end``. In the vocabulary codes come first, then (where images leave
-    tokens out) padding, the classes, ``no_class``, ``begin`` and ``end``. All views of an image are on one side of the
-    split, which depends on its key alone.
+    tokens out) padding, the classes, ``no_class``, ``begin`` and ``end``; all of these from ``offset`` on. All views of
+    an image are on one side of the split, which depends on its key alone.
 
     ``meta.pkl`` holds ``vocab_size`` for ``train.py``, and ``stoi`` and ``itos`` for ``sample.py``: plain numbers and
     characters, which :func:`from_text` turns into numbers again. imtok itself reads no pickle.
@@ -38,22 +38,41 @@ class NanoGPT(Format):
         slots: What becomes of several slots: "interleave", "combine", or None where there is one.
         val_fraction: Part of the images in ``val.bin``, in [0, 1).
         dtype: "uint16", which nanoGPT reads, or "uint32".
+        offset: Added to every number but ``begin`` and ``end``, if those are given: the size of a text vocabulary, say.
+        begin: The number before each image; None = the one after ``no_class``.
+        end: The number after each image; None = the next free one.
 
     Raises:
         ValueError: If an argument is out of range.
     """
 
-    def __init__(self, slots: str | None = None, val_fraction: float = 0.01, dtype: str = "uint16") -> None:
+    def __init__(
+        self,
+        slots: str | None = None,
+        val_fraction: float = 0.01,
+        dtype: str = "uint16",
+        offset: int = 0,
+        begin: int | None = None,
+        end: int | None = None,
+    ) -> None:
         if not 0 <= val_fraction < 1:
             raise ValueError(f"val_fraction must lie in [0, 1), got {val_fraction}")
         if dtype not in TYPES:
             raise ValueError(f"dtype must be uint16 or uint32, got {dtype!r}")
         self.slots, self.val_fraction, self.dtype = slots, val_fraction, dtype
+        self.place = Place(offset, begin, end).check()
 
     @override
     def check(self, store: TokenStore, folder: Path) -> None:
-        sequencing = Sequencing.of(store, self.slots)
+        sequencing = Sequencing.of(store, self.slots, self.place)
         vocab = vocabulary(sequencing, _classes(store))
+        taken = range(sequencing.offset, vocab["no_class"] + 1)
+        for name, number in (("begin", sequencing.begin), ("end", sequencing.end)):
+            if number in taken:
+                raise InputError(
+                    f"format.{name}={number} is also the number of a class or of images without one, since images "
+                    f"have {taken[0]} to {taken[-1]}; give a number outside of these, or null"
+                )
         if vocab["vocab_size"] > TYPES[self.dtype]:
             raise InputError(
                 f"the vocabulary of {vocab['vocab_size']} does not fit {self.dtype}; give format.dtype=uint32 and read "
@@ -62,7 +81,7 @@ class NanoGPT(Format):
 
     @override
     def write(self, store: TokenStore, folder: Path) -> dict[str, Any]:
-        sequencing = Sequencing.of(store, self.slots)
+        sequencing = Sequencing.of(store, self.slots, self.place)
         vocab = vocabulary(sequencing, _classes(store))
         counts = {"train": 0, "val": 0}
         with (folder / "train.bin").open("wb") as train, (folder / "val.bin").open("wb") as val:
@@ -90,15 +109,18 @@ class NanoGPT(Format):
 
 def vocabulary(sequencing: Sequencing, classes: int) -> dict[str, Any]:
     """Where each kind of token lies in the vocabulary of a stream."""
-    first = sequencing.vocabulary
+    first = sequencing.top
+    no_class = first + classes
+    begin = no_class + 1 + (sequencing.end == no_class + 1) if sequencing.begin is None else sequencing.begin
+    end = max(no_class, begin) + 1 if sequencing.end is None else sequencing.end
     return {
-        "codes": {"offset": 0, "size": sequencing.codes},
+        "codes": {"offset": sequencing.offset, "size": sequencing.codes},
         "padding": sequencing.padding,
         "classes": {"offset": first, "size": classes},
-        "no_class": first + classes,
-        "begin": first + classes + 1,
-        "end": first + classes + 2,
-        "vocab_size": first + classes + 3,
+        "no_class": no_class,
+        "begin": begin,
+        "end": end,
+        "vocab_size": max(no_class, begin, end) + 1,
     }
 
 

@@ -9,7 +9,7 @@ from typing_extensions import override
 
 from imtok.errors import InputError
 from imtok.export.formats.base import Format, Row, rows
-from imtok.export.sequences import Sequencing
+from imtok.export.sequences import Place, Sequencing
 from imtok.export.store import TokenStore
 from imtok.files import canonical_json
 
@@ -17,33 +17,43 @@ from imtok.files import canonical_json
 class Parquet(Format):
     """``data/train-00000-of-00001.parquet``, ...: columns ``key``, ``label``, ``view``, ``input_ids`` and ``length``.
 
-    ``input_ids`` is a list of int32 (int64 where the vocabulary needs it). An image that leaves tokens out at its end
-    has a shorter list. Where images have captions there is a column ``caption``,
+    ``input_ids`` is a list of int32 (int64 where the vocabulary needs it), ``begin`` and ``end`` included. An image that
+    leaves tokens out at its end has a shorter list. Where images have captions there is a column ``caption``,
     and where some have several a column ``captions`` of all of them.
 
     Args:
         slots: What becomes of several slots: "interleave", "combine", or None where there is one.
         rows_per_file: Views per file, at least 1.
+        offset: Added to every id: the size of a text vocabulary, say.
+        begin: A number before each image; None = none.
+        end: A number after each image; None = none.
 
     Raises:
-        ValueError: If ``rows_per_file`` is not positive.
+        ValueError: If ``rows_per_file`` is not positive, or another number is negative.
     """
 
-    def __init__(self, slots: str | None = None, rows_per_file: int = 500_000) -> None:
+    def __init__(
+        self,
+        slots: str | None = None,
+        rows_per_file: int = 500_000,
+        offset: int = 0,
+        begin: int | None = None,
+        end: int | None = None,
+    ) -> None:
         if rows_per_file < 1:
             raise ValueError(f"rows_per_file must be at least 1, got {rows_per_file}")
-        self.slots, self.rows_per_file = slots, rows_per_file
+        self.slots, self.rows_per_file, self.place = slots, rows_per_file, Place(offset, begin, end).check()
 
     @override
     def check(self, store: TokenStore, folder: Path) -> None:
-        Sequencing.of(store, self.slots)
+        Sequencing.of(store, self.slots, self.place)
         arrow()
 
     @override
     def write(self, store: TokenStore, folder: Path) -> dict[str, Any]:
         pyarrow, parquet = arrow()
-        sequencing = Sequencing.of(store, self.slots)
-        wide = pyarrow.int32() if sequencing.vocabulary <= 2**31 else pyarrow.int64()
+        sequencing = Sequencing.of(store, self.slots, self.place)
+        wide = pyarrow.int32() if sequencing.size <= 2**31 else pyarrow.int64()
         fields = [
             ("key", pyarrow.string()),
             ("label", pyarrow.int64()),
@@ -68,7 +78,9 @@ class Parquet(Format):
                     part = [next(source) for _ in range(min(left, 8192))]
                     writer.write_table(pyarrow.Table.from_pylist(part, schema=schema))
                     left -= len(part)
-        notes = [f"{total} rows in {files} files, vocabulary {sequencing.vocabulary}"]
+        notes = [f"{total} rows in {files} files, vocabulary {sequencing.size}"]
+        if sequencing.offset:
+            notes.append(f"image tokens are the numbers {sequencing.offset} to {sequencing.top - 1}")
         return {"sequence": sequencing.about, "notes": notes}
 
     def metadata(self, store: TokenStore, sequencing: Sequencing) -> dict[str, str]:
@@ -78,14 +90,15 @@ class Parquet(Format):
 
 def _columns(store: TokenStore, sequencing: Sequencing) -> Iterator[dict[str, Any]]:
     for row in rows(store, sequencing):
-        yield from _views(row)
+        yield from _views(row, sequencing)
 
 
-def _views(row: Row) -> Iterator[dict[str, Any]]:
+def _views(row: Row, sequencing: Sequencing) -> Iterator[dict[str, Any]]:
     image = {"key": _text(row.key), "label": row.label, "caption": _text(row.caption)}
     image["captions"] = list(map(_text, row.texts))
-    for view, (tokens, length) in enumerate(zip(row.views.tolist(), row.lengths.tolist(), strict=True)):
-        yield {**image, "view": view, "input_ids": tokens[:length], "length": length}
+    for view, (tokens, length) in enumerate(zip(row.views, row.lengths.tolist(), strict=True)):
+        input_ids = sequencing.frame(tokens[:length]).tolist()
+        yield {**image, "view": view, "input_ids": input_ids, "length": len(input_ids)}
 
 
 def _text(name: str) -> str:

@@ -1,0 +1,81 @@
+"""The way back from the numbers of a generator's layout to the tokenizer's ids."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Bool, Int64, Shaped
+
+from imtok.errors import InputError
+from imtok.export.convert import REPORT, read_report
+from imtok.export.formats.bits import from_bits
+from imtok.export.sequences import Sequencing
+from imtok.export.store import read_array
+from imtok.tokenizer import Tokenizer
+
+Ids = tuple[Int64[np.ndarray, "b t g"], Bool[np.ndarray, "b t"] | None]
+
+
+def restored(tokenizer: Tokenizer, source: Path, layout: Path) -> Ids:
+    """Ids of a generator's numbers, and which tokens are there; None = all.
+
+    Args:
+        tokenizer: Whose ids they become.
+        source: An ``.npy`` file of whole numbers. Its last axis is a sequence, or the bits or slots of a token.
+        layout: A folder that ``imtok convert`` wrote, in whose numbers they are.
+
+    Raises:
+        InputError: If the layout is of another tokenizer, or a number has no place in it.
+    """
+    report = read_report(layout)
+    if report["tokenizer_sha256"] != tokenizer.fingerprint():
+        raise InputError(f"{layout} has tokens of another tokenizer; give the one that made them")
+    numbers = read_array(source)
+    if not np.issubdtype(numbers.dtype, np.integer):
+        raise InputError(f"{source} must hold whole numbers, got {numbers.dtype}")
+    try:
+        return restore(np.asarray(numbers), report)
+    except (KeyError, TypeError):
+        raise InputError(f"{layout / REPORT} does not say how its numbers stand for ids; convert again") from None
+    except ValueError as error:
+        raise InputError(f"{source} has no numbers of {layout} ({error})") from None
+
+
+def restore(numbers: Shaped[np.ndarray, "..."], report: dict[str, Any]) -> Ids:
+    """Ids of numbers in the layout that ``convert.json`` describes.
+
+    Args:
+        numbers: As the layout has them; images may stand along several axes.
+        report: What ``convert.json`` holds.
+
+    Raises:
+        KeyError: If the report is of an earlier version, which said less.
+        ValueError: If a number has no place in the layout.
+    """
+    ids, keep = _ids(numbers, report)
+    return ids.reshape(-1, *ids.shape[-2:]), None if keep is None else keep.reshape(-1, keep.shape[-1])
+
+
+def _ids(numbers: Shaped[np.ndarray, "..."], report: dict[str, Any]) -> Ids:
+    if "bits" in report:
+        return from_bits(numbers, report["bits"]["slot_bits"])
+    about = report.get("sequence", report)
+    if "slots" not in about:
+        return _apart(numbers, about["tokens"], len(about["vocab_sizes"])), None
+    sequencing = Sequencing.stored(about)
+    if "vocab" in report:  # a stream, in which an image also says its class
+        vocab = report["vocab"]
+        sequencing = replace(sequencing, begin=vocab["begin"], end=vocab["end"])
+        if numbers.shape[-1] and (numbers[..., 0] == vocab["begin"]).all():
+            numbers = numbers[..., 2:]
+    return sequencing.split(numbers)
+
+
+def _apart(numbers: Shaped[np.ndarray, "..."], tokens: int, slots: int) -> Int64[np.ndarray, "b t g"]:
+    """Numbers of layouts that keep slots apart, in their last axis; there need be none of one slot."""
+    if slots == 1 and numbers.shape[-1:] == (tokens,):
+        numbers = numbers[..., None]
+    if numbers.shape[-2:] != (tokens, slots):
+        raise ValueError(f"the last axes must be {tokens} tokens and {slots} slots, got shape {numbers.shape}")
+    return numbers.astype(np.int64)
