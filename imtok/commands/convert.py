@@ -9,6 +9,7 @@ from rich.console import Console
 
 from imtok.build import build_part
 from imtok.export.convert import convert
+from imtok.export.digits import Digits
 from imtok.export.formats.base import Format
 from imtok.export.store import TokenStore
 from imtok.image_commands import plain_values
@@ -21,16 +22,25 @@ class Keys:
     store: str = MISSING
     format: Any = MISSING
     out: str = MISSING
+    digits: int | None = None
+    base: int | None = None
 
     def check(self) -> list[str]:
         """What is out of range, one line each."""
-        return []
+        least = {"digits": self.digits, "base": self.base}
+        problems = [f"{name} must be at least 2, got {v}" for name, v in least.items() if v is not None and v < 2]
+        if self.base is not None and self.digits is None:
+            problems.append(f"base={self.base} needs digits=NUMBER, into how many digits an id is split")
+        return problems
 
 
 def run(config: DictConfig) -> None:
     """Convert, and show what the consumer must be told."""
     form, out = cast(Format, build_part(plain_values(config), "format")), Path(config.out)
-    report, console = convert(TokenStore(Path(config.store)), form, out), Console(highlight=False)
+    store, console, digits = TokenStore(Path(config.store)), Console(highlight=False), None
+    if config.digits is not None:
+        digits = Digits.of(tuple(store.manifest["vocab_sizes"]), config.digits, config.base)
+    report = convert(store, form, out, digits)
     console.print(f"{report['images']} images, {report['files']} files in {out}", soft_wrap=True, markup=False)
     for note in report.get("notes", ()):
         console.print(f"  {note}", soft_wrap=True, markup=False)

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from imtok.errors import InputError
+from imtok.export.digits import Digits, DigitStore
 from imtok.export.formats.base import Format
 from imtok.export.store import TokenStore, as_json
 from imtok.files import claim_output, is_sealed, new_folder, read_json, sealed, sha256, write_bytes
@@ -13,13 +14,14 @@ REPORT = "convert.json"
 SUMS = "SHA256SUMS"
 
 
-def convert(store: TokenStore, form: Format, folder: Path) -> dict[str, Any]:
+def convert(store: TokenStore, form: Format, folder: Path, digits: Digits | None = None) -> dict[str, Any]:
     """Check a store and write it as a format; ``SHA256SUMS`` (as ``sha256sum -c`` reads it) and ``convert.json`` too.
 
     Args:
         store: What to write.
         form: How.
         folder: Appears whole or not at all; an earlier result in it is replaced.
+        digits: How each id is split first; None = it is not.
 
     Returns:
         What ``convert.json`` holds.
@@ -29,6 +31,7 @@ def convert(store: TokenStore, form: Format, folder: Path) -> dict[str, Any]:
     """
     claim_output(folder, REPORT)
     store.verify()
+    store = store if digits is None else DigitStore(store, digits)
     form.check(store, folder)
     with new_folder(folder) as aside:
         facts = form.write(store, aside)
@@ -42,6 +45,7 @@ def convert(store: TokenStore, form: Format, folder: Path) -> dict[str, Any]:
             "classes_by_label": store.classes,
             "store_sha256": store.manifest["sha256"],
             "tokenizer_sha256": store.manifest["tokenizer_sha256"],
+            **({} if digits is None else {"digits": digits.about}),
             **facts,
             "files": len(files),
             "sums_sha256": sha256(aside / SUMS),

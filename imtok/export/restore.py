@@ -9,6 +9,7 @@ from jaxtyping import Bool, Int64, Shaped
 
 from imtok.errors import InputError
 from imtok.export.convert import REPORT, read_report
+from imtok.export.digits import Digits
 from imtok.export.formats.bits import from_bits
 from imtok.export.sequences import Sequencing
 from imtok.export.store import read_array
@@ -54,6 +55,8 @@ def restore(numbers: Shaped[np.ndarray, "..."], report: dict[str, Any]) -> Ids:
         ValueError: If a number has no place in the layout.
     """
     ids, keep = _ids(numbers, report)
+    if "digits" in report:
+        ids = Digits.stored(report["digits"]).join(ids)
     return ids.reshape(-1, *ids.shape[-2:]), None if keep is None else keep.reshape(-1, keep.shape[-1])
 
 

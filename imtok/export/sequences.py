@@ -11,7 +11,7 @@ from jaxtyping import Bool, Int64, Shaped
 from imtok.errors import InputError
 from imtok.export.store import TokenStore
 
-WAYS = ("interleave", "combine")
+WAYS = ("interleave", "shared", "combine")
 
 
 class Place(NamedTuple):
@@ -46,8 +46,10 @@ class Sequencing:
     """How tokens of several slots and of varying number become a sequence over one vocabulary.
 
     With ``interleave`` every slot is a token of its own, the slots of a token after each other, their ids shifted so
-    that no two slots share any. With ``combine`` a token stays one number: the sum over slots of id times place, slot
-    0 least significant. What an image leaves out is the padding id, the last of the vocabulary, where it would be.
+    that no two slots share any. With ``shared`` they are not shifted, so that only its place says whose a number is:
+    the digits of MDM-Prime (arXiv 2505.18495) have one vocabulary. With ``combine`` a token stays one number: the sum
+    over slots of id times place, slot 0 least significant. What an image leaves out is the padding id, the last of the
+    vocabulary, where it would be.
 
     In the vocabulary of a language model image ids come after those of the text: all numbers are shifted by ``offset``.
     ``begin`` and ``end`` are ids of that model around an image, outside of the range of the image's own numbers.
@@ -55,7 +57,7 @@ class Sequencing:
     Attributes:
         vocab_sizes: Number of ids of each slot.
         tokens: Tokens per image.
-        slots: "interleave" or "combine"; the same for one slot.
+        slots: "interleave", "shared" or "combine"; the same for one slot.
         variable_length: Whether images may leave tokens out.
         offset: The first number of an image's range.
         begin: The number before an image; None = there is none.
@@ -97,10 +99,11 @@ class Sequencing:
         if slots is None and len(sizes) > 1:
             raise InputError(
                 f"format.slots must be given, since a token has {len(sizes)} slots: interleave ({tokens * len(sizes)} "
-                f"tokens of one vocabulary of {sum(sizes)}) or combine ({tokens} tokens of {math.prod(sizes)})"
+                f"tokens of one vocabulary of {sum(sizes)}) or combine ({tokens} tokens of {math.prod(sizes)}), or "
+                f"shared ({tokens * len(sizes)} tokens of {max(sizes)}, whose meaning their place decides)"
             )
         if slots not in (None, *WAYS):
-            raise InputError(f"format.slots must be interleave, combine or null, got {slots}")
+            raise InputError(f"format.slots must be {', '.join(WAYS)} or null, got {slots}")
         if slots == "combine" and math.prod(sizes) >= 2**63:
             raise InputError(f"format.slots=combine needs numbers beyond 64 bits for slots of {sizes}; give interleave")
         found = cls(sizes, tokens, slots or "interleave", store.manifest["variable_length"], *(place or Place()))
@@ -148,7 +151,8 @@ class Sequencing:
     @property
     def codes(self) -> int:
         """Ids that stand for something to be decoded."""
-        return math.prod(self.vocab_sizes) if self.slots == "combine" else sum(self.vocab_sizes)
+        count = {"interleave": sum, "shared": max, "combine": math.prod}[self.slots]
+        return count(self.vocab_sizes)
 
     @property
     def padding(self) -> int | None:
@@ -173,7 +177,7 @@ class Sequencing:
     @property
     def length(self) -> int:
         """Numbers per sequence."""
-        return self.tokens * (len(self.vocab_sizes) if self.slots == "interleave" else 1)
+        return self.tokens * (1 if self.slots == "combine" else len(self.vocab_sizes))
 
     def join(
         self, ids: Shaped[np.ndarray, "*b t g"], keep: Bool[np.ndarray, "*b t"] | None = None
@@ -216,7 +220,7 @@ class Sequencing:
             raise ValueError(f"sequences must have {self.length} tokens, got {wide.shape[-1]}")
         if missing:
             wide = np.concatenate([wide, np.full((*wide.shape[:-1], missing), self.codes)], -1)
-        if self.slots == "interleave":
+        if self.slots != "combine":
             grid = wide.reshape(*wide.shape[:-1], self.tokens, len(self.vocab_sizes))
             keep = (grid != self.codes).all(-1) if self.variable_length else None
             ids = grid - np.array(self._starts, dtype=np.int64)
@@ -245,7 +249,7 @@ class Sequencing:
 
     @property
     def _starts(self) -> list[int]:
-        return [sum(self.vocab_sizes[:slot]) for slot in range(len(self.vocab_sizes))]
+        return [sum(self.vocab_sizes[:slot]) * (self.slots != "shared") for slot in range(len(self.vocab_sizes))]
 
     @property
     def _places(self) -> list[int]:

@@ -53,7 +53,7 @@ def assert_restored(store, rows, report):
 @given(
     sizes=st.lists(st.integers(1, 300), min_size=1, max_size=3),
     tokens=st.integers(1, 5),
-    slots=st.sampled_from(["interleave", "combine"]),
+    slots=st.sampled_from(["interleave", "shared", "combine"]),
     variable=st.booleans(),
     offset=st.integers(0, 2**40),
     around=st.tuples(st.booleans(), st.booleans()),

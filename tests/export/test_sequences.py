@@ -14,7 +14,7 @@ from imtok.export.sequences import Sequencing
 @given(
     sizes=st.lists(st.integers(1, 300), min_size=1, max_size=4),
     tokens=st.integers(1, 6),
-    slots=st.sampled_from(["interleave", "combine"]),
+    slots=st.sampled_from(["interleave", "shared", "combine"]),
     variable=st.booleans(),
     seed=st.integers(0, 1000),
 )
@@ -43,6 +43,7 @@ def test_split_undoes_join(sizes, tokens, slots, variable, seed):
 def test_slots_share_no_id_and_slot_0_is_least_significant():
     ids = np.array([[[31, 0], [0, 19]]])
     assert Sequencing((32, 20), 2, "interleave", False).join(ids).tolist() == [[31, 32, 0, 51]]
+    assert Sequencing((32, 20), 2, "shared", False).join(ids).tolist() == [[31, 0, 0, 19]]
     assert Sequencing((32, 20), 2, "combine", False).join(ids).tolist() == [[31, 608]]
 
 
@@ -58,5 +59,5 @@ def test_several_slots_ask_what_should_become_of_them(tmp_path):
         InputError, match=r"interleave \(8 tokens of one vocabulary of 52\) or combine \(4 tokens of 640"
     ):
         Sequencing.of(store, None)
-    with pytest.raises(InputError, match=r"format\.slots must be interleave, combine or null, got both"):
+    with pytest.raises(InputError, match=r"format\.slots must be interleave, shared, combine or null, got both"):
         Sequencing.of(store, "both")

@@ -22,7 +22,7 @@ class LlamaGen(Format):
     whose name has ``ten_crop_105`` for ``ten_crop``; so those names are asked for.
 
     Args:
-        slots: What becomes of several slots: "interleave", "combine", or None where there is one.
+        slots: What becomes of several slots: "interleave", "shared", "combine", or None where there is one.
         unlabelled: Class of images without one; None = there must be none.
         fill: Add links to the first images until there are so many (1281167 for the published loader); None = don't.
 

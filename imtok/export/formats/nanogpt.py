@@ -35,7 +35,7 @@ class NanoGPT(Format):
     characters, which :func:`from_text` turns into numbers again. imtok itself reads no pickle.
 
     Args:
-        slots: What becomes of several slots: "interleave", "combine", or None where there is one.
+        slots: What becomes of several slots: "interleave", "shared", "combine", or None where there is one.
         val_fraction: Part of the images in ``val.bin``, in [0, 1).
         dtype: "uint16", which nanoGPT reads, or "uint32".
         offset: Added to every number but ``begin`` and ``end``, if those are given: the size of a text vocabulary, say.

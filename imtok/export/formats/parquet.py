@@ -17,12 +17,12 @@ from imtok.files import canonical_json
 class Parquet(Format):
     """``data/train-00000-of-00001.parquet``, ...: columns ``key``, ``label``, ``view``, ``input_ids`` and ``length``.
 
-    ``input_ids`` is a list of int32 (int64 where the vocabulary needs it), ``begin`` and ``end`` included. An image that
+    ``input_ids`` is a list of int32 (int64 where the vocabulary needs it) with ``begin`` and ``end``. An image that
     leaves tokens out at its end has a shorter list. Where images have captions there is a column ``caption``,
     and where some have several a column ``captions`` of all of them.
 
     Args:
-        slots: What becomes of several slots: "interleave", "combine", or None where there is one.
+        slots: What becomes of several slots: "interleave", "shared", "combine", or None where there is one.
         rows_per_file: Views per file, at least 1.
         offset: Added to every id: the size of a text vocabulary, say.
         begin: A number before each image; None = none.

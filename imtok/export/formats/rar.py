@@ -20,7 +20,7 @@ class RAR(Format):
     padding id: the loader stacks lists, which must all be as long.
 
     Args:
-        slots: What becomes of several slots: "interleave", "combine", or None where there is one.
+        slots: What becomes of several slots: "interleave", "shared", "combine", or None where there is one.
         unlabelled: Class of images without one; None = there must be none.
     """
 
