@@ -2,8 +2,7 @@
 
 import io
 import json
-import tarfile
-from itertools import islice
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ from typing_extensions import override
 
 from imtok.bars import bar
 from imtok.export.formats.base import Format
+from imtok.export.formats.tars import write_tars
 from imtok.export.store import Shard, TokenStore
 
 
@@ -38,22 +38,18 @@ class WebDataset(Format):
     @override
     def write(self, store: TokenStore, folder: Path) -> dict[str, Any]:
         dtype = np.int32 if max(store.manifest["vocab_sizes"]) <= 2**31 else np.int64
-        images = ((shard, row) for shard in store.shards() for row in range(len(shard.keys)))
-        count, most = len(store), self.images_per_file
-        with bar("convert") as advance:
-            for first in range(0, count, most):
-                path = folder / f"tokens-{first // most:06d}.tar"
-                with tarfile.open(path, "w", format=tarfile.USTAR_FORMAT) as archive:
-                    for number, (shard, row) in enumerate(islice(images, most), first):
-                        for suffix, data in _members(shard, row, dtype).items():
-                            member = tarfile.TarInfo(f"{number:08d}.{suffix}")
-                            member.size, member.mtime = len(data), 0
-                            archive.addfile(member, io.BytesIO(data))
-                        advance(1, count)
-        files = -(-count // most)
-        notes = [f"{count} images in tokens-{{000000..{files - 1:06d}}}.tar"]
+        files = write_tars(folder, _samples(store, dtype), self.images_per_file)
+        notes = [f"{len(store)} images in tokens-{{000000..{files - 1:06d}}}.tar"]
         facts = {"vocab_sizes": store.manifest["vocab_sizes"], "tokens": store.manifest["tokens"]}
         return {**facts, "dtype": np.dtype(dtype).name, "notes": notes}
+
+
+def _samples(store: TokenStore, dtype: type) -> Iterator[dict[str, bytes]]:
+    with bar("convert") as advance:
+        for shard in store.shards():
+            for row in range(len(shard.keys)):
+                yield _members(shard, row, dtype)
+                advance(1, len(store))
 
 
 def _members(shard: Shard, row: int, dtype: type) -> dict[str, bytes]:
