@@ -101,7 +101,7 @@ class MultiScale(Quantizer):
         for scale, size in enumerate(self.sizes):
             rest = F.interpolate(target - total.detach(), (size, size), mode="area")
             result = self.quantizer.quantize(rearrange(rest, "b d h w -> b (h w) d"), None)
-            total = total + self._enlarged(self.quantizer.look_up(result.ids), scale).to(target.dtype)
+            total = total + self.enlarged(self.quantizer.look_up(result.ids), scale).to(target.dtype)
             codebook = Loss((total - target.detach()).square().mean(), self.codebook_weight)
             commit = Loss((total.detach() - target).square().mean(), self.commit_weight)
             losses += [result.losses, {"codebook": codebook, "commit": commit}]
@@ -142,7 +142,7 @@ class MultiScale(Quantizer):
         for scale, size in enumerate(self.sizes):
             small = rearrange(F.interpolate(rest, (size, size), mode="area"), "b d h w -> b (h w) d")
             inputs.append(small.flatten(0, 1))
-            rest = rest - self._enlarged(self.quantizer.look_up(self.quantizer(small).ids), scale)
+            rest = rest - self.enlarged(self.quantizer.look_up(self.quantizer(small).ids), scale)
         self.quantizer.start(torch.cat(inputs))
 
     @override
@@ -168,13 +168,7 @@ class MultiScale(Quantizer):
     def part_dims(self) -> tuple[int, ...]:
         return self.quantizer.part_dims
 
-    def _sum(self, scales: Sequence[Float[Tensor, "b _ d"]]) -> Float[Tensor, "b n d"]:
-        total = scales[0].new_zeros(())
-        for scale, codes in enumerate(scales):  # in the order of quantize, so that not even the last bit differs
-            total = total + self._enlarged(codes, scale)
-        return rearrange(total, "b d h w -> b (h w) d")
-
-    def _enlarged(self, codes: Float[Tensor, "b m d"], scale: int) -> Float[Tensor, "b d h w"]:
+    def enlarged(self, codes: Float[Tensor, "b m d"], scale: int) -> Float[Tensor, "b d h w"]:
         """The codes of one scale as a map of full size, with gradients to table and convolutions."""
         size, side = self.sizes[scale], self.sizes[-1]
         codes = rearrange(codes, "b (h w) d -> b d h w", h=size)
@@ -185,6 +179,12 @@ class MultiScale(Quantizer):
         convolution = self.convolutions[convolution_of(scale, len(self.sizes), len(self.convolutions))]
         with torch.autocast(codes.device.type, enabled=False):
             return codes.lerp(convolution(codes), self.mix)
+
+    def _sum(self, scales: Sequence[Float[Tensor, "b _ d"]]) -> Float[Tensor, "b n d"]:
+        total = scales[0].new_zeros(())
+        for scale, codes in enumerate(scales):  # in the order of quantize, so that not even the last bit differs
+            total = total + self.enlarged(codes, scale)
+        return rearrange(total, "b d h w -> b (h w) d")
 
     def _scales(self, tokens: int) -> tuple[int, ...]:
         """How the tokens of the first scales divide into scales."""
