@@ -98,10 +98,18 @@ class Stored(nn.Module):
         The running shares of an EMA codebook are no part of it: tokenizers of earlier versions have none, and are the
         same.
         """
-        digest = hashlib.sha256(canonical_json(self.config).encode())
+        return self._digest(())
+
+    def codes_fingerprint(self) -> str:
+        """Sha256 of all that makes tokens of an image: the same for tokenizers of which the decoder alone differs."""
+        return self._digest(("decoder", "regularizer"))
+
+    def _digest(self, without: Sequence[str]) -> str:
+        config = self.config and {name: value for name, value in self.config.items() if name not in without}
+        digest = hashlib.sha256(canonical_json(config).encode())
         shares = {f"{name}.usage" for name, part in self.named_modules() if isinstance(part, EMAVQ)}
         for name, value in sorted(self.state_dict().items()):
-            if name in shares:
+            if name in shares or name.split(".")[0] in without:
                 continue
             digest.update(f"{name} {value.dtype} {list(value.shape)}".encode())
             digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())

@@ -44,7 +44,7 @@ def convert(store: TokenStore, form: Format, folder: Path, digits: Digits | None
             "views": store.manifest["views"],
             "classes_by_label": store.classes,
             "store_sha256": store.manifest["sha256"],
-            "tokenizer_sha256": store.manifest["tokenizer_sha256"],
+            **{name: store.manifest[name] for name in ("tokenizer_sha256", "codes_sha256") if name in store.manifest},
             **({} if digits is None else {"digits": digits.about}),
             **facts,
             "files": len(files),

@@ -15,7 +15,7 @@ from imtok.bars import watched
 from imtok.conditions.base import NO_LABEL
 from imtok.conditions.given import DecodeConditionConfig, give, read_captions
 from imtok.errors import InputError
-from imtok.export.restore import restored
+from imtok.export.restore import makes_tokens_of, restored
 from imtok.export.store import MANIFEST, TokenStore, check_range, read_array
 from imtok.files import claim_output, new_folder, write_json
 from imtok.grid import to_picture
@@ -103,7 +103,7 @@ def _read(
         raise InputError(f"layout= is for numbers of a generator, and {source} has the tokenizer's ids; leave it out")
     if shards is not None:
         store = TokenStore(source if source.is_dir() else source.parent)
-        if store.manifest["tokenizer_sha256"] != tokenizer.fingerprint():
+        if not makes_tokens_of(tokenizer, store.manifest):
             raise InputError(f"{source} was exported with another tokenizer; give the one that wrote it")
         store.verify()
         tell_as_stored(tokenizer, store)

@@ -1,5 +1,6 @@
 """The way back from the numbers of a generator's layout to the tokenizer's ids."""
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -30,7 +31,7 @@ def restored(tokenizer: Tokenizer, source: Path, layout: Path) -> Ids:
         InputError: If the layout is of another tokenizer, or a number has no place in it.
     """
     report = read_report(layout)
-    if report["tokenizer_sha256"] != tokenizer.fingerprint():
+    if not makes_tokens_of(tokenizer, report):
         raise InputError(f"{layout} has tokens of another tokenizer; give the one that made them")
     numbers = read_array(source)
     if not np.issubdtype(numbers.dtype, np.integer):
@@ -41,6 +42,18 @@ def restored(tokenizer: Tokenizer, source: Path, layout: Path) -> Ids:
         raise InputError(f"{layout / REPORT} does not say how its numbers stand for ids; convert again") from None
     except ValueError as error:
         raise InputError(f"{source} has no numbers of {layout} ({error})") from None
+
+
+def makes_tokens_of(tokenizer: Tokenizer, about: Mapping[str, Any]) -> bool:
+    """Whether a tokenizer makes the tokens of a store or a layout: it is theirs, or one with another decoder.
+
+    Args:
+        tokenizer: The tokenizer.
+        about: A store's manifest, or what ``convert.json`` holds; of earlier versions they know the whole alone.
+    """
+    if about["tokenizer_sha256"] == tokenizer.fingerprint():
+        return True
+    return "codes_sha256" in about and about["codes_sha256"] == tokenizer.codes_fingerprint()
 
 
 def restore(numbers: Shaped[np.ndarray, "..."], report: dict[str, Any]) -> Ids:

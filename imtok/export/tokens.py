@@ -100,6 +100,7 @@ def export_tokens(
             **structure(quantizer),
             "classes": feed.classes,
             "tokenizer_sha256": plan["tokenizer_sha256"],
+            "codes_sha256": tokenizer.codes_fingerprint(),
             **({"condition": told.facts} if told.facts else {}),
             "data": {**(data or {}), **feed.about},
         }

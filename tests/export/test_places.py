@@ -235,7 +235,7 @@ def test_a_layout_of_another_tokenizer_or_of_other_numbers_is_refused(tmp_path):
     ):
         decode_ids(tokenizer, tmp_path / "tokens", tmp_path / "pictures", (16, 16), layout=tmp_path / "out")
     with torch.no_grad():
-        tokenizer.decoder.last_layer.add_(1)
+        next(tokenizer.encoder.parameters()).add_(1)
     with pytest.raises(InputError, match="has tokens of another tokenizer"):
         decode_ids(tokenizer, **decode, layout=tmp_path / "out")
     assert not (tmp_path / "pictures").exists()

@@ -10,6 +10,7 @@ from safetensors.torch import load_file
 from imtok.errors import InputError
 from imtok.export.feed import Passing
 from imtok.export.pictures import decode_ids
+from imtok.export.restore import makes_tokens_of
 from imtok.export.store import TokenStore
 from imtok.export.tokens import export_tokens
 from imtok.pixels import to_float
@@ -119,6 +120,32 @@ def test_a_foreign_folder_is_refused(tokenizer, images, tmp_path):
     (tmp_path / "notes.txt").write_text("mine")
     with pytest.raises(InputError, match="already holds something else"):
         export_tokens(tokenizer, Passing(batches(images)), tmp_path)
+
+
+def test_a_decoder_that_was_trained_further_decodes_the_ids_that_others_learned_from(exported, tmp_path, tokenizer):
+    decode_ids(tokenizer, exported, tmp_path / "before", (24, 16))
+    whole, codes = tokenizer.fingerprint(), tokenizer.codes_fingerprint()
+    with torch.no_grad():
+        tokenizer.decoder.last_layer.add_(1)
+    assert (
+        tokenizer.codes_fingerprint() == codes == json.loads((exported / "manifest.json").read_text())["codes_sha256"]
+    )
+    assert tokenizer.fingerprint() != whole
+    assert decode_ids(tokenizer, exported, tmp_path / "after", (24, 16)) == 7
+    first = [(tmp_path / folder / "000000.png").read_bytes() for folder in ("before", "after")]
+    assert first[0] != first[1]
+    with torch.no_grad():
+        next(tokenizer.encoder.parameters()).add_(1)
+    with pytest.raises(InputError, match="was exported with another tokenizer"):
+        decode_ids(tokenizer, exported, tmp_path / "pictures", (24, 16))
+
+
+def test_a_store_of_an_earlier_version_is_decoded_by_its_own_tokenizer_alone(tokenizer):
+    about = {"tokenizer_sha256": tokenizer.fingerprint()}
+    assert makes_tokens_of(tokenizer, about)
+    with torch.no_grad():
+        tokenizer.decoder.last_layer.add_(1)
+    assert not makes_tokens_of(tokenizer, about)
 
 
 def test_ids_of_another_tokenizer_are_refused(exported, tmp_path, tokenizer):

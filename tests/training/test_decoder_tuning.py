@@ -59,6 +59,8 @@ def test_the_tokens_and_all_that_makes_them_are_bit_for_bit_what_they_were(train
     image = torch.rand(4, 3, 32, 32) * 2 - 1
     own, theirs = Tokenizer.load(tuned), Tokenizer.load(trained)
     assert torch.equal(own.encode(image).ids, theirs.encode(image).ids)
+    assert own.codes_fingerprint() == theirs.codes_fingerprint(), "so that it decodes what was exported before"
+    assert own.fingerprint() != theirs.fingerprint()
 
 
 def test_only_the_decoder_and_the_critic_are_in_optimisers(tuned):
