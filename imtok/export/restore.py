@@ -17,6 +17,7 @@ from imtok.export.store import read_array
 from imtok.tokenizer import Tokenizer
 
 Ids = tuple[Int64[np.ndarray, "b t g"], Bool[np.ndarray, "b t"] | None]
+AnyIds = tuple[Int64[np.ndarray, "*b t g"], Bool[np.ndarray, "*b t"] | None]
 
 
 def restored(tokenizer: Tokenizer, source: Path, layout: Path) -> Ids:
@@ -73,7 +74,7 @@ def restore(numbers: Shaped[np.ndarray, "..."], report: dict[str, Any]) -> Ids:
     return ids.reshape(-1, *ids.shape[-2:]), None if keep is None else keep.reshape(-1, keep.shape[-1])
 
 
-def _ids(numbers: Shaped[np.ndarray, "..."], report: dict[str, Any]) -> Ids:
+def _ids(numbers: Shaped[np.ndarray, "..."], report: dict[str, Any]) -> AnyIds:
     if "bits" in report:
         return from_bits(numbers, report["bits"]["slot_bits"])
     about = report.get("sequence", report)
@@ -88,7 +89,7 @@ def _ids(numbers: Shaped[np.ndarray, "..."], report: dict[str, Any]) -> Ids:
     return sequencing.split(numbers)
 
 
-def _apart(numbers: Shaped[np.ndarray, "..."], tokens: int, slots: int) -> Int64[np.ndarray, "b t g"]:
+def _apart(numbers: Shaped[np.ndarray, "..."], tokens: int, slots: int) -> Int64[np.ndarray, "*b t g"]:
     """Numbers of layouts that keep slots apart, in their last axis; there need be none of one slot."""
     if slots == 1 and numbers.shape[-1:] == (tokens,):
         numbers = numbers[..., None]

@@ -21,6 +21,8 @@ from imtok.export.store import read_array
 from imtok.quantizers.multiscale import MultiScale
 from imtok.tokenizer import Tokenizer
 
+ScaleMap = Float[Tensor, "b d _ _"]
+
 
 class VARModel(LlamaGenModel):
     """VAR's ``VQVAE``, as its trainer, its sampler and its demos call it.
@@ -63,7 +65,7 @@ class VARModel(LlamaGenModel):
 
     def img_to_idxBl(  # noqa: N802, the name that VAR calls
         self, inp_img_no_grad: Shaped[Tensor, "b ..."], v_patch_nums: Sequence[int] | None = None
-    ) -> list[Int64[Tensor, "b l"]]:
+    ) -> list[Int64[Tensor, "b _"]]:
         """Ids of each scale, of images or of ids that stand one scale after the other."""
         self.quantize.check_scales(v_patch_nums)
         if inp_img_no_grad.is_floating_point():
@@ -84,7 +86,7 @@ class VARModel(LlamaGenModel):
         return self.embed_to_img(self.quantize.maps(ids), same_shape, last_one)
 
     def embed_to_img(
-        self, maps: Sequence[Map], all_to_max_scale: bool, last_one: bool = False
+        self, maps: Sequence[ScaleMap], all_to_max_scale: bool, last_one: bool = False
     ) -> list[Tensor] | Tensor:
         """Images of the codes of the first scales, each a map of its own size."""
         sums = self.quantize.embed_to_fhat(maps, all_to_max_scale)
@@ -124,7 +126,7 @@ class VARCodes(Codes):
         if given not in (None, self.v_patch_nums):
             raise ValueError(f"v_patch_nums must be the tokenizer's own {self.v_patch_nums}, got {given}")
 
-    def by_scale(self, ids: Int64[Tensor, "b tokens"]) -> list[Int64[Tensor, "b l"]]:
+    def by_scale(self, ids: Int64[Tensor, "b tokens"]) -> list[Int64[Tensor, "b _"]]:
         """Ids that stand one scale after the other, cut into scales up to ``prog_si``.
 
         Raises:
@@ -135,7 +137,7 @@ class VARCodes(Codes):
         scales = list(ids.long().split(self.quantizer.scale_tokens, dim=1))
         return scales if self.prog_si < 0 else scales[: self.prog_si + 1]
 
-    def maps(self, ids: Sequence[Int64[Tensor, "b l"]]) -> list[Map]:
+    def maps(self, ids: Sequence[Int64[Tensor, "b _"]]) -> list[ScaleMap]:
         """The codes of ids of the first scales, each a map of its own size."""
         sides = self.v_patch_nums[: len(ids)]
         return [
@@ -152,7 +154,7 @@ class VARCodes(Codes):
         return self.embed_to_fhat(self.maps(ids)) if to_fhat else ids
 
     @torch.no_grad()
-    def embed_to_fhat(self, maps: Sequence[Map], all_to_max_scale: bool = True, last_one: bool = False) -> Any:
+    def embed_to_fhat(self, maps: Sequence[ScaleMap], all_to_max_scale: bool = True, last_one: bool = False) -> Any:
         """The sums of codes up to each scale, as maps of full size; the last of them alone where it is asked for.
 
         Raises:
@@ -180,7 +182,9 @@ class VARCodes(Codes):
         return torch.cat([rearrange(own, "b d h w -> b (h w) d") for own in told], dim=1) if told else None
 
     @torch.no_grad()
-    def get_next_autoregressive_input(self, scale: int, scales: int, f_hat: Map, codes: Map) -> tuple[Map, Map]:
+    def get_next_autoregressive_input(
+        self, scale: int, scales: int, f_hat: Map, codes: ScaleMap
+    ) -> tuple[Map, ScaleMap]:
         """The sum of codes with those of a scale added, in place, and what VAR is told for the next scale."""
         f_hat.add_(self._enlarged(codes, scale))
         if scale == scales - 1:
@@ -188,7 +192,7 @@ class VARCodes(Codes):
         side = self.v_patch_nums[scale + 1]
         return f_hat, F.interpolate(f_hat, (side, side), mode="area")
 
-    def _enlarged(self, codes: Map, scale: int) -> Map:
+    def _enlarged(self, codes: ScaleMap, scale: int) -> Map:
         return self.quantizer.enlarged(rearrange(codes, "b d h w -> b (h w) d"), scale)
 
 

@@ -100,7 +100,7 @@ def test_ranks_exchange_the_gradients_of_the_decoder_alone(trained, tmp_path):
             return future
 
         ddp.register_comm_hook(None, note)
-        ddp(torch.rand(2, 3, 32, 32) * 2 - 1).backward()
+        ddp(torch.randint(0, 256, (2, 3, 32, 32), dtype=torch.uint8)).backward()
     finally:
         torch.distributed.destroy_process_group()
     assert {id(value) for value in exchanged} == {id(value) for value in run.tokenizer.decoder.parameters()}
