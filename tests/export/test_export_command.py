@@ -5,6 +5,7 @@ import shlex
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 import torch
 from export.readers import llamagen
@@ -54,6 +55,23 @@ def test_export_verify_convert_and_publish(run, tmp_path):
     assert "LlamaGen" in run("verify", "codes_flip")
     assert "config.json" in run("publish", "tokenizer=tokenizer", "out=hub", "programs=false")
     assert json.loads((tmp_path / "hub/config.json").read_text())["image_size"] == 16
+
+
+def test_the_numbers_of_a_language_model_become_pictures_again(run, tmp_path):
+    run(*EXPORT, "out=tokens")
+    place = ("format=nanogpt", "format.offset=100", "format.begin=98", "format.end=99", "format.val_fraction=0.0")
+    run("convert", "store=tokens", *place, "digits=2", "format.slots=shared", "out=numbers")
+    assert "tokens from 100 to 105, begin 98, end 99" in run("verify", "numbers")
+    stream = np.fromfile(tmp_path / "numbers/train.bin", np.uint16).reshape(7, 11)  # begin, class, 4 x 2 digits, end
+    assert stream[:, 0].tolist() == [98] * 7
+    np.save(tmp_path / "sampled.npy", stream)
+    decode = ("decode", "tokenizer=tokenizer", "threads=1", "device=cpu", "batch_size=7")
+    run(*decode, "ids=sampled.npy", "layout=numbers", "out=a")
+    run(*decode, "ids=tokens", "out=b")
+    pictures = {name: data for name, data in content(tmp_path / "a").items() if name.endswith(".png")}
+    assert len(pictures) == 7
+    assert pictures.items() <= content(tmp_path / "b").items()
+    assert "sampled.npy must end in 4 tokens" in run(*decode, "ids=sampled.npy", "out=c", code=2)
 
 
 def test_an_export_says_what_it_is_of_and_what_could_not_be_read(run, tmp_path, caplog):
