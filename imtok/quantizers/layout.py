@@ -4,6 +4,7 @@ import math
 from typing import Any
 
 from imtok.quantizers.base import Quantizer
+from imtok.quantizers.fsq import FSQ
 from imtok.quantizers.multiscale import MultiScale
 from imtok.quantizers.product import Product
 from imtok.quantizers.residual import Residual
@@ -33,8 +34,8 @@ def structure(quantizer: Quantizer) -> dict[str, list[int]]:
     """What generators of particular quantizers must be told besides, where it is so.
 
     Returns:
-        ``slot_bits``, the number of bits of each slot, if each id is the signs of channels; ``scales``, the side of the
-        map at each scale, if tokens stand scale after scale.
+        ``slot_bits``, the number of bits of each slot, if each channel has two values and each bit of an id is one;
+        ``scales``, the side of the map at each scale, if tokens stand scale after scale.
     """
     found = {"slot_bits": _slot_bits(quantizer), "scales": _scales(quantizer)}
     return {name: list(values) for name, values in found.items() if values}
@@ -43,6 +44,8 @@ def structure(quantizer: Quantizer) -> dict[str, list[int]]:
 def _slot_bits(quantizer: Quantizer) -> tuple[int, ...] | None:
     if isinstance(quantizer, SignQuantizer):
         return quantizer.slot_bits
+    if isinstance(quantizer, FSQ) and quantizer.vocab_sizes == (2**quantizer.dim,) and quantizer.levels.max() == 2:
+        return (quantizer.dim,)
     if isinstance(quantizer, MultiScale):
         return _slot_bits(quantizer.quantizer)
     parts = [_slot_bits(part) for part in _parts(quantizer)]

@@ -13,6 +13,7 @@ from imtok.export.formats.bits import Bits, from_bits, to_bits
 from imtok.export.verify import verify
 from imtok.quantizers.binary import Binary
 from imtok.quantizers.bsq import BSQ
+from imtok.quantizers.fsq import FSQ
 from imtok.quantizers.gq import GQ
 from imtok.quantizers.layout import structure
 from imtok.quantizers.lfq import LFQ
@@ -82,6 +83,14 @@ def test_a_store_of_an_earlier_version_says_by_the_name_of_its_quantizer(quantiz
         assert Bits().write(store, tmp_path)["bits"]["slot_bits"] == [3, 2]
 
 
+def test_two_levels_of_fsq_are_bits_too():
+    quantizer = FSQ([2] * 6)
+    ids = torch.arange(64)[:, None]
+    codes = quantizer.decode(ids[None])[0]
+    assert codes.unique().tolist() == [-1, 0]
+    assert np.array_equal(to_bits(ids.numpy(), [6]), np.where(codes.numpy() == 0, 1, -1))
+
+
 @pytest.mark.parametrize(
     ("bits", "message"),
     [([[1, 1, -1]], "must have 5 bits"), ([[1, 1, 0, 1, 1]], "must be -1 or"), ([[1, 1, 2, 1, 1]], "must be -1 or")],
@@ -103,6 +112,8 @@ def test_a_quantizer_tells_its_bits_and_scales_however_deep_they_are():
         (Residual([BSQ(slot_bits=[4]), BSQ(slot_bits=[1, 3])]), {"slot_bits": [4, 1, 3]}),
         (Product([LFQ(slot_bits=[4]), VQ(dim=4, codebook_size=16)]), {}),
         (VQ(dim=4, codebook_size=16), {}),
+        (FSQ([2] * 10), {"slot_bits": [10]}),
+        (FSQ([4, 2, 2]), {}),
         (MultiScale(VQ(dim=4, codebook_size=16), sizes=[1, 1, 2], convolutions=0), {"scales": [1, 1, 2]}),
     ):
         assert structure(quantizer) == expected

@@ -1,7 +1,7 @@
 """Binary codes bit by bit, for generators that predict bits in place of ids.
 
-MaskBit (arXiv 2409.16211), Infinity (arXiv 2412.04431), BAR and BitDance take the codes of LFQ and BSQ as vectors of
--1 and +1, since a token of 18 bits has too many ids for a softmax.
+MaskBit (arXiv 2409.16211), Infinity (arXiv 2412.04431), BAR (arXiv 2602.09024) and BitDance take the codes of LFQ, BSQ
+and FSQ as vectors of -1 and +1, since a token of 18 bits has too many ids for a softmax.
 """
 
 from collections.abc import Sequence
@@ -23,9 +23,10 @@ BINARY = ("LFQ", "BSQ", "GQ", "Binary")  # quantizers whose ids are bits; stores
 class Bits(Format):
     """``bits-00000.npy``, int8 ``images views tokens bits``, and ``labels-00000.npy``, int64, for each shard.
 
-    A bit is +1 where the latent's channel is above 0 and -1 otherwise. The bits of a token are the channels of its
-    latent in their order, the slots after each other. The axis of views is left out where there is one view, as in
-    the store. A token that an image leaves out is all zeros. Images without a class have the label -1.
+    A bit is +1 where a channel of the code has the upper of its two values and -1 where it has the lower. The bits
+    of a token are the channels of its latent in their order, the slots after each other. The axis of views is left
+    out where there is one view, as in the store. A token that an image leaves out is all zeros. Images without a
+    class have the label -1.
     """
 
     @override
@@ -66,8 +67,8 @@ def slot_bits_of(store: TokenStore) -> tuple[int, ...]:
     if name in BINARY:
         return tuple(size.bit_length() - 1 for size in sizes)
     raise InputError(
-        f"format=bits takes the ids of a binary quantizer ({', '.join(BINARY)}), and {store.folder} has those of "
-        f"{name}; give another format, as format=webdataset"
+        f"format=bits takes the ids of a binary quantizer ({', '.join(BINARY)}) or of FSQ with two levels per channel, "
+        f"and {store.folder} has those of {name}; give another format, as format=webdataset"
     )
 
 
