@@ -4,7 +4,7 @@ from abc import abstractmethod
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 from typing_extensions import override
@@ -19,7 +19,7 @@ from imtok.data.names import hash_fraction
 from imtok.data.transforms import CentreCrop, RandomScaleCrop, RandomScaledCrop, Transform, check_scale
 from imtok.errors import InputError
 
-CROPS = {"square": RandomScaleCrop, "adm": RandomScaledCrop}
+Crop = Literal["square", "adm", "centre"]  # what training crops are; see Collection
 
 
 class Collection(Data):
@@ -35,7 +35,8 @@ class Collection(Data):
         scale: Smallest and largest side of a training crop, as fractions of an image's short side, in [0, 1].
         flip: Mirror every other training crop.
         crop: What training crops are: "square", a square of the image at a random place and scale
-            (:class:`RandomScaleCrop`), or "adm", a square of the randomly scaled image (:class:`RandomScaledCrop`).
+            (:class:`RandomScaleCrop`), "adm", a square of the randomly scaled image (:class:`RandomScaledCrop`), or
+            "centre", the square that evaluation takes, of which ``scale`` changes nothing (:class:`CentreCrop`).
         decode: "exact", or "scaled": in training, JPEGs of which no crop shows all the detail are decoded at a half, a
             quarter or an eighth of their size. Worth using when images are at least twice as large as the crops need.
         max_pixels: Larger images are bad images.
@@ -55,7 +56,7 @@ class Collection(Data):
         val_fraction: float = 0.05,
         scale: Sequence[float] = (0.8, 1.0),
         flip: bool = True,
-        crop: Literal["square", "adm"] = "square",
+        crop: Crop = "square",
         decode: Literal["exact", "scaled"] = "exact",
         max_pixels: int = MAX_PIXELS,
         background: Sequence[int] = WHITE,
@@ -68,8 +69,8 @@ class Collection(Data):
         if max_pixels < 1:
             raise ValueError(f"max_pixels must be at least 1, got {max_pixels}")
         check_scale(scale)
-        if crop not in CROPS or decode not in ("exact", "scaled"):
-            raise ValueError(f"crop must be square or adm and decode exact or scaled, got {crop} and {decode}")
+        if crop not in get_args(Crop) or decode not in ("exact", "scaled"):
+            raise ValueError(f"crop must be square, adm or centre and decode exact or scaled, got {crop} and {decode}")
         self.crop, self.decode = crop, decode
         self.path, self.val_path, self.val_fraction = str(path), val_path and str(val_path), val_fraction
         self.scale, self.flip, self.max_pixels = scale, flip, max_pixels
@@ -120,7 +121,10 @@ class Collection(Data):
 
     def training_crop(self, image_size: int) -> Transform:
         """The crop that the settings ask for."""
-        return CROPS[self.crop](image_size, self.scale, self.flip)
+        if self.crop == "centre":
+            return CentreCrop(image_size, self.flip)
+        crop = RandomScaledCrop if self.crop == "adm" else RandomScaleCrop
+        return crop(image_size, self.scale, self.flip)
 
     @override
     def evaluation(self, image_size: int, split: str | None = None) -> Images:

@@ -12,7 +12,7 @@ from typing_extensions import override
 
 from imtok.data.apart import NOWHERE
 from imtok.data.classes import number_classes, number_like, some, twins, unplaced
-from imtok.data.collection import Collection
+from imtok.data.collection import Collection, Crop
 from imtok.data.decode import MAX_PIXELS, WHITE
 from imtok.data.headers import KINDS, SUFFIXES, nameless_kind, skipped, skipped_kind
 from imtok.data.images import MAX_BYTES, Columns, Indexable, Origins, Source
@@ -77,7 +77,7 @@ class Folder(Collection):
         val_fraction: float = 0.05,
         scale: Sequence[float] = (0.8, 1.0),
         flip: bool = True,
-        crop: Literal["square", "adm"] = "square",
+        crop: Crop = "square",
         decode: Literal["exact", "scaled"] = "exact",
         max_pixels: int = MAX_PIXELS,
         background: Sequence[int] = WHITE,

@@ -12,6 +12,7 @@ from typing_extensions import override
 
 from imtok.data.base import SPLITS
 from imtok.data.classes import unclassed
+from imtok.data.collection import Crop
 from imtok.data.decode import MAX_PIXELS, WHITE
 from imtok.data.folder import FileSource, Folder
 from imtok.data.images import Columns, Source
@@ -40,7 +41,7 @@ class ImageNet(Folder):
         val_fraction: float = 0.05,
         scale: Sequence[float] = (0.8, 1.0),
         flip: bool = True,
-        crop: Literal["square", "adm"] = "square",
+        crop: Crop = "square",
         decode: Literal["exact", "scaled"] = "exact",
         max_pixels: int = MAX_PIXELS,
         background: Sequence[int] = WHITE,

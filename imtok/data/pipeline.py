@@ -11,7 +11,7 @@ from typing import Any, Literal, cast
 from typing_extensions import override
 
 from imtok.data.base import Images, check_split
-from imtok.data.collection import Collection
+from imtok.data.collection import Collection, Crop
 from imtok.data.decode import MAX_PIXELS, WHITE
 from imtok.data.images import Columns, Source
 from imtok.data.members import Fields
@@ -65,7 +65,7 @@ class Pipeline(Collection):
         val_fraction: float = 0.05,
         scale: Sequence[float] = (0.8, 1.0),
         flip: bool = True,
-        crop: Literal["square", "adm"] = "square",
+        crop: Crop = "square",
         decode: Literal["exact", "scaled"] = "exact",
         max_pixels: int = MAX_PIXELS,
         background: Sequence[int] = WHITE,

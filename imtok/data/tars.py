@@ -8,7 +8,7 @@ import numpy as np
 from typing_extensions import override
 
 from imtok.data.classes import number_like, unplaced
-from imtok.data.collection import Collection
+from imtok.data.collection import Collection, Crop
 from imtok.data.decode import MAX_PIXELS, WHITE
 from imtok.data.images import Columns, Source
 from imtok.data.members import Fields
@@ -49,7 +49,7 @@ class Tars(Collection):
         val_fraction: float = 0.05,
         scale: Sequence[float] = (0.8, 1.0),
         flip: bool = True,
-        crop: Literal["square", "adm"] = "square",
+        crop: Crop = "square",
         decode: Literal["exact", "scaled"] = "exact",
         max_pixels: int = MAX_PIXELS,
         background: Sequence[int] = WHITE,

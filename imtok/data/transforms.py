@@ -87,6 +87,7 @@ class CentreCrop(Transform):
 
     Args:
         size: Side of the result, in pixels.
+        flip: Mirror every other image, left to right, for training on fixed crops.
 
     Raises:
         ValueError: If the size is not positive.
@@ -96,18 +97,17 @@ class CentreCrop(Transform):
         torch.Size([3, 32, 32])
     """
 
-    def __init__(self, size: int) -> None:
+    def __init__(self, size: int, flip: bool = False) -> None:
         check_size(size)
-        self.size = size
+        self.size, self.flip = size, flip
 
     @override
     def __call__(self, image: UInt8[Tensor, "3 h w"], generator: np.random.Generator) -> UInt8[Tensor, "3 size size"]:
-        """Scale and crop; draws nothing from ``generator``."""
-        if image.shape[-2:] == (self.size, self.size):
-            return image.contiguous()
-        longest = LONGEST * min(image.shape[-2:])
-        scaled = scale_short_side(_centre(image, longest, longest), self.size)
-        return _centre(scaled, self.size, self.size).contiguous()
+        """Scale, crop and perhaps mirror; draws nothing from ``generator`` unless it may mirror."""
+        if image.shape[-2:] != (self.size, self.size):
+            longest = LONGEST * min(image.shape[-2:])
+            image = _centre(scale_short_side(_centre(image, longest, longest), self.size), self.size, self.size)
+        return (image.flip(-1) if self.flip and generator.random() < 0.5 else image).contiguous()
 
 
 class RandomScaledCrop(Transform):

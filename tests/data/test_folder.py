@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 
 from imtok.commands.check import run_check
 from imtok.commands.pack import Keys, run_pack
@@ -201,3 +202,17 @@ def test_max_pixels_and_background_reach_the_decoder(tmp_path: Path):
     data = Folder(tmp_path, background=[1, 2, 3])
     assert data.validation(8)[0, 0].image[:, 0, 0].tolist() == [1, 2, 3]  # pyright: ignore
     assert "max_pixels=80" in Folder(tmp_path, max_pixels=80).evaluation(8)[0, 0].bad[0]
+
+
+@pytest.mark.parametrize("flip", [False, True])
+def test_centre_crops_are_the_same_in_every_epoch_but_for_mirroring(flip: bool, folder: Path):
+    data = Folder(folder, crop="centre", flip=flip)
+    images, fixed = data.train(8, seed=0), data.evaluation(8, "train")
+    mirrored = 0
+    for index in range(len(images)):
+        expected = fixed[0, index].image
+        for epoch in range(4):
+            square = images[epoch, index].image
+            mirrored += torch.equal(square, expected.flip(-1)) and not torch.equal(square, expected)
+            assert torch.equal(square, expected) or (flip and torch.equal(square, expected.flip(-1)))
+    assert mirrored == 0 if not flip else len(images) < mirrored < 3 * len(images)
