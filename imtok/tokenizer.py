@@ -279,7 +279,7 @@ class Tokenizer(OnHub):
             if config.get(name) or name in _NEEDED:
                 check_stored(config.get(name), packages or (), base)
         quantizer = cast(Quantizer, construct(config["quantizer"], packages))
-        space = construct(config["space"], packages) if config.get("space") else None
+        space = cast(Space, construct(config["space"], packages)) if config.get("space") else None
         side = config.get("image_size")
         condition: Any = construct(config["condition"], packages) if config.get("condition") else None
         known = {"image_size": side, "space": space, **(condition.sizes if condition is not None else {})}
@@ -287,13 +287,15 @@ class Tokenizer(OnHub):
         known |= {"in_dim": quantizer.dim, "num_latents": encoder.num_latents((side, side)) if side else None}
         decoder = cast(Decoder, construct(config["decoder"], packages, known))
         regularizer = construct(config["regularizer"], packages) if config.get("regularizer") else None
+        parts: dict[str, nn.Module] = {"encoder": encoder, "decoder": decoder}
+        parts |= {} if space is None else {"space": space}
         return cls(
             encoder,
             quantizer,
             decoder,
             cast(Regularizer | None, regularizer),
-            cast(Space | None, space),
-            as_stored(pinned(config, condition), encoder=encoder, decoder=decoder),
+            space,
+            as_stored(pinned(config, condition), **parts),
             condition,
         )
 

@@ -4,23 +4,31 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
 from omegaconf import MISSING, DictConfig
 from rich.console import Console
 from rich.table import Table
 
-from imtok.bars import bar
+from imtok.bars import bar, watched
 from imtok.build import build_data, build_part
 from imtok.conditions.base import Conditioner
 from imtok.conditions.cache import write_features
 from imtok.conditions.text import TextTower
 from imtok.data.base import SPLITS, Data
+from imtok.data.collection import Collection
+from imtok.data.decode import MAX_PIXELS, WHITE
 from imtok.data.images import ImageSet, Source
+from imtok.data.loader import evaluation_loader
 from imtok.data.pack import BAD, Layout, pack
 from imtok.data.packing import Encoding
 from imtok.data.remarks import say_remarks
+from imtok.data.webdataset import WebDataset
 from imtok.errors import InputError
 from imtok.image_commands import plain_values
-from imtok.paste import imtok_line, override
+from imtok.paste import imtok_line, override, shell_line
+from imtok.pretrained import RANDOM, fetch_weights
+from imtok.spaces.base import Space
+from imtok.spaces.cache import AT_A_TIME, write_maps
 from imtok.tables import print_whole
 
 
@@ -33,7 +41,8 @@ class Keys:
         out: The folder of the shards.
         split: "train", "val", "all", or "test" where the data has it; None = all, of data that holds out no images of
             its own.
-        image_size: Of data that is cut into tiles (``photos``), their side in pixels.
+        image_size: Of data that is cut into tiles (``photos``), their side in pixels; with ``cache=[space]`` that of
+            the centre crops that are encoded.
         shard_images: At most so many images in a shard.
         shard_megabytes: At most so large a shard, in 10^6 bytes.
         resize: Images whose short side is longer are scaled to so many pixels; None = as they are.
@@ -41,8 +50,11 @@ class Keys:
         quality: Of JPEG and WebP that are written anew, 1 to 100.
         shuffle: Seed of the order; None = as in the data.
         workers: Processes that read, decode and encode.
-        cache: What is computed once and stored beside the shards: [text], the features of all captions.
-        condition: The text tower that computes them.
+        cache: What is computed once and stored beside the shards: "text", the features of all captions, and "space",
+            the maps of all images.
+        condition: The text tower that computes the features.
+        space: The frozen autoencoder that computes the maps.
+        flip: Store the maps of the mirrored images, too.
     """
 
     data: Any = MISSING
@@ -58,6 +70,8 @@ class Keys:
     workers: int = 0
     cache: list[str] = field(default_factory=list)
     condition: Any = None
+    space: Any = None
+    flip: bool = True
 
     def check(self) -> list[str]:
         """What is out of range, one line each."""
@@ -76,10 +90,12 @@ class Keys:
             problems.append(f"quality must lie in [1, 100], got {self.quality}")
         if self.shuffle is not None and not 0 <= self.shuffle < 2**63:
             problems.append(f"shuffle must be a seed of at least 0 or null, got {self.shuffle}")
-        if other := sorted({*self.cache} - {"text"}):
-            problems.append(f"cache must be [text] or [], got {other[0]}")
-        if bool(self.cache) != bool(self.condition):
+        if other := sorted({*self.cache} - {"text", "space"}):
+            problems.append(f"cache must be [text], [space], [text,space] or [], got {other[0]}")
+        if ("text" in self.cache) != bool(self.condition):
             problems.append("cache=[text] needs the tower: condition=t5_xl, clip_l or siglip2, and the other way round")
+        if ("space" in self.cache) != bool(self.space):
+            problems.append("cache=[space] needs the net: space=kl_f8c4, maskgit, ..., and the other way round")
         if self.workers < 0:
             problems.append(f"workers must not be negative, got {self.workers}")
         return problems
@@ -87,28 +103,30 @@ class Keys:
 
 def run(config: DictConfig) -> None:
     """Write shards of a data set."""
-    plain: dict[str, Any] = {"condition": None, **plain_values(config)}
+    plain: dict[str, Any] = {"condition": None, "space": None, **plain_values(config)}
     settings = Keys(**{name: plain[name] for name in vars(Keys())})
-    condition = build_part(plain, "condition") if settings.cache else None
-    run_pack(settings, build_data(plain), condition)
+    parts = [build_part(plain, name) if plain[name] else None for name in ("condition", "space")]
+    run_pack(settings, build_data(plain), *parts)
 
 
-def run_pack(config: Keys, data: Data, condition: Conditioner | None = None) -> None:
+def run_pack(config: Keys, data: Data, condition: Conditioner | None = None, space: Space | None = None) -> None:
     """Pack what a config names, and say what was packed.
 
     Args:
         config: What the command line says.
         data: Where the images come from.
         condition: The tower whose features are stored beside the shards; None = no features are.
+        space: The frozen autoencoder whose maps are stored beside the shards; None = no maps are.
 
     Raises:
         InputError: As :func:`imtok.data.pack.pack`; or if the data is a stream, or does not say which split to take, or
-            the condition is no text tower.
+            the condition is no text tower, or the space has no maps of its own.
     """
     if condition is not None:
         if not isinstance(condition, TextTower):
             raise InputError("cache=[text] needs a frozen text tower; give condition=t5_xl, clip_l or siglip2")
         condition.prepare()
+    about = None if space is None else _prepared(space)
     if config.split is None and data.holds_out:
         known = f"{', '.join(data.splits[:-1])} or {data.splits[-1]}"
         raise InputError(f"split must be {known}: this data holds out images of its own; pack one after another")
@@ -135,6 +153,8 @@ def run_pack(config: Keys, data: Data, condition: Conditioner | None = None) -> 
     if condition is not None:
         _cache(images.source, condition, Path(config.out) / "text", console)
     following = imtok_line("train", "data=webdataset", override("data.path", config.out))
+    if space is not None and about is not None:
+        _cache_maps(config, data, space, about, console)
     console.print(f"train:    {following}", soft_wrap=True, markup=False)
 
 
@@ -144,6 +164,36 @@ def _cache(source: Source, tower: TextTower, folder: Path, console: Console) -> 
     with bar("captions") as advance:
         count = write_features(folder, captions, tower.rows, tower.about, lambda done: advance(done, len(captions)))
     console.print(f"captions: {count} in {folder}; train with {override('condition.cache', folder)}", soft_wrap=True)
+
+
+def _prepared(space: Space) -> dict[str, Any]:
+    """Read the weights of a space; what decides its maps.
+
+    Raises:
+        InputError: If it has none, or its maps differ from call to call.
+    """
+    fetch_weights(space, "space")
+    if space.weights == RANDOM and next(space.parameters(), None) is not None:
+        raise InputError("space.weights=random is another net in each process; give the path of its file")
+    return space.about
+
+
+def _cache_maps(config: Keys, data: Data, space: Space, about: dict[str, Any], console: Console) -> None:
+    """Store the maps of all images as a run sees those of the shards, and say how they are used."""
+    out, folder = Path(config.out), Path(config.out) / "space"
+    own = (data.max_pixels, data.background) if isinstance(data, Collection) else (MAX_PIXELS, WHITE)
+    images = WebDataset(out, max_pixels=own[0], background=own[1]).evaluation(config.image_size, "all")
+    assert isinstance(images, ImageSet)
+    about = {**about, "images": images.digest, "image_size": config.image_size, "flip": config.flip}
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    net = space.to(device).eval()
+    batches = evaluation_loader(images, AT_A_TIME, config.workers)
+    pictures = (batch.image for batch in watched(batches, len(images), "maps", lambda batch: len(batch.image)))
+    with torch.no_grad():
+        maps = write_maps(folder, pictures, lambda image: net.computed(image.to(device)), about)
+    words = [override("space.cache", folder), "data.crop=centre", f"image_size={config.image_size}"]
+    words += [] if config.flip else ["data.flip=false"]
+    console.print(f"maps: {maps} in {folder}; train with {shell_line(*words)}", soft_wrap=True)
 
 
 def _packed(manifest: dict[str, Any]) -> Table:

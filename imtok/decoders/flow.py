@@ -155,7 +155,7 @@ class FlowDecoder(GenerativeDecoder):
         generator: torch.Generator | None = None,
     ) -> dict[str, Loss]:
         with torch.no_grad():
-            maps = image if self.space is None else self.space.encode(image)
+            maps = image if self.space is None else self.space.maps(image)
         noise = torch.randn(maps.shape, generator=generator).to(maps)
         times = self.process.draw_times(maps.shape[0], generator).to(maps)
         rate = self.condition_dropout if self.training else 0.0

@@ -42,6 +42,6 @@ class BaseFeatures(nn.Module):
     @override
     def forward(self, image: Float[Tensor, "b 3 h w"]) -> tuple[Float[Tensor, "b n c"], Float[Tensor, "b n c2"]]:
         """The space's features and those of the pixels, row by row."""
-        frozen = cast(Space, self.space).encode(image)
+        frozen = cast(Space, self.space).maps(image)
         trained = self.patches(to_range(image, self.value_range))
         return to_sequence(frozen).to(trained.dtype), to_sequence(trained)

@@ -121,8 +121,8 @@ class HitaEncoder(Encoder):
 
     def _features(self, image: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b n d"]:
         if isinstance(self.space, DINOv2):
-            return self.space.tokens(image)
-        return to_sequence(self.space.encode(image))
+            return self.space.remembered(image)
+        return to_sequence(self.space.maps(image))
 
     @override
     def num_latents(self, size: tuple[int, int]) -> int:

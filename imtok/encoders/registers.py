@@ -137,7 +137,7 @@ class RegisterEncoder(Encoder):
         length = self.num_latents(size) if length is None else length
         if not 1 <= length <= len(self.registers):
             raise ValueError(f"length must lie in [1, {len(self.registers)}] latents, got {length}")
-        features = self.space.encode(image) if self.reads == "space" else to_range(image, self.value_range)
+        features = self.space.maps(image) if self.reads == "space" else to_range(image, self.value_range)
         patches = self.patch_embedding(to_patches(features, self.patch_size))
         seen = [patches + self.positions(grid_size(size, self.factor))]
         if self.class_tokens is not None:

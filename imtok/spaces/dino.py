@@ -35,6 +35,7 @@ class DINOv2(Space):
         heads: Attention heads: 6, 12, 16 or 24.
         registers: Register tokens: 4 in the files named ``reg4``, else 0.
         side: Side to which images are resized, in pixels, a multiple of 14.
+        cache: See :class:`~imtok.spaces.base.Space`.
 
     Raises:
         ValueError: If ``side`` is no multiple of 14.
@@ -55,8 +56,9 @@ class DINOv2(Space):
         heads: int = 16,
         registers: int = 4,
         side: int = 224,
+        cache: str | None = None,
     ) -> None:
-        super().__init__(weights)
+        super().__init__(weights, cache)
         if side < PATCH or side % PATCH:
             raise ValueError(f"side must be a positive multiple of {PATCH}, got {side}")
         self.dim = width
@@ -80,7 +82,18 @@ class DINOv2(Space):
 
     @override
     def encode(self, image: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b d h2 w2"]:
-        return rearrange(self.tokens(image)[:, 1:], "b (h w) d -> b d h w", h=self.side // PATCH)
+        return self._as_maps(self.tokens(image))
+
+    @override
+    def maps(self, image: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b d h2 w2"]:
+        return self._as_maps(self.remembered(image))
+
+    @override
+    def computed(self, image: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b ..."]:
+        return self.tokens(image)
+
+    def _as_maps(self, tokens: Float[Tensor, "b n d"]) -> Float[Tensor, "b d h2 w2"]:
+        return rearrange(tokens[:, 1:], "b (h w) d -> b d h w", h=self.side // PATCH)
 
     @override
     def decode(self, features: Float[Tensor, "b d h2 w2"]) -> Float[Tensor, "b 3 h w"]:

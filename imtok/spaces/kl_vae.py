@@ -39,6 +39,7 @@ class KLAutoencoder(Space):
             image then differ from call to call.
         weights: Path of a file with the names of diffusers' AutoencoderKL (its
             ``diffusion_pytorch_model.safetensors``), or "random".
+        cache: See :class:`~imtok.spaces.base.Space`.
 
     Raises:
         ValueError: If ``scale`` is not positive.
@@ -60,8 +61,9 @@ class KLAutoencoder(Space):
         scale: float = 0.18215,
         sample_posterior: bool = False,
         weights: str = "random",
+        cache: str | None = None,
     ) -> None:
-        super().__init__(weights)
+        super().__init__(weights, cache)
         if scale <= 0:
             raise ValueError(f"scale must be positive, got {scale}")
         self.dim = dim
@@ -71,6 +73,11 @@ class KLAutoencoder(Space):
         widths = [channels * multiplier for multiplier in multipliers]
         self.encoder = MomentsEncoder(2 * dim, widths, level_layers(len(widths), blocks, encoder_attention))
         self.decoder = MapDecoder(dim, widths[::-1], level_layers(len(widths), blocks + 1, "none"))
+
+    @property
+    @override
+    def draws(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride], nobody sets it
+        return self.sample_posterior
 
     @override
     def encode(self, image: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b d h2 w2"]:

@@ -29,6 +29,7 @@ class MaskGIT(Space):
         blocks: Residual blocks per level.
         codes: Number of codes.
         code_dim: Width of the codes.
+        cache: See :class:`~imtok.spaces.base.Space`.
 
     Raises:
         ValueError: In ``encode``, if the image is no multiple of the pixels per code.
@@ -48,8 +49,9 @@ class MaskGIT(Space):
         blocks: int = 2,
         codes: int = 1024,
         code_dim: int = 256,
+        cache: str | None = None,
     ) -> None:
-        super().__init__(weights)
+        super().__init__(weights, cache)
         self.dim = code_dim
         self.factor = 2 ** (len(multipliers) - 1)
         self.encoder = MaskGITEncoder(code_dim, channels, multipliers, blocks)
@@ -70,7 +72,7 @@ class MaskGIT(Space):
     def ids(self, image: Float[Tensor, "b 3 h w"]) -> Int64[Tensor, "b m"]:
         """The nearest code at each position of the grid, row by row; the lowest of equal ones."""
         with torch.autocast(image.device.type, enabled=False):
-            latents = to_sequence(self.encode(image.to(self.codebook.dtype)))
+            latents = to_sequence(self.maps(image.to(self.codebook.dtype)))
             # |z - e|^2 without |z|^2, which is the same for all codes.
             return (self.codebook.square().sum(1) - 2 * latents @ self.codebook.T).argmin(-1)
 

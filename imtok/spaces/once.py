@@ -1,6 +1,6 @@
 """Encode an image once, though encoder and decoder each ask the space for its map."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from jaxtyping import Float
@@ -21,18 +21,24 @@ def encoded_once(space: Space | None) -> Iterator[None]:
     if space is None:
         yield
         return
-    encode = space.encode
-    known: list[tuple[Tensor, Tensor]] = []
-
-    def remembered(image: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b d h2 w2"]:
-        for seen, features in known:
-            if seen is image:
-                return features
-        known.append((image, encode(image)))
-        return known[-1][1]
-
-    object.__setattr__(space, "encode", remembered)
+    names = ("encode", "remembered")
+    for name in names:
+        object.__setattr__(space, name, _once(getattr(space, name)))
     try:
         yield
     finally:
-        object.__delattr__(space, "encode")
+        for name in names:
+            object.__delattr__(space, name)
+
+
+def _once(compute: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+    known: list[tuple[Tensor, Tensor]] = []
+
+    def remembered(image: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b ..."]:
+        for seen, features in known:
+            if seen is image:
+                return features
+        known.append((image, compute(image)))
+        return known[-1][1]
+
+    return remembered

@@ -19,6 +19,7 @@ class Patches(Space):
     Args:
         factor: Side of a square, in pixels.
         scale: What pixels are multiplied by; those of photographs have a deviation of about 0.5.
+        cache: See :class:`~imtok.spaces.base.Space`.
 
     Raises:
         ValueError: If ``factor`` or ``scale`` is not positive; in ``encode``, if a side is no multiple of ``factor``.
@@ -31,8 +32,8 @@ class Patches(Space):
         (torch.Size([1, 12, 4, 8]), True)
     """
 
-    def __init__(self, factor: int = 2, scale: float = 2.0) -> None:
-        super().__init__()
+    def __init__(self, factor: int = 2, scale: float = 2.0, cache: str | None = None) -> None:
+        super().__init__(cache=cache)
         if factor < 1 or scale <= 0:
             raise ValueError(f"factor and scale must be positive, got {factor} and {scale}")
         self.dim = 3 * factor**2

@@ -20,6 +20,7 @@ class MAGEVQGAN(MaskGIT):
         blocks: Residual blocks per level.
         codes: Number of codes.
         code_dim: Width of the codes.
+        cache: See :class:`~imtok.spaces.base.Space`.
 
     Raises:
         ValueError: In ``encode``, if the image is no multiple of the pixels per code.

@@ -28,6 +28,7 @@ from imtok.training.best import find_best
 from imtok.training.callbacks import build_callbacks, check_monitors
 from imtok.training.checkpoints import Checkpoint
 from imtok.training.init_from import take_weights
+from imtok.training.maps import check_maps
 from imtok.training.nets import check_nets
 from imtok.training.optimizers import make_optimizer, try_optimizer
 from imtok.training.rates import Schedules
@@ -158,6 +159,8 @@ def prepare(run: Run, processes: int, images: Images, about: dict[str, Any], res
         _fetch_weights(part, name)
     if run.init_from is not None:
         take_weights(run.tokenizer, run.init_from.path, run.init_from.parts)
+    if resume is None:
+        check_maps(run.tokenizer.space, images)
     return Plan(images, validation, about, resume, asked, best, shown, callbacks)
 
 

@@ -99,6 +99,8 @@ class Rehearsal:
         batch = Batch(image, labels, torch.arange(count), keys, caption=captions)
         tokenizer.train()
         objective.train()
+        if tokenizer.space is not None:
+            tokenizer.space.cache = None  # of pictures, of which there is none here
         with self._precision():
             losses = objective(tokenizer, batch, self.step, torch.Generator().manual_seed(0))
             for name in objective.nets():

@@ -14,6 +14,7 @@ _FREE = {
     "trainer.devices", "trainer.num_nodes", "trainer.strategy", "trainer.workers", "trainer.threads",
     "trainer.log_every", "trainer.save_every", "trainer.keep", "trainer.pictures_every", "trainer.skip_nonfinite",
     "trainer.accumulate", "trainer.micro_batch", "data.index", "condition.weights", "condition.cache",
+    "space.cache",
     *(f"trainer.lightning.{flag}" for flag in ("profiler", "fast_dev_run", "limit_train_batches", "max_time")),
 }  # fmt: skip
 

