@@ -13,7 +13,9 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from imtok.nn.frozen import Frozen
-from imtok.nn.timm_net import timm_blank, timm_net
+from imtok.nn.timm_net import timm_blank, timm_config, timm_net
+from imtok.nn.timm_vit import timm_vit
+from imtok.nn.vit import ViT
 
 
 class TeacherFeatures(NamedTuple):
@@ -53,8 +55,10 @@ class TeacherNet(nn.Module):
 class Teacher(TeacherNet):
     """Features of a frozen net of timm. No gradient reaches the image.
 
-    Images are resized by an antialiased bicubic filter and normalised by the net's own mean and deviation. The net
-    is :class:`Frozen`: no checkpoint, optimiser or average holds it.
+    A vision transformer of a shape that imtok has (DINO, DINOv2, CLIP, MAE) is held as the encoders hold one that begin
+    with it, and its file may be timm's, transformers' or the authors' (:func:`imtok.nn.timm_vit.timm_vit`). Images are
+    resized by an antialiased bicubic filter and normalised by the net's own mean and deviation. The net is
+    :class:`Frozen`: no checkpoint, optimiser or average holds it.
 
     Args:
         name: Name in timm, with the tag of its weights: ``vit_base_patch14_dinov2.lvd142m``.
@@ -92,12 +96,12 @@ class Teacher(TeacherNet):
         if image_size is not None and image_size < 1:
             raise ValueError(f"image_size must be at least 1, got {image_size}")
         self.name, self.layer = name, layer
-        net: Any = timm_net(name, weights, **_settings(name, image_size))
+        settings, config = _settings(name, image_size), timm_config(name, weights)
+        net: Any = timm_vit(name, weights, image_size, **settings) or timm_net(name, weights, **settings)
         self.frozen = Frozen(net)
-        config = net.pretrained_cfg
-        self.side = image_size or int(config["input_size"][-1])
-        self.register_buffer("mean", torch.tensor(config["mean"]).view(3, 1, 1), persistent=False)
-        self.register_buffer("deviation", torch.tensor(config["std"]).view(3, 1, 1), persistent=False)
+        self.side = image_size or int(config.input_size[-1])
+        self.register_buffer("mean", torch.tensor(config.mean).view(3, 1, 1), persistent=False)
+        self.register_buffer("deviation", torch.tensor(config.std).view(3, 1, 1), persistent=False)
         self.dim, self.summary_dim = _tried(net, name, self.side, layer)
 
     @classmethod
@@ -146,6 +150,10 @@ def _tried(net: Any, name: str, side: int, layer: int | None) -> Widths:
 
 @torch.no_grad()
 def _look(net: Any, pixels: Float[Tensor, "b 3 h w"], layer: int | None) -> TeacherFeatures:
+    if isinstance(net, ViT):
+        tokens = net(pixels, () if layer is None else (layer,))
+        patches = tokens[:, net.prefix :]
+        return TeacherFeatures(patches, tokens[:, 0] if layer is None else patches.mean(1))
     if layer is not None:
         maps = net.forward_intermediates(pixels, indices=[layer], intermediates_only=True)[0]
         return TeacherFeatures(rearrange(maps, "b k h w -> b (h w) k"), reduce(maps, "b k h w -> b k", "mean"))

@@ -24,7 +24,7 @@ _MOST = 20  # names of one kind that a message lists
 Parts = dict[str, Tensor]
 
 
-def read_vit(net: ViT, path: Path, beyond: bool = False) -> None:
+def read_vit(net: ViT, path: Path, beyond: bool = False, whose: str = "") -> None:
     """Fill a net from a file of timm, of transformers or of the authors.
 
     Positions are resized to the net's grid, and patches to its side, as timm does it.
@@ -33,6 +33,7 @@ def read_vit(net: ViT, path: Path, beyond: bool = False) -> None:
         net: The net, with adapters or without.
         path: A file of safetensors or of torch, or an ``.npz`` of big_vision.
         beyond: The file's net may have more blocks than this one, and a norm behind them.
+        whose: The net's own name; "" = its shape is what a config says.
 
     Raises:
         InputError: If the file cannot be read, or a name of it has no place in the net, or a weight of the net is
@@ -40,7 +41,7 @@ def read_vit(net: ViT, path: Path, beyond: bool = False) -> None:
     """
     own = _parameters(net)
     with torch.no_grad():
-        for name, value in VitFile(path).weights(net, beyond).items():
+        for name, value in VitFile(path, whose=whose).weights(net, beyond).items():
             own[name].copy_(value)
 
 
@@ -49,14 +50,18 @@ class VitFile:
 
     Args:
         path: A file of safetensors or of torch, or an ``.npz`` of big_vision.
+        tensors: What it holds; None = it is read.
+        whose: See :func:`read_vit`.
 
     Raises:
         InputError: If the file cannot be read, or is of no layout that is known.
     """
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        if path.suffix == ".npz":
+    def __init__(self, path: Path, tensors: Parts | None = None, whose: str = "") -> None:
+        self.path, self.whose = path, whose
+        if tensors is not None:
+            self.tensors, layouts = tensors, LAYOUTS
+        elif path.suffix == ".npz":
             self.tensors, layouts = read_big_vision(path), (BIG_VISION,)
         else:
             self.tensors, layouts = dict(read_weights(path, None, entries=_ENTRIES).tensors), LAYOUTS
@@ -117,10 +122,10 @@ class VitFile:
         """Raise InputError if there is something wrong of any kind."""
         problems = [_listed(what, list(dict.fromkeys(names))) for what, names in kinds.items() if names]
         if problems:
+            shape = "its own patch_size, width, depth, heads, class_tokens, registers, table, norm_in and style, or "
             raise InputError(
-                f"{self.path} (names of {self.layout.name}) is of another net than the config says: "
-                f"{'; '.join(problems)}; give its own patch_size, width, depth, heads, class_tokens, registers, table, "
-                "norm_in and style, or another file"
+                f"{self.path} (names of {self.layout.name}) is of another net than {self.whose or 'the config says'}: "
+                f"{'; '.join(problems)}; give {'' if self.whose else shape}another file"
             )
 
     def _say_sizes(self, net: ViT, parts: Parts) -> None:
