@@ -1,12 +1,14 @@
-"""Where a tokenizer is: a folder here, or on the Hugging Face Hub if its name says so."""
+"""Where a tokenizer or a file of weights is: here, or on the Hugging Face Hub if its name begins with ``hf:``."""
 
 import difflib
 import os
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import snapshot_download
+from huggingface_hub import hf_hub_download, snapshot_download
+from huggingface_hub.errors import RemoteEntryNotFoundError
 
 from imtok.errors import InputError
 
@@ -68,6 +70,42 @@ def hub_name(text: str) -> tuple[str, str | None]:
         raise InputError(f"{text} is not a name on the hub; write {_HUB}org/name or {_HUB}org/name@revision")
     model, _, revision = name.partition("@")
     return model, revision or None
+
+
+def on_hub(name: object) -> bool:
+    """Whether a name asks for something on the hub, to be fetched where it is not in the cache."""
+    return str(name).startswith(_HUB)
+
+
+def fetch_file(name: str, files: Sequence[str]) -> Path:
+    """The first of several files of ``hf:org/name[@revision]``, from the hub's cache if it lies there.
+
+    Raises:
+        InputError: If the model has none of them, or they cannot be fetched.
+    """
+    model, revision = hub_name(name)
+    for file in files:
+        try:
+            return Path(hf_hub_download(model, file, revision=revision))
+        except RemoteEntryNotFoundError:
+            continue
+        except Exception as error:  # the hub's client raises many kinds: offline, unknown, private, ...
+            raise _not_fetched(name, error) from None
+    raise InputError(f"{name} has no {' or '.join(files)}; download its file, and give the path of it")
+
+
+def fetch_folder(name: str, patterns: Sequence[str]) -> Path:
+    """A folder with the files of ``hf:org/name[@revision]`` that patterns name; errors as of :func:`fetch_file`."""
+    model, revision = hub_name(name)
+    try:
+        return Path(snapshot_download(model, revision=revision, allow_patterns=list(patterns)))
+    except Exception as error:  # as above
+        raise _not_fetched(name, error) from None
+
+
+def _not_fetched(name: str, error: Exception) -> InputError:
+    reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
+    return InputError(f"{name} cannot be fetched from the hub ({reason}); download it elsewhere, and give its path")
 
 
 def _fetch(model: str, revision: str | None, **settings: Any) -> Path:

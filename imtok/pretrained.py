@@ -7,6 +7,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from imtok.errors import InputError
+from imtok.locate import fetch_file, on_hub
 from imtok.weights import read_weights
 
 RANDOM = "random"
@@ -16,14 +17,23 @@ class Pretrained(ABC):
     """A module whose weights come from a file.
 
     Attributes:
-        weights: Path of the file, or "random": leave them as they were drawn. A recipe must say that in clear. None =
-            they are in the tokenizer's own file, as those of a stored one.
+        weights: Path of the file, ``hf:org/name[@revision]`` for one that is fetched from the Hugging Face Hub, or
+            "random": leave them as they were drawn. A recipe must say that in clear. None = they are in the tokenizer's
+            own file, as those of a stored one.
+        files: What the file is called on the hub, the first that is there.
     """
 
     weights: str | None
+    files: tuple[str, ...] = ("model.safetensors", "open_clip_model.safetensors", "pytorch_model.bin")
 
     def find_weights(self) -> Path | None:
-        """Where the weights are that ``weights`` names; None if they are nowhere on this machine."""
+        """Where the weights are that ``weights`` names; None if they are nowhere on this machine.
+
+        Raises:
+            InputError: If they are to be fetched from the hub, and cannot be.
+        """
+        if on_hub(self.weights):
+            return fetch_file(str(self.weights), self.files)
         path = Path(str(self.weights)).expanduser()
         return path if path.is_file() else None
 
@@ -64,7 +74,7 @@ def find_weights(root: nn.Module, key: str = "") -> list[tuple[Pretrained, Path]
     """The pretrained parts in ``root`` that begin with a file, and their files; arguments as of ``fetch_weights``.
 
     Raises:
-        InputError: If a file is nowhere on this machine.
+        InputError: If a file is nowhere on this machine, or cannot be fetched.
     """
     found = list[tuple[Pretrained, Path]]()
     for name, module in root.named_modules(prefix=key):
@@ -72,7 +82,10 @@ def find_weights(root: nn.Module, key: str = "") -> list[tuple[Pretrained, Path]
             own = f"{name or type(module).__name__}.weights"
             if module.weights is None:
                 raise InputError(f"{own} must be the path of a file, a name or random where a run starts, got null")
-            path = module.find_weights()
+            try:
+                path = module.find_weights()
+            except InputError as error:
+                raise InputError(f"{own}={error}") from None
             if path is None:
                 raise InputError(
                     f"{own}={module.weights} does not exist; {module.remedy}, or {own}=random to go without"

@@ -13,6 +13,7 @@ from typing_extensions import override
 
 from imtok.conditions.base import Conditioner
 from imtok.errors import InputError, MissingWeightsError
+from imtok.locate import fetch_file, hub_name, on_hub
 from imtok.types import Condition
 from imtok.weights import read_weights
 
@@ -130,6 +131,8 @@ class NamedText(Conditioner):
         return {"weights": None, "revision": self.revision, "sha256": self.sha256}
 
     def _find(self) -> Path:
+        if on_hub(self.weights):
+            return self._fetched(str(self.weights))
         if self.weights is not None:
             return self.local(Path(self.weights).expanduser())
         found = try_to_load_from_cache(self.repository, self.file, revision=self.revision)
@@ -139,6 +142,25 @@ class NamedText(Conditioner):
             )
         self.revision = self.revision or Path(found).parent.name  # snapshots/COMMIT/FILE
         return Path(found)
+
+    def _fetched(self, name: str) -> Path:
+        """What ``condition.weights=hf:org/name[@revision]`` names; InputError if it cannot be had."""
+        model = hub_name(name)[0]
+        if model != self.repository:
+            raise InputError(
+                f"condition.weights={name} must be of condition.repository={self.repository}, which is stored; give "
+                f"condition.repository={model}"
+            )
+        try:
+            path = self.fetch(name)
+        except InputError as error:
+            raise InputError(f"condition.weights={error}") from None
+        self.revision = self.revision or (path if path.is_dir() else path.parent).name  # snapshots/COMMIT
+        return path
+
+    def fetch(self, name: str) -> Path:
+        """The file that is read, from the hub; InputError if it cannot be fetched."""
+        return fetch_file(name, [self.file])
 
     def local(self, path: Path) -> Path:
         """The path that ``condition.weights`` names; InputError if nothing that can be read is there."""

@@ -19,6 +19,7 @@ from imtok.conditions.cache import Features
 from imtok.conditions.named import NamedText, Told
 from imtok.errors import InputError
 from imtok.files import canonical_json, read_json, sha256
+from imtok.locate import fetch_folder
 
 Kind = Literal["clip", "siglip", "t5"]
 Precision = Literal["fp32", "bf16"]
@@ -112,6 +113,10 @@ class TextTower(NamedText):
         if path.is_dir():
             return path
         raise InputError(f"condition.weights={self.weights} is not a folder; {self.remedy()}")
+
+    @override
+    def fetch(self, name: str) -> Path:
+        return fetch_folder(name, ["*.json", "*.safetensors"])
 
     @property
     @override

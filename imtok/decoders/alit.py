@@ -23,6 +23,8 @@ class ALITDecoder(TiTokCodeDecoder):
         torch.Size([1, 3, 64, 64])
     """
 
+    files = ("vqgan_jax_strongaug.ckpt",)
+
     @override
     def read_weights(self, path: Path) -> None:
         tensors = read_mage(path)

@@ -61,6 +61,7 @@ class KARLDecoder(ProxyDecoder, Pretrained):
     """
 
     flexible = True
+    files = ("vqgan_jax_strongaug.ckpt",)
 
     def __init__(
         self,

@@ -57,6 +57,8 @@ class TiTokCodeDecoder(MaskTokenDecoder, ProxyDecoder, Pretrained):
         (torch.Size([1, 16, 1024]), torch.Size([1, 3, 64, 64]))
     """
 
+    files = ("maskgit-vqgan-imagenet-f16-256.bin",)
+
     def __init__(
         self,
         in_dim: int,

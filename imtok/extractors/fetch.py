@@ -1,11 +1,8 @@
 """Weight files in the caches of libraries: found there, and fetched to there only where that is asked for."""
 
-from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from huggingface_hub import hf_hub_download
-from huggingface_hub.errors import RemoteEntryNotFoundError
 
 from imtok.errors import InputError
 from imtok.weights import WeightFile
@@ -29,22 +26,6 @@ def find_or_fetch(file: WeightFile, weights: str | Path | None) -> Path:
         except (OSError, RuntimeError) as error:
             raise _not_fetched(file.source, error) from None
     return file.find()
-
-
-def fetch_from_hub(repository: str, files: Sequence[str]) -> Path:
-    """The first of several files that a repository of the Hugging Face Hub has, from the cache if it lies there.
-
-    Raises:
-        InputError: If none can be fetched.
-    """
-    for file in files:
-        try:
-            return Path(hf_hub_download(repository, file))
-        except RemoteEntryNotFoundError:
-            continue
-        except (OSError, ValueError, RuntimeError) as error:
-            raise _not_fetched(f"https://huggingface.co/{repository} ({file})", error) from None
-    raise InputError(f"https://huggingface.co/{repository} has no {' or '.join(files)}; give weights=PATH")
 
 
 def _not_fetched(source: str, error: Exception) -> InputError:

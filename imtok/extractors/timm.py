@@ -10,8 +10,9 @@ from torch import Tensor
 from typing_extensions import override
 
 from imtok.extractors.base import Features
-from imtok.extractors.fetch import DOWNLOAD, fetch_from_hub
+from imtok.extractors.fetch import DOWNLOAD
 from imtok.extractors.library import Input, LibraryExtractor, digest_of
+from imtok.locate import fetch_file
 from imtok.nn.timm_net import FILES, timm_config, timm_file, timm_net
 from imtok.pretrained import RANDOM
 
@@ -65,7 +66,7 @@ class TimmExtractor(LibraryExtractor):
         own = _own(known)
         used = own.changed(image_size, resize, mean, std)
         if asked == DOWNLOAD and known is not None and known.hf_hub_id:
-            asked = str(fetch_from_hub(known.hf_hub_id, FILES))
+            asked = str(fetch_file(f"hf:{known.hf_hub_id}", FILES))
         path = timm_file(net, asked) if asked != RANDOM else None
         digest = digest_of(path, sha256) if path is not None else RANDOM
         super().__init__("timm", net, digest, own, used, dtype)

@@ -10,6 +10,7 @@ from huggingface_hub import try_to_load_from_cache
 from safetensors import SafetensorError
 
 from imtok.errors import InputError, MissingWeightsError
+from imtok.locate import fetch_file, on_hub
 from imtok.nn.frozen import drawn
 from imtok.pretrained import RANDOM
 
@@ -21,8 +22,9 @@ def timm_net(name: str, weights: str | Path | None, **settings: Any) -> Any:
 
     Args:
         name: Name in timm, with the tag of its weights: ``vit_small_patch16_224.dino``.
-        weights: Weight file (safetensors or torch); None = the one that timm left in the cache of the Hugging Face hub.
-            "random" = no file: always the same random weights.
+        weights: Weight file (safetensors or torch), or ``hf:org/name[@revision]`` for one that is fetched from the
+            Hugging Face Hub; None = the one that timm left in the cache of the hub. "random" = no file: always the same
+            random weights.
         **settings: Of ``timm.create_model``.
 
     Raises:
@@ -83,6 +85,8 @@ def _known(name: str, weights: str | Path | None) -> tuple[Any, Any]:
 
 def _find(name: str, repository: str | None, weights: str | Path | None) -> Path:
     remedy = "give the path of its file as weights=PATH, or weights=random to try things out"
+    if on_hub(weights):
+        return fetch_file(str(weights), FILES)
     if weights is not None:
         if Path(weights).expanduser().is_file():
             return Path(weights).expanduser()

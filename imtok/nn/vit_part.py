@@ -6,6 +6,7 @@ from typing import Any
 from torch import nn
 from typing_extensions import override
 
+from imtok.locate import on_hub
 from imtok.nn.learning import Train, let_learn
 from imtok.nn.vit import ViT
 from imtok.nn.vit_files import read_vit
@@ -39,7 +40,7 @@ class PretrainedViT(nn.Module, Pretrained):
 
     @override
     def find_weights(self) -> Path | None:
-        return find_vit(str(self.weights))
+        return super().find_weights() if on_hub(self.weights) else find_vit(str(self.weights))
 
     @property
     @override

@@ -51,6 +51,8 @@ class KLAutoencoder(Space):
         (torch.Size([1, 4, 8, 16]), torch.Size([1, 3, 16, 32]))
     """
 
+    files = ("diffusion_pytorch_model.safetensors", "vae/diffusion_pytorch_model.safetensors")
+
     def __init__(
         self,
         dim: int = 16,

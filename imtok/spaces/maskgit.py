@@ -41,6 +41,8 @@ class MaskGIT(Space):
         (torch.Size([1, 128]), torch.Size([1, 3, 16, 32]))
     """
 
+    files = ("maskgit-vqgan-imagenet-f16-256.bin",)
+
     def __init__(
         self,
         weights: str = RANDOM,

@@ -32,6 +32,8 @@ class MAGEVQGAN(MaskGIT):
         torch.Size([1, 8, 8, 16])
     """
 
+    files = ("vqgan_jax_strongaug.ckpt",)
+
     @override
     def read_weights(self, path: Path) -> None:
         tensors = read_mage(path)
