@@ -56,6 +56,7 @@ class PretrainedViTEncoder(PretrainedViT, Encoder):
         drop_path: Probability that a sample passes a half of the last block by, in training, growing from 0.
         start: How weights start that no file gives (``imtok.nn.initialization``).
         checkpoint: Compute blocks again in the backward pass instead of keeping their activations.
+        norm_last: Norm the net's last block where ``layers`` read it, as the net itself does at its end (VFMTok).
 
     Raises:
         ValueError: If an argument has no such choice or is out of range, or the image size is no multiple of
@@ -96,6 +97,7 @@ class PretrainedViTEncoder(PretrainedViT, Encoder):
         drop_path: float = 0.0,
         start: Start = "normal",
         checkpoint: bool = False,
+        norm_last: bool = False,
     ) -> None:
         super().__init__()
         if wrong := [layer for layer in layers if not -depth <= layer < depth]:
@@ -103,6 +105,9 @@ class PretrainedViTEncoder(PretrainedViT, Encoder):
         self.weights = weights
         self.factor = factor
         self.layers = [layer % depth for layer in layers]
+        self.norm_last = norm_last
+        if norm_last and layers and depth - 1 not in self.layers:
+            raise ValueError(f"layers must name the last block ({depth - 1}) for norm_last, got {list(layers)}")
         self.net = ViT(
             grid_size((image_size, image_size), factor),
             patch_size,
@@ -115,7 +120,7 @@ class PretrainedViTEncoder(PretrainedViT, Encoder):
             rotary,
             rotary_grid,
             norm_in,
-            norm_out=not layers,
+            norm_out=norm_last or not layers,
             style=style,
             drop_path=drop_path,
             start=start,
@@ -131,7 +136,7 @@ class PretrainedViTEncoder(PretrainedViT, Encoder):
     def forward(
         self, image: Float[Tensor, "b 3 h w"], length: int | None = None, condition: Condition | None = None
     ) -> Latents:
-        tokens = self.net((self._resized(image) / 2 + 0.5 - self.mean) / self.deviation, self.layers)
+        tokens = self.net((self._resized(image) / 2 + 0.5 - self.mean) / self.deviation, self.layers, self.norm_last)
         return Latents(self.project(tokens[:, self.net.prefix :]))
 
     def _resized(self, image: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b 3 h2 w2"]:

@@ -97,18 +97,21 @@ class ViT(nn.Module):
         start_weights(self, start)
 
     @override
-    def forward(self, pixels: Float[Tensor, "b 3 h w"], layers: Sequence[int] = ()) -> Float[Tensor, "b n e"]:
+    def forward(
+        self, pixels: Float[Tensor, "b 3 h w"], layers: Sequence[int] = (), norm_last: bool = False
+    ) -> Float[Tensor, "b n e"]:
         """Features of all tokens: class token, registers, patches row by row.
 
         Args:
             pixels: Normalised as the net wants them.
             layers: Blocks whose outputs stand side by side in channels; () = the last one, normed.
+            norm_last: Norm the last block among ``layers``, too.
         """
         grid = grid_size((pixels.shape[-2], pixels.shape[-1]), self.patch_size)
         patches = to_sequence(self.patches(pixels))
         if self.positions is not None:
             patches = patches + self.positions(grid)
-        return self.blocks([*self.first(patches), patches], grid, layers)
+        return self.blocks([*self.first(patches), patches], grid, layers, norm_last)
 
     def first(self, like: Float[Tensor, "b n d"]) -> list[Float[Tensor, "b m d"]]:
         """What stands before the patches, for as many images as ``like`` holds."""
@@ -121,7 +124,11 @@ class ViT(nn.Module):
         return [part.to(like.dtype).expand(like.shape[0], -1, -1) for part in found]
 
     def blocks(
-        self, parts: Sequence[Float[Tensor, "b _ d"]], grid: Grid, layers: Sequence[int] = ()
+        self,
+        parts: Sequence[Float[Tensor, "b _ d"]],
+        grid: Grid,
+        layers: Sequence[int] = (),
+        norm_last: bool = False,
     ) -> Float[Tensor, "b n e"]:
         """What the blocks make of a sequence: what stands before the patches, and patches of ``grid``."""
         tokens = self.norm_in(torch.cat(list(parts), 1))
@@ -130,4 +137,8 @@ class ViT(nn.Module):
         )
         seen: list[Tensor] | None = [] if layers else None
         last = self.trunk(tokens, rotation=rotation, seen=seen)
-        return self.norm(last) if seen is None else torch.cat([seen[layer] for layer in layers], -1)
+        if seen is None:
+            return self.norm(last)
+        if norm_last:
+            seen[-1] = self.norm(seen[-1])
+        return torch.cat([seen[layer] for layer in layers], -1)

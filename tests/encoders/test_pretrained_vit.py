@@ -7,11 +7,13 @@ import torch
 from encoders.presets import small
 from nn.vits import timm_net
 from safetensors.torch import save_file
+from torch import nn
 from torch.nn import functional as F
 from training.runs import run_tiny, tiny_run
 
 from imtok.encoders.pretrained_vit import PretrainedViTEncoder
 from imtok.errors import InputError
+from imtok.nn.transformer import BlockStyle
 from imtok.pretrained import fetch_weights, find_weights
 from imtok.tokenizer import Tokenizer
 from imtok.training.checkpoints import load
@@ -21,6 +23,8 @@ TINY = (
     "encoder=dinov2_b14", "encoder.width=32", "encoder.depth=3", "encoder.heads=2", "encoder.factor=8",
     "trainer.max_steps=50",
 )  # fmt: skip
+
+STYLE = BlockStyle(eps=1e-6, layer_scale=1e-5)
 
 
 @pytest.fixture
@@ -190,3 +194,22 @@ def test_adapters_need_peft(monkeypatch):
     monkeypatch.setattr("imtok.nn.learning.find_spec", lambda _: None)
     with pytest.raises(InputError, match=r"peft is missing, which train=lora needs; pip install peft \(imtok's extra"):
         encoder_of(train="lora")
+
+
+def test_the_last_block_is_normed_where_it_is_read_if_that_is_asked(weights):
+    last, taps, normed = (
+        encoder_of(style=STYLE, **settings)
+        for settings in ({}, {"layers": [0, -1]}, {"layers": [0, 2], "norm_last": True})
+    )
+    image = torch.rand(1, 3, 64, 64) * 2 - 1
+    for encoder in (last, taps, normed):
+        encoder.read_weights(weights)
+        encoder.project = nn.Identity()
+    with torch.no_grad():
+        end, tapped, both = (encoder.eval()(image).values for encoder in (last, taps, normed))
+    assert torch.equal(both[..., :32], tapped[..., :32])
+    assert torch.equal(both[..., 32:], end)
+    assert not torch.allclose(tapped[..., 32:], end)
+    assert [name for name in taps.state_dict() if name.startswith("net.norm.")] == []
+    with pytest.raises(ValueError, match=r"layers must name the last block \(2\) for norm_last, got \[0, 1\]"):
+        encoder_of(layers=[0, 1], norm_last=True)
