@@ -78,14 +78,14 @@ class MultiScale(Quantizer):
         if min(codebook_weight, commit_weight) < 0:
             raise ValueError(f"loss weights must not be negative, got {codebook_weight} and {commit_weight}")
         self.quantizer = quantizer
-        self.sizes = tuple(sizes)
+        self.sizes, self.side = tuple(sizes), sizes[-1]
         self.mix = mix
         self.codebook_weight = codebook_weight
         self.commit_weight = commit_weight
         self.normalize = normalize
         self.dim = quantizer.dim
         self.vocab_sizes = quantizer.vocab_sizes
-        self.num_latents = self.sizes[-1] ** 2
+        self.num_latents = self.side**2
         self.convolutions = nn.ModuleList(nn.Conv2d(self.dim, self.dim, 3, padding=1) for _ in range(convolutions))
 
     @override
@@ -152,9 +152,9 @@ class MultiScale(Quantizer):
     @override
     def num_tokens(self, num_latents: int) -> int:
         if num_latents != self.num_latents:
-            side = self.sizes[-1]
             raise ValueError(
-                f"latents must be {self.num_latents} ({side} x {side}) to fill the last of sizes, got {num_latents}"
+                f"latents must be {self.num_latents} ({self.side} x {self.side}) to fill the last of sizes, got "
+                f"{num_latents}"
             )
         return sum(self.scale_tokens)
 
@@ -170,7 +170,7 @@ class MultiScale(Quantizer):
 
     def enlarged(self, codes: Float[Tensor, "b m d"], scale: int) -> Float[Tensor, "b d h w"]:
         """The codes of one scale as a map of full size, with gradients to table and convolutions."""
-        size, side = self.sizes[scale], self.sizes[-1]
+        size, side = self.sizes[scale], self.side
         codes = rearrange(codes, "b (h w) d -> b d h w", h=size)
         if size < side:
             codes = F.interpolate(codes, (side, side), mode="bicubic")
@@ -194,7 +194,7 @@ class MultiScale(Quantizer):
         return self.scale_tokens[: ends.index(tokens) + 1]
 
     def _map(self, latents: Float[Tensor, "b n d"]) -> Float[Tensor, "b d h w"]:
-        return rearrange(latents, "b (h w) d -> b d h w", h=self.sizes[-1])
+        return rearrange(latents, "b (h w) d -> b d h w", h=self.side)
 
 
 def convolution_of(scale: int, scales: int, count: int) -> int:
