@@ -41,6 +41,7 @@ class FeatureDecoder(Decoder):
         blocks: Residual blocks per level.
         start: How weights of the transformer start (``imtok.nn.initialization``).
         checkpoint: Compute blocks again in the backward pass instead of keeping their activations.
+        position_offset: See ``offset`` of :class:`imtok.nn.positions.GridPositions`.
 
     Raises:
         ValueError: If the image size is no multiple of ``factor``; in ``forward``, for latents of another number, a
@@ -69,6 +70,7 @@ class FeatureDecoder(Decoder):
         blocks: int = 2,
         start: Start = "xavier",
         checkpoint: bool = False,
+        position_offset: float = 0.0,
     ) -> None:
         super().__init__()
         std = width**-0.5
@@ -80,7 +82,7 @@ class FeatureDecoder(Decoder):
         self.mask_token = nn.Parameter(torch.randn(1, width) * std)
         self.feature_token = nn.Parameter(torch.randn(1, width) * std)
         grid = grid_size((image_size, image_size), factor)
-        self.positions = GridPositions(grid, width, factor, interpolate=True, std=std)
+        self.positions = GridPositions(grid, width, factor, interpolate=True, std=std, offset=position_offset)
         self.norm_in = nn.LayerNorm(width)
         self.feature_norm = nn.LayerNorm(width)
         style = BlockStyle(mlp="swiglu", mlp_ratio=hidden / width)

@@ -22,6 +22,7 @@ class GridPositions(nn.Module):
         factor: Pixels per row and per column, for the message alone.
         interpolate: Resize the table (bicubic) for other grids; else they are refused.
         std: Standard deviation of the initial vectors.
+        offset: Resized is by ``(n + offset) / trained`` for ``n`` positions, as the code of DINO does it with 0.1.
 
     Raises:
         ValueError: In ``forward``, for another grid without ``interpolate``.
@@ -31,9 +32,11 @@ class GridPositions(nn.Module):
         torch.Size([6, 8])
     """
 
-    def __init__(self, grid: Grid, width: int, factor: int, interpolate: bool = False, std: float = 0.02) -> None:
+    def __init__(
+        self, grid: Grid, width: int, factor: int, interpolate: bool = False, std: float = 0.02, offset: float = 0.0
+    ) -> None:
         super().__init__()
-        self.grid = grid
+        self.grid, self.offset = grid, offset
         self.factor = factor
         self.interpolate = interpolate
         self.table = nn.Parameter(torch.randn(grid[0] * grid[1], width) * std)
@@ -49,7 +52,11 @@ class GridPositions(nn.Module):
                 "images, or set positions=interpolated"
             )
         table = rearrange(self.table, "(h w) d -> 1 d h w", h=self.grid[0])
-        resized = F.interpolate(table.float(), size=grid, mode="bicubic", align_corners=False)
+        if self.offset:
+            scale = [(asked + self.offset) / trained for asked, trained in zip(grid, self.grid, strict=True)]
+            resized = F.interpolate(table.float(), scale_factor=scale, mode="bicubic", align_corners=False)
+        else:
+            resized = F.interpolate(table.float(), size=grid, mode="bicubic", align_corners=False)
         return rearrange(resized, "1 d h w -> (h w) d").to(self.table.dtype)
 
 

@@ -7,8 +7,9 @@ from imtok.zoo.flextok import FlexTok
 from imtok.zoo.gigatok import GigaTok
 from imtok.zoo.source import Source
 from imtok.zoo.titok import OneDPiece, TiTok
+from imtok.zoo.vfmtok import VFMTok
 
-_ALL = (LlamaGen(), Taming(), IBQ(), OpenMAGVIT2(), TiTok(), OneDPiece(), GigaTok(), FlexTok(), BSQViT())
+_ALL = (LlamaGen(), Taming(), IBQ(), OpenMAGVIT2(), TiTok(), OneDPiece(), GigaTok(), FlexTok(), BSQViT(), VFMTok())
 SOURCES: dict[str, Source] = {source.name: source for source in _ALL}
 
 

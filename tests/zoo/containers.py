@@ -16,6 +16,7 @@ from imtok.nn.positions import sincos_positions
 from imtok.tokenizer import Tokenizer
 from imtok.zoo.registry import SOURCES
 from imtok.zoo.rules import Leave
+from imtok.zoo.vfmtok import DINOV2
 
 PARTS = ("encoder", "quantizer", "regularizer", "decoder", "space", "condition", "image_size")
 LOSS = {"loss.discriminator.main.0.weight": torch.ones(3)}
@@ -94,6 +95,17 @@ def write_flextok(tensors, path):
     }
     values = {name: value.contiguous() for name, value in (tensors | tables).items()}
     save_file(values, path, {name: str(value) for name, value in facts.items()})
+
+
+def write_vfmtok(tensors, path):
+    """The trainer leaves out the frozen net, which lies in a file of its own."""
+    prefix = "encode_transformer.backbone.pretrained_encoder."
+    net = {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
+    own = {name: value for name, value in tensors.items() if not name.startswith(prefix)}
+    own["slot_quantize.codebook_used"] = torch.zeros(9)
+    own["decode_transformer.register_tokens"] = torch.zeros(1, 4, 64)
+    torch.save({"model": {name: value * 0 for name, value in own.items()}, "ema": own, "steps": 3}, path)
+    torch.save(net | {"mask_token": torch.zeros(1, 64)}, path.parent / DINOV2)
 
 
 def sincos(side, width):
@@ -184,6 +196,22 @@ CASES = {
         "checkpoint.pt",
         write_bsq_vit,
     ),
+    "vfmtok": Case(
+        ["experiment=vfmtok", "encoder.net.weights=null"],
+        {
+            "encoder": {
+                "net": {"width": 64, "depth": 4, "heads": 1, "layers": [0, 1, 2, 3]},
+                "grid": 3, "width": 64, "depth": 2, "heads": 1, "points": 2, "hidden": 24,
+            },
+            "decoder": {
+                "feature_dim": 64, **TRUNK, "hidden": 24, "channels": 32, "multipliers": [1, 2], "blocks": 1,
+            },
+            "quantizer": CODES | {"dim": 6},
+            "image_size": 56,
+        },
+        "vfmtok-tokenizer.pt",
+        write_vfmtok,
+    ),
 }  # fmt: skip
 
 
@@ -216,8 +244,15 @@ def small_config(name):
     """The published config of a case with small numbers."""
     config = published(CASES[name].recipe)
     for part, value in CASES[name].changes.items():
-        config[part] = {**config[part], **value} if isinstance(value, dict) else value
+        config[part] = merged(config[part], value)
     return config
+
+
+def merged(old, new):
+    """Plain values with others in their place, however deep."""
+    if not (isinstance(old, dict) and isinstance(new, dict)):
+        return new
+    return old | {key: merged(old.get(key), value) for key, value in new.items()}
 
 
 def named_as(name, config, state):

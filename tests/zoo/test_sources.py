@@ -101,12 +101,13 @@ PUBLISHED = {
     "gigatok": ["gigatok_ss", "gigatok_sb", "gigatok_bl", "gigatok_xlxxl", "retok"],
     "flextok": ["flextok_d12", "flextok_d18", "flextok_d18_d28"],
     "bsq_vit": ["bsq_vit"],
+    "vfmtok": ["vfmtok"],
 }
 
 
 @pytest.mark.parametrize(("name", "recipe"), [(name, recipe) for name in PUBLISHED for recipe in PUBLISHED[name]])
 def test_full_size_weights_are_known_by_their_shapes_as_their_recipe(name, recipe):
-    random = ["space.weights=random"] if name == "flextok" else []
+    random = {"flextok": ["space.weights=random"], "vfmtok": ["encoder.net.weights=null"]}.get(name, [])
     config = published([f"experiment={recipe}", *random])
     with torch.device("meta"):
         state = Tokenizer.from_config(config).state_dict()
@@ -151,3 +152,22 @@ def test_live_weights_are_taken_where_there_are_no_averages(tmp_path):
     torch.save({"state_dict": {f"module.{key}": value for key, value in tensors.items()}}, path)
     found = imported("bsq_vit", path).tokenizer.state_dict()
     assert all(torch.equal(found[key], value) for key, value in tokenizer.state_dict().items())
+
+
+def test_a_file_of_vfmtok_without_dinov2_beside_it_is_refused_with_where_to_get_it(tmp_path):
+    _, _, path = fabricate("vfmtok", tmp_path)
+    (tmp_path / "dinov2_vitl14_reg4_pretrain.pth").unlink()
+    message = refused("vfmtok", path)
+    assert "leaves out the weights of DINOv2-L, which VFMTok reads; put the authors' dinov2_vitl14_reg4" in message
+
+
+def test_positions_of_dinov2_are_resized_as_the_code_of_vfmtok_does_it(tmp_path):
+    _, _, path = fabricate("vfmtok", tmp_path)
+    net = torch.load(tmp_path / "dinov2_vitl14_reg4_pretrain.pth", weights_only=True)
+    table = torch.randn(1, 1 + 6**2, 64)  # of a net for 84 pixels, where the tokenizer is for 56
+    torch.save(net | {"pos_embed": table}, tmp_path / "dinov2_vitl14_reg4_pretrain.pth")
+    found = imported("vfmtok", path).tokenizer.encoder.net.net
+    maps = table[:, 1:].mT.reshape(1, 64, 6, 6)
+    expected = torch.nn.functional.interpolate(maps, scale_factor=(4.1 / 6, 4.1 / 6), mode="bicubic")
+    assert torch.equal(found.positions.table, expected.flatten(2).mT[0])
+    assert torch.equal(found.class_position, table[0, :1])
