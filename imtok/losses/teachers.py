@@ -128,10 +128,14 @@ class Teacher(TeacherNet):
     @override
     def forward(self, image: Float[Tensor, "b 3 h w"]) -> TeacherFeatures:
         """Features of images in ``[-1, 1]``."""
+        return _look(self.frozen.net, self.pixels(image), self.layer)
+
+    def pixels(self, image: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b 3 side side"]:
+        """Images in ``[-1, 1]`` as the net wants them."""
         size = (self.side, self.side)
         if image.shape[-2:] != size:
             image = F.interpolate(image, size, mode="bicubic", align_corners=False, antialias=True)
-        return _look(self.frozen.net, ((image.clamp(-1, 1) + 1) / 2 - self.mean) / self.deviation, self.layer)
+        return ((image.clamp(-1, 1) + 1) / 2 - self.mean) / self.deviation
 
     @override
     def extra_repr(self) -> str:

@@ -92,7 +92,7 @@ class OneScaleDropout(Regularizer):
     def forward(self, quantized: Quantized, quantizer: Quantizer, step: int, generator: torch.Generator) -> Quantized:
         if not isinstance(quantizer, MultiScale) or len(quantizer.sizes) < 2 or quantizer.normalize:
             raise ValueError(
-                "the quantizer must be of several scales, and leave the length of latents as it is, got "
+                "the quantizer must have scales, two or more, and leave the length of latents as it is, got "
                 f"{type(quantizer).__name__}"
             )
         drawn, place = torch.rand(2, generator=generator).tolist()

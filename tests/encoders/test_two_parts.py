@@ -108,6 +108,26 @@ def test_what_pixels_are_read_from_is_the_sum_of_two_depths(image):
     torch.testing.assert_close(latents, torch.cat(expected, -1))
 
 
+def test_attention_maps_three_depths_each_on_its_own_and_the_two_early_ones_are_added(image):
+    net = two_depths(maps="attention", shortcut=0.6)
+    assert not hasattr(net, "norm_semantic")
+    early, middle, late = net.net(image).values.chunk(3, -1)
+    first, second, third = net.maps
+    expected = torch.cat([third(late), second(middle) + 0.6 * first(early)], -1)
+    torch.testing.assert_close(net(image).values, expected)
+    with unchecked(), pytest.raises(ValueError, match="maps must be one of linear, attention, got 'mlp'"):
+        two_depths(maps="mlp")
+
+
+def test_images_are_resized_to_the_side_that_the_net_reads():
+    net, image = two_depths(side=16), torch.rand(1, 3, 20, 20, dtype=torch.float64) * 2 - 1
+    small = nn.functional.interpolate(image, (16, 16), mode="bicubic", antialias=True).clamp(-1, 1)
+    torch.testing.assert_close(net(image).values, net(small).values)
+    assert net.num_latents((20, 20)) == 16
+    with pytest.raises(ValueError, match="image size must be that of a square for this encoder, got 20 x 24"):
+        net.num_latents((20, 24))
+
+
 def test_recomputed_stages_give_the_same_gradients(image):
     found = []
     for checkpoint in (False, True):
@@ -189,7 +209,10 @@ def test_published_presets_have_the_shapes_of_the_nets_that_they_are_named_after
     attention, mlp, norms = 4 * (1152**2 + 1152), 2 * 1152 * 4304 + 4304 + 1152, 4 * 1152
     blocks = 26 * (attention + mlp + norms)
     assert blocks == 26 * 15_239_504  # of SigLIP2-so400m's encoder
-    ends = 3 * 14**2 * 1152 + 1152 + 27**2 * 1152 + 2 * (2 * 1152 + 1152 * 32 + 32)
+    # to the codes: three norms and that of the gated MLP, a linear map, attention of 36 heads, the MLP
+    norms, linear, seen = 4 * 1152 + 4 * 32, 1152 * 32 + 32, 3 * 1152**2 + 2 * 1152 + 32 * 32 + 32
+    to_codes = norms + linear + seen + 2 * (32 * 64 + 64) + 64 * 32 + 32
+    ends = 3 * 14**2 * 1152 + 1152 + 27**2 * 1152 + 3 * to_codes
     assert count(siglip) == blocks + ends
     assert count(flow.pixels) == 29_300_232  # LlamaGen's at width 8
     assert count(flow.semantic) == 85_799_424 + 768 * 32 + 32  # CLIP-B/16's image encoder without its projection

@@ -90,9 +90,7 @@ def test_a_tenth_of_the_batches_goes_without_a_scale_and_the_global_generator_is
 def test_other_quantizers_are_refused():
     plain = VQ(dim=4, codebook_size=32)
     for quantizer in (plain, scales(normalize=True), scales([4])):
-        with pytest.raises(
-            ValueError, match="the quantizer must be of several scales, and leave the length of latents"
-        ):
+        with pytest.raises(ValueError, match="the quantizer must have scales, two or more, and leave the length"):
             OneScaleDropout()(quantizer(torch.randn(1, 16, 4)), quantizer, 0, seeded(0))
     with pytest.raises(ValueError, match=r"probability must be in \[0, 1\], got 2"):
         OneScaleDropout(2)

@@ -124,7 +124,7 @@ class Alignment(AlignmentLoss):
                 summary = self.teacher_head(rearrange(summary.to(target.dtype), "b k -> b 1 k"))[:, 0]
             values = self.distance(kept_mean(features, keep), summary)
         else:
-            values = kept_mean(self.distance(features, _resized(patches, features.shape[1]))[..., None], keep)[:, 0]
+            values = kept_mean(self.distance(features, resized(patches, features.shape[1]))[..., None], keep)[:, 0]
         active = step >= self.start_step and (self.stop_step is None or step < self.stop_step)
         # times 0, not left out: ranks wait for the gradient of every parameter
         return (values * self._factors(quantized.keep, values)).mean() * float(active)
@@ -172,8 +172,8 @@ def kept_mean(features: Float[Tensor, "b n k"], keep: Bool[Tensor, "b n"] | None
     return (features * kept).sum(1) / kept.sum(1).clamp_min(1)
 
 
-def _resized(patches: Float[Tensor, "b m k"], number: int) -> Float[Tensor, "b n k"]:
-    """A square map of so many places."""
+def resized(patches: Float[Tensor, "b m k"], number: int) -> Float[Tensor, "b n k"]:
+    """The teacher's square map with so many places; ValueError if either is no square number."""
     if patches.shape[1] == number:
         return patches
     side, wanted = round(patches.shape[1] ** 0.5), round(number**0.5)

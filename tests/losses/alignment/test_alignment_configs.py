@@ -12,6 +12,7 @@ from imtok.config import check_command, register_schemas
 from imtok.construct import construct
 from imtok.folders import config_folder
 from imtok.losses.alignment.alignment import Alignment
+from imtok.losses.alignment.remaining import RemainingLayers
 from imtok.options import option
 from imtok.training.told_sizes import tell_sizes
 from imtok.types import Quantized
@@ -58,6 +59,15 @@ def test_its_widths_are_those_of_the_teacher_and_of_the_features(name, monkeypat
     assert not [head for head in ("head", "teacher_head") if {"in_dim", "out_dim"} & set(section.get(head) or {})]
     tell_sizes({"alignments": {"x": {**section, "source": "quantizer"}}}, Wide, 64)
     with torch.device("meta"):
+        if name == "dualtoken":
+            assert tell_sizes({"alignments": {"x": section}}, Wide, 64) is None
+            loss = construct(section)
+            assert isinstance(loss, RemainingLayers)
+            codes = torch.empty(2, 729, WIDTH)
+            quantized = Quantized(codes, torch.empty(2, 729, 1, dtype=torch.long))
+            assert loss(torch.empty(2, 3, 64, 64), quantized, {"quantizer": codes}, 0).shape == ()
+            assert (loss.widen.shortcut.in_features, len(loss.rest.blocks)) == (32, 1)
+            return
         alignment = construct(section)
         assert isinstance(alignment, Alignment)
         width = alignment.head.in_dim if alignment.head is not None else alignment.width
