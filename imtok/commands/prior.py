@@ -113,7 +113,7 @@ def build_prior_run(config: DictConfig, folder: Path) -> PriorRun:
     store = TokenStore(typed.store)
     layout = TokenLayout.of(store)
     rows, held_out = _rows(store, layout, typed)
-    facts = {name: store.manifest.get(name) for name in ("tokenizer_sha256", "image_size", "classes")}
+    facts = {name: store.manifest.get(name) for name in ("tokenizer_sha256", "codes_sha256", "image_size", "classes")}
     facts |= {"condition": store.condition.facts} if store.condition.facts else {}
     built = {"prior": plain["prior"], "layout": _plain(layout), "tokens": facts}
     if plain.get("condition"):

@@ -37,7 +37,7 @@ class TokenLayout:
         manifest = store.manifest
         if not len(store):
             raise InputError(f"{store.folder} holds no images; export some")
-        scales = tuple(manifest.get("scale_tokens", ()))
+        scales = tuple(side**2 for side in manifest.get("scales", ()))
         return cls(tuple(manifest["vocab_sizes"]), manifest["tokens"], bool(manifest["variable_length"]), scales)
 
     @property

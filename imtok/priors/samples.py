@@ -61,7 +61,7 @@ def write_samples(
 
     Args:
         generator: The prior; ends on ``device``.
-        tokenizer: The one whose tokens it has learnt; ends on ``device``.
+        tokenizer: The one whose tokens it has learnt, or one of which the decoder alone is another; ends on ``device``.
         count: Number of samples.
         folder: Appears whole or not at all; earlier samples in it are replaced.
         size: Height and width of the pictures, in pixels.
@@ -78,7 +78,8 @@ def write_samples(
         InputError: If the prior has learnt the tokens of another tokenizer, or cannot be sampled by these settings.
     """
     fingerprint, asked = tokenizer.fingerprint(), asked or Asked()
-    if generator.tokens["tokenizer_sha256"] != fingerprint:
+    same = generator.tokens.get("codes_sha256") == tokenizer.codes_fingerprint()  # the decoder may be another
+    if not same and generator.tokens["tokenizer_sha256"] != fingerprint:
         raise InputError("the prior has learnt the tokens of another tokenizer; give the one that exported its store")
     claim_output(folder, MARKER)
     device = torch.device(device)

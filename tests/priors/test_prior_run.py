@@ -6,7 +6,7 @@ import shutil
 import numpy as np
 import pytest
 import torch
-from export.stores import tokenizer_of
+from export.stores import PARTS, VQ, batches, tokenizer_of
 from PIL import Image
 from priors.stores import prior_run, store
 from safetensors.torch import load_file
@@ -15,9 +15,12 @@ from training.launch import launch_ranks
 from imtok.commands.sample import asked_of
 from imtok.conditions.given import DecodeConditionConfig
 from imtok.errors import InputError
+from imtok.export.feed import Passing
+from imtok.export.tokens import export_tokens
 from imtok.priors.generator import Generator
 from imtok.priors.samples import write_samples
 from imtok.priors.sampling import Sampling
+from imtok.tokenizer import Tokenizer
 from imtok.training.prior_run import train_prior
 
 
@@ -91,6 +94,30 @@ def test_a_store_of_another_tokenizer_measures_nothing(tokens, tmp_path):
     other = store(tmp_path / "other", "two slots").folder
     with pytest.raises(InputError, match="was exported by another tokenizer"):
         prior_run(tmp_path / "run", tokens, f"val={other}")
+
+
+def test_scales_are_learnt_from_a_store_of_a_multi_scale_quantizer(tmp_path):
+    torch.manual_seed(0)
+    scales = {"_target_": "imtok.quantizers.multiscale.MultiScale", "quantizer": VQ, "sizes": [1, 2], "convolutions": 0}
+    tokenizer = Tokenizer.from_config({**PARTS, "quantizer": scales}).eval()
+    export_tokens(
+        tokenizer, Passing(batches([f"{n}.png" for n in range(12)]), 6, ["a", "b", "c"], side=16), tmp_path / "t"
+    )
+    train_prior(prior_run(tmp_path / "run", tmp_path / "t", "prior=scales"))
+    generator = Generator.load(tmp_path / "run")
+    assert generator.prior.layout.scales == (1, 4)
+    write_samples(generator, tokenizer, 3, tmp_path / "samples", (16, 16), Sampling())
+    assert np.load(tmp_path / "samples" / "ids.npy").shape == (3, 5, 1)
+
+
+def test_a_tokenizer_whose_decoder_alone_is_another_decodes_the_samples(tokens, tmp_path):
+    train_prior(prior_run(tmp_path / "run", tokens))
+    generator, tokenizer = Generator.load(tmp_path / "run"), tokenizer_of("one slot")
+    torch.nn.init.normal_(tokenizer.decoder.last_layer)
+    write_samples(generator, tokenizer, 2, tmp_path / "samples", (16, 16), Sampling())
+    torch.nn.init.normal_(next(tokenizer.encoder.parameters()))
+    with pytest.raises(InputError, match="tokens of another tokenizer"):
+        write_samples(generator, tokenizer, 2, tmp_path / "other", (16, 16), Sampling())
 
 
 @pytest.mark.parametrize("kind", ["one slot", "two slots", "variable"])
