@@ -60,7 +60,7 @@ class TableScores(CodeScores):
         temperature: What scalar products are divided by.
     """
 
-    def __init__(self, tables: list[Float[Tensor, "v d"]], temperature: float) -> None:
+    def __init__(self, tables: list[Float[Tensor, "_ d"]], temperature: float) -> None:
         super().__init__(temperature)
         self.tables = tables
 
