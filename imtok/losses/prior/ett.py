@@ -48,7 +48,7 @@ class ETTPrior(PriorLoss):
         depth: int = 6,
         heads: int = 6,
         dropout: float = 0.0,
-        weight: float = 0.002,
+        weight: float = 0.005,
     ) -> None:
         super().__init__(weight)
         if len(vocab_sizes) != 1 or vocab_sizes[0] > LARGEST:
