@@ -124,8 +124,13 @@ def objective(section: dict[str, Any]) -> str:
         if "target" in part:
             parts.append(f"{weighted(part)}{part['loss']} of {part['source']} to {part['target']}")
             continue
-        how = part["loss"] if isinstance(part["loss"], str) else kind(part["loss"]).lower()
         teacher = part["teacher"]["name"].partition(".")[0]
+        if "loss" not in part:  # codes in the place of a net's tokens
+            parts.append(
+                f"{weighted(part)}cosine and mse of {part['source']} to {teacher}, and through its last layers"
+            )
+            continue
+        how = part["loss"] if isinstance(part["loss"], str) else kind(part["loss"]).lower()
         parts.append(f"{weighted(part)}{how} of {part['source']} to {teacher}")
     return " + ".join(parts)
 
