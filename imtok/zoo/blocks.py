@@ -3,6 +3,17 @@
 from imtok.zoo.layouts import Rearrange, Split
 from imtok.zoo.rules import Rename, Rule
 
+VIT_BLOCK = {  # a block of DINOv2 with LayerScale, as its authors and timm name it
+    "norm1": "norm1",
+    "attn.qkv": "attention.query_key_value",
+    "attn.proj": "attention.project",
+    "ls1.gamma": "scale1.scale",
+    "norm2": "norm2",
+    "mlp.fc1": "mlp.0",
+    "mlp.fc2": "mlp.2",
+    "ls2.gamma": "scale2.scale",
+}
+
 
 def named(names: dict[str, str], source: str, target: str) -> list[Rule]:
     """Rules that rename the modules of one module.

@@ -8,8 +8,21 @@ from imtok.zoo.gigatok import GigaTok
 from imtok.zoo.source import Source
 from imtok.zoo.titok import OneDPiece, TiTok
 from imtok.zoo.vfmtok import VFMTok
+from imtok.zoo.xqgan import XQGAN
 
-_ALL = (LlamaGen(), Taming(), IBQ(), OpenMAGVIT2(), TiTok(), OneDPiece(), GigaTok(), FlexTok(), BSQViT(), VFMTok())
+_ALL = (
+    LlamaGen(),
+    Taming(),
+    IBQ(),
+    OpenMAGVIT2(),
+    TiTok(),
+    OneDPiece(),
+    GigaTok(),
+    FlexTok(),
+    BSQViT(),
+    VFMTok(),
+    XQGAN(),
+)
 SOURCES: dict[str, Source] = {source.name: source for source in _ALL}
 
 

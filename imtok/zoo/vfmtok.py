@@ -11,7 +11,7 @@ from typing_extensions import override
 
 from imtok.errors import InputError
 from imtok.pretrained import read_tensors
-from imtok.zoo.blocks import heads_of, named
+from imtok.zoo.blocks import VIT_BLOCK, heads_of, named
 from imtok.zoo.cnn import LLAMAGEN
 from imtok.zoo.convolutions import decoder_rules
 from imtok.zoo.files import Checkpoint
@@ -42,16 +42,6 @@ _READ = {
     "norm2": "norm3",
 }
 _FILL = {"norm1": "norm1", "attn1.out_proj": "attention.project", "norm2": "norm2", "ffnet.w3": "mlp.out"}
-_SEE = {
-    "norm1": "norm1",
-    "attn.qkv": "attention.query_key_value",
-    "attn.proj": "attention.project",
-    "ls1.gamma": "scale1.scale",
-    "norm2": "norm2",
-    "mlp.fc1": "mlp.0",
-    "mlp.fc2": "mlp.2",
-    "ls2.gamma": "scale2.scale",
-}
 
 
 class VFMTok(Source):
@@ -174,7 +164,7 @@ def _net(depth: int, grid: int) -> list[Rule]:
         *(
             rule
             for block in range(depth)
-            for rule in named(_SEE, f"{_NET}.blocks.{block}", f"{target}.trunk.blocks.{block}")
+            for rule in named(VIT_BLOCK, f"{_NET}.blocks.{block}", f"{target}.trunk.blocks.{block}")
         ),
     ]
 

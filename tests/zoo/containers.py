@@ -108,6 +108,16 @@ def write_vfmtok(tensors, path):
     torch.save(net | {"mask_token": torch.zeros(1, 64)}, path.parent / DINOV2)
 
 
+def write_xqgan(tensors, path):
+    """Usage and numbers of levels beside the weights, and the frozen teacher."""
+    more = {f"{part}.lvl1LC": torch.zeros(1, 9, dtype=torch.int64) for part in ("encoder", "decoder")}
+    names = [name for name in tensors if name.endswith(".embedding.weight")]
+    more |= {name.replace("embedding.weight", "ema_vocab_hit_SV"): torch.zeros(9) for name in names}
+    average = tensors | more | {"semantic_model.norm.weight": torch.ones(3)}
+    live = {name: value * 0 for name, value in average.items()}
+    torch.save({"model": live, "ema": average, "steps": 3, "args": Namespace(lr=1e-4)}, path)
+
+
 def sincos(side, width):
     """The table of FlexTok for a grid of side x side, as its code stores it."""
     return sincos_positions((side, side), width).T.reshape(1, width, side, side)
@@ -118,6 +128,18 @@ TRUNK = {"width": 64, "depth": 2, "heads": 1}
 CODES = {"codebook_size": 50}
 MASKGIT = {"codes": 20, "code_dim": 12, "channels": 16, "multipliers": [1, 1, 2]}
 TITOK = {"encoder": {**TRUNK, "latents": 6, "patch_size": 4}, "quantizer": CODES, "image_size": 16}
+XQ = {**TRUNK, "patch_size": 4}
+WITHOUT = ["encoder.weights=null", "decoder.weights=null"]
+VQ_PART = {"_target_": "imtok.quantizers.vq.VQ", "dim": 6, "codebook_size": 50}
+SCALES = {
+    "_target_": "imtok.quantizers.multiscale.MultiScale",
+    "quantizer": {
+        "_target_": "imtok.quantizers.cosine_vq.CosineVQ", "dim": 6, "codebook_size": 50, "codebook_weight": 0.0,
+        "commit_weight": 0.0,
+    },
+    "sizes": [1, 1, 2, 3, 3, 4, 5, 6, 8, 11], "convolutions": 4, "mix": 0.5, "codebook_weight": 1.0,
+    "commit_weight": 0.25,
+}  # fmt: skip
 GIGATOK = {"channels": 32, "multipliers": [1, 2], "latent_channels": 16, **TRUNK}
 CASES = {
     "llamagen": Case(
@@ -211,6 +233,34 @@ CASES = {
         },
         "vfmtok-tokenizer.pt",
         write_vfmtok,
+    ),
+    "xqgan": Case(
+        ["experiment=robusttok", *WITHOUT],
+        {"encoder": XQ | {"latents": 9}, "decoder": XQ, "quantizer": CODES | {"dim": 6}, "image_size": 16},
+        "RobustTok-zero.pt",
+        write_xqgan,
+    ),
+    "xqgan with two branches": Case(
+        ["experiment=imagefolder", "quantizer=imagefolder_vp2", "regularizer=none", *WITHOUT],
+        {
+            "encoder": XQ | {"latents": 16},
+            "decoder": XQ,
+            "quantizer": {"parts": [VQ_PART, VQ_PART]},
+            "image_size": 16,
+        },
+        "best_ckpt.pt",
+        write_xqgan,
+    ),
+    "xqgan with scales": Case(
+        ["experiment=imagefolder", *WITHOUT],
+        {
+            "encoder": XQ | {"latents": 121},
+            "decoder": XQ,
+            "quantizer": {"parts": [SCALES, SCALES]},
+            "image_size": 16,
+        },
+        "imagenet-4096.pt",
+        write_xqgan,
     ),
 }  # fmt: skip
 

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from zoo.containers import CASES, compose, fabricate, named_as, published, small_config, source_of
+from zoo.containers import CASES, WITHOUT, compose, fabricate, named_as, published, small_config, source_of
 
 from imtok.errors import InputError
 from imtok.tokenizer import Tokenizer
@@ -102,12 +102,14 @@ PUBLISHED = {
     "flextok": ["flextok_d12", "flextok_d18", "flextok_d18_d28"],
     "bsq_vit": ["bsq_vit"],
     "vfmtok": ["vfmtok"],
+    "xqgan": ["robusttok"],
 }
 
 
 @pytest.mark.parametrize(("name", "recipe"), [(name, recipe) for name in PUBLISHED for recipe in PUBLISHED[name]])
 def test_full_size_weights_are_known_by_their_shapes_as_their_recipe(name, recipe):
-    random = {"flextok": ["space.weights=random"], "vfmtok": ["encoder.net.weights=null"]}.get(name, [])
+    random = {"flextok": ["space.weights=random"], "vfmtok": ["encoder.net.weights=null"], "xqgan": WITHOUT}
+    random = random.get(name, [])
     config = published([f"experiment={recipe}", *random])
     with torch.device("meta"):
         state = Tokenizer.from_config(config).state_dict()
@@ -171,3 +173,9 @@ def test_positions_of_dinov2_are_resized_as_the_code_of_vfmtok_does_it(tmp_path)
     expected = torch.nn.functional.interpolate(maps, scale_factor=(4.1 / 6, 4.1 / 6), mode="bicubic")
     assert torch.equal(found.positions.table, expected.flatten(2).mT[0])
     assert torch.equal(found.class_position, table[0, :1])
+
+
+def test_binary_codes_of_xqgan_are_refused_by_name(tmp_path):
+    _, tensors, path = fabricate("xqgan with two branches", tmp_path)
+    CASES["xqgan"].write(tensors | {"quantizes.0.scaler": torch.ones(10)}, path)
+    assert "has the binary codes of XQ-GAN's MSBR, whose levels imtok has not" in refused("xqgan", path)
