@@ -75,7 +75,7 @@ class OneScaleDropout(Regularizer):
     Example:
         >>> import torch
         >>> from imtok.quantizers.vq import VQ
-        >>> quantizer = MultiScale(VQ(dim=4, codebook_size=64, normalize=False), sizes=[1, 2, 4])
+        >>> quantizer = MultiScale(VQ(dim=4, codebook_size=64, normalize=False), sizes=[1, 2, 4], convolutions=0)
         >>> quantized = quantizer(torch.randn(8, 16, 4))
         >>> left = OneScaleDropout(probability=1.0)(quantized, quantizer, 0, torch.Generator().manual_seed(0))
         >>> torch.equal(left.latents, quantized.latents), torch.equal(left.ids, quantized.ids)

@@ -35,7 +35,7 @@ def key_of(pixels: UInt8[Tensor, "3 h w"]) -> Key:
 
 def write_maps(
     folder: Path,
-    pictures: Iterable[UInt8[Tensor, "b 3 h w"]],
+    pictures: Iterable[UInt8[Tensor, "_ 3 h w"]],
     encode: Encode,
     about: dict[str, Any],
 ) -> int:

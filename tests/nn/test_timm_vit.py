@@ -1,5 +1,7 @@
 """Nets of timm that our vision transformer is: the same features, and others that stay with timm."""
 
+from pathlib import Path
+
 import pytest
 import timm
 import torch
@@ -47,7 +49,7 @@ def test_features_are_those_of_timm(name, dtype):
     shape = shape_of(theirs, side)
     assert shape is not None
     ours = ViT(**shape).eval()
-    ours.load_state_dict(VitFile(None, dict(theirs.state_dict())).weights(ours))
+    ours.load_state_dict(VitFile(Path("file"), dict(theirs.state_dict())).weights(ours))
     theirs, ours, pixels = theirs.to(dtype), ours.to(dtype), torch.randn(2, 3, side, side, dtype=dtype)
     with torch.no_grad():
         features = theirs.forward_features(pixels)

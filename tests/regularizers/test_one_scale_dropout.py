@@ -92,5 +92,5 @@ def test_other_quantizers_are_refused():
     for quantizer in (plain, scales(normalize=True), scales([4])):
         with pytest.raises(ValueError, match="the quantizer must have scales, two or more, and leave the length"):
             OneScaleDropout()(quantizer(torch.randn(1, 16, 4)), quantizer, 0, seeded(0))
-    with pytest.raises(ValueError, match=r"probability must be in \[0, 1\], got 2"):
-        OneScaleDropout(2)
+    with pytest.raises(ValueError, match=r"probability must be in \[0, 1\], got 2.0"):
+        OneScaleDropout(2.0)

@@ -93,7 +93,9 @@ def test_maps_of_another_net_or_setting_are_refused(space, tmp_path):
             other.maps(to_float(pictures()))
     with pytest.raises(InputError, match="already holds something else"):
         fill(tmp_path / "maps", space, pictures(), image_size=32)
-    assert fill(tmp_path / "maps", space, torch.empty(0, 3, 16, 16)) == 12, "what is there is left as it is"
+    assert fill(tmp_path / "maps", space, torch.empty(0, 3, 16, 16, dtype=torch.uint8)) == 12, (
+        "what is there is left as it is"
+    )
     good = small(cache=cache)
     good.load_state_dict(same)
     with pytest.raises(InputError, match=r"does not hold 6 of the first 6 pictures that are trained on; pack these"):
