@@ -1,7 +1,9 @@
 """``imtok sample``: draws images from a prior."""
 
 from dataclasses import dataclass, field
+from pathlib import Path
 
+import torch
 from omegaconf import MISSING, DictConfig
 from rich.console import Console
 
@@ -10,10 +12,11 @@ from imtok.command_line import output_folder
 from imtok.conditions.given import DecodeConditionConfig, give, read_captions
 from imtok.config import read_keys
 from imtok.errors import InputError
+from imtok.export.store import TokenStore
 from imtok.image_commands import given_condition, load_tokenizer
 from imtok.paste import imtok_line
 from imtok.priors.generator import Generator
-from imtok.priors.samples import NPZ, Asked, balanced, write_samples
+from imtok.priors.samples import NPZ, Asked, balanced, require_its_tokens, write_codes, write_samples
 from imtok.priors.sampling import Sampling
 
 
@@ -24,6 +27,8 @@ class Keys:
     generator: str = MISSING
     tokenizer: str = MISSING
     n: int = 64
+    store: str | None = None
+    preserve: float = 0.7
     out: str | None = None
     seed: int = 0
     temperature: float = 1.0
@@ -42,6 +47,8 @@ class Keys:
         """What is out of range, one line each."""
         given = {name: getattr(self, name) for name in ("n", "batch_size", "image_size", "threads")}
         problems = [f"{name} must be at least 1, got {v}" for name, v in given.items() if v is not None and v < 1]
+        if not 0 <= self.preserve < 1:
+            problems.append(f"preserve must lie in [0, 1), got {self.preserve}")
         try:
             self.sampling()
         except ValueError as error:
@@ -62,6 +69,10 @@ def run(config: DictConfig) -> None:
     keys, folder, console = read_keys(config, Keys), output_folder(config, "samples"), Console(highlight=False)
     generator = Generator.load(keys.generator)
     tokenizer, device, size = load_tokenizer(config)
+    if keys.store is not None:
+        require_its_tokens(generator, tokenizer)
+        _write_codes(generator, keys, folder, device, console)
+        return
     asked = asked_of(generator, keys.n, given_condition(config))
     with bar("sample") as advance:
         write_samples(
@@ -79,6 +90,32 @@ def run(config: DictConfig) -> None:
     console.print(f"{keys.n} samples in {folder}: 000000.png ..., ids.npy, {NPZ}", soft_wrap=True, markup=False)
     following = imtok_line("score", images=folder / NPZ, reference="IMAGES", protocol="offline")
     console.print(f"score:    {following}", soft_wrap=True, markup=False)
+
+
+def _write_codes(generator: Generator, keys: Keys, folder: Path, device: torch.device, console: Console) -> None:
+    """Draw the tokens of a store's images anew, and say how a decoder is trained on them."""
+    store = TokenStore(str(keys.store))
+    with bar("sample") as advance:
+        write_codes(
+            generator,
+            store,
+            folder,
+            keys.sampling(),
+            keys.preserve,
+            keys.batch_size,
+            device,
+            lambda done: advance(done, len(store)),
+        )
+    line = f"codes of {len(store)} images in {folder}, of which {keys.preserve:.0%} of the tokens are their own"
+    console.print(line, soft_wrap=True, markup=False)
+    following = imtok_line(
+        "train",
+        "objective=post_training",
+        "data=pairs",
+        "data.targets.path=PHOTOS",
+        **{"data.sources": folder, "init_from": keys.tokenizer, "freeze": "[encoder,quantizer]"},
+    )
+    console.print(f"train:    {following}", soft_wrap=True, markup=False)
 
 
 def asked_of(generator: Generator, count: int, given: DecodeConditionConfig) -> Asked:

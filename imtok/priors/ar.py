@@ -13,7 +13,7 @@ from imtok.nn.visibility import hide_keys
 from imtok.priors.base import WIDTH, TransformerPrior, mean_of, stop_nats
 from imtok.priors.heads import TokenHead
 from imtok.priors.layout import TokenLayout
-from imtok.priors.sampling import Sampling, draws
+from imtok.priors.sampling import Given, Sampling, draws
 from imtok.types import Condition, Tokens
 
 
@@ -84,8 +84,15 @@ class ARPrior(TransformerPrior):
 
     @override
     @torch.no_grad()
-    def sample(self, indices: Sequence[int], condition: Condition | None, settings: Sampling) -> Tokens:
+    def sample(
+        self,
+        indices: Sequence[int],
+        condition: Condition | None,
+        settings: Sampling,
+        given: Given | None = None,
+    ) -> Tokens:
         self.require(settings)
+        self.require_given(given)
         b, layout, device = len(indices), self.layout, self.positions.device
         uniform = draws(settings.seed, list(indices), layout.tokens, self.head.draws + 1).to(device)
         walks = [_Walk(self, condition, b, nothing) for nothing in ((False, True) if settings.guided else (False,))]
@@ -96,6 +103,8 @@ class ARPrior(TransformerPrior):
             drawn, _ = self.head.sample(
                 hidden[0], hidden[1] if settings.guided else None, uniform[:, at, None, :-1], settings
             )
+            if given is not None:
+                drawn = torch.where(given.stays[:, at, None, None], given.ids[:, at, None], drawn)
             goes_on = torch.ones(b, dtype=torch.bool, device=device)
             if self.end is not None and at:
                 goes_on = there[:, -1] & (uniform[:, at, -1] >= self.end(hidden[0])[:, 0, 0].double().sigmoid())

@@ -14,7 +14,7 @@ from imtok.nn.transformer import BlockStyle, Transformer
 from imtok.priors.heads import TokenHead
 from imtok.priors.layout import TokenLayout
 from imtok.priors.prefix import Prefix
-from imtok.priors.sampling import Sampling
+from imtok.priors.sampling import Given, Sampling
 from imtok.types import Condition, Tokens
 
 WIDTH = 256
@@ -53,13 +53,20 @@ class Prior(nn.Module, ABC):
         """Minus the logarithm of the probability of each image's tokens, or a bound above it (``exact``)."""
 
     @abstractmethod
-    def sample(self, indices: Sequence[int], condition: Condition | None, settings: Sampling) -> Tokens:
+    def sample(
+        self,
+        indices: Sequence[int],
+        condition: Condition | None,
+        settings: Sampling,
+        given: Given | None = None,
+    ) -> Tokens:
         """Draw tokens.
 
         Args:
             indices: A number for each sample, of which its draws are a function.
             condition: What is told of the samples; None = nothing.
             settings: See there.
+            given: Tokens that are not drawn, for tokenizers of one length; None = all are.
 
         Raises:
             ValueError: If it cannot be sampled by these settings.
@@ -133,6 +140,14 @@ class TransformerPrior(Prior):
                 f"guidance must be 1, got {settings.guidance}: this prior is told nothing of images, or has never "
                 "learnt images of which nothing is told (drop_condition)"
             )
+
+    def require_given(self, given: Given | None) -> None:
+        """Raise ValueError if tokens that are given are not those of the layout."""
+        if given is None:
+            return
+        if self.layout.variable_length:
+            raise ValueError("tokens can only be given where every image has the same number of them")
+        self.check(Tokens(given.ids))
 
     def check(self, tokens: Tokens) -> Bool[Tensor, "b t"]:
         """Which tokens there are; ValueError if they are not those of the layout.

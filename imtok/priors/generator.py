@@ -16,7 +16,7 @@ from imtok.locate import CONFIG
 from imtok.priors.base import Prior
 from imtok.priors.layout import TokenLayout
 from imtok.priors.rows import TokenBatch
-from imtok.priors.sampling import Sampling
+from imtok.priors.sampling import Given, Sampling
 from imtok.sealed import read_sealed, write_sealed
 from imtok.types import Tokens
 
@@ -86,6 +86,7 @@ class Generator(nn.Module):
         settings: Sampling,
         captions: Sequence[str] | None = None,
         labels: Sequence[int] | None = None,
+        given: Given | None = None,
     ) -> Tokens:
         """Draw tokens of images of which something is told.
 
@@ -94,13 +95,14 @@ class Generator(nn.Module):
             settings: See there.
             captions: Text for each; None = none.
             labels: Class of each, -1 = none; None = none.
+            given: Tokens that are not drawn; None = all are.
 
         Raises:
             ValueError: If it cannot be sampled by these settings.
         """
         device = next(self.parameters()).device
         told = torch.tensor(labels or [-1] * len(indices), device=device)
-        return self.prior.sample(indices, self._told(captions or [""] * len(indices), told), settings)
+        return self.prior.sample(indices, self._told(captions or [""] * len(indices), told), settings, given)
 
     @torch.no_grad()
     def bits(self, batches: Iterable[TokenBatch]) -> tuple[float, int, int]:

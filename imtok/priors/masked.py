@@ -12,7 +12,7 @@ from imtok.nn.visibility import hide_keys
 from imtok.priors.base import WIDTH, TransformerPrior, mean_of
 from imtok.priors.heads import TokenHead
 from imtok.priors.layout import TokenLayout
-from imtok.priors.sampling import Sampling, draws
+from imtok.priors.sampling import Given, Sampling, draws
 from imtok.types import Condition, Tokens
 
 
@@ -88,13 +88,22 @@ class MaskedPrior(TransformerPrior):
 
     @override
     @torch.no_grad()
-    def sample(self, indices: Sequence[int], condition: Condition | None, settings: Sampling) -> Tokens:
+    def sample(
+        self,
+        indices: Sequence[int],
+        condition: Condition | None,
+        settings: Sampling,
+        given: Given | None = None,
+    ) -> Tokens:
         self.require(settings)
+        self.require_given(given)
         b, t, device = len(indices), self.layout.tokens, self.positions.device
         steps = min(settings.steps, t)  # at least one token stays in each
         uniform = draws(settings.seed, list(indices), steps, t, self.head.draws + 1).to(device)
         ids = torch.zeros(b, t, self.layout.slots, dtype=torch.int64, device=device)
         masked = torch.ones(b, t, dtype=torch.bool, device=device)
+        if given is not None:
+            ids, masked = torch.where(given.stays[..., None], given.ids, ids), ~given.stays
         for step in range(steps):
             hidden = self.hidden(ids, masked, condition)
             plain = self.hidden(ids, masked, condition, nothing=True) if settings.guided else None
@@ -139,8 +148,8 @@ def stay_masked(
     if step >= steps:
         return torch.zeros_like(masked)
     left = masked.sum(1, keepdim=True)
-    wanted = math.floor(masked.shape[1] * math.cos(math.pi / 2 * step / steps))
-    count = torch.minimum(left - 1, torch.full_like(left, wanted)).clamp(min=1)  # some become known, and some stay
+    wanted = max(1, math.floor(masked.shape[1] * math.cos(math.pi / 2 * step / steps)))
+    count = torch.minimum(left - 1, torch.full_like(left, wanted)).clamp(min=0)  # some become known in each step
     rank = torch.argsort(confidence.masked_fill(~masked, torch.inf), stable=True, dim=1).argsort(1)
     return masked & (rank < count)
 

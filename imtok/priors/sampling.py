@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Float, Float64, Int64
+from jaxtyping import Bool, Float, Float64, Int64
 from torch import Tensor
 
 from imtok.data.randomness import Purpose, generator
@@ -55,6 +55,25 @@ class Sampling:
     def guided(self) -> bool:
         """Whether the logits without a condition are needed."""
         return self.guidance != 1.0
+
+
+@dataclass(frozen=True)
+class Given:
+    """Tokens that are not drawn.
+
+    Attributes:
+        ids: Of all tokens.
+        stays: True where a token is as it is given, also while others are drawn.
+    """
+
+    ids: Int64[Tensor, "b t g"]
+    stays: Bool[Tensor, "b t"]
+
+
+def preserved(seed: int, indices: list[int], tokens: int, share: float) -> Bool[Tensor, "b t"]:
+    """True for each token with a probability: a function of the seed and of a sample's own index (arXiv 2509.12474)."""
+    rows = [generator(Purpose.SAMPLE, seed, 1, index).random(tokens) < share for index in indices]
+    return torch.from_numpy(np.stack(rows))
 
 
 def draws(seed: int, indices: list[int], *shape: int) -> Float64[Tensor, "b *shape"]:

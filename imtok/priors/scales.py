@@ -15,7 +15,7 @@ from imtok.nn.visibility import causal_groups, hide_keys
 from imtok.priors.base import WIDTH, TransformerPrior, mean_of
 from imtok.priors.heads import TokenHead
 from imtok.priors.layout import TokenLayout
-from imtok.priors.sampling import Sampling, draws
+from imtok.priors.sampling import Given, Sampling, draws
 from imtok.types import Condition, Tokens
 
 
@@ -78,8 +78,15 @@ class ScalePrior(TransformerPrior):
 
     @override
     @torch.no_grad()
-    def sample(self, indices: Sequence[int], condition: Condition | None, settings: Sampling) -> Tokens:
+    def sample(
+        self,
+        indices: Sequence[int],
+        condition: Condition | None,
+        settings: Sampling,
+        given: Given | None = None,
+    ) -> Tokens:
         self.require(settings)
+        self.require_given(given)
         b, device = len(indices), self.positions.device
         uniform = draws(settings.seed, list(indices), self.layout.tokens, self.head.draws).to(device)
         walks = [_Walk(self, condition, b, nothing) for nothing in ((False, True) if settings.guided else (False,))]
@@ -88,6 +95,9 @@ class ScalePrior(TransformerPrior):
             hidden = [walk.step(scales[-1] if scales else None, scale) for walk in walks]  # b count d each
             plain = hidden[1] if settings.guided else None
             ids, _ = self.head.sample(hidden[0], plain, uniform[:, at : at + count], settings)
+            if given is not None:
+                own = slice(at, at + count)
+                ids = torch.where(given.stays[:, own, None], given.ids[:, own], ids)
             scales.append(ids)
             at += count
         return Tokens(torch.cat(scales, 1))

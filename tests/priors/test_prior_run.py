@@ -14,11 +14,13 @@ from training.launch import launch_ranks
 
 from imtok.commands.sample import asked_of
 from imtok.conditions.given import DecodeConditionConfig
+from imtok.data.pairs import open_partners
 from imtok.errors import InputError
 from imtok.export.feed import Passing
+from imtok.export.store import TokenStore
 from imtok.export.tokens import export_tokens
 from imtok.priors.generator import Generator
-from imtok.priors.samples import write_samples
+from imtok.priors.samples import write_codes, write_samples
 from imtok.priors.sampling import Sampling
 from imtok.tokenizer import Tokenizer
 from imtok.training.prior_run import train_prior
@@ -137,6 +139,30 @@ def test_samples_are_pictures_ids_and_an_npz_and_do_not_depend_on_the_batch(tmp_
     assert np.array_equal(np.load(tmp_path / "a" / "ids.npy"), np.load(tmp_path / "b" / "ids.npy"))
     assert (tmp_path / "a" / "keep.npy").exists() is (kind == "variable")
     assert not list(tmp_path.glob(".*"))
+
+
+def test_codes_for_post_training_are_pairs_of_the_store_s_images(whole, tokens, tmp_path):
+    found = TokenStore(tokens)
+    write_codes(Generator.load(whole[0]), found, tmp_path / "codes", Sampling(), 0.5, batch_size=5)
+    write_codes(Generator.load(whole[0]), found, tmp_path / "again", Sampling(), 0.5, batch_size=64)
+    same = 0
+    for number, shard in enumerate(found.shards()):
+        ids = np.load(tmp_path / "codes" / f"ids-{number:05d}.npy")
+        assert np.array_equal(ids, np.load(tmp_path / "again" / f"ids-{number:05d}.npy"))
+        assert json.loads((tmp_path / "codes" / f"keys-{number:05d}.json").read_text()) == shard.keys
+        same += (ids == shard.ids[:, 0]).sum()
+    assert 0.4 < same / 96 < 0.75
+    partners = open_partners(tmp_path / "codes", "ids", 16)
+    assert torch.equal(
+        partners.read(partners.place["3"]),
+        torch.from_numpy(np.load(tmp_path / "codes" / "ids-00001.npy")[0].astype(np.int64)),
+    )
+
+
+def test_codes_of_other_stores_are_refused(whole, tmp_path):
+    for name, kind in (("other", "two slots"), ("variable", "variable")):
+        with pytest.raises(InputError, match="another tokenizer"):
+            write_codes(Generator.load(whole[0]), store(tmp_path / name, kind), tmp_path / "codes", Sampling(), 0.5)
 
 
 def test_samples_of_another_tokenizer_are_refused(whole, tmp_path):

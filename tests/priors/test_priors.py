@@ -11,7 +11,7 @@ from imtok.priors.base import stop_nats
 from imtok.priors.heads import BitsHead, OrderedHead, ParallelHead
 from imtok.priors.layout import TokenLayout
 from imtok.priors.masked import MaskedPrior, stay_masked
-from imtok.priors.sampling import Sampling, draws
+from imtok.priors.sampling import Given, Sampling, draws, preserved
 from imtok.priors.scales import ScalePrior
 from imtok.types import Condition, Tokens
 
@@ -229,6 +229,22 @@ def test_what_is_told_matters_and_nothing_is_what_a_dropped_image_is_told(kind, 
     assert prior.gives_guidance
 
 
+@pytest.mark.parametrize(("kind", "layout", "more"), [one for one in KINDS if one.id != "variable"])
+def test_tokens_that_are_given_stay_and_the_others_are_drawn_in_their_sight(kind, layout, more):
+    prior, settings = made(kind, layout, **more), Sampling(steps=3)
+    torch.nn.init.normal_(prior.head.tables.table.weight, std=10)  # what is seen matters
+    ids, numbers = ids_of(layout, 12), list(range(12))
+    stays = preserved(0, numbers, layout.tokens, 0.5)
+    stays[2] = True
+    drawn = prior.sample(numbers, None, settings, Given(ids, stays)).ids
+    assert torch.equal(drawn[stays], ids[stays])
+    assert not torch.equal(drawn, ids)
+    other = (ids + 1) % torch.tensor(layout.vocab_sizes)
+    assert not torch.equal(prior.sample(numbers, None, settings, Given(other, stays)).ids[~stays], drawn[~stays])
+    free = prior.sample(numbers, None, settings).ids
+    assert torch.equal(prior.sample(numbers, None, settings, Given(ids, torch.zeros_like(stays))).ids, free)
+
+
 @pytest.mark.parametrize(("kind", "layout", "more"), KINDS)
 def test_losses_are_the_mean_cost_of_a_token_and_reach_all_weights(kind, layout, more):
     prior = made(kind, layout, drop_condition=0.0, classes=3, **more).train()
@@ -264,6 +280,12 @@ def test_random_orders_become_raster_order():
         (lambda: made(ScalePrior), "scales of the tokens"),
         (lambda: made(ARPrior, drop_condition=1.0), "drop_condition"),
         (lambda: made(ARPrior).sample([0], None, Sampling(guidance=2)), "guidance must be 1"),
+        (
+            lambda: made(ARPrior, VARIABLE).sample(
+                [0], None, Sampling(), Given(ids_of(VARIABLE, 1), torch.ones(1, 6) > 0)
+            ),
+            "same number",
+        ),
         (lambda: made(ARPrior).nats(Tokens(torch.zeros(1, 5, 2).long()), None), "6 tokens and 2 slots"),
         (
             lambda: made(ARPrior, VARIABLE).nats(
