@@ -53,6 +53,8 @@ class PriorKeys:
     def check(self) -> list[str]:
         """What is out of range, one line each."""
         problems = [*self.trainer.check(), *self.optimizer.check(self.trainer.max_steps), *self.ema.check()]
+        if self.trainer.pictures_every:
+            problems.append(f"trainer.pictures_every must be 0: a prior has none, got {self.trainer.pictures_every}")
         if self.seed < 0:
             problems.append(f"seed must not be negative, got {self.seed}")
         several = self.trainer.num_nodes > 1 or str(self.trainer.devices) not in ("auto", "1")

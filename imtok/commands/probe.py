@@ -129,7 +129,7 @@ def run_probe(config: DictConfig, folder: Path, command: str) -> Report:
     settings, size = Sampling(seed=keys.seed, **plain["sampling"]), (side, side)
     if not (folder / "samples" / MARKER).is_file():
         generator = Generator.load(folder / "prior")
-        asked = asked_of(generator, keys.n, DecodeConditionConfig(missing=True))
+        asked = asked_of(generator, tokenizer, keys.n, DecodeConditionConfig(missing=True))
         with bar("sample") as advance:
             write_samples(
                 generator, tokenizer, keys.n, folder / "samples", size, settings, asked, keys.batch_size, device,

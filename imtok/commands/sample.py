@@ -1,6 +1,6 @@
 """``imtok sample``: draws images from a prior."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -18,6 +18,7 @@ from imtok.paste import imtok_line
 from imtok.priors.generator import Generator
 from imtok.priors.samples import NPZ, Asked, balanced, require_its_tokens, write_codes, write_samples
 from imtok.priors.sampling import Sampling
+from imtok.tokenizer import Tokenizer
 
 
 @dataclass
@@ -73,7 +74,7 @@ def run(config: DictConfig) -> None:
         require_its_tokens(generator, tokenizer)
         _write_codes(generator, keys, folder, device, console)
         return
-    asked = asked_of(generator, keys.n, given_condition(config))
+    asked = asked_of(generator, tokenizer, keys.n, given_condition(config))
     with bar("sample") as advance:
         write_samples(
             generator,
@@ -118,28 +119,30 @@ def _write_codes(generator: Generator, keys: Keys, folder: Path, device: torch.d
     console.print(f"train:    {following}", soft_wrap=True, markup=False)
 
 
-def asked_of(generator: Generator, count: int, given: DecodeConditionConfig) -> Asked:
+def asked_of(generator: Generator, tokenizer: Tokenizer, count: int, given: DecodeConditionConfig) -> Asked:
     """What so many samples are of: the label or the captions that are given, or all classes in turn.
 
     Raises:
-        InputError: If the prior is told captions and there are none, or nothing reads what is given.
+        InputError: If prior or tokenizer are told captions or labels and there are none, or nothing reads what is
+            given.
     """
-    condition = generator.condition
-    if condition is None and (given.label is not None or given.captions is not None):
-        raise InputError("condition: this prior was trained with condition=none, and reads neither labels nor captions")
-    if condition is None:
-        return Asked()
-    label, given.label = given.label, None
-    generator.condition = give(condition, condition.gives, given)
-    captions = read_captions(given.captions, count) if given.captions is not None else []
-    if "caption" in condition.reads and not captions and not given.missing:
+    own, others = generator.condition, tokenizer.condition
+    reads = {*(own.reads if own is not None else ()), *(others.reads if others is not None else ())}
+    if given.captions is not None and "caption" not in reads:
+        raise InputError(f"condition.captions={given.captions}: neither prior nor tokenizer reads captions")
+    if given.label is not None and "label" not in reads:
+        raise InputError(f"condition.label={given.label}: neither prior nor tokenizer reads labels")
+    if "caption" in reads and given.captions is None and not given.missing:
         raise InputError(
-            "condition.captions=FILE must be given, a line for each sample, since the prior reads captions; "
-            "condition.missing=true draws samples of which nothing is said"
+            "condition.captions=FILE must be given, a line for each sample, since prior or tokenizer reads captions; "
+            "condition.missing=true takes samples as ones of which nothing is said"
         )
-    if "label" not in condition.reads:
+    captions = read_captions(given.captions, count) if given.captions is not None else []
+    if own is not None:
+        generator.condition = give(own, own.gives, replace(given, label=None, quality=None))
+    classes = min((one.classes for one in (own, others) if one is not None and one.classes is not None), default=None)
+    if classes is None:
         return Asked(captions=captions)
-    classes = condition.classes or 1
-    if label is not None and label >= classes:
-        raise InputError(f"condition.label must be below {classes}, got {label}")
-    return Asked([label] * count if label is not None else balanced(count, classes), captions)
+    if given.label is not None and given.label >= classes:
+        raise InputError(f"condition.label must be below {classes}, got {given.label}")
+    return Asked([given.label] * count if given.label is not None else balanced(count, classes), captions)

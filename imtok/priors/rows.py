@@ -81,6 +81,10 @@ class TokenRows(Dataset[Any]):
         caption = shard.captions[inside] if shard.captions is not None else ""
         return shard.ids[inside, view].astype(np.int64), keep, int(shard.labels[inside]), caption, shard.keys[inside]
 
+    def first(self, images: int) -> "TokenRows":
+        """The rows of the first so many images."""
+        return TokenRows(self.store, self.images[:images])
+
     def batches(self, size: int, rank: int = 0, world: int = 1) -> Iterator[TokenBatch]:
         """This rank's rows in order, every so many of them."""
         own = range(rank, len(self), world)

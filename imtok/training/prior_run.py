@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch._functorch.config as functorch
 from lightning import Callback
 from lightning.pytorch.loggers.logger import DummyLogger
 from torch.utils.data import DataLoader
@@ -15,6 +16,7 @@ from imtok.data.order import TrainBatches
 from imtok.distributed import from_main, launched_rank, rank, sum_over_ranks, world_size
 from imtok.errors import InputError
 from imtok.files import Lock, read_json, write_json
+from imtok.nn.transformer import Transformer
 from imtok.priors.generator import FOLDER, Generator
 from imtok.priors.ngrams import ngram_bits
 from imtok.priors.rows import TokenRows, collate
@@ -24,7 +26,7 @@ from imtok.training.checkpoints import Checkpoint
 from imtok.training.crew import Watched, assemble, carry_out
 from imtok.training.ema import EMA
 from imtok.training.finish import SUMMARY
-from imtok.training.flags import is_fast
+from imtok.training.flags import Again, is_fast, overfitted
 from imtok.training.hardware import make_trainer, with_micro_batches
 from imtok.training.health import Health
 from imtok.training.loggers import Loggers
@@ -154,6 +156,11 @@ def _train(run: PriorRun, lock: Lock) -> PriorOutcome:
             Evaluation(run.folder, every, lambda net, _: _measured(run, net), best, ema, mirror, crew.guests, FOLDER)
         )
     trainer.callbacks.append(crew.signals)  # type: ignore[attr-defined]
+    if run.trainer.compile:
+        functorch.backward_pass_autocast = "off"  # as the task calls it; compiled gradients are planned in forward
+        for part in run.generator.modules():
+            if isinstance(part, Transformer):
+                part.compile()
 
     def finished(stopped: bool) -> dict[str, Any]:
         averaged = ema.gather().to(trainer.strategy.root_device)
@@ -171,7 +178,7 @@ def measure(generator: Generator, run: PriorRun) -> dict[str, Any]:
 
     Every rank must call it. ``exact`` is false where the prior's bits are a bound above its own.
     """
-    total, images, tokens = _bits(run, generator)
+    total, images, tokens = _bits(generator, run.held_out)
     manifest = run.held_out.store.manifest
     height, width = manifest["image_size"]
     sizes = manifest["vocab_sizes"]
@@ -185,11 +192,11 @@ def measure(generator: Generator, run: PriorRun) -> dict[str, Any]:
     return {**found, "images": images, "tokens": tokens, "exact": generator.prior.exact}
 
 
-def _bits(run: PriorRun, generator: Generator) -> tuple[float, int, int]:
-    """Bits of all held-out tokens, over all ranks."""
+def _bits(generator: Generator, rows: TokenRows) -> tuple[float, int, int]:
+    """Bits of held-out tokens, over all ranks."""
     training = generator.training
     generator.eval()
-    own = generator.bits(run.held_out.batches(_BATCH, rank(), world_size()))
+    own = generator.bits(rows.batches(_BATCH, rank(), world_size()))
     generator.train(training)
     device = next(generator.parameters()).device
     total, images, tokens = sum_over_ranks(torch.tensor(own, dtype=torch.float64, device=device)).tolist()
@@ -197,7 +204,7 @@ def _bits(run: PriorRun, generator: Generator) -> tuple[float, int, int]:
 
 
 def _measured(run: PriorRun, generator: Generator) -> Measured:
-    total, images, tokens = _bits(run, generator)
+    total, images, tokens = _bits(generator, run.held_out.first(run.trainer.evaluate_images))
     return Measured(images, {BITS: total / tokens, "bits_per_image": total / images}, {})
 
 
@@ -244,9 +251,9 @@ def _loader(run: PriorRun, first: int, last: int) -> DataLoader[Any]:
     batches = TrainBatches(
         len(run.rows), run.seed, settings.batch_size, settings.accumulate, rank(), world_size(), first, last
     )
-    return spare_workers(
-        DataLoader(run.rows, batch_sampler=batches, num_workers=settings.workers, collate_fn=collate)  # type: ignore[arg-type]
-    )
+    number = overfitted(settings.lightning)
+    chosen: Any = Again(number, batches) if number else batches
+    return spare_workers(DataLoader(run.rows, batch_sampler=chosen, num_workers=settings.workers, collate_fn=collate))
 
 
 def _say(run: PriorRun, device: str, step: int) -> None:

@@ -14,6 +14,7 @@ from training.launch import launch_ranks
 
 from imtok.commands.sample import asked_of
 from imtok.conditions.given import DecodeConditionConfig
+from imtok.conditions.words import Words
 from imtok.data.pairs import open_partners
 from imtok.errors import InputError
 from imtok.export.feed import Passing
@@ -128,7 +129,7 @@ def test_samples_are_pictures_ids_and_an_npz_and_do_not_depend_on_the_batch(tmp_
     train_prior(prior_run(tmp_path / "run", folder, "condition=label", "condition.classes=3"))
     generator, tokenizer = Generator.load(tmp_path / "run"), tokenizer_of(kind)
     generator.config["tokens"]["tokenizer_sha256"] = tokenizer.fingerprint()
-    asked = asked_of(generator, 5, DecodeConditionConfig())
+    asked = asked_of(generator, tokenizer, 5, DecodeConditionConfig())
     settings = Sampling(guidance=1.5)
     for name, batch in (("a", 64), ("b", 2)):
         write_samples(generator, tokenizer, 5, tmp_path / name, (16, 16), settings, asked, batch)
@@ -171,11 +172,25 @@ def test_samples_of_another_tokenizer_are_refused(whole, tmp_path):
     assert not (tmp_path / "x").exists()
 
 
+def test_a_few_batches_can_be_learnt_by_heart(tokens, tmp_path):
+    more = ("trainer.lightning={overfit_batches: 1}", "trainer.max_steps=60", "trainer.log_every=5", "prior.dropout=0")
+    train_prior(prior_run(tmp_path / "run", tokens, *more, "optimizer.lr=0.02", "trainer.save_every=60"))
+    losses = [float(row.split(",")[1]) for row in (tmp_path / "run" / "metrics.csv").read_text().splitlines()[1:]]
+    assert losses[-1] < 0.5 * losses[0]
+
+
 def test_what_a_prior_is_not_told_cannot_be_asked_for(whole):
-    generator = Generator.load(whole[0])
-    with pytest.raises(InputError, match="condition=none"):
-        asked_of(generator, 2, DecodeConditionConfig(label=1))
-    assert asked_of(generator, 2, DecodeConditionConfig()).labels == ()
+    generator, tokenizer = Generator.load(whole[0]), tokenizer_of("one slot")
+    for given, message in (
+        (DecodeConditionConfig(label=1), "reads labels"),
+        (DecodeConditionConfig(captions="x"), "captions"),
+    ):
+        with pytest.raises(InputError, match=message):
+            asked_of(generator, tokenizer, 2, given)
+    assert asked_of(generator, tokenizer, 2, DecodeConditionConfig()).labels == ()
+    tokenizer.condition = Words(dim=4, length=2)
+    with pytest.raises(InputError, match=r"condition.captions=FILE must be given"):
+        asked_of(generator, tokenizer, 2, DecodeConditionConfig())
 
 
 def test_two_ranks_train_like_one_process(tmp_path):
