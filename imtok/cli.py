@@ -24,9 +24,12 @@ _USAGE = f"""imtok {__version__}: train, evaluate and export discrete image toke
   imtok compare A B [out=DIR]                          reports of imtok eval side by side, on one page
   imtok score  SAMPLES reference=NPZ                   FID, sFID, IS, precision, recall of generated images
   imtok export RUN [data=folder data.path=DIR] [out=DIR]
-  imtok convert EXPORT format=llamagen out=DIR         gigatok, fqgan, rar, nanogpt, parquet, webdataset, huggingface
+  imtok convert EXPORT format=llamagen out=DIR         gigatok, fqgan, rar, nanogpt, parquet, webdataset, ...
   imtok verify EXPORT [tokenizer=RUN out=DIR]          every byte against the manifest; a sample as pictures
   imtok publish RUN out=DIR                            a folder for the hub: weights, card, codebook, programs
+  imtok prior  EXPORT [prior=masked] [out=DIR]         a small generator on tokens, and the bits they cost it
+  imtok sample PRIOR tokenizer=RUN [n=64] [out=DIR]    images of a prior
+  imtok probe  RUN [data=folder data.path=DIR] [out=DIR]  all of this in one command: what a generator makes of RUN
   imtok decode RUN ids=FILE_OR_EXPORT out=DIR
   imtok quantize RUN [quantizer=tokenbridge_6] [data=folder data.path=DIR] [out=DIR]
   imtok import source=NAME path=FILE out=DIR           a public checkpoint (docs/zoo.md)
