@@ -114,6 +114,7 @@ def build_prior_run(config: DictConfig, folder: Path) -> PriorRun:
     typed = read_keys(config, Keys)
     store = TokenStore(typed.store)
     layout = TokenLayout.of(store)
+    store.check_contents()  # a head of bits would take an id that is too large for another one
     rows, held_out = _rows(store, layout, typed)
     facts = {name: store.manifest.get(name) for name in ("tokenizer_sha256", "codes_sha256", "image_size", "classes")}
     facts |= {"condition": store.condition.facts} if store.condition.facts else {}
@@ -129,7 +130,8 @@ def build_prior_run(config: DictConfig, folder: Path) -> PriorRun:
         raise InputError(f"prior: {error}") from None
     if generator.condition is not None:
         generator.condition.prepare()
-        _require_told(generator, store)
+        for one in dict.fromkeys((rows.store, held_out.store)):
+            _require_told(generator, one)
     schedules = build_schedules(typed.schedule, typed.optimizer, typed.trainer.max_steps)
     return PriorRun(
         generator=generator,
@@ -157,6 +159,7 @@ def _rows(store: TokenStore, layout: TokenLayout, keys: Keys) -> tuple[TokenRows
     other = TokenStore(keys.val)
     if other.manifest["tokenizer_sha256"] != store.manifest["tokenizer_sha256"] or TokenLayout.of(other) != layout:
         raise InputError(f"val={keys.val} was exported by another tokenizer than store={keys.store}; export it again")
+    other.check_contents()
     return TokenRows(store), TokenRows(other)
 
 

@@ -171,10 +171,14 @@ class TokenStore:
         strange = {path.name for path in self.folder.iterdir()} - files.keys() - {MANIFEST}
         if strange:
             raise InputError(f"{self.folder / min(strange)} is not in {MANIFEST}; move it elsewhere")
-        self._check_contents()
+        self.check_contents()
 
-    def _check_contents(self) -> None:
-        """What hashes cannot tell: that the files fit each other and the manifest."""
+    def check_contents(self) -> None:
+        """Check what hashes cannot tell: that the files fit each other and the manifest.
+
+        Raises:
+            InputError: That names the first file that does not.
+        """
         images, row = 0, (self.views, self.manifest["tokens"], len(self.manifest["vocab_sizes"]))
         for number, shard in enumerate(self.shards()):
             path = self.folder / f"ids-{number:05d}.npy"

@@ -161,6 +161,7 @@ def write_codes(
         raise InputError(f"{store.folder} was exported by another tokenizer than the prior's; export it again")
     if store.views > 1 or store.manifest["variable_length"]:
         raise InputError(f"{store.folder} must hold one view and as many tokens of each image to be drawn anew")
+    store.check_contents()
     claim_output(folder, MARKER)
     device, done = torch.device(device), 0
     generator.to(device).eval()

@@ -99,6 +99,29 @@ def test_a_store_of_another_tokenizer_measures_nothing(tokens, tmp_path):
         prior_run(tmp_path / "run", tokens, f"val={other}")
 
 
+@pytest.mark.parametrize("head", ["parallel", "bits"])
+def test_a_store_with_an_id_that_is_none_of_its_vocabulary_is_refused_by_the_file(tokens, tmp_path, head):
+    shutil.copytree(tokens, tmp_path / "tokens")
+    last = max((tmp_path / "tokens").glob("ids-*.npy"))
+    ids = np.load(last)
+    ids[-1, -1] = 32
+    np.save(last, ids)
+    for words in ((), (f"val={tmp_path / 'tokens'}",)):
+        with pytest.raises(InputError, match=rf"{last.name}: ids of slot 0 must lie in \[0, 32\), got 32"):
+            prior_run(tmp_path / "run", tokens if words else tmp_path / "tokens", f"prior/head={head}", *words)
+    np.save(last, ids[:-1])
+    with pytest.raises(InputError, match="differ in length"):
+        prior_run(tmp_path / "run", tmp_path / "tokens")
+
+
+def test_a_store_to_measure_on_whose_labels_are_not_known_is_refused_before_training(tokens, tmp_path):
+    shutil.copytree(tokens, tmp_path / "tokens")
+    for path in (tmp_path / "tokens").glob("labels-*.npy"):
+        np.save(path, np.full_like(np.load(path), 7))
+    with pytest.raises(InputError, match=r"above every label, got 3 and label 7"):
+        prior_run(tmp_path / "run", tokens, "condition=label", "condition.classes=3", f"val={tmp_path / 'tokens'}")
+
+
 def test_scales_are_learnt_from_a_store_of_a_multi_scale_quantizer(tmp_path):
     torch.manual_seed(0)
     scales = {"_target_": "imtok.quantizers.multiscale.MultiScale", "quantizer": VQ, "sizes": [1, 2], "convolutions": 0}
