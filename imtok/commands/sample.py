@@ -9,11 +9,14 @@ from rich.console import Console
 
 from imtok.bars import bar
 from imtok.command_line import output_folder
+from imtok.conditions.base import Conditioner
 from imtok.conditions.given import DecodeConditionConfig, give, read_captions
+from imtok.conditions.named import NamedText
+from imtok.conditions.text import TextTower
 from imtok.config import read_keys
 from imtok.errors import InputError
 from imtok.export.store import TokenStore
-from imtok.image_commands import given_condition, load_tokenizer
+from imtok.image_commands import find_device
 from imtok.paste import imtok_line
 from imtok.priors.generator import Generator
 from imtok.priors.samples import NPZ, Asked, balanced, require_its_tokens, write_codes, write_samples
@@ -68,20 +71,28 @@ def run(config: DictConfig) -> None:
         InputError: If prior and tokenizer do not belong together, or the prior is told what nobody says.
     """
     keys, folder, console = read_keys(config, Keys), output_folder(config, "samples"), Console(highlight=False)
+    if keys.store is not None:
+        _refuse_labels(keys.condition)
     generator = Generator.load(keys.generator)
-    tokenizer, device, size = load_tokenizer(config)
+    device, given = find_device(config), keys.condition
+    tokenizer = Tokenizer.load(keys.tokenizer).to(device)
+    _require_read(generator, tokenizer, given)
+    takes = {*tokenizer.encoder.takes, *tokenizer.decoder.takes}
+    tokenizer.condition = give(tokenizer.condition, takes, _read_by(tokenizer.condition, given))
     if keys.store is not None:
         require_its_tokens(generator, tokenizer)
+        _tell(generator, given)
         _write_codes(generator, keys, folder, device, console)
         return
-    asked = asked_of(generator, tokenizer, keys.n, given_condition(config))
+    height, width = (keys.image_size, keys.image_size) if keys.image_size else generator.tokens["image_size"]
+    asked = asked_of(generator, tokenizer, keys.n, given)
     with bar("sample") as advance:
         write_samples(
             generator,
             tokenizer,
             keys.n,
             folder,
-            (size, size),
+            (height, width),
             keys.sampling(),
             asked,
             keys.batch_size,
@@ -91,6 +102,33 @@ def run(config: DictConfig) -> None:
     console.print(f"{keys.n} samples in {folder}: 000000.png ..., ids.npy, {NPZ}", soft_wrap=True, markup=False)
     following = imtok_line("score", images=folder / NPZ, reference="IMAGES", protocol="offline")
     console.print(f"score:    {following}", soft_wrap=True, markup=False)
+
+
+def _tell(generator: Generator, given: DecodeConditionConfig) -> None:
+    """Let the prior's condition find its nets."""
+    if (own := generator.condition) is not None:
+        generator.condition = give(own, own.gives, replace(_read_by(own, given), quality=None))
+
+
+def _read_by(condition: Conditioner | None, given: DecodeConditionConfig) -> DecodeConditionConfig:
+    """What one of prior and tokenizer reads of what is said for both; labels are said sample by sample."""
+    weights = given.weights if isinstance(condition, NamedText) else None
+    return replace(given, label=None, weights=weights, cache=given.cache if isinstance(condition, TextTower) else None)
+
+
+def _require_read(generator: Generator, tokenizer: Tokenizer, given: DecodeConditionConfig) -> None:
+    """Refuse what neither prior nor tokenizer reads."""
+    both = [_read_by(one, given) for one in (generator.condition, tokenizer.condition)]
+    for name, what in (("weights", "frozen net"), ("cache", "text tower")):
+        if (value := getattr(given, name)) is not None and not any(getattr(one, name) for one in both):
+            raise InputError(f"condition.{name}={value}: neither prior nor tokenizer names a {what}")
+
+
+def _refuse_labels(given: DecodeConditionConfig) -> None:
+    """Codes are of a store's own images, with their own labels and captions."""
+    for name in ("label", "captions"):
+        if (value := getattr(given, name)) is not None:
+            raise InputError(f"condition.{name}={value} cannot be given with store=, whose images have their own")
 
 
 def _write_codes(generator: Generator, keys: Keys, folder: Path, device: torch.device, console: Console) -> None:
@@ -114,7 +152,7 @@ def _write_codes(generator: Generator, keys: Keys, folder: Path, device: torch.d
         "objective=post_training",
         "data=pairs",
         "data.targets.path=PHOTOS",
-        **{"data.sources": folder, "init_from": keys.tokenizer, "freeze": "[encoder,quantizer]"},
+        **{"data.sources": folder, "init_from": keys.tokenizer, "freeze": ["encoder", "quantizer"]},
     )
     console.print(f"train:    {following}", soft_wrap=True, markup=False)
 
@@ -138,8 +176,7 @@ def asked_of(generator: Generator, tokenizer: Tokenizer, count: int, given: Deco
             "condition.missing=true takes samples as ones of which nothing is said"
         )
     captions = read_captions(given.captions, count) if given.captions is not None else []
-    if own is not None:
-        generator.condition = give(own, own.gives, replace(given, label=None, quality=None))
+    _tell(generator, given)
     classes = min((one.classes for one in (own, others) if one is not None and one.classes is not None), default=None)
     if classes is None:
         return Asked(captions=captions)

@@ -109,7 +109,11 @@ def write_samples(
             except ValueError as error:
                 raise InputError(f"prior: {error}") from None
             condition = tokenizer.condition_for(len(numbers), said, torch.tensor(own))
-            for number, image in zip(numbers, to_uint8(tokenizer.decode(drawn, size, condition)), strict=True):
+            try:
+                images = to_uint8(tokenizer.decode(drawn, size, condition))
+            except ValueError as error:
+                raise InputError(f"image_size: {error}") from None
+            for number, image in zip(numbers, images, strict=True):
                 to_picture(image).save(aside / f"{number:06d}.png")
                 pictures[number] = image.permute(1, 2, 0).cpu().numpy()
             _gather(drawn, ids, keeps)

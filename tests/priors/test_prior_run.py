@@ -7,19 +7,23 @@ import numpy as np
 import pytest
 import torch
 from export.stores import PARTS, VQ, batches, tokenizer_of
+from hydra import compose, initialize_config_dir
 from PIL import Image
 from priors.stores import prior_run, store
 from safetensors.torch import load_file
 from training.launch import launch_ranks
 
+from imtok.commands import sample
 from imtok.commands.sample import asked_of
 from imtok.conditions.given import DecodeConditionConfig
 from imtok.conditions.words import Words
+from imtok.config import register_schemas
 from imtok.data.pairs import open_partners
 from imtok.errors import InputError
 from imtok.export.feed import Passing
 from imtok.export.store import TokenStore
 from imtok.export.tokens import export_tokens
+from imtok.folders import config_folder
 from imtok.priors.generator import Generator
 from imtok.priors.samples import write_codes, write_samples
 from imtok.priors.sampling import Sampling
@@ -214,6 +218,60 @@ def test_what_a_prior_is_not_told_cannot_be_asked_for(whole):
     tokenizer.condition = Words(dim=4, length=2)
     with pytest.raises(InputError, match=r"condition.captions=FILE must be given"):
         asked_of(generator, tokenizer, 2, DecodeConditionConfig())
+
+
+def sampled(folder, prior, tokenizer, *words):
+    register_schemas("sample")
+    with initialize_config_dir(str(config_folder()), version_base="1.3"):
+        given = [f"generator={prior}", f"tokenizer={tokenizer}", f"out={folder}", "n=3", "threads=1", *words]
+        sample.run(compose("sample", given))
+
+
+@pytest.fixture(scope="module")
+def told(tmp_path_factory, tokens):
+    """A prior that is told classes, and its tokenizer, which is told nothing."""
+    folder = tmp_path_factory.mktemp("told")
+    train_prior(prior_run(folder / "prior", tokens, "condition=label", "condition.classes=3"))
+    tokenizer_of("one slot").save(folder / "tokenizer")
+    return folder / "prior", folder / "tokenizer"
+
+
+def test_a_label_is_for_the_prior_also_where_the_tokenizer_is_told_nothing(told, tmp_path):
+    sampled(tmp_path / "s", *told, "condition.label=2")
+    assert np.load(tmp_path / "s" / "samples.npz")["arr_1"].tolist() == [2, 2, 2]
+
+
+@pytest.mark.parametrize(
+    ("word", "message"),
+    [
+        ("condition.label=3", "condition.label must be below 3"),
+        ("condition.weights=x", "neither prior nor tokenizer names a frozen net"),
+        ("condition.cache=x", "neither prior nor tokenizer names a text tower"),
+        ("condition.quality=2", "no part of this tokenizer reads a wanted quality"),
+        ("image_size=64", "image_size: latents must be 64"),
+        ("store=STORE condition.label=1", "cannot be given with store="),
+        ("store=STORE condition.captions=x", "cannot be given with store="),
+    ],
+)
+def test_what_samples_cannot_be_is_refused_by_the_key(told, tokens, tmp_path, word, message):
+    with pytest.raises(InputError, match=message):
+        sampled(tmp_path / "s", *told, *word.replace("STORE", str(tokens)).split())
+    assert not (tmp_path / "s").exists()
+
+
+def test_samples_are_of_the_size_of_the_images_whose_tokens_the_prior_has_learnt(tmp_path):
+    tokenizer = tokenizer_of("one slot")  # trained on images of 16 x 16
+    tokenizer.save(tmp_path / "tokenizer")
+    feed = Passing(batches([f"{n}.png" for n in range(12)], side=32), 6, ["a", "b", "c"], side=32)
+    export_tokens(tokenizer, feed, tmp_path / "tokens")
+    train_prior(prior_run(tmp_path / "prior", tmp_path / "tokens"))
+    sampled(tmp_path / "s", tmp_path / "prior", tmp_path / "tokenizer")
+    assert np.load(tmp_path / "s" / "samples.npz")["arr_0"].shape == (3, 32, 32, 3)
+
+
+def test_the_command_that_codes_end_with_can_be_pasted(told, tokens, tmp_path, capsys):
+    sampled(tmp_path / "codes", *told, f"store={tokens}")
+    assert '"freeze=[encoder,quantizer]"' in capsys.readouterr().out
 
 
 def test_two_ranks_train_like_one_process(tmp_path):
