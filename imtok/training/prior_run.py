@@ -121,8 +121,8 @@ def _train(run: PriorRun, lock: Lock) -> PriorOutcome:
     resume = run_folder.find_checkpoint(run.folder, run.ckpt)
     if resume is not None:
         _check_resume(run, resume, about)
-        if resume.step >= run.trainer.max_steps and (run.folder / SUMMARY).exists():
-            return PriorOutcome(read_json(run.folder / SUMMARY), resume.step, finished_before=True)
+        if (found := _finished(run, resume)) is not None:
+            return PriorOutcome(found, resume.step, finished_before=True)
     # All that can be refused is refused here.
     trainer = make_trainer(run.trainer, False, run.command)
     run = replace(run, trainer=with_micro_batches(run.trainer, trainer.world_size))
@@ -165,6 +165,8 @@ def _train(run: PriorRun, lock: Lock) -> PriorOutcome:
     def finished(stopped: bool) -> dict[str, Any]:
         averaged = ema.gather().to(trainer.strategy.root_device)
         found = {**measure(averaged, run), "steps": task.step, "skipped": task.skipped[0], "weights": "ema"}
+        if stopped:
+            found["stopped_at"] = task.step
         from_main(lambda: _write(run.folder, averaged, found))
         crew.mirror.final(task.step, {name: value for name, value in found.items() if isinstance(value, float)})
         return found
@@ -244,6 +246,18 @@ def _check_resume(run: PriorRun, resume: Checkpoint, about: dict[str, Any]) -> N
             f"the tokens in store={run.rows.store.folder} are not those of the run so far; bring them back, or say "
             "allow_change=[store] to go on all the same"
         )
+
+
+def _finished(run: PriorRun, resume: Checkpoint) -> dict[str, Any] | None:
+    """What a run has found that has come to its end before, at its last step or where its callbacks ended it."""
+    if not (run.folder / SUMMARY).exists():
+        return None
+    found = read_json(run.folder / SUMMARY)
+    if found.get("steps") != resume.step:  # of a shorter run that goes on
+        return None
+    same = (resume.about["config"].get("callback") or {}) == (run.config.get("callback") or {})
+    ended = resume.step >= run.trainer.max_steps or (found.get("stopped_at") == resume.step and same)
+    return found if ended else None
 
 
 def _loader(run: PriorRun, first: int, last: int) -> DataLoader[Any]:

@@ -71,6 +71,36 @@ def test_a_run_that_goes_on_is_the_same_bit_for_bit(whole, tokens, tmp_path, kep
     assert train_prior(prior_run(folder, tokens, *more)).finished_before
 
 
+STOPS = (
+    "callback=early_stopping",
+    "callback.early_stopping.monitor=bits_per_token",
+    "callback.early_stopping.mode=min",
+    "callback.early_stopping.patience=1",
+    "trainer.evaluate_every=1",
+    "optimizer.lr=10",
+)
+
+
+def test_a_run_that_a_callback_has_ended_is_finished(tokens, tmp_path):
+    first = train_prior(prior_run(tmp_path / "run", tokens, *STOPS))
+    assert first.found is not None
+    assert first.found["stopped_at"] == first.step < 6
+    again = train_prior(prior_run(tmp_path / "run", tokens, *STOPS, "ckpt=last"))
+    assert again.finished_before
+    assert again.found == first.found
+
+
+def test_the_numbers_of_a_shorter_run_are_none_of_a_longer_one_that_was_cut_off_at_its_end(whole, tokens, tmp_path):
+    folder = tmp_path / "again"
+    shutil.copytree(whole[0], folder)
+    found = {**whole[1].found, "steps": 4}
+    (folder / "summary.json").write_text(json.dumps(found))
+    more = ("trainer.evaluate_every=3", "trainer.best=bits_per_token", "ckpt=last")
+    outcome = train_prior(prior_run(folder, tokens, *more))
+    assert not outcome.finished_before
+    assert outcome.found == whole[1].found
+
+
 def test_other_tokens_and_other_settings_do_not_go_on(whole, tokens, tmp_path):
     more = ("trainer.evaluate_every=3", "trainer.best=bits_per_token", "ckpt=last")
     other = store(tmp_path / "other", "two slots").folder
