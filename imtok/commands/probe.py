@@ -19,6 +19,7 @@ from imtok.config import read_keys
 from imtok.data.base import Data
 from imtok.data.loader import evaluation_loader
 from imtok.data.remarks import say_remarks
+from imtok.distributed import launched_rank
 from imtok.errors import InputError
 from imtok.export.feed import make_feed
 from imtok.export.store import TokenStore
@@ -74,6 +75,8 @@ class Keys(PriorKeys):
         given = {name: getattr(self, name) for name in ("n", "batch_size", "image_size", "threads")}
         problems = super().check()
         problems += [f"{name} must be at least 1, got {v}" for name, v in given.items() if v is not None and v < 1]
+        if self.n == 1:
+            problems.append("n must be at least 2, got 1: one sample has no spread")
         if self.split not in (None, "train", "all"):
             problems.append(f"split must be train, all or null, got {self.split}: a prior learns from the first")
         try:
@@ -118,13 +121,19 @@ def run_probe(config: DictConfig, folder: Path, command: str) -> Report:
 
     # Tokens of the images to learn from, and of those to measure on.
     stores = {name: _export(tokenizer, data, split, folder / name, side, keys, say) for name, split in _SPLITS.items()}
+    if len(stores["held_out"]) < 2:
+        raise InputError(f"split=val holds {len(stores['held_out'])} images, and samples are held against at least 2")
     # A prior.
     outcome = train_prior(build_prior_run(_prior_config(config, folder), folder / "prior"))
     if outcome.signal:
         console.print(f"stopped by signal {outcome.signal}; the same command goes on", soft_wrap=True, markup=False)
         sys.exit(128 + outcome.signal)
     if outcome.found is None:
-        raise InputError(f"the prior stopped at step {outcome.step} of its budget; give the same command to go on")
+        raise InputError(
+            f"the prior stopped at step {outcome.step}, as trainer.stop_at says; the same command without it goes on"
+        )
+    if launched_rank() != 0:  # what is left takes one process
+        sys.exit(0)
     # Its samples, and what they are held against.
     settings, size = Sampling(seed=keys.seed, **plain["sampling"]), (side, side)
     if not (folder / "samples" / MARKER).is_file():
@@ -161,7 +170,7 @@ def run_probe(config: DictConfig, folder: Path, command: str) -> Report:
         protocol=found.facts,
         ids=dict.fromkeys(numbers, identity),
         higher_is_better={name: name.startswith(_HIGHER) for name in numbers if "unigram" not in name},
-        warnings=found.warnings,
+        warnings=[*found.warnings, *([_SEEN] if keys.split == "all" else [])],
         name=Path(config.tokenizer).name,
         tokenizer=fingerprint,
         parameters=tokenizer.parameter_count(),
@@ -173,6 +182,7 @@ def run_probe(config: DictConfig, folder: Path, command: str) -> Report:
     return report
 
 
+_SEEN = "split=all: the prior has learnt from the held-out images as well"
 _SPLITS = {"tokens": "train", "held_out": "val"}
 
 
@@ -180,7 +190,9 @@ def _facts(plain: dict[str, Any]) -> dict[str, Any]:
     """What makes two probes alike, beside data and extractor: a prior and its training, and how it is sampled."""
     trainer = {name: plain["trainer"][name] for name in ("max_steps", "batch_size", "clip", "precision")}
     told = {name: plain[name] for name in ("prior", "condition", "optimizer", "schedule", "ema", "sampling", "seed")}
-    return {"probe": 1, **told, "trainer": trainer, "samples": plain["n"], "learns": plain["split"] or "train"}
+    ends = {"callback": plain["callback"]} if plain.get("callback") else {}  # it may end a run before its budget
+    ends |= {"lightning": plain["trainer"]["lightning"]} if plain["trainer"].get("lightning") else {}
+    return {"probe": 1, **told, **ends, "trainer": trainer, "samples": plain["n"], "learns": plain["split"] or "train"}
 
 
 def _export(tokenizer: Tokenizer, data: Data, split: str, folder: Path, side: int, keys: Keys, say: Any) -> TokenStore:

@@ -124,12 +124,16 @@ class Found:
 def measure(folder: Path, protocol: Protocol, device: torch.device, say: Callable[[str], None]) -> Found:
     """Distances of samples, of reconstructions and of unigram samples to the reference, by one extractor.
 
+    They are stored as ``score.json``, and measured anew by another protocol.
+
     Raises:
         InputError: If the extractor's weights cannot be had.
     """
     path = folder / "score.json"
     if path.is_file():
-        return Found(**read_json(path))
+        before, wanted = Found(**read_json(path)), protocol.settings
+        if canonical_json({name: before.facts.get(name) for name in wanted}) == canonical_json(wanted):
+            return before
     say("score")
     reference = folder / "reference" / NPZ
     found = score(folder / "samples" / "samples.npz", reference, protocol, device)

@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from hydra import compose, initialize_config_dir
 
 from imtok.commands import probe
 from imtok.commands.compare import compare_folders
-from imtok.config import register_schemas
+from imtok.config import read_keys, register_schemas
 from imtok.errors import InputError
 from imtok.folders import config_folder
 from imtok.measures.report.compare import read_report
@@ -34,11 +35,18 @@ def tokenizer(tmp_path_factory):
     return folder
 
 
-def probed(folder, tokenizer, *words):
+def config_of(folder, tokenizer, *words):
     register_schemas("probe")
     with initialize_config_dir(str(config_folder()), version_base="1.3"):
-        config = compose("probe", [*WORDS, f"tokenizer={tokenizer}", f"out={folder}", *words])
-    return probe.run_probe(config, folder, "imtok probe")
+        return compose("probe", [*WORDS, f"tokenizer={tokenizer}", f"out={folder}", *words])
+
+
+def keys_of(folder, tokenizer, *words):
+    return read_keys(config_of(folder, tokenizer, *words), probe.Keys)
+
+
+def probed(folder, tokenizer, *words):
+    return probe.run_probe(config_of(folder, tokenizer, *words), folder, "imtok probe")
 
 
 @pytest.fixture(scope="module")
@@ -86,6 +94,24 @@ def test_what_is_done_is_not_done_again(whole, tokenizer):
     files = {path: path.stat().st_mtime_ns for path in whole[0].rglob("*.npz")}
     assert probed(whole[0], tokenizer).metrics == whole[1].metrics
     assert {path: path.stat().st_mtime_ns for path in whole[0].rglob("*.npz")} == files
+
+
+def test_another_extractor_measures_anew_and_its_numbers_are_its_own(whole, tokenizer, tmp_path):
+    shutil.copytree(whole[0], tmp_path / "probe")
+    plan = json.loads((tmp_path / "probe" / "score.json").read_text())
+    plan["facts"]["rounding"], plan["metrics"] = "truncate", {"gfd_another": 1.0}
+    (tmp_path / "probe" / "score.json").write_text(json.dumps(plan))
+    assert probed(tmp_path / "probe", tokenizer).metrics == whole[1].metrics
+
+
+def test_what_ends_a_prior_early_makes_another_probe(whole, tokenizer):
+    stops = ("callback=early_stopping", "callback.early_stopping.monitor=bits_per_token", "trainer.evaluate_every=2")
+    with pytest.raises(InputError, match="a probe with another callback"):
+        probed(whole[0], tokenizer, *stops)
+
+
+def test_a_probe_of_one_sample_is_refused_before_any_work(tokenizer, tmp_path):
+    assert any("n must be at least 2" in line for line in keys_of(tmp_path, tokenizer, "n=1").check())
 
 
 def test_another_probe_in_the_folder_is_refused_by_what_differs(whole, tokenizer, tmp_path):
