@@ -54,8 +54,8 @@ def causal_groups(sizes: Sequence[int]) -> Bool[Tensor, "n n"]:
 
 
 def hide_keys(
-    visible: Bool[Tensor, "n n"] | None, present: Bool[Tensor, "b n"]
-) -> Bool[Tensor, "b n n"] | Bool[Tensor, "b #n n"]:
+    visible: Bool[Tensor, "n m"] | None, present: Bool[Tensor, "b m"]
+) -> Bool[Tensor, "b n m"] | Bool[Tensor, "b #n m"]:
     """Take tokens that are not present out of everybody's sight. Their own rows stay, and mean nothing.
 
     Args:

@@ -23,8 +23,8 @@ WORDS = (
     "trainer.max_steps=4", "trainer.batch_size=4", "trainer.accelerator=cpu", "trainer.threads=1",
     "trainer.save_every=2", "n=6",
 )  # fmt: skip
-_SLOW = ("write_samples", "write_unigram")
-STAGES = ["export_tokens", "train_prior", "measure", *(pytest.param(name, marks=pytest.mark.slow) for name in _SLOW)]
+_SLOW = ("export_tokens", "write_samples", "write_unigram")
+STAGES = ["train_prior", "measure", *(pytest.param(name, marks=pytest.mark.slow) for name in _SLOW)]
 
 
 @pytest.fixture(scope="module")
