@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader
 from imtok.data.order import TrainBatches
 from imtok.distributed import from_main, launched_rank, rank, sum_over_ranks, world_size
 from imtok.errors import InputError
-from imtok.files import Lock, read_json, write_json
+from imtok.files import Lock, write_json
 from imtok.nn.transformer import Transformer
 from imtok.priors.generator import FOLDER, Generator
 from imtok.priors.ngrams import ngram_bits
@@ -25,7 +25,7 @@ from imtok.training.callbacks import build_callbacks, check_monitors
 from imtok.training.checkpoints import Checkpoint
 from imtok.training.crew import Watched, assemble, carry_out
 from imtok.training.ema import EMA
-from imtok.training.finish import SUMMARY
+from imtok.training.finish import SUMMARY, finished_before
 from imtok.training.flags import Again, is_fast, overfitted
 from imtok.training.hardware import make_trainer, with_micro_batches
 from imtok.training.health import Health
@@ -121,7 +121,7 @@ def _train(run: PriorRun, lock: Lock) -> PriorOutcome:
     resume = run_folder.find_checkpoint(run.folder, run.ckpt)
     if resume is not None:
         _check_resume(run, resume, about)
-        if (found := _finished(run, resume)) is not None:
+        if (found := finished_before(run.folder, resume, run.config, run.trainer.max_steps)) is not None:
             return PriorOutcome(found, resume.step, finished_before=True)
     # All that can be refused is refused here.
     trainer = make_trainer(run.trainer, False, run.command)
@@ -246,18 +246,6 @@ def _check_resume(run: PriorRun, resume: Checkpoint, about: dict[str, Any]) -> N
             f"the tokens in store={run.rows.store.folder} are not those of the run so far; bring them back, or say "
             "allow_change=[store] to go on all the same"
         )
-
-
-def _finished(run: PriorRun, resume: Checkpoint) -> dict[str, Any] | None:
-    """What a run has found that has come to its end before, at its last step or where its callbacks ended it."""
-    if not (run.folder / SUMMARY).exists():
-        return None
-    found = read_json(run.folder / SUMMARY)
-    if found.get("steps") != resume.step:  # of a shorter run that goes on
-        return None
-    same = (resume.about["config"].get("callback") or {}) == (run.config.get("callback") or {})
-    ended = resume.step >= run.trainer.max_steps or (found.get("stopped_at") == resume.step and same)
-    return found if ended else None
 
 
 def _loader(run: PriorRun, first: int, last: int) -> DataLoader[Any]:

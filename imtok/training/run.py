@@ -21,7 +21,7 @@ from imtok.data.stream import ImageStream
 from imtok.data.told import told
 from imtok.distributed import launched_rank, rank, world_size
 from imtok.errors import InputError
-from imtok.files import Lock, read_json
+from imtok.files import Lock
 from imtok.measures.evaluate import evaluate
 from imtok.measures.protocol import prepare as prepare_images
 from imtok.measures.report.origin import Origin
@@ -34,7 +34,7 @@ from imtok.training.checkpoints import Checkpoint
 from imtok.training.crew import Crew, Watched, assemble, carry_out
 from imtok.training.damage import BadSampleCount
 from imtok.training.ema import EMA
-from imtok.training.finish import SUMMARY, finish
+from imtok.training.finish import finish, finished_before
 from imtok.training.flags import Again, is_fast, overfitted
 from imtok.training.hardware import make_trainer, with_micro_batches
 from imtok.training.health import Health
@@ -93,7 +93,7 @@ def _train(run: Run, lock: Lock) -> Outcome:
     resume = run_folder.find_checkpoint(run.folder, run.ckpt)
     if resume is not None:
         check_resume(run, resume, about)
-        if _finished(run, resume):
+        if finished_before(run.folder, resume, run.config, run.trainer.max_steps) is not None:
             return Outcome(None, resume.step, finished_before=True)
     # All that can be refused is refused here.
     if overfitted(run.trainer.lightning) and isinstance(images, ImageStream):
@@ -186,15 +186,6 @@ def _place_profile(trainer: Trainer, run: Run) -> None:
     profiler: Any = getattr(trainer, "profiler", None)
     if isinstance((run.trainer.lightning or {}).get("profiler"), str):
         profiler.dirpath, profiler.filename = run.folder, profiler.filename or "profile"
-
-
-def _finished(run: Run, resume: Checkpoint) -> bool:
-    """Whether a run has come to its end before: to its last step, or to where the callbacks that it has ended it."""
-    if not (run.folder / SUMMARY).exists():
-        return False
-    ended = read_json(run.folder / SUMMARY).get("stopped_at") == resume.step
-    same = (resume.about["config"].get("callback") or {}) == (run.config.get("callback") or {})
-    return resume.step >= run.trainer.max_steps or (ended and same)
 
 
 def _say(run: Run, images: tuple[Images, Images], trainer: Trainer, step: int) -> None:

@@ -1,5 +1,8 @@
 """A run that was stopped and went on is, bit for bit, the run that was never stopped."""
 
+import json
+import shutil
+
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -52,6 +55,16 @@ def test_a_finished_run_is_left_alone(straight):
     outcome = run_tiny(straight, "ckpt=last")
     assert outcome.finished_before
     assert {path: path.read_bytes() for path in sorted(straight.rglob("*")) if path.is_file()} == before
+
+
+def test_the_summary_of_a_shorter_run_does_not_end_a_longer_one(straight, tmp_path):
+    shutil.copytree(straight, tmp_path / "run")
+    path = tmp_path / "run" / "summary.json"
+    known = json.loads(path.read_text())
+    path.write_text(json.dumps({**known, "steps": known["steps"] - 4}))  # killed before it wrote another
+    outcome = run_tiny(tmp_path / "run", "ckpt=last")
+    assert not outcome.finished_before
+    assert json.loads(path.read_text()) == known
 
 
 @pytest.mark.parametrize(
