@@ -21,9 +21,11 @@ class Pretrained(ABC):
             "random": leave them as they were drawn. A recipe must say that in clear. None = they are in the tokenizer's
             own file, as those of a stored one.
         files: What the file is called on the hub, the first that is there.
+        from_scratch: Whether it is meant to learn from random weights as well; if not, a run warns of them.
     """
 
     weights: str | None
+    from_scratch: bool = False
     files: tuple[str, ...] = ("model.safetensors", "open_clip_model.safetensors", "pytorch_model.bin")
 
     def find_weights(self) -> Path | None:

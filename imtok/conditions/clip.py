@@ -53,7 +53,7 @@ class CLIPText(NamedFile):
 
     @override
     def build(self, tensors: dict[str, Tensor]) -> nn.Module:
-        library = _open_clip("transformer")
+        library = open_clip("transformer")
         table = tensors.get("token_embedding.weight")
         with torch.device("meta"):  # its weights take the place of random ones
             net = library.TextTransformer(
@@ -76,13 +76,14 @@ class CLIPText(NamedFile):
 
     @override
     def features(self, net: Any, captions: Sequence[str], device: torch.device) -> Told:
-        cut = _open_clip("tokenizer").SimpleTokenizer(context_length=self.length)
+        cut = open_clip("tokenizer").SimpleTokenizer(context_length=self.length)
         tokens = cut(list(captions)).to(device) if captions else torch.zeros(0, self.length, dtype=torch.int64)
         embedded = net.token_embedding(tokens) + net.positional_embedding
         return Told(net.ln_final(net.transformer(embedded, attn_mask=net.attn_mask)))
 
 
-def _open_clip(module: str) -> Any:
+def open_clip(module: str) -> Any:
+    """A module of ``open_clip_torch``; InputError if it is missing."""
     if find_spec("open_clip") is None:
         raise InputError(
             "condition: open_clip is missing, which cuts captions into CLIP's tokens; pip install open_clip_torch "

@@ -52,6 +52,11 @@ class Words(Conditioner):
         return Condition(text=self.table(rows), mask=rows != NOTHING)
 
     def _rows(self, caption: str) -> list[int]:
-        words = re.findall(r"\w+", caption.casefold())[: self.text_length]
-        rows = [1 + xxhash.xxh3_64_intdigest(word.encode("utf-8", "replace")) % self.buckets for word in words]
+        rows = hashed_words(caption, self.text_length or 0, self.buckets)
         return rows + [NOTHING] * ((self.text_length or 0) - len(rows))
+
+
+def hashed_words(caption: str, most: int, buckets: int) -> list[int]:
+    """Numbers from 1 to ``buckets`` of the first ``most`` words of a caption."""
+    words = re.findall(r"\w+", caption.casefold())[:most]
+    return [1 + xxhash.xxh3_64_intdigest(word.encode("utf-8", "replace")) % buckets for word in words]

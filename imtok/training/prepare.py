@@ -233,7 +233,7 @@ def _fetch_weights(root: nn.Module, key: str = "") -> None:
     """Read published weights, and name the parts that ought to have some and go without."""
     fetch_weights(root, key)
     for name, part in root.named_modules(prefix=key):
-        if isinstance(part, Pretrained) and part.weights == RANDOM:
+        if isinstance(part, Pretrained) and part.weights == RANDOM and not part.from_scratch:
             warn_random(name)
 
 

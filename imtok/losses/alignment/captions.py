@@ -1,6 +1,7 @@
 """Contrast of images with their captions, by which tokens come to mean something (CLIP, arXiv 2103.00020)."""
 
 from collections.abc import Mapping, Sequence
+from typing import Literal, get_args
 
 import torch
 from jaxtyping import Bool, Float
@@ -14,15 +15,17 @@ from imtok.losses.alignment.distances import Contrast
 from imtok.losses.alignment.heads import Head
 from imtok.types import Quantized
 
+Join = Literal["linear", "none"]
+
 
 class CaptionContrast(AlignmentLoss):
     """Each image and its caption tell each other among all images and captions of the global batch.
 
     The features of an image come from one place of the tokenizer, as in ``Alignment``: a head maps them, and their mean
-    over tokens stands for the image. The mean over the rows of a text's features, mapped linearly to the same width,
-    stands for the caption. The text tower is a part of the loss: the tokenizer that is saved does not hold it, and is
-    told nothing. One that learns, learns with the tokenizer. An image without a caption takes no part, neither as right
-    nor as wrong answer.
+    over tokens stands for the image. The mean over the rows of a text's features, mapped linearly to the same width
+    where ``join`` says so, stands for the caption. The text tower is a part of the loss: the tokenizer that is saved
+    does not hold it, and is told nothing. One that learns, learns with the tokenizer. An image without a caption takes
+    no part, neither as right nor as wrong answer.
 
     Args:
         text: The text tower: any condition that makes features of captions.
@@ -31,10 +34,11 @@ class CaptionContrast(AlignmentLoss):
         source: "encoder" (latents before the quantizer), "quantizer" (after it), or any sub-module of the tokenizer.
         weight: Factor in the total.
         tokens: First token and the one after the last: a piece of the sequence; None = all.
+        join: "linear" = a learned map of the text's features; "none" = as they are, for a tower that has such a map.
 
     Raises:
-        ValueError: If ``text`` makes no features of captions, or ``tokens`` is no span; in ``forward``, if the source
-            gives no tokens.
+        ValueError: If ``text`` makes no features of captions or, without a map, of another width than the head's, or
+            ``tokens`` is no span, or there is no such ``join``; in ``forward``, if the source gives no tokens.
         InputError: If the weights of the text tower are missing.
 
     Example:
@@ -58,15 +62,22 @@ class CaptionContrast(AlignmentLoss):
         source: str = "quantizer",
         weight: float = 1.0,
         tokens: Sequence[int] | None = None,
+        join: Join = "linear",
     ) -> None:
         super().__init__(weight)
         if text.text_dim is None or "caption" not in text.reads:
             raise ValueError(f"text must be a condition that makes features of captions, got {type(text).__name__}")
         if tokens is not None and (len(tokens) != 2 or not 0 <= tokens[0] < tokens[1]):
             raise ValueError(f"tokens must be a first one and the one after the last, got {list(tokens)}")
+        if join not in get_args(Join):
+            raise ValueError(f"join must be linear or none, got {join!r}")
+        if join == "none" and text.text_dim != head.out_dim:
+            raise ValueError(
+                f"head.out_dim must be {text.text_dim}, the width of the text's features, got {head.out_dim}"
+            )
         text.prepare()
         self.text, self.head, self.distance = text, head, loss
-        self.project = nn.Linear(text.text_dim, head.out_dim, bias=False)
+        self.project = nn.Linear(text.text_dim, head.out_dim, bias=False) if join == "linear" else nn.Identity()
         self.source = source
         self.needs = (source,)
         self.tokens = None if tokens is None else slice(*tokens)

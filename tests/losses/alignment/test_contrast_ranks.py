@@ -30,7 +30,8 @@ def test_averaged_values_and_gradients_are_those_of_one_process(tmp_path):
     ranks = [torch.load(tmp_path / str(rank), weights_only=True) for rank in range(2)]
     alone = two_ranks.look(slice(None))
     text = [4 + 1 + 1 + len(list(kind().parameters())) for kind in two_ranks.LEARNED.values()]  # head, words, map
-    assert len(alone) == 3 + 4 + 6 + 6 + 2 * (len(text) + sum(text))
+    tower = 1 + 12 + 5 + 2 + 1  # value; a block; two tables, a norm and a map; a head; a temperature
+    assert len(alone) == 3 + 4 + 6 + 6 + 2 * (len(text) + sum(text)) + tower
     for name, expected in alone.items():
         torch.testing.assert_close((ranks[0][name] + ranks[1][name]) / 2, expected, rtol=1e-9, atol=1e-12, msg=name)
         assert expected.any(), name

@@ -158,6 +158,8 @@ def test_text_head_words_and_temperature_learn():
             lambda: CaptionContrast(Label(5), MLPHead(6, 5), LearnedContrastive()),
             "must be a condition .*, got Label",
         ),
+        (lambda: pieces(join="twice"), "join must be linear or none, got 'twice'"),
+        (lambda: pieces(join="none"), r"head\.out_dim must be 8, the width of the text's features, got 5"),
         (lambda: pieces(tokens=[2, 2]), r"tokens must be a first one and the one after the last, got \[2, 2\]"),
     ],
 )

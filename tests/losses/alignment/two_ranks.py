@@ -9,6 +9,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from imtok.conditions.learned import LearnedText
 from imtok.conditions.words import Words
 from imtok.distributed import rank
 from imtok.losses.alignment.alignment import Alignment
@@ -67,7 +68,14 @@ def look(part: slice) -> dict[str, Tensor]:
             gradients = torch.autograd.grad(value, list(contrast.parameters()))
             found |= {f"{name}, {texts}, value": value.detach()}
             found |= {f"{name}, {texts}, gradient {index}": gradient for index, gradient in enumerate(gradients)}
-    return found
+    torch.manual_seed(1)
+    tower = LearnedText("words", rows=64, length=6, width=8, depth=1, heads=2, out_dim=7)
+    contrast = CaptionContrast(tower, MLPHead(6, 7, layers=1), LearnedContrastive(0.2), join="none").double()
+    quantized = Quantized(features, torch.zeros(len(features), 5, 1, dtype=torch.long))
+    value = contrast(image, quantized, {"quantizer": features}, 0, CAPTIONS[part])
+    gradients = torch.autograd.grad(value, list(contrast.parameters()))
+    found |= {"tower value": value.detach()}
+    return found | {f"tower gradient {index}": gradient for index, gradient in enumerate(gradients)}
 
 
 if __name__ == "__main__":
