@@ -40,7 +40,23 @@ def clip(images, texts, scale):
     return (F.cross_entropy(logits, right) + F.cross_entropy(logits.T, right)) / 2
 
 
-def test_the_total_is_pixels_lpips_the_mean_of_the_parts_and_a_contrast_of_the_mean_code_with_the_caption(built):
+def tower_by_hand(net, ids):
+    """CLIP's text transformer block by block, read at the end of the text; two heads."""
+    tokens = net.tokens.weight[ids] + net.positions[: len(ids)]
+    later = torch.ones(len(ids), len(ids), dtype=torch.bool).triu(1)
+    for block in net.trunk.blocks:
+        parts = block.attention.query_key_value(block.norm1(tokens)).chunk(3, -1)
+        heads = []
+        for query, key, value in zip(*(part.chunk(2, -1) for part in parts), strict=True):
+            scores = (query @ key.T / query.shape[-1] ** 0.5).masked_fill(later, -torch.inf)
+            heads.append(scores.softmax(-1) @ value)
+        tokens = tokens + block.attention.project(torch.cat(heads, -1))
+        inner = F.linear(block.norm2(tokens), block.mlp[0].weight, block.mlp[0].bias)
+        tokens = tokens + F.linear(F.gelu(inner), block.mlp[2].weight, block.mlp[2].bias)
+    return F.layer_norm(tokens[-1], tokens.shape[-1:], net.norm.weight, net.norm.bias) @ net.project.weight.T
+
+
+def test_the_total_is_pixels_lpips_the_mean_of_the_parts_and_a_contrast_of_the_mean_code_with_a_learned_tower(built):
     tokenizer, objective = built
     image = torch.randint(0, 256, (4, 3, 32, 32), dtype=torch.uint8)
     empty = torch.zeros(4, dtype=torch.long)
@@ -58,8 +74,8 @@ def test_the_total_is_pixels_lpips_the_mean_of_the_parts_and_a_contrast_of_the_m
     contrast = objective.alignments["text"]
     head, tower = contrast.head.maps[0], contrast.text
     images = (codes @ head.weight.T + head.bias).mean(1)[[0, 1, 3]]  # the third has no caption
-    words = [tower.table.weight[[row for row in tower._rows(text) if row]].mean(0) for text in TEXTS if text]
-    texts = torch.stack(words) @ contrast.project.weight.T
+    ids = [[row for row in tower.ids([text])[0].tolist() if row] for text in TEXTS if text]
+    texts = torch.stack([tower_by_hand(tower.net, torch.tensor(own)) for own in ids])
     expected = {
         "l1": 0.2 * (made - target).abs().mean(),
         "l2": (made - target).square().mean(),
@@ -71,3 +87,13 @@ def test_the_total_is_pixels_lpips_the_mean_of_the_parts_and_a_contrast_of_the_m
         value, weight = losses.terms[name]
         torch.testing.assert_close(value * weight, expected[name], rtol=1e-5, atol=1e-7)
     torch.testing.assert_close(losses.total, torch.stack(list(expected.values())).sum(), rtol=1e-5, atol=1e-7)
+
+
+def test_the_contrast_teaches_the_tower_and_nothing_stands_between_it_and_the_loss(built):
+    tokenizer, objective = built
+    image = torch.randint(0, 256, (4, 3, 32, 32), dtype=torch.uint8)
+    empty = torch.zeros(4, dtype=torch.long)
+    objective(tokenizer, Batch(image, empty, empty, list("abcd"), caption=TEXTS), 0, torch.Generator()).total.backward()
+    contrast = objective.alignments["text"]
+    assert not list(contrast.project.parameters())
+    assert all(value.grad is not None and value.grad.any() for value in contrast.text.parameters())

@@ -8,7 +8,15 @@ from training.runs import losses_of, run_tiny, state_of, weights_of, write_image
 from imtok.errors import InputError
 from imtok.tokenizer import Tokenizer
 
-CONTRAST = "+objective/alignment@objective.alignments.text=captions_words"
+CONTRAST = "+objective/alignment@objective.alignments.text="
+TOWER = ("cut=words", "rows=64", "length=8", "width=16", "depth=1", "heads=2", "out_dim=8", "checkpoint=true")
+TOWERS = {
+    "captions_words": (),
+    "captions_learned": (
+        *(f"objective.alignments.text.text.{setting}" for setting in TOWER),
+        "objective.alignments.text.head.out_dim=8",
+    ),
+}
 
 
 @pytest.fixture(scope="module")
@@ -20,14 +28,20 @@ def images(tmp_path_factory):
     return folder
 
 
-def words(images, *more):
-    return ("data=folder", f"data.path={images}", "data.val_fraction=0.25", CONTRAST, "trainer.max_steps=6", *more)
+def words(images, *more, tower="captions_words"):
+    contrast = (f"{CONTRAST}{tower}", *TOWERS[tower])
+    return ("data=folder", f"data.path={images}", "data.val_fraction=0.25", *contrast, "trainer.max_steps=6", *more)
+
+
+@pytest.fixture(scope="module", params=TOWERS)
+def tower(request):
+    return request.param
 
 
 @pytest.fixture(scope="module")
-def straight(images, tmp_path_factory):
+def straight(images, tower, tmp_path_factory):
     folder = tmp_path_factory.mktemp("straight") / "run"
-    run_tiny(folder, *words(images))
+    run_tiny(folder, *words(images, tower=tower))
     return folder
 
 
@@ -40,15 +54,15 @@ def test_its_text_tower_learns_beside_the_tokenizer_which_is_told_nothing(straig
     assert tokenizer.encode(image).ids.shape == (2, 4, 1)
 
 
-def test_a_run_that_went_on_holds_the_same_bits_text_tower_and_temperature_included(images, straight, tmp_path):
-    run_tiny(tmp_path / "run", *words(images, "trainer.stop_at=3"))
-    run_tiny(tmp_path / "run", *words(images, "ckpt=last"))
+def test_a_run_that_went_on_holds_the_same_bits_text_tower_and_temperature_included(images, tower, straight, tmp_path):
+    run_tiny(tmp_path / "run", *words(images, "trainer.stop_at=3", tower=tower))
+    run_tiny(tmp_path / "run", *words(images, "ckpt=last", tower=tower))
     assert state_of(tmp_path / "run", 6) == state_of(straight, 6)
     assert weights_of(tmp_path / "run") == weights_of(straight)
 
 
-def test_the_captions_change_what_is_learnt(images, straight, tmp_path):
-    run_tiny(tmp_path / "run", *words(images, "objective.alignments.text.weight=0.0"))
+def test_the_captions_change_what_is_learnt(images, tower, straight, tmp_path):
+    run_tiny(tmp_path / "run", *words(images, "objective.alignments.text.weight=0.0", tower=tower))
     assert weights_of(tmp_path / "run") != weights_of(straight)
 
 
