@@ -10,6 +10,7 @@ from training.launch import Launched, launch_ddp, launch_ranks
 from imtok.distributed import from_main, gather_values, launched_rank
 from imtok.errors import InputError
 from imtok.folders import config_folder
+from imtok.training import steps as training_steps
 from imtok.training import task as training_task
 from imtok.training.checkpoints import load
 from imtok.training.records import SPEED
@@ -196,7 +197,7 @@ def test_noise_differs_by_seed_step_rank_and_micro_batch(tmp_path, monkeypatch):
     task = training_task.TokenizerTask.__new__(training_task.TokenizerTask)
     seen = set()
     for seed, step, rank, micro in np.ndindex(3, 5, 4, 3):
-        monkeypatch.setattr(training_task, "rank", lambda rank=rank: rank)
+        monkeypatch.setattr(training_steps, "rank", lambda rank=rank: rank)
         task.__dict__.update(seed=seed, step=step, _micro=micro)
         seen.add(task._seed_step().initial_seed())
     assert len(seen) == 3 * 5 * 4 * 3

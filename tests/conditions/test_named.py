@@ -64,7 +64,7 @@ def test_its_weights_are_in_no_file_average_optimiser_or_state(tmp_path):
     assert tokenizer.condition_for(2, ["ab", ""]).mask.tolist() == [[True, True], [False, False]]
     assert [name for name, _ in tokenizer.named_parameters()] == before
     assert not [name for name in tokenizer.state_dict() if name.startswith("condition")]
-    assert EMA(tokenizer, 0.9).tokenizer.condition.net is tokenizer.condition.net  # one, not two
+    assert EMA(tokenizer, 0.9).average.condition.net is tokenizer.condition.net  # one, not two
     assert copy.deepcopy(tokenizer).double().condition.net.weight.dtype == torch.float32
 
 
