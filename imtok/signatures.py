@@ -49,6 +49,7 @@ PROVIDED = {
     "decoder": {"in_dim", "image_size", "space", "num_latents"} | _TOLD,
     "prior": {"layout"} | _TOLD,
     "prior.head": {"vocab_sizes", "width"},
+    "prior.prefix": {"width"} | _TOLD,
     "schedule": set(GIVEN),
     "logger.*": {"save_dir", "name", "version", "run_name", "run_id"},
     "optimizer.*": {"params"},

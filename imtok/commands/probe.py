@@ -13,7 +13,6 @@ from imtok.bars import bar
 from imtok.build import build_data, build_protocol
 from imtok.command_line import output_folder, pasted
 from imtok.commands.prior import PriorKeys, build_prior_run
-from imtok.commands.sample import asked_of
 from imtok.conditions.given import ConditionConfig, DecodeConditionConfig
 from imtok.config import read_keys
 from imtok.data.base import Data
@@ -28,16 +27,17 @@ from imtok.export.views import Views
 from imtok.files import write_json
 from imtok.image_commands import find_device, plain_values
 from imtok.measures.pictures import Pictures
+from imtok.measures.protocol import protocol_id
 from imtok.measures.report.origin import Origin, now
 from imtok.measures.report.results import Report
 from imtok.measures.report.titles import number
 from imtok.measures.report.writing import REPORT
+from imtok.priors.asked import asked_of
 from imtok.priors.generator import Generator
 from imtok.priors.probing import (
     claim_probe,
     draw_sheet,
     measure,
-    probe_id,
     write_originals,
     write_reconstructions,
     write_unigram,
@@ -114,7 +114,8 @@ def run_probe(config: DictConfig, folder: Path, command: str) -> Report:
     plain, keys = plain_values(config), read_keys(config, Keys)
     data, facts = build_data(plain), _facts(plain)
     fingerprint = tokenizer.fingerprint()
-    claim_probe(folder, {**facts, "tokenizer": fingerprint, "data": plain["data"], "image_size": side})
+    its_own = {"tokenizer": fingerprint, "seed": keys.seed, "data": plain["data"], "image_size": side}
+    claim_probe(folder, facts | its_own)
 
     def say(stage: str) -> None:
         console.print(f"[dim]{stage}[/dim]")
@@ -154,8 +155,10 @@ def run_probe(config: DictConfig, folder: Path, command: str) -> Report:
     draw_sheet(folder)
     # One report of all.
     numbers = {name: outcome.found[name] for name in _BITS} | found.metrics
-    facts |= {"extractor": found.facts["extractor_hash"], "data": plain["data"], "size": side, "n": keys.n}
-    identity = {"id": probe_id(facts), **{name: value for name, value in facts.items() if name != "data"}}
+    # The hash of the reference stands for the data: a path says nothing on another machine.
+    facts |= {"extractor": found.facts["extractor_hash"], "data": found.facts["reference"], "size": side}
+    facts |= {"tokens": len(stores["tokens"])}
+    identity = {"id": protocol_id(facts), **facts}
     report = Report(
         images=keys.n,
         image_size=size,
@@ -187,9 +190,9 @@ _SPLITS = {"tokens": "train", "held_out": "val"}
 
 
 def _facts(plain: dict[str, Any]) -> dict[str, Any]:
-    """What makes two probes alike, beside data and extractor: a prior and its training, and how it is sampled."""
+    """What makes two probes alike, beside data and extractor: a prior, its training, and how it is sampled. No seed."""
     trainer = {name: plain["trainer"][name] for name in ("max_steps", "batch_size", "clip", "precision")}
-    told = {name: plain[name] for name in ("prior", "condition", "optimizer", "schedule", "ema", "sampling", "seed")}
+    told = {name: plain[name] for name in ("prior", "condition", "optimizer", "schedule", "ema", "sampling")}
     ends = {"callback": plain["callback"]} if plain.get("callback") else {}  # it may end a run before its budget
     ends |= {"lightning": plain["trainer"]["lightning"]} if plain["trainer"].get("lightning") else {}
     return {"probe": 1, **told, **ends, "trainer": trainer, "samples": plain["n"], "learns": plain["split"] or "train"}

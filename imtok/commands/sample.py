@@ -1,6 +1,6 @@
 """``imtok sample``: draws images from a prior."""
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -9,17 +9,16 @@ from rich.console import Console
 
 from imtok.bars import bar
 from imtok.command_line import output_folder
-from imtok.conditions.base import Conditioner
-from imtok.conditions.given import DecodeConditionConfig, give, read_captions
-from imtok.conditions.named import NamedText
-from imtok.conditions.text import TextTower
+from imtok.conditions.given import DecodeConditionConfig, give
 from imtok.config import read_keys
 from imtok.errors import InputError
 from imtok.export.store import TokenStore
 from imtok.image_commands import find_device
 from imtok.paste import imtok_line
+from imtok.priors.asked import asked_of, read_by, require_read, tell
+from imtok.priors.codes import write_codes
 from imtok.priors.generator import Generator
-from imtok.priors.samples import NPZ, Asked, balanced, require_its_tokens, write_codes, write_samples
+from imtok.priors.samples import NPZ, require_its_tokens, write_samples
 from imtok.priors.sampling import Sampling
 from imtok.tokenizer import Tokenizer
 
@@ -76,12 +75,12 @@ def run(config: DictConfig) -> None:
     generator = Generator.load(keys.generator)
     device, given = find_device(config), keys.condition
     tokenizer = Tokenizer.load(keys.tokenizer).to(device)
-    _require_read(generator, tokenizer, given)
+    require_read(generator, tokenizer, given)
     takes = {*tokenizer.encoder.takes, *tokenizer.decoder.takes}
-    tokenizer.condition = give(tokenizer.condition, takes, _read_by(tokenizer.condition, given))
+    tokenizer.condition = give(tokenizer.condition, takes, read_by(tokenizer.condition, given))
     if keys.store is not None:
         require_its_tokens(generator, tokenizer)
-        _tell(generator, given)
+        tell(generator, given)
         _write_codes(generator, keys, folder, device, console)
         return
     height, width = (keys.image_size, keys.image_size) if keys.image_size else generator.tokens["image_size"]
@@ -102,26 +101,6 @@ def run(config: DictConfig) -> None:
     console.print(f"{keys.n} samples in {folder}: 000000.png ..., ids.npy, {NPZ}", soft_wrap=True, markup=False)
     following = imtok_line("score", images=folder / NPZ, reference="IMAGES", protocol="offline")
     console.print(f"score:    {following}", soft_wrap=True, markup=False)
-
-
-def _tell(generator: Generator, given: DecodeConditionConfig) -> None:
-    """Let the prior's condition find its nets."""
-    if (own := generator.condition) is not None:
-        generator.condition = give(own, own.gives, replace(_read_by(own, given), quality=None))
-
-
-def _read_by(condition: Conditioner | None, given: DecodeConditionConfig) -> DecodeConditionConfig:
-    """What one of prior and tokenizer reads of what is said for both; labels are said sample by sample."""
-    weights = given.weights if isinstance(condition, NamedText) else None
-    return replace(given, label=None, weights=weights, cache=given.cache if isinstance(condition, TextTower) else None)
-
-
-def _require_read(generator: Generator, tokenizer: Tokenizer, given: DecodeConditionConfig) -> None:
-    """Refuse what neither prior nor tokenizer reads."""
-    both = [_read_by(one, given) for one in (generator.condition, tokenizer.condition)]
-    for name, what in (("weights", "frozen net"), ("cache", "text tower")):
-        if (value := getattr(given, name)) is not None and not any(getattr(one, name) for one in both):
-            raise InputError(f"condition.{name}={value}: neither prior nor tokenizer names a {what}")
 
 
 def _refuse_labels(given: DecodeConditionConfig) -> None:
@@ -155,31 +134,3 @@ def _write_codes(generator: Generator, keys: Keys, folder: Path, device: torch.d
         **{"data.sources": folder, "init_from": keys.tokenizer, "freeze": ["encoder", "quantizer"]},
     )
     console.print(f"train:    {following}", soft_wrap=True, markup=False)
-
-
-def asked_of(generator: Generator, tokenizer: Tokenizer, count: int, given: DecodeConditionConfig) -> Asked:
-    """What so many samples are of: the label or the captions that are given, or all classes in turn.
-
-    Raises:
-        InputError: If prior or tokenizer are told captions or labels and there are none, or nothing reads what is
-            given.
-    """
-    own, others = generator.condition, tokenizer.condition
-    reads = {*(own.reads if own is not None else ()), *(others.reads if others is not None else ())}
-    if given.captions is not None and "caption" not in reads:
-        raise InputError(f"condition.captions={given.captions}: neither prior nor tokenizer reads captions")
-    if given.label is not None and "label" not in reads:
-        raise InputError(f"condition.label={given.label}: neither prior nor tokenizer reads labels")
-    if "caption" in reads and given.captions is None and not given.missing:
-        raise InputError(
-            "condition.captions=FILE must be given, a line for each sample, since prior or tokenizer reads captions; "
-            "condition.missing=true takes samples as ones of which nothing is said"
-        )
-    captions = read_captions(given.captions, count) if given.captions is not None else []
-    _tell(generator, given)
-    classes = min((one.classes for one in (own, others) if one is not None and one.classes is not None), default=None)
-    if classes is None:
-        return Asked(captions=captions)
-    if given.label is not None and given.label >= classes:
-        raise InputError(f"condition.label must be below {classes}, got {given.label}")
-    return Asked([given.label] * count if given.label is not None else balanced(count, classes), captions)

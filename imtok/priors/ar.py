@@ -8,12 +8,13 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 from typing_extensions import override
 
-from imtok.nn.attention import Memory
 from imtok.nn.visibility import hide_keys
-from imtok.priors.base import WIDTH, TransformerPrior, mean_of, stop_nats
+from imtok.priors.base import TransformerPrior, mean_of, stop_nats
 from imtok.priors.heads import TokenHead
 from imtok.priors.layout import TokenLayout
+from imtok.priors.prefix import Prefix
 from imtok.priors.sampling import Given, Sampling, draws
+from imtok.priors.trunk import Trunk
 from imtok.types import Condition, Tokens
 
 
@@ -30,9 +31,10 @@ class ARPrior(TransformerPrior):
     Args:
         layout: See :class:`~imtok.priors.base.TransformerPrior`, as for all others that are not named here.
         head: See there.
+        trunk: See there.
+        prefix: See there.
         order: "raster" or "random".
         anneal: Share of the run at which random orders begin to become fewer, and at which none is left.
-        **trunk: Arguments of :class:`~imtok.priors.base.TransformerPrior`.
 
     Raises:
         ValueError: If an argument is out of range, or orders are random and lengths vary.
@@ -42,21 +44,12 @@ class ARPrior(TransformerPrior):
         self,
         layout: TokenLayout,
         head: TokenHead,
+        trunk: Trunk,
+        prefix: Prefix,
         order: Literal["raster", "random"] = "raster",
         anneal: tuple[float, float] = (0.5, 0.75),
-        width: int = WIDTH,
-        depth: int = 6,
-        heads: int = 8,
-        dropout: float = 0.1,
-        drop_path: float = 0.0,
-        classes: int | None = None,
-        text_dim: int | None = None,
-        text_length: int | None = None,
-        drop_condition: float = 0.1,
     ) -> None:
-        super().__init__(
-            layout, head, width, depth, heads, dropout, drop_path, classes, text_dim, text_length, drop_condition
-        )
+        super().__init__(layout, head, trunk, prefix)
         if order not in ("raster", "random"):
             raise ValueError(f"order must be raster or random, got {order!r}")
         if order == "random" and layout.variable_length:
@@ -64,8 +57,8 @@ class ARPrior(TransformerPrior):
         if not 0 <= anneal[0] <= anneal[1] <= 1:
             raise ValueError(f"anneal must be two shares of the run in ascending order, got {list(anneal)}")
         self.order, self.anneal = order, tuple(anneal)
-        self.next_position = nn.Parameter(torch.randn(layout.tokens, width) * 0.02) if order == "random" else None
-        self.end = nn.Linear(width, 1) if layout.variable_length else None
+        self.next_position = nn.Parameter(torch.randn(layout.tokens, trunk.width) * 0.02) if order == "random" else None
+        self.end = nn.Linear(trunk.width, 1) if layout.variable_length else None
 
     @override
     def losses(self, tokens: Tokens, condition: Condition | None, progress: float) -> Mapping[str, Float[Tensor, ""]]:
@@ -125,12 +118,12 @@ class ARPrior(TransformerPrior):
             ahead = self.next_position.expand(len(ids), -1, -1)
             if order is not None:
                 ahead = ahead.gather(1, order[..., None].expand_as(ahead))
-            before = inputs.new_zeros(*prefix.shape[:1], prefix.shape[1] - 1, self.width)
+            before = inputs.new_zeros(*prefix.shape[:1], prefix.shape[1] - 1, self.trunk.width)
             inputs = inputs + torch.cat([before, ahead], 1)
         length = inputs.shape[1]
         causal = torch.ones(length, length, dtype=torch.bool, device=ids.device).tril()
         visible = _visible(causal, seen, length)
-        said = self.norm(self.trunk(self.dropout(inputs), visible))
+        said = self.trunk(inputs, visible)
         return said[:, prefix.shape[1] - 1 :]
 
     def _nats(
@@ -160,7 +153,7 @@ class _Walk:
     def __init__(self, prior: ARPrior, condition: Condition | None, images: int, nothing: bool) -> None:
         self.prior = prior
         self.prefix, self.seen = prior.prefix(condition, images, nothing)
-        self.memories = [Memory() for _ in prior.trunk.blocks]
+        self.memories = prior.trunk.memories()
 
     def step(self, last: Int64[Tensor, "b 1 g"] | None, at: int) -> Float[Tensor, "b 1 d"]:
         """What the trunk says of token ``at``, given the one before it; None = it is the first."""
@@ -171,7 +164,7 @@ class _Walk:
         total, new = self.prefix.shape[1] + at, inputs.shape[1]
         causal = torch.ones(total, total, dtype=torch.bool, device=inputs.device).tril()[-new:]
         visible = _visible(causal, self.seen, total)
-        return prior.norm(prior.trunk(inputs, visible, memories=self.memories))[:, -1:]
+        return prior.trunk(inputs, visible, self.memories)[:, -1:]
 
 
 def _visible(causal: Tensor, seen: Bool[Tensor, "b p"], length: int) -> Any:

@@ -10,15 +10,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from typing_extensions import override
 
-from imtok.nn.transformer import BlockStyle, Transformer
 from imtok.priors.heads import TokenHead
 from imtok.priors.layout import TokenLayout
 from imtok.priors.prefix import Prefix
 from imtok.priors.sampling import Given, Sampling
+from imtok.priors.trunk import Trunk
 from imtok.types import Condition, Tokens
-
-WIDTH = 256
-STYLE = BlockStyle(norm="rms", mlp="swiglu", mlp_ratio=8 / 3, bias=False)  # as LlamaGen's (arXiv 2406.06525)
 
 
 class Prior(nn.Module, ABC):
@@ -79,53 +76,28 @@ class Prior(nn.Module, ABC):
 
 
 class TransformerPrior(Prior):
-    """A prior whose trunk is one transformer, whatever the order of its tokens.
+    """A prior of four parts, whatever the order of its tokens: ids go in and out by a head, a trunk stands between.
 
     Args:
         layout: What the tokens are; its builder says it.
         head: How ids go in and out.
-        width: Of the trunk.
-        depth: Its blocks.
-        heads: Attention heads of each block.
-        dropout: Share of the channels of its inputs that a training step sets to zero.
-        drop_path: See :class:`imtok.nn.transformer.Transformer`.
-        classes: Of the labels that it is told; None = it is told none. Its builder says it, as the next two.
-        text_dim: Width of the text features that it is told; None = none.
-        text_length: Rows of them.
-        drop_condition: Share of the images of a training batch of which it is told nothing, for guidance.
+        trunk: The transformer.
+        prefix: What is told of an image, as the first vectors.
     """
 
-    def __init__(
-        self,
-        layout: TokenLayout,
-        head: TokenHead,
-        width: int = WIDTH,
-        depth: int = 6,
-        heads: int = 8,
-        dropout: float = 0.1,
-        drop_path: float = 0.0,
-        classes: int | None = None,
-        text_dim: int | None = None,
-        text_length: int | None = None,
-        drop_condition: float = 0.1,
-    ) -> None:
+    def __init__(self, layout: TokenLayout, head: TokenHead, trunk: Trunk, prefix: Prefix) -> None:
         super().__init__(layout)
-        if not 0 <= dropout < 1:
-            raise ValueError(f"dropout must lie in [0, 1), got {dropout}")
-        self.width = width
-        self.head = head
-        self.prefix = Prefix(width, classes, text_dim, text_length, drop_condition)
-        self.positions = nn.Parameter(torch.randn(layout.tokens, width) * 0.02)
-        self.trunk = Transformer(width, depth, heads, STYLE, drop_path=drop_path)
-        self.norm = nn.RMSNorm(width)
-        self.dropout = nn.Dropout(dropout)
+        self.head, self.trunk, self.prefix = head, trunk, prefix
+        self.positions = nn.Parameter(torch.randn(layout.tokens, trunk.width) * 0.02)
         self.apply(_start)
 
     @classmethod
     def tell_parts(cls, provided: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-        """What the builder tells the head: how many ids each slot has, and the width of the trunk."""
-        layout, width = provided["layout"], given.get("width", WIDTH)
-        return {"head": {"vocab_sizes": layout.vocab_sizes, "width": width}}
+        """What the builder tells the parts: how many ids each slot has, the width of the trunk, what is told."""
+        told = {name: value for name, value in provided.items() if name != "layout"}
+        width = given["trunk"]["width"]
+        head = {"vocab_sizes": provided["layout"].vocab_sizes, "width": width}
+        return {"head": head, "prefix": {**told, "width": width}}
 
     @property
     @override
@@ -138,7 +110,7 @@ class TransformerPrior(Prior):
         if settings.guided and not self.gives_guidance:
             raise ValueError(
                 f"guidance must be 1, got {settings.guidance}: this prior is told nothing of images, or has never "
-                "learnt images of which nothing is told (drop_condition)"
+                "learnt images of which nothing is told (prefix.drop)"
             )
 
     def require_given(self, given: Given | None) -> None:

@@ -34,7 +34,9 @@ class Generator(nn.Module):
 
     Example:
         >>> head = {"_target_": "imtok.priors.heads.ParallelHead"}
-        >>> prior = {"_target_": "imtok.priors.ar.ARPrior", "head": head, "width": 32, "depth": 1, "heads": 2}
+        >>> trunk = {"_target_": "imtok.priors.trunk.Trunk", "width": 32, "depth": 1, "heads": 2}
+        >>> prefix = {"_target_": "imtok.priors.prefix.Prefix"}
+        >>> prior = {"_target_": "imtok.priors.ar.ARPrior", "head": head, "trunk": trunk, "prefix": prefix}
         >>> layout = {"vocab_sizes": [16], "tokens": 4}
         >>> made = Generator.from_config({"prior": prior, "layout": layout, "tokens": {}})
         >>> made.sample([0, 1], Sampling()).ids.shape

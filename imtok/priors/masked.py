@@ -9,10 +9,12 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from imtok.nn.visibility import hide_keys
-from imtok.priors.base import WIDTH, TransformerPrior, mean_of
+from imtok.priors.base import TransformerPrior, mean_of
 from imtok.priors.heads import TokenHead
 from imtok.priors.layout import TokenLayout
+from imtok.priors.prefix import Prefix
 from imtok.priors.sampling import Given, Sampling, draws
+from imtok.priors.trunk import Trunk
 from imtok.types import Condition, Tokens
 
 
@@ -29,6 +31,8 @@ class MaskedPrior(TransformerPrior):
     Args:
         layout: See :class:`~imtok.priors.base.TransformerPrior`, as for all others that are not named here.
         head: See there.
+        trunk: See there.
+        prefix: See there.
         passes: Over the trunk, in ``nats``.
 
     Raises:
@@ -41,26 +45,17 @@ class MaskedPrior(TransformerPrior):
         self,
         layout: TokenLayout,
         head: TokenHead,
+        trunk: Trunk,
+        prefix: Prefix,
         passes: int = 16,
-        width: int = WIDTH,
-        depth: int = 6,
-        heads: int = 8,
-        dropout: float = 0.1,
-        drop_path: float = 0.0,
-        classes: int | None = None,
-        text_dim: int | None = None,
-        text_length: int | None = None,
-        drop_condition: float = 0.1,
     ) -> None:
-        super().__init__(
-            layout, head, width, depth, heads, dropout, drop_path, classes, text_dim, text_length, drop_condition
-        )
+        super().__init__(layout, head, trunk, prefix)
         if layout.variable_length:
             raise ValueError("a masked prior needs as many tokens from every image, and these vary; take prior=ar")
         if passes < 1:
             raise ValueError(f"passes must be at least 1, got {passes}")
         self.passes = passes
-        self.mask = nn.Parameter(torch.randn(width) * 0.02)
+        self.mask = nn.Parameter(torch.randn(trunk.width) * 0.02)
 
     @override
     def losses(self, tokens: Tokens, condition: Condition | None, progress: float) -> Mapping[str, Float[Tensor, ""]]:
@@ -126,7 +121,7 @@ class MaskedPrior(TransformerPrior):
         inputs = torch.cat([prefix, tokens + self.positions], 1)  # b (p + t) d
         present = torch.cat([seen, torch.ones_like(masked)], 1)
         visible = None if seen.all() else hide_keys(None, present).expand(-1, inputs.shape[1], -1)
-        return self.norm(self.trunk(self.dropout(inputs), visible))[:, prefix.shape[1] :]
+        return self.trunk(inputs, visible)[:, prefix.shape[1] :]
 
 
 def stay_masked(

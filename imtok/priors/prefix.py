@@ -12,7 +12,7 @@ class Prefix(nn.Module):
     """A vector for the label, one for each row of text, and a start vector, which is always there and the last.
 
     Args:
-        width: Of the vectors.
+        width: Of the vectors. Its builder says it, as the next three.
         classes: Of the labels; None = there is none.
         text_dim: Width of the text features; None = there are none.
         text_length: Rows of text.
@@ -37,7 +37,7 @@ class Prefix(nn.Module):
     ) -> None:
         super().__init__()
         if not 0 <= drop < 1:
-            raise ValueError(f"drop_condition must lie in [0, 1), got {drop}")
+            raise ValueError(f"drop must lie in [0, 1), got {drop}")
         self.drop = drop
         self.classes = classes
         self.text_length = text_length or 0

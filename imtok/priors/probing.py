@@ -1,6 +1,5 @@
 """A probe of a tokenizer: what a small generator makes of its tokens, stage by stage, each of which is done once."""
 
-import logging
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,6 +7,8 @@ from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
+from torchvision.utils import make_grid
 
 from imtok.errors import InputError
 from imtok.export.store import TokenStore
@@ -16,7 +17,7 @@ from imtok.grid import to_picture
 from imtok.measures.frechet import FeatureStatistics, Gaussian, frechet_distance
 from imtok.measures.generated import score
 from imtok.measures.inference import Size, evaluating
-from imtok.measures.protocol import Protocol, protocol_id
+from imtok.measures.protocol import Protocol
 from imtok.measures.stored import stored_images
 from imtok.pixels import to_uint8
 from imtok.priors.layout import TokenLayout
@@ -25,9 +26,7 @@ from imtok.priors.sampling import draws
 from imtok.tokenizer import Tokenizer
 from imtok.types import Batch, Tokens
 
-log = logging.getLogger(__name__)
 PLAN, NPZ = "probe.json", "pixels.npz"
-STAGES = ("tokens", "held_out", "prior", "samples", "reference", "reconstructions", "unigram", "score.json")
 
 
 def claim_probe(folder: Path, plan: Mapping[str, Any]) -> None:
@@ -84,7 +83,7 @@ def write_unigram(tokenizer: Tokenizer, store: TokenStore, folder: Path, size: S
     ids = torch.cat([tokens.ids for tokens in found])
     keep = None if found[0].keep is None else torch.cat([tokens.keep for tokens in found if tokens.keep is not None])
     there = torch.ones(ids.shape[:2], dtype=torch.bool) if keep is None else keep
-    counts = [torch.bincount(ids[..., slot][there], minlength=size) for slot, size in enumerate(layout.vocab_sizes)]
+    counts = [torch.bincount(ids[..., slot][there], minlength=most) for slot, most in enumerate(layout.vocab_sizes)]
     reached = [(count.double() / count.sum()).cumsum(0) for count in counts]
     with evaluating(tokenizer):
         for start in range(0, count, 64):
@@ -149,24 +148,14 @@ def measure(folder: Path, protocol: Protocol, device: torch.device, say: Callabl
     return result
 
 
-def probe_id(facts: Mapping[str, Any]) -> str:
-    """The id of a way to probe: numbers of different ids must not be compared."""
-    return protocol_id(dict(facts))
-
-
 def draw_sheet(folder: Path, columns: int = 12, rows: int = 6) -> None:
     """Write the first samples as one picture, ``samples.png``."""
     with np.load(folder / "samples" / "samples.npz", allow_pickle=False) as stored:
         pixels = stored["arr_0"][: columns * rows]
-    count, height, width, _ = pixels.shape
-    scale = max(1, round(64 / max(height, width)))
-    lines = -(-count // columns)
-    sheet = np.full((lines * (height + 1), columns * (width + 1), 3), 255, np.uint8)
-    for number, image in enumerate(pixels):
-        top, left = number // columns * (height + 1), number % columns * (width + 1)
-        sheet[top : top + height, left : left + width] = image
-    picture = to_picture(torch.from_numpy(sheet).permute(2, 0, 1))
-    picture.resize((picture.width * scale, picture.height * scale), 0).save(folder / "samples.png")
+    images = torch.from_numpy(pixels).permute(0, 3, 1, 2)
+    sheet = to_picture(make_grid(images, nrow=columns, padding=1, pad_value=255))
+    scale = max(1, round(64 / max(images.shape[-2:])))
+    sheet.resize((sheet.width * scale, sheet.height * scale), Image.Resampling.NEAREST).save(folder / "samples.png")
 
 
 def _statistics(path: Path, extractor: Any, device: torch.device) -> Gaussian:

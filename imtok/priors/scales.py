@@ -10,12 +10,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from typing_extensions import override
 
-from imtok.nn.attention import Memory
 from imtok.nn.visibility import causal_groups, hide_keys
-from imtok.priors.base import WIDTH, TransformerPrior, mean_of
+from imtok.priors.base import TransformerPrior, mean_of
 from imtok.priors.heads import TokenHead
 from imtok.priors.layout import TokenLayout
+from imtok.priors.prefix import Prefix
 from imtok.priors.sampling import Given, Sampling, draws
+from imtok.priors.trunk import Trunk
 from imtok.types import Condition, Tokens
 
 
@@ -30,6 +31,8 @@ class ScalePrior(TransformerPrior):
         layout: See :class:`~imtok.priors.base.TransformerPrior`, as for all others that are not named here. Its scales
             are square.
         head: See there.
+        trunk: See there.
+        prefix: See there.
 
     Raises:
         ValueError: If an argument is out of range, or the tokens have no scales.
@@ -41,19 +44,10 @@ class ScalePrior(TransformerPrior):
         self,
         layout: TokenLayout,
         head: TokenHead,
-        width: int = WIDTH,
-        depth: int = 6,
-        heads: int = 8,
-        dropout: float = 0.1,
-        drop_path: float = 0.0,
-        classes: int | None = None,
-        text_dim: int | None = None,
-        text_length: int | None = None,
-        drop_condition: float = 0.1,
+        trunk: Trunk,
+        prefix: Prefix,
     ) -> None:
-        super().__init__(
-            layout, head, width, depth, heads, dropout, drop_path, classes, text_dim, text_length, drop_condition
-        )
+        super().__init__(layout, head, trunk, prefix)
         self.sides = [math.isqrt(tokens) for tokens in layout.scales]
         if sum(layout.scales) != layout.tokens or any(
             side**2 != tokens for side, tokens in zip(self.sides, layout.scales, strict=True)
@@ -62,7 +56,7 @@ class ScalePrior(TransformerPrior):
                 f"the scales of the tokens must be squares that hold all {layout.tokens} of them, got "
                 f"{list(layout.scales)}; take prior=ar for tokens of other quantizers"
             )
-        self.levels = nn.Parameter(torch.randn(len(layout.scales), width) * 0.02)
+        self.levels = nn.Parameter(torch.randn(len(layout.scales), trunk.width) * 0.02)
         groups = causal_groups([self.prefix.length, *layout.scales])
         self.register_buffer("visible", groups, persistent=False)
 
@@ -109,7 +103,7 @@ class ScalePrior(TransformerPrior):
         before = [None, *scales[:-1]]
         inputs = [prefix, *(self.inputs(prefix, last, scale) for scale, last in enumerate(before))]
         visible = self.rows(seen, 0, self.visible.shape[0])
-        return self.norm(self.trunk(self.dropout(torch.cat(inputs, 1)), visible))[:, prefix.shape[1] :]
+        return self.trunk(torch.cat(inputs, 1), visible)[:, prefix.shape[1] :]
 
     def inputs(self, prefix: Float[Tensor, "b p d"], last: Tensor | None, scale: int) -> Float[Tensor, "b s d"]:
         """What goes in at a scale: the ids of the scale before it, enlarged; None = it is the first."""
@@ -137,8 +131,8 @@ class _Walk:
     def __init__(self, prior: ScalePrior, condition: Condition | None, images: int, nothing: bool) -> None:
         self.prior = prior
         self.prefix, self.seen = prior.prefix(condition, images, nothing)
-        self.memories = [Memory() for _ in prior.trunk.blocks]
-        prior.trunk(self.prefix, prior.rows(self.seen, 0, self.prefix.shape[1]), memories=self.memories)
+        self.memories = prior.trunk.memories()
+        prior.trunk(self.prefix, prior.rows(self.seen, 0, self.prefix.shape[1]), self.memories)
 
     def step(self, last: Tensor | None, scale: int) -> Float[Tensor, "b s d"]:
         """What the trunk says of the tokens of a scale, given those of the scale before it."""
@@ -146,4 +140,4 @@ class _Walk:
         start = self.prefix.shape[1] + sum(layout.scales[:scale])
         inputs = prior.inputs(self.prefix, last, scale)
         visible = prior.rows(self.seen, start, start + layout.scales[scale])
-        return prior.norm(prior.trunk(inputs, visible, memories=self.memories))
+        return prior.trunk(inputs, visible, self.memories)

@@ -117,8 +117,13 @@ def assemble(
     alike = Alike(list(watched.left_out), settings.precision)
     callbacks = [guests, alike, ema, bar, *before_log, logged, estimate]
     callbacks += [*watched.callbacks.values(), saving]  # saved after a step are the states after that step
-    trainer.callbacks.extend(callbacks)  # type: ignore[attr-defined]
+    add_callbacks(trainer, *callbacks)
     return Crew(task, ema, events, mirror, guests, Signals(saving))
+
+
+def add_callbacks(trainer: Trainer, *callbacks: Callback) -> None:
+    """Add callbacks behind those that a trainer has."""
+    trainer.callbacks.extend(callbacks)  # type: ignore[attr-defined], Lightning's connector sets it
 
 
 def carry_out(

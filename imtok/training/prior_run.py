@@ -23,7 +23,7 @@ from imtok.priors.rows import TokenRows, collate
 from imtok.training import folder as run_folder
 from imtok.training.callbacks import build_callbacks, check_monitors
 from imtok.training.checkpoints import Checkpoint
-from imtok.training.crew import Watched, assemble, carry_out
+from imtok.training.crew import Watched, add_callbacks, assemble, carry_out
 from imtok.training.ema import EMA
 from imtok.training.finish import SUMMARY, finished_before
 from imtok.training.flags import Again, is_fast, overfitted
@@ -151,11 +151,11 @@ def _train(run: PriorRun, lock: Lock) -> PriorOutcome:
     crew = assemble(trainer, watched, task, ema, mirror, Health(None))
     if run.trainer.evaluate_every:
         best = (BITS, False) if run.trainer.best else None
-        every = run.trainer.evaluate_every
-        trainer.callbacks.append(  # type: ignore[attr-defined]
-            Evaluation(run.folder, every, lambda net, _: _measured(run, net), best, ema, mirror, crew.guests, FOLDER)
+        places = (run.folder, run.trainer.evaluate_every)
+        add_callbacks(
+            trainer, Evaluation(*places, lambda net, _: _measured(run, net), best, ema, mirror, crew.guests, FOLDER)
         )
-    trainer.callbacks.append(crew.signals)  # type: ignore[attr-defined]
+    add_callbacks(trainer, crew.signals)
     if run.trainer.compile:
         functorch.backward_pass_autocast = "off"  # as the task calls it; compiled gradients are planned in forward
         for part in run.generator.modules():

@@ -31,7 +31,7 @@ from imtok.tokenizer import Tokenizer
 from imtok.training import folder as run_folder
 from imtok.training.callbacks import Guests
 from imtok.training.checkpoints import Checkpoint
-from imtok.training.crew import Crew, Watched, assemble, carry_out
+from imtok.training.crew import Crew, Watched, add_callbacks, assemble, carry_out
 from imtok.training.damage import BadSampleCount
 from imtok.training.ema import EMA
 from imtok.training.finish import finish, finished_before
@@ -151,7 +151,7 @@ def _assemble(run: Run, trainer: Trainer, plan: Plan, mirror: Loggers) -> tuple[
         more.append(Pictures(run.folder, run.trainer.pictures_every, plan.shown, ema, mirror))
     if plan.asked is not None:
         more.append(_evaluation(run, plan.asked, plan, ema, mirror, crew.guests))
-    trainer.callbacks.extend([*more, crew.signals])  # type: ignore[attr-defined]
+    add_callbacks(trainer, *more, crew.signals)
     # What is compiled.
     if run.trainer.compile:
         functorch.backward_pass_autocast = "off"  # as the task calls it; compiled gradients are planned in forward

@@ -13,9 +13,9 @@ from imtok.training.prior_run import PriorRun
 
 KEYS = [f"{number}.png" for number in range(24)]
 TINY = (
-    "prior.width=16",
-    "prior.depth=1",
-    "prior.heads=2",
+    "prior.trunk.width=16",
+    "prior.trunk.depth=1",
+    "prior.trunk.heads=2",
     "val_fraction=0.2",
     "trainer.max_steps=6",
     "trainer.batch_size=4",
@@ -59,5 +59,5 @@ def train_priors(root: str, names: list[str]) -> None:
     ddp = ("trainer=ddp", "trainer.strategy=ddp", f"trainer.devices={world}") if world > 1 else ()
     torch.set_num_threads(1)
     for name in names:
-        given = ["prior.dropout=0", "prior.drop_condition=0", f"prior={name}", *ddp]
+        given = ["prior.trunk.dropout=0", "prior.prefix.drop=0", f"prior={name}", *ddp]
         train_prior(in_float64(prior_run(Path(root) / f"{name}_{world}", Path(root) / "tokens", *given)))

@@ -14,7 +14,9 @@ from imtok.priors.rows import TokenRows, collate, split_rows
 from imtok.priors.sampling import Sampling
 
 HEAD = {"_target_": "imtok.priors.heads.ParallelHead"}
-PRIOR = {"_target_": "imtok.priors.ar.ARPrior", "head": HEAD, "width": 16, "depth": 1, "heads": 2}
+TRUNK = {"_target_": "imtok.priors.trunk.Trunk", "width": 16, "depth": 1, "heads": 2}
+PREFIX = {"_target_": "imtok.priors.prefix.Prefix"}
+PRIOR = {"_target_": "imtok.priors.ar.ARPrior", "head": HEAD, "trunk": TRUNK, "prefix": PREFIX}
 LABEL = {"_target_": "imtok.conditions.label.Label", "classes": 3}
 
 

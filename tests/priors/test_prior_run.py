@@ -14,7 +14,6 @@ from safetensors.torch import load_file
 from training.launch import launch_ranks
 
 from imtok.commands import sample
-from imtok.commands.sample import asked_of
 from imtok.conditions.given import DecodeConditionConfig
 from imtok.conditions.words import Words
 from imtok.config import register_schemas
@@ -24,8 +23,10 @@ from imtok.export.feed import Passing
 from imtok.export.store import TokenStore
 from imtok.export.tokens import export_tokens
 from imtok.folders import config_folder
+from imtok.priors.asked import asked_of
+from imtok.priors.codes import write_codes
 from imtok.priors.generator import Generator
-from imtok.priors.samples import write_codes, write_samples
+from imtok.priors.samples import write_samples
 from imtok.priors.sampling import Sampling
 from imtok.tokenizer import Tokenizer
 from imtok.training.prior_run import train_prior
@@ -104,8 +105,8 @@ def test_the_numbers_of_a_shorter_run_are_none_of_a_longer_one_that_was_cut_off_
 def test_other_tokens_and_other_settings_do_not_go_on(whole, tokens, tmp_path):
     more = ("trainer.evaluate_every=3", "trainer.best=bits_per_token", "ckpt=last")
     other = store(tmp_path / "other", "two slots").folder
-    with pytest.raises(InputError, match=r"prior.depth: 1 -> 2"):
-        train_prior(prior_run(whole[0], tokens, *more, "prior.depth=2"))
+    with pytest.raises(InputError, match=r"prior.trunk.depth: 1 -> 2"):
+        train_prior(prior_run(whole[0], tokens, *more, "prior.trunk.depth=2"))
     with pytest.raises(InputError, match="are not those of the run so far"):
         train_prior(prior_run(whole[0], other, *more))
 
@@ -117,7 +118,7 @@ def test_other_tokens_and_other_settings_do_not_go_on(whole, tokens, tmp_path):
         (["condition=label", "condition.classes=2"], "condition.classes must be above every label"),
         (["trainer.best=psnr", "trainer.evaluate_every=3"], "bits_per_token or null"),
         (["prior=scales"], "scales of the tokens"),
-        (["prior.heads=3"], "heads must divide"),
+        (["prior.trunk.heads=3"], "heads must divide"),
         (["val_fraction=0.99"], "leaves none"),
     ],
 )
@@ -230,7 +231,12 @@ def test_samples_of_another_tokenizer_are_refused(whole, tmp_path):
 
 
 def test_a_few_batches_can_be_learnt_by_heart(tokens, tmp_path):
-    more = ("trainer.lightning={overfit_batches: 1}", "trainer.max_steps=60", "trainer.log_every=5", "prior.dropout=0")
+    more = (
+        "trainer.lightning={overfit_batches: 1}",
+        "trainer.max_steps=60",
+        "trainer.log_every=5",
+        "prior.trunk.dropout=0",
+    )
     train_prior(prior_run(tmp_path / "run", tokens, *more, "optimizer.lr=0.02", "trainer.save_every=60"))
     losses = [float(row.split(",")[1]) for row in (tmp_path / "run" / "metrics.csv").read_text().splitlines()[1:]]
     assert losses[-1] < 0.5 * losses[0]

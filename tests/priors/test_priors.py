@@ -11,20 +11,23 @@ from imtok.priors.base import stop_nats
 from imtok.priors.heads import BitsHead, OrderedHead, ParallelHead
 from imtok.priors.layout import TokenLayout
 from imtok.priors.masked import MaskedPrior, stay_masked
+from imtok.priors.prefix import Prefix
 from imtok.priors.sampling import Given, Sampling, draws, preserved
 from imtok.priors.scales import ScalePrior
+from imtok.priors.trunk import Trunk
 from imtok.types import Condition, Tokens
 
-SMALL = {"width": 16, "depth": 2, "heads": 2, "dropout": 0.0}
+CLASSES, TEXT = {"classes": 3}, {"text_dim": 5, "text_length": 4}
 PLAIN = TokenLayout((8, 4), tokens=6)
 VARIABLE = TokenLayout((8, 4), tokens=6, variable_length=True)
 SCALES = TokenLayout((8, 4), tokens=14, scales=(1, 4, 9))
 HEADS = [ParallelHead, lambda sizes, width: OrderedHead(sizes, width, 1, 2), BitsHead]
 
 
-def made(kind, layout=PLAIN, head=ParallelHead, **more):
+def made(kind, layout=PLAIN, head=ParallelHead, told=None, drop=0.1, **more):
     torch.manual_seed(0)
-    prior = kind(layout, head(layout.vocab_sizes, 16), **SMALL, **more).eval()
+    trunk = Trunk(width=16, depth=2, heads=2, dropout=0.0)
+    prior = kind(layout, head(layout.vocab_sizes, 16), trunk, Prefix(16, **(told or {}), drop=drop), **more).eval()
     for part in prior.parameters():
         torch.nn.init.normal_(part, std=0.3)
     return prior
@@ -46,7 +49,7 @@ KINDS = [
 @pytest.mark.parametrize("head", HEADS, ids=["parallel", "ordered", "bits"])
 @pytest.mark.parametrize(("kind", "layout", "more"), KINDS)
 def test_a_sample_is_a_function_of_seed_and_index_whatever_the_batch(kind, layout, more, head):
-    prior = made(kind, layout, head, classes=3, **more)
+    prior = made(kind, layout, head, CLASSES, **more)
     label = torch.tensor([0, 1, 2, 0, 1])
     settings = Sampling(seed=5, guidance=1.5, steps=3, top_p=1.0)
     whole = prior.sample([0, 1, 2, 3, 4], Condition(label=label), settings)
@@ -62,7 +65,7 @@ def test_a_sample_is_a_function_of_seed_and_index_whatever_the_batch(kind, layou
 @pytest.mark.parametrize("head", HEADS, ids=["parallel", "ordered", "bits"])
 @pytest.mark.parametrize("more", [{}, {"order": "random"}])
 def test_what_is_remembered_gives_the_logits_of_the_whole_sequence(head, more):
-    prior = made(ARPrior, head=head, classes=3, text_dim=5, text_length=4, **more)
+    prior = made(ARPrior, head=head, told=CLASSES | TEXT, **more)
     mask = torch.tensor([[True] * 4, [True, False, False, False], [False] * 4])
     condition = Condition(text=torch.randn(3, 4, 5), mask=mask, label=torch.tensor([0, -1, 2]))
     settings = Sampling(seed=1)
@@ -79,7 +82,7 @@ def test_what_is_remembered_gives_the_logits_of_the_whole_sequence(head, more):
 def test_cached_hidden_states_are_those_without_a_cache_to_1e_5():
     from imtok.priors.ar import _Walk
 
-    prior, ids = made(ARPrior, classes=3), ids_of(PLAIN)
+    prior, ids = made(ARPrior, told=CLASSES), ids_of(PLAIN)
     condition = Condition(label=torch.tensor([0, 1, 2]))
     walk = _Walk(prior, condition, 3, False)
     steps = [walk.step(ids[:, at - 1 : at] if at else None, at) for at in range(6)]
@@ -89,7 +92,7 @@ def test_cached_hidden_states_are_those_without_a_cache_to_1e_5():
 def test_cached_scales_are_those_without_a_cache_to_1e_5():
     from imtok.priors.scales import _Walk
 
-    prior, ids = made(ScalePrior, SCALES, classes=3), ids_of(SCALES)
+    prior, ids = made(ScalePrior, SCALES, told=CLASSES), ids_of(SCALES)
     condition = Condition(label=torch.tensor([0, 1, 2]))
     walk, scales = _Walk(prior, condition, 3, False), ids.split([1, 4, 9], 1)
     steps = [walk.step(scales[scale - 1] if scale else None, scale) for scale in range(3)]
@@ -221,7 +224,7 @@ def test_the_bound_of_a_masked_prior_that_knows_nothing_is_exact():
 
 @pytest.mark.parametrize(("kind", "layout", "more"), KINDS)
 def test_what_is_told_matters_and_nothing_is_what_a_dropped_image_is_told(kind, layout, more):
-    prior = made(kind, layout, classes=3, **more)
+    prior = made(kind, layout, told=CLASSES, **more)
     tokens = Tokens(ids_of(layout), torch.ones(3, layout.tokens, dtype=torch.bool) if layout.variable_length else None)
     none, some = (prior.nats(tokens, Condition(label=torch.full((3,), label))) for label in (-1, 1))
     assert not torch.equal(none, some)
@@ -247,7 +250,7 @@ def test_tokens_that_are_given_stay_and_the_others_are_drawn_in_their_sight(kind
 
 @pytest.mark.parametrize(("kind", "layout", "more"), KINDS)
 def test_losses_are_the_mean_cost_of_a_token_and_reach_all_weights(kind, layout, more):
-    prior = made(kind, layout, drop_condition=0.0, classes=3, **more).train()
+    prior = made(kind, layout, told=CLASSES, drop=0.0, **more).train()
     keep = torch.arange(6) < torch.tensor([[2], [6], [4]]) if layout.variable_length else None
     tokens, condition = Tokens(ids_of(layout), keep), Condition(label=torch.tensor([0, 1, 2]))
     losses = prior.losses(tokens, condition, 1.0)
@@ -278,7 +281,7 @@ def test_random_orders_become_raster_order():
         (lambda: made(MaskedPrior, VARIABLE), "prior=ar"),
         (lambda: made(MaskedPrior, passes=0), "passes"),
         (lambda: made(ScalePrior), "scales of the tokens"),
-        (lambda: made(ARPrior, drop_condition=1.0), "drop_condition"),
+        (lambda: made(ARPrior, drop=1.0), "drop must"),
         (lambda: made(ARPrior).sample([0], None, Sampling(guidance=2)), "guidance must be 1"),
         (
             lambda: made(ARPrior, VARIABLE).sample(
@@ -293,7 +296,10 @@ def test_random_orders_become_raster_order():
             ),
             "last ones",
         ),
-        (lambda: made(ARPrior, text_dim=3, text_length=2).nats(Tokens(ids_of(PLAIN)), None), "2 rows of text"),
+        (
+            lambda: made(ARPrior, told={"text_dim": 3, "text_length": 2}).nats(Tokens(ids_of(PLAIN)), None),
+            "2 rows of text",
+        ),
     ],
 )
 def test_what_cannot_be_is_refused_by_name(build, message):

@@ -19,7 +19,7 @@ from imtok.measures.report.compare import read_report
 from imtok.tokenizer import Tokenizer
 
 WORDS = (
-    "data=photos", "data.crops_per_photo=2", "prior.width=16", "prior.depth=1", "prior.heads=2",
+    "data=photos", "data.crops_per_photo=2", "prior.trunk.width=16", "prior.trunk.depth=1", "prior.trunk.heads=2",
     "trainer.max_steps=4", "trainer.batch_size=4", "trainer.accelerator=cpu", "trainer.threads=1",
     "trainer.save_every=2", "n=6",
 )  # fmt: skip
@@ -116,10 +116,18 @@ def test_a_probe_of_one_sample_is_refused_before_any_work(tokenizer, tmp_path):
 
 def test_another_probe_in_the_folder_is_refused_by_what_differs(whole, tokenizer, tmp_path):
     with pytest.raises(InputError, match="a probe with another prior"):
-        probed(whole[0], tokenizer, "prior.width=32")
+        probed(whole[0], tokenizer, "prior.trunk.width=32")
     (tmp_path / "mine.txt").write_text("mine")
     with pytest.raises(InputError, match="holds other files"):
         probed(tmp_path, tokenizer)
+
+
+def test_another_seed_is_a_probe_of_the_same_id_and_another_one_in_a_folder(whole, tokenizer, tmp_path):
+    other = probed(tmp_path / "probe", tokenizer, "seed=1")
+    assert other.metrics != whole[1].metrics
+    assert {one["id"] for one in other.ids.values()} == {one["id"] for one in whole[1].ids.values()}
+    with pytest.raises(InputError, match="a probe with another seed"):
+        probed(whole[0], tokenizer, "seed=1")
 
 
 def test_numbers_of_unlike_probes_are_never_compared(whole, tmp_path):
