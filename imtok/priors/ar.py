@@ -1,7 +1,7 @@
 """Next-token prediction: the tokens of an image one after the other, in raster order or in random orders."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int64
@@ -33,11 +33,11 @@ class ARPrior(TransformerPrior):
         head: See there.
         trunk: See there.
         prefix: See there.
-        order: "raster" or "random".
-        anneal: Share of the run at which random orders begin to become fewer, and at which none is left.
+        anneal: Share of the run at which random orders begin to become fewer, and at which none is left; None = all
+            images are in raster order from the start.
 
     Raises:
-        ValueError: If an argument is out of range, or orders are random and lengths vary.
+        ValueError: If ``anneal`` is out of range, or is given and lengths vary.
     """
 
     def __init__(
@@ -46,18 +46,18 @@ class ARPrior(TransformerPrior):
         head: TokenHead,
         trunk: Trunk,
         prefix: Prefix,
-        order: Literal["raster", "random"] = "raster",
-        anneal: tuple[float, float] = (0.5, 0.75),
+        anneal: tuple[float, float] | None = None,
     ) -> None:
         super().__init__(layout, head, trunk, prefix)
-        if order not in ("raster", "random"):
-            raise ValueError(f"order must be raster or random, got {order!r}")
-        if order == "random" and layout.variable_length:
-            raise ValueError("order must be raster where images leave out their last tokens, got random")
-        if not 0 <= anneal[0] <= anneal[1] <= 1:
+        if anneal is not None and layout.variable_length:
+            raise ValueError(
+                "anneal must be null where images leave out their last tokens: a random order has no last ones"
+            )
+        if anneal is not None and not 0 <= anneal[0] <= anneal[1] <= 1:
             raise ValueError(f"anneal must be two shares of the run in ascending order, got {list(anneal)}")
-        self.order, self.anneal = order, tuple(anneal)
-        self.next_position = nn.Parameter(torch.randn(layout.tokens, trunk.width) * 0.02) if order == "random" else None
+        self.anneal = anneal
+        ahead = torch.randn(layout.tokens, trunk.width) * 0.02
+        self.next_position = nn.Parameter(ahead) if anneal is not None else None
         self.end = nn.Linear(trunk.width, 1) if layout.variable_length else None
 
     @override
@@ -137,7 +137,7 @@ class ARPrior(TransformerPrior):
 
     def _orders(self, ids: Tensor, progress: float) -> Int64[Tensor, "b t"] | None:
         """An order for each image of a training batch; None = raster for all."""
-        if self.order == "raster":
+        if self.anneal is None:
             return None
         first, last = self.anneal
         share = 1.0 if progress < first else max(0.0, (last - progress) / max(last - first, 1e-12))

@@ -17,6 +17,7 @@ from imtok.priors.scales import ScalePrior
 from imtok.priors.trunk import Trunk
 from imtok.types import Condition, Tokens
 
+RANDOM = {"anneal": (0.5, 0.75)}
 CLASSES, TEXT = {"classes": 3}, {"text_dim": 5, "text_length": 4}
 PLAIN = TokenLayout((8, 4), tokens=6)
 VARIABLE = TokenLayout((8, 4), tokens=6, variable_length=True)
@@ -39,7 +40,7 @@ def ids_of(layout, images=3):
 
 KINDS = [
     pytest.param(ARPrior, PLAIN, {}, id="ar"),
-    pytest.param(ARPrior, PLAIN, {"order": "random"}, id="rar"),
+    pytest.param(ARPrior, PLAIN, RANDOM, id="rar"),
     pytest.param(ARPrior, VARIABLE, {}, id="variable"),
     pytest.param(MaskedPrior, PLAIN, {}, id="masked"),
     pytest.param(ScalePrior, SCALES, {}, id="scales"),
@@ -63,7 +64,7 @@ def test_a_sample_is_a_function_of_seed_and_index_whatever_the_batch(kind, layou
 
 
 @pytest.mark.parametrize("head", HEADS, ids=["parallel", "ordered", "bits"])
-@pytest.mark.parametrize("more", [{}, {"order": "random"}])
+@pytest.mark.parametrize("more", [{}, RANDOM])
 def test_what_is_remembered_gives_the_logits_of_the_whole_sequence(head, more):
     prior = made(ARPrior, head=head, told=CLASSES | TEXT, **more)
     mask = torch.tensor([[True] * 4, [True, False, False, False], [False] * 4])
@@ -135,7 +136,7 @@ def test_a_scale_sees_the_scales_before_it_whole_and_nothing_of_its_own():
 
 
 def test_in_a_random_order_a_token_sees_those_before_it_in_that_order():
-    prior, ids = made(ARPrior, order="random"), ids_of(PLAIN, 1)
+    prior, ids = made(ARPrior, **RANDOM), ids_of(PLAIN, 1)
     order = torch.tensor([[3, 0, 5, 1, 4, 2]])
     changed = ids.clone()
     changed[0, 5, 0] = (changed[0, 5, 0] + 1) % 8  # it comes third
@@ -147,7 +148,7 @@ def test_in_a_random_order_a_token_sees_those_before_it_in_that_order():
 def test_all_sequences_of_one_length_have_probabilities_that_add_up_to_one():
     layout = TokenLayout((2,), tokens=3)
     every = torch.cartesian_prod(*[torch.arange(2)] * 3)[..., None]
-    for kind, more in ((ARPrior, {}), (ARPrior, {"order": "random"})):
+    for kind, more in ((ARPrior, {}), (ARPrior, RANDOM)):
         nats = made(kind, layout, **more).nats(Tokens(every), None)
         assert torch.exp(-nats).sum().item() == pytest.approx(1, abs=1e-5)
     scales = TokenLayout((2,), tokens=5, scales=(1, 4))
@@ -263,7 +264,7 @@ def test_losses_are_the_mean_cost_of_a_token_and_reach_all_weights(kind, layout,
 
 
 def test_random_orders_become_raster_order():
-    prior, ids = made(ARPrior, order="random", anneal=(0.5, 0.75)), torch.zeros(2000, 6, 2)
+    prior, ids = made(ARPrior, **RANDOM), torch.zeros(2000, 6, 2)
     raster = torch.arange(6)
     shares = [(prior._orders(ids, at) == raster).all(1).float().mean().item() for at in (0.0, 0.5, 0.625, 0.75, 1.0)]
     assert shares[0] == pytest.approx(1 / 720, abs=0.005)
@@ -275,9 +276,8 @@ def test_random_orders_become_raster_order():
 @pytest.mark.parametrize(
     ("build", "message"),
     [
-        (lambda: made(ARPrior, VARIABLE, order="random"), "order must be raster"),
-        (lambda: made(ARPrior, order="spiral"), "raster or random"),
-        (lambda: made(ARPrior, order="random", anneal=(0.9, 0.1)), "anneal"),
+        (lambda: made(ARPrior, VARIABLE, **RANDOM), "anneal must be null"),
+        (lambda: made(ARPrior, anneal=(0.9, 0.1)), "anneal"),
         (lambda: made(MaskedPrior, VARIABLE), "prior=ar"),
         (lambda: made(MaskedPrior, passes=0), "passes"),
         (lambda: made(ScalePrior), "scales of the tokens"),
