@@ -2,7 +2,7 @@
 
 import logging
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -31,7 +31,12 @@ _FORMER = 10_000  # more images of the reference than these were left out of pre
 
 
 def score(
-    images: Path, reference: Path, protocol: Protocol, device: str | torch.device = "cpu", batch_size: int = 64
+    images: Path,
+    reference: Path,
+    protocol: Protocol,
+    device: str | torch.device = "cpu",
+    batch_size: int = 64,
+    further: Mapping[str, Path] | None = None,
 ) -> dict[str, Any]:
     """Measure a set of generated images.
 
@@ -44,6 +49,8 @@ def score(
         protocol: Extractor and its resizer. Images are taken as they are: no crop.
         device: Where to compute.
         batch_size: Images at a time.
+        further: More sets of images, of which only the distance to the same reference is measured, by what its name
+            begins with: ``{"r": reconstructions}`` for ``rfid``. None = there are none.
 
     Returns:
         ``metrics``, ``absent``, ``warnings``, ``protocol`` with its ``id``, and the numbers of images.
@@ -72,7 +79,12 @@ def score(
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         metrics = {f"g{extractor.distance}": float(distance.compute().item())}
-    notes += _said(str(warning.message) for warning in caught)
+        for short, path in (further or {}).items():
+            other_distance = FrechetDistance(extractor.dim, pooled)
+            for batch in stored_images(path, batch_size, short):
+                other_distance.update(extractor(batch.to(device)).features.cpu())
+            metrics[f"{short}{extractor.distance}"] = float(other_distance.compute().item())
+    notes += _said(dict.fromkeys(str(warning.message) for warning in caught))
     absent: dict[str, str] = {}
     if seen.spatial is not None and spatial is not None:
         _check_length(reference, _SPATIAL[0], spatial, len(seen.spatial.mean))

@@ -14,11 +14,9 @@ from imtok.errors import InputError
 from imtok.export.store import TokenStore
 from imtok.files import canonical_json, new_folder, read_json, write_json
 from imtok.grid import to_picture
-from imtok.measures.frechet import FeatureStatistics, Gaussian, frechet_distance
 from imtok.measures.generated import score
 from imtok.measures.inference import Size, evaluating
 from imtok.measures.protocol import Protocol
-from imtok.measures.stored import stored_images
 from imtok.pixels import to_uint8
 from imtok.priors.layout import TokenLayout
 from imtok.priors.rows import TokenRows
@@ -134,16 +132,11 @@ def measure(folder: Path, protocol: Protocol, device: torch.device, say: Callabl
         if canonical_json({name: before.facts.get(name) for name in wanted}) == canonical_json(wanted):
             return before
     say("score")
-    reference = folder / "reference" / NPZ
-    found = score(folder / "samples" / "samples.npz", reference, protocol, device)
-    extractor = protocol.build().to(device)
-    own = _statistics(reference, extractor, device)
-    metrics = dict(found["metrics"])
-    for name, short in (("reconstructions", "r"), ("unigram", "unigram_g")):
-        other = _statistics(folder / name / NPZ, extractor, device)
-        metrics[f"{short}{extractor.distance}"] = frechet_distance(other, own).item()
+    others = {"r": folder / "reconstructions" / NPZ, "unigram_g": folder / "unigram" / NPZ}
+    samples, reference = folder / "samples" / "samples.npz", folder / "reference" / NPZ
+    found = score(samples, reference, protocol, device, further=others)
     facts = {name: value for name, value in found["protocol"].items() if name != "id"}
-    result = Found(metrics, found["absent"], found["warnings"], facts)
+    result = Found(found["metrics"], found["absent"], found["warnings"], facts)
     write_json(path, vars(result))
     return result
 
@@ -156,13 +149,6 @@ def draw_sheet(folder: Path, columns: int = 12, rows: int = 6) -> None:
     sheet = to_picture(make_grid(images, nrow=columns, padding=1, pad_value=255))
     scale = max(1, round(64 / max(images.shape[-2:])))
     sheet.resize((sheet.width * scale, sheet.height * scale), Image.Resampling.NEAREST).save(folder / "samples.png")
-
-
-def _statistics(path: Path, extractor: Any, device: torch.device) -> Gaussian:
-    sums = FeatureStatistics(extractor.dim)
-    for batch in stored_images(path, 64):
-        sums.update(extractor(batch.to(device)).features.cpu())
-    return sums.compute()
 
 
 def _pixels(images: torch.Tensor) -> np.ndarray:

@@ -47,6 +47,16 @@ def test_a_set_is_at_no_distance_from_itself(pixels, tmp_path):
     assert len(found["protocol"]["id"]) == 12
 
 
+def test_further_sets_are_held_against_the_same_reference(pixels, tmp_path):
+    for name, rows in {"reference": pixels, "samples": pixels[:20], "others": pixels[10:]}.items():
+        np.savez(tmp_path / f"{name}.npz", arr_0=rows)
+    samples, others, reference = (tmp_path / f"{name}.npz" for name in ("samples", "others", "reference"))
+    found = score(samples, reference, ADM, batch_size=7, further={"r": others})
+    alone = score(others, reference, ADM)["metrics"]["gfd_tiny"]
+    assert found["metrics"]["rfd_tiny"] == pytest.approx(alone, rel=1e-9) != found["metrics"]["gfd_tiny"]
+    assert len(found["warnings"]) == len(set(found["warnings"]))
+
+
 def test_a_folder_is_as_good_as_an_npz_and_statistics_as_good_as_images(pixels, tmp_path):
     (tmp_path / "folder").mkdir()
     for index, image in enumerate(pixels[:20]):
