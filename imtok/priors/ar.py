@@ -66,7 +66,7 @@ class ARPrior(TransformerPrior):
         order = self._orders(tokens.ids, progress)
         nats, ends = self._nats(tokens.ids, there, condition, order)
         found = {"tokens": mean_of(nats, there)}
-        return found if ends is None else found | {"end": ends.sum() / there.sum()}
+        return found if ends is None else found | {"end": ends.sum(1).mean() / there.shape[1]}
 
     @override
     def nats(self, tokens: Tokens, condition: Condition | None) -> Float[Tensor, " b"]:

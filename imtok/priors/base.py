@@ -145,8 +145,12 @@ def _start(module: nn.Module) -> None:
 
 
 def mean_of(nats: Float[Tensor, "b t g"], there: Bool[Tensor, "b t"]) -> Float[Tensor, ""]:
-    """The mean over the tokens that there are, in nats per token."""
-    return (nats.sum(-1) * there).sum() / there.sum()
+    """The mean over images of what their tokens cost, in nats per token that an image can have.
+
+    Tokens that are left out cost nothing and still count, so that a batch in parts, over micro-batches or ranks, has
+    the mean of the whole.
+    """
+    return (nats.sum(-1) * there).sum(1).mean() / there.shape[1]
 
 
 def stop_nats(logits: Float[Tensor, "b t"], there: Bool[Tensor, "b t"]) -> Float[Tensor, "b t"]:

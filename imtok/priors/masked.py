@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from imtok.nn.visibility import hide_keys
-from imtok.priors.base import TransformerPrior, mean_of
+from imtok.priors.base import TransformerPrior
 from imtok.priors.heads import TokenHead
 from imtok.priors.layout import TokenLayout
 from imtok.priors.prefix import Prefix
@@ -65,7 +65,8 @@ class MaskedPrior(TransformerPrior):
         count = (share * t).ceil().clamp(min=1)
         rank = torch.rand(b, t, device=tokens.ids.device).argsort(1).argsort(1)
         masked = rank < count
-        return {"tokens": mean_of(self.head.nats(self.hidden(tokens.ids, masked, condition), tokens.ids), masked)}
+        nats = self.head.nats(self.hidden(tokens.ids, masked, condition), tokens.ids)  # b t g
+        return {"tokens": (nats.sum(-1) * masked).sum() / masked.sum()}
 
     @override
     def nats(self, tokens: Tokens, condition: Condition | None) -> Float[Tensor, " b"]:

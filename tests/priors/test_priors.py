@@ -167,6 +167,23 @@ def test_all_sequences_of_any_length_have_probabilities_that_add_up_to_one():
     assert total == pytest.approx(1, abs=1e-5)
 
 
+@pytest.mark.parametrize("layout", [PLAIN, VARIABLE], ids=["one length", "variable"])
+def test_the_loss_of_a_batch_is_the_mean_of_those_of_its_parts(layout):
+    prior, ids = made(ARPrior, layout), ids_of(layout, 4)
+    keep = torch.arange(6) < torch.tensor([[1], [6], [3], [5]]) if layout.variable_length else None
+    whole = prior.losses(Tokens(ids, keep), None, 0.0)
+    parts = [
+        prior.losses(Tokens(ids[rows], None if keep is None else keep[rows]), None, 0.0)
+        for rows in (slice(0, 2), slice(2, 4))
+    ]
+    assert set(whole) == ({"tokens", "end"} if layout.variable_length else {"tokens"})
+    for name, loss in whole.items():
+        torch.testing.assert_close(loss, (parts[0][name] + parts[1][name]) / 2)
+    if layout.variable_length:
+        nats = prior.nats(Tokens(ids, keep), None).mean() / 6
+        torch.testing.assert_close(whole["tokens"] + whole["end"], nats)
+
+
 def test_ends_cost_what_is_open_alone():
     there = torch.tensor([[True, True, False, False], [True, True, True, True]])
     logits = torch.zeros(2, 4)
@@ -256,8 +273,7 @@ def test_losses_are_the_mean_cost_of_a_token_and_reach_all_weights(kind, layout,
     tokens, condition = Tokens(ids_of(layout), keep), Condition(label=torch.tensor([0, 1, 2]))
     losses = prior.losses(tokens, condition, 1.0)
     if prior.exact:
-        count = 12 if keep is not None else 3 * layout.tokens
-        total = prior.nats(tokens, condition).sum() / count
+        total = prior.nats(tokens, condition).mean() / layout.tokens
         torch.testing.assert_close(sum(losses.values()), total)
     sum(losses.values()).backward()
     assert all(part.grad is not None for part in prior.parameters())
