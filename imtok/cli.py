@@ -11,7 +11,7 @@ from imtok.completion import SCRIPT, complete
 from imtok.errors import InputError
 from imtok.help import help_of
 from imtok.plain import PATH_OF, PLAIN
-from imtok.system import refuse_windows
+from imtok.system import keep_memory, refuse_windows
 from imtok.text import plain_lines
 
 COMPOSED = tuple(PATH_OF)  # Hydra composes the config of these
@@ -54,6 +54,7 @@ def main() -> None:
         sys.stdout.write(SCRIPT if command == "--completion" else "".join(f"{word}\n" for word in asked))
         return
     refuse_windows()
+    keep_memory()
     sys.argv = [f"imtok {command}", *arguments]
     if command in COMPOSED:
         run_hydra(command)
@@ -69,6 +70,7 @@ def main() -> None:
 def run_hydra(command: str) -> None:
     """Check the command line, then let Hydra compose the config and call the command."""
     refuse_windows()
+    keep_memory()
     if _asks_help(sys.argv[1:]):
         sys.stdout.write(help_of(command))
         return

@@ -5,6 +5,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from imtok.system import keep_memory
+
 # Folder: modules without "test_". What takes seconds, starts processes or trains is not among them.
 QUICK = """
 critics: critics
@@ -33,6 +35,7 @@ zoo: files import_command
 
 def pytest_configure(config: pytest.Config) -> None:
     """``pytest -m quick`` imports only modules that hold quick tests: to collect all takes longer than to run them."""
+    keep_memory()
     if config.option.markexpr == "quick" and config.args_source is pytest.Config.ArgsSource.TESTPATHS:
         config.args = [str(module) for module in _quick()]
 

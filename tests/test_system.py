@@ -1,5 +1,7 @@
 """On Windows the library works, and each command says in one line that it does not run there."""
 
+import os
+import platform
 import subprocess
 import sys
 from pathlib import Path
@@ -9,6 +11,7 @@ import pytest
 from imtok.cli import COMMANDS, main, run_hydra
 
 ROOT = Path(__file__).parents[1]
+GLIBC = platform.libc_ver()[0] == "glibc"
 
 
 @pytest.mark.parametrize("command", [*COMMANDS, "trian"])
@@ -155,3 +158,28 @@ def test_the_library_is_imported_and_used_without_what_windows_lacks(tmp_path):
     first, second = result.stdout.splitlines()
     assert first == "True 4"
     assert "not on Windows" in second
+
+
+FAULTS = """
+import resource, sys
+from imtok.system import keep_memory
+import torch
+changed, counts = keep_memory(), []
+for _ in range(20):
+    torch.empty(2**24).fill_(1)
+    counts.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt)
+faults = counts[-1] - counts[9]
+print(changed, faults * resource.getpagesize())
+"""
+
+
+@pytest.mark.skipif(not GLIBC, reason="there is no glibc")
+@pytest.mark.parametrize(("setting", "kept"), [({}, True), ({"MALLOC_TRIM_THRESHOLD_": "131072"}, False)])
+def test_the_memory_of_freed_tensors_is_kept_unless_the_environment_says_otherwise(setting, kept):
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("MALLOC_")}
+    ran = subprocess.run(
+        [sys.executable, "-c", FAULTS], cwd=ROOT, env=environment | setting, capture_output=True, text=True, check=True
+    )
+    changed, faulted = ran.stdout.split()
+    assert changed == str(kept)
+    assert (int(faulted) < 2**24) == kept  # of ten times 64 MB
