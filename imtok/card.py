@@ -18,6 +18,7 @@ from imtok.quantizers.layout import layout
 from imtok.text import markdown, markdown_table
 
 REPORT = "report.json"
+_CHANNELS = {1: "grey", 3: "RGB", 4: "RGB and alpha"}
 PICTURE = "reconstructions.png"
 TASK = "image-to-image"  # what the hub calls a net that gives an image for an image
 FILES = {
@@ -39,6 +40,11 @@ class Described(Protocol):
     decoder: Decoder
     condition: Conditioner | None
     config: dict[str, Any] | None
+
+    @property
+    def channels(self) -> int:
+        """Of its images."""
+        ...
 
     def parameter_count(self) -> int:
         """How many numbers it has learnt."""
@@ -149,7 +155,7 @@ def _facts(tokenizer: Described, size: int | None) -> list[list[str]]:
         ["width of a latent", str(quantizer.dim)],
         ["bits per token", f"{quantizer.bits_per_token:g}"],
         ["parameters", f"{tokenizer.parameter_count():,}"],
-        ["pixels", "RGB, float in [-1, 1]"],
+        ["pixels", f"{_CHANNELS[tokenizer.channels]}, float in [-1, 1]"],
     ]
     if tokenizer.condition is not None:
         kinds, by = ", ".join(tokenizer.condition.gives), type(tokenizer.condition).__name__

@@ -3,10 +3,14 @@
 import math
 from collections.abc import Sequence
 
+import numpy as np
+import torch
 from einops import rearrange
-from jaxtyping import UInt8
+from jaxtyping import Float, Real, UInt8
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
+
+from imtok.pixels import to_uint16
 
 _PAPER, _INK, _FAINT = (255, 255, 255), (32, 32, 32), (90, 90, 90)
 _TILE = 128  # smaller images are enlarged to about this many pixels, without smoothing
@@ -58,6 +62,12 @@ def draw_grid(
     return picture
 
 
-def to_picture(image: UInt8[Tensor, "3 h w"]) -> Image.Image:
-    """A tensor of pixels as a Pillow image."""
-    return Image.fromarray(rearrange(image, "c h w -> h w c").contiguous().cpu().numpy())
+def to_picture(image: Real[Tensor, "c h w"]) -> Image.Image:
+    """Levels of 1, 3 or 4 channels as a Pillow image of 8 bits: grey, RGB or RGBA."""
+    levels = image if image.dtype == torch.uint8 else image.round().clamp(0, 255).to(torch.uint8)
+    return Image.fromarray(rearrange(levels, "c h w -> h w c").squeeze(-1).contiguous().cpu().numpy())
+
+
+def to_deep_picture(image: Float[Tensor, "1 h w"]) -> Image.Image:
+    """A grey image in ``[-1, 1]`` as a Pillow image of 16 bits."""
+    return Image.fromarray(to_uint16(image)[0].cpu().numpy().astype(np.uint16))

@@ -15,7 +15,7 @@ from imtok.data.transforms import CentreCrop
 from imtok.errors import InputError
 from imtok.grid import draw_grid
 from imtok.locate import CONFIG, WEIGHTS, find_pretrained, hub_name
-from imtok.pixels import to_float, to_uint8
+from imtok.pixels import as_channels, rgb_levels, to_float, to_rgb, to_uint8
 from imtok.stored import Stored
 
 log = logging.getLogger(__name__)
@@ -173,7 +173,9 @@ class OnHub(
             log.info("the model card gets no picture: %s", error)
             return
         crop, weight = CentreCrop(self.image_size), self.decoder.last_layer
-        originals = [crop(image, np.random.default_rng(0)) for image in photographs]  # nothing is drawn
+        nothing = np.random.default_rng(0)  # is drawn
+        nothing = np.random.default_rng(0)  # is drawn
+        originals = [crop(as_channels(image, self.channels), nothing) for image in photographs]
         modes = {module: module.training for module in self.modules()}
         try:
             with torch.no_grad():
@@ -181,7 +183,7 @@ class OnHub(
         finally:
             for module, training in modes.items():
                 module.training = training
-        draw_grid(originals, list(to_uint8(images).cpu())).save(path)
+        draw_grid([rgb_levels(image) for image in originals], list(to_uint8(to_rgb(images)).cpu())).save(path)
 
     def _report(self, given: str | Path | None) -> dict[str, Any] | None:
         """The report for the card; None if none was asked for and none fits."""

@@ -8,7 +8,7 @@ from omegaconf import MISSING, DictConfig, OmegaConf
 
 from imtok.conditions.given import ConditionConfig, DecodeConditionConfig, give
 from imtok.data.base import SPLITS, Images
-from imtok.data.told import require_told, told
+from imtok.data.told import require_told, told, with_channels
 from imtok.distributed import launched_gpu
 from imtok.errors import InputError
 from imtok.tokenizer import Tokenizer
@@ -45,7 +45,7 @@ class ImagesKeys:
 
 def told_images(images: Images, tokenizer: Tokenizer, given: ConditionConfig) -> Images:
     """Images with what the tokenizer's condition reads; refused if none of a list has it, unless that is allowed."""
-    images = told(images, tokenizer.condition)
+    images = told(with_channels(images, tokenizer.channels), tokenizer.condition)
     if not given.missing:
         require_told(images, tokenizer.condition, "images")
     return images

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import Float, Real
 from PIL import Image
 from torch import Tensor
 
@@ -27,9 +27,9 @@ Range = tuple[int | float, int | float]
 
 
 def preprocess(
-    images: Picture | Sequence[Picture], size: int, value_range: Range | None = None
-) -> Float[Tensor, "b 3 size size"]:
-    """Images of any size as ``imtok eval`` reads files: upright, RGB, the centre square scaled to ``size``.
+    images: Picture | Sequence[Picture], size: int, value_range: Range | None = None, channels: int = 3
+) -> Float[Tensor, "b c size size"]:
+    """Images of any size as ``imtok eval`` reads files: upright, the centre square scaled to ``size``.
 
     Args:
         images: One image, a batch in one array, or a list of single images, whose sizes may differ. Each is a PIL image
@@ -38,9 +38,11 @@ def preprocess(
         size: Side of the result, in pixels; what a tokenizer was trained on is its ``image_size``.
         value_range: Black and white of images that are not uint8: (0, 1), (0, 255), (-1, 1) or others. It is never
             guessed: the values of a dark or a bright image do not tell.
+        channels: Of the result: 1 (grey), 3 (RGB) or 4 (RGB and alpha), a tokenizer's ``channels``.
 
     Returns:
-        The batch, in ``[-1, 1]``. Values are rounded to 256 levels, as those of files are.
+        The batch, in ``[-1, 1]``. Values are rounded to 256 levels, as those of files are; those of Pillow's 16-bit
+        grey are kept where ``channels`` is 1.
 
     Raises:
         InputError: If an image is of another kind or shape, holds NaN, or does not lie in the range, or if the range is
@@ -56,13 +58,13 @@ def preprocess(
         raise InputError(f"value_range must be two numbers, those of black and of white, got {value_range}")
     crop, generator = CentreCrop(size), np.random.default_rng(0)  # which draws nothing
     several = images if isinstance(images, list | tuple) else [images]
-    squares = [crop(one, generator) for image in several for one in _levels(image, value_range)]
+    squares = [crop(one, generator) for image in several for one in _levels(image, value_range, channels)]
     if not squares:
         raise InputError("there must be at least one image, got none")
     return to_float(torch.stack(squares))
 
 
-def postprocess(images: Float[Tensor, "b 3 h w"]) -> list[Image.Image]:
+def postprocess(images: Float[Tensor, "b c h w"]) -> list[Image.Image]:
     """Images in ``[-1, 1]``, as a tokenizer decodes them, as PIL images.
 
     Raises:
@@ -75,12 +77,13 @@ def postprocess(images: Float[Tensor, "b 3 h w"]) -> list[Image.Image]:
     return [to_picture(image) for image in to_uint8(images.detach())]
 
 
-def load_picture(path: str | Path, size: int) -> Float[Tensor, "1 3 size size"]:
-    """Read a JPEG, PNG, WebP or AVIF as ``imtok eval`` does: upright, RGB, its centre square scaled to ``size``.
+def load_picture(path: str | Path, size: int, channels: int = 3) -> Float[Tensor, "1 c size size"]:
+    """Read a JPEG, PNG, WebP or AVIF as ``imtok eval`` does: upright, its centre square scaled to ``size``.
 
     Args:
         path: The file.
         size: Side of the result, in pixels; what a tokenizer was trained on is its ``image_size``.
+        channels: 1 (grey), 3 (RGB) or 4 (RGB and alpha), a tokenizer's ``channels``.
 
     Returns:
         A batch of one image in ``[-1, 1]``.
@@ -90,13 +93,13 @@ def load_picture(path: str | Path, size: int) -> Float[Tensor, "1 3 size size"]:
         ValueError: If the size is not positive.
     """
     try:
-        pixels = decode_image(Path(path).read_bytes(), str(path))
+        pixels = decode_image(Path(path).read_bytes(), str(path), channels=channels)
     except OSError as error:
         raise InputError(f"{path} cannot be read ({error.strerror})") from None
-    return preprocess(pixels, size)
+    return to_float(CentreCrop(size)(pixels, np.random.default_rng(0))[None])
 
 
-def save_picture(image: Float[Tensor, "1 3 h w"], path: str | Path) -> None:
+def save_picture(image: Float[Tensor, "1 c h w"], path: str | Path) -> None:
     """Write a batch of one image as a PNG, JPEG or WebP, as the name says; the file appears whole or not at all.
 
     Args:
@@ -120,6 +123,8 @@ def save_picture(image: Float[Tensor, "1 3 h w"], path: str | Path) -> None:
     suffix = Path(path).suffix.lower()
     if suffix not in SUFFIXES:
         raise InputError(f"{path} must end in one of {', '.join(SUFFIXES)}")
+    if image.shape[1] == 4 and suffix in (".jpg", ".jpeg"):
+        raise InputError(f"{path}: a JPEG holds no alpha; give a name that ends in .png or .webp")
     data = BytesIO()
     postprocess(image)[0].save(data, {".jpg": "JPEG"}.get(suffix, suffix[1:]))
     try:
@@ -128,11 +133,11 @@ def save_picture(image: Float[Tensor, "1 3 h w"], path: str | Path) -> None:
         raise InputError(f"{path} cannot be written ({error.strerror})") from None
 
 
-def _levels(image: Any, value_range: Range | None) -> list[UInt8[Tensor, "3 h w"]]:
+def _levels(image: Any, value_range: Range | None, channels: int) -> list[Real[Tensor, "c h w"]]:
     """One image, or a batch of them, as pixels of files."""
     if isinstance(image, Image.Image):
         if image.mode not in ("I", "F"):  # which are grey in numbers of any range
-            return [picture_pixels(image)]
+            return [picture_pixels(image, channels=channels)]
         image = np.asarray(image)
     if isinstance(image, np.ndarray):
         shape, axes = image.shape, "numpy array must be h w, h w c or b h w c"
@@ -148,7 +153,8 @@ def _levels(image: Any, value_range: Range | None) -> list[UInt8[Tensor, "3 h w"
         raise InputError(f"an image that is a {axes} with 1, 3 or 4 channels, got shape {list(shape)}")
     pixels = _as_uint8(last, value_range, str(image.dtype).removeprefix("torch."))
     singles = pixels.reshape(-1, *last.shape[-3:])
-    return [picture_pixels(Image.fromarray(one[..., 0] if one.shape[-1] == 1 else one)) for one in singles]
+    pictures = (Image.fromarray(one[..., 0] if one.shape[-1] == 1 else one) for one in singles)
+    return [picture_pixels(picture, channels=channels) for picture in pictures]
 
 
 def _as_uint8(values: np.ndarray, value_range: Range | None, kind: str) -> np.ndarray:

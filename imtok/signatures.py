@@ -45,8 +45,9 @@ EXPECTED: dict[str, type] = {
 # Arguments that imtok.build passes itself, so that YAML files leave them out.
 _TOLD = {"text_dim", "text_length", "classes"}  # of the condition
 PROVIDED = {
-    "encoder": {"out_dim", "image_size", "space"} | _TOLD,
-    "decoder": {"in_dim", "image_size", "space", "num_latents"} | _TOLD,
+    "encoder": {"out_dim", "image_size", "image_channels", "space"} | _TOLD,
+    "decoder": {"in_dim", "image_size", "image_channels", "space", "num_latents"} | _TOLD,
+    "space": {"image_channels"},
     "prior": {"layout"} | _TOLD,
     "prior.head": {"vocab_sizes", "width"},
     "prior.prefix": {"width"} | _TOLD,

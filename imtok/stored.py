@@ -22,7 +22,16 @@ from imtok.sealed import HASH, read_sealed, require_finite, write_sealed
 
 Own = TypeVar("Own", bound="Stored")
 
-SEALED = ("encoder", "quantizer", "decoder", "regularizer", "space", "condition", "image_size")  # what it is built from
+SEALED = (
+    "encoder",
+    "quantizer",
+    "decoder",
+    "regularizer",
+    "space",
+    "condition",
+    "image_size",
+    "channels",
+)  # what it is built from
 
 
 class Stored(nn.Module):
@@ -52,6 +61,11 @@ class Stored(nn.Module):
     def image_size(self) -> int | None:
         """Side of the images that it was trained on, in pixels, where the config says so."""
         return (self.config or {}).get("image_size")
+
+    @property
+    def channels(self) -> int:
+        """Of the images that it reads and makes: 1 (grey), 3 (RGB) or 4 (RGB and alpha)."""
+        return (self.config or {}).get("channels", 3)
 
     def save(self, folder: str | Path) -> None:
         """Write ``config.json``, with the hash of the weights, and ``model.safetensors``, with the config in it.

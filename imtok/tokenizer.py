@@ -1,5 +1,6 @@
 """image -> encoder -> latents -> quantizer -> latents -> decoder -> image."""
 
+import inspect
 from collections.abc import Iterator, Sequence
 from typing import Any, cast
 
@@ -11,13 +12,13 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from imtok.conditions.base import NO_LABEL, Conditioner, pinned
-from imtok.construct import Config, check_stored, construct
+from imtok.construct import Config, check_stored, construct, import_class
 from imtok.decoders.base import Decoder
 from imtok.encoders.base import Encoder, encoded
 from imtok.hub import OnHub
 from imtok.nn.taps import tapped
 from imtok.pictures import Picture, Range, postprocess, preprocess
-from imtok.pixels import check_image
+from imtok.pixels import check_channels, check_image
 from imtok.pretrained import as_stored
 from imtok.quantizers.base import Quantizer
 from imtok.regularizers.base import Regularizer
@@ -80,7 +81,7 @@ class Tokenizer(OnHub):
     @override
     def forward(
         self,
-        image: Float[Tensor, "b 3 h w"],
+        image: Float[Tensor, "b c h w"],
         taps: Sequence[str] = (),
         length: int | None = None,
         condition: Condition | None = None,
@@ -106,7 +107,7 @@ class Tokenizer(OnHub):
 
     def quantize(
         self,
-        image: Float[Tensor, "b 3 h w"],
+        image: Float[Tensor, "b c h w"],
         length: int | None = None,
         condition: Condition | None = None,
         step: int = 0,
@@ -125,7 +126,7 @@ class Tokenizer(OnHub):
 
     @torch.no_grad()
     def encode(
-        self, image: Shaped[Tensor, "b 3 h w"], length: int | None = None, condition: Condition | None = None
+        self, image: Shaped[Tensor, "b c h w"], length: int | None = None, condition: Condition | None = None
     ) -> Tokens:
         """Image to tokens.
 
@@ -160,7 +161,7 @@ class Tokenizer(OnHub):
         tokens: Tokens | Shaped[Tensor, "..."] | np.ndarray,
         size: tuple[int, int] | int | None = None,
         condition: Condition | None = None,
-    ) -> Float[Tensor, "b 3 h w"]:
+    ) -> Float[Tensor, "b c h w"]:
         """Tokens to images of height and width ``size``, clamped to ``[-1, 1]``.
 
         A tokenizer of variable length also decodes the first few tokens of each image.
@@ -190,7 +191,7 @@ class Tokenizer(OnHub):
         images: Picture | Sequence[Picture],
         size: int | None = None,
         value_range: Range | None = None,
-    ) -> Float[Tensor, "b 3 h w"]:
+    ) -> Float[Tensor, "b c h w"]:
         """PIL images, arrays or tensors as :meth:`encode` takes them, where and as precise as the tokenizer is.
 
         Args:
@@ -202,9 +203,9 @@ class Tokenizer(OnHub):
             InputError: If an image or its range cannot be used.
             ValueError: If no size is known.
         """
-        return preprocess(images, self._side(size), value_range).to(self.decoder.last_layer)
+        return preprocess(images, self._side(size), value_range, self.channels).to(self.decoder.last_layer)
 
-    def postprocess(self, images: Float[Tensor, "b 3 h w"]) -> list[Image.Image]:
+    def postprocess(self, images: Float[Tensor, "b c h w"]) -> list[Image.Image]:
         """What :meth:`decode` gives, as PIL images."""
         return postprocess(images)
 
@@ -260,12 +261,12 @@ class Tokenizer(OnHub):
     @classmethod
     @override
     def from_config(cls: type[Own], config: Config, packages: Sequence[str] | None = ("imtok",)) -> Own:
-        """Build from plain values: a dict for each part, by the names of the arguments above, and ``image_size``.
+        """Build from plain values: a dict for each part, ``image_size`` and ``channels``.
 
         The quantizer decides the width of the latents and of what the encoder gives, the encoder their number,
         ``image_size`` the size that learned positions are for: encoder and decoder are given what they ask for by an
-        argument (``out_dim``, ``in_dim``, ``num_latents``, ``image_size``, ``space``, and ``text_dim``,
-        ``text_length``, ``classes`` of the condition), so that nothing is written twice.
+        argument (``out_dim``, ``in_dim``, ``num_latents``, ``image_size``, ``image_channels``, ``space``, and
+        ``text_dim``, ``text_length``, ``classes`` of the condition), so that nothing is written twice.
 
         Args:
             config: A dict per part with ``_target_``, the full path of its class, and its arguments.
@@ -273,16 +274,20 @@ class Tokenizer(OnHub):
                 leave this as it is unless you trust its author.
 
         Raises:
-            ValueError: If a class is not of ``packages`` or not of the part's kind, or refuses its arguments.
+            ValueError: If a class is not of ``packages`` or not of the part's kind, or refuses its arguments; or if
+                ``channels`` is not 3 and a part takes no ``image_channels``.
         """
         for name, base in _PARTS.items() if packages is not None else ():  # all, before one of them is built
             if config.get(name) or name in _NEEDED:
                 check_stored(config.get(name), packages or (), base)
         quantizer = cast(Quantizer, construct(config["quantizer"], packages))
-        space = cast(Space, construct(config["space"], packages)) if config.get("space") else None
-        side = config.get("image_size")
+        side, channels = config.get("image_size"), config.get("channels", 3)
+        _check_channels(config, channels)
+        shape = {"image_channels": channels}
+        space = cast(Space, construct(config["space"], packages, shape)) if config.get("space") else None
         condition: Any = construct(config["condition"], packages) if config.get("condition") else None
-        known = {"image_size": side, "space": space, **(condition.sizes if condition is not None else {})}
+        known = {"image_size": side, "space": space, **shape}
+        known |= condition.sizes if condition is not None else {}
         encoder = cast(Encoder, construct(config["encoder"], packages, known | {"out_dim": quantizer.in_dim}))
         known |= {"in_dim": quantizer.dim, "num_latents": encoder.num_latents((side, side)) if side else None}
         decoder = cast(Decoder, construct(config["decoder"], packages, known))
@@ -327,3 +332,17 @@ class Tokenizer(OnHub):
                 known = ", ".join(part for part in modules if part and "." not in part)
                 raise ValueError(f"freeze must name parts of the tokenizer ({known}, ...), got {name!r}")
             yield name, modules[name]
+
+
+def _check_channels(config: Config, channels: Any) -> None:
+    """Raise ValueError unless all parts that see pixels can have so many channels."""
+    check_channels(channels)
+    for name in ("encoder", "decoder", "space") if channels != 3 else ():
+        if not config.get(name):
+            continue
+        kind = import_class(config[name]["_target_"])
+        if "image_channels" not in inspect.signature(kind).parameters:
+            cure = "space=none" if name == "space" else f"another {name}, such as {name}=cnn or {name}=vit"
+            raise ValueError(
+                f"channels={channels}: {name} ({kind.__name__}) is made for RGB images; give channels=3, or {cure}"
+            )

@@ -20,7 +20,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from jaxtyping import Bool, Float, Int64, UInt8
+from jaxtyping import Bool, Float, Int64, Real
 from torch import Tensor
 
 
@@ -134,7 +134,7 @@ class Reconstruction:
         taps: Outputs of the sub-modules that were asked for, by module name.
     """
 
-    image: Float[Tensor, "b 3 h w"]
+    image: Float[Tensor, "b c h w"]
     quantized: Quantized
     taps: dict[str, Tensor] = field(default_factory=dict)
 
@@ -149,8 +149,8 @@ class Shown:
         quantized: The codes that it was decoded from.
     """
 
-    target: Float[Tensor, "b 3 h w"]
-    image: Float[Tensor, "b 3 h w"] | None
+    target: Float[Tensor, "b c h w"]
+    image: Float[Tensor, "b c h w"] | None
     quantized: Quantized
 
 
@@ -208,7 +208,7 @@ class Batch:
         texts: All texts about each image that has several; empty where none has or nobody asked.
     """
 
-    image: UInt8[Tensor, "b 3 h w"]
+    image: Real[Tensor, "b c h w"]
     label: Int64[Tensor, " b"]
     index: Int64[Tensor, " b"]
     key: list[str]

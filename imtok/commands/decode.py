@@ -21,6 +21,7 @@ class Keys:
     image_size: int | None = None
     batch_size: int | None = None
     layout: str | None = None
+    bits: int = 8
     device: str = "auto"
     threads: int | None = None
     condition: DecodeConditionConfig = field(default_factory=DecodeConditionConfig)
@@ -29,6 +30,8 @@ class Keys:
         """What is out of range, one line each."""
         least_one = {"batch_size": self.batch_size, "image_size": self.image_size, "threads": self.threads}
         problems = [f"{name} must be at least 1, got {v}" for name, v in least_one.items() if v is not None and v < 1]
+        if self.bits not in (8, 16):
+            problems.append(f"bits must be 8 or 16 per channel of a picture, got {self.bits}")
         return problems + self.condition.check()
 
 
@@ -38,7 +41,7 @@ def run(config: DictConfig) -> None:
     told = given_condition(config)
     layout = None if config.layout is None else Path(config.layout)
     ids, out = Path(config.ids), Path(config.out)
-    count = decode_ids(tokenizer, ids, out, (size, size), config.batch_size, device, told, layout)
+    count = decode_ids(tokenizer, ids, out, (size, size), config.batch_size, device, told, layout, config.bits)
     named = "000000.png" + f" to {count - 1:06d}.png" * (count > 1)
     line = f"{count} pictures in {config.out}: {named}, in the order of {config.ids}"
     Console(highlight=False).print(line, soft_wrap=True, markup=False)

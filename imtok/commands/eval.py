@@ -113,10 +113,11 @@ def make_settings(config: MeasureConfig, protocol: Protocol, images: ImageSet | 
         InputError: If the reference cannot be read.
     """
     count = len(images) if isinstance(images, ImageSet) else 0
+    grey = "" if images.channels == 3 else f" {images.channels} channels"
     settings = replace(
         _asked(config, protocol),
         cache=Path(config.cache) if config.cache is not None else None,
-        data=f"{images.digest} {count} {images.image_size}" if isinstance(images, ImageSet) else "",
+        data=f"{images.digest} {count} {images.image_size}{grey}" if isinstance(images, ImageSet) else "",
     )
     if config.reference is None:
         return settings

@@ -12,6 +12,7 @@ from rich.console import Console
 from imtok.build import build_data
 from imtok.command_line import output_folder
 from imtok.data.remarks import say_remarks
+from imtok.data.told import with_channels
 from imtok.distributed import launched_rank
 from imtok.export.feed import make_feed
 from imtok.export.store import MANIFEST
@@ -57,7 +58,7 @@ def run(config: DictConfig) -> None:
     plain = plain_values(config)
     data = build_data(plain)
     views = Views(config.augment)
-    images = data.evaluation(views.square(size), config.split)
+    images = with_channels(data.evaluation(views.square(size), config.split), tokenizer.channels)
     say_remarks(images.remarks)
     feed = make_feed(images, config.shard_size, max(1, config.batch_size // len(views)), config.workers)
     about = Origin(plain["data"], config.split or data.default_split).about_data() | {"image_size": images.image_size}

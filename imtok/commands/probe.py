@@ -18,6 +18,7 @@ from imtok.config import read_keys
 from imtok.data.base import Data
 from imtok.data.loader import evaluation_loader
 from imtok.data.remarks import say_remarks
+from imtok.data.told import with_channels
 from imtok.distributed import launched_rank
 from imtok.errors import InputError
 from imtok.export.feed import make_feed
@@ -146,7 +147,7 @@ def run_probe(config: DictConfig, folder: Path, command: str) -> Report:
                 lambda done: advance(done, keys.n),
             )  # fmt: skip
     say("pictures")
-    held_out = data.evaluation(side, "val")
+    held_out = with_channels(data.evaluation(side, "val"), tokenizer.channels)
     most = min(keys.n, len(stores["held_out"]))
     write_originals(evaluation_loader(held_out, keys.batch_size, keys.workers), folder / "reference", most)
     write_reconstructions(tokenizer.to(device), stores["held_out"], folder / "reconstructions", size, most)
@@ -201,7 +202,7 @@ def _facts(plain: dict[str, Any]) -> dict[str, Any]:
 def _export(tokenizer: Tokenizer, data: Data, split: str, folder: Path, side: int, keys: Keys, say: Any) -> TokenStore:
     say(f"tokens of split={split}")
     wanted = (keys.split or split) if split == "train" else split
-    images = data.evaluation(side, wanted)
+    images = with_channels(data.evaluation(side, wanted), tokenizer.channels)
     say_remarks(images.remarks)
     feed = make_feed(images, 10_000, keys.batch_size, keys.workers)
     about = {"image_size": images.image_size, "split": wanted}

@@ -22,6 +22,7 @@ from imtok.objectives.base import Objective
 from imtok.objectives.judges import build_with_found
 from imtok.optimizer_section import read_optimizer, typed_section
 from imtok.paste import imtok_line
+from imtok.pixels import CHANNELS
 from imtok.sweeps import chosen, note_job
 from imtok.text import terminal
 from imtok.training.folder import left_out_so_far
@@ -62,6 +63,7 @@ class Keys:
     name: str = "default"
     note: str | None = None
     image_size: int = 64
+    channels: int = 3
     seed: int = 0
     out: str | None = None
     ckpt: str | None = None
@@ -82,6 +84,8 @@ class Keys:
             problems.append(f"trainer.evaluate_{NO_MEASURE}")
         if self.image_size < 1:
             problems.append(f"image_size must be at least 1 pixel, got {self.image_size}")
+        if self.channels not in CHANNELS:
+            problems.append(f"channels must be 1 (grey), 3 (RGB) or 4 (RGB and alpha), got {self.channels}")
         if self.seed < 0:
             problems.append(f"seed must not be negative, got {self.seed}")
         if self.judges not in ("required", "found"):

@@ -47,7 +47,7 @@ class DiffAugment(Augmentation):
         self.cutout = cutout
 
     @override
-    def forward(self, image: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b 3 h2 w2"]:
+    def forward(self, image: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h2 w2"]:
         if "color" in self.changes:
             image = _recolor(image)
         if "translation" in self.changes:
@@ -57,7 +57,7 @@ class DiffAugment(Augmentation):
         return image
 
 
-def _recolor(image: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b 3 h w"]:
+def _recolor(image: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
     brightness, saturation, contrast = torch.rand(3, len(image), 1, 1, 1).to(image)  # on the CPU: the same everywhere
     image = image + brightness - 0.5
     grey = image.mean(1, keepdim=True)
@@ -66,7 +66,7 @@ def _recolor(image: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b 3 h w"]:
     return level + (image - level) * (contrast + 0.5)
 
 
-def _shift(image: Float[Tensor, "b 3 h w"], most: float) -> Float[Tensor, "b 3 h w"]:
+def _shift(image: Float[Tensor, "b c h w"], most: float) -> Float[Tensor, "b c h w"]:
     for axis in (-2, -1):
         side = image.shape[axis]
         reach = round(side * most)
@@ -78,7 +78,7 @@ def _shift(image: Float[Tensor, "b 3 h w"], most: float) -> Float[Tensor, "b 3 h
     return image
 
 
-def _hole(image: Float[Tensor, "b 3 h w"], share: float) -> Bool[Tensor, "b 1 h w"]:
+def _hole(image: Float[Tensor, "b c h w"], share: float) -> Bool[Tensor, "b 1 h w"]:
     inside = []
     for side in image.shape[-2:]:
         length = round(side * share)

@@ -13,7 +13,7 @@ class Critic(nn.Module, ABC):
     """
 
     @abstractmethod
-    def forward(self, image: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b k"]:
+    def forward(self, image: Float[Tensor, "b c h w"]) -> Float[Tensor, "b k"]:
         """Scores of each image, one or one per place; positive = a photograph. Images in ``[-1, 1]``."""
 
     def update(self) -> None:
@@ -24,5 +24,5 @@ class Augmentation(nn.Module, ABC):
     """Changes images before a critic sees them, real and fake ones alike; gradients pass through it."""
 
     @abstractmethod
-    def forward(self, image: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b 3 h2 w2"]:
+    def forward(self, image: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h2 w2"]:
         """The changed images; its randomness is torch's own, which is seeded at every step."""

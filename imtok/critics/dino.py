@@ -13,6 +13,7 @@ from typing_extensions import override
 from imtok.critics.base import Critic
 from imtok.nn.frozen import Frozen
 from imtok.nn.timm_net import timm_net
+from imtok.pixels import to_rgb
 
 DINO = "vit_small_patch16_224.dino"
 _VIRTUAL_BATCH = 8
@@ -68,8 +69,8 @@ class DinoCritic(Critic):
             self.register_buffer(name, torch.tensor(values).view(3, 1, 1), persistent=False)
 
     @override
-    def forward(self, image: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b k"]:
-        seen = ((self._fit(image) + 1) / 2 - self.mean) / self.deviation
+    def forward(self, image: Float[Tensor, "b c h w"]) -> Float[Tensor, "b k"]:
+        seen = ((to_rgb(self._fit(image)) + 1) / 2 - self.mean) / self.deviation
         return torch.cat([head(features) for head, features in zip(self.heads, self._features(seen), strict=True)], 1)
 
     @override
@@ -78,7 +79,7 @@ class DinoCritic(Critic):
             if isinstance(part, _SpectralConvolution):
                 part.update()
 
-    def _fit(self, image: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b 3 side side"]:
+    def _fit(self, image: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c side side"]:
         height, width = image.shape[-2:]
         if (height, width) == (self.side, self.side):
             return image
@@ -91,7 +92,7 @@ class DinoCritic(Critic):
         small = min(height, width) > self.side
         return F.interpolate(image, (self.side, self.side), mode="area" if small else "bicubic")
 
-    def _features(self, image: Float[Tensor, "b 3 h w"]) -> list[Float[Tensor, "b d n"]]:
+    def _features(self, image: Float[Tensor, "b c h w"]) -> list[Float[Tensor, "b d n"]]:
         vit: Any = self.frozen.net
         tokens = vit.norm_pre(vit._pos_embed(vit.patch_embed(image)))
         found = [tokens]

@@ -18,6 +18,7 @@ class MaskBitCritic(Critic):
         channels: Channels of the first stage; the second has as many, the third twice, the fourth four times.
         halvings: Number of stages.
         grid: Places scored along each side.
+        image_channels: Channels of the images: 1, 3 or 4; the builder sets it.
 
     Raises:
         ValueError: If an argument is not positive; in ``forward``, if the image is too small.
@@ -28,12 +29,12 @@ class MaskBitCritic(Critic):
         torch.Size([2, 16])
     """
 
-    def __init__(self, channels: int = 128, halvings: int = 3, grid: int = 16) -> None:
+    def __init__(self, channels: int = 128, halvings: int = 3, grid: int = 16, image_channels: int = 3) -> None:
         super().__init__()
         if min(channels, halvings, grid) < 1:
             raise ValueError(f"channels, halvings and grid must be at least 1, got {channels}, {halvings} and {grid}")
         self.smallest = 2**halvings
-        self.stem = nn.Conv2d(3, channels, 5, padding=2)
+        self.stem = nn.Conv2d(image_channels, channels, 5, padding=2)
         stages: list[nn.Module] = []
         width = channels
         for index in range(halvings):
@@ -45,7 +46,7 @@ class MaskBitCritic(Critic):
         self.head = nn.Sequential(nn.Conv2d(width, width, 1), nn.LeakyReLU(0.1), nn.Conv2d(width, 1, 5, padding=2))
 
     @override
-    def forward(self, image: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b k"]:
+    def forward(self, image: Float[Tensor, "b c h w"]) -> Float[Tensor, "b k"]:
         if min(image.shape[-2:]) < self.smallest:
             raise ValueError(
                 f"images must be at least {self.smallest} pixels a side for this critic, got {tuple(image.shape[-2:])}"

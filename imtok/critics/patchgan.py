@@ -23,6 +23,7 @@ class PatchGAN(Critic):
         channels: Channels of the first convolution; doubled at each halving, up to eight times.
         halvings: Convolutions of stride 2.
         norm: "group" or "none", after all but the first and the last convolution.
+        image_channels: Channels of the images: 1, 3 or 4; the builder sets it.
 
     Raises:
         ValueError: If an argument is out of range; in ``forward``, if the image is too small.
@@ -33,14 +34,14 @@ class PatchGAN(Critic):
         torch.Size([2, 36])
     """
 
-    def __init__(self, channels: int = 64, halvings: int = 3, norm: Norm = "group") -> None:
+    def __init__(self, channels: int = 64, halvings: int = 3, norm: Norm = "group", image_channels: int = 3) -> None:
         super().__init__()
         if channels < 1 or halvings < 1:
             raise ValueError(f"channels and halvings must be at least 1, got {channels} and {halvings}")
         if norm not in get_args(Norm):
             raise ValueError(f"norm must be one of {', '.join(get_args(Norm))}, got {norm!r}")
         self.smallest = 3 * 2**halvings
-        layers: list[nn.Module] = [nn.Conv2d(3, channels, 4, stride=2, padding=1), nn.LeakyReLU(0.2)]
+        layers: list[nn.Module] = [nn.Conv2d(image_channels, channels, 4, stride=2, padding=1), nn.LeakyReLU(0.2)]
         width = channels
         for index in range(1, halvings + 1):
             wider = channels * min(2**index, 8)
@@ -57,7 +58,7 @@ class PatchGAN(Critic):
                     nn.init.zeros_(layer.bias)
 
     @override
-    def forward(self, image: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b k"]:
+    def forward(self, image: Float[Tensor, "b c h w"]) -> Float[Tensor, "b k"]:
         if min(image.shape[-2:]) < self.smallest:
             raise ValueError(
                 f"images must be at least {self.smallest} pixels a side for this critic, got {tuple(image.shape[-2:])}"

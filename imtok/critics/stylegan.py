@@ -24,6 +24,7 @@ class StyleGANCritic(Critic):
     Args:
         image_size: Side of the images, in pixels: a power of two, at least 8.
         channels: Channels at 4 to 64 pixels; above, they halve with every doubling of the resolution.
+        image_channels: Channels of the images: 1, 3 or 4; the builder sets it.
 
     Raises:
         ValueError: If ``image_size`` is no such power; in ``forward``, if images have another size.
@@ -33,20 +34,20 @@ class StyleGANCritic(Critic):
         torch.Size([2, 1])
     """
 
-    def __init__(self, image_size: int, channels: int = 512) -> None:
+    def __init__(self, image_size: int, channels: int = 512, image_channels: int = 3) -> None:
         super().__init__()
         if image_size < 8 or image_size & (image_size - 1):
             raise ValueError(f"image_size must be a power of two, at least 8, got {image_size}")
         self.image_size = image_size
         sides = [image_size >> halving for halving in range(int(math.log2(image_size)) - 1)]  # down to 4
         widths = [max(1, min(channels, channels * 64 // side)) for side in sides]
-        self.stem = nn.Sequential(_Convolution(3, widths[0], 1), nn.LeakyReLU(0.2))
+        self.stem = nn.Sequential(_Convolution(image_channels, widths[0], 1), nn.LeakyReLU(0.2))
         self.blocks = nn.Sequential(*(_Halving(a, b) for a, b in pairwise(widths)))
         self.last = nn.Sequential(_Convolution(widths[-1] + 1, channels, 3, padding=1), nn.LeakyReLU(0.2))
         self.head = nn.Sequential(_Linear(channels * 16, channels, gain=2.0), nn.LeakyReLU(0.2), _Linear(channels, 1))
 
     @override
-    def forward(self, image: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b k"]:
+    def forward(self, image: Float[Tensor, "b c h w"]) -> Float[Tensor, "b k"]:
         if image.shape[-2:] != (self.image_size, self.image_size):
             raise ValueError(f"images must be of {self.image_size} pixels a side, got {tuple(image.shape[-2:])}")
         features = self.last(_with_spread(self.blocks(self.stem(image))))

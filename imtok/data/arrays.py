@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from einops import rearrange
-from jaxtyping import Int64, UInt8
+from jaxtyping import Int64, Real, UInt8
 from PIL import Image
 from torch import Tensor
 from typing_extensions import override
@@ -18,9 +18,10 @@ from imtok.data.base import SPLITS, Data, check_split
 from imtok.data.images import ImageSet, Source, content_hash
 from imtok.data.joined import Joined
 from imtok.data.transforms import CentreCrop, RandomScaleCrop, check_scale
+from imtok.pixels import as_channels
 
 
-def as_png(image: UInt8[Tensor, "3 h w"]) -> bytes:
+def as_png(image: Real[Tensor, "c h w"]) -> bytes:
     """Pixels as a PNG file; grey ones with one channel."""
     pixels = rearrange(image, "c h w -> h w c").numpy()
     grey = bool((pixels == pixels[..., :1]).all())
@@ -63,7 +64,7 @@ class ArraySource(Source):
 
     @override
     def read(self, index: int) -> bytes:
-        return as_png(self.image(index))
+        return as_png(as_channels(self._image(index), 3))
 
     @override
     def key(self, index: int) -> str:
@@ -82,9 +83,13 @@ class ArraySource(Source):
         return content_hash(np.ascontiguousarray(self.pixels).tobytes())
 
     @override
-    def image(self, index: int, least: int | None = None) -> UInt8[Tensor, "3 h w"]:
+    def image(self, index: int, least: int | None = None) -> Real[Tensor, "c h w"]:
+        return as_channels(self._image(index), self.channels)
+
+    def _image(self, index: int) -> UInt8[Tensor, "own h w"]:
+        """Grey or RGB, as it is kept."""
         pixels = np.pad(self.pixels[index], ((self.pad, self.pad), (self.pad, self.pad), (0, 0)))
-        return rearrange(torch.from_numpy(pixels), "h w c -> c h w").expand(3, -1, -1)
+        return rearrange(torch.from_numpy(pixels), "h w c -> c h w")
 
 
 class Arrays(Data):

@@ -1,12 +1,13 @@
 """Further changes of training crops: any of torchvision's transforms, each a pure function of seed, epoch and index."""
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import numpy as np
 import torch
-from jaxtyping import UInt8
+from jaxtyping import Real
 from torch import Tensor
 from torchvision.transforms import v2
 from typing_extensions import override
@@ -38,7 +39,7 @@ class Augmented(Transform):
         self.size, self.least = transform.size, transform.least
 
     @override
-    def __call__(self, image: UInt8[Tensor, "3 h w"], generator: np.random.Generator) -> UInt8[Tensor, "3 size size"]:
+    def __call__(self, image: Real[Tensor, "c h w"], generator: np.random.Generator) -> Real[Tensor, "c size size"]:
         """The changed square; InputError that names a transform if it fails or makes no such square."""
         square = self.transform(image, generator).clone()  # which a transform may change in place
         with _seeded(int(generator.bit_generator.random_raw())):  # raw numbers stay the same across numpy's versions
@@ -60,14 +61,16 @@ def augmented(images: Own, changes: Sequence[v2.Transform]) -> Own:
     """
     if not changes:
         return images
-    trial = torch.arange(3 * images.image_size**2).remainder(256).to(torch.uint8)
+    parts = images.sets if isinstance(images, MixedSet) else [images]
+    if any(isinstance(part, PairSet) for part in parts):
+        raise InputError(f"{KEY} would change images, but not what they are to be made from; leave it out")
+    shape = (images.channels, images.image_size, images.image_size)
+    trial = torch.arange(math.prod(shape)).remainder(256).to(torch.float32 if images.channels == 1 else torch.uint8)
     for number, change in enumerate(changes):
         for seed in range(TRIES):
             with _seeded(seed):
-                _changed(trial.view(3, images.image_size, images.image_size).clone(), change, f"{KEY}[{number}]")
-    for part in images.sets if isinstance(images, MixedSet) else [images]:
-        if isinstance(part, PairSet):
-            raise InputError(f"{KEY} would change images, but not what they are to be made from; leave it out")
+                _changed(trial.view(shape).clone(), change, f"{KEY}[{number}]")
+    for part in parts:
         part.transform = Augmented(part.transform, changes)
     return images
 
@@ -110,10 +113,14 @@ def _argument(value: Any, key: str) -> Any:
 def _changed(square: Tensor, change: v2.Transform, key: str) -> Tensor:
     name = f"{key} ({type(change).__name__})"
     try:
-        found = change(square)
+        whole = not square.is_floating_point()  # torchvision takes floats in [0, 1]
+        found = change(square if whole else square / 255)
+        found = found if whole or not isinstance(found, Tensor) else found * 255
     except Exception as error:  # transforms are others' code
         reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise InputError(f"{name} cannot change uint8 images of {square.shape[-1]} pixels a side: {reason}") from None
+        raise InputError(
+            f"{name} cannot change {_kind(square)} images of {square.shape[-1]} pixels a side: {reason}"
+        ) from None
     kept = isinstance(found, Tensor) and found.shape == square.shape and found.dtype == square.dtype
     if not kept:
         made = f"{found.dtype} of {list(found.shape)}" if isinstance(found, Tensor) else type(found).__name__
@@ -121,6 +128,10 @@ def _changed(square: Tensor, change: v2.Transform, key: str) -> Tensor:
             f"{name} must keep size and type of an image, {square.dtype} of {list(square.shape)}, and gives {made}"
         )
     return found
+
+
+def _kind(square: Tensor) -> str:
+    return "uint8" if square.dtype == torch.uint8 else "grey"
 
 
 @contextmanager

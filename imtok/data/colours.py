@@ -2,7 +2,7 @@
 
 import numpy as np
 import torch
-from jaxtyping import UInt8
+from jaxtyping import Real
 from torch import Tensor
 from torchvision.transforms.v2 import functional
 from typing_extensions import override
@@ -18,7 +18,7 @@ class RandomColours(Transform):
 
     Two changes are drawn apart from each other, each for a share of the images:
 
-    * The channels are put into a random order of the six.
+    * The three colours are put into a random order of the six. Grey images and alpha stay as they are.
     * Contrast and brightness change, mostly those of the whole image and a little those of each channel. What would
       leave the range of levels is held inside it, so that nothing is clipped.
 
@@ -42,7 +42,7 @@ class RandomColours(Transform):
         self.size, self.least = transform.size, transform.least
 
     @override
-    def __call__(self, image: UInt8[Tensor, "3 h w"], generator: np.random.Generator) -> UInt8[Tensor, "3 size size"]:
+    def __call__(self, image: Real[Tensor, "c h w"], generator: np.random.Generator) -> Real[Tensor, "c size size"]:
         """The square, perhaps in other colours; ``transform`` draws first, and draws what it draws alone."""
         square = self.transform(image, generator)
         exchanged, lit = generator.random(2) < self.share
@@ -51,9 +51,11 @@ class RandomColours(Transform):
             torch.from_numpy(whole * generator.standard_normal(1) + single * generator.standard_normal(3)).float()
             for whole, single in (CONTRAST, BRIGHTNESS)
         )
-        if exchanged:
-            square = functional.permute_channels(square, order.tolist())
-        return _lit(square, contrast.exp(), brightness) if lit else square
+        if exchanged and len(square) > 1:  # grey has no colours to exchange
+            square = functional.permute_channels(square, [*order.tolist(), *range(3, len(square))])
+        colours = min(len(square), 3)
+        changed = _lit(square[:colours], contrast.exp()[:colours], brightness[:colours])
+        return torch.cat([changed, square[colours:]]) if lit else square
 
 
 def check_share(share: float) -> None:
@@ -62,7 +64,7 @@ def check_share(share: float) -> None:
         raise ValueError(f"colours must be a share of images in [0, 1], got {share}")
 
 
-def _lit(image: UInt8[Tensor, "3 h w"], contrast: Tensor, brightness: Tensor) -> UInt8[Tensor, "3 h w"]:
+def _lit(image: Real[Tensor, "c h w"], contrast: Tensor, brightness: Tensor) -> Real[Tensor, "c h w"]:
     """Every channel stretched about its middle and moved, as far as it stays inside the levels."""
     levels = image.float() / 255
     low, high = levels.amin((1, 2)), levels.amax((1, 2))
@@ -71,4 +73,4 @@ def _lit(image: UInt8[Tensor, "3 h w"], contrast: Tensor, brightness: Tensor) ->
     reach = reach * stretch
     centre = torch.clamp(middle + brightness, reach, 1 - reach)
     moved = (levels - middle[:, None, None]) * stretch[:, None, None] + centre[:, None, None]
-    return (moved * 255).round().clamp(0, 255).to(torch.uint8)
+    return (moved * 255).clamp(0, 255) if image.is_floating_point() else (moved * 255).round().clamp(0, 255).byte()

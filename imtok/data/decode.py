@@ -1,4 +1,4 @@
-"""Bytes to pixels: always uint8 RGB or a named error, never a crash.
+"""Bytes to pixels: uint8 RGB, or the channels that are asked for, or a named error; never a crash.
 
 JPEG is decoded as :mod:`imtok.data.jpeg` says, all else by Pillow: torchvision's PNG decoder can end the process on
 damaged files. The plug-ins are called directly, so that no other format can be reached, whatever the file claims to be.
@@ -11,7 +11,7 @@ from io import BytesIO
 import numpy as np
 import torch
 from einops import rearrange
-from jaxtyping import UInt8
+from jaxtyping import Real, UInt8
 from PIL import AvifImagePlugin, Image
 from PIL.AvifImagePlugin import AvifImageFile
 from PIL.WebPImagePlugin import WebPImageFile
@@ -22,6 +22,7 @@ from imtok.data.jpeg import decode_jpeg
 from imtok.data.jpeg_header import information, read_frame
 from imtok.data.png import load_png, read_mode
 from imtok.errors import InputError
+from imtok.pixels import FINE, as_channels
 
 MAX_PIXELS = 64_000_000
 PLUGINS = {"WebP": WebPImageFile, "AVIF": AvifImageFile}
@@ -41,8 +42,12 @@ def decode_image(
     max_pixels: int = MAX_PIXELS,
     background: tuple[int, int, int] = WHITE,
     least: int | None = None,
-) -> UInt8[Tensor, "3 h w"]:
+    channels: int = 3,
+) -> Real[Tensor, "c h w"]:
     """Decode a JPEG, PNG, WebP or (where Pillow can) AVIF, upright, as 8-bit RGB.
+
+    With ``channels=1`` as grey levels in float32, which keep the fractions of 16-bit grey: 65,536 levels in [0, 255].
+    With ``channels=4`` as 8-bit RGB and alpha, where nothing shows through; opaque where a file has no alpha.
 
     Grey becomes RGB, CMYK is converted, 16-bit grey is scaled by 1/257 (of 16-bit colour the high bytes are taken),
     transparency shows ``background``; of an animation the first frame is taken.
@@ -54,6 +59,7 @@ def decode_image(
         background: Red, green and blue in [0, 255].
         least: A JPEG may be decoded at a half, a quarter or an eighth of its size (from fewer coefficients of each
             block, in a fraction of the time) as long as its short side keeps so many pixels; None = at its own size.
+        channels: 1, 3 or 4.
 
     Raises:
         DecodeError: If it is of another type, damaged, truncated or too large.
@@ -70,9 +76,10 @@ def decode_image(
         if header.format == "JPEG":
             image = Image.Image()  # which knows how to read what EXIF and XMP say
             image.info |= information(data)
-            return _upright(decode_jpeg(data, _factor(header, least)), _orientation(image))
+            pixels = torch.from_numpy(decode_jpeg(data, _factor(header, least)))
+            return _upright(as_channels(rearrange(pixels, "h w c -> c h w"), channels), _orientation(image))
         with _load(data, header, max_pixels) as image:
-            return _upright(_rgb(image, background), _orientation(image))
+            return _upright(_pixels(image, background, channels), _orientation(image))
     except MemoryError:
         raise DecodeError(f"{name}: does not fit into memory") from None
     except Exception as error:  # decoders raise many kinds: OSError, SyntaxError, ValueError, RuntimeError, zlib.error
@@ -81,14 +88,18 @@ def decode_image(
 
 
 def picture_pixels(
-    image: Image.Image, max_pixels: int | None = None, background: tuple[int, int, int] = WHITE
-) -> UInt8[Tensor, "3 h w"]:
+    image: Image.Image,
+    max_pixels: int | None = None,
+    background: tuple[int, int, int] = WHITE,
+    channels: int = 3,
+) -> Real[Tensor, "c h w"]:
     """A PIL image of any mode as :func:`decode_image` gives the same picture in a file: upright, 8-bit RGB.
 
     Args:
         image: The image. One in mode I or F is taken as 16-bit grey.
         max_pixels: Larger images are refused; None = none is.
         background: Red, green and blue in [0, 255].
+        channels: 1, 3 or 4, as :func:`decode_image` has them.
 
     Raises:
         DecodeError: If it is too large, is in a mode that says nothing of red, green and blue, such as LAB, or cannot
@@ -99,7 +110,7 @@ def picture_pixels(
             _check_pixels(image.height, image.width, max_pixels)
         if image.mode in ("LAB", "La"):
             raise ValueError(f"is in mode {image.mode}, which Pillow cannot bring to RGB")
-        return _upright(_rgb(image, background), _orientation(image))
+        return _upright(_pixels(image, background, channels), _orientation(image))
     except (OSError, SyntaxError, ValueError) as error:
         raise DecodeError(f"a PIL image: {error or type(error).__name__}") from None
 
@@ -164,6 +175,18 @@ def _scale_transparent(image: Image.Image, depth: int) -> None:
         image.info["transparency"] = tuple(part >> 8 for part in level)
 
 
+def _pixels(image: Image.Image, background: tuple[int, int, int], channels: int) -> Real[Tensor, "c h w"]:
+    """Pixels of any mode, with so many channels."""
+    if channels == 1 and image.mode.startswith("I"):  # 16-bit grey, of which every level is kept
+        levels, transparent = np.asarray(image).astype(np.float32), image.info.get("transparency")
+        shade = as_channels(torch.tensor(background, dtype=torch.uint8).view(3, 1, 1), 1).item()
+        grey = levels / np.float32(FINE)
+        return torch.from_numpy(grey if transparent is None else np.where(levels == transparent, shade, grey))[None]
+    if channels == 4 and not image.mode.startswith("I"):
+        return rearrange(torch.from_numpy(np.array(image.convert("RGBA"))), "h w c -> c h w")
+    return as_channels(rearrange(torch.from_numpy(_rgb(image, background)), "h w c -> c h w"), channels)
+
+
 def _rgb(image: Image.Image, background: tuple[int, int, int]) -> UInt8[np.ndarray, "h w 3"]:
     """Pixels of any mode, composited over the background where they are transparent."""
     transparent = image.info.get("transparency")
@@ -191,8 +214,7 @@ def _orientation(image: Image.Image) -> int:
     return orientation if isinstance(orientation, int) and 1 <= orientation <= 8 else 1
 
 
-def _upright(pixels: UInt8[np.ndarray, "height width 3"], orientation: int) -> UInt8[Tensor, "3 h w"]:
-    image = rearrange(torch.from_numpy(pixels), "h w c -> c h w")
+def _upright(image: Real[Tensor, "c height width"], orientation: int) -> Real[Tensor, "c h w"]:
     if orientation >= 5:
         image = image.mT
     if orientation in (2, 3, 6, 7):  # columns run backwards

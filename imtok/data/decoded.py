@@ -3,7 +3,7 @@
 from typing import Any
 
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Real
 from PIL import Image
 from torch import Tensor
 
@@ -12,7 +12,9 @@ from imtok.data.decode import DecodeError, picture_pixels
 CHANNELS = (1, 3, 4)
 
 
-def decoded_pixels(value: Any, name: str, max_pixels: int, background: tuple[int, int, int]) -> UInt8[Tensor, "3 h w"]:
+def decoded_pixels(
+    value: Any, name: str, max_pixels: int, background: tuple[int, int, int], channels: int = 3
+) -> Real[Tensor, "c h w"]:
     """RGB pixels of a decoded image.
 
     Args:
@@ -22,6 +24,7 @@ def decoded_pixels(value: Any, name: str, max_pixels: int, background: tuple[int
         name: Of the image, for messages.
         max_pixels: More are refused.
         background: What shows through transparent pixels, red, green and blue in [0, 255].
+        channels: 1, 3 or 4, as :func:`~imtok.data.decode.decode_image` has them.
 
     Raises:
         DecodeError: That names the image and says what is wrong with it.
@@ -39,7 +42,7 @@ def decoded_pixels(value: Any, name: str, max_pixels: int, background: tuple[int
             value = _picture(value, value.ndim == 3 and value.shape[-1] in CHANNELS)
         if not isinstance(value, Image.Image):
             raise ValueError(f"is {type(value).__name__}, not bytes, an image of Pillow, an array or a tensor")
-        return picture_pixels(value, max_pixels, background)
+        return picture_pixels(value, max_pixels, background, channels)
     except Exception as error:  # Pillow reads files late, and raises many kinds
         reason = (str(error).strip() or type(error).__name__).splitlines()[0].removeprefix("a PIL image: ")
         raise DecodeError(f"{name}: {reason}") from None

@@ -7,7 +7,7 @@ from functools import cached_property
 
 import numpy as np
 import xxhash
-from jaxtyping import Int64, UInt8, UInt64
+from jaxtyping import Int64, Real, UInt8, UInt64
 from torch import Tensor
 from torch.utils.data import Dataset
 from typing_extensions import override
@@ -34,6 +34,8 @@ class Source(ABC):
         classes: Names of the classes; a label is a position in it, or -1.
         max_pixels: Larger images are refused before they are decoded.
         background: What shows through transparent images, red, green and blue in [0, 255].
+        channels: Of the decoded images: 1 (grey, float32), 3 (RGB) or 4 (RGB and alpha), as
+            :func:`~imtok.data.decode.decode_image` has them; :meth:`ask_channels` changes it.
         blocks: Which samples lie together, where the order should mind that; None = it need not.
         content_hashes: What the bytes of each image must hash to; None = they are taken as they are.
         remarks: What is not read, or is odd but can be used. Each is one sentence without a full stop: "skipped 12
@@ -44,6 +46,7 @@ class Source(ABC):
     remarks: tuple[str, ...] = ()
     max_pixels: int = MAX_PIXELS
     background: tuple[int, int, int] = WHITE
+    channels: int = 3
     blocks: Blocks | None = None
     content_hashes: UInt8[np.ndarray, "images 16"] | None = None
 
@@ -89,7 +92,11 @@ class Source(ABC):
         """Device and number of the file that each image lies in, and its place there; None where that is not known."""
         return None
 
-    def image(self, index: int, least: int | None = None) -> UInt8[Tensor, "3 h w"]:
+    def ask_channels(self, channels: int) -> None:
+        """Let all images have 1, 3 or 4 channels."""
+        self.channels = channels
+
+    def image(self, index: int, least: int | None = None) -> Real[Tensor, "c h w"]:
         """The decoded image; DecodeError that names it if it is damaged or not the one of the index.
 
         Args:
@@ -100,7 +107,7 @@ class Source(ABC):
         data = self.read(index)
         if self.content_hashes is not None and content_hash(data) != self.content_hashes[index].tobytes():
             raise DecodeError(f"{self.key(index)}: does not have the content of the index")
-        return decode_image(data, self.key(index), self.max_pixels, self.background, least)
+        return decode_image(data, self.key(index), self.max_pixels, self.background, least, self.channels)
 
     @cached_property
     def digest(self) -> str:
@@ -155,7 +162,12 @@ class Subset(Source):
         return self.source.read(int(self.indices[index]))
 
     @override
-    def image(self, index: int, least: int | None = None) -> UInt8[Tensor, "3 h w"]:
+    def ask_channels(self, channels: int) -> None:
+        super().ask_channels(channels)
+        self.source.ask_channels(channels)
+
+    @override
+    def image(self, index: int, least: int | None = None) -> Real[Tensor, "c h w"]:
         return self.source.image(int(self.indices[index]), least)
 
     @override
@@ -204,7 +216,7 @@ class Sample:
         texts: All texts about it, where these are several and were looked for.
     """
 
-    image: UInt8[Tensor, "3 size size"] | None
+    image: Real[Tensor, "c size size"] | None
     label: int
     index: int
     key: str
@@ -275,6 +287,15 @@ class ImageSet(Dataset[Sample]):
     def about(self) -> dict[str, int | str]:
         """What a run must find again when it resumes."""
         return {"images": len(self), "sha256": self.digest}
+
+    @property
+    def channels(self) -> int:
+        """Of the images: 1, 3 or 4."""
+        return self.source.channels
+
+    def ask_channels(self, channels: int) -> None:
+        """Let all samples have 1, 3 or 4 channels; see :func:`~imtok.data.decode.decode_image`."""
+        self.source.ask_channels(channels)
 
     def ask_captions(self) -> None:
         """Let all samples have captions, where there are any."""

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Real
 from torch import Tensor
 from typing_extensions import override
 
@@ -69,7 +69,13 @@ class Joined(Source):
         return self.sources[part].read(at)
 
     @override
-    def image(self, index: int, least: int | None = None) -> UInt8[Tensor, "3 h w"]:
+    def ask_channels(self, channels: int) -> None:
+        super().ask_channels(channels)
+        for source in self.sources:
+            source.ask_channels(channels)
+
+    @override
+    def image(self, index: int, least: int | None = None) -> Real[Tensor, "c h w"]:
         part, at = self.place(index)
         return self.sources[part].image(at, least)
 

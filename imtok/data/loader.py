@@ -146,7 +146,12 @@ def spread_loader(images: ImageSet | ImageStream, number: int) -> Iterable[Batch
 
 
 def _map_loader(images: ImageSet, batches: Any, workers: int) -> Loader:
-    return Loader(images, workers, batch_sampler=batches, collate_fn=partial(collate, size=images.image_size))
+    return Loader(
+        images,
+        workers,
+        batch_sampler=batches,
+        collate_fn=partial(collate, size=images.image_size, channels=images.channels),
+    )
 
 
 def _stream_loader(

@@ -130,6 +130,12 @@ class PairSet(ImageSet):
         self.partners, self.places, self.flip = partners, matched[:, 1], flip
 
     @override
+    def ask_channels(self, channels: int) -> None:
+        super().ask_channels(channels)
+        if isinstance(self.partners, Pictures):
+            self.partners.files.ask_channels(channels)
+
+    @override
     def __getitem__(self, place: tuple[int, int]) -> Sample:
         """The pair at ``(epoch, index)``; of another target if that one is damaged."""
         sample = super().__getitem__(place)

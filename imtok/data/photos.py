@@ -8,7 +8,7 @@ from pathlib import Path
 
 import xxhash
 from einops import rearrange
-from jaxtyping import UInt8
+from jaxtyping import Real, UInt8
 from torch import Tensor
 from torch.nn.functional import interpolate
 from typing_extensions import override
@@ -20,6 +20,7 @@ from imtok.data.decode import decode_image
 from imtok.data.images import ImageSet, Source
 from imtok.data.transforms import CentreCrop, RandomScaleCrop
 from imtok.errors import InputError
+from imtok.pixels import as_channels
 
 # Package (as pip knows it), its module, the folder inside it, and the photographs.
 PACKAGES = (
@@ -118,7 +119,7 @@ class _Photographs(Source):
 
     @override
     def read(self, index: int) -> bytes:
-        return as_png(self.image(index))
+        return as_png(self.colours(index))
 
     @override
     def label(self, index: int) -> int:
@@ -128,9 +129,17 @@ class _Photographs(Source):
     def record(self, index: int) -> str:
         return f"{self.key(index)}\t{self.hashes[self.photo(index)]}"
 
+    @override
+    def image(self, index: int, least: int | None = None) -> Real[Tensor, "c h w"]:
+        return as_channels(self.colours(index), self.channels)
+
     @abstractmethod
     def photo(self, index: int) -> int:
         """Which photograph a sample is cut from."""
+
+    @abstractmethod
+    def colours(self, index: int) -> UInt8[Tensor, "3 h w"]:
+        """The sample, in RGB."""
 
 
 class _Crops(_Photographs):
@@ -153,7 +162,7 @@ class _Crops(_Photographs):
         return f"{self.files[self.photo(index)].name}#{index % self.crops}"
 
     @override
-    def image(self, index: int, least: int | None = None) -> UInt8[Tensor, "3 h w"]:
+    def colours(self, index: int) -> UInt8[Tensor, "3 h w"]:
         return self.photos[self.photo(index)]
 
 
@@ -185,7 +194,7 @@ class _Tiles(_Photographs):
         return f"{self.files[photo].name}#{top},{left}"
 
     @override
-    def image(self, index: int, least: int | None = None) -> UInt8[Tensor, "3 h w"]:
+    def colours(self, index: int) -> UInt8[Tensor, "3 h w"]:
         photo, top, left = self.places[index]
         return self.photos[photo][:, top : top + self.size, left : left + self.size]
 

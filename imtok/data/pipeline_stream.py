@@ -7,7 +7,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Real
 from torch import Tensor
 from typing_extensions import override
 
@@ -115,10 +115,10 @@ class PipelineStream(ImageStream):
                 yield image
 
     @override
-    def _pixels(self, data: Any, key: str) -> UInt8[Tensor, "3 h w"]:
+    def _pixels(self, data: Any, key: str) -> Real[Tensor, "c h w"]:
         if isinstance(data, bytes | bytearray | memoryview):
             return super()._pixels(bytes(data), key)
-        return decoded_pixels(data, key, self.max_pixels, self.background)
+        return decoded_pixels(data, key, self.max_pixels, self.background, self.channels)
 
     @override
     def _key(self, image: EncodedImage) -> str:

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, cast
 
 import numpy as np
 import xxhash
-from jaxtyping import UInt8
+from jaxtyping import Real
 from torch import Tensor
 
 from imtok.data.decode import MAX_PIXELS, WHITE, DecodeError, decode_image
@@ -64,6 +64,7 @@ class ImageStream:
         fields: Which members of a shard are read.
         classes: Names of the classes in their order, for shards in which these are written as names.
         least: See :meth:`imtok.data.images.Source.image`.
+        channels: Of the images: 1, 3 or 4; see :func:`~imtok.data.decode.decode_image`.
         needs_captions: Whether a caption that is too long is refused; False = the image goes without, and that is said.
         remarks: See :class:`imtok.data.images.Source`.
         said: What was said of the images so far, each sentence once.
@@ -98,12 +99,17 @@ class ImageStream:
         self.fields, self.classes = Fields(), cast("Sequence[str] | None", None)
         self.said: set[str] = set()
         self.least: int | None = None
+        self.channels = 3
         self.needs_captions = True
 
     @property
     def image_size(self) -> int:
         """Side of the images, in pixels."""
         return self.transform.size
+
+    def ask_channels(self, channels: int) -> None:
+        """Let all samples have 1, 3 or 4 channels."""
+        self.channels = channels
 
     @property
     def about(self) -> dict[str, int | str]:
@@ -219,11 +225,11 @@ class ImageStream:
             self.said.add(remark)
             log.warning(remark)
 
-    def _pixels(self, data: Any, key: str) -> UInt8[Tensor, "3 h w"]:
+    def _pixels(self, data: Any, key: str) -> Real[Tensor, "c h w"]:
         """An image, decoded."""
         if data is None:
             raise DecodeError(f"{key}: is larger than {MAX_BYTES} bytes")
-        return decode_image(data, key, self.max_pixels, self.background, self.least)
+        return decode_image(data, key, self.max_pixels, self.background, self.least, self.channels)
 
     def _key(self, image: EncodedImage) -> str:
         return f"{self.shards[image.shard].name}:{image.stem}"

@@ -51,6 +51,6 @@ class StreamBatches(IterableDataset[Batch | InputError]):
             else:
                 samples = self.images.once(reader, readers)
             while some := list(islice(samples, self.batch_size)):
-                yield collate(some, self.images.image_size)
+                yield collate(some, self.images.image_size, self.images.channels)
         except InputError as error:
             yield error

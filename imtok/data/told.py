@@ -1,18 +1,32 @@
 """What a condition reads of images besides their pixels: asked for, and looked for before any work is spent."""
 
 from collections.abc import Collection, Mapping, Sequence
+from typing import TypeVar
 
 from imtok.conditions.base import NO_LABEL, Conditioner
 from imtok.data.base import Images
 from imtok.data.images import ImageSet
 from imtok.errors import InputError
+from imtok.pixels import check_channels
 from imtok.types import Batch
 
+Own = TypeVar("Own", bound=Images)
 _LOOKED_AT = 64  # images, evenly over a list
 DATA_WITH = {
     "caption": "give data that has some (a .txt file beside each image, or data.caption=NAME)",
     "label": "give data that has some (folders of classes, or data.label=NAME)",
 }
+
+
+def with_channels(images: Own, channels: int) -> Own:
+    """The same images, with 1, 3 or 4 channels; fresh ones of :class:`~imtok.data.base.Data`, which nobody else reads.
+
+    Raises:
+        ValueError: If there is no such number of channels.
+    """
+    check_channels(channels)
+    images.ask_channels(channels)
+    return images
 
 
 def told(images: Images, condition: Conditioner | None, others: Collection[str] = ()) -> Images:

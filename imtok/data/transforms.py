@@ -1,4 +1,4 @@
-"""From an image of any size to a square of the size that a tokenizer reads; all on uint8."""
+"""From an image of any size to a square of the size that a tokenizer reads; on levels from 0 to 255."""
 
 import math
 from abc import ABC, abstractmethod
@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 from einops import rearrange
-from jaxtyping import UInt8
+from jaxtyping import Real
 from PIL import Image
 from torch import Tensor
 from torch.nn.functional import interpolate
@@ -28,7 +28,7 @@ class Transform(ABC):
     least: int | None = None
 
     @abstractmethod
-    def __call__(self, image: UInt8[Tensor, "3 h w"], generator: np.random.Generator) -> UInt8[Tensor, "3 size size"]:
+    def __call__(self, image: Real[Tensor, "c h w"], generator: np.random.Generator) -> Real[Tensor, "c size size"]:
         """A square of ``size`` pixels; ``generator`` is the only source of randomness."""
 
 
@@ -62,7 +62,7 @@ class RandomScaleCrop(Transform):
         self.least = math.ceil(size / self.scale[0]) if self.scale[0] else None
 
     @override
-    def __call__(self, image: UInt8[Tensor, "3 h w"], generator: np.random.Generator) -> UInt8[Tensor, "3 size size"]:
+    def __call__(self, image: Real[Tensor, "c h w"], generator: np.random.Generator) -> Real[Tensor, "c size size"]:
         """Crop, resize with antialiasing and perhaps mirror."""
         zoom, down, across, mirror = generator.random(4)
         height, width = image.shape[-2:]
@@ -73,7 +73,7 @@ class RandomScaleCrop(Transform):
         top, left = int(down * (height - side + 1)), int(across * (width - side + 1))
         crop = image[:, top : top + side, left : left + side]
         if side != self.size:
-            crop = interpolate(crop[None], (self.size, self.size), mode="bicubic", antialias=True)[0]
+            crop = _resized(crop, self.size)
         if self.flip and mirror < 0.5:
             crop = crop.flip(-1)
         return crop.contiguous()
@@ -102,7 +102,7 @@ class CentreCrop(Transform):
         self.size, self.flip = size, flip
 
     @override
-    def __call__(self, image: UInt8[Tensor, "3 h w"], generator: np.random.Generator) -> UInt8[Tensor, "3 size size"]:
+    def __call__(self, image: Real[Tensor, "c h w"], generator: np.random.Generator) -> Real[Tensor, "c size size"]:
         """Scale, crop and perhaps mirror; draws nothing from ``generator`` unless it may mirror."""
         if image.shape[-2:] != (self.size, self.size):
             longest = LONGEST * min(image.shape[-2:])
@@ -141,7 +141,7 @@ class RandomScaledCrop(Transform):
         self.least = self.longest
 
     @override
-    def __call__(self, image: UInt8[Tensor, "3 h w"], generator: np.random.Generator) -> UInt8[Tensor, "3 size size"]:
+    def __call__(self, image: Real[Tensor, "c h w"], generator: np.random.Generator) -> Real[Tensor, "c size size"]:
         """Scale, crop and perhaps mirror."""
         zoom, down, across, mirror = generator.random(4)
         short = self.shortest + int(zoom * (self.longest - self.shortest + 1))
@@ -153,20 +153,38 @@ class RandomScaledCrop(Transform):
         return (crop.flip(-1) if self.flip and mirror < 0.5 else crop).contiguous()
 
 
-def scale_short_side(image: UInt8[Tensor, "3 height width"], short: int) -> UInt8[Tensor, "3 h w"]:
+def scale_short_side(image: Real[Tensor, "c height width"], short: int) -> Real[Tensor, "c h w"]:
     """ADM's scaling (arXiv 2105.05233): halved by box filter while it can be, then bicubic to the short side asked for.
 
     Args:
         image: Any image.
         short: Its new short side, in pixels.
     """
-    picture = Image.fromarray(rearrange(image, "c h w -> h w c").contiguous().numpy())
+    picture = picture_of(image)
     while min(picture.size) >= 2 * short:
         picture = picture.resize((picture.width // 2, picture.height // 2), Image.Resampling.BOX)
     factor = short / min(picture.size)
     size = (round(picture.width * factor), round(picture.height * factor))
-    pixels = torch.from_numpy(np.array(picture.resize(size, Image.Resampling.BICUBIC)))
-    return rearrange(pixels, "h w c -> c h w")
+    return pixels_of(picture.resize(size, Image.Resampling.BICUBIC))
+
+
+def picture_of(image: Real[Tensor, "c h w"]) -> Image.Image:
+    """Pixels as an image that Pillow resizes as it should: grey without rounding, colours by their alpha."""
+    return Image.fromarray(rearrange(image, "c h w -> h w c").squeeze(-1).contiguous().numpy())
+
+
+def pixels_of(picture: Image.Image) -> Real[Tensor, "c h w"]:
+    """The inverse of :func:`picture_of`; grey that was resized is held in [0, 255]."""
+    pixels = torch.from_numpy(np.array(picture))
+    return rearrange(pixels, "h w c -> c h w") if pixels.ndim == 3 else pixels.clamp(0, 255)[None]
+
+
+def _resized(image: Real[Tensor, "c h w"], size: int) -> Real[Tensor, "c size size"]:
+    """Bicubic with antialiasing."""
+    if len(image) == 4:  # a transparent pixel must not colour its neighbours, of which Pillow takes care
+        return pixels_of(picture_of(image).resize((size, size), Image.Resampling.BICUBIC))
+    made = interpolate(image[None], (size, size), mode="bicubic", antialias=True)[0]
+    return made.clamp(0, 255) if made.is_floating_point() else made
 
 
 def check_size(size: int) -> None:

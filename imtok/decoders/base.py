@@ -36,7 +36,7 @@ class Decoder(nn.Module, ABC):
         size: tuple[int, int],
         keep: Bool[Tensor, "b n"] | None = None,
         condition: Condition | None = None,
-    ) -> Float[Tensor, "b 3 h w"]:
+    ) -> Float[Tensor, "b c h w"]:
         """Decode to images of height and width ``size``, in ``[-1, 1]`` up to overshoot.
 
         Args:
@@ -82,7 +82,7 @@ class GenerativeDecoder(Decoder):
     @abstractmethod
     def loss(
         self,
-        image: Float[Tensor, "b 3 h w"],
+        image: Float[Tensor, "b c h w"],
         latents: Float[Tensor, "b n d"],
         keep: Bool[Tensor, "b n"] | None = None,
         condition: Condition | None = None,

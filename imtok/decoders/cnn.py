@@ -32,6 +32,7 @@ class CNNDecoder(Decoder):
             deviation and mean of all latents ask for, which takes two or more of them; "none".
         bias: Whether the convolutions of residual blocks have a bias.
         latent_channels: Channels that a 1 x 1 convolution makes of the latents first; None = no such convolution.
+        image_channels: Channels of the images: 1, 3 or 4; the builder sets it.
 
     Raises:
         ValueError: If an argument has no such choice; in ``forward``, if the latents do not fill an image of that
@@ -56,6 +57,7 @@ class CNNDecoder(Decoder):
         adaptive_norm: AdaptiveNorm = "none",
         bias: bool = True,
         latent_channels: int | None = 256,
+        image_channels: int = 3,
     ) -> None:
         super().__init__()
         if adaptive_norm not in get_args(AdaptiveNorm):
@@ -77,7 +79,7 @@ class CNNDecoder(Decoder):
         )
         self.upsamplers = nn.ModuleList(upsampler(upsample, width) for width in widths[:-1])
         self.norm_out = activated_norm(widths[-1])
-        self.conv_out = nn.Conv2d(widths[-1], 3, 3, padding=1)
+        self.conv_out = nn.Conv2d(widths[-1], image_channels, 3, padding=1)
 
     @property
     @override
@@ -91,7 +93,7 @@ class CNNDecoder(Decoder):
         size: tuple[int, int],
         keep: Bool[Tensor, "b n"] | None = None,
         condition: Condition | None = None,
-    ) -> Float[Tensor, "b 3 h w"]:
+    ) -> Float[Tensor, "b c h w"]:
         self.require_all(keep)
         condition = self.project(to_map(latents, size, self.factor))
         features = self.middle(self.conv_in(condition))

@@ -57,6 +57,7 @@ class FlowDecoder(GenerativeDecoder):
         seed: Of the noise that ``forward`` starts from: the same for every image, so that an image does not depend on
             its batch.
         checkpoint: Compute blocks again in the backward pass instead of keeping their activations.
+        image_channels: Channels of the images: 1, 3 or 4; the builder sets it.
 
     Raises:
         ValueError: If an argument has no such choice; in ``forward`` and ``loss``, for too many latents or images of
@@ -100,6 +101,7 @@ class FlowDecoder(GenerativeDecoder):
         positions: Literal["fixed", "interpolated"] = "fixed",
         seed: int = 0,
         checkpoint: bool = False,
+        image_channels: int = 3,
     ) -> None:
         super().__init__()
         if missing not in get_args(Missing):
@@ -120,7 +122,7 @@ class FlowDecoder(GenerativeDecoder):
         self.condition_dropout = condition_dropout
         self.seed = seed
         self.patch_size = patch_size
-        self.channels, scale = (space.dim, space.factor) if space is not None else (3, 1)
+        self.channels, scale = (space.dim, space.factor) if space is not None else (image_channels, 1)
         self.factor = patch_size * scale
         grid = grid_size((image_size, image_size), self.factor)
         written = patch_size**2 * self.channels
@@ -148,7 +150,7 @@ class FlowDecoder(GenerativeDecoder):
     @override
     def loss(
         self,
-        image: Float[Tensor, "b 3 h w"],
+        image: Float[Tensor, "b c h w"],
         latents: Float[Tensor, "b n d"],
         keep: Bool[Tensor, "b n"] | None = None,
         condition: Condition | None = None,
@@ -170,7 +172,7 @@ class FlowDecoder(GenerativeDecoder):
         size: tuple[int, int],
         keep: Bool[Tensor, "b n"] | None = None,
         condition: Condition | None = None,
-    ) -> Float[Tensor, "b 3 h w"]:
+    ) -> Float[Tensor, "b c h w"]:
         grid = grid_size(size, self.factor)
         self.positions(grid)
         nothing = torch.zeros(latents.shape[0], dtype=torch.bool, device=latents.device)

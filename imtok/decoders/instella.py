@@ -35,6 +35,7 @@ class InstellaDecoder(Decoder):
             on; "interpolated" = they span what they spanned in training.
         rotary: "pairs" = RoPE; "published" = as the public code turns queries and keys.
         checkpoint: Compute blocks again in the backward pass instead of keeping their activations.
+        image_channels: Channels of the images: 1, 3 or 4; the builder sets it.
 
     Raises:
         ValueError: If an argument has no such choice; in ``forward``, if the image is no multiple of two patches, or
@@ -61,6 +62,7 @@ class InstellaDecoder(Decoder):
         positions: GridScale = "interpolated",
         rotary: Rotary = "pairs",
         checkpoint: bool = False,
+        image_channels: int = 3,
     ) -> None:
         super().__init__()
         check_scale(positions)
@@ -76,7 +78,7 @@ class InstellaDecoder(Decoder):
         self.doubling = ResidualDoubling(width)
         self.trunk = rotary_trunk(width, depth, heads, rotary, checkpoint)
         self.norm_out = ExactRMSNorm(width, eps=1e-6)
-        self.to_pixels = nn.Linear(width, 3 * patch_size**2)
+        self.to_pixels = nn.Linear(width, image_channels * patch_size**2)
 
     @property
     @override
@@ -90,7 +92,7 @@ class InstellaDecoder(Decoder):
         size: tuple[int, int],
         keep: Bool[Tensor, "b n"] | None = None,
         condition: Condition | None = None,
-    ) -> Float[Tensor, "b 3 h w"]:
+    ) -> Float[Tensor, "b c h w"]:
         number = self.num_latents
         rows, columns = grid_size(size, 2 * self.patch_size)
         if latents.shape[1] != number:

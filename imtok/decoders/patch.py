@@ -31,6 +31,7 @@ class PatchDecoder(Decoder):
             blocks take the level of a plain patch away, and colours are then learnt late or not at all.
         deblock: Share of the step from one patch to the next that is taken back, in [0, 1], half of it by the pixel on
             either side: a filter in the loop of training, as video codecs have it.
+        image_channels: Channels of the images: 1, 3 or 4; the builder sets it.
 
     Raises:
         ValueError: If ``patch_size`` cannot be halved once for each of ``up_channels``, or one of these is below 1; in
@@ -54,6 +55,7 @@ class PatchDecoder(Decoder):
         up_channels: Sequence[int] = (),
         shortcut: bool = False,
         deblock: float = 0.0,
+        image_channels: int = 3,
     ) -> None:
         super().__init__()
         side, rest = divmod(patch_size, 2 ** len(up_channels))
@@ -73,8 +75,8 @@ class PatchDecoder(Decoder):
         width = up_channels[-1] if up_channels else width
         self.norm_out = activated_norm(width) if depth or up_channels else nn.Identity()
         overlap = side // 2 if up_channels else 0  # pixels that a patch reaches into each of its neighbours
-        self.patches = nn.ConvTranspose2d(width, 3, side + 2 * overlap, stride=side, padding=overlap)
-        self.shortcut = nn.Conv2d(in_dim, 3, 1) if shortcut else None
+        self.patches = nn.ConvTranspose2d(width, image_channels, side + 2 * overlap, stride=side, padding=overlap)
+        self.shortcut = nn.Conv2d(in_dim, image_channels, 1) if shortcut else None
 
     @property
     @override
@@ -88,7 +90,7 @@ class PatchDecoder(Decoder):
         size: tuple[int, int],
         keep: Bool[Tensor, "b n"] | None = None,
         condition: Condition | None = None,
-    ) -> Float[Tensor, "b 3 h w"]:
+    ) -> Float[Tensor, "b c h w"]:
         self.require_all(keep)
         grid = to_map(latents, size, self.patch_size)  # b d h w
         features = self.up(self.blocks(self.conv_in(grid)))  # b c (2^k h) (2^k w) for k up_channels
@@ -97,7 +99,7 @@ class PatchDecoder(Decoder):
             image = image + F.interpolate(self.shortcut(grid), size, mode="bilinear")
         return self._deblocked(self._deblocked(image).mT).mT if self.deblock else image
 
-    def _deblocked(self, image: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b 3 h w"]:
+    def _deblocked(self, image: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
         """Smaller steps from each patch to the one on its right."""
         side = self.patch_size
         patches = rearrange(image, "b c h (n side) -> b c h n side", side=side)

@@ -42,6 +42,7 @@ class TiTokPixelDecoder(MaskTokenDecoder):
         value_range: Of the pixels that the net writes.
         start: How weights start (``imtok.nn.initialization``); the published "normal" is small for narrow nets.
         checkpoint: Compute blocks again in the backward pass instead of keeping their activations.
+        image_channels: Channels of the images: 1, 3 or 4; the builder sets it.
 
     Raises:
         ValueError: If the image size is no multiple of ``patch_size`` or ``kernel_out`` is even; in ``forward``, if
@@ -73,6 +74,7 @@ class TiTokPixelDecoder(MaskTokenDecoder):
         value_range: Sequence[float] = (0.0, 1.0),
         start: Start = "normal",
         checkpoint: bool = False,
+        image_channels: int = 3,
     ) -> None:
         if kernel_out is not None and kernel_out % 2 == 0:
             raise ValueError(f"kernel_out must be odd, got {kernel_out}")
@@ -94,8 +96,12 @@ class TiTokPixelDecoder(MaskTokenDecoder):
             start=start,
             checkpoint=checkpoint,
         )
-        self.pixels = nn.Linear(width, 3 * patch_size**2)
-        self.conv_out = nn.Conv2d(3, 3, kernel_out, padding=kernel_out // 2) if kernel_out else nn.Identity()
+        self.pixels = nn.Linear(width, image_channels * patch_size**2)
+        self.conv_out: nn.Module = nn.Identity()
+        if kernel_out:
+            self.conv_out: nn.Module = nn.Identity()
+        if kernel_out:
+            self.conv_out = nn.Conv2d(image_channels, image_channels, kernel_out, padding=kernel_out // 2)
         start_weights(self.pixels, start)
         start_weights(self.conv_out, start)
 
@@ -112,7 +118,7 @@ class TiTokPixelDecoder(MaskTokenDecoder):
         size: tuple[int, int],
         keep: Bool[Tensor, "b n"] | None = None,
         condition: Condition | None = None,
-    ) -> Float[Tensor, "b 3 h w"]:
+    ) -> Float[Tensor, "b c h w"]:
         grid = grid_size(size, self.patch_size)
         patches = from_patches(self.pixels(self.features(latents, size, keep, condition)), grid, self.patch_size)
         return from_range(self.conv_out(patches), self.value_range)

@@ -41,6 +41,7 @@ class ViTDecoder(Decoder):
         value_range: Of the pixels that the net writes.
         start: How weights start (``imtok.nn.initialization``); the published "normal" is small for narrow nets.
         checkpoint: Compute blocks again in the backward pass instead of keeping their activations.
+        image_channels: Channels of the images: 1, 3 or 4; the builder sets it.
 
     Raises:
         ValueError: If the image size is no multiple of ``patch_size``, or ``reads`` has no such choice; in ``forward``,
@@ -69,6 +70,7 @@ class ViTDecoder(Decoder):
         value_range: Sequence[float] = (-1.0, 1.0),
         start: Start = "normal",
         checkpoint: bool = False,
+        image_channels: int = 3,
     ) -> None:
         super().__init__()
         if reads not in get_args(Reads):
@@ -83,7 +85,7 @@ class ViTDecoder(Decoder):
         self.trunk = Transformer(width, depth, heads, checkpoint=checkpoint)
         self.norm_out = token_norm("layer", width)
         self.head = nn.Sequential(nn.Linear(width, hidden), nn.Tanh())
-        self.pixels = nn.Linear(hidden, 3 * patch_size**2)
+        self.pixels = nn.Linear(hidden, image_channels * patch_size**2)
         start_weights(self, start)
 
     @property
@@ -98,7 +100,7 @@ class ViTDecoder(Decoder):
         size: tuple[int, int],
         keep: Bool[Tensor, "b n"] | None = None,
         condition: Condition | None = None,
-    ) -> Float[Tensor, "b 3 h w"]:
+    ) -> Float[Tensor, "b c h w"]:
         self.require_all(keep)
         grid = grid_size(size, self.patch_size)
         positions = self.positions(grid)

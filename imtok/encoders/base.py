@@ -21,7 +21,7 @@ class Encoder(nn.Module, ABC):
 
     @abstractmethod
     def forward(
-        self, image: Float[Tensor, "b 3 h w"], length: int | None = None, condition: Condition | None = None
+        self, image: Float[Tensor, "b c h w"], length: int | None = None, condition: Condition | None = None
     ) -> Latents:
         """Encode images in ``[-1, 1]``.
 
@@ -43,7 +43,7 @@ class Encoder(nn.Module, ABC):
 
 
 def encoded(
-    encoder: Encoder, image: Float[Tensor, "b 3 h w"], length: int | None = None, condition: Condition | None = None
+    encoder: Encoder, image: Float[Tensor, "b c h w"], length: int | None = None, condition: Condition | None = None
 ) -> Latents:
     """What an encoder makes of images; arguments as of ``Encoder.forward``.
 

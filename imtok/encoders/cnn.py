@@ -30,6 +30,7 @@ class CNNEncoder(Encoder):
         kernel_out: Side of the last convolution's kernel, odd.
         latent_channels: Channels that the last convolution writes, and that a 1 x 1 convolution maps to ``out_dim``;
             None = the last convolution writes the latents itself.
+        image_channels: Channels of the images: 1, 3 or 4; the builder sets it.
 
     Raises:
         ValueError: If an argument has no such choice; in ``forward`` and ``num_latents``, if the image is no multiple
@@ -54,13 +55,14 @@ class CNNEncoder(Encoder):
         bias: bool = True,
         kernel_out: int = 3,
         latent_channels: int | None = 256,
+        image_channels: int = 3,
     ) -> None:
         super().__init__()
         if kernel_out % 2 == 0:
             raise ValueError(f"kernel_out must be odd, got {kernel_out}")
         self.factor = 2 ** (len(multipliers) - 1)
         widths = [channels * multiplier for multiplier in multipliers]
-        self.conv_in = nn.Conv2d(3, channels, 3, padding=1, bias=bias)
+        self.conv_in = nn.Conv2d(image_channels, channels, 3, padding=1, bias=bias)
         self.levels = nn.ModuleList(
             ConvolutionStack(layers, before, after, bias)
             for layers, (before, after) in zip(
@@ -75,7 +77,7 @@ class CNNEncoder(Encoder):
 
     @override
     def forward(
-        self, image: Float[Tensor, "b 3 h w"], length: int | None = None, condition: Condition | None = None
+        self, image: Float[Tensor, "b c h w"], length: int | None = None, condition: Condition | None = None
     ) -> Latents:
         grid_size((image.shape[-2], image.shape[-1]), self.factor)
         features = self.levels[0](self.conv_in(image))

@@ -31,6 +31,7 @@ class InstellaEncoder(Encoder):
             on; "interpolated" = they span what they spanned in training.
         rotary: "pairs" = RoPE; "published" = as the public code turns queries and keys.
         checkpoint: Compute blocks again in the backward pass instead of keeping their activations.
+        image_channels: Channels of the images: 1, 3 or 4; the builder sets it.
 
     Raises:
         ValueError: If an argument has no such choice; in ``forward`` and ``num_latents``, if the image is no multiple
@@ -56,13 +57,14 @@ class InstellaEncoder(Encoder):
         positions: GridScale = "interpolated",
         rotary: Rotary = "pairs",
         checkpoint: bool = False,
+        image_channels: int = 3,
     ) -> None:
         super().__init__()
         check_scale(positions)
         self.patch_size = patch_size
         self.head_width = width // heads
         self.trained = grid_size((image_size, image_size), 2 * patch_size) if positions == "interpolated" else None
-        self.patches = nn.Conv2d(3, width, patch_size, stride=patch_size)
+        self.patches = nn.Conv2d(image_channels, width, patch_size, stride=patch_size)
         self.queries = nn.Parameter(torch.randn(latents, width) * 0.02)
         self.trunk = rotary_trunk(width, depth, heads, rotary, checkpoint)
         self.halving = ResidualHalving(width)
@@ -72,7 +74,7 @@ class InstellaEncoder(Encoder):
 
     @override
     def forward(
-        self, image: Float[Tensor, "b 3 h w"], length: int | None = None, condition: Condition | None = None
+        self, image: Float[Tensor, "b c h w"], length: int | None = None, condition: Condition | None = None
     ) -> Latents:
         number = self.num_latents((image.shape[-2], image.shape[-1]))
         features = self.patches(image)

@@ -21,6 +21,7 @@ class PatchEncoder(Encoder):
         patch_size: Side of a patch, in pixels.
         width: Channels of the residual blocks.
         depth: Number of residual blocks, 0 or more.
+        image_channels: Channels of the images: 1, 3 or 4; the builder sets it.
 
     Raises:
         ValueError: In ``forward`` and ``num_latents``, if the image is no multiple of ``patch_size``.
@@ -32,17 +33,19 @@ class PatchEncoder(Encoder):
         torch.Size([1, 32, 8])
     """
 
-    def __init__(self, out_dim: int, patch_size: int = 8, width: int = 96, depth: int = 2) -> None:
+    def __init__(
+        self, out_dim: int, patch_size: int = 8, width: int = 96, depth: int = 2, image_channels: int = 3
+    ) -> None:
         super().__init__()
         self.patch_size = patch_size
-        self.patches = nn.Conv2d(3, width, patch_size, stride=patch_size)
+        self.patches = nn.Conv2d(image_channels, width, patch_size, stride=patch_size)
         self.blocks = nn.Sequential(*(ResidualBlock(width, width) for _ in range(depth)))
         self.norm_out = activated_norm(width) if depth else nn.Identity()
         self.conv_out = nn.Conv2d(width, out_dim, 1)
 
     @override
     def forward(
-        self, image: Float[Tensor, "b 3 h w"], length: int | None = None, condition: Condition | None = None
+        self, image: Float[Tensor, "b c h w"], length: int | None = None, condition: Condition | None = None
     ) -> Latents:
         grid_size((image.shape[-2], image.shape[-1]), self.patch_size)
         return Latents(to_sequence(self.conv_out(self.norm_out(self.blocks(self.patches(image))))))

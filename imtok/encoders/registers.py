@@ -53,6 +53,7 @@ class RegisterEncoder(Encoder):
         value_range: Pixel values that the net takes, where it reads pixels; converted inside.
         drop_path: Probability that a sample passes a half of the last block by, in training, growing from 0.
         checkpoint: Compute blocks again in the backward pass instead of keeping their activations.
+        image_channels: Channels of the images: 1, 3 or 4; the builder sets it.
 
     Raises:
         ValueError: If an argument has no such choice or there is no space to read; in ``forward`` and
@@ -90,6 +91,7 @@ class RegisterEncoder(Encoder):
         value_range: Sequence[float] = (-1.0, 1.0),
         drop_path: float = 0.0,
         checkpoint: bool = False,
+        image_channels: int = 3,
     ) -> None:
         super().__init__()
         for name, value, choices in (
@@ -109,7 +111,7 @@ class RegisterEncoder(Encoder):
         self.reads = reads
         self.patch_size = patch_size
         self.factor = patch_size * (space.factor if space is not None and reads == "space" else 1)
-        channels = space.dim if space is not None and reads == "space" else 3
+        channels = space.dim if space is not None and reads == "space" else image_channels
         self.value_range = (value_range[0], value_range[1])
         self.latent_norm = latent_norm
         grid = grid_size((image_size, image_size), self.factor)
@@ -131,7 +133,7 @@ class RegisterEncoder(Encoder):
 
     @override
     def forward(
-        self, image: Float[Tensor, "b 3 h w"], length: int | None = None, condition: Condition | None = None
+        self, image: Float[Tensor, "b c h w"], length: int | None = None, condition: Condition | None = None
     ) -> Latents:
         size = (image.shape[-2], image.shape[-1])
         length = self.num_latents(size) if length is None else length

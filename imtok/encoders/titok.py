@@ -46,6 +46,7 @@ class TiTokEncoder(Encoder):
         value_range: Of the pixels that the net computes with; [0, 1] in all published ones.
         start: How weights start (``imtok.nn.initialization``); the published "normal" is small for narrow nets.
         checkpoint: Compute blocks again in the backward pass instead of keeping their activations.
+        image_channels: Channels of the images: 1, 3 or 4; the builder sets it.
 
     Raises:
         ValueError: If an argument has no such choice, the image size is no multiple of ``patch_size`` or ``out_dim``
@@ -74,6 +75,7 @@ class TiTokEncoder(Encoder):
         value_range: Sequence[float] = (0.0, 1.0),
         start: Start = "normal",
         checkpoint: bool = False,
+        image_channels: int = 3,
     ) -> None:
         super().__init__()
         if latent_layout not in get_args(LatentLayout):
@@ -88,7 +90,7 @@ class TiTokEncoder(Encoder):
         self.latent_layout = latent_layout
         self.branches = branches
         self.value_range = (value_range[0], value_range[1])
-        self.patches = nn.Conv2d(3, width, patch_size, stride=patch_size)
+        self.patches = nn.Conv2d(image_channels, width, patch_size, stride=patch_size)
         # Nothing is read from the class token, but published weights hold it, and its position beside it.
         self.class_token = nn.Parameter(torch.randn(1, width) * std)
         self.class_position = nn.Parameter(torch.randn(1, width) * std)
@@ -107,7 +109,7 @@ class TiTokEncoder(Encoder):
 
     @override
     def forward(
-        self, image: Float[Tensor, "b 3 h w"], length: int | None = None, condition: Condition | None = None
+        self, image: Float[Tensor, "b c h w"], length: int | None = None, condition: Condition | None = None
     ) -> Latents:
         positions = self.positions(grid_size((image.shape[-2], image.shape[-1]), self.patch_size))
         patches = to_sequence(self.patches(to_range(image, self.value_range))) + positions

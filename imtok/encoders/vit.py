@@ -34,6 +34,7 @@ class ViTEncoder(Encoder):
         value_range: Of the pixels that the net computes with.
         start: How weights start (``imtok.nn.initialization``); the published "normal" is small for narrow nets.
         checkpoint: Compute blocks again in the backward pass instead of keeping their activations.
+        image_channels: Channels of the images: 1, 3 or 4; the builder sets it.
 
     Raises:
         ValueError: If the image size is no multiple of ``patch_size``; in ``forward`` and ``num_latents``, for images
@@ -59,12 +60,13 @@ class ViTEncoder(Encoder):
         value_range: Sequence[float] = (-1.0, 1.0),
         start: Start = "normal",
         checkpoint: bool = False,
+        image_channels: int = 3,
     ) -> None:
         super().__init__()
         grid = grid_size((image_size, image_size), patch_size)
         self.patch_size = patch_size
         self.value_range = (value_range[0], value_range[1])
-        self.patches = nn.Conv2d(3, width, patch_size, stride=patch_size, bias=norm_in == "none")
+        self.patches = nn.Conv2d(image_channels, width, patch_size, stride=patch_size, bias=norm_in == "none")
         self.positions = GridPositions(grid, width, patch_size, positions == "interpolated")
         self.norm_in = token_norm(norm_in, width)
         self.trunk = Transformer(width, depth, heads, checkpoint=checkpoint)
@@ -74,7 +76,7 @@ class ViTEncoder(Encoder):
 
     @override
     def forward(
-        self, image: Float[Tensor, "b 3 h w"], length: int | None = None, condition: Condition | None = None
+        self, image: Float[Tensor, "b c h w"], length: int | None = None, condition: Condition | None = None
     ) -> Latents:
         positions = self.positions(grid_size((image.shape[-2], image.shape[-1]), self.patch_size))
         tokens = to_sequence(self.patches(to_range(image, self.value_range))) + positions

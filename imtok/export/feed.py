@@ -90,7 +90,7 @@ class Listed(Feed):
             _Captioned(self.set),
             self.workers,
             batch_sampler=_Places(self, wanted, numbers),
-            collate_fn=partial(collate, size=self.set.image_size),
+            collate_fn=partial(collate, size=self.set.image_size, channels=self.set.channels),
         )
         for batch in watched(loader, len(self.set), "export"):
             yield numbers.popleft(), batch

@@ -18,7 +18,7 @@ from imtok.errors import InputError
 from imtok.export.restore import makes_tokens_of, restored
 from imtok.export.store import MANIFEST, TokenStore, check_range, read_array
 from imtok.files import claim_output, new_folder, write_json
-from imtok.grid import to_picture
+from imtok.grid import to_deep_picture, to_picture
 from imtok.measures.inference import Size, evaluating
 from imtok.pixels import to_uint8
 from imtok.quantizers.continuous import GIVE_IDS
@@ -38,6 +38,7 @@ def decode_ids(
     device: str | torch.device = "cpu",
     told: DecodeConditionConfig | None = None,
     layout: Path | None = None,
+    bits: int = 8,
 ) -> int:
     """Write a PNG per image (of a store with several views, per view): ``000000.png``, ``000001.png``, ...
 
@@ -58,6 +59,7 @@ def decode_ids(
             says, or nothing.
         layout: A folder that ``imtok convert`` wrote, in whose numbers ``source`` is; None = they are the tokenizer's
             own ids.
+        bits: Of each channel of a picture: 8, or 16 of images of one channel.
 
     Returns:
         How many pictures there are.
@@ -66,6 +68,8 @@ def decode_ids(
         InputError: If the ids cannot be read, are not of this tokenizer, or lie outside its vocabulary; or if an image
             lacks a caption or a label that the tokenizer is told.
     """
+    if bits == 16 and tokenizer.channels != 1:
+        raise InputError(f"bits=16 is for grey pictures, and the tokenizer makes {tokenizer.channels} channels; give 8")
     claim_output(folder, MARKER)
     count = 0
     device, told = torch.device(device), told or DecodeConditionConfig()
@@ -79,8 +83,8 @@ def decode_ids(
                 images = tokenizer.decode(Tokens(tokens.ids.to(device), keep), size, condition)
             except ValueError as error:
                 raise InputError(f"{source} cannot be decoded to {size[1]}x{size[0]} pixels ({error})") from None
-            for image in to_uint8(images):
-                to_picture(image).save(aside / f"{count:06d}.png")
+            for image in images:
+                (to_picture(to_uint8(image)) if bits == 8 else to_deep_picture(image)).save(aside / f"{count:06d}.png")
                 count += 1
         write_json(aside / MARKER, {"ids": source.name, "pictures": count, "tokenizer_sha256": tokenizer.fingerprint()})
     return count

@@ -97,7 +97,7 @@ def write_programs(tokenizer: Tokenizer, folder: Path, size: Size) -> dict[str, 
     """
     absent: dict[str, str] = {}
     device = tokenizer.decoder.last_layer.device
-    image = torch.rand(3, 3, *size, device=device) * 2 - 1
+    image = torch.rand(3, tokenizer.channels, *size, device=device) * 2 - 1
     with evaluating(tokenizer), torch.no_grad():
         condition = None if tokenizer.condition is None else tokenizer.condition.example(3, device)
         told = {} if condition is None else {name: part for name, part in vars(condition).items() if part is not None}

@@ -20,7 +20,7 @@ from imtok.errors import InputError
 from imtok.files import claim_output, new_folder, write_json
 from imtok.measures.inference import evaluating, read_images, require_finite, require_images
 from imtok.measures.psnr import PSNR
-from imtok.pixels import to_uint8
+from imtok.pixels import to_levels
 from imtok.quantizers.base import Quantizer
 from imtok.quantizers.continuous import Continuous
 from imtok.quantizers.gaussian import Gaussian
@@ -186,7 +186,7 @@ def compare_psnr(
                 codes = quantizer(latents.values, latents.keep)
                 shown = tokenizer.decoder(codes.latents, size, codes.keep, condition)
                 require_finite(shown, batch.key, "reconstruction")
-                metrics[name].update(to_uint8(shown).to(exact), batch.image.to(exact))
+                metrics[name].update(to_levels(shown).to(exact), batch.image.to(exact))
             count += len(image)
     require_images(count, bad)
     return {name: metric.compute().item() for name, metric in metrics.items()}, count

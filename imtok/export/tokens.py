@@ -174,7 +174,7 @@ class _Coder:
             return arrays
         return {name: rows.reshape(len(batch.image), len(self.views), *rows.shape[1:]) for name, rows in arrays.items()}
 
-    def _cut(self, square: Float[Tensor, "b 3 square_h square_w"]) -> Float[Tensor, "b a 3 h w"]:
+    def _cut(self, square: Float[Tensor, "b c square_h square_w"]) -> Float[Tensor, "b a c h w"]:
         """All views, in the same memory for every batch: new pages cost a processor more than the crops themselves."""
         if self.room is None or self.size is None or len(self.room) < len(square):
             image = self.views(square, self.size)

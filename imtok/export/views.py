@@ -71,10 +71,10 @@ class Views:
 
     def __call__(
         self,
-        image: Shaped[Tensor, "b 3 square_h square_w"],
+        image: Shaped[Tensor, "b c square_h square_w"],
         size: int | None,
-        out: Shaped[Tensor, "b a 3 h w"] | None = None,
-    ) -> Shaped[Tensor, "b a 3 h w"]:
+        out: Shaped[Tensor, "b a c h w"] | None = None,
+    ) -> Shaped[Tensor, "b a c h w"]:
         """Every view of every image.
 
         Args:
@@ -94,7 +94,7 @@ class Views:
         }
         if len(self) == 1 and not down and not across:
             return image[:, None]
-        cut = image.new_empty(len(image), len(self), 3, height, width) if out is None else out
+        cut = image.new_empty(len(image), len(self), image.shape[1], height, width) if out is None else out
         mirrored = image.flip(-1) if any(view.mirrored for view in self.all) else image
         for number, view in enumerate(self.all):
             top, left = corner[view.place]

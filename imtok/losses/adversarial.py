@@ -122,14 +122,14 @@ class Adversary(nn.Module):
         """Weight of the tokenizer's loss at a step, before any balance; 0 = the critic is not to be asked."""
         return self.weight * linear_ramp(step, self.generator_start, self.ramp_steps)
 
-    def fooling(self, image: Float[Tensor, "b 3 h w"]) -> Float[Tensor, ""]:
+    def fooling(self, image: Float[Tensor, "b c h w"]) -> Float[Tensor, ""]:
         """The tokenizer's loss: low where the critic takes reconstructions for photographs."""
         scores = _exact(self.critic(self.augment(image)))
         if self.form == "hinge":
             return -scores.mean()
         return F.softplus(-(scores.mean(1) if self.form == "logistic_mean" else scores)).mean()
 
-    def losses(self, target: Float[Tensor, "b 3 h w"], image: Float[Tensor, "b 3 h w"], step: int) -> NetLosses | None:
+    def losses(self, target: Float[Tensor, "b c h w"], image: Float[Tensor, "b c h w"], step: int) -> NetLosses | None:
         """The critic's own losses on photographs and their reconstructions; None before it starts."""
         if step < self.critic_start:
             return None

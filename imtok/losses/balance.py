@@ -11,10 +11,10 @@ _LARGEST = 1e4
 
 
 def balance(
-    image: Float[Tensor, "b 3 h w"],
+    image: Float[Tensor, "b c h w"],
     last_layer: Tensor,
-    wanted: Float[Tensor, "b 3 h w"],
-    balanced: Float[Tensor, "b 3 h w"],
+    wanted: Float[Tensor, "b c h w"],
+    balanced: Float[Tensor, "b c h w"],
 ) -> Float[Tensor, ""]:
     """How many times larger the gradient of one loss is than another's, at the weight that writes the image.
 

@@ -23,5 +23,5 @@ class ImageLoss(nn.Module, ABC):
         self.weight = weight
 
     @abstractmethod
-    def forward(self, image: Float[Tensor, "b 3 h w"], target: Float[Tensor, "b 3 h w"]) -> Float[Tensor, ""]:
+    def forward(self, image: Float[Tensor, "b c h w"], target: Float[Tensor, "b c h w"]) -> Float[Tensor, ""]:
         """Mean loss over the batch; images in ``[-1, 1]``."""

@@ -12,6 +12,7 @@ from torchvision.models import alexnet, vgg16
 
 from imtok.losses.base import ImageLoss
 from imtok.nn.frozen import Frozen, warn_random
+from imtok.pixels import to_rgb
 from imtok.pretrained import RANDOM
 from imtok.weights import WeightFile, fill, read_weights
 
@@ -86,7 +87,7 @@ class ClassifierLoss(ImageLoss):
         """Read a further file, before either is used: what is missing is named before what is damaged."""
 
     def _pairs(
-        self, image: Float[Tensor, "b 3 h w"], target: Float[Tensor, "b 3 h w"]
+        self, image: Float[Tensor, "b c h w"], target: Float[Tensor, "b c h w"]
     ) -> Iterator[tuple[Tensor, Tensor]]:
         """Maps of both images, in ``[-1, 1]``, at each of the five depths."""
         if image.shape != target.shape:
@@ -99,7 +100,7 @@ class ClassifierLoss(ImageLoss):
         yield from zip(self._features(image), self._features(target), strict=True)
 
     def _features(self, image: Tensor) -> Iterator[Tensor]:
-        image = (image - self.shift) / self.scale
+        image = (to_rgb(image) - self.shift) / self.scale
         for place, layer in enumerate(self.features.net):
             if isinstance(layer, nn.Conv2d):  # in the precision of the image, whatever that of the weights
                 weight, bias = layer.weight.to(image), layer.bias.to(image)  # pyright: ignore[reportOptionalMemberAccess]

@@ -11,6 +11,7 @@ from typing_extensions import override
 from imtok.losses.base import ImageLoss
 from imtok.nn.efflite0 import SHA256, EffLite0Net, efflite0_weights
 from imtok.nn.frozen import Frozen, drawn
+from imtok.pixels import to_rgb
 from imtok.pretrained import RANDOM
 from imtok.weights import fill, read_weights
 
@@ -52,7 +53,7 @@ class EffLite0Loss(ImageLoss):
         self.frozen = Frozen(net)
 
     @override
-    def forward(self, image: Float[Tensor, "b 3 h w"], target: Float[Tensor, "b 3 h w"]) -> Float[Tensor, ""]:
+    def forward(self, image: Float[Tensor, "b c h w"], target: Float[Tensor, "b c h w"]) -> Float[Tensor, ""]:
         if min(image.shape[-2:]) < _SMALLEST:
             raise ValueError(f"images must be at least {_SMALLEST} pixels a side, got {tuple(image.shape[-2:])}")
         with torch.no_grad():
@@ -61,8 +62,8 @@ class EffLite0Loss(ImageLoss):
         distances = [reduce((ours - theirs).square(), "b d h w -> b h w", "sum").mean() for ours, theirs in pairs]
         return torch.stack(distances).sum()
 
-    def _features(self, image: Float[Tensor, "b 3 h w"]) -> list[Float[Tensor, "b d p q"]]:
-        stages = self.frozen.net.stages(((image + 1) * 127.5 - 127) / 128)
+    def _features(self, image: Float[Tensor, "b c h w"]) -> list[Float[Tensor, "b d p q"]]:
+        stages = self.frozen.net.stages(((to_rgb(image) + 1) * 127.5 - 127) / 128)
         return [_unit(features) for index, features in enumerate(stages) if index in STAGES]
 
 

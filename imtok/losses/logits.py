@@ -12,6 +12,7 @@ from typing_extensions import override
 
 from imtok.losses.base import ImageLoss
 from imtok.nn.frozen import Frozen, drawn
+from imtok.pixels import to_rgb
 from imtok.pretrained import RANDOM
 from imtok.weights import WeightFile, fill, read_weights
 
@@ -72,13 +73,15 @@ class LogitLoss(ImageLoss):
             self.register_buffer(name, torch.tensor(values).view(3, 1, 1), persistent=False)
 
     @override
-    def forward(self, image: Float[Tensor, "b 3 h w"], target: Float[Tensor, "b 3 h w"]) -> Float[Tensor, ""]:
+    def forward(self, image: Float[Tensor, "b c h w"], target: Float[Tensor, "b c h w"]) -> Float[Tensor, ""]:
         with torch.no_grad():
             wanted = self._scores(target)
         return F.mse_loss(self._scores(image), wanted)
 
-    def _scores(self, image: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b 1000"]:
-        resized = F.interpolate(image, (self.side, self.side), mode="bilinear", align_corners=False, antialias=True)
+    def _scores(self, image: Float[Tensor, "b c h w"]) -> Float[Tensor, "b 1000"]:
+        resized = F.interpolate(
+            to_rgb(image), (self.side, self.side), mode="bilinear", align_corners=False, antialias=True
+        )
         return self.classifier(((resized + 1) / 2 - self.mean) / self.deviation)
 
 

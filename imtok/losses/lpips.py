@@ -72,10 +72,10 @@ class LPIPSLoss(ClassifierLoss):
         self._keep_heads(table)
 
     @override
-    def forward(self, image: Float[Tensor, "b 3 h w"], target: Float[Tensor, "b 3 h w"]) -> Float[Tensor, ""]:
+    def forward(self, image: Float[Tensor, "b c h w"], target: Float[Tensor, "b c h w"]) -> Float[Tensor, ""]:
         return self.per_image(image, target).mean()
 
-    def per_image(self, image: Float[Tensor, "b 3 h w"], target: Float[Tensor, "b 3 h w"]) -> Float[Tensor, " b"]:
+    def per_image(self, image: Float[Tensor, "b c h w"], target: Float[Tensor, "b c h w"]) -> Float[Tensor, " b"]:
         """The distance of each pair, float32 or better; images in ``[-1, 1]``."""
         distance = image.new_zeros(len(image), dtype=torch.promote_types(image.dtype, torch.float32))
         for depth, (features, others) in enumerate(self._pairs(image, target)):

@@ -18,7 +18,7 @@ class L1Loss(ImageLoss):
     """
 
     @override
-    def forward(self, image: Float[Tensor, "b 3 h w"], target: Float[Tensor, "b 3 h w"]) -> Float[Tensor, ""]:
+    def forward(self, image: Float[Tensor, "b c h w"], target: Float[Tensor, "b c h w"]) -> Float[Tensor, ""]:
         return F.l1_loss(image, target)
 
 
@@ -32,5 +32,5 @@ class L2Loss(ImageLoss):
     """
 
     @override
-    def forward(self, image: Float[Tensor, "b 3 h w"], target: Float[Tensor, "b 3 h w"]) -> Float[Tensor, ""]:
+    def forward(self, image: Float[Tensor, "b c h w"], target: Float[Tensor, "b c h w"]) -> Float[Tensor, ""]:
         return F.mse_loss(image, target)

@@ -49,7 +49,7 @@ class GramLoss(ClassifierLoss):
         super().__init__(net, weights, weight, sha256)
 
     @override
-    def forward(self, image: Float[Tensor, "b 3 h w"], target: Float[Tensor, "b 3 h w"]) -> Float[Tensor, ""]:
+    def forward(self, image: Float[Tensor, "b c h w"], target: Float[Tensor, "b c h w"]) -> Float[Tensor, ""]:
         with torch.autocast(image.device.type, enabled=False):
             exact = torch.promote_types(image.dtype, torch.float32)
             pairs = self._pairs(image.to(exact), target.to(exact))

@@ -16,6 +16,7 @@ from imtok.nn.frozen import Frozen
 from imtok.nn.timm_net import timm_blank, timm_config, timm_net
 from imtok.nn.timm_vit import timm_vit
 from imtok.nn.vit import ViT
+from imtok.pixels import to_rgb
 
 
 class TeacherFeatures(NamedTuple):
@@ -126,16 +127,16 @@ class Teacher(TeacherNet):
             return _tried(net, name, image_size or int(net.pretrained_cfg["input_size"][-1]), layer)
 
     @override
-    def forward(self, image: Float[Tensor, "b 3 h w"]) -> TeacherFeatures:
+    def forward(self, image: Float[Tensor, "b c h w"]) -> TeacherFeatures:
         """Features of images in ``[-1, 1]``."""
         return _look(self.frozen.net, self.pixels(image), self.layer)
 
-    def pixels(self, image: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b 3 side side"]:
+    def pixels(self, image: Float[Tensor, "b c h w"]) -> Float[Tensor, "b 3 side side"]:
         """Images in ``[-1, 1]`` as the net wants them."""
         size = (self.side, self.side)
         if image.shape[-2:] != size:
             image = F.interpolate(image, size, mode="bicubic", align_corners=False, antialias=True)
-        return ((image.clamp(-1, 1) + 1) / 2 - self.mean) / self.deviation
+        return ((to_rgb(image).clamp(-1, 1) + 1) / 2 - self.mean) / self.deviation
 
     @override
     def extra_repr(self) -> str:
@@ -153,7 +154,7 @@ def _tried(net: Any, name: str, side: int, layer: int | None) -> Widths:
 
 
 @torch.no_grad()
-def _look(net: Any, pixels: Float[Tensor, "b 3 h w"], layer: int | None) -> TeacherFeatures:
+def _look(net: Any, pixels: Float[Tensor, "b c h w"], layer: int | None) -> TeacherFeatures:
     if isinstance(net, ViT):
         tokens = net(pixels, () if layer is None else (layer,))
         patches = tokens[:, net.prefix :]

@@ -6,7 +6,7 @@ from functools import lru_cache
 import numpy as np
 import torch
 from einops import rearrange
-from jaxtyping import UInt8
+from jaxtyping import Real
 from PIL import Image, features
 from torch import Tensor
 
@@ -20,11 +20,11 @@ def available() -> dict[str, tuple[int, ...]]:
     return {name: qualities for name, qualities in QUALITIES.items() if name == "jpeg" or features.check(name)}
 
 
-def compress(image: UInt8[Tensor, "3 h w"], codec: str, quality: int) -> tuple[UInt8[Tensor, "3 h w"], int]:
+def compress(image: Real[Tensor, "c h w"], codec: str, quality: int) -> tuple[Real[Tensor, "c h w"], int]:
     """An image through a codec, and how many bytes it took.
 
     Args:
-        image: Pixels.
+        image: Grey or RGB levels; grey ones are rounded to 8 bits, which is what codecs take.
         codec: "jpeg", "webp" or "avif".
         quality: The codec's own scale, 0 to 100.
 
@@ -33,9 +33,10 @@ def compress(image: UInt8[Tensor, "3 h w"], codec: str, quality: int) -> tuple[U
         >>> decoded.shape, size > header_bytes("jpeg", 50)
         (torch.Size([3, 16, 16]), True)
     """
-    data = _encode(to_picture(image), codec, quality)
-    pixels = np.array(Image.open(io.BytesIO(data)).convert("RGB"))
-    return rearrange(torch.from_numpy(pixels), "h w c -> c h w"), len(data)
+    picture = to_picture(image)
+    data = _encode(picture, codec, quality)
+    pixels = torch.from_numpy(np.array(Image.open(io.BytesIO(data)).convert(picture.mode)))
+    return rearrange(pixels, "h w ... -> (...) h w").to(image.dtype), len(data)
 
 
 @lru_cache

@@ -1,14 +1,12 @@
 """The crop of the tokenizers that do not follow ADM: resize the short side, then cut out the centre."""
 
 import numpy as np
-import torch
-from einops import rearrange
-from jaxtyping import UInt8
+from jaxtyping import Real
 from PIL import Image
 from torch import Tensor
 from typing_extensions import override
 
-from imtok.data.transforms import LONGEST, Transform, check_size
+from imtok.data.transforms import LONGEST, Transform, check_size, picture_of, pixels_of
 
 FILTERS = {
     "bilinear": Image.Resampling.BILINEAR,
@@ -42,7 +40,7 @@ class ResizeCrop(Transform):
         self.resampling = resampling
 
     @override
-    def __call__(self, image: UInt8[Tensor, "3 h w"], generator: np.random.Generator) -> UInt8[Tensor, "3 size size"]:
+    def __call__(self, image: Real[Tensor, "c h w"], generator: np.random.Generator) -> Real[Tensor, "c size size"]:
         """Scale and crop; draws nothing from ``generator``."""
         if image.shape[-2:] == (self.size, self.size):
             return image.contiguous()
@@ -51,9 +49,8 @@ class ResizeCrop(Transform):
         height, width = image.shape[-2:]
         short = min(height, width)
         scaled = (int(self.size * width / short), int(self.size * height / short))  # torchvision truncates
-        picture = Image.fromarray(rearrange(image, "c h w -> h w c").contiguous().numpy())
-        pixels = torch.from_numpy(np.array(picture.resize(scaled, FILTERS[self.resampling])))
-        return _centre(rearrange(pixels, "h w c -> c h w"), self.size, self.size).contiguous()
+        pixels = pixels_of(picture_of(image).resize(scaled, FILTERS[self.resampling]))
+        return _centre(pixels, self.size, self.size).contiguous()
 
 
 def _centre(image: Tensor, height: int, width: int) -> Tensor:

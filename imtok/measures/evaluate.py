@@ -25,11 +25,12 @@ from imtok.measures.inference import (
 from imtok.measures.keys import without_cache
 from imtok.measures.pictures import SHOWN, Pictures
 from imtok.measures.protocol import protocol_id
-from imtok.measures.quantity import announced, declared
+from imtok.measures.quantity import announced, declared, of_channels
 from imtok.measures.report.origin import now
 from imtok.measures.report.results import Report
 from imtok.measures.report.titles import reasons
 from imtok.measures.settings import Settings
+from imtok.pixels import rgb_levels
 from imtok.tokenizer import Tokenizer
 from imtok.types import Batch
 
@@ -86,7 +87,7 @@ def evaluate(
             # a sum does not depend on the order, nor on how ranks share the images
             digest = sum((xxhash.xxh3_64_intdigest(one.cpu().numpy().tobytes()) for one in batch.image), digest) % _WRAP
             images += len(batch.image)
-            kept.add(batch.key, seen.target, seen.pixels)
+            kept.add(batch.key, rgb_levels(seen.target), rgb_levels(seen.pixels))
     # what all ranks have seen
     bad = [sample for samples in gather_values(bad) for sample in samples]
     size = common_size(size)
@@ -118,6 +119,7 @@ def evaluate(
     common: dict[str, Any] = {
         "n": images,
         "size": name_size(size),
+        **({} if tokenizer.channels == 3 else {"channels": tokenizer.channels}),
         "crop": settings.protocol.crop,
         "data": f"{digest:016x}",
         "weights": settings.weights,
@@ -125,7 +127,10 @@ def evaluate(
     }
     values = {name: number.value for name, number in found.numbers.items()}
     quantities |= {name: announced(name, quantities) for name in found.numbers}
-    conventions = {name: number.convention or quantities[name].convention for name, number in found.numbers.items()}
+    conventions = {
+        name: of_channels(number.convention or quantities[name].convention, tokenizer.channels)
+        for name, number in found.numbers.items()
+    }
     facts = {name: {"metric": name, "convention": conventions[name], **common, **facts[name]} for name in values}
     return Report(
         images=images,

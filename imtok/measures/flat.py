@@ -2,18 +2,24 @@
 
 import torch
 from einops import rearrange
-from jaxtyping import Float64, Int64, UInt8
+from jaxtyping import Float64, Int64, Real
 from torch import Tensor
 from typing_extensions import override
 
 from imtok.distributed import sum_over_ranks
 from imtok.measures.base import Found, ImageMeasure, Seen
+from imtok.measures.inference import Size
 from imtok.measures.psnr import PSNR
 from imtok.measures.quantity import declared
+from imtok.tokenizer import Tokenizer
 
 _UNIT = 2.0**-32  # sums of integers do not depend on their order; see imtok.measures.mean
 _STEPS = torch.arange(16, 256, 32)
-COLOURS = torch.cartesian_prod(_STEPS, _STEPS, _STEPS)  # 512, evenly over all
+
+
+def colours(channels: int) -> Int64[Tensor, "colours c"]:
+    """Evenly over all of so many channels: 512 of three."""
+    return torch.cartesian_prod(*[_STEPS] * channels).reshape(-1, channels)
 
 
 class PSNRMeasure(ImageMeasure):
@@ -24,6 +30,10 @@ class PSNRMeasure(ImageMeasure):
     def __init__(self) -> None:
         super().__init__(PSNR())
         self.flat = Flat()
+
+    @override
+    def start(self, tokenizer: Tokenizer, size: Size) -> None:
+        self.flat.start(tokenizer.channels)
 
     @override
     def update(self, seen: Seen) -> None:
@@ -45,16 +55,23 @@ class Flat:
     """
 
     def __init__(self) -> None:
-        self.totals = torch.zeros(len(COLOURS) + 1, dtype=torch.int64)  # the last one is that of own mean colours
+        self.totals = torch.zeros(0, dtype=torch.int64)  # the last one is that of own mean colours
         self.count = torch.zeros((), dtype=torch.int64)
 
-    def update(self, target: UInt8[Tensor, "b 3 h w"]) -> None:
+    def start(self, channels: int) -> None:
+        """Begin to count images of so many channels; a rank without any image has to know, too."""
+        self.totals = torch.zeros(len(colours(channels)) + 1, dtype=torch.int64)
+
+    def update(self, target: Real[Tensor, "b c h w"]) -> None:
         """Count originals in."""
-        levels = target.long().flatten(2)
+        candidates = colours(target.shape[1])
+        if not len(self.totals):
+            self.start(target.shape[1])
+        levels = target.round().long().flatten(2)
         pixels, sums = levels.shape[-1], levels.sum(-1)
         own = (sums.double() / pixels).round().long()
-        colours = torch.cat([COLOURS.expand(len(sums), -1, -1), rearrange(own, "b c -> b 1 c")], dim=1)
-        self.totals += (_psnr(levels.square().sum((1, 2)), sums, colours, pixels) / _UNIT).round().long().sum(0)
+        painted = torch.cat([candidates.expand(len(sums), -1, -1), rearrange(own, "b c -> b 1 c")], dim=1)
+        self.totals += (_psnr(levels.square().sum((1, 2)), sums, painted, pixels) / _UNIT).round().long().sum(0)
         self.count += len(sums)
 
     def finish(self) -> dict[str, float]:
@@ -64,8 +81,8 @@ class Flat:
 
 
 def _psnr(
-    squares: Int64[Tensor, " b"], sums: Int64[Tensor, "b 3"], colours: Int64[Tensor, "b k 3"], pixels: int
+    squares: Int64[Tensor, " b"], sums: Int64[Tensor, "b c"], colours: Int64[Tensor, "b k c"], pixels: int
 ) -> Float64[Tensor, "b k"]:
     """The PSNR of each image painted in each of its colours, from the sums of its levels and of their squares."""
     error = squares[:, None] + (pixels * colours.square() - 2 * colours * sums[:, None]).sum(-1)
-    return (10 * torch.log10(255**2 * 3 * pixels / error.double())).clamp(max=PSNR.most)
+    return (10 * torch.log10(255**2 * sums.shape[1] * pixels / error.double())).clamp(max=PSNR.most)

@@ -7,11 +7,11 @@ from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Float, UInt8
+from jaxtyping import Float, Real
 from torch import Tensor
 
 from imtok.measures.inference import Size
-from imtok.pixels import to_uint8
+from imtok.pixels import to_levels
 from imtok.tokenizer import Tokenizer
 from imtok.types import Batch, Condition, Reconstruction
 
@@ -30,7 +30,7 @@ class Seen:
 
     tokenizer: Tokenizer
     batch: Batch
-    image: Float[Tensor, "b 3 h w"]
+    image: Float[Tensor, "b c h w"]
     reconstruction: Reconstruction
     condition: Condition | None = None
 
@@ -40,12 +40,12 @@ class Seen:
         return (self.image.shape[-2], self.image.shape[-1])
 
     @cached_property
-    def pixels(self) -> UInt8[Tensor, "b 3 h w"]:
+    def pixels(self) -> Real[Tensor, "b c h w"]:
         """The reconstructions as pixels."""
-        return to_uint8(self.reconstruction.image)
+        return to_levels(self.reconstruction.image)
 
     @cached_property
-    def target(self) -> UInt8[Tensor, "b 3 h w"]:
+    def target(self) -> Real[Tensor, "b c h w"]:
         """What they should be."""
         return self.batch.image.to(self.image.device)
 

@@ -44,7 +44,7 @@ def together() -> Iterator[None]:
 
 def read_images(
     tokenizer: Tokenizer, loader: Iterable[Batch], device: torch.device, bad: list[str]
-) -> Iterator[tuple[Batch, Float[Tensor, "b 3 h w"], Size]]:
+) -> Iterator[tuple[Batch, Float[Tensor, "b c h w"], Size]]:
     """Every batch that holds images, its images as ``tokenizer`` takes them, and their height and width.
 
     Args:

@@ -11,7 +11,7 @@ from imtok.errors import InputError
 from imtok.measures.inference import Size, evaluating
 from imtok.measures.mean import ImageMean
 from imtok.measures.psnr import PSNR
-from imtok.pixels import to_uint8
+from imtok.pixels import to_levels
 from imtok.tokenizer import Tokenizer
 from imtok.types import Condition, Tokens
 
@@ -40,7 +40,7 @@ def possible_lengths(tokenizer: Tokenizer, size: Size, wanted: Sequence[int] | N
     if not tokenizer.decoder.flexible:
         return [most]
     parameter = tokenizer.decoder.last_layer
-    blank = torch.zeros(1, 3, *size, dtype=parameter.dtype, device=parameter.device)
+    blank = torch.zeros(1, tokenizer.channels, *size, dtype=parameter.dtype, device=parameter.device)
     found: list[int] = []
     for length in wanted or [2**power for power in range(most.bit_length())]:
         if 1 <= length < most:
@@ -55,7 +55,7 @@ def possible_lengths(tokenizer: Tokenizer, size: Size, wanted: Sequence[int] | N
 
 def search_length(
     tokenizer: Tokenizer,
-    image: Float[Tensor, "b 3 h w"],
+    image: Float[Tensor, "b c h w"],
     target: float,
     metric: ImageMean | None = None,
     lengths: Sequence[int] | None = None,
@@ -94,7 +94,7 @@ def search_length(
     found = torch.full((len(image),), tried[-1], device=image.device)
     values = torch.full((len(image),), float("nan"), device=image.device, dtype=torch.float64)
     open_rows = torch.arange(len(image), device=image.device)
-    pixels = to_uint8(image)
+    pixels = to_levels(image)
     with evaluating(tokenizer):
         whole = tokenizer.encode(image, condition=condition) if encode == "once" else None
         for length in tried:
@@ -107,7 +107,7 @@ def search_length(
                 keep = None if whole.keep is None else whole.keep[open_rows, :length]
                 tokens = Tokens(whole.ids[open_rows, :length], keep)
             decoded = tokenizer.decode(tokens, (image.shape[-2], image.shape[-1]), told)
-            reached = metric.per_image(to_uint8(decoded), pixels[open_rows])
+            reached = metric.per_image(to_levels(decoded), pixels[open_rows])
             enough = reached >= target if metric.higher_is_better else reached <= target
             values[open_rows], found[open_rows] = reached.to(values.dtype), length
             open_rows = open_rows[~enough]

@@ -7,7 +7,7 @@ from copy import deepcopy
 from typing import Any
 
 import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import Real
 from torch import Tensor
 from torchmetrics import Metric
 from torchmetrics.utilities import dim_zero_cat, dim_zero_max, dim_zero_min, dim_zero_sum
@@ -17,6 +17,7 @@ from imtok.distributed import gather_values
 from imtok.errors import InputError
 from imtok.measures.base import Bench, Found, Measure, Number, Quantity, Seen
 from imtok.measures.inference import Size
+from imtok.pixels import rgb_levels
 from imtok.tokenizer import Tokenizer
 
 _SUMMED: dict[Any, Callable[[list[Any]], Tensor]] = {
@@ -100,9 +101,9 @@ class LibraryMeasure(Measure):
     def _names(self) -> tuple[str, str]:
         return self.name, f"{self.name}_std"
 
-    def _count(self, metric: Metric, image: UInt8[Tensor, "1 3 h w"], target: UInt8[Tensor, "1 3 h w"]) -> None:
+    def _count(self, metric: Metric, image: Real[Tensor, "1 c h w"], target: Real[Tensor, "1 c h w"]) -> None:
         update: Callable[..., None] = metric.update
-        made, original = (self._levels(part.to(metric.device)) for part in (image, target))
+        made, original = (self._levels(rgb_levels(part).to(metric.device)) for part in (image, target))
         if self.is_real:
             update(original, real=True)
             update(made, real=False)
@@ -111,7 +112,7 @@ class LibraryMeasure(Measure):
         else:
             update(made, original)
 
-    def _levels(self, image: UInt8[Tensor, "1 3 h w"]) -> UInt8[Tensor, "1 3 h w"] | Float[Tensor, "1 3 h w"]:
+    def _levels(self, image: Real[Tensor, "1 c h w"]) -> Real[Tensor, "1 c h w"]:
         return image if self.whole else image.float() / 255
 
     def _compute(self, metric: Metric) -> Any:

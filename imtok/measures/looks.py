@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 from einops import rearrange
-from jaxtyping import UInt8
+from jaxtyping import Real
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 from typing_extensions import override
@@ -14,7 +14,7 @@ from typing_extensions import override
 from imtok.distributed import gather_values
 from imtok.measures.base import Found, Measure, Seen
 from imtok.measures.inference import Size, require_finite
-from imtok.pixels import to_uint8
+from imtok.pixels import rgb_levels, to_levels
 from imtok.tokenizer import Tokenizer
 from imtok.types import Tokens
 
@@ -119,13 +119,13 @@ class SwapMeasure(Measure):
         keep = quantized.keep[:images] if quantized.keep is not None else None
         places = np.unique(np.linspace(0, ids.shape[1] - 1, min(_TOKENS, ids.shape[1])).astype(int)).tolist()
         base, condition = seen.pixels[:images], seen.condition and seen.condition.rows(slice(images))
-        changed: list[UInt8[Tensor, "b 3 h w"]] = []
+        changed: list[Real[Tensor, "b c h w"]] = []
         for place in places:
             swapped = ids.clone()
             swapped[:, place] = ids.roll(1, 0)[:, place]
             image = seen.tokenizer.decode(Tokens(swapped, keep), seen.size, condition)
             require_finite(image, seen.batch.key[:images], "reconstruction from swapped tokens")
-            changed.append(to_uint8(image))
+            changed.append(to_levels(image))
             self.effects.append((changed[-1].float() - base.float()).square().mean().item())
         self.places = places
         for row in range(images):
@@ -145,8 +145,8 @@ def _firsts(row: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return np.unique(row, return_index=True, return_counts=True)
 
 
-def _pixels(image: UInt8[Tensor, "3 h w"]) -> np.ndarray:
-    return rearrange(image.cpu(), "c h w -> h w c").numpy()
+def _pixels(image: Real[Tensor, "c h w"]) -> np.ndarray:
+    return rearrange(rgb_levels(image.cpu()), "c h w -> h w c").numpy()
 
 
 def _sheet(rows: list[tuple[str, list[np.ndarray]]]) -> bytes:

@@ -4,13 +4,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import Float, Real
 from torch import Tensor
 from typing_extensions import override
 
 from imtok.losses.lpips import LPIPSLoss
 from imtok.measures.mean import ImageMean
-from imtok.pixels import to_float
+from imtok.pixels import rgb_levels, to_float
 
 
 class LPIPS(ImageMean):
@@ -61,6 +61,6 @@ class LPIPS(ImageMean):
         self.facts = {"extractor_hash": self.hash[:16]}
 
     @override
-    def per_image(self, image: UInt8[Tensor, "b 3 h w"], target: UInt8[Tensor, "b 3 h w"]) -> Float[Tensor, " b"]:
+    def per_image(self, image: Real[Tensor, "b c h w"], target: Real[Tensor, "b c h w"]) -> Float[Tensor, " b"]:
         with torch.autocast(image.device.type, enabled=False), torch.no_grad():
-            return self.net.per_image(to_float(image), to_float(target)).double()
+            return self.net.per_image(to_float(rgb_levels(image)), to_float(rgb_levels(target))).double()

@@ -6,7 +6,7 @@ from types import MappingProxyType
 from typing import Any
 
 import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import Float, Real
 from torch import Tensor
 from torchmetrics import Metric
 from typing_extensions import override
@@ -51,11 +51,11 @@ class ImageMean(Metric, ABC):
         self.add_state("count", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
 
     @abstractmethod
-    def per_image(self, image: UInt8[Tensor, "b 3 h w"], target: UInt8[Tensor, "b 3 h w"]) -> Float[Tensor, " b"]:
+    def per_image(self, image: Real[Tensor, "b c h w"], target: Real[Tensor, "b c h w"]) -> Float[Tensor, " b"]:
         """The value of each pair, float64."""
 
     @override
-    def update(self, image: UInt8[Tensor, "b 3 h w"], target: UInt8[Tensor, "b 3 h w"]) -> None:
+    def update(self, image: Real[Tensor, "b c h w"], target: Real[Tensor, "b c h w"]) -> None:
         """Count pairs of images in.
 
         Args:

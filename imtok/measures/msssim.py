@@ -3,7 +3,7 @@
 import torch
 import torch.nn.functional as F
 from einops import reduce
-from jaxtyping import Float, UInt8
+from jaxtyping import Float, Real
 from torch import Tensor
 from typing_extensions import override
 
@@ -40,7 +40,7 @@ class MSSSIM(ImageMean):
     convention = "mean over images of the MS-SSIM of uint8 RGB pixels (five scales, Gaussian 11x11, valid, range 255)"
 
     @override
-    def per_image(self, image: UInt8[Tensor, "b 3 h w"], target: UInt8[Tensor, "b 3 h w"]) -> Float[Tensor, " b"]:
+    def per_image(self, image: Real[Tensor, "b c h w"], target: Real[Tensor, "b c h w"]) -> Float[Tensor, " b"]:
         if min(image.shape[-2:]) < SMALLEST:
             raise ValueError(
                 f"images must be at least {SMALLEST} pixels a side for MS-SSIM, got {tuple(image.shape[-2:])}"

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import Real
 from torch import Tensor
 
 from imtok.distributed import from_main
@@ -16,6 +16,7 @@ from imtok.measures.found import Seen
 from imtok.measures.frechet import FeatureStatistics, FrechetDistance, Gaussian
 from imtok.measures.protocol import Protocol
 from imtok.measures.references import ReferenceKey, load_reference, save_reference
+from imtok.pixels import rgb_levels
 
 SAME_PASS = "originals of the same pass"
 
@@ -104,9 +105,9 @@ class Net:
         """A distance to the reference, of nothing so far."""
         return FrechetDistance(self.extractor.dim, self.reference).to(self.device)
 
-    def __call__(self, image: UInt8[Tensor, "b 3 h w"] | Float[Tensor, "b 3 h w"]) -> Features:
-        """Features of levels from 0 to 255."""
-        return self.extractor(image)
+    def __call__(self, image: Real[Tensor, "b c h w"]) -> Features:
+        """Features of levels from 0 to 255, of one channel and of alpha as RGB."""
+        return self.extractor(image if image.shape[1] == 3 else rgb_levels(image))
 
     def of_originals(self, seen: Seen) -> Features:
         """Features of a batch's originals, extracted once and counted in once."""

@@ -79,7 +79,7 @@ class PerturbedMeasure(NetMeasure):
     @override
     def start(self, tokenizer: Tokenizer, size: Size) -> None:
         parameter = tokenizer.decoder.last_layer
-        blank = torch.zeros(1, 3, *size, dtype=parameter.dtype, device=parameter.device)
+        blank = torch.zeros(1, tokenizer.channels, *size, dtype=parameter.dtype, device=parameter.device)
         try:
             ids = tokenizer.quantize(blank, condition=tokenizer.condition_for(1)).ids
             tokenizer.quantizer.neighbours(ids, max(self.deltas))

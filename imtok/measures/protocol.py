@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import Float, Real
 from torch import Tensor
 
 from imtok.data.images import ImageSet, Subset
@@ -20,7 +20,7 @@ from imtok.files import canonical_json
 from imtok.measures.chosen import built, described
 from imtok.measures.crops import FILTERS, ResizeCrop
 from imtok.nn.efflite0 import SHA256
-from imtok.pixels import to_uint8
+from imtok.pixels import to_rgb, to_uint8
 
 INCEPTION: dict[str, Any] = {
     "_target_": "imtok.extractors.inception.Inception",
@@ -130,8 +130,9 @@ class Protocol:
         """The extractor; InputError that names the config's key if its weight file is missing or another one."""
         return built(self.extractor, self.key)
 
-    def levels(self, image: Float[Tensor, "b 3 h w"]) -> UInt8[Tensor, "b 3 h w"] | Float[Tensor, "b 3 h w"]:
-        """A reconstruction in ``[-1, 1]`` as the extractor gets it: levels from 0 to 255."""
+    def levels(self, image: Float[Tensor, "b c h w"]) -> Real[Tensor, "b 3 h w"]:
+        """A reconstruction in ``[-1, 1]`` as the extractor gets it: RGB levels from 0 to 255."""
+        image = to_rgb(image)
         if self.rounding == "round":
             return to_uint8(image)
         levels = (image.float().clamp(-1, 1) + 1) * 127.5

@@ -2,7 +2,7 @@
 
 import torch
 from einops import reduce
-from jaxtyping import Float, UInt8
+from jaxtyping import Float, Real
 from torch import Tensor
 from typing_extensions import override
 
@@ -32,7 +32,10 @@ class PSNR(ImageMean):
     most = 100.0
 
     @override
-    def per_image(self, image: UInt8[Tensor, "b 3 h w"], target: UInt8[Tensor, "b 3 h w"]) -> Float[Tensor, " b"]:
+    def per_image(self, image: Real[Tensor, "b c h w"], target: Real[Tensor, "b c h w"]) -> Float[Tensor, " b"]:
+        if image.is_floating_point():
+            error = (image.double() - target.double()).square().flatten(1).mean(1)
+            return (10 * torch.log10(255**2 / error)).clamp(max=self.most)
         difference = image.int() - target.int()  # exact, and so is the sum of squares
         error = reduce(difference.square().long(), "b c h w -> b", "sum").double() / difference[0].numel()
         return (10 * torch.log10(255**2 / error)).clamp(max=self.most)

@@ -68,3 +68,16 @@ def announced(name: str, quantities: Mapping[str, Quantity]) -> Quantity:
     starts = {key.partition("{")[0]: one for key, one in quantities.items() if "{" in key}
     family = max((start for start in starts if name.startswith(start)), key=len, default=None)
     return Quantity(name) if family is None else starts[family].named(name)
+
+
+def of_channels(convention: str, channels: int) -> str:
+    """What a number is computed of, in words, for images of other channels than RGB.
+
+    Example:
+        >>> of_channels("mean over images of the PSNR of uint8 RGB pixels (rounded)", 1)
+        'mean over images of the PSNR of grey pixels of 65,536 levels (rounded)'
+    """
+    if channels == 3 or "LPIPS" in convention:  # whose net sees RGB in any case
+        return convention
+    pixels = "grey pixels of 65,536 levels" if channels == 1 else "uint8 RGB and alpha"
+    return convention.replace("uint8 RGB pixels", pixels)

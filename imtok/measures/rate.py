@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from jaxtyping import UInt8
+from jaxtyping import Real
 from torch import Tensor
 from typing_extensions import override
 
@@ -17,7 +17,7 @@ from imtok.measures.length import possible_lengths
 from imtok.measures.net import Net
 from imtok.measures.psnr import PSNR
 from imtok.measures.ssim import SSIM, WINDOW
-from imtok.pixels import to_uint8
+from imtok.pixels import to_levels
 from imtok.tokenizer import Tokenizer
 from imtok.types import Tokens
 
@@ -31,7 +31,7 @@ class _Point:
         self.net, self.device = net, device
         self.bytes = self.tokens = self.images = 0
 
-    def update(self, pixels: UInt8[Tensor, "b 3 h w"], target: UInt8[Tensor, "b 3 h w"]) -> None:
+    def update(self, pixels: Real[Tensor, "b c h w"], target: Real[Tensor, "b c h w"]) -> None:
         """Count pairs in."""
         self.psnr.update(pixels.to(self.device), target.to(self.device))
         if min(target.shape[-2:]) >= WINDOW:
@@ -78,6 +78,10 @@ class RateMeasure(Measure):
         self.bench, self.bits = bench, bench.tokenizer.quantizer.bits_per_token
 
     @override
+    def missing(self, tokenizer: Tokenizer, size: Size) -> dict[str, str]:
+        return {"rate": "codecs of pictures compress no alpha"} if tokenizer.channels == 4 else {}
+
+    @override
     def start(self, tokenizer: Tokenizer, size: Size) -> None:
         lengths, self.net = possible_lengths(tokenizer, size, self.lengths), self.bench.shared
         settings = [(codec, quality) for codec, qualities in available().items() for quality in qualities]
@@ -103,7 +107,7 @@ class RateMeasure(Measure):
                 point.tokens += _transmitted(tokens)
                 image = seen.tokenizer.decode(tokens, seen.size, seen.condition)
                 require_finite(image, seen.batch.key, f"reconstruction from {setting} tokens")
-                point.update(to_uint8(image), seen.target)
+                point.update(to_levels(image), seen.target)
             point.images += len(seen.target)
 
     @override

@@ -3,7 +3,7 @@
 import math
 
 from einops import reduce
-from jaxtyping import Float, UInt8
+from jaxtyping import Float, Real
 from torch import Tensor
 from typing_extensions import override
 
@@ -44,7 +44,7 @@ class SSIM(ImageMean):
     convention = "mean over images of the SSIM of uint8 RGB pixels (Gaussian 11x11, sigma 1.5, valid, data range 255)"
 
     @override
-    def per_image(self, image: UInt8[Tensor, "b 3 h w"], target: UInt8[Tensor, "b 3 h w"]) -> Float[Tensor, " b"]:
+    def per_image(self, image: Real[Tensor, "b c h w"], target: Real[Tensor, "b c h w"]) -> Float[Tensor, " b"]:
         if min(image.shape[-2:]) < WINDOW:
             raise ValueError(f"images must be at least {WINDOW} pixels a side for SSIM, got {tuple(image.shape[-2:])}")
         luminance, contrast = similarity_maps(image.double(), target.double())

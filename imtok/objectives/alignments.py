@@ -32,7 +32,7 @@ class Alignments(nn.ModuleDict):
 
     def terms(
         self,
-        target: Float[Tensor, "b 3 h w"],
+        target: Float[Tensor, "b c h w"],
         quantized: Quantized,
         taps: Mapping[str, Tensor],
         step: int,

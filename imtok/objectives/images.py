@@ -25,8 +25,8 @@ class ImageTerms(NamedTuple):
 
 
 def image_terms(
-    image: Float[Tensor, "b 3 h w"],
-    target: Float[Tensor, "b 3 h w"],
+    image: Float[Tensor, "b c h w"],
+    target: Float[Tensor, "b c h w"],
     losses: Mapping[str, nn.Module],
     adversary: Adversary | None,
     decoder: Decoder,

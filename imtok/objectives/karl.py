@@ -30,7 +30,7 @@ class Pass(NamedTuple):
 
     total: Float[Tensor, ""]
     terms: dict[str, Loss]
-    image: Float[Tensor, "b 3 h w"]
+    image: Float[Tensor, "b c h w"]
     numbers: dict[str, Tensor]
 
 
@@ -72,7 +72,7 @@ class KARLObjective(Objective):
 
     @abstractmethod
     def reconstructor(
-        self, tokenizer: Tokenizer, target: Float[Tensor, "b 3 h w"], step: int, condition: Condition | None
+        self, tokenizer: Tokenizer, target: Float[Tensor, "b c h w"], step: int, condition: Condition | None
     ) -> Callable[[Quantized], Pass]:
         """What makes a pass's terms and image of the codes."""
 
@@ -162,7 +162,7 @@ class KARLDistillation(KARLObjective):
 
     @override
     def reconstructor(
-        self, tokenizer: Tokenizer, target: Float[Tensor, "b 3 h w"], step: int, condition: Condition | None
+        self, tokenizer: Tokenizer, target: Float[Tensor, "b c h w"], step: int, condition: Condition | None
     ) -> Callable[[Quantized], Pass]:
         decoder, space = code_parts(tokenizer)
         size = (target.shape[-2], target.shape[-1])
@@ -211,7 +211,7 @@ class KARLFinetuning(KARLObjective):
 
     @override
     def reconstructor(
-        self, tokenizer: Tokenizer, target: Float[Tensor, "b 3 h w"], step: int, condition: Condition | None
+        self, tokenizer: Tokenizer, target: Float[Tensor, "b c h w"], step: int, condition: Condition | None
     ) -> Callable[[Quantized], Pass]:
         def reconstruct(quantized: Quantized) -> Pass:
             size = (target.shape[-2], target.shape[-1])

@@ -66,7 +66,7 @@ class ReconstructionObjective(Objective):
     def judge(
         self,
         tokenizer: Tokenizer,
-        target: Float[Tensor, "b 3 h w"],
+        target: Float[Tensor, "b c h w"],
         reconstruction: Reconstruction,
         step: int,
         captions: Sequence[str] = (),

@@ -17,7 +17,7 @@ from imtok.grid import to_picture
 from imtok.measures.generated import score
 from imtok.measures.inference import Size, evaluating
 from imtok.measures.protocol import Protocol
-from imtok.pixels import to_uint8
+from imtok.pixels import rgb_levels, to_rgb, to_uint8
 from imtok.priors.layout import TokenLayout
 from imtok.priors.rows import TokenRows
 from imtok.priors.sampling import draws
@@ -51,7 +51,7 @@ def write_originals(batches: Iterable[Batch], folder: Path, most: int) -> None:
     if not (folder / NPZ).is_file():
         rows, count = list[np.ndarray](), 0
         for batch in batches:
-            rows.append(batch.image[: most - count].permute(0, 2, 3, 1).numpy())
+            rows.append(rgb_levels(batch.image[: most - count]).permute(0, 2, 3, 1).numpy())
             count += len(rows[-1])
             if count == most:
                 break
@@ -152,7 +152,7 @@ def draw_sheet(folder: Path, columns: int = 12, rows: int = 6) -> None:
 
 
 def _pixels(images: torch.Tensor) -> np.ndarray:
-    return to_uint8(images).permute(0, 2, 3, 1).cpu().numpy()
+    return to_uint8(to_rgb(images)).permute(0, 2, 3, 1).cpu().numpy()
 
 
 def _write(folder: Path, pixels: np.ndarray) -> None:

@@ -42,22 +42,22 @@ class Space(nn.Module, Pretrained, ABC):
         self._kept = _Kept()
 
     @abstractmethod
-    def encode(self, image: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b d h2 w2"]:
+    def encode(self, image: Float[Tensor, "b c h w"]) -> Float[Tensor, "b d h2 w2"]:
         """Images in ``[-1, 1]`` to maps."""
 
     @abstractmethod
-    def decode(self, features: Float[Tensor, "b d h2 w2"]) -> Float[Tensor, "b 3 h w"]:
+    def decode(self, features: Float[Tensor, "b d h2 w2"]) -> Float[Tensor, "b c h w"]:
         """Maps to images in ``[-1, 1]`` up to overshoot."""
 
-    def maps(self, image: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b d h2 w2"]:
+    def maps(self, image: Float[Tensor, "b c h w"]) -> Float[Tensor, "b d h2 w2"]:
         """What :meth:`encode` makes of images, from the cache where it is there: what parts ask for."""
         return self.remembered(image)
 
-    def computed(self, image: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b ..."]:
+    def computed(self, image: Float[Tensor, "b c h w"]) -> Float[Tensor, "b ..."]:
         """What a cache holds of each image."""
         return self.encode(image)
 
-    def remembered(self, image: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b ..."]:
+    def remembered(self, image: Float[Tensor, "b c h w"]) -> Float[Tensor, "b ..."]:
         """What :meth:`computed` makes of images, from the cache where it is there."""
         if self.cache is None or image.requires_grad:
             return self.computed(image)
@@ -113,7 +113,7 @@ class Space(nn.Module, Pretrained, ABC):
         return super().train(False)
 
     @torch.no_grad()
-    def _look_up(self, image: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b ..."]:
+    def _look_up(self, image: Float[Tensor, "b c h w"]) -> Float[Tensor, "b ..."]:
         maps, pixels = self.require_cache(), to_uint8(image)
         exact = (to_float(pixels) == image).flatten(1).all(1).tolist()  # others are no pictures from a file
         found = [maps.find(one) if whole else None for one, whole in zip(pixels.cpu(), exact, strict=True)]

@@ -20,6 +20,7 @@ class Patches(Space):
         factor: Side of a square, in pixels.
         scale: What pixels are multiplied by; those of photographs have a deviation of about 0.5.
         cache: See :class:`~imtok.spaces.base.Space`.
+        image_channels: Channels of the images: 1, 3 or 4; the builder sets it.
 
     Raises:
         ValueError: If ``factor`` or ``scale`` is not positive; in ``encode``, if a side is no multiple of ``factor``.
@@ -32,23 +33,23 @@ class Patches(Space):
         (torch.Size([1, 12, 4, 8]), True)
     """
 
-    def __init__(self, factor: int = 2, scale: float = 2.0, cache: str | None = None) -> None:
+    def __init__(self, factor: int = 2, scale: float = 2.0, cache: str | None = None, image_channels: int = 3) -> None:
         super().__init__(cache=cache)
         if factor < 1 or scale <= 0:
             raise ValueError(f"factor and scale must be positive, got {factor} and {scale}")
-        self.dim = 3 * factor**2
+        self.dim = image_channels * factor**2
         self.factor = factor
         self.scale = scale
 
     @override
-    def encode(self, image: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b d h2 w2"]:
+    def encode(self, image: Float[Tensor, "b c h w"]) -> Float[Tensor, "b d h2 w2"]:
         if image.shape[-2] % self.factor or image.shape[-1] % self.factor:
             shape = f"{image.shape[-2]} x {image.shape[-1]}"
             raise ValueError(f"sides of an image must be multiples of {self.factor} for this space, got {shape}")
         return F.pixel_unshuffle(image, self.factor) * self.scale
 
     @override
-    def decode(self, features: Float[Tensor, "b d h2 w2"]) -> Float[Tensor, "b 3 h w"]:
+    def decode(self, features: Float[Tensor, "b d h2 w2"]) -> Float[Tensor, "b c h w"]:
         return F.pixel_shuffle(features / self.scale, self.factor)
 
     @override

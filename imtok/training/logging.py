@@ -15,7 +15,7 @@ from imtok.distributed import from_main
 from imtok.errors import InputError
 from imtok.files import read_json, write_json
 from imtok.grid import draw_grid
-from imtok.pixels import to_float, to_uint8
+from imtok.pixels import rgb_levels, to_float, to_rgb, to_uint8
 from imtok.tokenizer import Tokenizer
 from imtok.training.callbacks import Guests, tell
 from imtok.training.ema import EMA
@@ -138,7 +138,7 @@ class Pictures(Callback):
                 target = to_float(self.batch.image.to(pl_module.device)).to(tokenizer.decoder.last_layer.dtype)
                 image = tokenizer(target, condition=tokenizer.condition_of(self.batch)).image
             aside = path.with_suffix(".tmp.png")
-            draw_grid(list(self.batch.image), list(to_uint8(image).cpu())).save(aside)
+            draw_grid(list(rgb_levels(self.batch.image)), list(to_uint8(to_rgb(image)).cpu())).save(aside)
             aside.replace(path)
         except (OSError, ValueError) as error:
             log.warning("%s could not be written (%s)", path, error)

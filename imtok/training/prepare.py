@@ -11,7 +11,7 @@ from torchvision.transforms.v2 import Transform
 
 from imtok.data.base import Data, Images
 from imtok.data.remarks import say_remarks
-from imtok.data.told import DATA_WITH, require_read, require_told, told
+from imtok.data.told import DATA_WITH, require_read, require_told, told, with_channels
 from imtok.distributed import launched_rank
 from imtok.errors import InputError
 from imtok.measures.choose import numbers
@@ -177,7 +177,8 @@ def _require_directions(callbacks: dict[str, Callback], measured: dict[str, Quan
 
 def held_out(run: Run) -> Images:
     """The images that the run measures, each time afresh, with what the tokenizer's condition reads."""
-    return told(run.data.validation(run.image_size), run.tokenizer.condition)
+    images = with_channels(run.data.validation(run.image_size), run.tokenizer.channels)
+    return told(images, run.tokenizer.condition)
 
 
 def _require_told(run: Run, images: Images) -> None:

@@ -91,7 +91,8 @@ class Rehearsal:
 
     def _try(self, tokenizer: Tokenizer, objective: Objective, count: int) -> None:
         side = self.image_size
-        image = torch.zeros(count, 3, side, side, dtype=torch.uint8)
+        channels = tokenizer.channels
+        image = torch.zeros(count, channels, side, side, dtype=torch.float32 if channels == 1 else torch.uint8)
         keys = [str(number) for number in range(count)]
         with unset_fake_temporarily():  # a condition looks at the values of labels
             labels = torch.full((count,), -1)
@@ -110,7 +111,7 @@ class Rehearsal:
             with torch.no_grad():
                 exact = next((parameter.dtype for parameter in tokenizer.parameters()), torch.float32)
                 condition = tokenizer.condition_for(1, captions[:1], labels[:1])
-                tokenizer.eval()(torch.zeros(1, 3, side, side, dtype=exact), condition=condition)
+                tokenizer.eval()(torch.zeros(1, channels, side, side, dtype=exact), condition=condition)
 
     def _precision(self) -> AbstractContextManager[Any]:
         return torch.autocast("cpu", torch.bfloat16) if self.bf16 else nullcontext()

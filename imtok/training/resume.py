@@ -22,7 +22,7 @@ _FREE = {
 # Loggers, and the files that nets of encoder and decoder began with: the checkpoint has what became of them.
 _FREE_FORMS = re.compile(r"logger\.|(encoder|decoder)\.([\w.]+\.)?weights$")
 _SINCE = {  # what runs of before had, whose configs do not say it
-    "data.access": "random", "condition.drop": 0.0,
+    "channels": 3, "data.access": "random", "condition.drop": 0.0,
     **dict.fromkeys(("encoder.norm_last", "encoder.net.norm_last", "encoder.semantic.norm_last"), False),
 }  # fmt: skip
 

@@ -18,7 +18,7 @@ from imtok.data.order import TrainBatches
 from imtok.data.position import StreamPosition
 from imtok.data.remarks import say_remarks
 from imtok.data.stream import ImageStream
-from imtok.data.told import told
+from imtok.data.told import told, with_channels
 from imtok.distributed import launched_rank, rank, world_size
 from imtok.errors import InputError
 from imtok.files import Lock
@@ -86,7 +86,7 @@ def _train(run: Run, lock: Lock) -> Outcome:
     if run.trainer.threads:
         torch.set_num_threads(run.trainer.threads)
     # Where it begins: with its images, at its first step or at a checkpoint.
-    trained = augmented(run.data.train(run.image_size, run.seed), run.augment)
+    trained = augmented(with_channels(run.data.train(run.image_size, run.seed), run.tokenizer.channels), run.augment)
     images = told(trained, run.tokenizer.condition, run.objective.reads)
     say_remarks(images.remarks)
     about = {"config": run.config, "data": images.about, **({"left_out": run.left_out} if run.left_out else {})}

@@ -10,6 +10,7 @@ import torch
 from torch._subclasses.fake_tensor import FakeCopyMode, FakeTensorMode
 
 from imtok.construct import import_path
+from imtok.critics.base import Critic
 from imtok.decoders.base import GenerativeDecoder
 from imtok.errors import InputError, MissingWeightsError
 from imtok.losses.alignment.base import AlignmentLoss
@@ -22,17 +23,19 @@ from imtok.training.rehearsal import Draws
 
 log = logging.getLogger(__name__)
 
-TOLD = ("dim", "vocab_sizes", "num_latents", "image_size")  # arguments by these names, of these classes
-LISTENERS = (Objective, AlignmentLoss, ImageLoss, PriorLoss)
+# Arguments by these names, of these classes.
+TOLD = ("dim", "vocab_sizes", "num_latents", "image_size", "image_channels")
+LISTENERS = (Objective, AlignmentLoss, ImageLoss, PriorLoss, Critic)
 
 
 def tell_sizes(section: dict[str, Any], tokenizer: Tokenizer, side: int) -> None:
     """Fill in the sizes that a section ``objective`` leaves out.
 
-    An objective, an alignment, a prior or a loss is told ``dim`` (width of a latent), ``vocab_sizes``, ``num_latents``
-    and ``image_size`` where its class takes arguments by these names. The ``head`` of an alignment is told ``in_dim``,
-    the width of the part of the tokenizer that the alignment looks at (``source``), and ``out_dim``, that of its
-    teacher's features; a ``teacher_head`` is told the same from the other side.
+    An objective, an alignment, a prior, a loss or a critic is told ``dim`` (width of a latent), ``vocab_sizes``,
+    ``num_latents``, ``image_size`` and ``image_channels`` where its class takes arguments by these names. The ``head``
+    of an alignment is told ``in_dim``, the width of the part of the tokenizer that the alignment looks at
+    (``source``), and ``out_dim``, that of its teacher's features; a ``teacher_head`` is told the same from the other
+    side.
 
     Args:
         section: Plain values, which are changed.
@@ -47,6 +50,7 @@ def tell_sizes(section: dict[str, Any], tokenizer: Tokenizer, side: int) -> None
         "vocab_sizes": list(tokenizer.quantizer.vocab_sizes),
         "num_latents": tokenizer.encoder.num_latents((side, side)),
         "image_size": side,
+        **({} if tokenizer.channels == 3 else {"image_channels": tokenizer.channels}),
     }
     alignments = list[_Heads]()
     for path, node in _nodes(section, "objective"):
@@ -195,7 +199,7 @@ def _shapes(tokenizer: Tokenizer, side: int, names: Sequence[str]) -> dict[str, 
             with FakeCopyMode(mode):
                 net = copy.deepcopy(tokenizer).train()
             with mode, Draws(), tapped(net, names) as outputs:
-                image = torch.zeros(2, 3, side, side)
+                image = torch.zeros(2, tokenizer.channels, side, side)
                 quantized = net.quantize(image, condition=condition)
                 if isinstance(net.decoder, GenerativeDecoder):
                     drawn = torch.Generator().manual_seed(0)

@@ -8,7 +8,7 @@ import torch
 from measures.tiny import batches, tokenizer
 
 from imtok.measures.evaluate import evaluate
-from imtok.measures.flat import COLOURS
+from imtok.measures.flat import colours as evenly
 from imtok.measures.limits import cautions, ceiling, even_use
 from imtok.measures.psnr import PSNR
 from imtok.measures.report.known import PSNR as KNOWN
@@ -107,7 +107,7 @@ def test_the_share_of_even_use_is_that_of_draws():
 def test_a_psnr_stands_beside_that_of_flat_colours(report):
     images = torch.cat([batch.image for batch in batches(range(12))])
     own = images.double().mean((2, 3), keepdim=True).round().to(torch.uint8).expand_as(images)
-    colours = [colour.to(torch.uint8)[None, :, None, None].expand_as(images) for colour in COLOURS]
+    colours = [colour.to(torch.uint8)[None, :, None, None].expand_as(images) for colour in evenly(3)]
     best = max(PSNR().per_image(colour, images).mean().item() for colour in colours)
     assert len(colours) == 512
     assert report.tables["flat"]["one_colour"] == pytest.approx(best, abs=1e-8)

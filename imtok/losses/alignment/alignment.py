@@ -115,7 +115,7 @@ class Alignment(AlignmentLoss):
 
     @override
     def forward(
-        self, target: Float[Tensor, "b 3 h w"], quantized: Quantized, taps: Mapping[str, Tensor], step: int
+        self, target: Float[Tensor, "b c h w"], quantized: Quantized, taps: Mapping[str, Tensor], step: int
     ) -> Float[Tensor, ""]:
         features, keep = self._features(taps[self.source], quantized.keep)
         patches, summary = self.teacher(target)

@@ -35,7 +35,7 @@ class AlignmentLoss(nn.Module, ABC):
 
     @abstractmethod
     def forward(
-        self, target: Float[Tensor, "b 3 h w"], quantized: Quantized, taps: Mapping[str, Tensor], step: int
+        self, target: Float[Tensor, "b c h w"], quantized: Quantized, taps: Mapping[str, Tensor], step: int
     ) -> Float[Tensor, ""]:
         """Mean loss over the batch.
 

@@ -85,7 +85,7 @@ class CaptionContrast(AlignmentLoss):
     @override
     def forward(
         self,
-        target: Float[Tensor, "b 3 h w"],
+        target: Float[Tensor, "b c h w"],
         quantized: Quantized,
         taps: Mapping[str, Tensor],
         step: int,

@@ -51,7 +51,7 @@ class OwnFeatures(AlignmentLoss):
 
     @override
     def forward(
-        self, target: Float[Tensor, "b 3 h w"], quantized: Quantized, taps: Mapping[str, Tensor], step: int
+        self, target: Float[Tensor, "b c h w"], quantized: Quantized, taps: Mapping[str, Tensor], step: int
     ) -> Float[Tensor, ""]:
         made, seen = taps[self.source], taps[self.target].detach()
         if (made.shape[1], made.shape[2] * self.depths) != seen.shape[1:]:

@@ -76,7 +76,7 @@ class RemainingLayers(AlignmentLoss):
 
     @override
     def forward(
-        self, target: Float[Tensor, "b 3 h w"], quantized: Quantized, taps: Mapping[str, Tensor], step: int
+        self, target: Float[Tensor, "b c h w"], quantized: Quantized, taps: Mapping[str, Tensor], step: int
     ) -> Float[Tensor, ""]:
         codes = taps[self.source][..., self.channels]
         patches, summary = self._wanted(target)
@@ -90,7 +90,7 @@ class RemainingLayers(AlignmentLoss):
         return torch.stack([distance(made, wanted).mean() for distance in self.distances]).sum()
 
     @torch.no_grad()
-    def _wanted(self, image: Float[Tensor, "b 3 h w"]) -> tuple[Float[Tensor, "b n k"], Float[Tensor, "b k"]]:
+    def _wanted(self, image: Float[Tensor, "b c h w"]) -> tuple[Float[Tensor, "b n k"], Float[Tensor, "b k"]]:
         """The frozen net's tokens after its block, and its pooled features."""
         net: Any = self.teacher.frozen.net
         settings = {"indices": [self.teacher.layer], "output_fmt": "NLC"}

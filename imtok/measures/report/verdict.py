@@ -48,7 +48,8 @@ def lead(report: Report) -> str:
     words = f"{turns} {count} of {amount(report.bits_per_token, 'bit')}{average}"
     if not tokens or not report.bits_per_token:
         return f"{words}."
-    size, pixels = tokens * report.bits_per_token / 8, 3 * height * width
+    channels = report.protocol.get("channels", 3)
+    size, pixels = tokens * report.bits_per_token / 8, channels * height * width
     return f"{words}: {amount(size, 'byte')} in place of {pixels:,}, {_fewer(pixels / size)}."
 
 
