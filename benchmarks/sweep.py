@@ -31,6 +31,7 @@ NET = PLAIN.split()  # the default is made for pictures, and slower
 LEFT_OUT = {
     "hita": "its tokens are a sequence of two kinds, no map",
     "tokenbridge_6": "it is fitted to a trained autoencoder",
+    "kmeans": "it is fitted to a frozen net's features",
 }
 START, END = "<!-- sweep -->", "<!-- end of sweep -->"
 

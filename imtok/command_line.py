@@ -10,18 +10,21 @@ from itertools import product
 from pathlib import Path
 from typing import Any, NoReturn, cast
 
-from hydra import compose, initialize_config_dir
+from hydra import initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
+from hydra.core.singleton import Singleton
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from imtok.config import check_command, register_schemas, suggestion
+from imtok.config import check_command, check_config, register_schemas, suggestion
 from imtok.distributed import require_one_process
 from imtok.errors import InputError
-from imtok.explain import is_read
+from imtok.explain import compose_or_explain, is_read
 from imtok.folders import config_folder
+from imtok.hints import Hints
 from imtok.overrides import check_repeats, from_environment, settle
 from imtok.paste import imtok_line, override, shell_line
 from imtok.swaps import fit_parts
@@ -39,7 +42,7 @@ def check_arguments(command: str) -> None:
         return
     if arguments.shell_completion:
         return
-    if command not in ("train", "export", "prior"):
+    if command not in ("train", "export", "prior", "quantize"):
         require_one_process(command)
     check_repeats(arguments.overrides)
     jobs = [list(arguments.overrides)]
@@ -161,10 +164,25 @@ def pasted(name: str) -> str:
 
 
 def compose_training(overrides: Sequence[str]) -> dict[str, Any]:
-    """The training config of a recipe, as plain values; what only a run must say ("???") may be open."""
+    """The training config of a recipe, as plain values; what only a run must say ("???") may be open.
+
+    Raises:
+        InputError: If there is no such recipe, or a word is mistaken.
+    """
     register_schemas("train")
-    with initialize_config_dir(str(config_folder()), version_base="1.3"):
-        return cast(dict[str, Any], OmegaConf.to_container(compose("train", list(overrides)), resolve=True))
+    running = Singleton.get_state()  # Hydra composes one config at a time, and may be running a command
+    GlobalHydra.instance().clear()
+    try:
+        with initialize_config_dir(str(config_folder()), version_base="1.3"):
+            hints = Hints("train", config_folder())
+            config, problems = compose_or_explain("train", overrides, hints)
+            fit_parts(config, "train", overrides)
+            problems += [line for line in check_config(config, "train", hints) if ": required and not set" not in line]
+            if problems:
+                raise InputError("; ".join(problems))
+            return cast(dict[str, Any], OmegaConf.to_container(config, resolve=True))
+    finally:
+        Singleton.set_state(running)
 
 
 def this_job(folder: Path) -> tuple[str, ...]:

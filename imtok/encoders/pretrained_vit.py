@@ -56,7 +56,7 @@ class PretrainedViTEncoder(PretrainedViT, Encoder):
         drop_path: Probability that a sample passes a half of the last block by, in training, growing from 0.
         start: How weights start that no file gives (``imtok.nn.initialization``).
         checkpoint: Compute blocks again in the backward pass instead of keeping their activations.
-        norm_last: Norm the net's last block where ``layers`` read it, as the net itself does at its end (VFMTok).
+        norm_last: Norm the deepest of ``layers`` by the norm at the net's end, whichever block that is (VFMTok, DiGIT).
 
     Raises:
         ValueError: If an argument has no such choice or is out of range, or the image size is no multiple of
@@ -106,8 +106,6 @@ class PretrainedViTEncoder(PretrainedViT, Encoder):
         self.factor = factor
         self.layers = [layer % depth for layer in layers]
         self.norm_last = norm_last
-        if norm_last and layers and depth - 1 not in self.layers:
-            raise ValueError(f"layers must name the last block ({depth - 1}) for norm_last, got {list(layers)}")
         self.net = ViT(
             grid_size((image_size, image_size), factor),
             patch_size,

@@ -1,7 +1,8 @@
-"""Give a continuous tokenizer ids after its training (TokenBridge, arXiv 2503.16430)."""
+"""Give a tokenizer ids after its training (TokenBridge, arXiv 2503.16430) or before it (k-means, arXiv 2410.12490)."""
 
 import copy
 from collections.abc import Iterable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -15,13 +16,16 @@ from imtok.construct import construct
 from imtok.data.base import Images
 from imtok.data.images import ImageSet, Subset
 from imtok.data.told import require_each
+from imtok.distributed import from_main, rank
 from imtok.encoders.base import encoded
 from imtok.errors import InputError
+from imtok.export.clusters import Clusters, partial_folder
 from imtok.files import claim_output, new_folder, write_json
 from imtok.measures.inference import evaluating, read_images, require_finite, require_images
 from imtok.measures.psnr import PSNR
 from imtok.pixels import to_levels
 from imtok.quantizers.base import Quantizer
+from imtok.quantizers.clusters import KMeans
 from imtok.quantizers.continuous import Continuous
 from imtok.quantizers.gaussian import Gaussian
 from imtok.quantizers.tokenbridge import TokenBridge
@@ -36,7 +40,7 @@ def with_ids(tokenizer: Tokenizer, section: dict[str, Any]) -> Tokenizer:
 
     Args:
         tokenizer: Its quantizer is :class:`Continuous`, or :class:`Gaussian`, whose means get ids.
-        section: Config of a :class:`TokenBridge`, which is still to be fitted.
+        section: Config of a :class:`TokenBridge` or :class:`KMeans`, which is still to be fitted.
 
     Raises:
         InputError: If the tokenizer has ids already, or the quantizer does not suit it.
@@ -50,9 +54,9 @@ def with_ids(tokenizer: Tokenizer, section: dict[str, Any]) -> Tokenizer:
         quantizer = construct(section)
     except (TypeError, ValueError) as error:
         raise InputError(f"quantizer: {error}") from None
-    if not isinstance(quantizer, TokenBridge):
+    if not isinstance(quantizer, TokenBridge | KMeans):
         raise InputError(
-            f"quantizer must be one that is fitted to finished latents (quantizer=tokenbridge_6), got "
+            f"quantizer must be one that is fitted to finished latents (quantizer=tokenbridge_6 or kmeans), got "
             f"{type(quantizer).__name__}; train with that one"
         )
     width = tokenizer.quantizer.dim
@@ -61,7 +65,14 @@ def with_ids(tokenizer: Tokenizer, section: dict[str, Any]) -> Tokenizer:
             f"quantizer.dim must be {width}, the width of the tokenizer's latents, got {quantizer.dim}; "
             f"give quantizer.dim={width}"
         )
-    section = section | {"reads": "moments" if isinstance(tokenizer.quantizer, Gaussian) else "latents"}
+    moments = isinstance(tokenizer.quantizer, Gaussian)
+    if moments and not isinstance(quantizer, TokenBridge):
+        raise InputError(
+            "quantizer must be tokenbridge_6 for a tokenizer trained with quantizer=gaussian, whose encoder gives a "
+            "mean and a log variance, got kmeans; train with quantizer=continuous"
+        )
+    if isinstance(quantizer, TokenBridge):
+        section = section | {"reads": "moments" if moments else "latents"}
     quantized = Tokenizer.from_config({**(tokenizer.config or {}), "quantizer": section})
     own = {f"quantizer.{name}": value for name, value in quantizer.state_dict().items()}
     quantized.load_state_dict(tokenizer.state_dict() | own)  # a continuous quantizer has no state
@@ -116,6 +127,50 @@ def fit_and_save(
     with new_folder(folder) as aside:
         quantized.save(aside / "tokenizer")
         write_json(aside / REPORT, report)
+    return report
+
+
+def cluster_and_save(
+    clusters: Clusters,
+    before: Tokenizer | None,
+    measuring: Iterable[Batch],
+    folder: Path,
+    device: torch.device,
+) -> dict[str, Any]:
+    """Fit k-means, measure and write ``tokenizer/`` and ``quantize.json``; every rank calls it.
+
+    Args:
+        clusters: Of the tokenizer that gets the ids.
+        before: The continuous tokenizer that it was; None = one whose decoder has not learnt: nothing is decoded.
+        measuring: Images to measure on.
+        folder: As for :func:`fit_and_save`; beside it lies ``NAME.partial`` until then.
+        device: Where to compute.
+
+    Returns:
+        What ``quantize.json`` holds; on other ranks than 0 without what is measured on images.
+
+    Raises:
+        InputError: As :func:`fit_and_save` and :meth:`Clusters.fit` do.
+    """
+    from_main(partial(claim_output, folder, REPORT))
+    with partial_folder(folder) as aside:
+        found = clusters.fit(aside)
+        report = {
+            "quantizer": (clusters.tokenizer.config or {})["quantizer"],
+            "latents_fitted": found.points,
+            "passes": found.passes,
+            "squared_distances": found.distances,
+            "codes_in_use": found.used,
+        }
+        if rank() > 0:
+            return report
+        if before is not None:
+            steps = {"continuous": before.quantizer, "quantized, fitted": clusters.quantizer}
+            psnr, measured = compare_psnr(before, steps, measuring, device, clusters.missing)
+            report |= {"continuous_tokenizer_sha256": before.fingerprint(), "images_measured": measured, "psnr": psnr}
+        with new_folder(folder) as new:
+            clusters.tokenizer.save(new / "tokenizer")
+            write_json(new / REPORT, report)
     return report
 
 

@@ -32,7 +32,7 @@ def read_vit(net: ViT, path: Path, beyond: bool = False, whose: str = "") -> Non
     Args:
         net: The net, with adapters or without.
         path: A file of safetensors or of torch, or an ``.npz`` of big_vision.
-        beyond: The file's net may have more blocks than this one, and a norm behind them.
+        beyond: The file's net may have more blocks than this one, and behind them a norm that this one does without.
         whose: The net's own name; "" = its shape is what a config says.
 
     Raises:
@@ -116,7 +116,8 @@ class VitFile:
         """Whether the net was built without a part: patches of one that is given tokens, blocks behind its last."""
         if isinstance(net.patches, nn.Identity) and name.startswith("patches."):
             return True
-        return beyond and (name.startswith("norm.") or _block(name) >= len(net.trunk.blocks))
+        unused = name.startswith("norm.") and isinstance(net.norm, nn.Identity)
+        return beyond and (unused or _block(name) >= len(net.trunk.blocks))
 
     def _require(self, kinds: Mapping[str, Sequence[str]]) -> None:
         """Raise InputError if there is something wrong of any kind."""

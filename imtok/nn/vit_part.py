@@ -56,4 +56,4 @@ class PretrainedViT(nn.Module, Pretrained):
 
     @override
     def read_weights(self, path: Path) -> None:
-        read_vit(self.net, path, beyond=bool(self.layers) and isinstance(self.net.norm, nn.Identity))
+        read_vit(self.net, path, beyond=bool(self.layers))

@@ -211,5 +211,18 @@ def test_the_last_block_is_normed_where_it_is_read_if_that_is_asked(weights):
     assert torch.equal(both[..., 32:], end)
     assert not torch.allclose(tapped[..., 32:], end)
     assert [name for name in taps.state_dict() if name.startswith("net.norm.")] == []
-    with pytest.raises(ValueError, match=r"layers must name the last block \(2\) for norm_last, got \[0, 1\]"):
-        encoder_of(layers=[0, 1], norm_last=True)
+
+
+def test_a_block_before_the_last_is_normed_by_the_norm_of_the_net_s_end(weights):
+    """As DINOv2's ``get_intermediate_layers`` does it: DiGIT reads the third block from the end."""
+    whole, early, normed = (
+        encoder_of(style=STYLE, **settings) for settings in ({}, {"layers": [-2]}, {"layers": [-2], "norm_last": True})
+    )
+    image = torch.rand(1, 3, 64, 64) * 2 - 1
+    for encoder in (whole, early, normed):
+        encoder.read_weights(weights)
+        encoder.project = nn.Identity()
+    with torch.no_grad():
+        expected = whole.net.norm(early.eval()(image).values)
+        assert torch.equal(normed.eval()(image).values, expected)
+    assert len(normed.net.trunk.blocks) == 2
