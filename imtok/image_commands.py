@@ -11,6 +11,7 @@ from imtok.data.base import SPLITS, Images
 from imtok.data.told import require_told, told, with_channels
 from imtok.distributed import launched_gpu
 from imtok.errors import InputError
+from imtok.measures.spending import Spending
 from imtok.tokenizer import Tokenizer
 
 
@@ -41,6 +42,27 @@ class ImagesKeys:
         if self.workers < 0:
             problems.append(f"workers must not be negative, got {self.workers}")
         return problems
+
+
+@dataclass
+class SpendingKeys:
+    """How many tokens an image gets, of tokenizers of variable length."""
+
+    length: int | None = None
+    target: Any = None
+
+    def check_spending(self) -> list[str]:
+        """What is out of range, one line each."""
+        try:
+            Spending.of(self.length, self.target)
+        except InputError as error:
+            return [str(error)]
+        return []
+
+    @property
+    def spending(self) -> Spending:
+        """What they say."""
+        return Spending.of(self.length, self.target)
 
 
 def told_images(images: Images, tokenizer: Tokenizer, given: ConditionConfig) -> Images:

@@ -93,7 +93,8 @@ class Tokenizer(OnHub):
         Args:
             image: In ``[-1, 1]``.
             taps: Names of sub-modules ("decoder.trunk.blocks.2") whose outputs are wanted.
-            length: Latents per image, for encoders that can vary it.
+            length: Latents per image, for tokenizers of variable length: the first so many of all, or as many as an
+                encoder with a budget makes of it. Others ignore it.
             condition: What :meth:`condition_of` makes of the images' batch.
             step: Optimiser step, for the regulariser's schedule.
             generator: The regulariser's randomness; without it the regulariser stays out.
@@ -116,6 +117,8 @@ class Tokenizer(OnHub):
         """Image to quantized latents, with everything that training needs of them; arguments as of ``forward``."""
         latents = encoded(self.encoder, image, length, self.told(condition, image.shape[0]))
         quantized = self.quantizer(latents.values, latents.keep)
+        if length is not None and self.decoder.flexible:  # of encoders that make all of them whatever is asked for
+            quantized = quantized.first(length)
         return quantized if generator is None else self.regularized(quantized, step, generator)
 
     def regularized(self, quantized: Quantized, step: int, generator: torch.Generator) -> Quantized:
@@ -153,7 +156,7 @@ class Tokenizer(OnHub):
             raise ValueError(
                 "latents must be finite to become ids, got NaN or infinity; check the image or the weights"
             )
-        return Tokens(quantized.ids[:, :length], None if quantized.keep is None else quantized.keep[:, :length])
+        return Tokens(quantized.ids, quantized.keep)
 
     @torch.no_grad()
     def decode(

@@ -17,7 +17,7 @@ Images are float in ``[-1, 1]`` inside imtok and uint8 at its edges.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 from jaxtyping import Bool, Float, Int64, Real
@@ -110,6 +110,17 @@ class Quantized:
     stats: dict[str, Tensor] = field(default_factory=dict)
     encoded: Float[Tensor, "b _ _"] | None = None
 
+    def first(self, length: int) -> "Quantized":
+        """The first so many tokens of each image."""
+        keep, encoded = self.keep, self.encoded
+        return replace(
+            self,
+            latents=self.latents[:, :length],
+            ids=self.ids[:, :length],
+            keep=None if keep is None else keep[:, :length],
+            encoded=None if encoded is None else encoded[:, :length],
+        )
+
 
 @dataclass(frozen=True)
 class Tokens:
@@ -122,6 +133,10 @@ class Tokens:
 
     ids: Int64[Tensor, "b t g"]
     keep: Bool[Tensor, "b n"] | None = None
+
+    def first(self, length: int) -> "Tokens":
+        """The first so many tokens of each image."""
+        return Tokens(self.ids[:, :length], None if self.keep is None else self.keep[:, :length])
 
 
 @dataclass(frozen=True)

@@ -24,11 +24,14 @@ class Keys:
     out: str = MISSING
     digits: int | None = None
     base: int | None = None
+    length: int | None = None
 
     def check(self) -> list[str]:
         """What is out of range, one line each."""
         least = {"digits": self.digits, "base": self.base}
         problems = [f"{name} must be at least 2, got {v}" for name, v in least.items() if v is not None and v < 2]
+        if self.length is not None and self.length < 1:
+            problems.append(f"length must be at least 1 token, got {self.length}")
         if self.base is not None and self.digits is None:
             problems.append(f"base={self.base} needs digits=NUMBER, into how many digits an id is split")
         return problems
@@ -40,7 +43,7 @@ def run(config: DictConfig) -> None:
     store, console, digits = TokenStore(Path(config.store)), Console(highlight=False), None
     if config.digits is not None:
         digits = Digits.of(tuple(store.manifest["vocab_sizes"]), config.digits, config.base)
-    report = convert(store, form, out, digits)
+    report = convert(store, form, out, digits, config.length)
     console.print(f"{report['images']} images, {report['files']} files in {out}", soft_wrap=True, markup=False)
     for note in report.get("notes", ()):
         console.print(f"  {note}", soft_wrap=True, markup=False)

@@ -8,11 +8,12 @@ from rich.console import Console
 
 from imtok.conditions.given import DecodeConditionConfig
 from imtok.export.pictures import decode_ids
-from imtok.image_commands import given_condition, load_tokenizer
+from imtok.image_commands import SpendingKeys, given_condition, load_tokenizer
+from imtok.measures.spending import Spending
 
 
 @dataclass
-class Keys:
+class Keys(SpendingKeys):
     """A tokenizer, ids and where their pictures go. configs/decode.yaml explains each."""
 
     tokenizer: str = MISSING
@@ -32,7 +33,7 @@ class Keys:
         problems = [f"{name} must be at least 1, got {v}" for name, v in least_one.items() if v is not None and v < 1]
         if self.bits not in (8, 16):
             problems.append(f"bits must be 8 or 16 per channel of a picture, got {self.bits}")
-        return problems + self.condition.check()
+        return problems + self.condition.check() + self.check_spending()
 
 
 def run(config: DictConfig) -> None:
@@ -41,7 +42,10 @@ def run(config: DictConfig) -> None:
     told = given_condition(config)
     layout = None if config.layout is None else Path(config.layout)
     ids, out = Path(config.ids), Path(config.out)
-    count = decode_ids(tokenizer, ids, out, (size, size), config.batch_size, device, told, layout, config.bits)
+    spending = Spending.of(config.length, config.target)
+    count = decode_ids(
+        tokenizer, ids, out, (size, size), config.batch_size, device, told, layout, spending, config.bits
+    )
     named = "000000.png" + f" to {count - 1:06d}.png" * (count > 1)
     line = f"{count} pictures in {config.out}: {named}, in the order of {config.ids}"
     Console(highlight=False).print(line, soft_wrap=True, markup=False)

@@ -16,7 +16,7 @@ from imtok.data.remarks import say_remarks
 from imtok.data.stream import ImageStream
 from imtok.errors import InputError
 from imtok.files import claim_output, sha256
-from imtok.image_commands import ImagesKeys, load_tokenizer, plain_values, told_images
+from imtok.image_commands import ImagesKeys, SpendingKeys, load_tokenizer, plain_values, told_images
 from imtok.measures.choose import missing, refuse
 from imtok.measures.evaluate import evaluate
 from imtok.measures.pictures import choose_shown
@@ -35,7 +35,7 @@ from imtok.training.folder import find_checkpoint
 
 
 @dataclass
-class Keys(MeasureConfig, ImagesKeys):
+class Keys(MeasureConfig, SpendingKeys, ImagesKeys):
     """Tokenizers, a data set, what to measure and where the report goes. configs/eval.yaml explains each."""
 
     tokenizer: Any = MISSING
@@ -44,7 +44,7 @@ class Keys(MeasureConfig, ImagesKeys):
 
     def check(self) -> list[str]:
         """What is out of range, one line each."""
-        problems = [*ImagesKeys.check(self), *MeasureConfig.check(self)]
+        problems = [*ImagesKeys.check(self), *MeasureConfig.check(self), *self.check_spending()]
         if self.tokenizer == [] or not isinstance(self.tokenizer, (str, list)):
             problems.append(f"tokenizer must be a run folder, or several as [A,B], got {self.tokenizer!r}")
         return problems
@@ -74,6 +74,7 @@ def run(config: DictConfig) -> None:
     for source in sources if len(sources) > 1 else ():
         other, _, size = load_tokenizer(config, source)
         require_metrics(typed, protocol, other, size)
+        typed.spending.require(other, (size, size))
     # One tokenizer after another.
     reports = list[Report]()
     for source, name, into in zip(sources, names, places, strict=True):
@@ -86,6 +87,7 @@ def run(config: DictConfig) -> None:
         images = prepare(images, protocol, typed.n)
         settings = make_settings(typed, protocol, images)
         settings = replace(settings, untold=typed.condition.missing, condition=typed.condition.facts)
+        settings = replace(settings, spending=typed.spending)
         loader = evaluation_loader(images, config.batch_size, config.workers)
         batches = watched(loader, len(images) if isinstance(images, ImageSet) else None, name)
         measured = evaluate(tokenizer, batches, device, choose_shown(images).key, settings)

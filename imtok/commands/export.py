@@ -18,8 +18,9 @@ from imtok.export.feed import make_feed
 from imtok.export.store import MANIFEST
 from imtok.export.tokens import export_tokens
 from imtok.export.views import AUGMENTS, Views
-from imtok.image_commands import ImagesKeys, given_condition, load_tokenizer, plain_values
+from imtok.image_commands import ImagesKeys, SpendingKeys, given_condition, load_tokenizer, plain_values
 from imtok.measures.report.origin import Origin
+from imtok.measures.spending import Spending
 from imtok.paste import imtok_line
 from imtok.run_data import take_data
 from imtok.text import terminal
@@ -28,7 +29,7 @@ SHOWN = 10  # unreadable images that are named on the terminal
 
 
 @dataclass
-class Keys(ImagesKeys):
+class Keys(SpendingKeys, ImagesKeys):
     """A tokenizer, a data set and where its tokens go. configs/export.yaml explains each."""
 
     shard_size: int = 10_000
@@ -36,7 +37,7 @@ class Keys(ImagesKeys):
 
     def check(self) -> list[str]:
         """What is out of range, one line each."""
-        problems = super().check()
+        problems = super().check() + self.check_spending()
         if self.shard_size < 1:
             problems.append(f"shard_size must be at least 1 image, got {self.shard_size}")
         if self.augment not in AUGMENTS:
@@ -62,7 +63,8 @@ def run(config: DictConfig) -> None:
     say_remarks(images.remarks)
     feed = make_feed(images, config.shard_size, max(1, config.batch_size // len(views)), config.workers)
     about = Origin(plain["data"], config.split or data.default_split).about_data() | {"image_size": images.image_size}
-    manifest = export_tokens(tokenizer, feed, folder, views, device, about, given_condition(config))
+    spending = Spending.of(config.length, config.target)
+    manifest = export_tokens(tokenizer, feed, folder, views, device, about, given_condition(config), spending)
     _show(manifest, folder, config.tokenizer, console)
 
 

@@ -15,6 +15,7 @@ from imtok.command_line import go_on, output_folder, this_job
 from imtok.config import read_keys
 from imtok.distributed import launched_rank
 from imtok.errors import InputError
+from imtok.export.shorter import ShortStore
 from imtok.export.store import TokenStore
 from imtok.image_commands import plain_values
 from imtok.measures.report.titles import number
@@ -70,6 +71,7 @@ class Keys(PriorKeys):
     store: str = MISSING
     val: str | None = None
     val_fraction: float = 0.05
+    length: int | None = None
     ckpt: str | None = None
     allow_change: list[str] = field(default_factory=list)
 
@@ -78,6 +80,8 @@ class Keys(PriorKeys):
         problems = super().check()
         if not 0 < self.val_fraction < 1:
             problems.append(f"val_fraction must lie in (0, 1), got {self.val_fraction}")
+        if self.length is not None and self.length < 1:
+            problems.append(f"length must be at least 1 token, got {self.length}")
         if self.ckpt == "last" and not self.out:
             problems.append("ckpt=last needs out=DIR: the run folder to go on with")
         return problems
@@ -112,12 +116,13 @@ def build_prior_run(config: DictConfig, folder: Path) -> PriorRun:
     plain = plain_values(config)
     plain["optimizer"] = typed_section(plain["optimizer"])
     typed = read_keys(config, Keys)
-    store = TokenStore(typed.store)
-    layout = TokenLayout.of(store)
+    store = _open(typed.store, typed.length)
     store.check_contents()  # a head of bits would take an id that is too large for another one
-    rows, held_out = _rows(store, layout, typed)
+    rows, held_out = _rows(store, typed)
+    layout = TokenLayout.of(*dict.fromkeys((rows.store, held_out.store)))
     facts = {name: store.manifest.get(name) for name in ("tokenizer_sha256", "codes_sha256", "image_size", "classes")}
     facts |= {"condition": store.condition.facts} if store.condition.facts else {}
+    facts |= {name: store.manifest[name] for name in ("lengths", "prefixes") if name in store.manifest}
     built = {"prior": plain["prior"], "layout": _plain(layout), "tokens": facts}
     if plain.get("condition"):
         built["condition"] = plain["condition"]
@@ -153,11 +158,17 @@ def build_prior_run(config: DictConfig, folder: Path) -> PriorRun:
     )
 
 
-def _rows(store: TokenStore, layout: TokenLayout, keys: Keys) -> tuple[TokenRows, TokenRows]:
+def _open(folder: str, length: int | None) -> TokenStore:
+    """A store, or the first so many tokens of each of its images."""
+    store = TokenStore(folder)
+    return store if length is None else ShortStore(store, length)
+
+
+def _rows(store: TokenStore, keys: Keys) -> tuple[TokenRows, TokenRows]:
     if keys.val is None:
         return split_rows(store, keys.val_fraction)
-    other = TokenStore(keys.val)
-    if other.manifest["tokenizer_sha256"] != store.manifest["tokenizer_sha256"] or TokenLayout.of(other) != layout:
+    other = _open(keys.val, keys.length)
+    if any(other.manifest[name] != store.manifest[name] for name in ("tokenizer_sha256", "tokens", "vocab_sizes")):
         raise InputError(f"val={keys.val} was exported by another tokenizer than store={keys.store}; export it again")
     other.check_contents()
     return TokenRows(store), TokenRows(other)

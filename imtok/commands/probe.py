@@ -13,7 +13,7 @@ from imtok.bars import bar
 from imtok.build import build_data, build_protocol
 from imtok.command_line import output_folder, pasted
 from imtok.commands.prior import PriorKeys, build_prior_run
-from imtok.conditions.given import ConditionConfig, DecodeConditionConfig
+from imtok.conditions.given import ConditionConfig, DecodeConditionConfig, give
 from imtok.config import read_keys
 from imtok.data.base import Data
 from imtok.data.loader import evaluation_loader
@@ -26,7 +26,7 @@ from imtok.export.store import TokenStore
 from imtok.export.tokens import export_tokens
 from imtok.export.views import Views
 from imtok.files import write_json
-from imtok.image_commands import find_device, plain_values
+from imtok.image_commands import SpendingKeys, find_device, plain_values
 from imtok.measures.pictures import Pictures
 from imtok.measures.protocol import protocol_id
 from imtok.measures.report.origin import Origin, now
@@ -55,13 +55,14 @@ _HIGHER = ("precision", "recall", "inception_score")
 
 
 @dataclass
-class Keys(PriorKeys):
+class Keys(SpendingKeys, PriorKeys):
     """A tokenizer, its data, a prior and how it is sampled. configs/probe.yaml explains each."""
 
     tokenizer: str = MISSING
     data: Any = None
     split: str | None = None
     image_size: int | None = None
+    quality: float | None = None
     n: int = 1000
     sampling: Any = MISSING
     protocol: Any = MISSING
@@ -74,7 +75,7 @@ class Keys(PriorKeys):
     def check(self) -> list[str]:
         """What is out of range, one line each."""
         given = {name: getattr(self, name) for name in ("n", "batch_size", "image_size", "threads")}
-        problems = super().check()
+        problems = super().check() + self.check_spending() + ConditionConfig(self.quality).check()
         problems += [f"{name} must be at least 1, got {v}" for name, v in given.items() if v is not None and v < 1]
         if self.n == 1:
             problems.append("n must be at least 2, got 1: one sample has no spread")
@@ -108,6 +109,8 @@ def run_probe(config: DictConfig, folder: Path, command: str) -> Report:
     protocol.build()  # its weights are looked for before any work
     device = find_device(config)
     tokenizer = Tokenizer.load(config.tokenizer).to(device)
+    takes = {*tokenizer.encoder.takes, *tokenizer.decoder.takes}
+    tokenizer.condition = give(tokenizer.condition, takes, ConditionConfig(config.quality))
     side = config.image_size or tokenizer.image_size
     if side is None:
         raise InputError("image_size must be given: the tokenizer's config does not say what it was trained on")
@@ -115,6 +118,7 @@ def run_probe(config: DictConfig, folder: Path, command: str) -> Report:
     plain, keys = plain_values(config), read_keys(config, Keys)
     data, facts = build_data(plain), _facts(plain)
     fingerprint = tokenizer.fingerprint()
+    facts |= keys.spending.facts | ConditionConfig(keys.quality).facts
     its_own = {"tokenizer": fingerprint, "seed": keys.seed, "data": plain["data"], "image_size": side}
     claim_probe(folder, facts | its_own)
 
@@ -206,9 +210,8 @@ def _export(tokenizer: Tokenizer, data: Data, split: str, folder: Path, side: in
     say_remarks(images.remarks)
     feed = make_feed(images, 10_000, keys.batch_size, keys.workers)
     about = {"image_size": images.image_size, "split": wanted}
-    export_tokens(
-        tokenizer, feed, folder, Views(), next(tokenizer.parameters()).device, about, ConditionConfig(missing=True)
-    )
+    told, device = ConditionConfig(keys.quality, missing=True), next(tokenizer.parameters()).device
+    export_tokens(tokenizer, feed, folder, Views(), device, about, told, keys.spending)
     return TokenStore(folder)
 
 

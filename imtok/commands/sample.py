@@ -40,6 +40,7 @@ class Keys:
     guidance: float = 1.0
     steps: int = 12
     choice_temperature: float = 4.5
+    length: int | None = None
     image_size: int | None = None
     batch_size: int = 64
     device: str = "auto"
@@ -48,7 +49,7 @@ class Keys:
 
     def check(self) -> list[str]:
         """What is out of range, one line each."""
-        given = {name: getattr(self, name) for name in ("n", "batch_size", "image_size", "threads")}
+        given = {name: getattr(self, name) for name in ("n", "batch_size", "image_size", "threads", "length")}
         problems = [f"{name} must be at least 1, got {v}" for name, v in given.items() if v is not None and v < 1]
         if not 0 <= self.preserve < 1:
             problems.append(f"preserve must lie in [0, 1), got {self.preserve}")
@@ -72,6 +73,8 @@ def run(config: DictConfig) -> None:
     keys, folder, console = read_keys(config, Keys), output_folder(config, "samples"), Console(highlight=False)
     if keys.store is not None:
         _refuse_labels(keys.condition)
+        if keys.length is not None:
+            raise InputError(f"length={keys.length} cannot be given with store=, whose images are drawn whole")
     generator = Generator.load(keys.generator)
     device, given = find_device(config), keys.condition
     tokenizer = Tokenizer.load(keys.tokenizer).to(device)
@@ -97,6 +100,7 @@ def run(config: DictConfig) -> None:
             keys.batch_size,
             device,
             lambda done: advance(done, keys.n),
+            keys.length,
         )
     console.print(f"{keys.n} samples in {folder}: 000000.png ..., ids.npy, {NPZ}", soft_wrap=True, markup=False)
     following = imtok_line("score", images=folder / NPZ, reference="IMAGES", protocol="offline")

@@ -52,6 +52,8 @@ class ALITEncoder(Encoder):
         (torch.Size([1, 12, 12]), torch.Size([1, 8, 12]))
     """
 
+    budgeted = True
+
     def __init__(
         self,
         out_dim: int,

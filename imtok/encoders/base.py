@@ -14,10 +14,12 @@ class Encoder(nn.Module, ABC):
     Attributes:
         takes: The kinds of a condition that it looks at.
         needs: Those of them without which it cannot be trained.
+        budgeted: Whether fewer latents are another code, and not the first ones of more.
     """
 
     takes: tuple[str, ...] = ()
     needs: tuple[str, ...] = ()
+    budgeted: bool = False
 
     @abstractmethod
     def forward(

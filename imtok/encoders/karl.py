@@ -63,6 +63,7 @@ class KARLEncoder(Encoder):
     """
 
     takes = ("quality",)
+    budgeted = True
     errors: Tensor
 
     def __init__(

@@ -7,6 +7,7 @@ from typing import Any
 from imtok.errors import InputError
 from imtok.export.digits import Digits, DigitStore
 from imtok.export.formats.base import Format
+from imtok.export.shorter import ShortStore
 from imtok.export.store import TokenStore, as_json
 from imtok.files import claim_output, is_sealed, new_folder, read_json, sealed, sha256, write_bytes
 
@@ -14,7 +15,9 @@ REPORT = "convert.json"
 SUMS = "SHA256SUMS"
 
 
-def convert(store: TokenStore, form: Format, folder: Path, digits: Digits | None = None) -> dict[str, Any]:
+def convert(
+    store: TokenStore, form: Format, folder: Path, digits: Digits | None = None, length: int | None = None
+) -> dict[str, Any]:
     """Check a store and write it as a format; ``SHA256SUMS`` (as ``sha256sum -c`` reads it) and ``convert.json`` too.
 
     Args:
@@ -22,6 +25,7 @@ def convert(store: TokenStore, form: Format, folder: Path, digits: Digits | None
         form: How.
         folder: Appears whole or not at all; an earlier result in it is replaced.
         digits: How each id is split first; None = it is not.
+        length: Only the first so many tokens of each image; None = all.
 
     Returns:
         What ``convert.json`` holds.
@@ -31,6 +35,7 @@ def convert(store: TokenStore, form: Format, folder: Path, digits: Digits | None
     """
     claim_output(folder, REPORT)
     store.verify()
+    store = store if length is None else ShortStore(store, length)
     store = store if digits is None else DigitStore(store, digits)
     form.check(store, folder)
     with new_folder(folder) as aside:
@@ -45,6 +50,8 @@ def convert(store: TokenStore, form: Format, folder: Path, digits: Digits | None
             "classes_by_label": store.classes,
             "store_sha256": store.manifest["sha256"],
             **{name: store.manifest[name] for name in ("tokenizer_sha256", "codes_sha256") if name in store.manifest},
+            **{name: store.manifest[name] for name in ("condition", "lengths") if name in store.manifest},
+            **({} if length is None else {"length": length}),
             **({} if digits is None else {"digits": digits.about}),
             **facts,
             "files": len(files),

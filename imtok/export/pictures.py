@@ -15,11 +15,14 @@ from imtok.bars import watched
 from imtok.conditions.base import NO_LABEL
 from imtok.conditions.given import DecodeConditionConfig, give, read_captions
 from imtok.errors import InputError
+from imtok.export.convert import read_report
 from imtok.export.restore import makes_tokens_of, restored
 from imtok.export.store import MANIFEST, TokenStore, check_range, read_array
 from imtok.files import claim_output, new_folder, write_json
 from imtok.grid import to_deep_picture, to_picture
 from imtok.measures.inference import Size, evaluating
+from imtok.measures.length import decode_kept
+from imtok.measures.spending import Spender, Spending
 from imtok.pixels import to_uint8
 from imtok.quantizers.continuous import GIVE_IDS
 from imtok.tokenizer import Tokenizer
@@ -38,6 +41,7 @@ def decode_ids(
     device: str | torch.device = "cpu",
     told: DecodeConditionConfig | None = None,
     layout: Path | None = None,
+    spending: Spending | None = None,
     bits: int = 8,
 ) -> int:
     """Write a PNG per image (of a store with several views, per view): ``000000.png``, ``000001.png``, ...
@@ -59,6 +63,8 @@ def decode_ids(
             says, or nothing.
         layout: A folder that ``imtok convert`` wrote, in whose numbers ``source`` is; None = they are the tokenizer's
             own ids.
+        spending: How many of the tokens of an image are decoded; None = all that there are. A target is what is to be
+            reached against the picture of all tokens, since there is no original.
         bits: Of each channel of a picture: 8, or 16 of images of one channel.
 
     Returns:
@@ -72,15 +78,21 @@ def decode_ids(
         raise InputError(f"bits=16 is for grey pictures, and the tokenizer makes {tokenizer.channels} channels; give 8")
     claim_output(folder, MARKER)
     count = 0
-    device, told = torch.device(device), told or DecodeConditionConfig()
+    device, told, spending = torch.device(device), told or DecodeConditionConfig(), spending or Spending()
     with new_folder(folder) as aside, evaluating(tokenizer.to(device)):
-        lots = _told(_read(tokenizer, source, size, batch_size, layout), told)
-        for tokens, captions, labels in watched(lots, _count(source), "decode", lambda lot: len(lot.captions)):
+        spender = Spender(tokenizer, size, spending) if spending.facts else None
+        lots = _told(_read(tokenizer, source, size, batch_size, layout, spending), told)
+        for tokens, captions, labels, varies in watched(lots, _count(source), "decode", lambda lot: len(lot.captions)):
             keep = None if tokens.keep is None else tokens.keep.to(device)
             _require_each(tokenizer, captions, labels, source, count, told)
             condition = tokenizer.condition_for(len(captions), captions, labels)
+            moved = Tokens(tokens.ids.to(device), keep)
             try:
-                images = tokenizer.decode(Tokens(tokens.ids.to(device), keep), size, condition)
+                if spender is not None:
+                    moved = spender.shorten(moved, condition)
+                    varies = varies or spending.target is not None
+                decode = decode_kept if varies else Tokenizer.decode
+                images = decode(tokenizer, moved, size, condition)
             except ValueError as error:
                 raise InputError(f"{source} cannot be decoded to {size[1]}x{size[0]} pixels ({error})") from None
             for image in images:
@@ -91,15 +103,19 @@ def decode_ids(
 
 
 class _Lot(NamedTuple):
-    """Ids of some images, and caption and label of each; "" and -1 where there is none."""
+    """Ids of some images, and caption and label of each; "" and -1 where there is none.
+
+    ``varies`` says whether images have as many tokens as a target asked for, or as a prior has drawn.
+    """
 
     tokens: Tokens
     captions: list[str]
     labels: Int64[Tensor, " b"]
+    varies: bool = False
 
 
 def _read(
-    tokenizer: Tokenizer, source: Path, size: Size, batch_size: int | None, layout: Path | None
+    tokenizer: Tokenizer, source: Path, size: Size, batch_size: int | None, layout: Path | None, spending: Spending
 ) -> Iterator[_Lot]:
     """Batches of ids, all of them checked."""
     shards = _shards_of_store(source)
@@ -114,16 +130,32 @@ def _read(
         words = store.told(shards)
         for tokens in store.batches(batch_size or store.manifest["batch_size"] * store.views, shards):
             captions, labels = zip(*islice(words, len(tokens.ids)), strict=True)
-            yield _Lot(tokens, list(captions), torch.tensor(labels))
+            yield _Lot(tokens, list(captions), torch.tensor(labels), "target" in store.manifest.get("lengths", ()))
         return
-    rows, keep = (_rows(tokenizer, source, size), None) if layout is None else restored(tokenizer, source, layout)
+    if layout is None:
+        rows = _rows(tokenizer, source, size, spending)
+        keep, varies = _keep_beside(source, rows), True
+    else:
+        rows, keep = restored(tokenizer, source, layout)
+        varies = "target" in read_report(layout).get("lengths", ())
     step = batch_size or _BATCH_SIZE
     for start in range(0, len(rows), step):
         part = rows[start : start + step]
         check_range(part, tokenizer.quantizer.vocab_sizes, source, start)  # before the cast: uint64 could wrap around
         kept = None if keep is None else torch.from_numpy(keep[start : start + step])
         none = torch.full((len(part),), NO_LABEL)
-        yield _Lot(Tokens(torch.from_numpy(part.astype(np.int64)), kept), [""] * len(part), none)
+        yield _Lot(Tokens(torch.from_numpy(part.astype(np.int64)), kept), [""] * len(part), none, varies)
+
+
+def _keep_beside(source: Path, rows: np.ndarray) -> np.ndarray | None:
+    """Which tokens there are of samples of a prior, which says it in ``keep.npy`` beside their ``ids.npy``."""
+    beside = source.with_name("keep.npy")
+    if source.name != "ids.npy" or not beside.is_file():
+        return None
+    keep = np.array(read_array(beside))
+    if keep.shape != rows.shape[:2] or keep.dtype != np.bool_:
+        raise InputError(f"{beside} must say of {rows.shape[:2]} tokens which there are, got {keep.dtype} {keep.shape}")
+    return keep
 
 
 def _count(source: Path) -> int | None:
@@ -176,7 +208,7 @@ def _shards_of_store(source: Path) -> range | None:
     return None if number is None else range(number, number + 1)
 
 
-def _rows(tokenizer: Tokenizer, source: Path, size: Size) -> np.ndarray:
+def _rows(tokenizer: Tokenizer, source: Path, size: Size, spending: Spending) -> np.ndarray:
     """Any array of ids as ``images tokens slots``: as many of its last axes as hold one image are the image."""
     slots = len(tokenizer.quantizer.vocab_sizes)
     if not slots:
@@ -189,6 +221,9 @@ def _rows(tokenizer: Tokenizer, source: Path, size: Size) -> np.ndarray:
     array = read_array(source)
     if not np.issubdtype(array.dtype, np.integer):
         raise InputError(f"{source} must hold whole numbers, got {array.dtype}")
+    own = array.shape if slots == 1 and array.shape[-1:] != (1,) else array.shape[:-1]  # without the axis of slots
+    if spending.length is not None and own[-1:] == (spending.length,):  # of a generator of so many tokens
+        tokens = spending.length
     one_image = any(math.prod(array.shape[axis:]) == tokens * slots for axis in range(array.ndim))
     if not array.size or not one_image or (slots > 1 and array.shape[-1] != slots):
         raise InputError(

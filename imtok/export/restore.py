@@ -25,7 +25,8 @@ def restored(tokenizer: Tokenizer, source: Path, layout: Path) -> Ids:
 
     Args:
         tokenizer: Whose ids they become.
-        source: An ``.npy`` file of whole numbers. Its last axis is a sequence, or the bits or slots of a token.
+        source: An ``.npy`` file of whole numbers. Its last axis is a sequence, or the bits or slots of a token. Of a
+            layout that says apart which tokens there are, ``NAME.keep.npy`` stands beside ``NAME.npy``.
         layout: A folder that ``imtok convert`` wrote, in whose numbers they are.
 
     Raises:
@@ -38,7 +39,8 @@ def restored(tokenizer: Tokenizer, source: Path, layout: Path) -> Ids:
     if not np.issubdtype(numbers.dtype, np.integer):
         raise InputError(f"{source} must hold whole numbers, got {numbers.dtype}")
     try:
-        return restore(np.asarray(numbers), report)
+        ids, keep = restore(np.asarray(numbers), report)
+        return ids, _keep_beside(source, ids) if report.get("variable_length") else keep
     except (KeyError, TypeError):
         raise InputError(f"{layout / REPORT} does not say how its numbers stand for ids; convert again") from None
     except ValueError as error:
@@ -79,7 +81,11 @@ def _ids(numbers: Shaped[np.ndarray, "..."], report: dict[str, Any]) -> AnyIds:
         return from_bits(numbers, report["bits"]["slot_bits"])
     about = report.get("sequence", report)
     if "slots" not in about:
-        return _apart(numbers, about["tokens"], len(about["vocab_sizes"])), None
+        ids = _apart(numbers, about["tokens"], len(about["vocab_sizes"]))
+        if about.get("padding") is None:
+            return ids, None
+        keep = (ids != np.array(about["padding"])).all(-1)
+        return np.where(keep[..., None], ids, 0), keep
     sequencing = Sequencing.stored(about)
     if "vocab" in report:  # a stream, in which an image also says its class
         vocab = report["vocab"]
@@ -96,3 +102,18 @@ def _apart(numbers: Shaped[np.ndarray, "..."], tokens: int, slots: int) -> Int64
     if numbers.shape[-2:] != (tokens, slots):
         raise ValueError(f"the last axes must be {tokens} tokens and {slots} slots, got shape {numbers.shape}")
     return numbers.astype(np.int64)
+
+
+def _keep_beside(source: Path, ids: Int64[np.ndarray, "b t g"]) -> Bool[np.ndarray, "b t"]:
+    """Which tokens there are, of numbers that do not say it themselves.
+
+    Raises:
+        InputError: If nothing says it.
+    """
+    beside = source.with_name(f"{source.name.removesuffix('.npy')}.keep.npy")
+    if not beside.is_file():
+        raise InputError(f"{source} does not say which tokens an image leaves out; put {beside.name} beside it")
+    keep = np.array(read_array(beside))
+    if keep.dtype != np.bool_ or keep.size != ids[..., 0].size:
+        raise InputError(f"{beside} must hold true or false for each token of {source.name}, got {keep.dtype}")
+    return keep.reshape(ids.shape[:2])

@@ -22,6 +22,7 @@ from imtok.export.feed import Feed
 from imtok.export.store import FORMAT
 from imtok.export.views import Views
 from imtok.measures.inference import evaluating, name_size, require_finite
+from imtok.measures.spending import Spender, Spending
 from imtok.pixels import to_float
 from imtok.quantizers.continuous import GIVE_IDS
 from imtok.quantizers.layout import layout, structure
@@ -39,6 +40,7 @@ def export_tokens(
     device: str | torch.device = "cpu",
     data: dict[str, Any] | None = None,
     told: ConditionConfig | None = None,
+    spending: Spending | None = None,
 ) -> dict[str, Any]:
     """Write ids, labels, keys and captions of every image in shards, the codebook, and last the manifest.
 
@@ -55,6 +57,7 @@ def export_tokens(
         data: Which images they are, in words for the manifest; it decides nothing.
         told: What a command told the tokenizer of all images, and whether they may lack a caption or label that it
             reads; None = nothing, and they may not.
+        spending: How many tokens an image gets; None = all.
 
     Returns:
         The manifest.
@@ -64,6 +67,7 @@ def export_tokens(
             an earlier export holds something else.
     """
     quantizer, views, told = tokenizer.quantizer, views or Views(), told or ConditionConfig()
+    spending = spending or Spending()
     if not quantizer.vocab_sizes:
         raise InputError(f"{type(quantizer).__name__} has continuous latents and no ids to export; {GIVE_IDS}")
     size = None if feed.side is None else _view_size(feed.side, views)
@@ -76,15 +80,16 @@ def export_tokens(
         "shard_size": feed.shard_size,
         "batch_size": feed.batch_size,
         **({"condition": told.facts} if told.facts else {}),
+        **({"lengths": spending.facts} if spending.facts else {}),
     }
     building = Building(folder, plan)
     if building.finished():
         return building.manifest()
     try:
         with evaluating(tokenizer.to(device)):
-            coder = _Coder(tokenizer, views, size, torch.device(device), told.missing)
+            coder = _Coder(tokenizer, views, size, torch.device(device), told.missing, spending)
             if feed.images is not None and size is not None:
-                building.require_room(_bytes_left(building, feed, tokenizer, len(views), size))
+                building.require_room(_bytes_left(building, feed, coder, len(views), size))
             for wait in (False, True):  # once what nobody has, then what others have left
                 _write_shards(building, feed, coder, wait)
                 if all(map(building.has, range(feed.shards))):
@@ -102,6 +107,8 @@ def export_tokens(
             "tokenizer_sha256": plan["tokenizer_sha256"],
             "codes_sha256": tokenizer.codes_fingerprint(),
             **({"condition": told.facts} if told.facts else {}),
+            **({"lengths": spending.facts} if spending.facts else {}),
+            **({"prefixes": not tokenizer.encoder.budgeted} if tokenizer.decoder.flexible else {}),
             "data": {**(data or {}), **feed.about},
         }
         return building.finish(feed.shards, partial(write_codebook, quantizer), head)
@@ -123,12 +130,12 @@ def _view_size(side: int, views: Views) -> int:
     return size
 
 
-def _bytes_left(building: Building, feed: Feed, tokenizer: Tokenizer, views: int, size: int) -> int:
+def _bytes_left(building: Building, feed: Feed, coder: "_Coder", views: int, size: int) -> int:
     try:
-        tokens = tokenizer.num_tokens((size, size))
+        tokens = coder.spender((size, size)).tokens
     except ValueError as error:
         raise InputError(f"the tokenizer cannot read {name_size((size, size))} ({error})") from None
-    sizes = tokenizer.quantizer.vocab_sizes
+    sizes = coder.tokenizer.quantizer.vocab_sizes
     each = views * tokens * len(sizes) * id_type(sizes).itemsize + _ROW
     left = sum(not building.has(number) for number in range(feed.shards))
     return each * min(left * feed.shard_size, feed.images or 0)
@@ -138,13 +145,26 @@ class _Coder:
     """Batches of images to arrays of ids, checking that all images have one size."""
 
     def __init__(
-        self, tokenizer: Tokenizer, views: Views, size: int | None, device: torch.device, missing: bool = False
+        self,
+        tokenizer: Tokenizer,
+        views: Views,
+        size: int | None,
+        device: torch.device,
+        missing: bool,
+        spending: Spending,
     ) -> None:
         self.tokenizer, self.views, self.size, self.device = tokenizer, views, size, device
         self.dtype = id_type(tokenizer.quantizer.vocab_sizes)
         self.image_size: tuple[int, int] | None = None
         self.room: Tensor | None = None
-        self.missing = missing
+        self.missing, self.spending = missing, spending
+        self._spender: Spender | None = None
+
+    def spender(self, size: tuple[int, int]) -> Spender:
+        """What chooses how many tokens images of this size get."""
+        if self._spender is None or self._spender.size != size:
+            self._spender = Spender(self.tokenizer, size, self.spending)
+        return self._spender
 
     def __call__(self, batch: Batch) -> dict[str, np.ndarray]:
         """Ids ``images views tokens slots``, and ``keep`` where lengths vary."""
@@ -164,7 +184,7 @@ class _Coder:
         require_each(batch, self.tokenizer.condition, self.missing)
         condition = self.tokenizer.condition_of(batch)
         condition = condition and condition.repeat(len(self.views))
-        quantized = self.tokenizer.quantize(rearrange(image, "b a c h w -> (b a) c h w"), condition=condition)
+        quantized = self.spender(size).encode(rearrange(image, "b a c h w -> (b a) c h w"), condition)
         keys = [key for key in batch.key for _ in self.views.all]
         require_finite(quantized.latents, keys, "latents")
         arrays = {"ids": quantized.ids.cpu().numpy().astype(self.dtype)}

@@ -14,7 +14,9 @@ from imtok.export.store import MANIFEST, Shard, TokenStore
 from imtok.files import claim_output, new_folder, write_json
 from imtok.grid import to_picture
 from imtok.measures.inference import evaluating
+from imtok.measures.length import decode_kept
 from imtok.measures.report.origin import describe_data
+from imtok.measures.spending import Spender, Spending
 from imtok.pixels import to_uint8
 from imtok.text import terminal
 from imtok.tokenizer import Tokenizer
@@ -50,7 +52,7 @@ def verify(folder: Path) -> Table:
             **({"data": describe_data(data)} if "split" in data else {}),
             "images": manifest["images"],
             "views": f"{store.views} ({manifest['augment']})",
-            "tokens": f"{manifest['tokens']} per view, slots of {', '.join(map(str, manifest['vocab_sizes']))} ids",
+            "tokens": f"{_count(store)} per view, slots of {', '.join(map(str, manifest['vocab_sizes']))} ids",
             "classes": f"{len(np.unique(labels[labels >= 0]))} used, {len(store.classes)} named, "
             f"{int((labels < 0).sum())} images without",
             "unreadable": len(manifest["bad"]),
@@ -59,7 +61,9 @@ def verify(folder: Path) -> Table:
     )
 
 
-def decode_sample(folder: Path, tokenizer: Tokenizer, out: Path, number: int = 16) -> int:
+def decode_sample(
+    folder: Path, tokenizer: Tokenizer, out: Path, number: int = 16, spending: Spending | None = None
+) -> int:
     """Decode a few images of a store, evenly over it, to ``out/000123.png`` by their place in the store.
 
     Args:
@@ -67,6 +71,7 @@ def decode_sample(folder: Path, tokenizer: Tokenizer, out: Path, number: int = 1
         tokenizer: The one that made it, on its device.
         out: Appears whole or not at all; an earlier sample in it is replaced.
         number: How many images.
+        spending: How many of the tokens of an image are decoded; None = all that there are.
 
     Returns:
         How many pictures there are: one for each view.
@@ -82,6 +87,7 @@ def decode_sample(folder: Path, tokenizer: Tokenizer, out: Path, number: int = 1
     tell_as_stored(tokenizer, store)
     claim_output(out, SAMPLE)
     count, size = min(number, len(store)), (store.manifest["image_size"][0], store.manifest["image_size"][1])
+    spender, varies = Spender(tokenizer, size, spending or Spending()), "target" in store.manifest.get("lengths", ())
     wanted = {index * len(store) // count for index in range(count)}
     names: dict[str, str] = {}
     with new_folder(out) as aside, evaluating(tokenizer):
@@ -92,7 +98,9 @@ def decode_sample(folder: Path, tokenizer: Tokenizer, out: Path, number: int = 1
                 caption = "" if shard.captions is None else shard.captions[row]
                 labels = torch.full((store.views,), int(shard.labels[row]))
                 condition = tokenizer.condition_for(store.views, [caption] * store.views, labels)
-                images = tokenizer.decode(tokens, size, condition)
+                tokens = spender.shorten(tokens, condition)
+                decode = decode_kept if varies or spender.spending.target is not None else Tokenizer.decode
+                images = decode(tokenizer, tokens, size, condition)
                 for view, image in enumerate(to_uint8(images)):
                     name = f"{place:06d}.png" if store.views == 1 else f"{place:06d}_{view}.png"
                     to_picture(image).save(aside / name)
@@ -106,6 +114,15 @@ def _tokens(shard: Shard, row: int, device: torch.device) -> Tokens:
     ids = torch.from_numpy(shard.ids[row].astype(np.int64)).to(device)
     keep = None if shard.keep is None else torch.from_numpy(np.array(shard.keep[row])).to(device)
     return Tokens(ids, keep)
+
+
+def _count(store: TokenStore) -> str:
+    """Tokens of a view, and of how many how many there are where views differ."""
+    most = str(store.manifest["tokens"])
+    if not store.manifest["variable_length"]:
+        return most
+    own = np.concatenate([shard.keep.sum(-1).ravel() for shard in store.shards() if shard.keep is not None])
+    return f"{own.min()} to {own.max()} of {most}, {own.mean():.1f} in the mean," if len(own) else most
 
 
 def _table(folder: Path, rows: dict[str, object]) -> Table:

@@ -30,6 +30,7 @@ from imtok.measures.report.origin import now
 from imtok.measures.report.results import Report
 from imtok.measures.report.titles import reasons
 from imtok.measures.settings import Settings
+from imtok.measures.spending import Spender
 from imtok.pixels import rgb_levels
 from imtok.tokenizer import Tokenizer
 from imtok.types import Batch
@@ -72,16 +73,18 @@ def evaluate(
         measures, absent = choose(settings, tokenizer, device, exact)
         if not settings.skip_missing:
             refuse(reasons(absent))
+        spender: Spender | None = None
         taps = sorted({name for measure in measures for name in measure.taps})
         for batch, image, size in read_images(tokenizer, loader, device, bad):
             if not images:
                 _start(measures, tokenizer, size, settings)
             untold += require_each(batch, tokenizer.condition, settings.untold)
             condition = tokenizer.condition_of(batch)
-            reconstruction = tokenizer(image, taps, condition=condition)
+            spender = spender or Spender(tokenizer, size, settings.spending)
+            reconstruction = spender.reconstruct(image, taps, condition)
             require_finite(reconstruction.quantized.latents, batch.key, "latents")
             require_finite(reconstruction.image, batch.key, "reconstruction")
-            seen = Seen(tokenizer, batch, image, reconstruction, condition)
+            seen = Seen(tokenizer, batch, image, reconstruction, condition, not settings.spending.facts)
             for measure in measures:
                 measure.update(seen)
             # a sum does not depend on the order, nor on how ranks share the images
@@ -124,6 +127,7 @@ def evaluate(
         "data": f"{digest:016x}",
         "weights": settings.weights,
         **({"condition": dict(settings.condition)} if settings.condition else {}),
+        **({"lengths": settings.spending.facts} if settings.spending.facts else {}),
     }
     values = {name: number.value for name, number in found.numbers.items()}
     quantities |= {name: announced(name, quantities) for name in found.numbers}

@@ -26,6 +26,7 @@ class Seen:
         image: The images as the tokenizer took them, in ``[-1, 1]``.
         reconstruction: What it returned.
         condition: What it was told of the images; None = nothing.
+        whole: Whether it was asked for all of its tokens.
     """
 
     tokenizer: Tokenizer
@@ -33,6 +34,7 @@ class Seen:
     image: Float[Tensor, "b c h w"]
     reconstruction: Reconstruction
     condition: Condition | None = None
+    whole: bool = True
 
     @property
     def size(self) -> Size:

@@ -98,7 +98,7 @@ class RateMeasure(Measure):
                 passed = [compress(image, kind, setting) for image in seen.target.cpu()]
                 point.bytes += sum(size for _, size in passed)
                 point.update(torch.stack([image for image, _ in passed]), seen.target)
-            elif setting == self.most:
+            elif setting == self.most and seen.whole:
                 quantized = seen.reconstruction.quantized
                 point.tokens += _transmitted(Tokens(quantized.ids, quantized.keep))
                 point.update(seen.pixels, seen.target)

@@ -10,6 +10,7 @@ from imtok.errors import InputError
 from imtok.measures.frechet import Gaussian
 from imtok.measures.named import DEFAULT, Sections, sections
 from imtok.measures.protocol import Protocol
+from imtok.measures.spending import Spending
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,7 @@ class Settings:
         untold: Measure images that lack what the tokenizer's condition reads, and say how many; False = refuse them.
         processes: That are going to share the images, where these are not started yet.
         condition: What a command told the tokenizer of all images, part of every number's protocol id.
+        spending: How many tokens images get, part of every number's protocol id.
 
     Raises:
         InputError: If there is no measure of a name, or none is asked for.
@@ -46,6 +48,7 @@ class Settings:
     untold: bool = False
     processes: int = 1
     condition: Mapping[str, Any] = field(default_factory=dict)
+    spending: Spending = field(default_factory=Spending)
 
     def __post_init__(self) -> None:
         if not self.sections:

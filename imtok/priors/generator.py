@@ -76,11 +76,13 @@ class Generator(nn.Module):
 
     def losses(self, batch: TokenBatch, progress: float) -> Mapping[str, Float[Tensor, ""]]:
         """See :meth:`imtok.priors.base.Prior.losses`."""
-        return self.prior.losses(batch.tokens, self._told(batch.caption, batch.label), progress)
+        return self.prior.losses(
+            self.prior.layout.filled(batch.tokens), self._told(batch.caption, batch.label), progress
+        )
 
     def nats(self, batch: TokenBatch) -> Float[Tensor, " b"]:
         """See :meth:`imtok.priors.base.Prior.nats`."""
-        return self.prior.nats(batch.tokens, self._told(batch.caption, batch.label))
+        return self.prior.nats(self.prior.layout.filled(batch.tokens), self._told(batch.caption, batch.label))
 
     def sample(
         self,
@@ -104,7 +106,8 @@ class Generator(nn.Module):
         """
         device = next(self.parameters()).device
         told = torch.tensor(labels or [-1] * len(indices), device=device)
-        return self.prior.sample(indices, self._told(captions or [""] * len(indices), told), settings, given)
+        drawn = self.prior.sample(indices, self._told(captions or [""] * len(indices), told), settings, given)
+        return self.prior.layout.emptied(drawn)
 
     @torch.no_grad()
     def bits(self, batches: Iterable[TokenBatch]) -> tuple[float, int, int]:

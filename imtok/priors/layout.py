@@ -3,8 +3,11 @@
 import math
 from dataclasses import dataclass
 
+import numpy as np
+
 from imtok.errors import InputError
 from imtok.export.store import TokenStore
+from imtok.types import Tokens
 
 
 @dataclass(frozen=True)
@@ -16,6 +19,9 @@ class TokenLayout:
         tokens: Tokens per image, the most that there are where images differ.
         variable_length: Whether an image may leave out its last tokens.
         scales: Tokens of each scale, coarsest first, of a multi-scale quantizer; () = there are no scales.
+        holes: Whether an image may leave out any of its tokens (KARL, arXiv 2507.07995). The decoder tells tokens apart
+            by their places, so the others cannot move up: a token that is left out has an id of its own, the last one
+            of the first slot.
 
     Example:
         >>> TokenLayout((1024,), tokens=16).bits
@@ -26,19 +32,44 @@ class TokenLayout:
     tokens: int
     variable_length: bool = False
     scales: tuple[int, ...] = ()
+    holes: bool = False
 
     @classmethod
-    def of(cls, store: TokenStore) -> "TokenLayout":
-        """That of a token store.
+    def of(cls, *stores: TokenStore) -> "TokenLayout":
+        """That of token stores of one tokenizer.
 
         Raises:
-            InputError: If the store holds no images.
+            InputError: If a store holds no images, or they differ in their tokens.
         """
-        manifest = store.manifest
-        if not len(store):
-            raise InputError(f"{store.folder} holds no images; export some")
-        scales = tuple(side**2 for side in manifest.get("scales", ()))
-        return cls(tuple(manifest["vocab_sizes"]), manifest["tokens"], bool(manifest["variable_length"]), scales)
+        first = stores[0].manifest
+        for store in stores:
+            if not len(store):
+                raise InputError(f"{store.folder} holds no images; export some")
+            if any(store.manifest[name] != first[name] for name in ("vocab_sizes", "tokens")):
+                raise InputError(f"{store.folder} has other tokens than {stores[0].folder}; export it again")
+        scales = tuple(side**2 for side in first.get("scales", ()))
+        varies = any(store.manifest["variable_length"] for store in stores)
+        sizes, holes = tuple(first["vocab_sizes"]), any(map(_has_holes, stores))
+        if holes:
+            return cls((sizes[0] + 1, *sizes[1:]), first["tokens"], False, scales, holes=True)
+        return cls(sizes, first["tokens"], varies, scales)
+
+    def filled(self, tokens: Tokens) -> Tokens:
+        """Tokens of the store as the prior has them."""
+        if not self.holes:
+            return tokens
+        if tokens.keep is None:
+            return tokens
+        ids = tokens.ids.masked_fill(~tokens.keep[..., None], 0)
+        ids[..., 0] = ids[..., 0].masked_fill(~tokens.keep, self.vocab_sizes[0] - 1)
+        return Tokens(ids)
+
+    def emptied(self, tokens: Tokens) -> Tokens:
+        """Tokens of the prior as the tokenizer has them."""
+        if not self.holes:
+            return tokens
+        keep = tokens.ids[..., 0] != self.vocab_sizes[0] - 1
+        return Tokens(tokens.ids.masked_fill(~keep[..., None], 0), keep)
 
     @property
     def slots(self) -> int:
@@ -49,3 +80,9 @@ class TokenLayout:
     def bits(self) -> float:
         """Bits of a token whose ids are all as likely."""
         return sum(math.log2(size) for size in self.vocab_sizes)
+
+
+def _has_holes(store: TokenStore) -> bool:
+    """Whether an image leaves out a token before one that it has, or all of them."""
+    masks = [np.asarray(shard.keep) for shard in store.shards() if shard.keep is not None and shard.keep.size]
+    return any(not keep[..., 0].all() or bool((keep[..., 1:] & ~keep[..., :-1]).any()) for keep in masks)

@@ -16,9 +16,9 @@ from imtok.files import canonical_json, new_folder, read_json, write_json
 from imtok.grid import to_picture
 from imtok.measures.generated import score
 from imtok.measures.inference import Size, evaluating
+from imtok.measures.length import decode_kept
 from imtok.measures.protocol import Protocol
 from imtok.pixels import rgb_levels, to_rgb, to_uint8
-from imtok.priors.layout import TokenLayout
 from imtok.priors.rows import TokenRows
 from imtok.priors.sampling import draws
 from imtok.tokenizer import Tokenizer
@@ -66,7 +66,7 @@ def write_reconstructions(tokenizer: Tokenizer, store: TokenStore, folder: Path,
             for batch in TokenRows(store).batches(64):
                 moved = batch.to(device)
                 condition = tokenizer.condition_for(len(batch), batch.caption, batch.label)
-                rows.append(_pixels(tokenizer.decode(moved.tokens, size, condition)))
+                rows.append(_pixels(decode_kept(tokenizer, moved.tokens, size, condition)))
                 if sum(map(len, rows)) >= most:
                     break
         _write(folder, np.concatenate(rows)[:most])
@@ -76,17 +76,17 @@ def write_unigram(tokenizer: Tokenizer, store: TokenStore, folder: Path, size: S
     """Write so many images whose tokens are drawn one by one, each as often as in a store, unless they are there."""
     if (folder / NPZ).is_file():
         return
-    layout, rows = TokenLayout.of(store), list[np.ndarray]()
+    sizes, rows = store.manifest["vocab_sizes"], list[np.ndarray]()
     found = [batch.tokens for batch in TokenRows(store).batches(1024)]
     ids = torch.cat([tokens.ids for tokens in found])
     keep = None if found[0].keep is None else torch.cat([tokens.keep for tokens in found if tokens.keep is not None])
     there = torch.ones(ids.shape[:2], dtype=torch.bool) if keep is None else keep
-    counts = [torch.bincount(ids[..., slot][there], minlength=most) for slot, most in enumerate(layout.vocab_sizes)]
+    counts = [torch.bincount(ids[..., slot][there], minlength=most) for slot, most in enumerate(sizes)]
     reached = [(count.double() / count.sum()).cumsum(0) for count in counts]
     with evaluating(tokenizer):
         for start in range(0, count, 64):
             numbers = list(range(start, min(start + 64, count)))
-            uniform = draws(seed, numbers, layout.tokens, layout.slots)
+            uniform = draws(seed, numbers, ids.shape[1], ids.shape[2])
             slots = [
                 torch.searchsorted(line, uniform[..., slot].contiguous(), right=True).clamp(max=len(line) - 1)
                 for slot, line in enumerate(reached)
@@ -97,7 +97,7 @@ def write_unigram(tokenizer: Tokenizer, store: TokenStore, folder: Path, size: S
             device = next(tokenizer.parameters()).device
             tokens = Tokens(drawn.to(device), None if kept is None else kept.to(device))
             condition = tokenizer.condition_for(len(numbers), [""] * len(numbers), torch.full((len(numbers),), -1))
-            rows.append(_pixels(tokenizer.decode(tokens, size, condition)))
+            rows.append(_pixels(decode_kept(tokenizer, tokens, size, condition)))
     _write(folder, np.concatenate(rows))
 
 

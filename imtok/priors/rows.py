@@ -48,9 +48,6 @@ class TokenRows(Dataset[Any]):
     Args:
         store: The token store.
         images: Which images of it, by number, in ascending order; None = all.
-
-    Raises:
-        InputError: If tokens are left out of an image that are not its last ones.
     """
 
     def __init__(self, store: TokenStore, images: Int64[np.ndarray, " n"] | None = None) -> None:
@@ -58,13 +55,6 @@ class TokenRows(Dataset[Any]):
         self.images = np.arange(len(store)) if images is None else images
         self._shards = list[Shard](store.shards())
         self._ends = np.cumsum([len(shard.keys) for shard in self._shards])
-        for number, shard in enumerate(self._shards):
-            keep = shard.keep
-            if keep is not None and keep.size and (not keep[..., 0].all() or (keep[..., 1:] & ~keep[..., :-1]).any()):
-                raise InputError(
-                    f"{store.folder}/keep-{number:05d}.npy: tokens that an image leaves out must be its last ones, and "
-                    "a prior has no order for others"
-                )
 
     def __len__(self) -> int:
         return len(self.images) * self.store.views

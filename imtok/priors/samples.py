@@ -14,6 +14,7 @@ from imtok.export.tokens import id_type
 from imtok.files import claim_output, new_folder, write_json
 from imtok.grid import to_picture
 from imtok.measures.inference import Size, evaluating
+from imtok.measures.length import decode_kept
 from imtok.pixels import to_uint8
 from imtok.priors.asked import Asked
 from imtok.priors.generator import Generator
@@ -48,6 +49,7 @@ def write_samples(
     batch_size: int = 64,
     device: str | torch.device = "cpu",
     advance: Callable[[int], None] | None = None,
+    length: int | None = None,
 ) -> dict[str, Any]:
     """Draw tokens, decode them, and write ``000000.png``, ..., ``ids.npy``, ``samples.npz`` and ``samples.json``.
 
@@ -65,19 +67,23 @@ def write_samples(
         batch_size: Samples drawn at a time.
         device: Where to compute.
         advance: Called with the number of samples that are done.
+        length: Only the first so many tokens of each; None = all that are drawn.
 
     Returns:
         What ``samples.json`` says.
 
     Raises:
-        InputError: If the prior has learnt the tokens of another tokenizer, or cannot be sampled by these settings.
+        InputError: If the prior has learnt the tokens of another tokenizer, or cannot be sampled by these settings, or
+            its tokenizer needs all tokens.
     """
+    _check_length(generator, length)
     asked = asked or Asked()
     fingerprint = require_its_tokens(generator, tokenizer)
     claim_output(folder, MARKER)
     device = torch.device(device)
     generator.to(device).eval()
-    facts = {"samples": count, "sampling": asdict(settings), "tokenizer_sha256": fingerprint}
+    facts: dict[str, Any] = {"length": length} if length is not None else {}
+    facts |= {"samples": count, "sampling": asdict(settings), "tokenizer_sha256": fingerprint}
     with new_folder(folder) as aside, evaluating(tokenizer.to(device)):
         pictures = np.lib.format.open_memmap(aside / "pixels.npy", "w+", np.uint8, (count, *size, 3))
         ids, keeps, labels = list[np.ndarray](), list[np.ndarray](), np.full(count, NO_LABEL, np.int64)
@@ -89,9 +95,10 @@ def write_samples(
                 drawn = generator.sample(numbers, settings, said, own)
             except ValueError as error:
                 raise InputError(f"prior: {error}") from None
+            drawn = drawn if length is None else drawn.first(length)
             condition = tokenizer.condition_for(len(numbers), said, torch.tensor(own))
             try:
-                images = to_uint8(tokenizer.decode(drawn, size, condition))
+                images = to_uint8(decode_kept(tokenizer, drawn, size, condition))
             except ValueError as error:
                 raise InputError(f"image_size: {error}") from None
             for number, image in zip(numbers, images, strict=True):
@@ -109,6 +116,16 @@ def write_samples(
         (aside / "pixels.npy").unlink()
         write_json(aside / MARKER, facts)
     return facts
+
+
+def _check_length(generator: Generator, length: int | None) -> None:
+    """Refuse to cut tokens of which the first ones do not stand alone, or of which there are not so many."""
+    if length is None:
+        return
+    if not generator.tokens.get("prefixes"):
+        raise InputError(f"length={length}: of the prior's tokenizer the first tokens do not stand alone; leave it out")
+    if length > generator.prior.layout.tokens:
+        raise InputError(f"length={length}: the prior has learnt {generator.prior.layout.tokens} tokens of each image")
 
 
 def _gather(drawn: Tokens, ids: list[np.ndarray], keeps: list[np.ndarray]) -> None:

@@ -40,7 +40,7 @@ class WebDataset(Format):
         dtype = np.int32 if max(store.manifest["vocab_sizes"]) <= 2**31 else np.int64
         files = write_tars(folder, _samples(store, dtype), self.images_per_file)
         notes = [f"{len(store)} images in tokens-{{000000..{files - 1:06d}}}.tar"]
-        facts = {"vocab_sizes": store.manifest["vocab_sizes"], "tokens": store.manifest["tokens"]}
+        facts = {name: store.manifest[name] for name in ("vocab_sizes", "tokens", "variable_length")}
         return {**facts, "dtype": np.dtype(dtype).name, "notes": notes}
 
 
