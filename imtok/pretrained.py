@@ -46,8 +46,11 @@ class Pretrained(ABC):
 
     @property
     def stored(self) -> dict[str, Any]:
-        """Settings as they are stored with the tokenizer, where they are not those that it was built with."""
-        return {}
+        """Settings as they are stored with the tokenizer, where they are not those that it was built with.
+
+        The tokenizer has the weights itself; where their file lay is no part of it, and stays on this machine.
+        """
+        return {} if self.weights in (None, RANDOM) else {"weights": None}
 
     @abstractmethod
     def read_weights(self, path: Path) -> None:

@@ -72,7 +72,7 @@ class KARLDecoder(ProxyDecoder, Pretrained):
         depth: int = 8,
         heads: int = 8,
         positions: Literal["fixed", "interpolated"] = "fixed",
-        weights: str = RANDOM,
+        weights: str | None = RANDOM,
         channels: int = 128,
         multipliers: Sequence[int] = (1, 1, 2, 2, 4),
         blocks: int = 2,

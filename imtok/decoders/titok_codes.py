@@ -69,7 +69,7 @@ class TiTokCodeDecoder(MaskTokenDecoder, ProxyDecoder, Pretrained):
         heads: int = 16,
         flexible: bool = False,
         positions: Literal["fixed", "interpolated"] = "fixed",
-        weights: str = RANDOM,
+        weights: str | None = RANDOM,
         channels: int = 128,
         multipliers: Sequence[int] = (1, 1, 2, 2, 4),
         blocks: int = 2,

@@ -22,7 +22,7 @@ class Space(nn.Module, Pretrained, ABC):
     through it.
 
     Args:
-        weights: Path of its weights, or "random".
+        weights: Path of its weights, or "random"; None = they are in the tokenizer's own file.
         cache: A folder of maps that ``imtok pack`` wrote; None = every image is encoded. A picture that is not in it is
             encoded, but for those that are asked for first, which must be there. The path is stored nowhere.
 
@@ -36,7 +36,7 @@ class Space(nn.Module, Pretrained, ABC):
     factor: int
     draws = False
 
-    def __init__(self, weights: str = RANDOM, cache: str | None = None) -> None:
+    def __init__(self, weights: str | None = RANDOM, cache: str | None = None) -> None:
         super().__init__()
         self.weights, self.cache = weights, cache
         self._kept = _Kept()
@@ -106,7 +106,7 @@ class Space(nn.Module, Pretrained, ABC):
     @property
     @override
     def stored(self) -> dict[str, Any]:
-        return {} if self.cache is None else {"cache": None}
+        return super().stored | ({} if self.cache is None else {"cache": None})
 
     @override
     def train(self, mode: bool = True) -> "Space":

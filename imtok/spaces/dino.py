@@ -50,7 +50,7 @@ class DINOv2(Space):
 
     def __init__(
         self,
-        weights: str = RANDOM,
+        weights: str | None = RANDOM,
         width: int = 1024,
         depth: int = 24,
         heads: int = 16,

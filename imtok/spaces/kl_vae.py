@@ -62,7 +62,7 @@ class KLAutoencoder(Space):
         encoder_attention: Attention = "none",
         scale: float = 0.18215,
         sample_posterior: bool = False,
-        weights: str = "random",
+        weights: str | None = "random",
         cache: str | None = None,
     ) -> None:
         super().__init__(weights, cache)

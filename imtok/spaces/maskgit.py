@@ -45,7 +45,7 @@ class MaskGIT(Space):
 
     def __init__(
         self,
-        weights: str = RANDOM,
+        weights: str | None = RANDOM,
         channels: int = 128,
         multipliers: Sequence[int] = (1, 1, 2, 2, 4),
         blocks: int = 2,

@@ -53,7 +53,7 @@ class ViTFeatures(Space):
 
     def __init__(
         self,
-        weights: str = RANDOM,
+        weights: str | None = RANDOM,
         patch_size: int = 14,
         width: int = 1408,
         depth: int = 39,

@@ -6,6 +6,7 @@ from torch.nn import functional as F
 
 from imtok.decoders.titok_codes import TiTokCodeDecoder
 from imtok.errors import InputError
+from imtok.pretrained import as_stored
 from imtok.spaces.maskgit import MaskGIT
 
 SMALL = {"channels": 8, "multipliers": (1, 2), "blocks": 2, "codes": 12, "code_dim": 6}
@@ -130,6 +131,16 @@ def test_the_decoder_that_is_to_be_trained_starts_from_the_same_file(space, file
     assert torch.equal(decoder.codebook.weight, space.codebook)
     features = torch.randn(1, 6, 4, 4)
     assert torch.equal(decoder.pixels(features) * 2 - 1, space.decode(features))
+
+
+def test_no_path_is_stored_of_what_a_tokenizer_has_itself(space, file):
+    small = {name: value for name, value in SMALL.items() if name != "multipliers"}
+    decoder = TiTokCodeDecoder(**DECODER, **small, multipliers=(1, 2), weights=str(file))
+    given = {name: {"weights": str(file), "side": 4} for name in ("space", "decoder")}
+    assert as_stored(given, space=space, decoder=decoder) == {key: {"weights": None, "side": 4} for key in given}
+    drawn = {"space": {"weights": "random"}}
+    assert as_stored(drawn, space=MaskGIT("random", **SMALL)) == drawn
+    MaskGIT(None, **SMALL)  # as it is built again
 
 
 def test_it_never_trains_and_lets_gradients_pass(space):
