@@ -93,7 +93,9 @@ def fresh(rows: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
 def _composed_text(name: str, changes: tuple[str, ...]) -> str:
     config = composed(name, "size=tiny", *changes)
     config.name, config.note = "", None
-    return OmegaConf.to_yaml(config, resolve=True, sort_keys=True)
+    plain: Any = OmegaConf.to_container(config, resolve=True)
+    del plain["stages"]  # they are runs of their own
+    return OmegaConf.to_yaml(OmegaConf.create(plain), sort_keys=True)
 
 
 def digest(name: str, changes: list[str]) -> str:

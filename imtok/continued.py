@@ -136,5 +136,5 @@ def _texts(node: Any, path: str = "") -> Iterator[tuple[str, str]]:
 _ABSENT = object()
 # What a config of before may lack, as a run without it is configured.
 _DEFAULTS: dict[str, Any] = {
-    **dict.fromkeys(("callback", "condition", "note", "space")), "freeze": [], "judges": "required",
+    **dict.fromkeys(("callback", "condition", "note", "space", "stages")), "freeze": [], "judges": "required",
 }  # fmt: skip

@@ -10,7 +10,7 @@ import shutil
 import socket
 import stat
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from itertools import islice
@@ -178,12 +178,13 @@ def claim_output(folder: Path, marker: str) -> None:
         _try_to_write(folder, real.parent, real.name)
 
 
-def claim_inside(folder: Path, marker: str) -> None:
+def claim_inside(folder: Path, marker: str, known: Sequence[str] = ()) -> None:
     """Check that results may be written into a folder: new, empty, or begun by the same command.
 
     Args:
         folder: The output folder, or a link to it.
         marker: Name of a file that shows it to be begun by the same command.
+        known: Names of what may be there before it is.
 
     Raises:
         InputError: If it holds something else, or is not a folder, or cannot be written to.
@@ -198,7 +199,11 @@ def claim_inside(folder: Path, marker: str) -> None:
             place = folder.absolute()
         if place == folder and not folder.is_dir():
             raise InputError(f"out={folder} is a file; give a folder that does not exist yet")
-        if folder.is_dir() and not (folder / marker).exists() and any(map(_is_foreign, folder.iterdir())):
+        if (
+            folder.is_dir()
+            and not (folder / marker).exists()
+            and any(_is_foreign(path) and path.name not in known for path in folder.iterdir())
+        ):
             raise InputError(f"out={folder} already holds something else (no {marker} in it); give another folder")
     except (OSError, ValueError) as error:
         raise _unwritable(folder, error) from None

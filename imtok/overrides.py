@@ -74,8 +74,8 @@ def typed_keys(overrides: Sequence[str]) -> set[str]:
 
 
 def _new_keys(words: Sequence[str]) -> list[str]:
-    """Words for keys that no file has: ``data.augment``, ``space.cache``, ``init_from`` as a section of its parts."""
-    words = [re.sub(r"^\+*(data\.augment|space\.cache)=", r"++\1=", word) for word in words]
+    """Words for keys that no file has: ``data.augment``, ``stages.NAME.KEY``, ``init_from`` as a section of parts."""
+    words = [re.sub(r"^\+*(data\.augment|space\.cache|stages\.[\w.]+)=", r"++\1=", word) for word in words]
     if not any(word.lstrip("+").startswith(("init_from.parts=", "init_from.path=")) for word in words):
         return words
     key = re.compile(r"^\+*init_from(?:\.(path|parts))?=")

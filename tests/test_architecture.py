@@ -13,8 +13,8 @@ ROWS = [
     "encoders", "quantizers", "regularizers", "decoders", "critics", "losses", "extractors", "data", "pictures", "card",
     "stored", "hub", "tokenizer", "info", "objectives", "measures", "export", "priors", "zoo", "training", "overrides",
     "options", "hints", "explain", "swaps", "signatures", "unread", "optimizer_section", "config", "run_data",
-    "build", "continued", "sweeps", "image_commands", "command_line", "commands", "running", "help", "completion",
-    "cli", "__main__", "__init__",
+    "build", "continued", "sweeps", "image_commands", "command_line", "stages", "commands", "running", "help",
+    "completion", "cli", "__main__", "__init__",
 ]  # fmt: skip
 LEVEL = {name: level for level, name in enumerate(ROWS)}
 SAME_ROW = [{"errors", "types", "pixels"}, {"schedules", "distributed", "files"}]

@@ -51,7 +51,7 @@ def test_the_settings_of_a_trainer_are_in_the_help():
         ("imtok train optimizer.critic.l", ["optimizer.critic.lr="]),
         ("imtok eval condition.w", ["condition.weights="]),
         ("imtok eval metr", ["metrics="]),
-        ("imtok eval length", ["length_target=", "lengths="]),
+        ("imtok eval length", ["length=", "length_target=", "lengths="]),
         ("imtok train metr", []),
         ("imtok verify tokens tok", ["tokenizer="]),
         ("imtok train data.path=", []),

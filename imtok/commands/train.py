@@ -23,9 +23,10 @@ from imtok.objectives.judges import build_with_found
 from imtok.optimizer_section import read_optimizer, typed_section
 from imtok.paste import imtok_line
 from imtok.pixels import CHANNELS
+from imtok.stages import first_stages
 from imtok.sweeps import chosen, note_job
 from imtok.text import terminal
-from imtok.training.folder import left_out_so_far
+from imtok.training.folder import has_begun, left_out_so_far
 from imtok.training.rates import build_schedules
 from imtok.training.run import Run, train
 from imtok.training.settings import EMASettings, InitFrom, TrainerSettings
@@ -68,6 +69,7 @@ class Keys:
     out: str | None = None
     ckpt: str | None = None
     init_from: Any = None
+    stages: Any = None
     freeze: list[str] = field(default_factory=list)
     allow_change: list[str] = field(default_factory=list)
     judges: str = "required"
@@ -99,12 +101,16 @@ class Keys:
             source = None
         nets = [name for name in self.freeze if name in ("encoder", "decoder")]
         untaken = [name for name in nets if source is not None and not source.takes(name)]
-        if nets and not self.init_from and not self.ckpt:
+        if self.stages is not None and not isinstance(self.stages, dict):
+            problems.append(
+                f"stages must be recipes with what differs from each, as {{NAME:{{}}}}, got {self.stages!r}"
+            )
+        if nets and not self.init_from and not self.ckpt and not self.stages:
             problems.append(f"freeze={nets} needs init_from=RUN: a net that stays as it is must have learnt before")
         if untaken:
             problems.append(f"freeze={nets} needs init_from.parts to hold {', '.join(untaken)} as well")
-        if self.ckpt and self.init_from:
-            problems.append("ckpt (go on with a run) and init_from (start from weights) exclude each other")
+        if self.ckpt not in (None, "last") and self.init_from:
+            problems.append("ckpt=FOLDER (go on with a run) and init_from (start from weights) exclude each other")
         several = self.trainer.num_nodes > 1 or str(self.trainer.devices) not in ("auto", "1")
         if not self.out and several and not problems:
             problems.append("out=DIR must be given with several processes, so that all of them write to one folder")
@@ -120,6 +126,9 @@ def run(config: DictConfig) -> float | None:
     """
     console = Console(highlight=False)
     folder = output_folder(config, config.name)
+    source = first_stages(config, folder, console)
+    if source is not None:
+        config.init_from = source
     again = imtok_line("eval", tokenizer=folder, split="val")
     made = replace(build_run(config, folder), measured_by=again)
     outcome, shown = train(made), escape(str(folder))
@@ -196,7 +205,7 @@ def build_run(config: DictConfig, folder: Path) -> Run:
         config=plain,
         config_yaml=OmegaConf.to_yaml(OmegaConf.create(plain)),
         ckpt=typed.ckpt,
-        init_from=InitFrom.read(typed.init_from),
+        init_from=None if typed.ckpt == "last" and has_begun(folder) else InitFrom.read(typed.init_from),
         measures=by_name(plain["measure"]),
         loggers=by_name(typed.logger),
         callbacks=by_name(typed.callback),

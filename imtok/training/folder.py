@@ -26,6 +26,7 @@ log = logging.getLogger(__name__)
 
 CONFIG = "config.yaml"
 LOCK = ".lock"
+STAGES = "stages"  # runs that came before this one, for a recipe of several stages
 _BEGINNINGS = ("run.json", "loggers.json", "events.jsonl", "metrics.csv", "evaluation.csv", "bad_samples.jsonl")
 _PACKAGES = ("imtok", "torch", "torchvision", "lightning", "hydra-core", "webdataset", "torchmetrics", "safetensors")
 
@@ -47,15 +48,20 @@ def find_checkpoint(folder: Path, ckpt: str | None) -> Checkpoint | None:
     found = checkpoints.find(folder / "checkpoints")
     if found is not None:
         return checkpoints.load(found)
-    if any((folder / "checkpoints").glob("step_*")):
+    if has_begun(folder):
         raise InputError(f"{folder}/checkpoints holds no whole checkpoint; start anew in another folder")
     log.info("no checkpoint in %s yet: starting at step 0", folder)
     return None
 
 
+def has_begun(folder: Path) -> bool:
+    """Whether a run has saved a step in a folder."""
+    return any((folder / "checkpoints").glob("step_*"))
+
+
 def left_out_so_far(folder: Path, ckpt: str | None) -> dict[str, str] | None:
     """The judges that the run to go on with is without, and why; None if a run begins, or has saved no step."""
-    if ckpt is None or (ckpt == "last" and not any((folder / "checkpoints").glob("step_*"))):
+    if ckpt is None or (ckpt == "last" and not has_begun(folder)):
         return None
     path = folder / "run.json" if ckpt == "last" else Path(ckpt) / checkpoints.MANIFEST
     if not path.is_file():  # what is wrong with it is said where it is read
@@ -93,7 +99,7 @@ def claim(folder: Path, ckpt: str | None, lock: Lock) -> None:
     Raises:
         InputError: If the folder holds another run or something else, or another process is at work in it.
     """
-    claim_inside(folder, CONFIG)
+    claim_inside(folder, CONFIG, (STAGES,))
     try:
         folder.mkdir(parents=True, exist_ok=True)
         lock.take()

@@ -19,8 +19,9 @@ _FREE = {
 }  # fmt: skip
 
 
-# Loggers, and the files that nets of encoder and decoder began with: the checkpoint has what became of them.
-_FREE_FORMS = re.compile(r"logger\.|(encoder|decoder)\.([\w.]+\.)?weights$")
+# Loggers, the stages that came before, and the files that nets of encoder and decoder began with: the checkpoint has
+# what became of them.
+_FREE_FORMS = re.compile(r"logger\.|stages(\.|$)|(encoder|decoder)\.([\w.]+\.)?weights$")
 _SINCE = {  # what runs of before had, whose configs do not say it
     "channels": 3, "data.access": "random", "condition.drop": 0.0,
     **dict.fromkeys(("encoder.norm_last", "encoder.net.norm_last", "encoder.semantic.norm_last"), False),
