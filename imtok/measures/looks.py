@@ -98,7 +98,7 @@ class PatchMeasure(Measure):
             return Found(absent={"patches": "tokens do not stand for patches of a grid"})
         return Found(
             tables={"frequent_codes": [{"code": code, "count": counts[code]} for code in shown]},
-            pictures={"Patches of the most frequent codes": _sheet([(str(code), patches[code]) for code in shown])},
+            pictures={"Patches of the most frequent codes": draw_sheet([(str(code), patches[code]) for code in shown])},
         )
 
 
@@ -130,7 +130,7 @@ class SwapMeasure(Measure):
         self.places = places
         for row in range(images):
             shown = [base[row], *(image[row] for image in changed)]
-            self.rows.append((seen.batch.key[row][-8:], [_pixels(image) for image in shown]))
+            self.rows.append((seen.batch.key[row][-8:], [pixels_of(image) for image in shown]))
 
     @override
     def finish(self) -> Found:
@@ -138,18 +138,19 @@ class SwapMeasure(Measure):
             return Found(absent={"swaps": "two images of a batch are needed, and ids"})
         table = [{"token": t, "squared_error": round(e, 4)} for t, e in zip(self.places, self.effects, strict=True)]
         title = f"Reconstruction, and with tokens {', '.join(map(str, self.places))} of another image"
-        return Found(tables={"swaps": table}, pictures={title: _sheet(self.rows)})
+        return Found(tables={"swaps": table}, pictures={title: draw_sheet(self.rows)})
 
 
 def _firsts(row: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return np.unique(row, return_index=True, return_counts=True)
 
 
-def _pixels(image: Real[Tensor, "c h w"]) -> np.ndarray:
+def pixels_of(image: Real[Tensor, "c h w"]) -> np.ndarray:
+    """An image as :func:`draw_sheet` takes it: height, width, 3."""
     return rearrange(rgb_levels(image.cpu()), "c h w -> h w c").numpy()
 
 
-def _sheet(rows: list[tuple[str, list[np.ndarray]]]) -> bytes:
+def draw_sheet(rows: list[tuple[str, list[np.ndarray]]]) -> bytes:
     """Labelled rows of small pictures, as PNG."""
     columns = max(len(pictures) for _, pictures in rows)
     sheet = Image.new("RGB", (_MARGIN + columns * (_TILE + 2), len(rows) * (_TILE + 2)), (255, 255, 255))

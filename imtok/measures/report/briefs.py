@@ -138,6 +138,7 @@ _MAKERS: dict[str, Callable[[Any], Brief]] = {
     "pfid": _pfid,
     "rate": _rate,
     "length": _length,
+    "allocation": _plain("Tokens by how much an image needs"),
     "language": _language,
     "frequent_codes": _plain("Most frequent codes of slot 0"),
     "swaps": _plain("What a token of another image changes"),
