@@ -7,7 +7,7 @@ import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
@@ -17,6 +17,7 @@ import imtok
 from imtok.command_line import go_on
 from imtok.distributed import launched_rank
 from imtok.errors import InputError
+from imtok.folders import config_folder
 from imtok.paste import override, shell_line
 from imtok.training.finish import SUMMARY
 from imtok.training.folder import CONFIG, STAGES, has_begun
@@ -35,7 +36,7 @@ def first_stages(config: DictConfig, folder: Path, console: Console) -> str | No
 
     Args:
         config: Of the last stage. Its ``stages`` has a section for each recipe that comes before it, in order, which
-            holds what differs from the recipe.
+            holds what differs from the recipe: other options by the names of their groups, and keys.
         folder: Of the last stage. The others lie in its ``stages``, each in a folder of the recipe's name.
         console: For a line at the start of each.
 
@@ -76,8 +77,11 @@ def stage_words(config: DictConfig, place: Path, index: int) -> list[str]:
     name, given = str(names[index]), HydraConfig.get().overrides
     searched = [word for word in given.hydra if word.startswith("hydra.searchpath=")]
     kept = [word for word in given.task if not _is_last(word.lstrip("+~").partition("=")[0])]
-    own = OmegaConf.to_container(config.stages[name]) if config.stages[name] else {}
-    changed = [f"++{override(key, value)}" for key, value in _flat(own)]
+    own = cast(dict[str, Any], OmegaConf.to_container(config.stages[name])) if config.stages[name] else {}
+    groups = {path.name for path in config_folder().iterdir() if path.is_dir()}
+    chosen = {key: value for key, value in own.items() if key in groups and isinstance(value, str)}
+    changed = [override(key, value) for key, value in chosen.items()]
+    changed += [f"++{override(key, value)}" for key, value in _flat(own) if key not in chosen]
     source = [override("init_from", str(place / names[index - 1]))] if index else []
     recipe = [f"experiment={name}", *kept, *changed, *source]
     return [*searched, *recipe, "stages=null", "ckpt=last", override("out", str(place / name))]

@@ -73,6 +73,17 @@ class NoiseConvolution(nn.Conv2d):
         self.register_load_state_dict_pre_hook(_widen)
         self.load_state_dict(nn.Conv2d(in_channels, out_channels, 3, padding=1).state_dict())
 
+    def widened(self, name: str, weight: Tensor) -> Tensor | None:
+        """A weight of the convolution without noise with zeros for the noise; None if it is none.
+
+        Args:
+            name: Of the weight, in this module.
+            weight: Of another module.
+        """
+        if name != "weight" or weight.ndim != 4 or 2 * weight.shape[1] != self.in_channels:
+            return None
+        return F.pad(weight, (0, 0, 0, 0, 0, weight.shape[1]))
+
     @override
     def forward(self, input: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c2 h w"]:
         noise = torch.randn_like(input) if self.training else steady_noise(input[0]).expand_as(input)
@@ -82,8 +93,9 @@ class NoiseConvolution(nn.Conv2d):
 def _widen(module: nn.Module, state_dict: dict[str, Tensor], prefix: str, *_: Any) -> None:
     """Give weights for the map alone zeros for the noise."""
     weight = state_dict.get(f"{prefix}weight")
-    if isinstance(module, nn.Conv2d) and weight is not None and 2 * weight.shape[1] == module.in_channels:
-        state_dict[f"{prefix}weight"] = F.pad(weight, (0, 0, 0, 0, 0, weight.shape[1]))
+    if isinstance(module, NoiseConvolution) and weight is not None:
+        wide = module.widened("weight", weight)
+        state_dict[f"{prefix}weight"] = weight if wide is None else wide
 
 
 def steady_noise(like: Float[Tensor, "c h w"]) -> Float[Tensor, "c h w"]:

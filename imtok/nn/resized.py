@@ -1,6 +1,6 @@
 """Learned tables of positions and of tokens, for another number of them than they were learnt for."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -39,7 +39,8 @@ def resized(name: str, net: nn.Module, source: nn.Module) -> Resized | None:
     """A table of ``source`` as ``net`` wants it; None if it is no table of positions or tokens, or of another width.
 
     Grids of positions are resized by bicubic interpolation. Of tokens in a row the first ones are kept where the new
-    net has fewer, and where it has more they are stretched by linear interpolation.
+    net has fewer, and where it has more they are stretched by linear interpolation. A module of ``net`` may have a
+    method ``widened``, which makes its weights of those of a module that reads less: without noise, for example.
 
     Args:
         name: Of the weight.
@@ -58,6 +59,10 @@ def resized(name: str, net: nn.Module, source: nn.Module) -> Resized | None:
         wanted, table = mine.get_parameter(leaf), other.get_parameter(leaf).detach()
     except AttributeError:
         return None
+    widened: Any = getattr(mine, "widened", None)  # a module that knows the weights of one that reads less
+    wide: Tensor | None = widened(leaf, table) if widened is not None else None
+    if wide is not None and wide.shape == wanted.shape:
+        return Resized(wide, str(list(table.shape)), str(list(wide.shape)), "zeros for what it did not read")
     if wanted.ndim != table.ndim or wanted.shape[-1] != table.shape[-1]:
         return None
     if isinstance(mine, GridPositions) and isinstance(other, GridPositions):

@@ -6,12 +6,15 @@ import sys
 import time
 
 import pytest
+import torch
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 from safetensors.torch import load_file
 
+from imtok.build import build_tokenizer
 from imtok.config import check_config, register_schemas
 from imtok.folders import config_folder
+from imtok.training.init_from import take_weights
 
 STAGE = "titok_l32_stage1"
 TINY = (
@@ -152,3 +155,22 @@ def test_a_stage_is_told_what_every_stage_is_and_what_it_alone_is(said, tmp_path
     assert "seed=3" in words
     assert "freeze" not in words
     assert words.endswith(f"stages=null ckpt=last out=new/stages/{STAGE}")
+
+
+def test_wetok_s_generative_decoder_begins_with_the_weights_of_its_first_stage_and_nothing_of_the_noise(tmp_path):
+    register_schemas("train")
+    with initialize_config_dir(str(config_folder()), version_base="1.3"):
+        whole = compose("train", overrides=["experiment=wetok_generative"])
+        own = whole.stages.wetok
+        words = ["experiment=wetok", f"encoder={own.encoder}", f"decoder={own.decoder}"]
+        first = compose("train", overrides=[*words, f"decoder.multipliers={list(own['decoder.multipliers'])}"])
+        assert first.encoder == whole.encoder
+        assert first.quantizer == whole.quantizer
+        assert first.decoder.multipliers == whole.decoder.multipliers
+        tiny = [compose("train", overrides=[*one, "size=tiny"]) for one in (words, ["experiment=wetok_generative"])]
+    before, after = (build_tokenizer(OmegaConf.to_container(config, resolve=True)) for config in tiny)
+    before.save(tmp_path / "before")
+    take_weights(after, str(tmp_path / "before"))
+    image = torch.rand(2, 3, 32, 32) * 2 - 1
+    with torch.inference_mode():
+        torch.testing.assert_close(after.eval()(image).image, before.eval()(image).image)
