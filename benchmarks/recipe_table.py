@@ -80,7 +80,7 @@ def facts(name: str) -> dict[str, str]:
         "bits": f"{tokens * quantizer.bits_per_token:,.0f}" if quantizer.vocab_sizes else "continuous",
         "parameters": f"{(count(tokenizer) - space) / 1e6:,.2f}M",
         "frozen space": f"{space / 1e6:,.2f}M" if space else "-",
-        "objective": objective(plain["objective"]),
+        "objective": "latents" if kind(plain["decoder"]) == "Rectifier" else objective(plain["objective"]),
         "training": f"{trainer['max_steps']:,} x {trainer['batch_size']}, {optimizer['lr']:.3g}",
         "published": said["published"],
     }

@@ -1,0 +1,84 @@
+"""The maps of a frozen autoencoder as latents: to quantize what another has encoded (ReVQ, arXiv 2507.10547)."""
+
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Float
+from torch import nn
+from typing_extensions import override
+
+from imtok.encoders.base import Encoder
+from imtok.nn.convolution import ConvolutionStack, Layer, activated_norm
+from imtok.nn.grid import grid_size
+from imtok.nn.patches import to_patches
+from imtok.spaces.base import Space, hold
+from imtok.types import Condition, Latents
+
+
+class SpaceEncoder(Encoder):
+    """A latent per patch of the map that a frozen space makes of an image, as it is or behind some layers.
+
+    Args:
+        out_dim: Width of the latents; the builder sets it to the quantizer's.
+        space: The frozen autoencoder; the builder passes it.
+        patch_size: Side of a patch, in positions of the map. A latent is as wide as the space has channels, times the
+            positions of a patch.
+        layers: Layers at the resolution of the map, between two convolutions; () = latents are the map itself, and
+            nothing here learns.
+        channels: Channels of these layers, a multiple of 32.
+
+    Raises:
+        ValueError: If there is no space, or the map's width is not the quantizer's where nothing lies between them; in
+            ``forward`` and ``num_latents``, if the image is no multiple of the pixels per latent.
+
+    Example:
+        >>> from imtok.spaces.patches import Patches
+        >>> encoder = SpaceEncoder(12, Patches(factor=2))
+        >>> encoder(torch.rand(1, 3, 8, 16) * 2 - 1).values.shape
+        torch.Size([1, 32, 12])
+    """
+
+    space: Space
+
+    def __init__(
+        self,
+        out_dim: int,
+        space: Space | None = None,
+        patch_size: int = 1,
+        layers: Sequence[Layer] = (),
+        channels: int = 128,
+    ) -> None:
+        super().__init__()
+        if space is None:
+            raise ValueError("space must be a frozen autoencoder for this encoder, got none; give space=kl_f16c16")
+        if patch_size < 1:
+            raise ValueError(f"patch_size must be at least 1, got {patch_size}")
+        hold(self, space)
+        self.patch_size, self.factor = patch_size, patch_size * space.factor
+        width = space.dim * patch_size**2
+        if not layers and out_dim != width:
+            raise ValueError(
+                f"quantizer.dim must be {width} ({space.dim} channels of the space times {patch_size**2} positions), "
+                f"got {out_dim}; give that, or encoder.layers"
+            )
+        self.layers = None
+        if layers:
+            self.layers = nn.Sequential(
+                nn.Conv2d(space.dim, channels, 3, padding=1),
+                ConvolutionStack(layers, channels, channels),
+                activated_norm(channels),
+                nn.Conv2d(channels, out_dim, patch_size, stride=patch_size),
+            )
+
+    @override
+    def forward(
+        self, image: Float[torch.Tensor, "b 3 h w"], length: int | None = None, condition: Condition | None = None
+    ) -> Latents:
+        grid_size((image.shape[-2], image.shape[-1]), self.factor)
+        maps = self.space.maps(image)
+        return Latents(to_patches(maps, self.patch_size) if self.layers is None else to_patches(self.layers(maps), 1))
+
+    @override
+    def num_latents(self, size: tuple[int, int]) -> int:
+        rows, columns = grid_size(size, self.factor)
+        return rows * columns
