@@ -18,7 +18,7 @@ _PAIR, _GAP, _BAND, _TEXT = 3, 10, 26, 15  # between a pair, between columns, be
 
 
 def draw_grid(
-    originals: Sequence[UInt8[Tensor, "3 h w"]], reconstructions: Sequence[UInt8[Tensor, "3 h w"]], columns: int = 8
+    originals: Sequence[UInt8[Tensor, "3 _ _"]], reconstructions: Sequence[UInt8[Tensor, "3 _ _"]], columns: int = 8
 ) -> Image.Image:
     """Bands of originals, each over the band of its reconstructions, with the PSNR of each pair below.
 
@@ -26,7 +26,7 @@ def draw_grid(
     down, in the order in which they are given. Every pixel of an image is a square of pixels of the picture.
 
     Args:
-        originals: At least one image; all of one size.
+        originals: At least one image; smaller ones lie in the top left corner of their tiles.
         reconstructions: As many.
         columns: Pairs in a band.
 
@@ -37,7 +37,7 @@ def draw_grid(
         raise ValueError(
             f"originals must be paired with reconstructions, got {len(originals)} and {len(reconstructions)}"
         )
-    height, width = originals[0].shape[-2:]
+    height, width = (max(image.shape[axis] for image in originals) for axis in (-2, -1))
     scale = max(1, round(_TILE / max(height, width)))
     tile_width, tile_height = width * scale, height * scale
     columns = min(columns, len(originals))
@@ -53,7 +53,8 @@ def draw_grid(
         left, top = margin + column * (tile_width + _GAP), _GAP + band * (band_height + _BAND)
         for row, (label, image) in enumerate(zip(("original", "reconstruction"), pair, strict=True)):
             upper = top + row * (tile_height + _PAIR)
-            picture.paste(to_picture(image).resize((tile_width, tile_height), Image.Resampling.NEAREST), (left, upper))
+            own = (image.shape[-1] * scale, image.shape[-2] * scale)
+            picture.paste(to_picture(image).resize(own, Image.Resampling.NEAREST), (left, upper))
             if not column:
                 draw.text((margin - _GAP, upper + tile_height / 2), label, _INK, font, anchor="rm")
         error = (pair[0].double() - pair[1].double()).square().mean().item()

@@ -13,6 +13,7 @@ from imtok.distributed import launched_gpu
 from imtok.errors import InputError
 from imtok.measures.spending import Spending
 from imtok.tokenizer import Tokenizer
+from imtok.whole import interpolate_positions
 
 
 @dataclass
@@ -65,6 +66,27 @@ class SpendingKeys:
         return Spending.of(self.length, self.target)
 
 
+@dataclass
+class WholeKeys:
+    """Which part of images, and what becomes of learned positions for other sizes than the trained one."""
+
+    crop: str | None = None
+    positions: str | None = None
+
+    def check_whole(self, image_size: int | None) -> list[str]:
+        """What is out of range, one line each."""
+        problems = list[str]()
+        if self.crop not in (None, "none"):
+            problems.append(f"crop must be none (whole images) or null (the protocol's square), got {self.crop}")
+        if self.positions not in (None, "interpolated"):
+            problems.append(f"positions must be interpolated or null (as the tokenizer has it), got {self.positions}")
+        if self.crop is not None and (getattr(self, "length", None), getattr(self, "target", None)) != (None, None):
+            problems.append("crop=none takes all tokens of each image; leave length and target out")
+        if self.crop is not None and image_size is not None:
+            problems.append("crop=none takes images at their own size; leave image_size out")
+        return problems
+
+
 def told_images(images: Images, tokenizer: Tokenizer, given: ConditionConfig) -> Images:
     """Images with what the tokenizer's condition reads; refused if none of a list has it, unless that is allowed."""
     images = told(with_channels(images, tokenizer.channels), tokenizer.condition)
@@ -104,6 +126,8 @@ def load_tokenizer(config: DictConfig, source: str | None = None) -> tuple[Token
     tokenizer = Tokenizer.load(source or config.tokenizer).to(device)
     given = given_condition(config)
     tokenizer.condition = give(tokenizer.condition, {*tokenizer.encoder.takes, *tokenizer.decoder.takes}, given)
+    if config.get("positions") == "interpolated":
+        interpolate_positions(tokenizer)
     size = config.image_size or tokenizer.image_size
     if size is None:
         raise InputError("image_size must be given: the tokenizer's config does not say what it was trained on")

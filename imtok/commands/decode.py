@@ -23,6 +23,7 @@ class Keys(SpendingKeys):
     batch_size: int | None = None
     layout: str | None = None
     bits: int = 8
+    positions: str | None = None
     device: str = "auto"
     threads: int | None = None
     condition: DecodeConditionConfig = field(default_factory=DecodeConditionConfig)
@@ -33,6 +34,8 @@ class Keys(SpendingKeys):
         problems = [f"{name} must be at least 1, got {v}" for name, v in least_one.items() if v is not None and v < 1]
         if self.bits not in (8, 16):
             problems.append(f"bits must be 8 or 16 per channel of a picture, got {self.bits}")
+        if self.positions not in (None, "interpolated"):
+            problems.append(f"positions must be interpolated or null (as the store says), got {self.positions}")
         return problems + self.condition.check() + self.check_spending()
 
 

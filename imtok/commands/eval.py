@@ -16,11 +16,11 @@ from imtok.data.remarks import say_remarks
 from imtok.data.stream import ImageStream
 from imtok.errors import InputError
 from imtok.files import claim_output, sha256
-from imtok.image_commands import ImagesKeys, SpendingKeys, load_tokenizer, plain_values, told_images
+from imtok.image_commands import ImagesKeys, SpendingKeys, WholeKeys, load_tokenizer, plain_values, told_images
 from imtok.measures.choose import missing, refuse
 from imtok.measures.evaluate import evaluate
-from imtok.measures.pictures import choose_shown
-from imtok.measures.protocol import Protocol, prepare
+from imtok.measures.pictures import SHOWN, choose_shown
+from imtok.measures.protocol import WHOLE, Protocol, prepare
 from imtok.measures.report.origin import Origin
 from imtok.measures.report.results import Report
 from imtok.measures.report.side_by_side import claim_side_by_side, side_by_side, unique_names
@@ -35,7 +35,7 @@ from imtok.training.folder import find_checkpoint
 
 
 @dataclass
-class Keys(MeasureConfig, SpendingKeys, ImagesKeys):
+class Keys(WholeKeys, MeasureConfig, SpendingKeys, ImagesKeys):
     """Tokenizers, a data set, what to measure and where the report goes. configs/eval.yaml explains each."""
 
     tokenizer: Any = MISSING
@@ -44,7 +44,8 @@ class Keys(MeasureConfig, SpendingKeys, ImagesKeys):
 
     def check(self) -> list[str]:
         """What is out of range, one line each."""
-        problems = [*ImagesKeys.check(self), *MeasureConfig.check(self), *self.check_spending()]
+        problems = [*ImagesKeys.check(self), *MeasureConfig.check(self)]
+        problems += [*self.check_spending(), *self.check_whole(self.image_size)]
         if self.tokenizer == [] or not isinstance(self.tokenizer, (str, list)):
             problems.append(f"tokenizer must be a run folder, or several as [A,B], got {self.tokenizer!r}")
         return problems
@@ -66,6 +67,8 @@ def run(config: DictConfig) -> None:
     for into in places:  # before hours of measuring, not after
         claim_output(into, REPORT)
     protocol = build_protocol(plain_values(config))
+    protocol = protocol if typed.crop is None else replace(protocol, crop=WHOLE)
+    whole = protocol.crop == WHOLE  # sizes may differ: one image at a time
     # On which images.
     console.print(take_data(config, sources, split="val"), soft_wrap=True, markup=False)
     plain = plain_values(config)
@@ -88,9 +91,9 @@ def run(config: DictConfig) -> None:
         settings = make_settings(typed, protocol, images)
         settings = replace(settings, untold=typed.condition.missing, condition=typed.condition.facts)
         settings = replace(settings, spending=typed.spending)
-        loader = evaluation_loader(images, config.batch_size, config.workers)
+        loader = evaluation_loader(images, 1 if whole else config.batch_size, config.workers)
         batches = watched(loader, len(images) if isinstance(images, ImageSet) else None, name)
-        measured = evaluate(tokenizer, batches, device, choose_shown(images).key, settings)
+        measured = evaluate(tokenizer, batches, device, SHOWN if whole else choose_shown(images).key, settings)
         report = replace(measured, name=name, origin=origin)
         write_and_show(report, into, console)
         reports.append(report)

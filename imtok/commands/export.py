@@ -13,12 +13,13 @@ from imtok.build import build_data
 from imtok.command_line import output_folder
 from imtok.data.remarks import say_remarks
 from imtok.data.told import with_channels
+from imtok.data.transforms import WholeImage
 from imtok.distributed import launched_rank
 from imtok.export.feed import make_feed
 from imtok.export.store import MANIFEST
 from imtok.export.tokens import export_tokens
 from imtok.export.views import AUGMENTS, Views
-from imtok.image_commands import ImagesKeys, SpendingKeys, given_condition, load_tokenizer, plain_values
+from imtok.image_commands import ImagesKeys, SpendingKeys, WholeKeys, given_condition, load_tokenizer, plain_values
 from imtok.measures.report.origin import Origin
 from imtok.measures.spending import Spending
 from imtok.paste import imtok_line
@@ -29,7 +30,7 @@ SHOWN = 10  # unreadable images that are named on the terminal
 
 
 @dataclass
-class Keys(SpendingKeys, ImagesKeys):
+class Keys(WholeKeys, SpendingKeys, ImagesKeys):
     """A tokenizer, a data set and where its tokens go. configs/export.yaml explains each."""
 
     shard_size: int = 10_000
@@ -37,7 +38,9 @@ class Keys(SpendingKeys, ImagesKeys):
 
     def check(self) -> list[str]:
         """What is out of range, one line each."""
-        problems = super().check() + self.check_spending()
+        problems = [*ImagesKeys.check(self), *self.check_spending(), *self.check_whole(self.image_size)]
+        if self.crop is not None and self.augment != "centre":
+            problems.append(f"crop=none has one view of each image; leave augment={self.augment} out")
         if self.shard_size < 1:
             problems.append(f"shard_size must be at least 1 image, got {self.shard_size}")
         if self.augment not in AUGMENTS:
@@ -61,10 +64,17 @@ def run(config: DictConfig) -> None:
     views = Views(config.augment)
     images = with_channels(data.evaluation(views.square(size), config.split), tokenizer.channels)
     say_remarks(images.remarks)
-    feed = make_feed(images, config.shard_size, max(1, config.batch_size // len(views)), config.workers)
+    whole = config.crop is not None
+    if whole:
+        images.transform = WholeImage(size)
+    batch_size = 1 if whole else max(1, config.batch_size // len(views))
+    feed = make_feed(images, config.shard_size, batch_size, config.workers)
+    if whole:
+        feed.side = None
     about = Origin(plain["data"], config.split or data.default_split).about_data() | {"image_size": images.image_size}
     spending = Spending.of(config.length, config.target)
-    manifest = export_tokens(tokenizer, feed, folder, views, device, about, given_condition(config), spending)
+    shape = {name: config[name] for name in ("crop", "positions") if config[name] is not None}
+    manifest = export_tokens(tokenizer, feed, folder, views, device, about, given_condition(config), spending, shape)
     _show(manifest, folder, config.tokenizer, console)
 
 
@@ -72,7 +82,8 @@ def _show(manifest: Mapping[str, Any], folder: Path, tokenizer: str, console: Co
     """Say how many images there are, which could not be read, where the ids lie, and how they become pictures."""
     count, tokens, bad = manifest["images"], manifest["tokens"], manifest["bad"]
     split = manifest["data"]["split"]
-    console.print(f"{count} images of {tokens} tokens in {folder}, split={split}", soft_wrap=True, markup=False)
+    most = "up to " if "crop" in manifest else ""
+    console.print(f"{count} images of {most}{tokens} tokens in {folder}, split={split}", soft_wrap=True, markup=False)
     if bad:
         _show_bad(bad, count, folder, console)
     axes = " x ".join(manifest["ids"]["shape"])

@@ -216,7 +216,7 @@ class Sample:
         texts: All texts about it, where these are several and were looked for.
     """
 
-    image: Real[Tensor, "c size size"] | None
+    image: Real[Tensor, "c h w"] | None
     label: int
     index: int
     key: str

@@ -28,8 +28,8 @@ class Transform(ABC):
     least: int | None = None
 
     @abstractmethod
-    def __call__(self, image: Real[Tensor, "c h w"], generator: np.random.Generator) -> Real[Tensor, "c size size"]:
-        """A square of ``size`` pixels; ``generator`` is the only source of randomness."""
+    def __call__(self, image: Real[Tensor, "c h w"], generator: np.random.Generator) -> Real[Tensor, "c h2 w2"]:
+        """A square of ``size`` pixels, or the whole image; ``generator`` is the only source of randomness."""
 
 
 class RandomScaleCrop(Transform):
@@ -108,6 +108,27 @@ class CentreCrop(Transform):
             longest = LONGEST * min(image.shape[-2:])
             image = _centre(scale_short_side(_centre(image, longest, longest), self.size), self.size, self.size)
         return (image.flip(-1) if self.flip and generator.random() < 0.5 else image).contiguous()
+
+
+class WholeImage(Transform):
+    """Every image as it is, of whatever height and width.
+
+    Args:
+        size: What the tokenizer was trained on, for those who ask.
+
+    Example:
+        >>> WholeImage(32)(torch.zeros(3, 100, 80, dtype=torch.uint8), np.random.default_rng(0)).shape
+        torch.Size([3, 100, 80])
+    """
+
+    def __init__(self, size: int) -> None:
+        check_size(size)
+        self.size = size
+
+    @override
+    def __call__(self, image: Real[Tensor, "c h w"], generator: np.random.Generator) -> Real[Tensor, "c h w"]:
+        """The image; draws nothing from ``generator``."""
+        return image.contiguous()
 
 
 class RandomScaledCrop(Transform):

@@ -213,7 +213,8 @@ class Building:
         bad = [bad for record in records for bad in record["bad"]]
         require_images(len(full), bad)
         shapes = {(*record["image_size"], record["tokens"]) for record in full}
-        if len(shapes) > 1:
+        whole = any("sizes" in record for record in full)
+        if len(shapes) > 1 and not whole:
             raise InputError(f"images must all have one size, got {sorted(shapes)} (height, width, tokens)")
         with _room(self.aside, 2**20):
             path = self.aside / "codebook.safetensors"
@@ -228,7 +229,7 @@ class Building:
         manifest = {
             "format": FORMAT,
             "images": sum(len(record["keys"]) for record in records),
-            "tokens": full[0]["tokens"],
+            "tokens": max(record["tokens"] for record in full),
             "image_size": full[0]["image_size"],
             "batch_size": max(record["batch_size"] for record in full),
             "variable_length": any(record["variable_length"] for record in full),

@@ -27,6 +27,7 @@ from imtok.pixels import to_uint8
 from imtok.quantizers.continuous import GIVE_IDS
 from imtok.tokenizer import Tokenizer
 from imtok.types import Tokens
+from imtok.whole import cut, interpolate_positions, readable_size
 
 MARKER = "pictures.json"
 _BATCH_SIZE = 64
@@ -82,19 +83,22 @@ def decode_ids(
     with new_folder(folder) as aside, evaluating(tokenizer.to(device)):
         spender = Spender(tokenizer, size, spending) if spending.facts else None
         lots = _told(_read(tokenizer, source, size, batch_size, layout, spending), told)
-        for tokens, captions, labels, varies in watched(lots, _count(source), "decode", lambda lot: len(lot.captions)):
+        for lot in watched(lots, _count(source), "decode", lambda lot: len(lot.captions)):
+            tokens, captions, labels, varies, own = lot
             keep = None if tokens.keep is None else tokens.keep.to(device)
             _require_each(tokenizer, captions, labels, source, count, told)
             condition = tokenizer.condition_for(len(captions), captions, labels)
             moved = Tokens(tokens.ids.to(device), keep)
             try:
+                made = size if own is None else readable_size(tokenizer, own)
                 if spender is not None:
                     moved = spender.shorten(moved, condition)
                     varies = varies or spending.target is not None
                 decode = decode_kept if varies else Tokenizer.decode
-                images = decode(tokenizer, moved, size, condition)
+                images = cut(decode(tokenizer, moved, made, condition), own or size)
             except ValueError as error:
-                raise InputError(f"{source} cannot be decoded to {size[1]}x{size[0]} pixels ({error})") from None
+                wanted = own or size
+                raise InputError(f"{source} cannot be decoded to {wanted[1]}x{wanted[0]} pixels ({error})") from None
             for image in images:
                 (to_picture(to_uint8(image)) if bits == 8 else to_deep_picture(image)).save(aside / f"{count:06d}.png")
                 count += 1
@@ -103,7 +107,7 @@ def decode_ids(
 
 
 class _Lot(NamedTuple):
-    """Ids of some images, and caption and label of each; "" and -1 where there is none.
+    """Ids of some images, caption and label of each ("" and -1 where there is none), and of a whole image its size.
 
     ``varies`` says whether images have as many tokens as a target asked for, or as a prior has drawn.
     """
@@ -112,6 +116,7 @@ class _Lot(NamedTuple):
     captions: list[str]
     labels: Int64[Tensor, " b"]
     varies: bool = False
+    size: Size | None = None
 
 
 def _read(
@@ -122,12 +127,18 @@ def _read(
     if shards is not None and layout is not None:
         raise InputError(f"layout= is for numbers of a generator, and {source} has the tokenizer's ids; leave it out")
     if shards is not None:
-        store = TokenStore(source if source.is_dir() else source.parent)
+        store = TokenStore(source if source.is_dir() else source.parent, whole=True)
         if not makes_tokens_of(tokenizer, store.manifest):
             raise InputError(f"{source} was exported with another tokenizer; give the one that wrote it")
         store.verify()
         tell_as_stored(tokenizer, store)
         words = store.told(shards)
+        spending.require_square(store.whole)
+        for tokens, own in store.single(shards) if store.whole else ():
+            caption, label = next(words)
+            yield _Lot(tokens, [caption], torch.tensor([label]), size=own)
+        if store.whole:
+            return
         for tokens in store.batches(batch_size or store.manifest["batch_size"] * store.views, shards):
             captions, labels = zip(*islice(words, len(tokens.ids)), strict=True)
             yield _Lot(tokens, list(captions), torch.tensor(labels), "target" in store.manifest.get("lengths", ()))
@@ -160,7 +171,10 @@ def _keep_beside(source: Path, rows: np.ndarray) -> np.ndarray | None:
 
 def _count(source: Path) -> int | None:
     """How many images a whole store holds; None = it is something else."""
-    return len(TokenStore(source)) * TokenStore(source).views if source.is_dir() else None
+    if not source.is_dir():
+        return None
+    store = TokenStore(source, whole=True)
+    return len(store) * store.views
 
 
 def tell_as_stored(tokenizer: Tokenizer, store: TokenStore) -> None:
@@ -171,6 +185,8 @@ def tell_as_stored(tokenizer: Tokenizer, store: TokenStore) -> None:
         stored.label = None if condition.every_label is not None else stored.label
     takes = {*tokenizer.encoder.takes, *tokenizer.decoder.takes}
     tokenizer.condition = give(condition, takes, stored) if stored.facts else condition
+    if store.manifest.get("positions") == "interpolated":
+        interpolate_positions(tokenizer)
 
 
 def _told(lots: Iterator[_Lot], told: DecodeConditionConfig) -> Iterator[_Lot]:
@@ -199,9 +215,9 @@ def _require_each(
 def _shards_of_store(source: Path) -> range | None:
     """Which shards of a store ``source`` is; None for a file of somebody else's."""
     if source.is_dir():
-        return range(TokenStore(source).manifest["shards"])
+        return range(TokenStore(source, whole=True).manifest["shards"])
     try:
-        shards = TokenStore(source.parent).manifest["shards"] if (source.parent / MANIFEST).is_file() else 0
+        shards = TokenStore(source.parent, whole=True).manifest["shards"] if (source.parent / MANIFEST).is_file() else 0
     except InputError:  # somebody else's manifest
         return None
     number = next((number for number in range(shards) if source.name == f"ids-{number:05d}.npy"), None)

@@ -58,7 +58,7 @@ class TokenStore:
         InputError: If it is not a token store of this format.
     """
 
-    def __init__(self, folder: str | Path) -> None:
+    def __init__(self, folder: str | Path, whole: bool = False) -> None:
         self.folder = folder = Path(folder)
         if not (folder / MANIFEST).is_file():
             raise InputError(f"{folder} is not a token store (no {MANIFEST} in it); write one with imtok export")
@@ -68,6 +68,25 @@ class TokenStore:
         missing = _NEEDED - self.manifest.keys()
         if missing:
             raise InputError(f"{folder / MANIFEST} is damaged (it lacks {min(missing)}); export again")
+        if self.whole and not whole:
+            raise InputError(
+                f"{folder} holds whole images of many sizes, which only imtok decode and imtok verify read; export "
+                "again without crop=none"
+            )
+
+    @property
+    def whole(self) -> bool:
+        """Whether each image has a size and a number of tokens of its own."""
+        return self.manifest.get("crop") == "none"
+
+    def single(self, shards: Sequence[int] | None = None) -> Iterator[tuple[Tokens, tuple[int, int]]]:
+        """The tokens of each whole image, one after the other, and its height and width."""
+        for number in range(self.manifest["shards"]) if shards is None else shards:
+            shard, record = self.shard(number), self.record(number)
+            for row, (size, length) in enumerate(zip(record["sizes"], record["lengths"], strict=True)):
+                ids = torch.from_numpy(shard.ids[row, :, :length].astype(np.int64))
+                keep = None if shard.keep is None else torch.from_numpy(np.array(shard.keep[row, :, :length]))
+                yield Tokens(ids, keep), (size[0], size[1])
 
     def __len__(self) -> int:
         return self.manifest["images"]
@@ -181,6 +200,11 @@ class TokenStore:
         """
         images, row = 0, (self.views, self.manifest["tokens"], len(self.manifest["vocab_sizes"]))
         for number, shard in enumerate(self.shards()):
+            if self.whole and len(shard.keys):
+                record = self.record(number)
+                row = (row[0], max(record["lengths"]), row[2])
+                if len(record["sizes"]) != len(shard.keys) or len(record["lengths"]) != len(shard.keys):
+                    raise InputError(f"{self.folder / record_name(number)} lacks sizes of images; export again")
             path = self.folder / f"ids-{number:05d}.npy"
             if shard.ids.shape[1:] != row:
                 raise InputError(f"{path} must hold {row} views, tokens and slots, got {shard.ids.shape[1:]}")

@@ -1,6 +1,6 @@
 """A data set as tokens, for generators to train on."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from itertools import groupby
 from operator import itemgetter
@@ -28,6 +28,7 @@ from imtok.quantizers.continuous import GIVE_IDS
 from imtok.quantizers.layout import layout, structure
 from imtok.tokenizer import Tokenizer
 from imtok.types import Batch
+from imtok.whole import grown, readable_size
 
 _ROW = 128  # bytes of an image's label and key, about
 
@@ -41,6 +42,7 @@ def export_tokens(
     data: dict[str, Any] | None = None,
     told: ConditionConfig | None = None,
     spending: Spending | None = None,
+    shape: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
     """Write ids, labels, keys and captions of every image in shards, the codebook, and last the manifest.
 
@@ -58,6 +60,9 @@ def export_tokens(
         told: What a command told the tokenizer of all images, and whether they may lack a caption or label that it
             reads; None = nothing, and they may not.
         spending: How many tokens an image gets; None = all.
+        shape: ``crop: none`` = images are whole, each of its own size, one in a batch; the store then holds the size
+            and the number of tokens of each, and ids after its last token are zero. ``positions: interpolated`` = the
+            tokenizer's positions were resized for them.
 
     Returns:
         The manifest.
@@ -68,6 +73,7 @@ def export_tokens(
     """
     quantizer, views, told = tokenizer.quantizer, views or Views(), told or ConditionConfig()
     spending = spending or Spending()
+    said = dict(shape or {})
     if not quantizer.vocab_sizes:
         raise InputError(f"{type(quantizer).__name__} has continuous latents and no ids to export; {GIVE_IDS}")
     size = None if feed.side is None else _view_size(feed.side, views)
@@ -81,25 +87,27 @@ def export_tokens(
         "batch_size": feed.batch_size,
         **({"condition": told.facts} if told.facts else {}),
         **({"lengths": spending.facts} if spending.facts else {}),
+        **said,
     }
     building = Building(folder, plan)
     if building.finished():
         return building.manifest()
     try:
         with evaluating(tokenizer.to(device)):
-            coder = _Coder(tokenizer, views, size, torch.device(device), told.missing, spending)
+            whole = "crop" in said
+            coder = _Coder(tokenizer, views, size, torch.device(device), told.missing, spending, whole)
             if feed.images is not None and size is not None:
                 building.require_room(_bytes_left(building, feed, coder, len(views), size))
             for wait in (False, True):  # once what nobody has, then what others have left
                 _write_shards(building, feed, coder, wait)
                 if all(map(building.has, range(feed.shards))):
                     break
-        shape = ["images", *(["views"] if len(views) > 1 else []), "tokens", "slots"]
+        axes = ["images", *(["views"] if len(views) > 1 else []), "tokens", "slots"]
         head = {
             "augment": views.augment,
             "views": views.about,
             "shard_size": feed.shard_size,
-            "ids": {"shape": shape, "dtype": id_type(quantizer.vocab_sizes).name},
+            "ids": {"shape": axes, "dtype": id_type(quantizer.vocab_sizes).name},
             "token_order": "that of the tokenizer's latents; of a grid row by row, from the top left",
             **layout(quantizer),
             **structure(quantizer),
@@ -109,6 +117,7 @@ def export_tokens(
             **({"condition": told.facts} if told.facts else {}),
             **({"lengths": spending.facts} if spending.facts else {}),
             **({"prefixes": not tokenizer.encoder.budgeted} if tokenizer.decoder.flexible else {}),
+            **said,
             "data": {**(data or {}), **feed.about},
         }
         return building.finish(feed.shards, partial(write_codebook, quantizer), head)
@@ -152,12 +161,13 @@ class _Coder:
         device: torch.device,
         missing: bool,
         spending: Spending,
+        whole: bool = False,
     ) -> None:
         self.tokenizer, self.views, self.size, self.device = tokenizer, views, size, device
         self.dtype = id_type(tokenizer.quantizer.vocab_sizes)
         self.image_size: tuple[int, int] | None = None
         self.room: Tensor | None = None
-        self.missing, self.spending = missing, spending
+        self.missing, self.spending, self.whole = missing, spending, whole
         self._spender: Spender | None = None
 
     def spender(self, size: tuple[int, int]) -> Spender:
@@ -172,6 +182,12 @@ class _Coder:
         square = to_float(batch.image.to(self.device)).to(self.tokenizer.decoder.last_layer.dtype)
         image = self._cut(square)
         size = (image.shape[-2], image.shape[-1])
+        if self.whole:
+            try:
+                image = grown(square, readable_size(self.tokenizer, size))[:, None]
+            except InputError as error:
+                raise InputError(f"{batch.key[0]}: {error}") from None
+            self.image_size = size
         if self.image_size is None:
             self.image_size = size
             try:
@@ -184,7 +200,9 @@ class _Coder:
         require_each(batch, self.tokenizer.condition, self.missing)
         condition = self.tokenizer.condition_of(batch)
         condition = condition and condition.repeat(len(self.views))
-        quantized = self.spender(size).encode(rearrange(image, "b a c h w -> (b a) c h w"), condition)
+        quantized = self.spender((image.shape[-2], image.shape[-1])).encode(
+            rearrange(image, "b a c h w -> (b a) c h w"), condition
+        )
         keys = [key for key in batch.key for _ in self.views.all]
         require_finite(quantized.latents, keys, "latents")
         arrays = {"ids": quantized.ids.cpu().numpy().astype(self.dtype)}
@@ -214,7 +232,7 @@ def _gather(coder: _Coder, batches: Iterator[Batch]) -> tuple[dict[str, np.ndarr
     """Arrays of one shard, and what its record says of them."""
     parts: dict[str, list[np.ndarray]] = {}
     keys, captions, bad, largest = list[str](), list[str](), list[str](), 0
-    texts = list[tuple[str, ...]]()
+    texts, sizes, lengths = list[tuple[str, ...]](), list[list[int]](), list[int]()
     for batch in batches:
         bad.extend(batch.bad)
         if len(batch.image):
@@ -222,9 +240,13 @@ def _gather(coder: _Coder, batches: Iterator[Batch]) -> tuple[dict[str, np.ndarr
             captions.extend(batch.caption or [""] * len(batch.key))
             texts.extend(batch.texts or [()] * len(batch.key))
             largest = max(largest, len(batch.image))
-            for name, rows in {**coder(batch), "labels": batch.label.numpy()}.items():
+            found = coder(batch)
+            sizes.append(list(batch.image.shape[-2:]))
+            lengths.append(found["ids"].shape[-2])
+            for name, rows in {**found, "labels": batch.label.numpy()}.items():
                 parts.setdefault(name, []).append(rows)
-    arrays = {name: np.concatenate(rows) for name, rows in parts.items()}
+    most = max(lengths, default=0) if coder.whole else None
+    arrays = {name: np.concatenate([_filled(one, name, most) for one in rows]) for name, rows in parts.items()}
     about = {
         "image_size": list(coder.image_size or (0, 0)),
         "tokens": arrays["ids"].shape[-2] if keys else 0,
@@ -233,9 +255,18 @@ def _gather(coder: _Coder, batches: Iterator[Batch]) -> tuple[dict[str, np.ndarr
         "keys": keys,
         "bad": bad,
     }
+    if coder.whole:
+        about |= {"image_size": [0, 0], "sizes": sizes, "lengths": lengths}
     if any(captions):
         about["captions"] = captions
     if any(texts):
         pairs = zip(captions, texts, strict=True)
         about["texts"] = [list(several) or ([caption] if caption else []) for caption, several in pairs]
     return arrays, about
+
+
+def _filled(rows: np.ndarray, name: str, tokens: int | None) -> np.ndarray:
+    """Rows of ids or of ``keep`` with zeros up to so many tokens; None = they are all of one length."""
+    if tokens is None or name == "labels":
+        return rows
+    return np.pad(rows, [(0, tokens - size) if axis == 1 else (0, 0) for axis, size in enumerate(rows.shape)])

@@ -21,6 +21,7 @@ from imtok.pixels import to_uint8
 from imtok.text import terminal
 from imtok.tokenizer import Tokenizer
 from imtok.types import Tokens
+from imtok.whole import cut, readable_size
 
 SAMPLE = "sample.json"
 
@@ -40,7 +41,7 @@ def verify(folder: Path) -> Table:
         if "slots" in report.get("sequence", ()):
             rows["numbers"] = Sequencing.stored(report["sequence"]).words
         return _table(folder, {**rows, "files": f"{report['files']}, all as they were written"})
-    store = TokenStore(folder)
+    store = TokenStore(folder, whole=True)
     store.verify()
     manifest = store.manifest
     labels = np.concatenate([np.asarray(shard.labels) for shard in store.shards()])
@@ -81,26 +82,34 @@ def decode_sample(
     """
     if not (folder / MANIFEST).is_file():
         raise InputError(f"{folder} is not a token store, and only such can be decoded; give the one it came from")
-    store, device = TokenStore(folder), tokenizer.decoder.last_layer.device
+    store, device = TokenStore(folder, whole=True), tokenizer.decoder.last_layer.device
     if store.manifest["tokenizer_sha256"] != tokenizer.fingerprint():
         raise InputError(f"{folder} was exported with another tokenizer; give the one that wrote it")
     tell_as_stored(tokenizer, store)
     claim_output(out, SAMPLE)
     count, size = min(number, len(store)), (store.manifest["image_size"][0], store.manifest["image_size"][1])
-    spender, varies = Spender(tokenizer, size, spending or Spending()), "target" in store.manifest.get("lengths", ())
+    spending, varies = spending or Spending(), "target" in store.manifest.get("lengths", ())
+    spending.require_square(store.whole)
+    spender = Spender(tokenizer, size, spending) if spending.facts else None
     wanted = {index * len(store) // count for index in range(count)}
     names: dict[str, str] = {}
     with new_folder(out) as aside, evaluating(tokenizer):
         first = 0
-        for shard in store.shards():
+        for number, shard in enumerate(store.shards()):
+            record = store.record(number) if store.whole else None
             for place in sorted(wanted & set(range(first, first + len(shard.keys)))):
-                tokens, row = _tokens(shard, place - first, device), place - first
+                row = place - first
+                tokens, own = _tokens(shard, row, device), size
+                if record is not None:
+                    own, length = (record["sizes"][row][0], record["sizes"][row][1]), record["lengths"][row]
+                    tokens = Tokens(tokens.ids[:, :length], None if tokens.keep is None else tokens.keep[:, :length])
                 caption = "" if shard.captions is None else shard.captions[row]
                 labels = torch.full((store.views,), int(shard.labels[row]))
                 condition = tokenizer.condition_for(store.views, [caption] * store.views, labels)
-                tokens = spender.shorten(tokens, condition)
-                decode = decode_kept if varies or spender.spending.target is not None else Tokenizer.decode
-                images = decode(tokenizer, tokens, size, condition)
+                made = readable_size(tokenizer, own) if store.whole else own
+                tokens = tokens if spender is None else spender.shorten(tokens, condition)
+                decode = decode_kept if varies or spending.target is not None else Tokenizer.decode
+                images = cut(decode(tokenizer, tokens, made, condition), own)
                 for view, image in enumerate(to_uint8(images)):
                     name = f"{place:06d}.png" if store.views == 1 else f"{place:06d}_{view}.png"
                     to_picture(image).save(aside / name)
@@ -118,8 +127,8 @@ def _tokens(shard: Shard, row: int, device: torch.device) -> Tokens:
 
 def _count(store: TokenStore) -> str:
     """Tokens of a view, and of how many how many there are where views differ."""
-    most = str(store.manifest["tokens"])
-    if not store.manifest["variable_length"]:
+    most = f"up to {store.manifest['tokens']}" if store.whole else str(store.manifest["tokens"])
+    if store.whole or not store.manifest["variable_length"]:
         return most
     own = np.concatenate([shard.keep.sum(-1).ravel() for shard in store.shards() if shard.keep is not None])
     return f"{own.min()} to {own.max()} of {most}, {own.mean():.1f} in the mean," if len(own) else most

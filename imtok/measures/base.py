@@ -38,6 +38,7 @@ class Measure(ABC):
 
     taps: tuple[str, ...] = ()  # sub-modules of the tokenizer whose outputs it looks at
     needs_ids: bool = False  # a tokenizer with continuous latents cannot be measured
+    any_size: bool = False  # batches may differ in size, and what the tokenizer read may be larger than the image
     key: str = ""
     about: Mapping[str, Any] = MappingProxyType({})
 
@@ -77,6 +78,8 @@ class ImageMeasure(Measure):
     Args:
         metric: What is averaged; its class says what the number is.
     """
+
+    any_size = True
 
     def __init__(self, metric: ImageMean) -> None:
         self.metric = metric

@@ -65,6 +65,7 @@ class CodeMeasure(Measure):
     """Counts ids and tokens."""
 
     quantities = (*_USE, _TOKENS, _BITS, _ENTROPY)
+    any_size = True
 
     @override
     def set_up(self, bench: Bench) -> None:

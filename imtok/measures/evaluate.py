@@ -3,13 +3,16 @@
 import logging
 import warnings
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
 import xxhash
+from torch import Tensor
 
 from imtok.data.told import require_each
 from imtok.distributed import gather_values
+from imtok.errors import InputError
 from imtok.measures.base import Found, Measure, Seen
 from imtok.measures.choose import by_name, choose, refuse
 from imtok.measures.inference import (
@@ -24,7 +27,7 @@ from imtok.measures.inference import (
 )
 from imtok.measures.keys import without_cache
 from imtok.measures.pictures import SHOWN, Pictures
-from imtok.measures.protocol import protocol_id
+from imtok.measures.protocol import WHOLE, protocol_id
 from imtok.measures.quantity import announced, declared, of_channels
 from imtok.measures.report.origin import now
 from imtok.measures.report.results import Report
@@ -33,7 +36,8 @@ from imtok.measures.settings import Settings
 from imtok.measures.spending import Spender
 from imtok.pixels import rgb_levels
 from imtok.tokenizer import Tokenizer
-from imtok.types import Batch
+from imtok.types import Batch, Condition, Reconstruction
+from imtok.whole import cut, grown, readable_size
 
 log = logging.getLogger(__name__)
 _WRAP = 2**64
@@ -66,22 +70,28 @@ def evaluate(
     """
     device, settings = torch.device(device), settings or Settings()
     exact = torch.device("cpu") if device.type == "mps" else device  # mps knows no float64
-    kept, bad, size = Pictures.wanted(pictures), list[str](), (0, 0)
+    kept, bad, size, sizes = Pictures.wanted(pictures), list[str](), (0, 0), set[Size]()
     images, digest, untold = 0, 0, 0
+    whole = settings.protocol.crop == WHOLE
     # every image once, on this rank
     with together(), evaluating(tokenizer.to(device)):
         measures, absent = choose(settings, tokenizer, device, exact)
         if not settings.skip_missing:
             refuse(reasons(absent))
         spender: Spender | None = None
+        if whole:
+            _require_any_size(measures)
         taps = sorted({name for measure in measures for name in measure.taps})
-        for batch, image, size in read_images(tokenizer, loader, device, bad):
+        for batch, image, size in read_images(tokenizer, loader, device, bad, whole):
             if not images:
                 _start(measures, tokenizer, size, settings)
             untold += require_each(batch, tokenizer.condition, settings.untold)
             condition = tokenizer.condition_of(batch)
-            spender = spender or Spender(tokenizer, size, settings.spending)
-            reconstruction = spender.reconstruct(image, taps, condition)
+            if whole:
+                reconstruction = _whole(tokenizer, image, taps, condition, batch.key)
+            else:
+                spender = spender or Spender(tokenizer, size, settings.spending)
+                reconstruction = spender.reconstruct(image, taps, condition)
             require_finite(reconstruction.quantized.latents, batch.key, "latents")
             require_finite(reconstruction.image, batch.key, "reconstruction")
             seen = Seen(tokenizer, batch, image, reconstruction, condition, not settings.spending.facts)
@@ -90,10 +100,11 @@ def evaluate(
             # a sum does not depend on the order, nor on how ranks share the images
             digest = sum((xxhash.xxh3_64_intdigest(one.cpu().numpy().tobytes()) for one in batch.image), digest) % _WRAP
             images += len(batch.image)
+            sizes.add(size)
             kept.add(batch.key, rgb_levels(seen.target), rgb_levels(seen.pixels))
     # what all ranks have seen
     bad = [sample for samples in gather_values(bad) for sample in samples]
-    size = common_size(size)
+    size = _common(sizes) if whole else common_size(size)
     counts = gather_values((images, digest))
     own = images
     images, digest = sum(count for count, _ in counts), sum(part for _, part in counts) % _WRAP
@@ -159,6 +170,33 @@ def evaluate(
         parameters=sum(parameter.numel() for parameter in tokenizer.parameters()),
         when=now(),
     )
+
+
+def _whole(
+    tokenizer: Tokenizer, image: Tensor, taps: Sequence[str], condition: Condition | None, keys: Sequence[str]
+) -> Reconstruction:
+    """What becomes of whole images: grown to a size that can be read, and cut again."""
+    size = (image.shape[-2], image.shape[-1])
+    try:
+        made = tokenizer(grown(image, readable_size(tokenizer, size)), taps, condition=condition)
+    except (ValueError, InputError) as error:
+        raise InputError(f"{keys[0]}: {error}") from None
+    return replace(made, image=cut(made.image, size))
+
+
+def _require_any_size(measures: Sequence[Measure]) -> None:
+    refused = [measure.key or measure.name for measure in measures if not measure.any_size]
+    if refused:
+        raise InputError(
+            f"metrics=[{','.join(refused)}] cannot be measured on whole images of many sizes; give crop=null, or leave "
+            f"{'them' if len(refused) > 1 else 'it'} out"
+        )
+
+
+def _common(sizes: set[Size]) -> Size:
+    """The size of all images of all ranks; (0, 0) = they differ."""
+    found = {size for own in gather_values(sizes) for size in own}
+    return found.pop() if len(found) == 1 else (0, 0)
 
 
 def _start(measures: Sequence[Measure], tokenizer: Tokenizer, size: Size, settings: Settings) -> None:

@@ -43,7 +43,7 @@ def together() -> Iterator[None]:
 
 
 def read_images(
-    tokenizer: Tokenizer, loader: Iterable[Batch], device: torch.device, bad: list[str]
+    tokenizer: Tokenizer, loader: Iterable[Batch], device: torch.device, bad: list[str], whole: bool = False
 ) -> Iterator[tuple[Batch, Float[Tensor, "b c h w"], Size]]:
     """Every batch that holds images, its images as ``tokenizer`` takes them, and their height and width.
 
@@ -52,6 +52,7 @@ def read_images(
         loader: The data set.
         device: Where the images are wanted.
         bad: ``key: reason`` of every sample that could not be decoded is appended to it.
+        whole: Batches may differ in size.
 
     Raises:
         InputError: If the images differ in size or the tokenizer cannot read them.
@@ -62,6 +63,9 @@ def read_images(
         if not len(batch.image):
             continue
         size = (batch.image.shape[-2], batch.image.shape[-1])
+        if whole:
+            yield batch, to_float(batch.image.to(device)).to(tokenizer.decoder.last_layer.dtype), size
+            continue
         if first is None:
             first = size
             try:

@@ -64,8 +64,8 @@ class Pictures:
 
     most: int
     keys: list[str] = field(default_factory=list)
-    originals: list[UInt8[Tensor, "3 h w"]] = field(default_factory=list)
-    reconstructions: list[UInt8[Tensor, "3 h w"]] = field(default_factory=list)
+    originals: list[UInt8[Tensor, "3 _ _"]] = field(default_factory=list)
+    reconstructions: list[UInt8[Tensor, "3 _ _"]] = field(default_factory=list)
     stride: int = 1
     seen: int = 0
     named: Sequence[str] | None = None

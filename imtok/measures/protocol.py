@@ -12,7 +12,7 @@ from torch import Tensor
 
 from imtok.data.images import ImageSet, Subset
 from imtok.data.stream import ImageStream
-from imtok.data.transforms import CentreCrop, Transform
+from imtok.data.transforms import CentreCrop, Transform, WholeImage
 from imtok.errors import InputError
 from imtok.extractors.base import Extractor
 from imtok.extractors.inception import PUBLISHED, Inception
@@ -48,7 +48,8 @@ FOLLOWED_BY = {
     "pytorch_fid": "Open-MAGVIT2, IBQ, WeTok, SimVQ",
     "offline": "nothing published: it ranks tokenizers of one project",
 }
-_CHOICES = {"crop": ("adm", *FILTERS), "rounding": ("round", "truncate", "none")}
+WHOLE = "none"  # crop: images as they are
+_CHOICES = {"crop": ("adm", *FILTERS, WHOLE), "rounding": ("round", "truncate", "none")}
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,8 @@ class Protocol:
 
     Args:
         preset: Which published protocol the rest is meant to be: "adm", "titok", "pytorch_fid" or "offline".
-        crop: From a file to a square: "adm", or the filter of torchvision's Resize ("bilinear", "bicubic", "lanczos").
+        crop: From a file to a square: "adm", or the filter of torchvision's Resize ("bilinear", "bicubic", "lanczos");
+            "none" = the whole image, of whatever size.
         rounding: What happens to a reconstruction before the extractor: "round" to levels, "truncate", or "none".
         extractor: The net, as a section with ``_target_`` that is built when a metric needs it; None = the preset's.
         key: Where that section stands in the config, for messages.
@@ -123,7 +125,9 @@ class Protocol:
         return self.settings["extractor"] == Inception.family
 
     def transform(self, size: int) -> Transform:
-        """From an image to a square of ``size`` pixels."""
+        """From an image to a square of ``size`` pixels, or to itself."""
+        if self.crop == WHOLE:
+            return WholeImage(size)
         return CentreCrop(size) if self.crop == "adm" else ResizeCrop(size, str(self.crop))
 
     def build(self) -> Extractor:

@@ -110,6 +110,17 @@ class Spending:
             return {"target": self.target.facts}
         return {} if self.length is None else {"length": self.length}
 
+    def require_square(self, whole: bool) -> None:
+        """Refuse tokens of whole images, of each of which all are taken.
+
+        Raises:
+            InputError: If fewer are asked for.
+        """
+        if whole and self.facts:
+            raise InputError(
+                "the tokens are of whole images (crop=none), of which each keeps all; leave length and target out"
+            )
+
     def require(self, tokenizer: Tokenizer, size: Size) -> None:
         """Refuse a tokenizer that cannot spend its tokens so.
 

@@ -2,10 +2,13 @@
 
 import csv
 import io
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
+from jaxtyping import UInt8
+from torch import Tensor
 
 from imtok.errors import InputError
 from imtok.files import write_bytes
@@ -27,9 +30,12 @@ def write_arrays(report: Report, folder: Path) -> None:
     if pictures.keys:
         arrays = {
             "keys": np.array(pictures.keys),
-            "originals": torch.stack(pictures.originals).numpy(),
-            "reconstructions": torch.stack(pictures.reconstructions).numpy(),
+            "originals": _framed(pictures.originals),
+            "reconstructions": _framed(pictures.reconstructions),
         }
+        sizes = [image.shape[-2:] for image in pictures.originals]
+        if len(set(sizes)) > 1:
+            arrays["sizes"] = np.array(sizes)
         _write(folder / PICTURES, arrays)
     rows = report.tables.get("rate")
     if rows:
@@ -53,13 +59,24 @@ def read_pictures(folder: Path) -> Pictures | None:
         with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as stored:
             keys = [str(key) for key in stored["keys"]]
             parts = [torch.from_numpy(stored[name]) for name in ("originals", "reconstructions")]
+            sizes = stored["sizes"].tolist() if "sizes" in stored else [parts[0].shape[-2:]] * len(keys)
     except Exception as error:  # zipfile and numpy raise errors of many kinds
         raise InputError(f"{path} is damaged ({error}); evaluate again") from None
     shape = (len(keys), 3)
     whole = all(part.dtype == torch.uint8 and part.ndim == 4 and part.shape[:2] == shape for part in parts)
-    if not whole or parts[0].shape != parts[1].shape:
+    if not whole or parts[0].shape != parts[1].shape or len(sizes) != len(keys):
         raise InputError(f"{path} is damaged (its pictures are not {len(keys)} x 3 x height x width); evaluate again")
-    return Pictures(len(keys), keys, list(parts[0]), list(parts[1]))
+    originals, made = ([one[:, :h, :w] for one, (h, w) in zip(part, sizes, strict=True)] for part in parts)
+    return Pictures(len(keys), keys, originals, made)
+
+
+def _framed(images: Sequence[UInt8[Tensor, "3 _ _"]]) -> np.ndarray:
+    """Pictures in one array, each in the top left corner of a black one as large as the largest."""
+    height, width = (max(image.shape[axis] for image in images) for axis in (-2, -1))
+    framed = np.zeros((len(images), 3, height, width), np.uint8)
+    for place, image in enumerate(images):
+        framed[place, :, : image.shape[-2], : image.shape[-1]] = image.numpy()
+    return framed
 
 
 def _write(path: Path, arrays: dict[str, np.ndarray]) -> None:

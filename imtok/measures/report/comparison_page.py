@@ -12,7 +12,7 @@ from imtok.measures.report.compare import Comparison
 from imtok.measures.report.origin import describe_data
 from imtok.measures.report.page import PictureSet, meanings, quality
 from imtok.measures.report.plots import picture_bytes
-from imtok.measures.report.results import counted, millions
+from imtok.measures.report.results import counted, millions, sized
 from imtok.measures.report.templating import Inlined, render
 from imtok.measures.report.titles import number
 
@@ -124,7 +124,7 @@ def _data(values: Mapping[str, Any]) -> str:
 
 def _size(values: Mapping[str, Any]) -> str:
     height, width = values.get("image_size", (0, 0))
-    return f"{width}x{height} pixels"
+    return sized((height, width))
 
 
 def _id(side: Side, metric: str) -> str:

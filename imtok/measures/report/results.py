@@ -21,7 +21,7 @@ class Report:
 
     Attributes:
         images: How many images every number is over.
-        image_size: Their height and width, in pixels.
+        image_size: Their height and width, in pixels; (0, 0) = each has its own.
         vocab_sizes: Number of ids of each slot.
         bits_per_token: Nominal.
         metrics: Values by name; over all slots where there are several.
@@ -120,8 +120,8 @@ class Report:
 
     def about(self) -> dict[str, str]:
         """What the numbers are of, in words by title: data, images, tokenizer, time and version."""
-        bad, height, width = len(self.bad), *self.image_size
-        images = f"{counted(self.images)} of {width}x{height} pixels"
+        bad = len(self.bad)
+        images = f"{counted(self.images)} of {sized(self.image_size)}"
         unreadable = f"; {bad} more could not be read and {'is' if bad == 1 else 'are'} not counted" if bad else ""
         told = {
             "Data": f"{': '.join(filter(None, (describe_data(self.origin.about_data()), images)))}{unreadable}",
@@ -135,10 +135,14 @@ class Report:
 
 def summary(report: Report) -> str:
     """What was measured, in a line."""
-    height, width = report.image_size
     slots = " + ".join(str(size) for size in report.vocab_sizes)
     codes = f"{slots} codes, {report.bits_per_token:g} bits per token" if slots else "continuous latents"
-    return f"{counted(report.images)} of {width}x{height} pixels, {codes}"
+    return f"{counted(report.images)} of {sized(report.image_size)}, {codes}"
+
+
+def sized(size: tuple[int, int]) -> str:
+    """Height and width of images, in words; (0, 0) = each has its own."""
+    return f"{size[1]}x{size[0]} pixels" if any(size) else "many sizes"
 
 
 def counted(images: int) -> str:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from imtok.measures.frechet import FEW_IMAGES
 from imtok.measures.limits import ceiling, draws, even_use, tokens_for
 from imtok.measures.report.known import CROPS, PSNR, RFID, bits, near, told
-from imtok.measures.report.results import Report, counted
+from imtok.measures.report.results import Report, counted, sized
 from imtok.measures.report.titles import amount, is_stand_in, number, share
 
 _PUBLISHED_FID = 50_000
@@ -39,14 +39,14 @@ def lead(report: Report) -> str:
     """What the tokenizer makes of an image, in a sentence."""
     height, width = report.image_size
     name, tokens = report.name or "The tokenizer", report.metrics.get("tokens_per_image")
-    turns = f"{name} turns an image of {width}x{height} pixels into"
+    turns = f"{name} turns an image of {sized(report.image_size)} into"
     what = "token" if report.vocab_sizes else "continuous latent"
     count = f"{what}s" if tokens is None else amount(tokens, what)
     average = "" if tokens is None or float(tokens).is_integer() else " on average"
     if not report.vocab_sizes:
         return f"{turns} {count}{average}."
     words = f"{turns} {count} of {amount(report.bits_per_token, 'bit')}{average}"
-    if not tokens or not report.bits_per_token:
+    if not tokens or not report.bits_per_token or not height * width:
         return f"{words}."
     channels = report.protocol.get("channels", 3)
     size, pixels = tokens * report.bits_per_token / 8, channels * height * width
