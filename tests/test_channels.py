@@ -7,6 +7,7 @@ import pytest
 import torch
 from PIL import Image
 from torch import nn
+from training.runs import tiny_run
 
 from imtok.critics.patchgan import PatchGAN
 from imtok.data.augment import augmented, build_augment
@@ -28,7 +29,6 @@ from imtok.pictures import load_picture, preprocess, save_picture
 from imtok.pixels import rgb_levels, to_float, to_levels, to_rgb, to_uint16
 from imtok.tokenizer import Tokenizer
 from imtok.training.run import train
-from tests.training.runs import tiny_run
 
 EVERY = np.arange(65536, dtype=np.uint16).reshape(256, 256)  # 16-bit level
 VIT = {"image_size": 32, "patch_size": 8, "width": 16, "depth": 1, "heads": 2}
