@@ -5,7 +5,7 @@ from typing import Literal, get_args
 
 import torch
 from einops import rearrange, repeat
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from typing_extensions import override
 
@@ -111,6 +111,15 @@ class TiTokEncoder(Encoder):
     def forward(
         self, image: Float[Tensor, "b c h w"], length: int | None = None, condition: Condition | None = None
     ) -> Latents:
+        read = self.norm_out(self.sequence(image)[:, -len(self.latents) :])
+        if self.latent_layout == "legacy_view":
+            read = rearrange(rearrange(read, "b n d -> b (n d)"), "b (d n) -> b n d", n=len(self.latents))
+        return Latents(rearrange(self.project(read), "b (k n) d -> b n (k d)", k=self.branches))
+
+    def sequence(
+        self, image: Float[Tensor, "b 3 h w"], visible: Bool[Tensor, "m m"] | None = None
+    ) -> Float[Tensor, "b m d"]:
+        """What the trunk makes of class token, patches and latent tokens; ``visible`` = who sees whom, None = all."""
         positions = self.positions(grid_size((image.shape[-2], image.shape[-1]), self.patch_size))
         patches = to_sequence(self.patches(to_range(image, self.value_range))) + positions
         first, latents = self.class_token + self.class_position, self.latents
@@ -120,11 +129,7 @@ class TiTokEncoder(Encoder):
             first, patches = first + self.levels[0], patches + self.levels[0]
             latents = latents + repeat(self.levels[1:], "k d -> (k n) d", n=len(latents) // self.branches)
         first, last = (repeat(part, "n d -> b n d", b=image.shape[0]).to(patches.dtype) for part in (first, latents))
-        tokens = self.trunk(self.norm_in(torch.cat([first, patches, last], 1)))
-        read = self.norm_out(tokens[:, -len(latents) :])
-        if self.latent_layout == "legacy_view":
-            read = rearrange(rearrange(read, "b n d -> b (n d)"), "b (d n) -> b n d", n=len(latents))
-        return Latents(rearrange(self.project(read), "b (k n) d -> b n (k d)", k=self.branches))
+        return self.trunk(self.norm_in(torch.cat([first, patches, last], 1)), visible)
 
     @override
     def num_latents(self, size: tuple[int, int]) -> int:

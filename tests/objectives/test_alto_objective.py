@@ -1,0 +1,76 @@
+"""The number of tokens costs something, and learns from what the tokens are worth."""
+
+import pytest
+import torch
+
+from imtok.losses.pixel import L2Loss
+from imtok.objectives.alto import ALToObjective
+from imtok.tokenizer import Tokenizer
+from imtok.types import Batch
+
+NET = {"patch_size": 8, "width": 32, "depth": 1, "heads": 2, "start": "xavier"}
+
+
+def tokenizer_of(**changes):
+    torch.manual_seed(0)
+    parts = {
+        "encoder": {"_target_": "imtok.encoders.alto.ALToEncoder", "latents": 8, **NET},
+        "quantizer": {"_target_": "imtok.quantizers.fsq.FSQ", "levels": [5, 5, 5]},
+        "decoder": {"_target_": "imtok.decoders.alto.ALToDecoder", "flexible": True, **NET},
+        "image_size": 32,
+    }
+    return Tokenizer.from_config(parts | changes)
+
+
+def step_of(tokenizer, step, **settings):
+    objective = ALToObjective({"l2": L2Loss()}, **({"length_weight": 0.1, "predict_from": 5} | settings))
+    image = torch.randint(256, (6, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
+    batch = Batch(image, torch.full((6,), -1), torch.arange(6), [""] * 6)
+    losses = objective(tokenizer, batch, step, torch.Generator().manual_seed(2))
+    losses.total.backward()
+    return losses, [parameter.grad.abs().max().item() for parameter in tokenizer.encoder.predictor.parameters()]
+
+
+def test_the_predictor_rests_while_numbers_are_drawn_at_random():
+    tokenizer = tokenizer_of()
+    losses, gradients = step_of(tokenizer, 4)
+    assert max(gradients) == 0
+    assert losses.terms["length"].value == 0
+    taken = (losses.shown.quantized.latents != 0).any(-1).sum(1)
+    assert len(set(taken.tolist())) > 1
+
+
+def test_then_it_learns_from_cost_and_image():
+    losses, both = step_of(tokenizer_of(), 5)
+    assert max(both) > 0
+    assert losses.terms["length"].value > 0
+    total = sum(term.weight * term.value for term in losses.terms.values())
+    torch.testing.assert_close(losses.total, total)
+    _, image_alone = step_of(tokenizer_of(), 5, length_weight=0.0)
+    assert max(image_alone) > 0
+    assert image_alone != both
+
+
+def test_a_share_of_the_images_keeps_to_random_numbers():
+    losses, _ = step_of(tokenizer_of(), 5, random_share=0.5)
+    chosen, _ = step_of(tokenizer_of(), 5)
+    counts = [(found.shown.quantized.latents.abs().sum(-1) > 0).sum(1) for found in (losses, chosen)]
+    assert 0 < (counts[0] != counts[1]).sum() < 6
+
+
+def test_ids_and_their_mask_decode_to_what_is_reconstructed():
+    tokenizer, image = tokenizer_of().eval(), torch.rand(2, 3, 32, 32) * 2 - 1
+    tokens = tokenizer.encode(image)
+    assert tokens.keep is not None
+    assert torch.equal(tokenizer.decode(tokens), tokenizer(image).image.clamp(-1, 1))
+
+
+def test_parts_that_do_not_suit_are_refused():
+    other = {"encoder": {"_target_": "imtok.encoders.titok.TiTokEncoder", "latents": 8, **NET}}
+    with pytest.raises(ValueError, match="encoder must be alto for the objective alto, got TiTokEncoder"):
+        step_of(tokenizer_of(**other), 0)
+    dropped = {"regularizer": {"_target_": "imtok.regularizers.prefix.NestedDropout"}}
+    with pytest.raises(ValueError, match="regularizer must be none for the objective alto"):
+        step_of(tokenizer_of(**dropped), 0)
+    with pytest.raises(ValueError, match=r"random_share must be in \[0, 1\), got 0.1, 5 and 1.0"):
+        step_of(tokenizer_of(), 0, random_share=1.0)
