@@ -28,6 +28,7 @@ class ResizeCrop(Transform):
         ValueError: If the size is not positive or there is no such filter.
 
     Example:
+        >>> import torch
         >>> ResizeCrop(32, "bicubic")(torch.zeros(3, 100, 80, dtype=torch.uint8), np.random.default_rng(0)).shape
         torch.Size([3, 32, 32])
     """

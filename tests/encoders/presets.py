@@ -21,7 +21,7 @@ SMALL = {
     "stages": [1, 1, 1], "layers": [0, 0, 0],
 }  # fmt: skip
 SIDE = 64  # pixels: the size that small presets are for
-ENCODER_OF = {"cnn_uniwetok": "cnn_wetok_f32"}  # decoders whose encoder has another name
+ENCODER_OF = {"cnn_uniwetok": "cnn_wetok_f32", "rectifier": "space"}  # decoders whose encoder has another name
 DIM = 6
 
 
@@ -67,7 +67,13 @@ def small(group: str, name: str) -> dict:
 def _small(config: dict) -> dict:
     nets = {key: _small(value) for key, value in config.items() if isinstance(value, dict) and is_net(value)}
     sides = {key: 16 for key in ("patch_size", "factor") if config.get(key) == 14}  # 64 is no multiple of 14
-    return {key: SMALL.get(key, value) if value else value for key, value in config.items()} | nets | sides
+    stack = {"layers": ["residual"], "channels": 32} if _is_stack(config) else {}
+    return {key: SMALL.get(key, value) if value else value for key, value in config.items()} | nets | sides | stack
+
+
+def _is_stack(config: dict) -> bool:
+    """Whether it has layers by name, of channels in groups of 32."""
+    return str(config.get("_target_")).endswith((".SpaceEncoder", ".Rectifier"))
 
 
 def is_net(config: dict) -> bool:

@@ -36,6 +36,7 @@ PLACES |= {
 class Wide:
     """A tokenizer of which only widths are known."""
 
+    channels = 3
     quantizer = SimpleNamespace(dim=WIDTH, in_dim=WIDTH, vocab_sizes=(2,))
     encoder = SimpleNamespace(num_latents=lambda size: 1)
     named_modules = {"quantizer": quantizer}.items
