@@ -185,6 +185,14 @@ def compose_training(overrides: Sequence[str]) -> dict[str, Any]:
         Singleton.set_state(running)
 
 
+def remember_program() -> None:
+    """Note what was started, such as ``-m imtok train``, while ``sys.argv`` holds the words as they were given."""
+    _program[:] = sys.orig_argv[1 : len(sys.orig_argv) - len(sys.argv[1:])]
+
+
+_program: list[str] = []
+
+
 def this_job(folder: Path) -> tuple[str, ...]:
     """The command that runs this job alone and into this folder; () where no command line began it.
 
@@ -192,8 +200,7 @@ def this_job(folder: Path) -> tuple[str, ...]:
     """
     if not HydraConfig.initialized():
         return ()
-    program = sys.orig_argv[1 : len(sys.orig_argv) - len(sys.argv[1:])]
     given = HydraConfig.get().overrides
     kept = [word for word in given.hydra if not word.startswith(("hydra.mode=", "hydra.sweep"))]
     own = [word for word in given.task if word.lstrip("+").partition("=")[0] != "out"]
-    return (sys.executable, *program, *kept, *own, override("out", folder.absolute()))
+    return (sys.executable, *_program, *kept, *own, override("out", folder.absolute()))

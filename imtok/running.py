@@ -11,7 +11,7 @@ import hydra
 from omegaconf import DictConfig
 from rich.console import Console
 
-from imtok.command_line import check_arguments, settled
+from imtok.command_line import check_arguments, remember_program, settled
 from imtok.config import check_config, register_schemas
 from imtok.continued import stored_config
 from imtok.errors import InputError
@@ -31,6 +31,7 @@ def run(command: str, refusing: Callable[[Callable[[], None]], None]) -> None:
         command: Such as "train"; its words are those of ``sys.argv``.
         refusing: Runs something, and ends the program with one message where that is refused.
     """
+    remember_program()
     # Hydra's parser takes -m only before or after all overrides; between them it is as clear.
     given = with_path(command, sys.argv[1:])
     ordered = sorted(given, key=lambda argument: argument not in ("-m", "--multirun"))

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
 from training.launch import ROOT
-from training.runs import run_tiny, tiny_overrides
+from training.runs import run_tiny, tiny_overrides, write_images
 
 from imtok.cli import run_hydra
 from imtok.distributed import launched
@@ -128,6 +128,16 @@ def test_every_command_starts_its_further_processes(tmp_path, command):
 
 
 @pytest.mark.slow
+def test_further_processes_are_of_the_command_whatever_its_words_become(tmp_path):
+    """A path by itself becomes two words, which are more than were given."""
+    pictures = str(write_images(tmp_path / "pictures", 12))
+    words = tiny_overrides(tmp_path, "data=folder", "trainer=ddp", "trainer.devices=2", "trainer.max_steps=3")
+    given = [word for word in words if not word.startswith(("data=", "out="))]
+    _carry_out([*COMMANDS["installed"], pictures, *given], tmp_path)
+    assert json.loads((tmp_path / "it's a run/summary.json").read_text())["steps"] == 3
+
+
+@pytest.mark.slow
 def test_each_job_of_a_sweep_starts_its_own(tmp_path):
     trains(COMMANDS["installed"], tmp_path, "trainer.devices=2", "trainer.max_steps=3", "seed=1,2", "-m")
     for job in ("0", "1"):
@@ -137,6 +147,10 @@ def test_each_job_of_a_sweep_starts_its_own(tmp_path):
 
 def trains(command, folder, *overrides):
     given = [item for item in tiny_overrides(folder, *overrides) if not item.startswith("out=")]
+    _carry_out([*command, *given], folder)
+
+
+def _carry_out(words, folder):
     out = f"out='{folder}/it\\'s a run'"
-    done = subprocess.run([*command, *given, out], capture_output=True, text=True, cwd=folder, timeout=200, check=False)
+    done = subprocess.run([*words, out], capture_output=True, text=True, cwd=folder, timeout=200, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
