@@ -1,4 +1,4 @@
-"""What sub-modules of a net make on the way, noted without a word in the net."""
+"""What sub-modules of a net make and take on the way, noted without a word in the net."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -8,12 +8,15 @@ from torch import Tensor, nn
 
 from imtok.types import Latents, Quantized
 
+INPUT = ":input"  # "encoder.project:input" is what the encoder's last map takes
+
 
 @contextmanager
 def tapped(root: nn.Module, names: Sequence[str]) -> Iterator[dict[str, Tensor]]:
     """Collects the outputs of named sub-modules by hooks for the length of a ``with``.
 
-    Of an encoder and of a quantizer these are the latents.
+    Of an encoder and of a quantizer these are the latents. A name that ends in ``:input`` stands for what the
+    sub-module takes first.
 
     Raises:
         ValueError: If there is no sub-module of a name; while the net computes, if one gives no tensor.
@@ -22,13 +25,14 @@ def tapped(root: nn.Module, names: Sequence[str]) -> Iterator[dict[str, Tensor]]
     modules = dict(root.named_modules()) if names else {}
     with ExitStack() as hooks:
         for name in names:
-            if name not in modules:
+            module = modules.get(name.removesuffix(INPUT))
+            if module is None:
                 raise ValueError(f"taps must name sub-modules of the tokenizer, got {name!r}")
 
-            def record(_module: nn.Module, _args: Any, output: Any, name: str = name) -> None:
-                outputs[name] = _tensor(output, name)
+            def record(_module: nn.Module, args: Any, output: Any, name: str = name) -> None:
+                outputs[name] = _tensor(args[0] if name.endswith(INPUT) else output, name)
 
-            hooks.callback(modules[name].register_forward_hook(record).remove)
+            hooks.callback(module.register_forward_hook(record).remove)
         yield outputs
 
 
