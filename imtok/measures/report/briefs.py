@@ -139,6 +139,7 @@ _MAKERS: dict[str, Callable[[Any], Brief]] = {
     "rate": _rate,
     "length": _length,
     "allocation": _plain("Tokens by how much an image needs"),
+    "explained_variance": _plain("Explained variance by number of tokens"),
     "language": _language,
     "frequent_codes": _plain("Most frequent codes of slot 0"),
     "swaps": _plain("What a token of another image changes"),
