@@ -8,6 +8,7 @@ from torch import nn
 from imtok.decoders.base import Decoder
 from imtok.encoders.base import Encoder
 from imtok.errors import InputError
+from imtok.measures.base import Seen
 from imtok.measures.evaluate import evaluate
 from imtok.measures.explained import ExplainedVarianceMeasure
 from imtok.measures.named import sections
@@ -69,6 +70,12 @@ def components(levels):
     return flat.mean(0).float(), directions[:COMPONENTS].float(), shares[:COMPONENTS].cumsum(0)
 
 
+def exact(mean, directions):
+    """Where no level hangs on the order in which single precision sums."""
+    mean, directions = mean.double(), directions.double()
+    return Tokenizer(Projection(mean, directions), Continuous(1), Sum(mean, directions)).double()
+
+
 def given(levels, size=7):
     index = torch.arange(len(levels))
     return [
@@ -104,13 +111,28 @@ def test_components_in_rising_order_are_told_from_falling_ones():
 
 def test_the_numbers_do_not_depend_on_the_batch():
     levels = images()
-    mean, directions, _ = components(levels)
-    made = Tokenizer(Projection(mean, directions), Continuous(1), Sum(mean, directions)).double()
-    for part in (made.encoder, made.decoder):
-        part.mean, part.directions = mean.double(), directions.double()
+    made = exact(*components(levels)[:2])
     one, other = (measured(made, levels, size) for size in (5, 16))
     assert one.metrics == other.metrics
     assert one.tables == other.tables
+
+
+def test_ranks_find_what_one_process_finds_even_one_without_an_image(monkeypatch):
+    levels = images()
+    made = exact(*components(levels)[:2])
+    alone, measures = measured(made, levels), list[ExplainedVarianceMeasure]()
+    for part in (levels[:20], levels[20:], levels[:0]):
+        measures.append(ExplainedVarianceMeasure(range(1, COMPONENTS + 1)))
+        measures[-1].start(made, (16, 16))
+        for batch in given(part) if len(part) else ():
+            image = to_float(batch.image).double()
+            measures[-1].update(Seen(made, batch, image, made(image)))
+    states = [(one.tried, one.errors.tolist(), one.squares, one.images, one.sums) for one in measures]
+    monkeypatch.setattr("imtok.measures.explained.gather_values", lambda _: states)
+    for one in measures:
+        found = one.finish()
+        assert {name: number.value for name, number in found.numbers.items()} == alone.metrics
+        assert found.tables == alone.tables
 
 
 def test_the_mean_image_alone_explains_nothing():
