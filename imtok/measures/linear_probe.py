@@ -1,6 +1,7 @@
 """What a linear classifier finds in pooled codes, latents and encoder features of labelled images."""
 
 import hashlib
+from collections.abc import Sequence
 from difflib import get_close_matches
 
 import numpy as np
@@ -14,6 +15,7 @@ from typing_extensions import override
 from imtok.distributed import gather_values
 from imtok.errors import InputError
 from imtok.measures.base import Bench, Found, Measure, Number, Quantity, Seen
+from imtok.measures.inference import Size
 from imtok.nn.taps import INPUT
 
 _DECAY = 0.5  # scikit-learn's C = 1
@@ -48,11 +50,11 @@ class ProbeMeasure(Measure):
             or the name of a sub-module, "encoder.trunk.blocks.6", for what it makes; None = codes and latents alone.
     """
 
+    quantities = (*_CODES, _ENCODER)
     taps = ("encoder",)
 
     def __init__(self, features: str | None = None) -> None:
         self.features = features
-        self.quantities = (*_CODES, _ENCODER) if features else _CODES
         self.rows: list[tuple[str, int, list[np.ndarray]]] = []
 
     @override
@@ -69,6 +71,10 @@ class ProbeMeasure(Measure):
                 self.rows.append((key, label, [part[row].copy() for part in pooled]))
 
     @override
+    def numbers(self, size: Size) -> Sequence[Quantity]:
+        return self.quantities if self.features else _CODES
+
+    @override
     def finish(self) -> Found:
         rows = sorted((row for own in gather_values(self.rows) for row in own), key=lambda row: row[0])
         held_out = np.array([hashlib.sha256(key.encode()).digest()[0] % 5 == 0 for key, *_ in rows], dtype=bool)
@@ -79,7 +85,7 @@ class ProbeMeasure(Measure):
         found = Found(
             tables={"probe": {**facts, "chance": float(np.bincount(labels[held_out]).max() / held_out.sum())}}
         )
-        for place, quantity in enumerate(self.quantities):
+        for place, quantity in enumerate(self.quantities if self.features else _CODES):
             features = np.stack([parts[place] for *_, parts in rows])
             value = probe(features[~held_out], labels[~held_out], features[held_out], labels[held_out])
             own = {"features": self.taps[1]} if quantity is _ENCODER else {}
