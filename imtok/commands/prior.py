@@ -21,13 +21,13 @@ from imtok.image_commands import plain_values
 from imtok.measures.report.titles import number
 from imtok.optimizer_section import read_optimizer, typed_section
 from imtok.paste import imtok_line
-from imtok.priors.generator import Generator
+from imtok.priors.generator import BITS, Generator
 from imtok.priors.layout import TokenLayout
 from imtok.priors.rows import TokenRows, split_rows
 from imtok.tables import print_whole
-from imtok.training.prior_run import BITS, PriorRun, train_prior
 from imtok.training.rates import build_schedules
 from imtok.training.settings import EMASettings, TrainerSettings
+from imtok.training.token_run import TokenRun, train_on_tokens
 
 _COUNTED = {"uniform": "all ids as likely", "unigram": "how often each id is", "bigram": "given the token before"}
 
@@ -91,7 +91,7 @@ def run(config: DictConfig) -> None:
     """Train a prior, and say what it knows of tokens that it has not seen."""
     console = Console(highlight=False, quiet=launched_rank() != 0)
     folder = output_folder(config, "prior")
-    outcome = train_prior(build_prior_run(config, folder))
+    outcome = train_on_tokens(build_prior_run(config, folder))
     if outcome.finished_before:
         line = f"already finished: {folder} is at step {outcome.step}, its last; nothing was changed"
         console.print(line, soft_wrap=True, markup=False)
@@ -107,7 +107,7 @@ def run(config: DictConfig) -> None:
     console.print(f"sample:   {following}", soft_wrap=True, markup=False)
 
 
-def build_prior_run(config: DictConfig, folder: Path) -> PriorRun:
+def build_prior_run(config: DictConfig, folder: Path) -> TokenRun:
     """Build everything that a prior's config describes.
 
     Raises:
@@ -138,8 +138,8 @@ def build_prior_run(config: DictConfig, folder: Path) -> PriorRun:
         for one in dict.fromkeys((rows.store, held_out.store)):
             _require_told(generator, one)
     schedules = build_schedules(typed.schedule, typed.optimizer, typed.trainer.max_steps)
-    return PriorRun(
-        generator=generator,
+    return TokenRun(
+        net=generator,
         rows=rows,
         held_out=held_out,
         trainer=typed.trainer,

@@ -48,7 +48,7 @@ from imtok.priors.sampling import Sampling
 from imtok.run_data import take_data
 from imtok.tables import print_whole
 from imtok.tokenizer import Tokenizer
-from imtok.training.prior_run import train_prior
+from imtok.training.token_run import train_on_tokens
 
 _BITS = ("bits_per_token", "bits_per_image", "bits_per_pixel", "unigram_bits_per_token", "bigram_bits_per_token")
 _HIGHER = ("precision", "recall", "inception_score")
@@ -130,7 +130,7 @@ def run_probe(config: DictConfig, folder: Path, command: str) -> Report:
     if len(stores["held_out"]) < 2:
         raise InputError(f"split=val holds {len(stores['held_out'])} images, and samples are held against at least 2")
     # A prior.
-    outcome = train_prior(build_prior_run(_prior_config(config, folder), folder / "prior"))
+    outcome = train_on_tokens(build_prior_run(_prior_config(config, folder), folder / "prior"))
     if outcome.signal:
         console.print(f"stopped by signal {outcome.signal}; the same command goes on", soft_wrap=True, markup=False)
         sys.exit(128 + outcome.signal)

@@ -3,11 +3,12 @@
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 import torch
 from jaxtyping import Float, Int64
-from torch import Tensor, nn
+from torch import Tensor
+from typing_extensions import override
 
 from imtok.conditions.base import Conditioner, pinned
 from imtok.construct import Config, check_stored, construct
@@ -15,16 +16,19 @@ from imtok.errors import InputError
 from imtok.locate import CONFIG
 from imtok.priors.base import Prior
 from imtok.priors.layout import TokenLayout
-from imtok.priors.rows import TokenBatch
+from imtok.priors.learner import TokenLearner
+from imtok.priors.ngrams import ngram_bits
+from imtok.priors.rows import TokenBatch, TokenRows
 from imtok.priors.sampling import Given, Sampling
 from imtok.sealed import read_sealed, write_sealed
 from imtok.types import Tokens
 
 FOLDER = "prior"
+BITS = "bits_per_token"
 _NEEDED = ("prior", "layout", "tokens")
 
 
-class Generator(nn.Module):
+class Generator(TokenLearner):
     """A prior, and the condition that it is told. It is to tokens what a tokenizer is to images.
 
     Args:
@@ -42,6 +46,9 @@ class Generator(nn.Module):
         >>> made.sample([0, 1], Sampling()).ids.shape
         torch.Size([2, 4, 1])
     """
+
+    name, member = FOLDER, "generator"
+    numbers: ClassVar[Mapping[str, bool]] = {BITS: False, "bits_per_image": False}
 
     def __init__(self, prior: Prior, condition: Conditioner | None, config: Config) -> None:
         super().__init__()
@@ -74,6 +81,7 @@ class Generator(nn.Module):
         prior = cast(Prior, construct(config["prior"], packages, {**told, **sizes}, key))
         return cls(prior, condition, pinned(config, condition))
 
+    @override
     def losses(self, batch: TokenBatch, progress: float) -> Mapping[str, Float[Tensor, ""]]:
         """See :meth:`imtok.priors.base.Prior.losses`."""
         return self.prior.losses(
@@ -109,8 +117,13 @@ class Generator(nn.Module):
         drawn = self.prior.sample(indices, self._told(captions or [""] * len(indices), told), settings, given)
         return self.prior.layout.emptied(drawn)
 
+    @override
+    def try_out(self, batch: TokenBatch) -> None:
+        self.nats(batch)
+
+    @override
     @torch.no_grad()
-    def bits(self, batches: Iterable[TokenBatch]) -> tuple[float, int, int]:
+    def counts(self, batches: Iterable[TokenBatch]) -> tuple[float, int, int]:
         """Bits of all tokens of some images, how many images and how many tokens these are."""
         device, total, images, tokens = next(self.parameters()).device, 0.0, 0, 0
         for batch in batches:
@@ -120,6 +133,38 @@ class Generator(nn.Module):
             tokens += batch.tokens.ids.shape[0] * batch.tokens.ids.shape[1] if keep is None else int(keep.sum())
         return total, images, tokens
 
+    @override
+    def measured(self, counts: Sequence[float]) -> tuple[int, dict[str, float]]:
+        total, images, tokens = counts
+        return int(images), {BITS: total / tokens, "bits_per_image": total / images}
+
+    @override
+    def concluded(self, counts: Sequence[float], rows: TokenRows, held_out: TokenRows) -> dict[str, Any]:
+        """Bits per token, image and pixel, beside those of models that count.
+
+        ``exact`` is false where the prior's bits are a bound above its own.
+        """
+        images, found = self.measured(counts)
+        manifest = held_out.store.manifest
+        height, width = manifest["image_size"]
+        counted = ngram_bits(
+            [batch.tokens for batch in rows.batches(1024)],
+            [batch.tokens for batch in held_out.batches(1024)],
+            manifest["vocab_sizes"],
+        )
+        found["bits_per_pixel"] = found["bits_per_image"] / height / width
+        found |= {f"{name}_bits_per_token": bits for name, bits in counted.items()}
+        return {**found, "images": images, "tokens": int(counts[2]), "exact": self.prior.exact}
+
+    @override
+    def described(self) -> Mapping[str, str]:
+        learnt = sum(parameter.numel() for parameter in self.parameters())
+        return {
+            "prior": f"{type(self.prior).__name__}, {learnt / 1e6:.2f} M parameters",
+            "tokens": self.prior.layout.in_words,
+        }
+
+    @override
     def save(self, folder: Path) -> None:
         """Write ``config.json`` and ``model.safetensors``; the folder appears whole or not at all."""
         write_sealed(folder, self.config, {}, self.state_dict())

@@ -81,6 +81,12 @@ class TokenLayout:
         """Bits of a token whose ids are all as likely."""
         return sum(math.log2(size) for size in self.vocab_sizes)
 
+    @property
+    def in_words(self) -> str:
+        """How many tokens an image has, and how large they are."""
+        slots = f" of {self.slots} slots" if self.slots > 1 else ""
+        return f"{self.tokens} per image{slots}, {self.bits:.1f} bits each"
+
 
 def _has_holes(store: TokenStore) -> bool:
     """Whether an image leaves out a token before one that it has, or all of them."""

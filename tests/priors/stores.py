@@ -9,7 +9,7 @@ from hydra import compose, initialize_config_dir
 from imtok.commands.prior import build_prior_run
 from imtok.config import register_schemas
 from imtok.folders import config_folder
-from imtok.training.prior_run import PriorRun
+from imtok.training.token_run import TokenRun
 
 KEYS = [f"{number}.png" for number in range(24)]
 TINY = (
@@ -33,7 +33,7 @@ def store(folder: Path, kind: str = "one slot"):
     return small_store(folder, kind, keys=KEYS)
 
 
-def prior_run(folder: Path, tokens: Path, *overrides: str) -> PriorRun:
+def prior_run(folder: Path, tokens: Path, *overrides: str) -> TokenRun:
     """A run of a small prior on a store."""
     register_schemas("prior")
     groups = [word for word in overrides if word.split("=")[0] in ("prior", "prior/head", "condition", "trainer")]
@@ -43,9 +43,9 @@ def prior_run(folder: Path, tokens: Path, *overrides: str) -> PriorRun:
     return build_prior_run(config, folder)
 
 
-def in_float64(run: PriorRun) -> PriorRun:
+def in_float64(run: TokenRun) -> TokenRun:
     """The same run with weights in double precision."""
-    run.generator.double()
+    run.net.double()
     return run
 
 
@@ -53,11 +53,11 @@ def train_priors(root: str, names: list[str]) -> None:
     """A run for each of some kinds, in float64, over all processes that there are."""
     import os
 
-    from imtok.training.prior_run import train_prior
+    from imtok.training.token_run import train_on_tokens
 
     world = int(os.environ.get("WORLD_SIZE", 1))
     ddp = ("trainer=ddp", "trainer.strategy=ddp", f"trainer.devices={world}") if world > 1 else ()
     torch.set_num_threads(1)
     for name in names:
         given = ["prior.trunk.dropout=0", "prior.prefix.drop=0", f"prior={name}", *ddp]
-        train_prior(in_float64(prior_run(Path(root) / f"{name}_{world}", Path(root) / "tokens", *given)))
+        train_on_tokens(in_float64(prior_run(Path(root) / f"{name}_{world}", Path(root) / "tokens", *given)))

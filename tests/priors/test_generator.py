@@ -52,7 +52,7 @@ def test_bits_are_those_of_all_tokens(tmp_path):
     made = Generator.from_config(config()).eval()
     for part in made.prior.head.logits.parameters():
         torch.nn.init.zeros_(part)
-    bits, images, tokens = made.bits(rows.batches(5))
+    bits, images, tokens = made.counts(rows.batches(5))
     assert (images, tokens) == (24, 96)
     assert bits == pytest.approx(96 * math.log2(32), rel=1e-6)
 

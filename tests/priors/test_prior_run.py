@@ -29,7 +29,7 @@ from imtok.priors.generator import Generator
 from imtok.priors.samples import write_samples
 from imtok.priors.sampling import Sampling
 from imtok.tokenizer import Tokenizer
-from imtok.training.prior_run import train_prior
+from imtok.training.token_run import train_on_tokens
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +40,7 @@ def tokens(tmp_path_factory):
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory, tokens):
     folder = tmp_path_factory.mktemp("runs") / "whole"
-    return folder, train_prior(prior_run(folder, tokens, "trainer.evaluate_every=3", "trainer.best=bits_per_token"))
+    return folder, train_on_tokens(prior_run(folder, tokens, "trainer.evaluate_every=3", "trainer.best=bits_per_token"))
 
 
 def test_a_run_leaves_a_prior_its_numbers_and_its_best(whole):
@@ -65,11 +65,11 @@ def test_a_run_that_goes_on_is_the_same_bit_for_bit(whole, tokens, tmp_path, kep
         shutil.rmtree(folder / "checkpoints" / f"step_{step}", ignore_errors=True)
     (folder / "summary.json").unlink()
     more = ("trainer.evaluate_every=3", "trainer.best=bits_per_token", "ckpt=last")
-    outcome = train_prior(prior_run(folder, tokens, *more))
+    outcome = train_on_tokens(prior_run(folder, tokens, *more))
     assert outcome.found == whole[1].found
     for name in ("prior/model.safetensors", "evaluation.csv", "checkpoints/step_6/model.safetensors"):
         assert (folder / name).read_bytes() == (whole[0] / name).read_bytes()
-    assert train_prior(prior_run(folder, tokens, *more)).finished_before
+    assert train_on_tokens(prior_run(folder, tokens, *more)).finished_before
 
 
 STOPS = (
@@ -83,10 +83,10 @@ STOPS = (
 
 
 def test_a_run_that_a_callback_has_ended_is_finished(tokens, tmp_path):
-    first = train_prior(prior_run(tmp_path / "run", tokens, *STOPS))
+    first = train_on_tokens(prior_run(tmp_path / "run", tokens, *STOPS))
     assert first.found is not None
     assert first.found["stopped_at"] == first.step < 6
-    again = train_prior(prior_run(tmp_path / "run", tokens, *STOPS, "ckpt=last"))
+    again = train_on_tokens(prior_run(tmp_path / "run", tokens, *STOPS, "ckpt=last"))
     assert again.finished_before
     assert again.found == first.found
 
@@ -97,7 +97,7 @@ def test_the_numbers_of_a_shorter_run_are_none_of_a_longer_one_that_was_cut_off_
     found = {**whole[1].found, "steps": 4}
     (folder / "summary.json").write_text(json.dumps(found))
     more = ("trainer.evaluate_every=3", "trainer.best=bits_per_token", "ckpt=last")
-    outcome = train_prior(prior_run(folder, tokens, *more))
+    outcome = train_on_tokens(prior_run(folder, tokens, *more))
     assert not outcome.finished_before
     assert outcome.found == whole[1].found
 
@@ -106,9 +106,9 @@ def test_other_tokens_and_other_settings_do_not_go_on(whole, tokens, tmp_path):
     more = ("trainer.evaluate_every=3", "trainer.best=bits_per_token", "ckpt=last")
     other = store(tmp_path / "other", "two slots").folder
     with pytest.raises(InputError, match=r"prior.trunk.depth: 1 -> 2"):
-        train_prior(prior_run(whole[0], tokens, *more, "prior.trunk.depth=2"))
+        train_on_tokens(prior_run(whole[0], tokens, *more, "prior.trunk.depth=2"))
     with pytest.raises(InputError, match="are not those of the run so far"):
-        train_prior(prior_run(whole[0], other, *more))
+        train_on_tokens(prior_run(whole[0], other, *more))
 
 
 @pytest.mark.parametrize(
@@ -124,7 +124,7 @@ def test_other_tokens_and_other_settings_do_not_go_on(whole, tokens, tmp_path):
 )
 def test_what_cannot_be_trained_is_refused_before_anything_is_written(tokens, tmp_path, words, message):
     with pytest.raises(InputError, match=message):
-        train_prior(prior_run(tmp_path / "run", tokens, *words))
+        train_on_tokens(prior_run(tmp_path / "run", tokens, *words))
     assert not (tmp_path / "run").exists()
 
 
@@ -164,7 +164,7 @@ def test_scales_are_learnt_from_a_store_of_a_multi_scale_quantizer(tmp_path):
     export_tokens(
         tokenizer, Passing(batches([f"{n}.png" for n in range(12)]), 6, ["a", "b", "c"], side=16), tmp_path / "t"
     )
-    train_prior(prior_run(tmp_path / "run", tmp_path / "t", "prior=scales"))
+    train_on_tokens(prior_run(tmp_path / "run", tmp_path / "t", "prior=scales"))
     generator = Generator.load(tmp_path / "run")
     assert generator.prior.layout.scales == (1, 4)
     write_samples(generator, tokenizer, 3, tmp_path / "samples", (16, 16), Sampling())
@@ -172,7 +172,7 @@ def test_scales_are_learnt_from_a_store_of_a_multi_scale_quantizer(tmp_path):
 
 
 def test_a_tokenizer_whose_decoder_alone_is_another_decodes_the_samples(tokens, tmp_path):
-    train_prior(prior_run(tmp_path / "run", tokens))
+    train_on_tokens(prior_run(tmp_path / "run", tokens))
     generator, tokenizer = Generator.load(tmp_path / "run"), tokenizer_of("one slot")
     torch.nn.init.normal_(tokenizer.decoder.last_layer)
     write_samples(generator, tokenizer, 2, tmp_path / "samples", (16, 16), Sampling())
@@ -184,7 +184,7 @@ def test_a_tokenizer_whose_decoder_alone_is_another_decodes_the_samples(tokens, 
 @pytest.mark.parametrize("kind", ["one slot", "two slots", "variable"])
 def test_samples_are_pictures_ids_and_an_npz_and_do_not_depend_on_the_batch(tmp_path, kind):
     folder = store(tmp_path / "tokens", kind).folder
-    train_prior(prior_run(tmp_path / "run", folder, "condition=label", "condition.classes=3"))
+    train_on_tokens(prior_run(tmp_path / "run", folder, "condition=label", "condition.classes=3"))
     generator, tokenizer = Generator.load(tmp_path / "run"), tokenizer_of(kind)
     generator.config["tokens"]["tokenizer_sha256"] = tokenizer.fingerprint()
     asked = asked_of(generator, tokenizer, 5, DecodeConditionConfig())
@@ -237,7 +237,7 @@ def test_a_few_batches_can_be_learnt_by_heart(tokens, tmp_path):
         "trainer.log_every=5",
         "prior.trunk.dropout=0",
     )
-    train_prior(prior_run(tmp_path / "run", tokens, *more, "optimizer.lr=0.02", "trainer.save_every=60"))
+    train_on_tokens(prior_run(tmp_path / "run", tokens, *more, "optimizer.lr=0.02", "trainer.save_every=60"))
     losses = [float(row.split(",")[1]) for row in (tmp_path / "run" / "metrics.csv").read_text().splitlines()[1:]]
     assert losses[-1] < 0.5 * losses[0]
 
@@ -267,7 +267,7 @@ def sampled(folder, prior, tokenizer, *words):
 def told(tmp_path_factory, tokens):
     """A prior that is told classes, and its tokenizer, which is told nothing."""
     folder = tmp_path_factory.mktemp("told")
-    train_prior(prior_run(folder / "prior", tokens, "condition=label", "condition.classes=3"))
+    train_on_tokens(prior_run(folder / "prior", tokens, "condition=label", "condition.classes=3"))
     tokenizer_of("one slot").save(folder / "tokenizer")
     return folder / "prior", folder / "tokenizer"
 
@@ -300,7 +300,7 @@ def test_samples_are_of_the_size_of_the_images_whose_tokens_the_prior_has_learnt
     tokenizer.save(tmp_path / "tokenizer")
     feed = Passing(batches([f"{n}.png" for n in range(12)], side=32), 6, ["a", "b", "c"], side=32)
     export_tokens(tokenizer, feed, tmp_path / "tokens")
-    train_prior(prior_run(tmp_path / "prior", tmp_path / "tokens"))
+    train_on_tokens(prior_run(tmp_path / "prior", tmp_path / "tokens"))
     sampled(tmp_path / "s", tmp_path / "prior", tmp_path / "tokenizer")
     assert np.load(tmp_path / "s" / "samples.npz")["arr_0"].shape == (3, 32, 32, 3)
 

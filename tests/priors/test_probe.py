@@ -24,7 +24,7 @@ WORDS = (
     "trainer.save_every=2", "n=6",
 )  # fmt: skip
 _SLOW = ("export_tokens", "write_samples", "write_unigram")
-STAGES = ["train_prior", "measure", *(pytest.param(name, marks=pytest.mark.slow) for name in _SLOW)]
+STAGES = ["train_on_tokens", "measure", *(pytest.param(name, marks=pytest.mark.slow) for name in _SLOW)]
 
 
 @pytest.fixture(scope="module")

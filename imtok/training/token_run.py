@@ -1,4 +1,4 @@
-"""A whole run of a prior: start or go on, train, save, and say what it knows of tokens that it has not seen."""
+"""A whole run of a net on tokens: start or go on, train, save, and say what it knows of tokens it has not seen."""
 
 import logging
 from collections.abc import Mapping, Sequence
@@ -17,8 +17,7 @@ from imtok.distributed import from_main, launched_rank, rank, sum_over_ranks, wo
 from imtok.errors import InputError
 from imtok.files import Lock, write_json
 from imtok.nn.transformer import Transformer
-from imtok.priors.generator import FOLDER, Generator
-from imtok.priors.ngrams import ngram_bits
+from imtok.priors.learner import TokenLearner
 from imtok.priors.rows import TokenRows, collate
 from imtok.training import folder as run_folder
 from imtok.training.callbacks import build_callbacks, check_monitors
@@ -32,28 +31,27 @@ from imtok.training.health import Health
 from imtok.training.loggers import Loggers
 from imtok.training.logging import Evaluation, Measured
 from imtok.training.optimizers import make_optimizer, try_optimizer
-from imtok.training.prior_task import PriorTask
 from imtok.training.rates import Schedules
 from imtok.training.resume import check_changes
 from imtok.training.settings import EMASettings, OptimizerSettings, TrainerSettings
 from imtok.training.signals import spare_workers
 from imtok.training.statement import device_name
+from imtok.training.token_task import TokenTask
 
 log = logging.getLogger(__name__)
-BITS = "bits_per_token"
 _BATCH = 64  # rows that are measured at a time
 
 
 @dataclass(frozen=True)
-class PriorRun:
-    """A run's parts and settings; :func:`train_prior` carries it out.
+class TokenRun:
+    """A run's parts and settings; :func:`train_on_tokens` carries it out.
 
     Attributes:
-        generator: What is trained.
+        net: What is trained.
         rows: Tokens to learn from.
         held_out: Tokens to measure on.
         trainer: Length, hardware, cadence.
-        optimizer: Of the prior.
+        optimizer: Of the net.
         ema: Averaging of the weights.
         folder: The run folder.
         seed: Of all randomness.
@@ -64,10 +62,10 @@ class PriorRun:
         callbacks: Lightning's callbacks, and those of one's own, in the same way.
         allow_change: Config keys that may differ from the run so far.
         command: What its further processes on this machine run, where no launcher has started them.
-        schedules: Of the learning rate, by the name "prior".
+        schedules: Of the learning rate, by the name of the net.
     """
 
-    generator: Generator
+    net: TokenLearner
     rows: TokenRows
     held_out: TokenRows
     trainer: TrainerSettings
@@ -86,11 +84,11 @@ class PriorRun:
 
 
 @dataclass(frozen=True)
-class PriorOutcome:
+class TokenOutcome:
     """How a run ended.
 
     Attributes:
-        found: What the prior knows of held-out tokens; None if the run is not at its last step.
+        found: What the net knows of held-out tokens; None if the run is not at its last step.
         step: Steps done.
         signal: Number of the signal that ended it; 0 = none.
         finished_before: It was finished already, and nothing was done.
@@ -102,7 +100,7 @@ class PriorOutcome:
     finished_before: bool = False
 
 
-def train_prior(run: PriorRun) -> PriorOutcome:
+def train_on_tokens(run: TokenRun) -> TokenOutcome:
     """Carry out a run, from its start or from a checkpoint.
 
     Raises:
@@ -113,7 +111,7 @@ def train_prior(run: PriorRun) -> PriorOutcome:
         return _train(run, lock)
 
 
-def _train(run: PriorRun, lock: Lock) -> PriorOutcome:
+def _train(run: TokenRun, lock: Lock) -> TokenOutcome:
     if run.trainer.threads:
         torch.set_num_threads(run.trainer.threads)
     # Where it begins: at its first step or at a checkpoint.
@@ -122,7 +120,7 @@ def _train(run: PriorRun, lock: Lock) -> PriorOutcome:
     if resume is not None:
         _check_resume(run, resume, about)
         if (found := finished_before(run.folder, resume, run.config, run.trainer.max_steps)) is not None:
-            return PriorOutcome(found, resume.step, finished_before=True)
+            return TokenOutcome(found, resume.step, finished_before=True)
     # All that can be refused is refused here.
     trainer = make_trainer(run.trainer, False, run.command)
     run = replace(run, trainer=with_micro_batches(run.trainer, trainer.world_size))
@@ -138,27 +136,27 @@ def _train(run: PriorRun, lock: Lock) -> PriorOutcome:
     mirror.start()
     trainer.loggers = [DummyLogger()] if is_fast(trainer) else mirror.loggers
     # What is learnt, its average, and who watches.
-    task = PriorTask(
-        run.generator,
+    task = TokenTask(
+        run.net,
         lambda first, last: _loader(run, first, last),
         run.trainer,
         run.optimizer,
         run.seed,
         run.schedules,
     )
-    ema = EMA(run.generator, run.ema.decay)
+    ema = EMA(run.net, run.ema.decay)
     watched = Watched(run.folder, run.trainer, about, resume, callbacks)
     crew = assemble(trainer, watched, task, ema, mirror, Health(None))
     if run.trainer.evaluate_every:
-        best = (BITS, False) if run.trainer.best else None
-        places = (run.folder, run.trainer.evaluate_every)
+        best = next(iter(run.net.numbers.items())) if run.trainer.best else None
+        places, name = (run.folder, run.trainer.evaluate_every), run.net.name
         add_callbacks(
-            trainer, Evaluation(*places, lambda net, _: _measured(run, net), best, ema, mirror, crew.guests, FOLDER)
+            trainer, Evaluation(*places, lambda net, _: _measured(run, net), best, ema, mirror, crew.guests, name)
         )
     add_callbacks(trainer, crew.signals)
     if run.trainer.compile:
         functorch.backward_pass_autocast = "off"  # as the task calls it; compiled gradients are planned in forward
-        for part in run.generator.modules():
+        for part in run.net.modules():
             if isinstance(part, Transformer):
                 part.compile()
 
@@ -172,73 +170,56 @@ def _train(run: PriorRun, lock: Lock) -> PriorOutcome:
         return found
 
     found = carry_out(trainer, crew, watched, finished, run.trainer.max_steps)
-    return PriorOutcome(found, task.step, crew.signals.received)
+    return TokenOutcome(found, task.step, crew.signals.received)
 
 
-def measure(generator: Generator, run: PriorRun) -> dict[str, Any]:
-    """What a prior knows of held-out tokens: bits per token, image and pixel, beside those of models that count.
-
-    Every rank must call it. ``exact`` is false where the prior's bits are a bound above its own.
-    """
-    total, images, tokens = _bits(generator, run.held_out)
-    manifest = run.held_out.store.manifest
-    height, width = manifest["image_size"]
-    sizes = manifest["vocab_sizes"]
-    counted = ngram_bits(
-        [batch.tokens for batch in run.rows.batches(1024)],
-        [batch.tokens for batch in run.held_out.batches(1024)],
-        sizes,
-    )
-    found = {BITS: total / tokens, "bits_per_image": total / images, "bits_per_pixel": total / images / height / width}
-    found |= {f"{name}_bits_per_token": bits for name, bits in counted.items()}
-    return {**found, "images": images, "tokens": tokens, "exact": generator.prior.exact}
+def measure(net: TokenLearner, run: TokenRun) -> dict[str, Any]:
+    """What a net knows of held-out tokens. Every rank must call it."""
+    return net.concluded(_counts(net, run.held_out), run.rows, run.held_out)
 
 
-def _bits(generator: Generator, rows: TokenRows) -> tuple[float, int, int]:
-    """Bits of held-out tokens, over all ranks."""
-    training = generator.training
-    generator.eval()
-    own = generator.bits(rows.batches(_BATCH, rank(), world_size()))
-    generator.train(training)
-    device = next(generator.parameters()).device
-    total, images, tokens = sum_over_ranks(torch.tensor(own, dtype=torch.float64, device=device)).tolist()
-    return total, int(images), int(tokens)
+def _counts(net: TokenLearner, rows: TokenRows) -> list[float]:
+    """Counts on held-out tokens, over all ranks."""
+    training = net.training
+    net.eval()
+    own = net.counts(rows.batches(_BATCH, rank(), world_size()))
+    net.train(training)
+    return sum_over_ranks(torch.tensor(own, dtype=torch.float64, device=next(net.parameters()).device)).tolist()
 
 
-def _measured(run: PriorRun, generator: Generator) -> Measured:
-    total, images, tokens = _bits(generator, run.held_out.first(run.trainer.evaluate_images))
-    return Measured(images, {BITS: total / tokens, "bits_per_image": total / images}, {})
+def _measured(run: TokenRun, net: TokenLearner) -> Measured:
+    return Measured(*net.measured(_counts(net, run.held_out.first(run.trainer.evaluate_images))), {})
 
 
-def _write(folder: Path, generator: Generator, found: dict[str, Any]) -> None:
-    generator.save(folder / FOLDER)
+def _write(folder: Path, net: TokenLearner, found: dict[str, Any]) -> None:
+    net.save(folder / net.name)
     write_json(folder / SUMMARY, found)
 
 
-def _try_parts(run: PriorRun) -> dict[str, Callback]:
+def _try_parts(run: TokenRun) -> dict[str, Callback]:
     """Build callbacks, and try what could be refused later."""
-    if run.trainer.best not in (None, BITS):
-        raise InputError(f"trainer.best must be {BITS} or null for a prior, got {run.trainer.best}")
+    main = next(iter(run.net.numbers))
+    if run.trainer.best not in (None, main):
+        raise InputError(f"trainer.best must be {main} or null for a {run.net.name}, got {run.trainer.best}")
     try_optimizer(run.optimizer, "optimizer", run.trainer.strategy == "fsdp")
-    make_optimizer(run.generator, run.optimizer)
-    batch = next(run.rows.batches(2))
+    make_optimizer(run.net, run.optimizer)
     try:
-        run.generator.nats(batch)
+        run.net.try_out(next(run.rows.batches(2)))
     except ValueError as error:
-        raise InputError(f"prior: {error}") from None
+        raise InputError(f"{run.net.name}: {error}") from None
     callbacks = build_callbacks(run.callbacks)
-    check_monitors(callbacks, {BITS: False, "bits_per_image": False}, run.trainer.evaluate_every)
+    check_monitors(callbacks, dict(run.net.numbers), run.trainer.evaluate_every)
     return callbacks
 
 
-def _about(run: PriorRun) -> dict[str, Any]:
+def _about(run: TokenRun) -> dict[str, Any]:
     """Which tokens a run learns from, as every checkpoint says it."""
     stores = {"store": run.rows.store, "val": run.held_out.store}
     hashes = {name: store.manifest.get("sha256") for name, store in stores.items()}
     return {"images": len(run.rows), "held_out": len(run.held_out), **hashes}
 
 
-def _check_resume(run: PriorRun, resume: Checkpoint, about: dict[str, Any]) -> None:
+def _check_resume(run: TokenRun, resume: Checkpoint, about: dict[str, Any]) -> None:
     for line in check_changes(resume.about["config"], run.config, list(run.allow_change)):
         log.warning("going on with a changed config: %s", line)
     if resume.about["data"] != about["data"] and "store" not in run.allow_change:
@@ -248,7 +229,7 @@ def _check_resume(run: PriorRun, resume: Checkpoint, about: dict[str, Any]) -> N
         )
 
 
-def _loader(run: PriorRun, first: int, last: int) -> DataLoader[Any]:
+def _loader(run: TokenRun, first: int, last: int) -> DataLoader[Any]:
     settings = run.trainer
     batches = TrainBatches(
         len(run.rows), run.seed, settings.batch_size, settings.accumulate, rank(), world_size(), first, last
@@ -258,14 +239,10 @@ def _loader(run: PriorRun, first: int, last: int) -> DataLoader[Any]:
     return spare_workers(DataLoader(run.rows, batch_sampler=chosen, num_workers=settings.workers, collate_fn=collate))
 
 
-def _say(run: PriorRun, device: str, step: int) -> None:
+def _say(run: TokenRun, device: str, step: int) -> None:
     """What the run will do."""
-    layout, prior = run.generator.prior.layout, run.generator.prior
-    learnt = sum(parameter.numel() for parameter in run.generator.parameters())
-    slots = f" of {layout.slots} slots" if layout.slots > 1 else ""
     for name, what in (
-        ("prior", f"{type(prior).__name__}, {learnt / 1e6:.2f} M parameters"),
-        ("tokens", f"{layout.tokens} per image{slots}, {layout.bits:.1f} bits each"),
+        *run.net.described().items(),
         ("images", f"{len(run.rows):,} to learn from, {len(run.held_out):,} held out"),
         ("steps", f"{step} to {run.trainer.max_steps} of {run.trainer.batch_size} images"),
         ("device", device),

@@ -1,4 +1,4 @@
-"""The step of a prior on tokens."""
+"""The step of a net on tokens."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from typing_extensions import override
 
-from imtok.priors.generator import Generator
+from imtok.priors.learner import TokenLearner
 from imtok.priors.rows import TokenBatch
 from imtok.schedules import Schedule
 from imtok.training.meters import Meters
@@ -15,23 +15,21 @@ from imtok.training.settings import OptimizerSettings, TrainerSettings
 from imtok.training.steps import MakeLoader, Task, refusals_for_users
 
 
-class PriorTask(Task):
-    """Trains a prior, and what is learnt of its condition, on batches of tokens.
+class TokenTask(Task):
+    """Trains a prior with what is learnt of its condition, or a classifier, on batches of tokens.
 
     Args:
-        generator: What is trained.
+        net: What is trained.
         make_loader: See :class:`imtok.training.steps.Task`.
         trainer: Length and accumulation.
         optimizer: Settings of the optimiser.
         seed: Of all randomness.
-        schedules: Of the learning rate, by the name "prior".
+        schedules: Of the learning rate, by the name of the net.
     """
-
-    name = "prior"
 
     def __init__(
         self,
-        generator: Generator,
+        net: TokenLearner,
         make_loader: MakeLoader,
         trainer: TrainerSettings,
         optimizer: OptimizerSettings,
@@ -39,16 +37,19 @@ class PriorTask(Task):
         schedules: Mapping[str, Schedule] | None = None,
     ) -> None:
         super().__init__(make_loader, trainer, optimizer, Meters(), seed, schedules)
-        self.generator = generator
+        self.name, self._member = net.name, net.member
+        self.add_module(net.member, net)
 
     @property
     @override
-    def learner(self) -> Generator:
-        return self.generator
+    def learner(self) -> TokenLearner:
+        net = self.get_submodule(self._member)
+        assert isinstance(net, TokenLearner)
+        return net
 
     @override
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        return make_optimizer(self.generator, self.optimizer_settings)
+        return make_optimizer(self.learner, self.optimizer_settings)
 
     @override
     def transfer_batch_to_device(self, batch: TokenBatch, device: torch.device, dataloader_idx: int) -> TokenBatch:
@@ -57,7 +58,7 @@ class PriorTask(Task):
     @override
     def learn(self, batch: TokenBatch, generator: torch.Generator) -> None:
         with refusals_for_users():
-            losses: Mapping[str, Any] = self.generator.losses(batch, self.step / self.trainer_settings.max_steps)
+            losses: Mapping[str, Any] = self.learner.losses(batch, self.step / self.trainer_settings.max_steps)
         total = torch.stack(list(losses.values())).sum()
         self.backward_of(total)
         self.meters.terms.update(losses)
