@@ -11,7 +11,7 @@ from imtok.errors import InputError
 PATH_OF = {
     "train": "data=folder data.path=", "eval": "tokenizer=", "export": "tokenizer=", "convert": "store=",
     "publish": "tokenizer=", "quantize": "tokenizer=", "decode": "tokenizer=", "score": "images=",
-    "pack": "data=folder data.path=", "prior": "store=", "sample": "generator=",
+    "pack": "data=folder data.path=", "prior": "store=", "classify": "store=", "sample": "generator=",
     "probe": "tokenizer=",
 }  # fmt: skip
 

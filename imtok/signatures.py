@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterator, Sequence
 from types import NoneType, UnionType
 from typing import Any, Literal, TypeGuard, Union, get_args, get_origin, get_type_hints, is_typeddict
 
+from imtok.classifiers.augment import Augmentation
+from imtok.classifiers.base import TokenClassifier
 from imtok.conditions.base import Conditioner
 from imtok.construct import import_path
 from imtok.data.base import Data
@@ -40,7 +42,7 @@ from imtok.training.told_sizes import LISTENERS, TOLD, named_class
 EXPECTED: dict[str, type] = {
     "data": Data, "encoder": Encoder, "quantizer": Quantizer, "regularizer": Regularizer, "decoder": Decoder,
     "space": Space, "condition": Conditioner, "objective": Objective, "protocol": Protocol, "format": Format,
-    "prior": Prior, "objective.prior": PriorLoss,
+    "prior": Prior, "objective.prior": PriorLoss, "classifier": TokenClassifier, "augmentation": Augmentation,
 }  # fmt: skip
 # Arguments that imtok.build passes itself, so that YAML files leave them out.
 _TOLD = {"text_dim", "text_length", "classes"}  # of the condition
@@ -49,6 +51,7 @@ PROVIDED = {
     "decoder": {"in_dim", "image_size", "image_channels", "space", "num_latents"} | _TOLD,
     "space": {"image_channels"},
     "prior": {"layout"} | _TOLD,
+    "classifier": {"dim", "tokens", "classes"},
     "prior.head": {"vocab_sizes", "width"},
     "prior.prefix": {"width"} | _TOLD,
     "schedule": set(GIVEN),

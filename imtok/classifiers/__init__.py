@@ -1,0 +1,1 @@
+"""Classifiers that read the tokens of a store in place of pixels."""
