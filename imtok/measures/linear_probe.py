@@ -17,6 +17,7 @@ from imtok.errors import InputError
 from imtok.measures.base import Bench, Found, Measure, Number, Quantity, Seen
 from imtok.measures.inference import Size
 from imtok.nn.taps import INPUT
+from imtok.tokenizer import Tokenizer
 
 _DECAY = 0.5  # scikit-learn's C = 1
 _LAST = "encoder.project"
@@ -61,6 +62,22 @@ class ProbeMeasure(Measure):
     def set_up(self, bench: Bench) -> None:
         if self.features:
             self.taps = ("encoder", _tap(self.features, bench.tokenizer, f"measure.{self.key}.features"))
+
+    @override
+    def start(self, tokenizer: Tokenizer, size: Size) -> None:
+        if self.features:
+            parameter = tokenizer.decoder.last_layer
+            blank = torch.zeros(1, tokenizer.channels, *size, dtype=parameter.dtype, device=parameter.device)
+            try:
+                taps = tokenizer(blank, self.taps, condition=tokenizer.condition_for(1)).taps
+            except ValueError as error:
+                raise InputError(f"measure.{self.key}.features={self.features}: {error}; name another") from None
+            shape = None if self.taps[1] not in taps else tuple(taps[self.taps[1]].shape)
+            if shape is None or len(shape) not in (3, 4) or shape[0] != 1:
+                raise InputError(
+                    f"measure.{self.key}.features={self.features} gives {'nothing' if shape is None else shape} of an "
+                    "image, and no vectors of tokens or of places; name another sub-module"
+                )
 
     @override
     def update(self, seen: Seen) -> None:

@@ -57,6 +57,13 @@ def test_maps_are_pooled_over_their_places_and_an_unknown_part_is_named():
         measured(tokenizer(), "encoder")
     with pytest.raises(InputError, match=r"got encoder\.pachtes; did you mean encoder\.patches\?"):
         measured(tokenizer(), "encoder.pachtes")
+    made = tokenizer()
+    made.encoder.idle = torch.nn.Linear(1, 1)
+    with pytest.raises(InputError, match=r"features=encoder\.idle gives nothing of an image"):
+        measured(made, "encoder.idle")
+    made.encoder.patches.register_forward_hook(lambda *_: (made.encoder.idle(torch.zeros(2, 1)), None)[1])
+    with pytest.raises(InputError, match=r"features=encoder\.idle gives \(2, 1\) of an image"):
+        measured(made, "encoder.idle")
 
 
 def test_what_a_sub_module_takes_can_be_noted():
