@@ -28,6 +28,7 @@ METRICS = (
     "language",
     "length",
     "linear_probe",
+    "agreement",
 )
 TORCHMETRICS = {
     "their_psnr": {"_target_": "torchmetrics.image.PeakSignalNoiseRatio"},
