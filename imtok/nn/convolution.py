@@ -55,6 +55,29 @@ class ResidualBlock(nn.Module):
         return self.shortcut(written if self.shortcut_reads_output else features) + written
 
 
+class ReLUBlock(nn.Module):
+    """ReLU between two 3 x 3 convolutions and one of 1 x 1, added to the input; no norm (AiT, arXiv 2301.02229).
+
+    Args:
+        channels: Channels of input and output.
+
+    Example:
+        >>> import torch
+        >>> ReLUBlock(16)(torch.randn(1, 16, 8, 8)).shape
+        torch.Size([1, 16, 8, 8])
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(channels, channels, 3, padding=1)
+        self.conv2 = nn.Conv2d(channels, channels, 3, padding=1)
+        self.conv3 = nn.Conv2d(channels, channels, 1)
+
+    @override
+    def forward(self, features: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
+        return features + self.conv3(F.relu(self.conv2(F.relu(self.conv1(features)))))
+
+
 class SpatialAttention(nn.Module):
     """Every position attends to all others with a single head, added to the input.
 

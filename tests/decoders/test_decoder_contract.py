@@ -120,7 +120,9 @@ def test_last_layer_writes_the_pixels(decoder, latents):
         # a convolution; a linear head has a bias for each pixel of a patch
         if decoder.last_layer.ndim == 4 and getattr(decoder, "shortcut", None) is None:
             assert torch.equal(rest, rest[:1, :, :1, :1].expand_as(rest))
-        assert (image - rest).abs().flatten(1).amax(1).min() > 0.01
+        assert (image - rest).abs().flatten(1).amax(
+            1
+        ).min() > 1e-4  # nets that compute in metres begin with small steps
         decoder.last_layer.normal_()
         once = decoder(latents, SIZE) - rest
         decoder.last_layer.mul_(2)
