@@ -1,5 +1,6 @@
 """Losses pixel by pixel, as VQGAN (L1, arXiv 2012.09841) and LlamaGen (L2, arXiv 2406.06525) use them."""
 
+import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
@@ -34,3 +35,19 @@ class L2Loss(ImageLoss):
     @override
     def forward(self, image: Float[Tensor, "b c h w"], target: Float[Tensor, "b c h w"]) -> Float[Tensor, ""]:
         return F.mse_loss(image, target)
+
+
+class KnownL2Loss(ImageLoss):
+    """Mean squared error over the pixels that are known: those whose target is above level 0 (AiT, arXiv 2301.02229).
+
+    Level 0 says that no depth is known there, as in the files of NYU and KITTI. Where none is known at all, it is 0.
+
+    Example:
+        >>> KnownL2Loss()(torch.zeros(1, 1, 1, 2), torch.tensor([[[[-1.0, 0.5]]]]))
+        tensor(0.2500)
+    """
+
+    @override
+    def forward(self, image: Float[Tensor, "b c h w"], target: Float[Tensor, "b c h w"]) -> Float[Tensor, ""]:
+        known = target > -1
+        return torch.where(known, image - target, 0).square().sum() / known.sum().clamp_min(1)

@@ -59,9 +59,17 @@ class ReconstructionObjective(Objective):
     def forward(self, tokenizer: Tokenizer, batch: Batch, step: int, generator: torch.Generator) -> Losses:
         target = to_float(batch.image)
         reconstruction = tokenizer(
-            target, taps=self.taps, condition=tokenizer.condition_of(batch), step=step, generator=generator
+            self.seen(target, generator),
+            taps=self.taps,
+            condition=tokenizer.condition_of(batch),
+            step=step,
+            generator=generator,
         )
         return self.judge(tokenizer, target, reconstruction, step, batch.caption)
+
+    def seen(self, target: Float[Tensor, "b c h w"], generator: torch.Generator) -> Float[Tensor, "b c h w"]:
+        """What the encoder sees of the images, drawn by the step's ``generator``: here the images themselves."""
+        return target
 
     def judge(
         self,

@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from imtok.losses.pixel import L1Loss, L2Loss
+from imtok.losses.pixel import KnownL2Loss, L1Loss, L2Loss
+from imtok.pixels import to_float
 
 
 def test_losses_are_means_over_pixels_and_channels():
@@ -12,7 +13,16 @@ def test_losses_are_means_over_pixels_and_channels():
     torch.testing.assert_close(L2Loss()(image, target), (image - target).square().sum() / 210)
 
 
-@pytest.mark.parametrize("loss", [L1Loss, L2Loss])
+def test_pixels_of_unknown_depth_do_not_count():
+    levels = torch.randint(0, 3, (2, 1, 8, 8)) / 257  # the lowest levels of 16 bits: 0 is unknown, 1 is not
+    image, target = torch.randn(2, 1, 8, 8), to_float(levels)
+    known = levels > 0
+    expected = (image - target)[known].square().mean()
+    torch.testing.assert_close(KnownL2Loss()(image, target), expected)
+    assert KnownL2Loss()(image, torch.full_like(image, -1.0)) == 0
+
+
+@pytest.mark.parametrize("loss", [L1Loss, L2Loss, KnownL2Loss])
 def test_a_negative_weight_is_refused(loss):
     with pytest.raises(ValueError, match=r"weight must not be negative, got -0\.5"):
         loss(weight=-0.5)
