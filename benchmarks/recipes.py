@@ -41,7 +41,7 @@ from recipe_table import PAGE, composed, kind, names, read_rows, write_page
 from imtok.build import build_data, build_part, build_tokenizer
 from imtok.commands.train import build_run
 from imtok.data.loader import spread_loader
-from imtok.data.told import told
+from imtok.data.told import told, with_channels
 from imtok.files import read_json
 from imtok.objectives.base import Objective
 from imtok.pixels import to_float
@@ -54,7 +54,7 @@ TENTHS = 10  # loss of the first and of the last tenth of the steps
 IMAGES, OVERFIT_STEPS, OVERFIT_RATE = 8, 200, 2e-3
 CONVOLUTIONAL, TRANSFORMER, RATIO = 20.0, 17.0, 0.7  # dB, dB, and of the loss at step 20
 ADVERSARIAL = ("adversarial", "adversarial_estimate", "adversarial_tokenize")  # KARL has two passes
-PIXELS = {"L1Loss", "L2Loss"}
+PIXELS = {"L1Loss", "L2Loss", "KnownL2Loss"}
 
 
 def main() -> None:
@@ -155,7 +155,9 @@ def overfit(name: str) -> dict[str, Any]:
     plain["regularizer"] = None
     section = plain["objective"] = without_nets(plain["objective"])
     tokenizer, objective = build_tokenizer(plain), cast(Objective, build_part(plain, "objective"))
-    images = told(build_data(plain).validation(plain["image_size"]), tokenizer.condition)
+    images = with_channels(
+        told(build_data(plain).validation(plain["image_size"]), tokenizer.condition), plain["channels"]
+    )
     batch = next(iter(spread_loader(images, IMAGES)))
     trace = fit(tokenizer, objective, batch)
     if "losses" not in section:
@@ -167,10 +169,12 @@ def overfit(name: str) -> dict[str, Any]:
 
 
 def without_nets(section: dict[str, Any]) -> dict[str, Any]:
-    """An objective whose image losses are those of pixels, without adversary and alignments."""
+    """An objective whose image losses are those of pixels, without adversary and alignments, that hides nothing."""
     plain = {key: value for key, value in copy.deepcopy(section).items() if key not in ("adversary", "alignments")}
     if "losses" in plain:
         plain["losses"] = {key: part for key, part in plain["losses"].items() if kind(part) in PIXELS}
+    if kind(plain) == "MaskedReconstruction":
+        plain["share"] = 0.0
     return plain
 
 

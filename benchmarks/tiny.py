@@ -41,6 +41,7 @@ from imtok.build import build_data
 from imtok.commands.train import build_run
 from imtok.data.base import Data
 from imtok.data.loader import evaluation_loader
+from imtok.data.told import with_channels
 from imtok.measures.psnr import PSNR
 from imtok.training.run import train
 
@@ -115,7 +116,7 @@ def measure(name: str, changes: list[str]) -> dict[str, Any]:
         seconds = time.process_time() - began
     if outcome.report is None:
         sys.exit(f"{name}: stopped at step {outcome.step} by signal {outcome.signal}")
-    of_training, of_tile = mean_colours(OmegaConf.to_yaml(plain["data"]), plain["image_size"])
+    of_training, of_tile = mean_colours(OmegaConf.to_yaml(plain["data"]), plain["image_size"], plain["channels"])
     return {
         "recipe": name,
         "makes": "codes" if kind(plain["objective"]) in CODES else "pictures",
@@ -144,18 +145,18 @@ def cells(row: dict[str, Any]) -> dict[str, str]:
 
 
 @cache
-def mean_colours(section: str, side: int) -> tuple[float, float]:
+def mean_colours(section: str, side: int, channels: int) -> tuple[float, float]:
     """PSNR in dB of the held-out images painted in the mean colour of the training photographs, and in their own."""
     data: Data = build_data({"data": OmegaConf.to_container(OmegaConf.create(section))})
-    sums, pixels = torch.zeros(3, dtype=torch.float64), 0
-    for batch in evaluation_loader(data.evaluation(side, "train"), 64, 0):
+    sums, pixels = torch.zeros(channels, dtype=torch.float64), 0
+    for batch in evaluation_loader(with_channels(data.evaluation(side, "train"), channels), 64, 0):
         sums += batch.image.double().sum((0, 2, 3))
         pixels += batch.image[:, 0].numel()
-    colour = (sums / pixels).round().to(torch.uint8)[None, :, None, None]
+    colour = (sums / pixels).round()[None, :, None, None]
     one, own = PSNR(), PSNR()
-    for batch in evaluation_loader(data.validation(side), 64, 0):
-        one.update(colour.expand_as(batch.image), batch.image)
-        mean = batch.image.double().mean((2, 3), keepdim=True).round().to(torch.uint8)
+    for batch in evaluation_loader(with_channels(data.validation(side), channels), 64, 0):
+        one.update(colour.to(batch.image.dtype).expand_as(batch.image), batch.image)
+        mean = batch.image.double().mean((2, 3), keepdim=True).round().to(batch.image.dtype)
         own.update(mean.expand_as(batch.image), batch.image)
     return one.compute().item(), own.compute().item()
 

@@ -32,6 +32,10 @@ TOTALS = {
     "open_magvit2": 49_751_442 + 65_376_387,
 }
 PARTS = {
+    ("ait_mask", "encoder"): 861_936,
+    ("ait_mask", "decoder"): 1_123_457,
+    ("ait_depth", "encoder"): 3_320_560,
+    ("ait_depth", "decoder"): 4_368_641,
     ("open_magvit2", "encoder"): 49_751_442,
     ("open_magvit2", "decoder"): 65_376_387,
     # with the linear maps around the quantizer, which are counted apart: 768 to 32 or 64, 64 to 768

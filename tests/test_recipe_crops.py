@@ -26,6 +26,7 @@ CROPS = {  # part of the short side that shows, and whether images are mirrored
     "hita": (SCALED, True),
     "unitok": (WHOLE, False),
     "vfmtok": (SCALED, True),
+    "ait_depth": (WHOLE, True),
 }
 
 

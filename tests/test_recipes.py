@@ -18,7 +18,7 @@ from imtok.build import build_tokenizer
 from imtok.commands.train import Keys, build_run
 from imtok.config import check_config, read_keys, register_schemas
 from imtok.data.loader import evaluation_loader
-from imtok.data.told import told
+from imtok.data.told import told, with_channels
 from imtok.decoders.base import GenerativeDecoder
 from imtok.folders import config_folder
 from imtok.measures.psnr import PSNR
@@ -106,16 +106,16 @@ def test_its_parts_fit_together_at_the_published_size(recipe, monkeypatch):
     monkeypatch.setattr(torch, "autocast", lambda *_, **__: nullcontext())  # the meta device knows none
     monkeypatch.setattr(torch.Tensor, "__bool__", lambda _: True)  # nor values: what is asked of one is answered
     plain = OmegaConf.to_container(published(recipe), resolve=True)
-    side = plain["image_size"]
+    side, channels = plain["image_size"], plain["channels"]
     with torch.device("meta"):
         tokenizer = build_tokenizer(plain).eval()
-        latents = tokenizer.encoder(torch.empty(1, 3, side, side)).values
+        latents = tokenizer.encoder(torch.empty(1, channels, side, side)).values
         number = tokenizer.encoder.num_latents((side, side))
         assert latents.shape == (1, number, tokenizer.quantizer.in_dim)
         assert tokenizer.num_tokens((side, side)) == tokenizer.quantizer.num_tokens(number)
         if not isinstance(tokenizer.decoder, GenerativeDecoder):  # samples in many steps: done below
             codes = latents[..., : tokenizer.quantizer.dim]
-            assert tokenizer.decoder(codes, (side, side)).shape == (1, 3, side, side)
+            assert tokenizer.decoder(codes, (side, side)).shape == (1, channels, side, side)
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
@@ -164,7 +164,8 @@ def test_two_steps_at_size_tiny_train_measure_and_save_a_tokenizer(recipe, tmp_p
     tokenizer = Tokenizer.load(tmp_path)
     assert not any(module.training for module in tokenizer.modules())
     size = (config.image_size, config.image_size)
-    batch = next(iter(evaluation_loader(told(run.data.validation(config.image_size), tokenizer.condition), 2, 0)))
+    held_out = with_channels(told(run.data.validation(config.image_size), tokenizer.condition), config.channels)
+    batch = next(iter(evaluation_loader(held_out, 2, 0)))
     image, condition = to_float(batch.image), tokenizer.condition_of(batch)
     with torch.no_grad():
         reconstruction = tokenizer(image, condition=condition)
@@ -183,14 +184,14 @@ def _learns(part):
     return any(parameter.requires_grad for parameter in part.parameters())
 
 
-def mean_colour(data, side):
+def mean_colour(data, side, channels):
     """PSNR in dB of the held-out images, each painted in the mean colour of all training photographs."""
-    batches = evaluation_loader(data.evaluation(side, "train"), 64, 0)
+    batches = evaluation_loader(with_channels(data.evaluation(side, "train"), channels), 64, 0)
     means = torch.cat([batch.image.double().mean((2, 3)) for batch in batches])
-    colour = means.mean(0).round().to(torch.uint8)[None, :, None, None]
+    colour = means.mean(0).round()[None, :, None, None]
     metric = PSNR()
-    for batch in evaluation_loader(data.validation(side), 64, 0):
-        metric.update(colour.expand_as(batch.image), batch.image)
+    for batch in evaluation_loader(with_channels(data.validation(side), channels), 64, 0):
+        metric.update(colour.to(batch.image.dtype).expand_as(batch.image), batch.image)
     return metric.compute().item()
 
 
@@ -203,4 +204,4 @@ def test_a_tiny_run_ends_above_the_mean_colour(recipe, tmp_path):
     run = build_run(config, tmp_path)
     outcome = train(run)
     assert outcome.report is not None
-    assert outcome.report.metrics["psnr"] > mean_colour(run.data, config.image_size)
+    assert outcome.report.metrics["psnr"] > mean_colour(run.data, config.image_size, config.channels)
