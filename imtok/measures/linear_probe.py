@@ -56,6 +56,7 @@ class ProbeMeasure(Measure):
 
     def __init__(self, features: str | None = None) -> None:
         self.features = features
+        self.quantities = (*_CODES, _ENCODER) if features else _CODES
         self.rows: list[tuple[str, int, list[np.ndarray]]] = []
 
     @override
@@ -89,7 +90,7 @@ class ProbeMeasure(Measure):
 
     @override
     def numbers(self, size: Size) -> Sequence[Quantity]:
-        return self.quantities if self.features else _CODES
+        return self.quantities
 
     @override
     def finish(self) -> Found:
@@ -102,7 +103,7 @@ class ProbeMeasure(Measure):
         found = Found(
             tables={"probe": {**facts, "chance": float(np.bincount(labels[held_out]).max() / held_out.sum())}}
         )
-        for place, quantity in enumerate(self.quantities if self.features else _CODES):
+        for place, quantity in enumerate(self.quantities):
             features = np.stack([parts[place] for *_, parts in rows])
             value = probe(features[~held_out], labels[~held_out], features[held_out], labels[held_out])
             own = {"features": self.taps[1]} if quantity is _ENCODER else {}
