@@ -14,17 +14,21 @@ from imtok.data.augment import augmented, build_augment
 from imtok.data.colours import RandomColours
 from imtok.data.decode import decode_image
 from imtok.data.folder import Folder
+from imtok.data.images import Subset
+from imtok.data.joined import Joined
 from imtok.data.loader import evaluation_loader
 from imtok.data.photos import Photos
 from imtok.data.told import with_channels
 from imtok.data.transforms import CentreCrop, RandomScaleCrop, RandomScaledCrop
 from imtok.errors import InputError
+from imtok.export.clusters import shuffled
 from imtok.export.pictures import decode_ids
 from imtok.grid import to_deep_picture
 from imtok.losses.lpips import LPIPSLoss
 from imtok.losses.teachers import Teacher
 from imtok.measures.crops import ResizeCrop
 from imtok.measures.evaluate import evaluate
+from imtok.measures.protocol import Protocol, prepare
 from imtok.pictures import load_picture, preprocess, save_picture
 from imtok.pixels import rgb_levels, to_float, to_levels, to_rgb, to_uint16
 from imtok.tokenizer import Tokenizer
@@ -220,3 +224,13 @@ def test_a_run_goes_from_pictures_to_a_report(channels, tmp_path):
     assert report.metrics["psnr"] > 0
     assert report.pictures.originals[0].shape == (3, 16, 16)
     assert (tmp_path / "run" / "images").is_dir()
+
+
+def test_a_part_of_images_and_several_of_them_have_the_channels_that_these_were_told(deep):
+    images = with_channels(Folder(deep).evaluation(64, "all"), 1)
+    parts = [Subset(images.source, np.arange(2)), Joined([images.source, images.source], ["a", "b"])]
+    for source in parts:
+        assert source.channels == 1
+        assert source.image(1).shape[0] == 1
+    assert shuffled(images, 2, seed=0).channels == 1
+    assert prepare(images, Protocol("offline"), 1).channels == 1

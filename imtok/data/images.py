@@ -147,7 +147,7 @@ class Subset(Source):
 
     def __init__(self, source: Source, indices: Int64[np.ndarray, " n"]) -> None:
         self.source, self.indices, self.classes = source, indices, source.classes
-        self.remarks = source.remarks
+        self.remarks, self.channels = source.remarks, source.channels
         if source.blocks is not None:
             block = np.searchsorted(np.cumsum(source.blocks.sizes), indices, side="right")
             sizes = np.bincount(block, minlength=len(source.blocks.sizes))

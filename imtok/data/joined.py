@@ -29,6 +29,7 @@ class Joined(Source):
             raise ValueError(f"sources must be one or more with a name each, got {len(sources)} and {names}")
         self.sources, self.names = list(sources), names
         self.remarks = tuple(dict.fromkeys(remark for source in sources for remark in source.remarks))
+        self.channels = sources[0].channels
         self.ends = np.cumsum([len(source) for source in sources])
         same = all(source.classes == sources[0].classes for source in sources) and bool(sources[0].classes)
         self.offsets: list[int | None]

@@ -202,7 +202,8 @@ class Clusters:
             for number, start in enumerate(starts)
             if number % world == ours and number >= first
         ]
-        return Loader(images, self.workers, batch_sampler=places, collate_fn=partial(collate, size=images.image_size))
+        collated = partial(collate, size=images.image_size, channels=images.channels)
+        return Loader(images, self.workers, batch_sampler=places, collate_fn=collated)
 
     @cached_property
     def _plan(self) -> str:
