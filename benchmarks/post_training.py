@@ -78,7 +78,7 @@ def measured(folder: Path, seed: int, steps: int) -> dict[str, Any]:
     found = dict[str, Any]()
     for name, place in runs.items():
         tokenizer = Tokenizer.load(place)
-        stored = {"g": np.load(probe / "samples" / "ids.npy"), "r": np.load(probe / "held_out" / "ids-00000.npy")[:, 0]}
+        stored = {"g": np.load(probe / "samples" / "ids.npy"), "r": np.load(probe / "held_out" / "ids-00000.npy")}
         sets = {short: base / f"{name}_{short}.npz" for short in stored}
         count = len(stored["g"])
         for short, ids in stored.items():

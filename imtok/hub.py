@@ -174,7 +174,6 @@ class OnHub(
             return
         crop, weight = CentreCrop(self.image_size), self.decoder.last_layer
         nothing = np.random.default_rng(0)  # is drawn
-        nothing = np.random.default_rng(0)  # is drawn
         originals = [crop(as_channels(image, self.channels), nothing) for image in photographs]
         modes = {module: module.training for module in self.modules()}
         try:

@@ -96,7 +96,7 @@ def _carry_out(words: Sequence[str], place: Path, what: str, console: Console) -
     if int(os.environ.get("WORLD_SIZE", 1)) > 1:
         raise InputError(
             f"{what} is to come first, and a launcher starts one stage at a time; give it "
-            f"{shell_line('train', *words)}, and then this command again"
+            f"{shell_line('imtok', 'train', *words)}, and then this command again"
         )
     console.print(f"{what}:\n  {shell_line('imtok', 'train', *words)}", soft_wrap=True, markup=False)
     code = _run([sys.executable, "-m", "imtok.cli", "train", *words])

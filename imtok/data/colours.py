@@ -53,9 +53,11 @@ class RandomColours(Transform):
         )
         if exchanged and len(square) > 1:  # grey has no colours to exchange
             square = functional.permute_channels(square, [*order.tolist(), *range(3, len(square))])
+        if not lit:
+            return square
         colours = min(len(square), 3)
         changed = _lit(square[:colours], contrast.exp()[:colours], brightness[:colours])
-        return torch.cat([changed, square[colours:]]) if lit else square
+        return torch.cat([changed, square[colours:]])
 
 
 def check_share(share: float) -> None:

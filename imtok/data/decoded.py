@@ -8,8 +8,7 @@ from PIL import Image
 from torch import Tensor
 
 from imtok.data.decode import DecodeError, picture_pixels
-
-CHANNELS = (1, 3, 4)
+from imtok.pixels import CHANNELS
 
 
 def decoded_pixels(

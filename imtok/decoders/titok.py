@@ -99,8 +99,6 @@ class TiTokPixelDecoder(MaskTokenDecoder):
         self.pixels = nn.Linear(width, image_channels * patch_size**2)
         self.conv_out: nn.Module = nn.Identity()
         if kernel_out:
-            self.conv_out: nn.Module = nn.Identity()
-        if kernel_out:
             self.conv_out = nn.Conv2d(image_channels, image_channels, kernel_out, padding=kernel_out // 2)
         start_weights(self.pixels, start)
         start_weights(self.conv_out, start)

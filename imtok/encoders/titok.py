@@ -117,7 +117,7 @@ class TiTokEncoder(Encoder):
         return Latents(rearrange(self.project(read), "b (k n) d -> b n (k d)", k=self.branches))
 
     def sequence(
-        self, image: Float[Tensor, "b 3 h w"], visible: Bool[Tensor, "m m"] | None = None
+        self, image: Float[Tensor, "b c h w"], visible: Bool[Tensor, "m m"] | None = None
     ) -> Float[Tensor, "b m d"]:
         """What the trunk makes of class token, patches and latent tokens; ``visible`` = who sees whom, None = all."""
         positions = self.positions(grid_size((image.shape[-2], image.shape[-1]), self.patch_size))

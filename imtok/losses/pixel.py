@@ -38,9 +38,10 @@ class L2Loss(ImageLoss):
 
 
 class KnownL2Loss(ImageLoss):
-    """Mean squared error over the pixels that are known: those whose target is above level 0 (AiT, arXiv 2301.02229).
+    """Mean over images of the mean squared error over the pixels that are known (AiT, arXiv 2301.02229).
 
-    Level 0 says that no depth is known there, as in the files of NYU and KITTI. Where none is known at all, it is 0.
+    A pixel is known whose target is above level 0, which says in the files of NYU and KITTI that there is no depth. An
+    image without any adds 0. The mean is over images first, so that micro-batches and ranks add up to one batch.
 
     Example:
         >>> KnownL2Loss()(torch.zeros(1, 1, 1, 2), torch.tensor([[[[-1.0, 0.5]]]]))
@@ -50,4 +51,5 @@ class KnownL2Loss(ImageLoss):
     @override
     def forward(self, image: Float[Tensor, "b c h w"], target: Float[Tensor, "b c h w"]) -> Float[Tensor, ""]:
         known = target > -1
-        return torch.where(known, image - target, 0).square().sum() / known.sum().clamp_min(1)
+        errors = torch.where(known, image - target, 0).square().flatten(1).sum(1)
+        return (errors / known.flatten(1).sum(1).clamp_min(1)).mean()

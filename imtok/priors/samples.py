@@ -15,7 +15,7 @@ from imtok.files import claim_output, new_folder, write_json
 from imtok.grid import to_picture
 from imtok.measures.inference import Size, evaluating
 from imtok.measures.length import decode_kept
-from imtok.pixels import to_uint8
+from imtok.pixels import rgb_levels, to_uint8
 from imtok.priors.asked import Asked
 from imtok.priors.generator import Generator
 from imtok.priors.sampling import Sampling
@@ -103,7 +103,7 @@ def write_samples(
                 raise InputError(f"image_size: {error}") from None
             for number, image in zip(numbers, images, strict=True):
                 to_picture(image).save(aside / f"{number:06d}.png")
-                pictures[number] = image.permute(1, 2, 0).cpu().numpy()
+                pictures[number] = rgb_levels(image).permute(1, 2, 0).cpu().numpy()
             _gather(drawn, ids, keeps)
             labels[numbers] = own
             if advance is not None:

@@ -171,6 +171,17 @@ def test_scales_are_learnt_from_a_store_of_a_multi_scale_quantizer(tmp_path):
     assert np.load(tmp_path / "samples" / "ids.npy").shape == (3, 5, 1)
 
 
+@pytest.mark.parametrize(("channels", "mode"), [(1, "L"), (4, "RGBA")])
+def test_samples_of_other_channels_are_rgb_for_the_evaluator(channels, mode, tokens, tmp_path, monkeypatch):
+    train_on_tokens(prior_run(tmp_path / "run", tokens))
+    monkeypatch.setattr("imtok.priors.samples.require_its_tokens", lambda *_: "")
+    tokenizer = Tokenizer.from_config({**tokenizer_of("one slot").config, "channels": channels}).eval()
+    write_samples(Generator.load(tmp_path / "run"), tokenizer, 2, tmp_path / "samples", (16, 16), Sampling())
+    with Image.open(tmp_path / "samples" / "000000.png") as picture:
+        assert picture.mode == mode
+    assert np.load(tmp_path / "samples" / "samples.npz")["arr_0"].shape == (2, 16, 16, 3)
+
+
 def test_a_tokenizer_whose_decoder_alone_is_another_decodes_the_samples(tokens, tmp_path):
     train_on_tokens(prior_run(tmp_path / "run", tokens))
     generator, tokenizer = Generator.load(tmp_path / "run"), tokenizer_of("one slot")

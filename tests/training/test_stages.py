@@ -140,7 +140,7 @@ def test_stages_that_cannot_be_are_refused_in_a_line(said, tmp_path, monkeypatch
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.setenv("RANK", "0")
     refused = said("out=new")
-    assert "a launcher starts one stage at a time; give it train experiment=titok_l32_stage1 size=tiny" in refused
+    assert "a launcher starts one stage at a time; give it imtok train experiment=titok_l32_stage1 size=tiny" in refused
     assert not (tmp_path / "new").exists()
 
 
