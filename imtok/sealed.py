@@ -1,14 +1,14 @@
 """Plain values and weights in a folder, whose files know each other's content."""
 
 import json
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from imtok.construct import Config
 from imtok.errors import InputError
@@ -16,6 +16,7 @@ from imtok.files import canonical_json, new_folder, read_json, sha256, write_jso
 from imtok.locate import CONFIG, WEIGHTS
 
 HASH = "weights_sha256"
+Net = TypeVar("Net", bound=nn.Module)
 
 
 class Sealed(NamedTuple):
@@ -93,6 +94,25 @@ def read_sealed(folder: Path, needed: Collection[str], known: Collection[str], w
             f"{folder / CONFIG} was altered after it was saved, in what the {what} is built from; copy it again"
         )
     return Sealed(config, metadata, weights)
+
+
+def built(make: Callable[[], Net], weights: Mapping[str, Tensor], folder: Path) -> Net:
+    """A net with the weights of a folder, in evaluation mode.
+
+    Args:
+        make: Builds it from the folder's config.
+        weights: All of the net's.
+        folder: For messages.
+
+    Raises:
+        InputError: If a part refuses the config, or the weights do not fit it.
+    """
+    try:
+        net = make()
+        net.load_state_dict(weights)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise InputError(f"{folder} does not fit this version of imtok ({error})") from None
+    return net.eval()
 
 
 def _keys(text: str | None) -> list[str]:

@@ -13,12 +13,11 @@ from imtok.conditions.base import Conditioner
 from imtok.construct import Config
 from imtok.decoders.base import Decoder
 from imtok.encoders.base import Encoder
-from imtok.errors import InputError
 from imtok.files import canonical_json
 from imtok.locate import find_tokenizer
 from imtok.quantizers.base import Quantizer
 from imtok.quantizers.ema_vq import EMAVQ
-from imtok.sealed import HASH, read_sealed, require_finite, write_sealed
+from imtok.sealed import HASH, built, read_sealed, require_finite, write_sealed
 
 Own = TypeVar("Own", bound="Stored")
 
@@ -94,13 +93,9 @@ class Stored(nn.Module):
         """
         folder = find_tokenizer(source)
         config, metadata, weights = read_sealed(folder, ("encoder", "quantizer", "decoder"), SEALED, "tokenizer")
-        try:
-            tokenizer = cls.from_config(config, packages)
-            tokenizer.load_state_dict(weights)
-        except (TypeError, ValueError, RuntimeError) as error:
-            raise InputError(f"{folder} does not fit this version of imtok ({error})") from None
+        tokenizer = built(lambda: cls.from_config(config, packages), weights, folder)
         tokenizer.source, tokenizer.metadata = folder, metadata
-        return tokenizer.eval()
+        return tokenizer
 
     def parameter_count(self) -> int:
         """How many numbers it holds that are learnt, or were before it."""

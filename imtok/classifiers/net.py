@@ -1,8 +1,7 @@
 """A classifier with its codebook: built from plain values, trained on stored tokens, measured, saved and read."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
-from typing import Any, ClassVar, cast
+from typing import Any, ClassVar, Self, cast
 
 import torch
 from jaxtyping import Float
@@ -14,16 +13,12 @@ from imtok.classifiers.augment import Augmentation
 from imtok.classifiers.base import TokenClassifier
 from imtok.classifiers.embedded import CodebookEmbedding, Embedded
 from imtok.construct import Config, check_stored, construct
-from imtok.errors import InputError
-from imtok.locate import CONFIG
 from imtok.priors.layout import TokenLayout
 from imtok.priors.learner import TokenLearner
 from imtok.priors.rows import TokenBatch, TokenRows
-from imtok.sealed import read_sealed, write_sealed
 
 FOLDER = "classifier"
 ACCURACY = "accuracy"
-_NEEDED = ("classifier", "layout", "dim", "grid", "classes", "tokens")
 
 
 class StoredClassifier(TokenLearner):
@@ -45,7 +40,8 @@ class StoredClassifier(TokenLearner):
         torch.Size([3, 2])
     """
 
-    name, member = FOLDER, "classifier"
+    name, member, command = FOLDER, "classifier", "imtok classify"
+    needed, optional = ("classifier", "layout", "dim", "grid", "classes", "tokens"), ("augmentation",)
     numbers: ClassVar[Mapping[str, bool]] = {ACCURACY: True, "cross_entropy": False}
 
     def __init__(
@@ -57,12 +53,13 @@ class StoredClassifier(TokenLearner):
     ) -> None:
         super().__init__()
         self.embedding, self.classifier, self.augmentation, self.config = embedding, classifier, augmentation, config
-        self.layout = TokenLayout(**{name: _tuple(value) for name, value in config["layout"].items()})
+        self.layout = TokenLayout.from_plain(config["layout"])
         self.grid: tuple[int, int] = (config["grid"][0], config["grid"][1])
         self.classes: list[str] = list(config["classes"])
 
     @classmethod
-    def from_config(cls, config: Config, packages: Sequence[str] | None = ("imtok",)) -> "StoredClassifier":
+    @override
+    def from_config(cls, config: Config, packages: Sequence[str] | None = ("imtok",)) -> Self:
         """Build from plain values; the codebook is empty until a store or weights fill it.
 
         Args:
@@ -159,39 +156,6 @@ class StoredClassifier(TokenLearner):
             "classes": str(len(self.classes)),
         }
 
-    @override
-    def save(self, folder: Path) -> None:
-        write_sealed(folder, self.config, {}, self.state_dict())
-
-    @classmethod
-    def load(cls, source: str | Path, packages: Sequence[str] = ("imtok",)) -> "StoredClassifier":
-        """Read what ``save`` wrote, in evaluation mode. Runs no code but that of ``packages``.
-
-        Args:
-            source: Its folder, or a run folder that holds it as ``classifier/``.
-            packages: See :meth:`imtok.tokenizer.Tokenizer.load`.
-
-        Raises:
-            InputError: If a file is missing or was altered, or the weights do not fit the config.
-        """
-        folder = next((one for one in (Path(source), Path(source) / FOLDER) if (one / CONFIG).is_file()), None)
-        if folder is None:
-            raise InputError(
-                f"{source} is not a classifier (no {CONFIG} in it or in its {FOLDER}/); give a run of imtok classify "
-                "that has come to its end"
-            )
-        sealed = read_sealed(folder, _NEEDED, (*_NEEDED, "augmentation"), "classifier")
-        try:
-            found = cls.from_config(sealed.config, packages)
-            found.load_state_dict(sealed.weights)
-        except (TypeError, ValueError, RuntimeError) as error:
-            raise InputError(f"{folder} does not fit this version of imtok ({error})") from None
-        return found.eval()
-
     def _vectors(self, ids: Tensor, seen: Tensor) -> Float[Tensor, "b n d"]:
         """The vectors of tokens; zeros, which are their mean, where there are none."""
         return self.embedding(ids.masked_fill(~seen[..., None], 0)) * seen[..., None]
-
-
-def _tuple(value: Any) -> Any:
-    return tuple(value) if isinstance(value, list) else value

@@ -1,6 +1,6 @@
 """``imtok classify``: trains a classifier on the tokens of a store, and says how often it is right on others."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -69,8 +69,8 @@ def build_classifier_run(config: DictConfig, folder: Path) -> TokenRun:
     grid = typed.grid or list(grid_of(layout.tokens, tuple(store.manifest["image_size"])))
     if grid[0] * grid[1] != layout.tokens:
         raise InputError(f"grid={grid} must have the {layout.tokens} tokens of {store.folder}")
-    about = asdict(layout) | {"vocab_sizes": store.manifest["vocab_sizes"], "holes": False}
-    about |= {"scales": list(layout.scales), "variable_length": layout.variable_length or layout.holes}
+    varies = layout.variable_length or layout.holes
+    about = layout.plain | {"vocab_sizes": store.manifest["vocab_sizes"], "variable_length": varies, "holes": False}
     facts = {name: store.manifest.get(name) for name in ("tokenizer_sha256", "codes_sha256", "image_size")}
     built = {
         "classifier": plain["classifier"],

@@ -68,7 +68,7 @@ def build_prior_run(config: DictConfig, folder: Path) -> TokenRun:
     facts = {name: store.manifest.get(name) for name in ("tokenizer_sha256", "codes_sha256", "image_size", "classes")}
     facts |= {"condition": store.condition.facts} if store.condition.facts else {}
     facts |= {name: store.manifest[name] for name in ("lengths", "prefixes") if name in store.manifest}
-    built = {"prior": plain["prior"], "layout": _plain(layout), "tokens": facts}
+    built = {"prior": plain["prior"], "layout": layout.plain, "tokens": facts}
     if plain.get("condition"):
         built["condition"] = plain["condition"]
     torch.manual_seed(typed.seed)
@@ -108,7 +108,3 @@ def _table(found: dict[str, Any]) -> Table:
     rows.add_row("image", number(found["bits_per_image"]), f"over {found['images']} held-out images")
     rows.add_row("pixel", number(found["bits_per_pixel"]), "")
     return rows
-
-
-def _plain(layout: TokenLayout) -> dict[str, Any]:
-    return {name: list(value) if isinstance(value, tuple) else value for name, value in vars(layout).items()}

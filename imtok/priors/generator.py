@@ -2,8 +2,7 @@
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
-from typing import Any, ClassVar, cast
+from typing import Any, ClassVar, Self, cast
 
 import torch
 from jaxtyping import Float, Int64
@@ -12,20 +11,16 @@ from typing_extensions import override
 
 from imtok.conditions.base import Conditioner, pinned
 from imtok.construct import Config, check_stored, construct
-from imtok.errors import InputError
-from imtok.locate import CONFIG
 from imtok.priors.base import Prior
 from imtok.priors.layout import TokenLayout
 from imtok.priors.learner import TokenLearner
 from imtok.priors.ngrams import ngram_bits
 from imtok.priors.rows import TokenBatch, TokenRows
 from imtok.priors.sampling import Given, Sampling
-from imtok.sealed import read_sealed, write_sealed
 from imtok.types import Tokens
 
 FOLDER = "prior"
 BITS = "bits_per_token"
-_NEEDED = ("prior", "layout", "tokens")
 
 
 class Generator(TokenLearner):
@@ -47,7 +42,8 @@ class Generator(TokenLearner):
         torch.Size([2, 4, 1])
     """
 
-    name, member = FOLDER, "generator"
+    name, member, command = FOLDER, "generator", "imtok prior"
+    needed, optional = ("prior", "layout", "tokens"), ("condition",)
     numbers: ClassVar[Mapping[str, bool]] = {BITS: False, "bits_per_image": False}
 
     def __init__(self, prior: Prior, condition: Conditioner | None, config: Config) -> None:
@@ -55,7 +51,8 @@ class Generator(TokenLearner):
         self.prior, self.condition, self.config = prior, condition, config
 
     @classmethod
-    def from_config(cls, config: Config, packages: Sequence[str] | None = ("imtok",), key: str = "") -> "Generator":
+    @override
+    def from_config(cls, config: Config, packages: Sequence[str] | None = ("imtok",), key: str = "") -> Self:
         """Build from plain values.
 
         Args:
@@ -72,8 +69,7 @@ class Generator(TokenLearner):
             check_stored(config["prior"], packages, Prior)
             if config.get("condition"):
                 check_stored(config["condition"], packages, Conditioner)
-        layout = config["layout"]
-        told = {"layout": TokenLayout(**{name: _tuple(value) for name, value in layout.items()})}
+        told = {"layout": TokenLayout.from_plain(config["layout"])}
         condition = cast(
             Conditioner | None, construct(config["condition"], packages) if config.get("condition") else None
         )
@@ -164,36 +160,6 @@ class Generator(TokenLearner):
             "tokens": self.prior.layout.in_words,
         }
 
-    @override
-    def save(self, folder: Path) -> None:
-        """Write ``config.json`` and ``model.safetensors``; the folder appears whole or not at all."""
-        write_sealed(folder, self.config, {}, self.state_dict())
-
-    @classmethod
-    def load(cls, source: str | Path, packages: Sequence[str] = ("imtok",)) -> "Generator":
-        """Read what ``save`` wrote, in evaluation mode. Runs no code but that of ``packages``.
-
-        Args:
-            source: Its folder, or a run folder that holds it as ``prior/``.
-            packages: See :meth:`imtok.tokenizer.Tokenizer.load`.
-
-        Raises:
-            InputError: If a file is missing or was altered, or the weights do not fit the config.
-        """
-        folder = next((one for one in (Path(source), Path(source) / FOLDER) if (one / CONFIG).is_file()), None)
-        if folder is None:
-            raise InputError(
-                f"{source} is not a prior (no {CONFIG} in it or in its {FOLDER}/); give a run of imtok prior that has "
-                "come to its end"
-            )
-        sealed = read_sealed(folder, _NEEDED, (*_NEEDED, "condition"), "prior")
-        try:
-            found = cls.from_config(sealed.config, packages)
-            found.load_state_dict(sealed.weights)
-        except (TypeError, ValueError, RuntimeError) as error:
-            raise InputError(f"{folder} does not fit this version of imtok ({error})") from None
-        return found.eval()
-
     @property
     def tokens(self) -> dict[str, Any]:
         """Where the tokens that it has learnt come from: the hash of their tokenizer, and the size of its images."""
@@ -201,7 +167,3 @@ class Generator(TokenLearner):
 
     def _told(self, captions: Sequence[str], labels: Int64[Tensor, " b"]) -> Any:
         return None if self.condition is None else self.condition.make(captions, labels)
-
-
-def _tuple(value: Any) -> Any:
-    return tuple(value) if isinstance(value, list) else value

@@ -1,7 +1,9 @@
 """What the tokens of one image are, as far as a prior has to know."""
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -53,6 +55,19 @@ class TokenLayout:
         if holes:
             return cls((sizes[0] + 1, *sizes[1:]), first["tokens"], False, scales, holes=True)
         return cls(sizes, first["tokens"], varies, scales)
+
+    @classmethod
+    def from_plain(cls, values: Mapping[str, Any]) -> "TokenLayout":
+        """That of a config, whose lists stand for tuples."""
+        arguments: dict[str, Any] = {
+            name: tuple(value) if isinstance(value, list) else value for name, value in values.items()
+        }
+        return cls(**arguments)
+
+    @property
+    def plain(self) -> dict[str, Any]:
+        """As a config has it."""
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in vars(self).items()}
 
     def filled(self, tokens: Tokens) -> Tokens:
         """Tokens of the store as the prior has them."""
