@@ -3,14 +3,16 @@
 from dataclasses import replace
 
 import torch
+from jaxtyping import Bool
+from torch import Tensor
 from typing_extensions import override
 
 from imtok.classifiers.augment import Augmentation
 from imtok.classifiers.embedded import Embedded
 
 
-class Drop(Augmentation):
-    """Leaves out tokens at random: the classifier sees the others alone.
+class Hiding(Augmentation):
+    """Hides tokens at random.
 
     Args:
         share: Of the tokens, in [0, 1).
@@ -20,36 +22,26 @@ class Drop(Augmentation):
     """
 
     def __init__(self, share: float) -> None:
-        self.share = _share(share)
+        if not 0 <= share < 1:
+            raise ValueError(f"share must lie in [0, 1), got {share}")
+        self.share = share
+
+    def drawn(self, images: Embedded) -> Bool[Tensor, "b n"]:
+        """Which tokens are hidden."""
+        return torch.rand(images.seen.shape, device=images.seen.device) < self.share
+
+
+class Drop(Hiding):
+    """Leaves out tokens: the classifier sees the others alone."""
 
     @override
     def __call__(self, images: Embedded) -> Embedded:
-        return replace(images, seen=images.seen & ~_drawn(images, self.share))
+        return replace(images, seen=images.seen & ~self.drawn(images))
 
 
-class Mask(Augmentation):
-    """Puts the mean of all tokens, which is zero, in the place of some.
-
-    Args:
-        share: Of the tokens, in [0, 1).
-
-    Raises:
-        ValueError: If it is out of range.
-    """
-
-    def __init__(self, share: float) -> None:
-        self.share = _share(share)
+class Mask(Hiding):
+    """Puts the mean of all tokens, which is zero, in the place of some."""
 
     @override
     def __call__(self, images: Embedded) -> Embedded:
-        return replace(images, vectors=images.vectors.masked_fill(_drawn(images, self.share)[..., None], 0.0))
-
-
-def _share(share: float) -> float:
-    if not 0 <= share < 1:
-        raise ValueError(f"share must lie in [0, 1), got {share}")
-    return share
-
-
-def _drawn(images: Embedded, share: float) -> torch.Tensor:
-    return torch.rand(images.seen.shape, device=images.seen.device) < share
+        return replace(images, vectors=images.vectors.masked_fill(self.drawn(images)[..., None], 0.0))
