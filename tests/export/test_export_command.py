@@ -13,7 +13,6 @@ from export.stores import content, tokenizer_of
 from omegaconf import OmegaConf
 from training.runs import run_tiny, write_images
 
-from imtok.cli import main
 from imtok.errors import InputError
 from imtok.export.store import TokenStore, as_json
 from imtok.files import sealed
@@ -21,24 +20,12 @@ from imtok.image_commands import find_device
 
 
 @pytest.fixture
-def run(tmp_path, monkeypatch, capsys):
+def run(tmp_path, monkeypatch, command):
     """Run a command in a folder that holds a tokenizer and images."""
     tokenizer_of("one slot").save(tmp_path / "tokenizer")
     write_images(tmp_path / "images", 7)
     monkeypatch.chdir(tmp_path)
-
-    def call(*arguments, code=0):
-        monkeypatch.setattr(sys, "argv", ["imtok", *arguments])
-        try:
-            main()
-            ended = 0
-        except SystemExit as exit_:
-            ended = exit_.code
-        printed = capsys.readouterr()
-        assert ended == code, printed
-        return printed.out if code == 0 else printed.err
-
-    return call
+    return command
 
 
 EXPORT = ("export", "tokenizer=tokenizer", "data=folder", "data.path=images", "shard_size=3", "threads=1", "device=cpu")

@@ -1,7 +1,6 @@
 """Lengths from the command line: what is exported, decoded and measured of tokenizers of variable length."""
 
 import json
-import sys
 import tarfile
 
 import numpy as np
@@ -15,7 +14,6 @@ from PIL import Image
 from training.runs import write_images
 
 from imtok.build import build_tokenizer
-from imtok.cli import main
 from imtok.config import register_schemas
 from imtok.data.folder import Folder
 from imtok.data.loader import evaluation_loader
@@ -68,23 +66,11 @@ def recipe(request):
 
 
 @pytest.fixture
-def run(tmp_path, monkeypatch, capsys):
+def run(tmp_path, monkeypatch, command):
     """Run a command in a folder that holds images."""
     write_images(tmp_path / "images", IMAGES)
     monkeypatch.chdir(tmp_path)
-
-    def call(*arguments, code=0):
-        monkeypatch.setattr(sys, "argv", ["imtok", *arguments])
-        try:
-            main()
-            ended = 0
-        except SystemExit as exit_:
-            ended = exit_.code
-        printed = capsys.readouterr()
-        assert ended == code, printed
-        return printed.out if code == 0 else printed.err
-
-    return call
+    return command
 
 
 DATA = ("tokenizer=tokenizer", "data=folder", "data.path=images", "split=all", *ON)
