@@ -13,7 +13,7 @@ from typing_extensions import override
 from imtok.decoders.base import GenerativeDecoder
 from imtok.nn.convolution import ConvolutionStack, Layer, activated_norm
 from imtok.nn.grid import to_map
-from imtok.spaces.base import Space, hold
+from imtok.spaces.base import Space, hold_patches
 from imtok.types import Condition, Loss
 
 
@@ -52,18 +52,13 @@ class Rectifier(GenerativeDecoder):
         channels: int = 512,
     ) -> None:
         super().__init__()
-        if space is None:
-            raise ValueError("space must be a frozen autoencoder for this decoder, got none; give space=kl_f16c16")
-        if patch_size < 1:
-            raise ValueError(f"patch_size must be at least 1, got {patch_size}")
-        hold(self, space)
-        self.patch_size, self.factor = patch_size, patch_size * space.factor
-        width = space.dim * patch_size**2
+        width = hold_patches(self, space, patch_size, "decoder")
+        self.patch_size, self.factor = patch_size, patch_size * self.space.factor
         self.project = nn.Identity() if in_dim == width else nn.Linear(in_dim, width)
-        self.conv_in = nn.Conv2d(space.dim, channels, 3, padding=1)
+        self.conv_in = nn.Conv2d(self.space.dim, channels, 3, padding=1)
         self.layers = ConvolutionStack(layers, channels, channels)
         self.norm_out = activated_norm(channels)
-        self.conv_out = nn.Conv2d(channels, space.dim, 3, padding=1)
+        self.conv_out = nn.Conv2d(channels, self.space.dim, 3, padding=1)
         nn.init.zeros_(self.conv_out.weight)
         nn.init.zeros_(cast(Tensor, self.conv_out.bias))
 

@@ -11,7 +11,7 @@ from imtok.encoders.base import Encoder
 from imtok.nn.convolution import ConvolutionStack, Layer, activated_norm
 from imtok.nn.grid import grid_size
 from imtok.nn.patches import to_patches
-from imtok.spaces.base import Space, hold
+from imtok.spaces.base import Space, hold_patches
 from imtok.types import Condition, Latents
 
 
@@ -49,22 +49,17 @@ class SpaceEncoder(Encoder):
         channels: int = 128,
     ) -> None:
         super().__init__()
-        if space is None:
-            raise ValueError("space must be a frozen autoencoder for this encoder, got none; give space=kl_f16c16")
-        if patch_size < 1:
-            raise ValueError(f"patch_size must be at least 1, got {patch_size}")
-        hold(self, space)
-        self.patch_size, self.factor = patch_size, patch_size * space.factor
-        width = space.dim * patch_size**2
+        width = hold_patches(self, space, patch_size, "encoder")
+        self.patch_size, self.factor = patch_size, patch_size * self.space.factor
         if not layers and out_dim != width:
             raise ValueError(
-                f"quantizer.dim must be {width} ({space.dim} channels of the space times {patch_size**2} positions), "
-                f"got {out_dim}; give that, or encoder.layers"
+                f"quantizer.dim must be {width} ({self.space.dim} channels of the space times {patch_size**2} "
+                f"positions), got {out_dim}; give that, or encoder.layers"
             )
         self.layers = None
         if layers:
             self.layers = nn.Sequential(
-                nn.Conv2d(space.dim, channels, 3, padding=1),
+                nn.Conv2d(self.space.dim, channels, 3, padding=1),
                 ConvolutionStack(layers, channels, channels),
                 activated_norm(channels),
                 nn.Conv2d(channels, out_dim, patch_size, stride=patch_size),

@@ -143,3 +143,26 @@ class _Kept:
 def hold(part: nn.Module, space: nn.Module) -> None:
     """Give ``part`` the attribute ``space`` without its weights: these belong to the tokenizer, which has them once."""
     object.__setattr__(part, "space", space)
+
+
+def hold_patches(part: nn.Module, space: Space | None, patch_size: int, what: str) -> int:
+    """Give ``part`` a space, as :func:`hold`, of whose maps it has to do with square patches.
+
+    Args:
+        part: Of a tokenizer.
+        space: What its builder passes.
+        patch_size: Side of a patch, in positions of the map.
+        what: The part is, for messages: "encoder".
+
+    Returns:
+        The width of a patch: channels times positions.
+
+    Raises:
+        ValueError: If there is no space, or no such patch.
+    """
+    if space is None:
+        raise ValueError(f"space must be a frozen autoencoder for this {what}, got none; give space=kl_f16c16")
+    if patch_size < 1:
+        raise ValueError(f"patch_size must be at least 1, got {patch_size}")
+    hold(part, space)
+    return space.dim * patch_size**2
