@@ -1,5 +1,8 @@
 """Images of one channel (16-bit grey, masks, depth), of three, and of four (alpha), through all that sees pixels."""
 
+import importlib
+import inspect
+import pkgutil
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +12,7 @@ from PIL import Image
 from torch import nn
 from training.runs import tiny_run
 
+from imtok import decoders, encoders
 from imtok.critics.patchgan import PatchGAN
 from imtok.data.augment import augmented, build_augment
 from imtok.data.colours import RandomColours
@@ -20,6 +24,8 @@ from imtok.data.loader import evaluation_loader
 from imtok.data.photos import Photos
 from imtok.data.told import with_channels
 from imtok.data.transforms import CentreCrop, RandomScaleCrop, RandomScaledCrop
+from imtok.decoders.base import Decoder
+from imtok.encoders.base import Encoder
 from imtok.errors import InputError
 from imtok.export.clusters import shuffled
 from imtok.export.pictures import decode_ids
@@ -36,16 +42,18 @@ from imtok.training.run import train
 
 EVERY = np.arange(65536, dtype=np.uint16).reshape(256, 256)  # 16-bit level
 VIT = {"image_size": 32, "patch_size": 8, "width": 16, "depth": 1, "heads": 2}
+LINE = {"patch_size": 8, "width": 16, "depth": 1, "heads": 2}
 PATCH, CNN = {"patch_size": 8, "width": 16, "depth": 1}, {"channels": 32, "multipliers": [1, 1], "blocks": 1}
 NETS = {
     "patch": {"encoder": PATCH, "decoder": PATCH},
     "cnn": {"encoder": CNN, "decoder": CNN},
     "vit": {"encoder": VIT, "decoder": {**VIT, "hidden": 32}},
+    "alto": {"encoder": {**LINE, "latents": 4}, "decoder": {**LINE, "flexible": True}},
 }
 
 
 def config(name: str, channels: int, **quantizer):
-    kind = {"patch": "Patch", "cnn": "CNN", "vit": "ViT"}[name]
+    kind = {"patch": "Patch", "cnn": "CNN", "vit": "ViT", "alto": "ALTo"}[name]
     return {
         "encoder": {"_target_": f"imtok.encoders.{name}.{kind}Encoder", **NETS[name]["encoder"]},
         "quantizer": quantizer or {"_target_": "imtok.quantizers.fsq.FSQ", "levels": [8, 5]},
@@ -190,6 +198,19 @@ def test_nets_read_and_write_so_many_channels(name, channels, tmp_path):
     tokenizer.save(tmp_path / "saved")
     assert Tokenizer.load(tmp_path / "saved").channels == channels
     assert PatchGAN(8, halvings=2, image_channels=channels)(image).shape[0] == 2
+
+
+def test_a_part_takes_other_channels_where_the_part_that_it_is_made_from_does():
+    for package in (encoders, decoders):
+        for module in pkgutil.iter_modules(package.__path__, f"{package.__name__}."):
+            importlib.import_module(module.name)
+    kinds = [Encoder, Decoder]
+    for kind in kinds:
+        kinds += [one for one in kind.__subclasses__() if one.__module__.startswith("imtok.")]
+        parents = [base for base in kind.__mro__ if issubclass(base, Encoder | Decoder)]
+        takes = ["image_channels" in inspect.signature(base).parameters for base in parents]
+        assert takes[0] or not any(takes), kind
+    assert len(kinds) > 40
 
 
 def test_a_part_that_is_made_for_colours_says_so():

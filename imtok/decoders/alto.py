@@ -33,7 +33,7 @@ class ALToDecoder(TiTokPixelDecoder):
         size: tuple[int, int],
         keep: Bool[Tensor, "b n"] | None = None,
         condition: Condition | None = None,
-    ) -> Float[Tensor, "b 3 h w"]:
+    ) -> Float[Tensor, "b c h w"]:
         self._check(latents.shape[1], keep)
         present = latents if keep is None else latents.masked_fill(~keep[..., None], 0)
         return super().forward(F.pad(present, (0, 0, 0, self.num_latents - latents.shape[1])), size, None, condition)

@@ -31,6 +31,7 @@ class NoiseCNNDecoder(CNNDecoder):
         adaptive_norm: See there.
         bias: See there.
         latent_channels: See there.
+        image_channels: See there.
 
     Example:
         >>> decoder = NoiseCNNDecoder(in_dim=8, channels=32, multipliers=(1, 2), blocks=1).eval()
@@ -51,9 +52,20 @@ class NoiseCNNDecoder(CNNDecoder):
         adaptive_norm: AdaptiveNorm = "levels",
         bias: bool = False,
         latent_channels: int | None = None,
+        image_channels: int = 3,
     ) -> None:
         super().__init__(
-            in_dim, channels, multipliers, blocks, attention, middle, upsample, adaptive_norm, bias, latent_channels
+            in_dim,
+            channels,
+            multipliers,
+            blocks,
+            attention,
+            middle,
+            upsample,
+            adaptive_norm,
+            bias,
+            latent_channels,
+            image_channels,
         )
         self.conv_in = NoiseConvolution(latent_channels or in_dim, channels * multipliers[-1])
 

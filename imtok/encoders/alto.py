@@ -40,6 +40,7 @@ class ALToEncoder(TiTokEncoder):
         value_range: Of the pixels that the net computes with.
         start: How weights start (``imtok.nn.initialization``); the published "normal" is small for narrow nets.
         checkpoint: Compute blocks again in the backward pass instead of keeping their activations.
+        image_channels: Channels of the images: 1, 3 or 4; the builder sets it.
 
     Raises:
         ValueError: As :class:`~imtok.encoders.titok.TiTokEncoder` does; in ``forward``, for a length out of range.
@@ -66,6 +67,7 @@ class ALToEncoder(TiTokEncoder):
         value_range: Sequence[float] = (0.0, 1.0),
         start: Start = "normal",
         checkpoint: bool = False,
+        image_channels: int = 3,
     ) -> None:
         super().__init__(
             out_dim,
@@ -79,10 +81,11 @@ class ALToEncoder(TiTokEncoder):
             value_range=value_range,
             start=start,
             checkpoint=checkpoint,
+            image_channels=image_channels,
         )
         self.predictor = LengthPredictor(width)
 
-    def predicted(self, image: Float[Tensor, "b 3 h w"]) -> Predicted:
+    def predicted(self, image: Float[Tensor, "b c h w"]) -> Predicted:
         """All latents, and how many of them each image needs."""
         count = len(self.latents)
         seen = 1 + (image.shape[-2] // self.patch_size) * (image.shape[-1] // self.patch_size)
@@ -93,7 +96,7 @@ class ALToEncoder(TiTokEncoder):
 
     @override
     def forward(
-        self, image: Float[Tensor, "b 3 h w"], length: int | None = None, condition: Condition | None = None
+        self, image: Float[Tensor, "b c h w"], length: int | None = None, condition: Condition | None = None
     ) -> Latents:
         if length is not None and not 1 <= length <= len(self.latents):
             raise ValueError(f"length must lie in [1, {len(self.latents)}] latents, got {length}")
