@@ -238,6 +238,12 @@ def test_the_api_keeps_16_bit_grey(deep):
     assert np.array_equal(np.asarray(picture), EVERY)
 
 
+def test_some_of_the_images_have_the_channels_of_all(deep):
+    grey = with_channels(Folder(deep).evaluation(32, "all"), 1)
+    some = prepare(grey, Protocol("adm"), 1)
+    assert (len(some), some.channels) == (1, 1)  # or the features of grey images would be stored as those of colours
+
+
 @pytest.mark.parametrize("channels", [1, pytest.param(4, marks=pytest.mark.slow)])
 def test_a_run_goes_from_pictures_to_a_report(channels, tmp_path):
     run = tiny_run(tmp_path / "run", f"channels={channels}", "trainer.max_steps=2", "trainer.pictures_every=1")

@@ -72,7 +72,7 @@ def train_loader(images: ImageSet, batches: TrainBatches, workers: int = 0) -> L
     """
     if batches.count != len(images):
         raise ValueError(f"batches must be made for {len(images)} samples, got {batches.count}")
-    return _map_loader(images, batches, workers)
+    return list_loader(images, batches, workers)
 
 
 def train_stream_loader(
@@ -127,7 +127,7 @@ def evaluation_loader(
     if isinstance(images, ImageStream):
         return _stream_loader(images, batch_size, workers, rank, world)
     own = [(0, index) for index in range(rank, len(images), world)]
-    return _map_loader(images, [own[at : at + batch_size] for at in range(0, len(own), batch_size)], workers)
+    return list_loader(images, [own[at : at + batch_size] for at in range(0, len(own), batch_size)], workers)
 
 
 def spread_loader(images: ImageSet | ImageStream, number: int) -> Iterable[Batch]:
@@ -142,10 +142,11 @@ def spread_loader(images: ImageSet | ImageStream, number: int) -> Iterable[Batch
             raise InputError(images.unheld)
         return [first]
     number = min(number, len(images))
-    return _map_loader(images, [[(0, index * len(images) // number) for index in range(number)]], 0)
+    return list_loader(images, [[(0, index * len(images) // number) for index in range(number)]], 0)
 
 
-def _map_loader(images: ImageSet, batches: Any, workers: int) -> Loader:
+def list_loader(images: ImageSet, batches: Any, workers: int) -> Loader:
+    """Batches of a list of images: the places ``(epoch, index)`` of each, in order."""
     return Loader(
         images,
         workers,

@@ -19,9 +19,8 @@ from torch import Tensor
 
 from imtok.bars import bar
 from imtok.data.base import Images
-from imtok.data.collate import collate
 from imtok.data.images import ImageSet, Subset
-from imtok.data.loader import Loader, evaluation_loader
+from imtok.data.loader import Loader, evaluation_loader, list_loader
 from imtok.data.told import require_each
 from imtok.distributed import from_main, rank, world_size
 from imtok.errors import InputError
@@ -202,8 +201,7 @@ class Clusters:
             for number, start in enumerate(starts)
             if number % world == ours and number >= first
         ]
-        collated = partial(collate, size=images.image_size, channels=images.channels)
-        return Loader(images, self.workers, batch_sampler=places, collate_fn=collated)
+        return list_loader(images, places, self.workers)
 
     @cached_property
     def _plan(self) -> str:
