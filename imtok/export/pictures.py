@@ -16,18 +16,18 @@ from imtok.conditions.base import NO_LABEL
 from imtok.conditions.given import DecodeConditionConfig, give, read_captions
 from imtok.errors import InputError
 from imtok.export.convert import read_report
+from imtok.export.decoding import Decoding
 from imtok.export.restore import makes_tokens_of, restored
 from imtok.export.store import MANIFEST, TokenStore, check_range, read_array
 from imtok.files import claim_output, new_folder, write_json
 from imtok.grid import to_deep_picture, to_picture
 from imtok.measures.inference import Size, evaluating
-from imtok.measures.length import decode_kept
-from imtok.measures.spending import Spender, Spending
+from imtok.measures.spending import Spending
 from imtok.pixels import to_uint8
 from imtok.quantizers.continuous import GIVE_IDS
 from imtok.tokenizer import Tokenizer
 from imtok.types import Tokens
-from imtok.whole import cut, interpolate_positions, readable_size
+from imtok.whole import interpolate_positions
 
 MARKER = "pictures.json"
 _BATCH_SIZE = 64
@@ -81,7 +81,7 @@ def decode_ids(
     count = 0
     device, told, spending = torch.device(device), told or DecodeConditionConfig(), spending or Spending()
     with new_folder(folder) as aside, evaluating(tokenizer.to(device)):
-        spender = Spender(tokenizer, size, spending) if spending.facts else None
+        decode = Decoding(tokenizer, size, spending)
         lots = _told(_read(tokenizer, source, size, batch_size, layout, spending), told)
         for lot in watched(lots, _count(source), "decode", lambda lot: len(lot.captions)):
             tokens, captions, labels, varies, own = lot
@@ -90,12 +90,7 @@ def decode_ids(
             condition = tokenizer.condition_for(len(captions), captions, labels)
             moved = Tokens(tokens.ids.to(device), keep)
             try:
-                made = size if own is None else readable_size(tokenizer, own)
-                if spender is not None:
-                    moved = spender.shorten(moved, condition)
-                    varies = varies or spending.target is not None
-                decode = decode_kept if varies else Tokenizer.decode
-                images = cut(decode(tokenizer, moved, made, condition), own or size)
+                images = decode(moved, condition, varies, own)
             except ValueError as error:
                 wanted = own or size
                 raise InputError(f"{source} cannot be decoded to {wanted[1]}x{wanted[0]} pixels ({error})") from None

@@ -8,20 +8,19 @@ from rich.table import Table
 
 from imtok.errors import InputError
 from imtok.export.convert import REPORT, verify_converted
+from imtok.export.decoding import Decoding
 from imtok.export.pictures import tell_as_stored
 from imtok.export.sequences import Sequencing
 from imtok.export.store import MANIFEST, Shard, TokenStore
 from imtok.files import claim_output, new_folder, write_json
 from imtok.grid import to_picture
 from imtok.measures.inference import evaluating
-from imtok.measures.length import decode_kept
 from imtok.measures.report.origin import describe_data
-from imtok.measures.spending import Spender, Spending
+from imtok.measures.spending import Spending
 from imtok.pixels import to_uint8
 from imtok.text import terminal
 from imtok.tokenizer import Tokenizer
 from imtok.types import Tokens
-from imtok.whole import cut, readable_size
 
 SAMPLE = "sample.json"
 
@@ -90,7 +89,7 @@ def decode_sample(
     count, size = min(number, len(store)), (store.manifest["image_size"][0], store.manifest["image_size"][1])
     spending, varies = spending or Spending(), "target" in store.manifest.get("lengths", ())
     spending.require_square(store.whole)
-    spender = Spender(tokenizer, size, spending) if spending.facts else None
+    decode = Decoding(tokenizer, size, spending)
     wanted = {index * len(store) // count for index in range(count)}
     names: dict[str, str] = {}
     with new_folder(out) as aside, evaluating(tokenizer):
@@ -99,18 +98,14 @@ def decode_sample(
             record = store.record(number) if store.whole else None
             for place in sorted(wanted & set(range(first, first + len(shard.keys)))):
                 row = place - first
-                tokens, own = _tokens(shard, row, device), size
+                tokens, own = _tokens(shard, row, device), None
                 if record is not None:
                     own, length = (record["sizes"][row][0], record["sizes"][row][1]), record["lengths"][row]
                     tokens = Tokens(tokens.ids[:, :length], None if tokens.keep is None else tokens.keep[:, :length])
                 caption = "" if shard.captions is None else shard.captions[row]
                 labels = torch.full((store.views,), int(shard.labels[row]))
                 condition = tokenizer.condition_for(store.views, [caption] * store.views, labels)
-                made = readable_size(tokenizer, own) if store.whole else own
-                tokens = tokens if spender is None else spender.shorten(tokens, condition)
-                decode = decode_kept if varies or spending.target is not None else Tokenizer.decode
-                images = cut(decode(tokenizer, tokens, made, condition), own)
-                for view, image in enumerate(to_uint8(images)):
+                for view, image in enumerate(to_uint8(decode(tokens, condition, varies, own))):
                     name = f"{place:06d}.png" if store.views == 1 else f"{place:06d}_{view}.png"
                     to_picture(image).save(aside / name)
                     names[name] = shard.keys[place - first]
