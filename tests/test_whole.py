@@ -126,6 +126,15 @@ def load_file(path):
         return to_float(torch.from_numpy(np.array(picture)).permute(2, 0, 1)[None])
 
 
+def test_images_grow_to_the_right_and_below_by_their_last_column_and_row():
+    image = torch.rand(2, 3, 5, 7)
+    made = grown(image, (8, 11))
+    assert torch.equal(made[..., :5, :7], image)
+    assert torch.equal(made[..., :5, 7:], image[..., -1:].expand(-1, -1, -1, 4))
+    assert torch.equal(made[..., 5:, :], made[..., 4:5, :].expand(-1, -1, 3, -1))
+    assert torch.equal(cut(made, (5, 7)), image)
+
+
 def test_a_measure_that_wants_one_size_is_refused(folder):
     protocol = Protocol("offline", crop="none")
     images = prepare(Folder(folder).evaluation(64, "all"), protocol, None)

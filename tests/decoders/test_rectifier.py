@@ -49,6 +49,8 @@ def test_latents_that_do_not_fill_the_image_or_are_left_out_are_refused():
         decoder(latents, SIZE)
     with pytest.raises(ValueError, match="every latent is needed here"):
         decoder(torch.randn(1, 128, 12), SIZE, torch.zeros(1, 128, dtype=torch.bool))
+    with pytest.raises(ValueError, match="every latent is needed here"):
+        decoder.loss(torch.zeros(1, 3, *SIZE), torch.randn(1, 128, 12), torch.zeros(1, 128, dtype=torch.bool))
     with pytest.raises(ValueError, match="space must be a frozen autoencoder for this decoder, got none"):
         Rectifier(12)
 

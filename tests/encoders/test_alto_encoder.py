@@ -37,6 +37,16 @@ def test_what_is_kept_is_what_the_predictor_takes(encoder):
     assert encoder.num_latents((32, 32)) == 8
 
 
+def test_the_class_token_asks_how_many_are_needed(encoder, monkeypatch):
+    asked = []
+    monkeypatch.setattr(encoder.predictor, "forward", lambda *given: asked.extend(given))
+    tokens = torch.randn(3, 1 + 16 + 8, 32)
+    monkeypatch.setattr(encoder, "sequence", lambda image, visible: tokens)
+    encoder.predicted(IMAGE)
+    assert torch.equal(asked[0], encoder.norm_out(tokens[:, 17:]))
+    assert torch.equal(asked[1], encoder.norm_out(tokens[:, 0]))
+
+
 @pytest.mark.parametrize("length", [0, 9])
 def test_other_lengths_are_refused(encoder, length):
     with pytest.raises(ValueError, match=rf"length must lie in \[1, 8\] latents, got {length}"):

@@ -40,6 +40,18 @@ def test_the_nets_compute_in_the_range_that_they_are_told():
     torch.testing.assert_close((decoder(latents, (8, 12)) + 1) / 2 * 65.535, wrote(latents, (8, 12)))
 
 
+def test_every_layer_has_its_place():
+    """Both nets, layer by layer from their weights, with plain functions."""
+    encoder, decoder = StridedEncoder(6, 4, 2, 1, (-1.0, 1.0), 1), StridedDecoder(6, 4, 2, 1, (-1.0, 1.0), 1)
+    image, latents = torch.rand(2, 1, 8, 12) * 2 - 1, torch.randn(2, 6, 6)
+    halves, doubles = (list(one) for one in (encoder.halvings, decoder.doublings))
+    features = encoder.blocks[0](halves[2](halves[0](image).relu()).relu())
+    torch.testing.assert_close(encoder(image).values, encoder.conv_out(features).flatten(2).mT)
+    features = decoder.conv_in[0](latents.mT.unflatten(2, (2, 3))).relu()
+    features = doubles[2](doubles[0](decoder.blocks[0](features)).relu()).relu()
+    torch.testing.assert_close(decoder(latents, (8, 12)), decoder.conv_out(features))
+
+
 def test_a_tokenizer_of_both_reads_grey_maps_of_any_shape(tmp_path):
     tokenizer = Tokenizer.from_config(
         {

@@ -5,16 +5,18 @@ import io
 import numpy as np
 import pytest
 import torch
-from measures.test_length import ROWS, rows_tokenizer
+from measures.test_length import ROWS, RowEncoder, rows_tokenizer
 from PIL import Image
 
 from imtok.measures.allocation import edges, jpeg_bytes, spearman
 from imtok.measures.codecs import compress, header_bytes
 from imtok.measures.evaluate import evaluate
+from imtok.measures.length import search_length
 from imtok.measures.psnr import PSNR
 from imtok.measures.settings import Settings
 from imtok.measures.spending import Spending
-from imtok.types import Batch
+from imtok.pixels import to_float, to_uint8
+from imtok.types import Batch, Latents
 
 GREY = 136  # the level of the codebook's code next to what the decoder paints without a token
 
@@ -95,3 +97,45 @@ def test_the_least_jpeg_that_is_as_good_is_found():
         assert jpeg_bytes(image, psnr) == pytest.approx(min(reach)[0], rel=0.03)
     assert jpeg_bytes(image, 0.0) == compress(image, "jpeg", 1)[1] - header_bytes("jpeg", 1)
     assert jpeg_bytes(image, 100.0) == compress(image, "jpeg", 95)[1] - header_bytes("jpeg", 95)
+
+
+def test_what_is_shown_and_said_of_an_image_is_its_own(monkeypatch):
+    """Sheets hold originals above what their tokens decode to, bytes lack headers, and a row has means of its own."""
+    sheets, given, made = [], batches(), rows_tokenizer()
+    monkeypatch.setattr("imtok.measures.allocation.draw_sheet", lambda rows: sheets.append(rows) or b"png")
+    report = evaluate(made, given, settings=Settings(("allocation",)))
+    image, tokens = torch.cat([batch.image for batch in given]), report.arrays["allocation_tokens"]
+    found = search_length(made, to_float(image), 25.0, lengths=[1, 2, 4, 8])
+    order = sorted(range(len(image)), key=lambda row: (int(found.lengths[row]), row))
+    assert tokens.tolist() == found.lengths[order].tolist()
+    for rows, shown in zip(sheets, (order[:8], order[::-1][:8]), strict=True):
+        for row, original, below in zip(shown, rows[0][1], rows[1][1], strict=True):
+            own = made.decode(made.encode(to_float(image[row : row + 1]), int(found.lengths[row])), (ROWS, 16))
+            assert np.array_equal(original, image[row].permute(1, 2, 0).numpy())
+            assert np.array_equal(below, to_uint8(own)[0].permute(1, 2, 0).numpy())
+    bytes_50 = [compress(image[row], "jpeg", 50)[1] - header_bytes("jpeg", 50) for row in order]
+    assert report.arrays["allocation_jpeg_50"].tolist() == bytes_50
+    for row in report.tables["allocation"]:
+        own = found.values[found.lengths == int(row["tokens"])]
+        assert (row["images"], row["psnr"]) == (len(own), pytest.approx(own.mean().item()))
+
+
+def test_an_encoder_that_leaves_out_tokens_itself_is_taken_at_its_word(monkeypatch):
+    made, given = rows_tokenizer(), batches()
+    numbers = torch.arange(24) % ROWS + 1
+
+    def some(self, image, length=None, condition=None):
+        values = image.mean((1, 3))[..., None]
+        rows = numbers[:9] if len(image) == 9 else numbers[9 : 9 + len(image)]
+        return Latents(values, torch.arange(ROWS) < rows[:, None])
+
+    monkeypatch.setattr(RowEncoder, "forward", some)
+    report = evaluate(made, given, settings=Settings(("allocation",)))
+    assert report.arrays["allocation_tokens"].tolist() == sorted(numbers.tolist())
+
+
+@pytest.mark.parametrize(("channel", "weight"), [(0, 0.299), (1, 0.587), (2, 0.114)])
+def test_edges_are_those_of_the_luma(channel, weight):
+    image = torch.zeros(1, 3, 32, 32, dtype=torch.uint8)
+    image[:, channel] = (torch.arange(32) * 4).byte()
+    assert edges(image).item() == pytest.approx(weight * 4 * 31 / 32)

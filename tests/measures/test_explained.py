@@ -13,6 +13,7 @@ from imtok.measures.evaluate import evaluate
 from imtok.measures.explained import ExplainedVarianceMeasure
 from imtok.measures.named import sections
 from imtok.measures.settings import Settings
+from imtok.measures.spending import Spending
 from imtok.pixels import to_float, to_uint8
 from imtok.quantizers.continuous import Continuous
 from imtok.tokenizer import Tokenizer
@@ -163,3 +164,18 @@ def test_images_without_variance_tokenizers_of_one_length_and_lengths_below_one_
         measured(made, levels)
     with pytest.raises(ValueError, match=r"lengths must be some numbers of at least 1 token or null, got \[0\]"):
         ExplainedVarianceMeasure([0])
+
+
+def test_all_tokens_are_decoded_anew_where_an_evaluation_gives_fewer():
+    levels = images()
+    made = exact(*components(levels)[:2])
+    fewer = measured(made, levels, spending=Spending.of(length=1))
+    assert fewer.tables == measured(made, levels).tables
+
+
+def test_a_reconstruction_of_a_few_tokens_that_is_no_number_is_named_by_its_image():
+    levels = images()
+    made = exact(*components(levels)[:2])
+    made.decoder.register_forward_hook(lambda _, given, image: image / 0 * 0 if given[0].shape[1] == 2 else image)
+    with pytest.raises(InputError, match=r"image 0.*reconstruction from 2 tokens"):
+        measured(made, levels)

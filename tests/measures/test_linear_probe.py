@@ -85,3 +85,20 @@ def test_the_norm_is_a_batch_norm_without_weights_over_all_training_images():
     normed = norm.eval()(features).numpy()
     parts = [(part[:60], labels[:60].numpy(), part[60:], labels[60:].numpy()) for part in (features.numpy(), normed)]
     assert 0.5 < probe(*parts[0]) == probe(*parts[1])
+
+
+def test_about_every_fifth_image_is_held_out_by_its_name_alone(monkeypatch):
+    sizes = []
+
+    def noted(features, labels, others, answers):
+        sizes.append((len(features), len(labels), len(others), len(answers)))
+        return 1.0
+
+    monkeypatch.setattr("imtok.measures.linear_probe.probe", noted)
+    report = measured(tokenizer(), None)
+    (one, other) = sizes
+    assert one == other
+    assert one[0] == one[1]
+    assert one[2] == one[3]
+    assert one[0] + one[2] == report.tables["probe"]["images"] == 64
+    assert 0.1 < one[2] / 64 < 0.3

@@ -1,5 +1,7 @@
 """The reader reads what is written, and what a tokenizer loses shows in the errors."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 import torch
@@ -95,3 +97,22 @@ def test_images_without_room_for_a_word_are_named():
         measured(identity(), letters=60)
     with pytest.raises(ValueError, match="letters at least 5"):
         TextMeasure(letters=2)
+
+
+def test_words_stand_apart_from_each_other():
+    page = written((96, 192), FONTS[0], 8, np.random.default_rng(2))
+    words = [page.cells[page.words == word] for word in range(int(page.words.max()) + 1)]
+    assert len(words) > len(page.cells[:, 0].unique())  # some rows have several
+    for cells in words:
+        assert 3 <= len(cells) <= 7
+        assert torch.equal(cells, cells[0] + torch.stack([torch.zeros(len(cells)), torch.arange(len(cells))], 1).long())
+    for before, after in pairwise(words):
+        assert after[0].tolist() == [before[-1, 0] + 1, 0] or after[0].tolist() == [before[-1, 0], before[-1, 1] + 2]
+
+
+def test_pages_are_in_every_font_dark_on_light_and_light_on_dark():
+    measure = TextMeasure(images=12)
+    measure.start(identity(), (64, 64))
+    assert {page.font for page in measure.pages} == set(FONTS)
+    paper = [page.image[0, -1, -1].item() for page in measure.pages]  # below the last line
+    assert min(paper) < 80 < 180 <= max(paper)

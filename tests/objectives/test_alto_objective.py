@@ -5,6 +5,7 @@ import torch
 
 from imtok.losses.pixel import L2Loss
 from imtok.objectives.alto import ALToObjective
+from imtok.pixels import to_float
 from imtok.tokenizer import Tokenizer
 from imtok.types import Batch
 
@@ -38,6 +39,18 @@ def test_the_predictor_rests_while_numbers_are_drawn_at_random():
     assert losses.terms["length"].value == 0
     taken = (losses.shown.quantized.latents != 0).any(-1).sum(1)
     assert len(set(taken.tolist())) > 1
+
+
+def test_any_number_is_drawn_from_one_to_all():
+    image, tokenizer = torch.rand(200, 3, 32, 32) * 255, tokenizer_of()
+    batch = Batch(image.byte(), torch.full((200,), -1), torch.arange(200), [""] * 200)
+    with torch.no_grad():
+        losses = ALToObjective({"l2": L2Loss()}, predict_from=5)(tokenizer, batch, 0, torch.Generator().manual_seed(0))
+        predicted = tokenizer.encoder.predicted(to_float(batch.image)).chunk.length
+    taken = (losses.shown.quantized.latents != 0).any(-1)
+    last = torch.where(taken, torch.arange(1, 9), 0).amax(1)  # the last that is not zero by itself
+    assert set(last.tolist()) >= set(range(1, 9))
+    assert losses.numbers["tokens"] == predicted.double().mean()  # what would be chosen
 
 
 def test_then_it_learns_from_cost_and_image():
