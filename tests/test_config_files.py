@@ -66,7 +66,9 @@ def test_every_file_of_every_group_composes_and_passes_the_check(group):
     names = options(group)
     assert names or group == "size"
     for name in names:
-        check_command(command, [f"{group}={name}", *needed(command, [f"{group}={name}"])])
+        given = [f"{group}={name}"]
+        complete = command == "train" and group != "experiment" and "???" not in str(option(group, name))
+        check_command(command, given if complete else [*given, *needed(command, given)])
 
 
 @pytest.mark.parametrize("group", GROUPS)

@@ -81,7 +81,7 @@ def score(
         metrics = {f"g{extractor.distance}": float(distance.compute().item())}
         for short, path in (further or {}).items():
             other_distance = FrechetDistance(extractor.dim, pooled)
-            for batch in stored_images(path, batch_size, short):
+            for batch in stored_images(path, batch_size, f"further.{short}"):
                 other_distance.update(extractor(batch.to(device)).features.cpu())
             metrics[f"{short}{extractor.distance}"] = float(other_distance.compute().item())
     notes += _said(dict.fromkeys(str(warning.message) for warning in caught))
