@@ -65,12 +65,11 @@ SMALL = [
     "objective.prior.width=96",
     "objective.prior.depth=2",
     "objective.prior.heads=4",
-    "objective.prior.weight=0.01",
 ]
 # Two more, which learn with a prior: beside `vq` of the same seed they show what that changes.
 LEARNING = {
-    "vq_larp": [*PLAIN, "objective=larp", *SMALL],
-    "vq_ett": [*PLAIN, "objective=ett", *SMALL],
+    "vq_larp": [*PLAIN, "objective=larp", *SMALL, "objective.prior.weight=0.003"],
+    "vq_ett": [*PLAIN, "objective=ett", *SMALL, "objective.prior.weight=0.005"],
 }
 NETS = ("efflite0", "classifier")
 NUMBERS = {"rfd": "rFD", "pfd": "pFD", "psnr": "PSNR (dB)", "bits_per_image": "bits per image"}

@@ -42,7 +42,7 @@ def check_arguments(command: str) -> None:
         return
     if arguments.shell_completion:
         return
-    if command not in ("train", "export", "prior", "classify", "quantize"):
+    if command not in ("train", "export", "prior", "classify", "adapt", "quantize"):
         require_one_process(command)
     check_repeats(arguments.overrides)
     jobs = [list(arguments.overrides)]

@@ -37,7 +37,7 @@ _Keys = TypeVar("_Keys")
 # What _target_ builds; all else is plain values.
 SECTIONS = (
     *("data", "encoder", "quantizer", "regularizer", "decoder", "space", "condition", "objective", "prior"),
-    *("optimizer", "schedule", "protocol", "extractor", "format", "classifier", "augmentation"),
+    *("optimizer", "schedule", "protocol", "extractor", "format", "classifier", "augmentation", "adapter"),
 )
 
 

@@ -11,8 +11,8 @@ from imtok.errors import InputError
 PATH_OF = {
     "train": "data=folder data.path=", "eval": "tokenizer=", "export": "tokenizer=", "convert": "store=",
     "publish": "tokenizer=", "quantize": "tokenizer=", "decode": "tokenizer=", "score": "images=",
-    "pack": "data=folder data.path=", "prior": "store=", "classify": "store=", "sample": "generator=",
-    "probe": "tokenizer=",
+    "pack": "data=folder data.path=", "prior": "store=", "classify": "store=", "adapt": "store=",
+    "sample": "generator=", "probe": "tokenizer=",
 }  # fmt: skip
 
 # Short words, and words of before, of each command, by what they stand for. Hydra takes prior=RUN for an option.

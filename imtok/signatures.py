@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from types import NoneType, UnionType
 from typing import Any, Literal, TypeGuard, Union, get_args, get_origin, get_type_hints, is_typeddict
 
+from imtok.classifiers.adapting import AdapterNet
 from imtok.classifiers.augment import Augmentation
 from imtok.classifiers.base import TokenClassifier
 from imtok.conditions.base import Conditioner
@@ -43,6 +44,7 @@ EXPECTED: dict[str, type] = {
     "data": Data, "encoder": Encoder, "quantizer": Quantizer, "regularizer": Regularizer, "decoder": Decoder,
     "space": Space, "condition": Conditioner, "objective": Objective, "protocol": Protocol, "format": Format,
     "prior": Prior, "objective.prior": PriorLoss, "classifier": TokenClassifier, "augmentation": Augmentation,
+    "adapter": AdapterNet,
 }  # fmt: skip
 # Arguments that imtok.build passes itself, so that YAML files leave them out.
 _TOLD = {"text_dim", "text_length", "classes"}  # of the condition
@@ -52,6 +54,7 @@ PROVIDED = {
     "space": {"image_channels"},
     "prior": {"layout"} | _TOLD,
     "classifier": {"dim", "tokens", "classes"},
+    "adapter": {"dim"},
     "prior.head": {"vocab_sizes", "width"},
     "prior.prefix": {"width"} | _TOLD,
     "schedule": set(GIVEN),

@@ -9,11 +9,14 @@ from omegaconf import MISSING, OmegaConf
 from rich.console import Console
 
 from imtok.build import by_name
+from imtok.classifiers.embedded import grid_of
 from imtok.command_line import go_on, this_job
 from imtok.errors import InputError
+from imtok.export.codebook import read_codebook
 from imtok.export.shorter import ShortStore
 from imtok.export.store import TokenStore
 from imtok.optimizer_section import read_optimizer
+from imtok.priors.layout import TokenLayout
 from imtok.priors.learner import TokenLearner
 from imtok.priors.rows import TokenRows, split_rows
 from imtok.training.rates import build_schedules
@@ -74,6 +77,47 @@ class StoreKeys(TokenTrainingKeys):
         if self.ckpt == "last" and not self.out:
             problems.append("ckpt=last needs out=DIR: the run folder to go on with")
         return problems
+
+
+@dataclass
+class GridKeys(StoreKeys):
+    """A store whose ids are read as the rows of its codebook, on a grid."""
+
+    grid: list[int] | None = None
+
+    def check(self) -> list[str]:
+        """What is out of range, one line each."""
+        problems = super().check()
+        if self.grid is not None and (len(self.grid) != 2 or min(self.grid) < 1):
+            problems.append(f"grid must be rows and columns of tokens, as in [8,8], got {self.grid}")
+        return problems
+
+
+def of_vectors(keys: GridKeys, rows: TokenRows, held_out: TokenRows) -> dict[str, Any]:
+    """Plain values that say what a net reads of a store as vectors: layout, width, grid, and whose tokens they are.
+
+    Raises:
+        InputError: If a store has no codebook, or the grid is not that of the tokens.
+    """
+    store = rows.store
+    layout = TokenLayout.of(*dict.fromkeys((store, held_out.store)))
+    if reason := store.manifest.get("codebook_absent"):
+        raise InputError(
+            f"{store.folder} has no codebook.safetensors, since {reason}; its rows stand for the ids here: export by a "
+            "tokenizer of fewer codes"
+        )
+    tables = read_codebook(store.folder / "codebook.safetensors")
+    grid = keys.grid or list(grid_of(layout.tokens, tuple(store.manifest["image_size"])))
+    if grid[0] * grid[1] != layout.tokens:
+        raise InputError(f"grid={grid} must have the {layout.tokens} tokens of {store.folder}")
+    varies = layout.variable_length or layout.holes
+    return {
+        "layout": layout.plain
+        | {"vocab_sizes": store.manifest["vocab_sizes"], "variable_length": varies, "holes": False},
+        "dim": tables[0].shape[1],
+        "grid": grid,
+        "tokens": {name: store.manifest.get(name) for name in ("tokenizer_sha256", "codes_sha256", "image_size")},
+    }
 
 
 def open_rows(keys: StoreKeys) -> tuple[TokenRows, TokenRows]:

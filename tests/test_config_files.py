@@ -62,7 +62,9 @@ def needed(command, overrides):
 @pytest.mark.parametrize("group", GROUPS)
 def test_every_file_of_every_group_composes_and_passes_the_check(group):
     others = {"protocol": "eval", "extractor": "eval", "format": "convert", "prior": "prior"}
-    command = (others | dict.fromkeys(("classifier", "augmentation"), "classify")).get(group, "train")
+    command = (others | dict.fromkeys(("classifier", "augmentation"), "classify") | {"adapter": "adapt"}).get(
+        group, "train"
+    )
     names = options(group)
     assert names or group == "size"
     for name in names:

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 
 from typing_extensions import override
 
-from imtok.classifiers.embedded import Embedded
+from imtok.classifiers.embedded import CodebookEmbedding, Embedded
 
 
 class Augmentation(ABC):
@@ -14,6 +14,9 @@ class Augmentation(ABC):
     @abstractmethod
     def __call__(self, images: Embedded) -> Embedded:
         """The batch as it is learnt from; the one that is given stays as it is."""
+
+    def meet(self, embedding: CodebookEmbedding, grid: tuple[int, int]) -> None:  # noqa: B027
+        """What the vectors are made by, told before the first batch; ValueError if they do not suit."""
 
 
 class InTurn(Augmentation):
@@ -31,3 +34,8 @@ class InTurn(Augmentation):
         for part in self.parts.values():
             images = part(images)
         return images
+
+    @override
+    def meet(self, embedding: CodebookEmbedding, grid: tuple[int, int]) -> None:
+        for part in self.parts.values():
+            part.meet(embedding, grid)

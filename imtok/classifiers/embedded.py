@@ -68,6 +68,11 @@ class CodebookEmbedding(nn.Module):
         deviation, self.mean = torch.std_mean(torch.cat(found), 0, correction=0)
         self.deviation = torch.where(deviation > 0, deviation, torch.ones_like(deviation))
 
+    def same_rows(self, other: "CodebookEmbedding") -> bool:
+        """Whether another one has the same codebook."""
+        own, others = ({k: v for k, v in one.state_dict().items() if k.startswith("slot")} for one in (self, other))
+        return own.keys() == others.keys() and all(torch.equal(value, others[name]) for name, value in own.items())
+
     @override
     def forward(self, ids: Int64[Tensor, "b n g"]) -> Float[Tensor, "b n d"]:
         rows = [getattr(self, f"slot_{slot}")[column] for slot, column in enumerate(ids.unbind(-1))]

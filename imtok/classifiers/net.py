@@ -52,7 +52,8 @@ class StoredClassifier(TokenLearner):
         config: Config,
     ) -> None:
         super().__init__()
-        self.embedding, self.classifier, self.augmentation, self.config = embedding, classifier, augmentation, config
+        self.embedding, self.classifier, self.augmentation = embedding, classifier, augmentation
+        self.config = {key: value for key, value in config.items() if key != "augmentation"}  # of training alone
         self.layout = TokenLayout.from_plain(config["layout"])
         self.grid: tuple[int, int] = (config["grid"][0], config["grid"][1])
         self.classes: list[str] = list(config["classes"])

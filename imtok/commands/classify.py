@@ -10,37 +10,26 @@ from omegaconf import MISSING, DictConfig
 from rich.console import Console
 from rich.table import Table
 
-from imtok.classifiers.embedded import grid_of
 from imtok.classifiers.net import ACCURACY, StoredClassifier
 from imtok.command_line import output_folder
 from imtok.config import read_keys
 from imtok.distributed import launched_rank
 from imtok.errors import InputError
-from imtok.export.codebook import read_codebook
 from imtok.export.store import TokenStore
 from imtok.image_commands import plain_values
 from imtok.measures.report.titles import number
 from imtok.optimizer_section import typed_section
-from imtok.priors.layout import TokenLayout
 from imtok.tables import print_whole
-from imtok.token_commands import StoreKeys, open_rows, say_outcome, token_run
+from imtok.token_commands import GridKeys, of_vectors, open_rows, say_outcome, token_run
 from imtok.training.token_run import TokenRun, train_on_tokens
 
 
 @dataclass
-class Keys(StoreKeys):
+class Keys(GridKeys):
     """A token store, a classifier and how it is trained. configs/classify.yaml explains each."""
 
     classifier: Any = MISSING
     augmentation: Any = None
-    grid: list[int] | None = None
-
-    def check(self) -> list[str]:
-        """What is out of range, one line each."""
-        problems = super().check()
-        if self.grid is not None and (len(self.grid) != 2 or min(self.grid) < 1):
-            problems.append(f"grid must be rows and columns of tokens, as in [8,8], got {self.grid}")
-        return problems
 
 
 def run(config: DictConfig) -> None:
@@ -64,21 +53,10 @@ def build_classifier_run(config: DictConfig, folder: Path) -> TokenRun:
     typed = read_keys(config, Keys)
     rows, held_out = open_rows(typed)
     store, other = rows.store, held_out.store
-    layout = TokenLayout.of(*dict.fromkeys((store, other)))
-    tables = read_codebook(_codebook(store))
-    grid = typed.grid or list(grid_of(layout.tokens, tuple(store.manifest["image_size"])))
-    if grid[0] * grid[1] != layout.tokens:
-        raise InputError(f"grid={grid} must have the {layout.tokens} tokens of {store.folder}")
-    varies = layout.variable_length or layout.holes
-    about = layout.plain | {"vocab_sizes": store.manifest["vocab_sizes"], "variable_length": varies, "holes": False}
-    facts = {name: store.manifest.get(name) for name in ("tokenizer_sha256", "codes_sha256", "image_size")}
     built = {
         "classifier": plain["classifier"],
-        "layout": about,
-        "dim": tables[0].shape[1],
-        "grid": grid,
         "classes": _classes(store, other),
-        "tokens": facts,
+        **of_vectors(typed, rows, held_out),
     }
     if plain.get("augmentation"):
         built["augmentation"] = plain["augmentation"]
@@ -90,17 +68,12 @@ def build_classifier_run(config: DictConfig, folder: Path) -> TokenRun:
     except (TypeError, ValueError) as error:
         raise InputError(f"classifier: {error}") from None
     net.embedding.read(rows)
+    try:
+        if net.augmentation is not None:
+            net.augmentation.meet(net.embedding, net.grid)
+    except ValueError as error:
+        raise InputError(f"augmentation: {error}") from None
     return token_run(net, (rows, held_out), typed, plain, folder)
-
-
-def _codebook(store: TokenStore) -> Path:
-    """The file of the codebook of a store."""
-    if reason := store.manifest.get("codebook_absent"):
-        raise InputError(
-            f"{store.folder} has no codebook.safetensors, since {reason}; a classifier reads the rows of one: export "
-            "by a tokenizer of fewer codes"
-        )
-    return store.folder / "codebook.safetensors"
 
 
 def _classes(*stores: TokenStore) -> list[str]:
