@@ -14,8 +14,9 @@ from imtok.measures.protocol import Protocol
 from imtok.objectives.with_prior import build_objective
 from imtok.tokenizer import Tokenizer
 
-_TOKENIZER = ("encoder", "quantizer", "regularizer", "decoder", "space", "condition", "image_size", "channels")
-_SECTIONS = (*_TOKENIZER[:-2], "objective", "data")
+_PARTS = ("encoder", "quantizer", "regularizer", "decoder", "space", "condition")
+_TOKENIZER = (*_PARTS, "image_size", "channels", "in_space")
+_SECTIONS = (*_PARTS, "objective", "data")
 _GIVES = {"text": "words", "label": "label", "quality": "quality"}  # a condition for each kind
 
 
@@ -23,8 +24,9 @@ def build_tokenizer(plain: dict[str, Any]) -> Tokenizer:
     """Build the tokenizer of a training config, its weights drawn from the config's seed."""
     torch.manual_seed(plain["seed"])
     config = {name: plain[name] for name in _TOKENIZER if plain.get(name) is not None}
-    if config.get("channels") == 3:  # leaves no trace: tokenizers of before there were others are the same
-        config.pop("channels")
+    for name, usual in (("channels", 3), ("in_space", [])):
+        if config.get(name) == usual:  # leaves no trace: tokenizers of before there were others are the same
+            config.pop(name)
     if not config.get("condition"):
         config.pop("condition", None)
     try:

@@ -9,6 +9,7 @@ from huggingface_hub import EvalResult, ModelCardData
 
 from imtok.conditions.base import Conditioner
 from imtok.decoders.base import Decoder
+from imtok.decoders.inside import kind_of
 from imtok.encoders.base import Encoder
 from imtok.errors import InputError
 from imtok.files import read_json
@@ -149,7 +150,7 @@ def _use(tokenizer: Described, name: str | None, known: bool) -> str:
 def _facts(tokenizer: Described, size: int | None) -> list[list[str]]:
     quantizer = tokenizer.quantizer
     rows = [
-        ["encoder, decoder", f"{type(tokenizer.encoder).__name__}, {type(tokenizer.decoder).__name__}"],
+        ["encoder, decoder", f"{kind_of(tokenizer.encoder)}, {kind_of(tokenizer.decoder)}"],
         ["quantizer", type(quantizer).__name__],
         ["ids of each slot", " + ".join(f"{count:,}" for count in quantizer.vocab_sizes) or "none: continuous"],
         ["width of a latent", str(quantizer.dim)],

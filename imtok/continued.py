@@ -137,5 +137,5 @@ _ABSENT = object()
 # What a config of before may lack, as a run without it is configured.
 _DEFAULTS: dict[str, Any] = {
     **dict.fromkeys(("callback", "condition", "note", "space", "stages")), "freeze": [], "judges": "required",
-    "channels": 3,
+    "channels": 3, "in_space": [],
 }  # fmt: skip

@@ -5,6 +5,7 @@ from pathlib import Path
 from rich.markup import escape
 from rich.table import Table
 
+from imtok.decoders.inside import kind_of
 from imtok.tokenizer import Tokenizer
 
 
@@ -19,7 +20,10 @@ def describe(tokenizer: Tokenizer, folder: Path) -> Table:
     parts = {"encoder": tokenizer.encoder, "quantizer": tokenizer.quantizer, "decoder": tokenizer.decoder}
     for name, part in parts.items():
         count = sum(parameter.numel() for parameter in part.parameters())
-        rows.add_row(name, f"{type(part).__name__}, {count:,} parameters")
+        rows.add_row(name, f"{kind_of(part)}, {count:,} parameters")
+    if tokenizer.space is not None:
+        count = sum(parameter.numel() for parameter in tokenizer.space.parameters())
+        rows.add_row("space", f"{type(tokenizer.space).__name__}, frozen, {count:,} parameters")
     if tokenizer.condition is not None:
         kinds, by = ", ".join(tokenizer.condition.gives), type(tokenizer.condition).__name__
         rows.add_row("told of each image", f"{kinds} ({by})")

@@ -30,6 +30,7 @@ SEALED = (
     "condition",
     "image_size",
     "channels",
+    "in_space",
 )  # what it is built from
 
 

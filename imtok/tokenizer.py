@@ -14,7 +14,9 @@ from typing_extensions import override
 from imtok.conditions.base import NO_LABEL, Conditioner, pinned
 from imtok.construct import Config, check_stored, construct, import_class
 from imtok.decoders.base import Decoder
+from imtok.decoders.inside import DecoderInSpace
 from imtok.encoders.base import Encoder, encoded
+from imtok.encoders.inside import EncoderInSpace
 from imtok.hub import OnHub
 from imtok.nn.taps import tapped
 from imtok.pictures import Picture, Range, postprocess, preprocess
@@ -23,6 +25,7 @@ from imtok.pretrained import as_stored
 from imtok.quantizers.base import Quantizer
 from imtok.regularizers.base import Regularizer
 from imtok.spaces.base import Space
+from imtok.spaces.inside import check_inside, said_of_maps, told_inside
 from imtok.stored import Own
 from imtok.types import Batch, Condition, Quantized, Reconstruction, Tokens
 
@@ -264,7 +267,7 @@ class Tokenizer(OnHub):
     @classmethod
     @override
     def from_config(cls: type[Own], config: Config, packages: Sequence[str] | None = ("imtok",)) -> Own:
-        """Build from plain values: a dict for each part, ``image_size`` and ``channels``.
+        """Build from plain values: a dict for each part, ``image_size``, ``channels`` and ``in_space``.
 
         The quantizer decides the width of the latents and of what the encoder gives, the encoder their number,
         ``image_size`` the size that learned positions are for: encoder and decoder are given what they ask for by an
@@ -278,22 +281,24 @@ class Tokenizer(OnHub):
 
         Raises:
             ValueError: If a class is not of ``packages`` or not of the part's kind, or refuses its arguments; or if
-                ``channels`` is not 3 and a part takes no ``image_channels``.
+                ``channels`` is not 3 and a part takes no ``image_channels``; or if ``in_space`` names a part that
+                cannot work on maps.
         """
         for name, base in _PARTS.items() if packages is not None else ():  # all, before one of them is built
             if config.get(name) or name in _NEEDED:
                 check_stored(config.get(name), packages or (), base)
         quantizer = cast(Quantizer, construct(config["quantizer"], packages))
-        side, channels = config.get("image_size"), config.get("channels", 3)
+        side, channels, inside = config.get("image_size"), config.get("channels", 3), config.get("in_space", ())
         _check_channels(config, channels)
         shape = {"image_channels": channels}
         space = cast(Space, construct(config["space"], packages, shape)) if config.get("space") else None
         condition: Any = construct(config["condition"], packages) if config.get("condition") else None
         known = {"image_size": side, "space": space, **shape}
         known |= condition.sizes if condition is not None else {}
-        encoder = cast(Encoder, construct(config["encoder"], packages, known | {"out_dim": quantizer.in_dim}))
+        check_inside(config, inside, space)
+        encoder: Encoder = _part(config, "encoder", packages, known | {"out_dim": quantizer.in_dim})
         known |= {"in_dim": quantizer.dim, "num_latents": encoder.num_latents((side, side)) if side else None}
-        decoder = cast(Decoder, construct(config["decoder"], packages, known))
+        decoder: Decoder = _part(config, "decoder", packages, known)
         regularizer = construct(config["regularizer"], packages) if config.get("regularizer") else None
         parts: dict[str, nn.Module] = {"encoder": encoder, "decoder": decoder}
         parts |= {} if space is None else {"space": space}
@@ -337,11 +342,21 @@ class Tokenizer(OnHub):
             yield name, modules[name]
 
 
+def _part(config: Config, name: str, packages: Sequence[str] | None, known: dict[str, Any]) -> Any:
+    """Encoder or decoder, built for images or, where ``in_space`` names it, for maps of the space."""
+    space = known["space"]
+    if space is None or name not in config.get("in_space", ()):
+        return construct(config[name], packages, known)
+    with said_of_maps(space):
+        net = construct(config[name], packages, told_inside(known, space))
+    return EncoderInSpace(net, space) if name == "encoder" else DecoderInSpace(net, space)
+
+
 def _check_channels(config: Config, channels: Any) -> None:
     """Raise ValueError unless all parts that see pixels can have so many channels."""
     check_channels(channels)
     for name in ("encoder", "decoder", "space") if channels != 3 else ():
-        if not config.get(name):
+        if not config.get(name) or name in config.get("in_space", ()):
             continue
         kind = import_class(config[name]["_target_"])
         if "image_channels" not in inspect.signature(kind).parameters:

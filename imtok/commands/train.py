@@ -65,6 +65,7 @@ class Keys:
     note: str | None = None
     image_size: int = 64
     channels: int = 3
+    in_space: list[str] = field(default_factory=list)
     seed: int = 0
     out: str | None = None
     ckpt: str | None = None

@@ -12,6 +12,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from imtok.distributed import gather_values
+from imtok.encoders.inside import EncoderInSpace
 from imtok.measures.base import Found, Measure, Seen
 from imtok.measures.inference import Size, require_finite
 from imtok.pixels import rgb_levels, to_levels
@@ -61,7 +62,8 @@ class PatchMeasure(Measure):
 
     @override
     def start(self, tokenizer: Tokenizer, size: Size) -> None:
-        if "latents" in inspect.signature(type(tokenizer.encoder)).parameters:
+        encoder = tokenizer.encoder.net if isinstance(tokenizer.encoder, EncoderInSpace) else tokenizer.encoder
+        if "latents" in inspect.signature(type(encoder)).parameters:
             return  # an encoder that is told how many latents to make lays them on no grid, were it a square number
         tokens = tokenizer.num_tokens(size)
         per_side = math.sqrt(size[0] * size[1] / tokens)  # side of the patch of a token, if they lie on a grid

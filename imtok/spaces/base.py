@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from imtok.errors import InputError
+from imtok.nn.grid import grid_size
 from imtok.pixels import to_float, to_uint8
 from imtok.pretrained import RANDOM, Pretrained
 from imtok.spaces.cache import Maps, net_hash
@@ -30,11 +31,13 @@ class Space(nn.Module, Pretrained, ABC):
         dim: Channels of its maps.
         factor: Pixels per position of its maps, along each side.
         draws: Whether the map of an image differs from call to call.
+        decodes: Whether it makes images of maps, too; one without has features only.
     """
 
     dim: int
     factor: int
     draws = False
+    decodes = True
 
     def __init__(self, weights: str | None = RANDOM, cache: str | None = None) -> None:
         super().__init__()
@@ -48,6 +51,10 @@ class Space(nn.Module, Pretrained, ABC):
     @abstractmethod
     def decode(self, features: Float[Tensor, "b d h2 w2"]) -> Float[Tensor, "b c h w"]:
         """Maps to images in ``[-1, 1]`` up to overshoot."""
+
+    def map_size(self, size: tuple[int, int]) -> tuple[int, int]:
+        """Rows and columns of the map of an image of height and width ``size``; ValueError if there is none."""
+        return grid_size(size, self.factor)
 
     def maps(self, image: Float[Tensor, "b c h w"]) -> Float[Tensor, "b d h2 w2"]:
         """What :meth:`encode` makes of images, from the cache where it is there: what parts ask for."""

@@ -47,6 +47,7 @@ class DINOv2(Space):
     """
 
     factor = PATCH
+    decodes = False
 
     def __init__(
         self,
@@ -70,6 +71,10 @@ class DINOv2(Space):
         self.positions = nn.Parameter(torch.randn((side // PATCH) ** 2, width) * 0.02)
         self.trunk = Transformer(width, depth, heads, BlockStyle(eps=1e-6))
         self.norm = nn.LayerNorm(width, eps=1e-6)
+
+    @override
+    def map_size(self, size: tuple[int, int]) -> tuple[int, int]:
+        return self.side // PATCH, self.side // PATCH
 
     def tokens(self, image: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b n d"]:
         """Normed features of images in ``[-1, 1]``: the class token, then the patches row by row."""

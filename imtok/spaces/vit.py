@@ -48,6 +48,7 @@ class ViTFeatures(Space):
         torch.Size([1, 32, 2, 2])
     """
 
+    decodes = False
     mean: Tensor
     deviation: Tensor
 
@@ -84,6 +85,10 @@ class ViTFeatures(Space):
             norm_out=False,
             style=style,
         )
+
+    @override
+    def map_size(self, size: tuple[int, int]) -> tuple[int, int]:
+        return self.side // self.factor, self.side // self.factor
 
     @override
     def encode(self, image: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b d h2 w2"]:

@@ -14,7 +14,7 @@ from imtok.training.settings import is_inside
 
 log = logging.getLogger(__name__)
 
-_PARTS = ("image_size", "channels", "encoder", "quantizer", "decoder", "space", "condition")
+_PARTS = ("image_size", "channels", "in_space", "encoder", "quantizer", "decoder", "space", "condition")
 _SAID = 6  # differences that one line holds
 
 

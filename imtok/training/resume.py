@@ -19,11 +19,11 @@ _FREE = {
 }  # fmt: skip
 
 
-# Loggers, the stages that came before, and the files that nets of encoder and decoder began with: the checkpoint has
+# Loggers, the stages that came before, and the files that space, encoder and decoder began with: the checkpoint has
 # what became of them.
-_FREE_FORMS = re.compile(r"logger\.|stages(\.|$)|(encoder|decoder)\.([\w.]+\.)?weights$")
+_FREE_FORMS = re.compile(r"logger\.|stages(\.|$)|(encoder|decoder|space)\.([\w.]+\.)?weights$")
 _SINCE = {  # what runs of before had, whose configs do not say it
-    "channels": 3, "data.access": "random", "condition.drop": 0.0,
+    "channels": 3, "in_space": [], "data.access": "random", "condition.drop": 0.0,
     **dict.fromkeys(("encoder.norm_last", "encoder.net.norm_last", "encoder.semantic.norm_last"), False),
 }  # fmt: skip
 

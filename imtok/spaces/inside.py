@@ -1,0 +1,73 @@
+"""Which parts of a tokenizer work on the maps of a frozen space in place of pixels, and what they are then told."""
+
+import inspect
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from imtok.construct import Config, import_class
+from imtok.errors import InputError
+from imtok.spaces.base import Space
+
+PARTS = ("encoder", "decoder")
+
+
+def check_inside(config: Config, names: Sequence[str], space: Space | None) -> None:
+    """Refuse parts that cannot work on the maps of a space.
+
+    Args:
+        config: The tokenizer's.
+        names: What ``in_space`` names.
+        space: The tokenizer's; None = it has none.
+
+    Raises:
+        ValueError: That says which part, why, and what to give.
+    """
+    if isinstance(names, str) or [name for name in names if name not in PARTS] or len({*names}) != len(names):
+        raise ValueError(f"in_space must be a list of the parts {' and '.join(PARTS)}, each at most once, got {names}")
+    if not names:
+        return
+    given = f"in_space=[{','.join(names)}]"
+    if space is None:
+        raise ValueError(
+            f"{given} needs a space, and there is none; give space=kl_f8c16 or another one, or in_space=[]"
+        )
+    for name in names:
+        kind = import_class(config[name]["_target_"])
+        takes = inspect.signature(kind).parameters
+        if "space" in takes:
+            raise ValueError(
+                f"{given}: {name} ({kind.__name__}) deals with the space by itself; leave it out of in_space"
+            )
+        if "image_channels" not in takes:
+            raise ValueError(
+                f"{given}: {name} ({kind.__name__}) is made for RGB images and can read or write no maps; give another "
+                f"{name}, such as {name}=cnn or {name}=vit"
+            )
+    if "decoder" in names and not space.decodes:
+        raise ValueError(
+            f"{given}: {type(space).__name__} has features only and no way back to images; give in_space=[encoder], "
+            "with a decoder that writes pixels"
+        )
+
+
+def told_inside(known: Mapping[str, Any], space: Space) -> dict[str, Any]:
+    """What the builder tells a part that works on maps: of the size and the channels of these, as if of images."""
+    side = known["image_size"]
+    inner = None if side is None else space.map_size((side, side))[0]
+    return {**{name: value for name, value in known.items() if name != "space"}, "image_size": inner} | {
+        "image_channels": space.dim
+    }
+
+
+@contextmanager
+def said_of_maps(space: Space) -> Iterator[None]:
+    """Say of a refusal that it is about maps, whose sizes the part takes for those of images."""
+    try:
+        yield
+    except InputError:
+        raise
+    except ValueError as error:
+        raise ValueError(
+            f"on maps of the space, with {space.factor} x {space.factor} pixels at each position: {error}"
+        ) from None
