@@ -71,6 +71,7 @@ LEARNING = {
     "vq_larp": [*PLAIN, "objective=larp", *SMALL, "objective.prior.weight=0.003"],
     "vq_ett": [*PLAIN, "objective=ett", *SMALL, "objective.prior.weight=0.005"],
 }
+PRIOR = ["prior.trunk.width=64", "optimizer.lr=3e-3"]  # of which as many steps as can be are worth more than width
 NETS = ("efflite0", "classifier")
 NUMBERS = {"rfd": "rFD", "pfd": "pFD", "psnr": "PSNR (dB)", "bits_per_image": "bits per image"}
 
@@ -82,7 +83,7 @@ def main() -> None:
     parser.add_argument("--data", choices=SETS, default="fashion")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--steps", type=int, default=200, help="of a tokenizer")
-    parser.add_argument("--prior-steps", type=int, default=300, help="of its prior")
+    parser.add_argument("--prior-steps", type=int, default=900, help="of its prior")
     parser.add_argument("--prior", nargs="*", default=[], help="more words of imtok probe: another size of the prior")
     parser.add_argument("--samples", type=int, default=500, help="of each probe")
     parser.add_argument("--runs", type=Path, help="folder that keeps the runs")
@@ -130,7 +131,8 @@ def measured(about: dict[str, Any], folder: Path, name: str) -> dict[str, Any]:
         if not report.is_dir():
             imtok("eval", *asked, *words, f"out={report}")
         reports[net] = json.loads((report / "report.json").read_text())["metrics"]
-    words = [f"n={count}", f"seed={seed}", f"trainer.max_steps={about['prior_steps']}", "threads=1", *about["prior"]]
+    words = [f"n={count}", f"seed={seed}", f"trainer.max_steps={about['prior_steps']}", "threads=1"]
+    words += [*PRIOR, *about["prior"]]
     imtok("probe", f"tokenizer={run}", *words, f"out={probe}")
     found = json.loads((probe / "report.json").read_text())["metrics"]
     by_classifier = distances(probe, classifier)

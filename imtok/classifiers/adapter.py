@@ -33,10 +33,6 @@ class ViewRows(TokenRows):
         rows = [super(ViewRows, self).__getitem__(image * views + view) for view in range(views)]
         return np.concatenate([ids for ids, *_ in rows]), None, *rows[0][2:]
 
-    @override
-    def first(self, images: int) -> "ViewRows":
-        return ViewRows(self.store, self.images[:images])
-
 
 class TokenAdapter(TokenLearner):
     """Makes the tokens of one view of an image of those of another one, by moving their map in a space that it learns.

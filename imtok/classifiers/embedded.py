@@ -11,7 +11,7 @@ from typing_extensions import override
 from imtok.export.codebook import read_codebook
 from imtok.priors.rows import TokenRows
 
-_MEASURED = 1024  # rows that say where the vectors of a store lie
+_MEASURED = 1024  # rows, evenly over a store, that say where the vectors of a store lie
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ class CodebookEmbedding(nn.Module):
         self.register_buffer("deviation", torch.ones(dim))
 
     def read(self, rows: TokenRows) -> None:
-        """Take the codebook of a store, and see where the vectors of its first rows lie.
+        """Take the codebook of a store, and see where the vectors of some of its rows lie.
 
         Raises:
             InputError: If the store has no codebook, or a damaged one.
@@ -62,7 +62,7 @@ class CodebookEmbedding(nn.Module):
         for slot, table in enumerate(read_codebook(rows.store.folder / "codebook.safetensors")):
             getattr(self, f"slot_{slot}").copy_(table)
         found = list[Tensor]()
-        for batch in rows.first(max(1, _MEASURED // rows.store.views)).batches(256):
+        for batch in rows.some(max(1, _MEASURED // rows.store.views)).batches(256):
             vectors, keep = self(batch.tokens.ids), batch.tokens.keep
             found.append(vectors.flatten(0, 1) if keep is None else vectors[keep])
         deviation, self.mean = torch.std_mean(torch.cat(found), 0, correction=0)

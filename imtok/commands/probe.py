@@ -5,6 +5,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from omegaconf import MISSING, DictConfig, OmegaConf
 from rich.console import Console
 from rich.table import Table
@@ -18,6 +19,7 @@ from imtok.config import read_keys
 from imtok.data.base import Data
 from imtok.data.loader import evaluation_loader
 from imtok.data.remarks import say_remarks
+from imtok.data.spread import places, spread
 from imtok.data.told import with_channels
 from imtok.distributed import launched_rank
 from imtok.errors import InputError
@@ -152,9 +154,11 @@ def run_probe(config: DictConfig, folder: Path, command: str) -> Report:
             )  # fmt: skip
     say("pictures")
     held_out = with_channels(data.evaluation(side, "val"), tokenizer.channels)
-    most = min(keys.n, len(stores["held_out"]))
-    write_originals(evaluation_loader(held_out, keys.batch_size, keys.workers), folder / "reference", most)
-    write_reconstructions(tokenizer.to(device), stores["held_out"], folder / "reconstructions", size, most)
+    chosen = places(keys.n, len(stores["held_out"]))
+    some = spread(held_out, keys.n)
+    loader = evaluation_loader(some, keys.batch_size, keys.workers)
+    write_originals(loader, folder / "reference", chosen if some is held_out else np.arange(len(chosen)))
+    write_reconstructions(tokenizer.to(device), stores["held_out"], folder / "reconstructions", size, keys.n)
     write_unigram(tokenizer, stores["tokens"], folder / "unigram", size, keys.n, keys.seed)
     found = measure(folder, protocol, device, say)
     draw_sheet(folder)
@@ -200,7 +204,7 @@ def _facts(plain: dict[str, Any]) -> dict[str, Any]:
     told = {name: plain[name] for name in ("prior", "condition", "optimizer", "schedule", "ema", "sampling")}
     ends = {"callback": plain["callback"]} if plain.get("callback") else {}  # it may end a run before its budget
     ends |= {"lightning": plain["trainer"]["lightning"]} if plain["trainer"].get("lightning") else {}
-    return {"probe": 1, **told, **ends, "trainer": trainer, "samples": plain["n"], "learns": plain["split"] or "train"}
+    return {"probe": 2, **told, **ends, "trainer": trainer, "samples": plain["n"], "learns": plain["split"] or "train"}
 
 
 def _export(tokenizer: Tokenizer, data: Data, split: str, folder: Path, side: int, keys: Keys, say: Any) -> TokenStore:

@@ -14,10 +14,11 @@ from imtok.build import build_data, build_tokenizer
 from imtok.command_line import compose_training, job_words, output_folder
 from imtok.data.loader import evaluation_loader
 from imtok.data.remarks import say_remarks
+from imtok.data.spread import spread
 from imtok.distributed import launched, launched_rank, require_one_process
 from imtok.errors import InputError
 from imtok.export.clusters import Clusters, Passes, shuffled
-from imtok.export.quantize import cluster_and_save, fit_and_save, spread, with_ids
+from imtok.export.quantize import cluster_and_save, fit_and_save, with_ids
 from imtok.image_commands import ImagesKeys, find_device, given_condition, load_tokenizer, plain_values, told_images
 from imtok.paste import imtok_line, shell_line
 from imtok.quantizers.clusters import KMeans

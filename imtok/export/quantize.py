@@ -6,15 +6,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
-import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from imtok.bars import watched
 from imtok.construct import construct
-from imtok.data.base import Images
-from imtok.data.images import ImageSet, Subset
 from imtok.data.told import require_each
 from imtok.distributed import from_main, rank
 from imtok.encoders.base import encoded
@@ -172,17 +169,6 @@ def cluster_and_save(
             clusters.tokenizer.save(new / "tokenizer")
             write_json(new / REPORT, report)
     return report
-
-
-def spread(images: Images, most: int) -> Images:
-    """At most so many of the images, evenly over a list of them: neighbours often are of one class.
-
-    Of a stream all; :func:`latents_of` takes the first ones.
-    """
-    if not isinstance(images, ImageSet) or len(images) <= most:
-        return images
-    chosen = np.arange(most, dtype=np.int64) * len(images) // most
-    return ImageSet(Subset(images.source, chosen), images.transform, captioned=images.captioned)
 
 
 def latents_of(

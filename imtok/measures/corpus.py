@@ -1,7 +1,10 @@
 """Keeps the ids of some images, in the order of the data set, for what needs more than their counts."""
 
+from collections.abc import Sequence
+
 import numpy as np
 from typing_extensions import override
+from xxhash import xxh64_intdigest
 
 from imtok.distributed import gather_values
 from imtok.measures.base import Bench, Found, Measure, Seen
@@ -15,7 +18,8 @@ class LanguageMeasure(Measure):
     """Statistics of the token language, for each slot.
 
     Args:
-        most: Images whose ids are kept, so that memory does not grow with the data set.
+        most: Images whose ids are kept, so that memory does not grow with the data set. Of more images these are
+            drawn, the same ones each time: neighbours in a data set are often of one class.
 
     Raises:
         ValueError: If that is none.
@@ -45,9 +49,18 @@ class LanguageMeasure(Measure):
             return
         self.flexible |= seen.reconstruction.quantized.keep is not None
         ids = seen.reconstruction.quantized.ids.cpu().numpy().astype(np.int32)
-        for index, row in zip(seen.batch.index.tolist(), ids, strict=True):
-            if len(self.kept) < self.most:
-                self.kept[index] = row
+        self.keep(seen.batch.index.tolist(), ids)
+
+    def keep(self, indices: Sequence[int], ids: np.ndarray) -> None:
+        """Keep the ids of images, or of those of them that are drawn.
+
+        Args:
+            indices: The place of each image in the data set.
+            ids: ``images tokens slots``.
+        """
+        self.kept |= dict(zip(indices, ids, strict=True))
+        if len(self.kept) > 2 * self.most:
+            self.kept = self._drawn(self.kept)
 
     @override
     def finish(self) -> Found:
@@ -61,6 +74,11 @@ class LanguageMeasure(Measure):
         if not self.vocab_sizes or not merged or flexible:
             reason = "images have different numbers of tokens" if flexible else "there are no ids"
             return Found(absent={"language": reason})
-        ids = np.stack([merged[index] for index in sorted(merged)[: self.most]])
+        ids = np.stack(list(self._drawn(merged).values()))
         rows = [language(ids[..., slot], size, self.seed) for slot, size in enumerate(self.vocab_sizes)]
         return Found(tables={"language": rows}, arrays={"ids": ids})
+
+    def _drawn(self, ids: dict[int, np.ndarray]) -> dict[int, np.ndarray]:
+        """At most so many images, in order: those with the smallest draws, each of which is a function of the index."""
+        chosen = sorted(ids, key=lambda index: (xxh64_intdigest(index.to_bytes(8, "little")), index))[: self.most]
+        return {index: ids[index] for index in sorted(chosen)}

@@ -5,12 +5,12 @@ from dataclasses import dataclass
 from hashlib import sha256
 from typing import Any
 
-import numpy as np
 import torch
 from jaxtyping import Float, Real
 from torch import Tensor
 
 from imtok.data.images import ImageSet, Subset
+from imtok.data.spread import places
 from imtok.data.stream import ImageStream
 from imtok.data.transforms import CentreCrop, Transform, WholeImage
 from imtok.errors import InputError
@@ -162,5 +162,5 @@ def prepare(images: ImageSet | ImageStream, protocol: Protocol, n: int | None) -
         return images
     source = images.source
     if n is not None and n < len(source):
-        source = Subset(source, np.arange(n, dtype=np.int64) * len(source) // n)
+        source = Subset(source, places(n, len(source)))
     return ImageSet(source, protocol.transform(images.image_size), captioned=images.captioned)

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from jaxtyping import Int64
 from PIL import Image
 from torchvision.utils import make_grid
 
@@ -46,30 +47,35 @@ def claim_probe(folder: Path, plan: Mapping[str, Any]) -> None:
     write_json(path, dict(plan))
 
 
-def write_originals(batches: Iterable[Batch], folder: Path, most: int) -> None:
-    """Write the first so many images as ``pixels.npz``, unless they are there."""
+def write_originals(batches: Iterable[Batch], folder: Path, chosen: Int64[np.ndarray, " n"]) -> None:
+    """Write some images as ``pixels.npz``, unless they are there.
+
+    Args:
+        batches: Of all images, in order.
+        folder: Where to.
+        chosen: The number of each image that is written, in ascending order.
+    """
     if not (folder / NPZ).is_file():
-        rows, count = list[np.ndarray](), 0
+        rows, before = list[np.ndarray](), 0
         for batch in batches:
-            rows.append(rgb_levels(batch.image[: most - count]).permute(0, 2, 3, 1).numpy())
-            count += len(rows[-1])
-            if count == most:
+            own = chosen[(chosen >= before) & (chosen < before + len(batch.image))] - before
+            rows.append(rgb_levels(batch.image[torch.from_numpy(own)]).permute(0, 2, 3, 1).numpy())
+            before += len(batch.image)
+            if before > chosen[-1]:
                 break
         _write(folder, np.concatenate(rows))
 
 
 def write_reconstructions(tokenizer: Tokenizer, store: TokenStore, folder: Path, size: Size, most: int) -> None:
-    """Write what the tokenizer makes of the first so many images of a store, unless it is there."""
+    """Write what the tokenizer makes of at most so many images of a store, evenly over it, unless it is there."""
     if not (folder / NPZ).is_file():
         rows, device = list[np.ndarray](), next(tokenizer.parameters()).device
         with evaluating(tokenizer):
-            for batch in TokenRows(store).batches(64):
+            for batch in TokenRows(store).some(most).batches(64):
                 moved = batch.to(device)
                 condition = tokenizer.condition_for(len(batch), batch.caption, batch.label)
                 rows.append(_pixels(decode_kept(tokenizer, moved.tokens, size, condition)))
-                if sum(map(len, rows)) >= most:
-                    break
-        _write(folder, np.concatenate(rows)[:most])
+        _write(folder, np.concatenate(rows))
 
 
 def write_unigram(tokenizer: Tokenizer, store: TokenStore, folder: Path, size: Size, count: int, seed: int) -> None:

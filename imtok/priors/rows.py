@@ -12,6 +12,7 @@ from torch.utils.data import Dataset
 from typing_extensions import override
 
 from imtok.data.randomness import Purpose, bit_stream
+from imtok.data.spread import places
 from imtok.errors import InputError
 from imtok.export.store import Shard, TokenStore
 from imtok.types import Tokens
@@ -71,9 +72,9 @@ class TokenRows(Dataset[Any]):
         caption = shard.captions[inside] if shard.captions is not None else ""
         return shard.ids[inside, view].astype(np.int64), keep, int(shard.labels[inside]), caption, shard.keys[inside]
 
-    def first(self, images: int) -> "TokenRows":
-        """The rows of the first so many images."""
-        return TokenRows(self.store, self.images[:images])
+    def some(self, images: int) -> "TokenRows":
+        """The rows of at most so many images, evenly over all: neighbours are often of one class."""
+        return type(self)(self.store, self.images[places(images, len(self.images))])
 
     def batches(self, size: int, rank: int = 0, world: int = 1) -> Iterator[TokenBatch]:
         """This rank's rows in order, every so many of them."""

@@ -188,7 +188,7 @@ def _counts(net: TokenLearner, rows: TokenRows) -> list[float]:
 
 
 def _measured(run: TokenRun, net: TokenLearner) -> Measured:
-    return Measured(*net.measured(_counts(net, run.held_out.first(run.trainer.evaluate_images))), {})
+    return Measured(*net.measured(_counts(net, run.held_out.some(run.trainer.evaluate_images))), {})
 
 
 def _write(folder: Path, net: TokenLearner, found: dict[str, Any]) -> None:

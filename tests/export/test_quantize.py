@@ -9,8 +9,9 @@ from training.runs import write_images
 
 from imtok.data.folder import Folder
 from imtok.data.loader import evaluation_loader
+from imtok.data.spread import spread
 from imtok.errors import InputError
-from imtok.export.quantize import compare_psnr, fit_and_save, latents_of, spread, with_ids
+from imtok.export.quantize import compare_psnr, fit_and_save, latents_of, with_ids
 from imtok.measures.evaluate import evaluate
 from imtok.tokenizer import Tokenizer
 

@@ -11,6 +11,7 @@ from measures.tiny import SIDE, Tiny, batches, tokenizer
 from imtok.errors import InputError
 from imtok.measures.choose import choose
 from imtok.measures.codecs import available, compress, header_bytes
+from imtok.measures.corpus import LanguageMeasure
 from imtok.measures.evaluate import evaluate
 from imtok.measures.inception_score import inception_scores
 from imtok.measures.language import fit_zipf, language
@@ -47,6 +48,30 @@ def test_uniform_codes_cannot_be_compressed_and_zipfs_can():
     assert zipf["heaps"]["beta"] < 1
     assert zipf["heaps"]["codes"] == sorted(zipf["heaps"]["codes"])
     assert zipf["heaps"]["codes"][-1] == zipf["seen"] == len(np.unique(ids))
+
+
+def test_images_whose_ids_are_kept_are_of_all_parts_of_the_data_whoever_saw_them(monkeypatch):
+    """Neighbours are often of one class. Ranks that saw other images keep what one process keeps."""
+
+    def kept(parts):
+        found = []
+        for part in parts:
+            measure = LanguageMeasure(most=20)
+            measure.vocab_sizes, measure.seed = (512,), 0
+            for some in np.array_split(part, 7):
+                measure.keep(some.tolist(), some[:, None, None] % 512)
+                assert len(measure.kept) <= 40 + len(some)
+            found.append((measure.kept, measure.flexible))
+        monkeypatch.setattr("imtok.measures.corpus.gather_values", lambda _: found)
+        return measure.finish().arrays["ids"][:, 0, 0]
+
+    images = np.arange(400)
+    ids = kept([images])
+    assert len(ids) == 20
+    assert ids.tolist() == sorted(ids)
+    assert all(((ids >= start) & (ids < start + 200)).sum() >= 5 for start in (0, 200))
+    assert kept([images[0::2], images[1::2]]).tolist() == ids.tolist()
+    assert kept([images[:7]]).tolist() == images[:7].tolist()
 
 
 def test_a_shifted_law_is_found():

@@ -72,6 +72,13 @@ def test_rows_are_the_views_of_images_of_all_shards_in_order(tmp_path):
     assert sum(map(len, each)) == 14
 
 
+def test_some_rows_are_spread_over_all_images(tmp_path):
+    """Stores are often in the order of classes: the first images would be of the first classes."""
+    rows = TokenRows(store(tmp_path / "tokens"), np.arange(4, 24))
+    assert rows.some(5).images.tolist() == [4, 8, 12, 16, 20]
+    assert rows.some(99).images.tolist() == rows.images.tolist()
+
+
 def test_a_split_is_of_images_and_the_same_each_time(tmp_path):
     found = store(tmp_path / "tokens")
     for share in (0.25, 0.01):

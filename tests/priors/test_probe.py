@@ -3,20 +3,28 @@
 import json
 import math
 import shutil
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from export.stores import PARTS, VQ
 from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
 
+from imtok.build import build_data
 from imtok.commands import probe
 from imtok.commands.compare import compare_folders
 from imtok.config import read_keys, register_schemas
 from imtok.errors import InputError
+from imtok.export.store import TokenStore
 from imtok.folders import config_folder
 from imtok.measures.report.compare import read_report
+from imtok.pixels import to_uint8
+from imtok.priors.probing import write_originals
+from imtok.priors.rows import TokenRows
 from imtok.tokenizer import Tokenizer
+from imtok.types import Tokens
 
 WORDS = (
     "data=photos", "data.crops_per_photo=2", "prior.trunk.width=16", "prior.trunk.depth=1", "prior.trunk.heads=2",
@@ -70,6 +78,32 @@ def test_a_report_says_bits_and_distances_and_the_id_of_the_probe(whole):
         assert found["arr_0"].shape == (6, 16, 16, 3)
     assert report.higher_is_better["precision_efflite0_224"] is True
     assert report.higher_is_better["gfd_efflite0_224"] is False
+
+
+def test_samples_are_held_against_images_from_all_over_the_data(whole, tokenizer):
+    """In a data set in the order of its classes, the first images are of the first classes."""
+    folder, _ = whole
+    config = config_of(folder, tokenizer)
+    images = build_data(OmegaConf.to_container(config, resolve=True)).evaluation(16, "val")
+    chosen = [number * len(images) // 6 for number in range(6)]
+    assert len(images) > 12
+    with np.load(folder / "reference/pixels.npz") as found:
+        expected = [images[(0, number)].image.permute(1, 2, 0).numpy() for number in chosen]
+        assert np.array_equal(found["arr_0"], np.stack(expected))
+    store, net = TokenStore(folder / "held_out"), Tokenizer.load(tokenizer)
+    rows = [row[0] for row in TokenRows(store).some(6)]
+    again = to_uint8(net.decode(Tokens(torch.from_numpy(np.stack(rows))), (16, 16))).permute(0, 2, 3, 1).numpy()
+    assert [TokenRows(store)[number][0].tolist() for number in chosen] == [row.tolist() for row in rows]
+    with np.load(folder / "reconstructions/pixels.npz") as found:
+        assert np.array_equal(found["arr_0"], again)
+
+
+def test_of_a_stream_the_same_images_are_taken_as_it_passes(tmp_path):
+    images = torch.randint(0, 256, (10, 3, 4, 4), dtype=torch.uint8)
+    batches = [SimpleNamespace(image=part) for part in images.split(3)]
+    write_originals(batches, tmp_path, np.array([0, 3, 4, 7]))
+    with np.load(tmp_path / "pixels.npz") as found:
+        assert np.array_equal(found["arr_0"], images[[0, 3, 4, 7]].permute(0, 2, 3, 1).numpy())
 
 
 @pytest.mark.parametrize("stage", STAGES)
