@@ -8,7 +8,7 @@ from typing import Any, Union, cast, get_args, get_origin, get_type_hints
 import torch
 
 from imtok.construct import construct, import_path
-from imtok.data.base import Data
+from imtok.data.base import OF_ANY, Data
 from imtok.errors import InputError
 from imtok.measures.protocol import Protocol
 from imtok.objectives.with_prior import build_objective
@@ -137,8 +137,8 @@ def build_protocol(plain: dict[str, Any]) -> Protocol:
 
 
 def build_data(plain: dict[str, Any]) -> Data:
-    """Build the data section, without ``augment``, which is no argument of any kind of data."""
-    section = {key: value for key, value in plain["data"].items() if key != "augment"}
+    """Build the data section, without what is no argument of any kind of data."""
+    section = {key: value for key, value in plain["data"].items() if key not in OF_ANY}
     return cast(Data, build_part({"data": section}, "data"))
 
 

@@ -11,6 +11,7 @@ from torchvision.transforms.v2 import Transform
 from yaml import YAMLError
 
 from imtok.construct import check_stored, stored_class
+from imtok.data.base import OF_ANY
 from imtok.errors import InputError
 from imtok.explain import SEVERAL, is_read
 from imtok.folders import config_folder
@@ -83,9 +84,9 @@ def _trusted(path: Path) -> dict[str, Any]:
 
 def _check(name: str, section: Any) -> None:
     """Refuse classes of a section that do not belong there; ValueError that names the key."""
-    if name == "data" and isinstance(section, dict) and "augment" in section:
-        _check_augment(section["augment"])
-        section = {key: value for key, value in section.items() if key != "augment"}
+    if name == "data" and isinstance(section, dict):
+        _check_augment(section.get("augment"))
+        section = {key: value for key, value in section.items() if key not in OF_ANY}
     if name in EXPECTED and section:
         check_stored(section, base=EXPECTED[name], key=name)
     elif name in SEVERAL and isinstance(section, dict):

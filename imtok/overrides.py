@@ -58,7 +58,7 @@ def in_full(command: str, words: Sequence[str]) -> list[str]:
         >>> in_full("train", ["init_from=runs/mine", "init_from.parts=[encoder]"])
         ['++init_from.path=runs/mine', '++init_from.parts=[encoder]']
     """
-    words = _new_keys(words) if command == "train" else words
+    words = _new_keys(words) if command in ("train", "eval") else words
     mine = short_words(command)
     parted = [(word, *word.partition("=")) for word in words]
     return [f"{mine[key]}={value}" if equal and key in mine else word for word, key, equal, value in parted]
@@ -74,8 +74,10 @@ def typed_keys(overrides: Sequence[str]) -> set[str]:
 
 
 def _new_keys(words: Sequence[str]) -> list[str]:
-    """Words for keys that no file has: ``data.augment``, ``stages.NAME.KEY``, ``init_from`` as a section of parts."""
-    words = [re.sub(r"^\+*(data\.augment|space\.cache|stages\.[\w.]+)=", r"++\1=", word) for word in words]
+    """Words for keys that no file has: of any kind of data, of a stage, and ``init_from`` as a section of parts."""
+    words = [
+        re.sub(r"^\+*(data\.(?:augment|buckets|boxes)|space\.cache|stages\.[\w.]+)=", r"++\1=", word) for word in words
+    ]
     if not any(word.lstrip("+").startswith(("init_from.parts=", "init_from.path=")) for word in words):
         return words
     key = re.compile(r"^\+*init_from(?:\.(path|parts))?=")

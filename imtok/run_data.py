@@ -10,7 +10,7 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from imtok.construct import check_stored
-from imtok.data.base import Data
+from imtok.data.base import OF_TRAINING, Data
 from imtok.errors import InputError
 from imtok.folders import config_folder
 from imtok.locate import find_tokenizer
@@ -91,7 +91,7 @@ def _stored(run: Path) -> dict[str, Any]:
     section = config.get("data") if isinstance(config, dict) else None
     if not isinstance(section, dict) or "_target_" not in section:
         raise InputError(f"{source} does not say what the run was trained on; {_OTHER}")
-    return {key: value for key, value in section.items() if key != "augment"}  # which only training reads
+    return {key: value for key, value in section.items() if key not in OF_TRAINING}
 
 
 def _check(section: dict[str, Any], where: str) -> None:

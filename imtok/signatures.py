@@ -13,7 +13,7 @@ from imtok.classifiers.augment import Augmentation
 from imtok.classifiers.base import TokenClassifier
 from imtok.conditions.base import Conditioner
 from imtok.construct import import_path
-from imtok.data.base import Data
+from imtok.data.base import OF_ANY, Data
 from imtok.decoders.base import Decoder
 from imtok.encoders.base import Encoder
 from imtok.errors import InputError
@@ -79,8 +79,9 @@ def check_parts(plain: dict[str, Any], unread: Sequence[str] = (), typed: set[st
     for path, node in [*_targets(read), *_of_nets(plain.get("optimizer"))]:
         if re.fullmatch(r"measure\.\w+", path):  # the direction is not for the class, where it does not take it
             node = {key: value for key, value in node.items() if key != DIRECTION}
-        if path == "data" and "trainer" in plain:  # of training alone, whatever the kind of data
-            node = {key: value for key, value in node.items() if key != "augment"}
+        if path == "data":
+            extra = OF_ANY if "trainer" in plain else ("boxes",) if "protocol" in plain else ()
+            node = {key: value for key, value in node.items() if key not in extra}
         if path == "objective" and takes_prior(node):  # for any class of an objective
             lines += _of_prior(node[PRIOR])
             node = {key: value for key, value in node.items() if key != PRIOR}

@@ -43,6 +43,28 @@ def readable_size(tokenizer: Tokenizer, size: Size) -> Size:
     raise InputError(f"the tokenizer cannot read whole images of {size[1]}x{size[0]} pixels ({reason})")
 
 
+def size_step(tokenizer: Tokenizer, side: int) -> int:
+    """The least number of pixels by which the width of an image may grow beyond its height.
+
+    Args:
+        tokenizer: Any that reads images of several shapes.
+        side: Height and width to start from, in pixels; grown to what the tokenizer reads.
+
+    Raises:
+        InputError: If it reads squares of one size alone, with its own reason.
+    """
+    reason = ""
+    for step in range(1, LARGEST_STEP + 1):
+        least = -(-side // step) * step
+        try:
+            tokenizer.num_tokens((least, least + step))
+        except ValueError as error:
+            reason = str(error)
+        else:
+            return step
+    raise InputError(f"the tokenizer reads no images but squares ({reason})")
+
+
 def grown(image: Float[Tensor, "b c h w"], size: Size) -> Float[Tensor, "b c h2 w2"]:
     """Images with their last column and row repeated to the right and below, up to ``size``."""
     return F.pad(image, (0, size[1] - image.shape[-1], 0, size[0] - image.shape[-2]), mode="replicate")

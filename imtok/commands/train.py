@@ -26,6 +26,7 @@ from imtok.pixels import CHANNELS
 from imtok.stages import first_stages
 from imtok.sweeps import chosen, note_job
 from imtok.text import terminal
+from imtok.training.buckets import read_buckets
 from imtok.training.folder import has_begun, left_out_so_far
 from imtok.training.rates import build_schedules
 from imtok.training.run import Run, train
@@ -197,6 +198,7 @@ def build_run(config: DictConfig, folder: Path) -> Run:
         objective=objective,
         data=build_data(plain),
         augment=build_augment(plain["data"].get("augment")),
+        buckets=read_buckets(plain["data"].get("buckets"), tokenizer, typed.image_size),
         trainer=typed.trainer,
         optimizer=typed.optimizer,
         ema=typed.ema,

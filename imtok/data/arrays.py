@@ -86,6 +86,10 @@ class ArraySource(Source):
     def image(self, index: int, least: int | None = None) -> Real[Tensor, "c h w"]:
         return as_channels(self._image(index), self.channels)
 
+    @override
+    def shape(self, index: int) -> tuple[int, int]:
+        return self.pixels.shape[1] + 2 * self.pad, self.pixels.shape[2] + 2 * self.pad
+
     def _image(self, index: int) -> UInt8[Tensor, "own h w"]:
         """Grey or RGB, as it is kept."""
         pixels = np.pad(self.pixels[index], ((self.pad, self.pad), (self.pad, self.pad), (0, 0)))

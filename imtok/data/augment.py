@@ -16,7 +16,7 @@ from imtok.construct import find_class
 from imtok.data.base import Images
 from imtok.data.mixture import MixedSet
 from imtok.data.pairs import PairSet
-from imtok.data.transforms import Transform
+from imtok.data.transforms import Shape, Transform
 from imtok.errors import InputError
 
 KEY = "data.augment"
@@ -39,7 +39,11 @@ class Augmented(Transform):
         self.size, self.least = transform.size, transform.least
 
     @override
-    def __call__(self, image: Real[Tensor, "c h w"], generator: np.random.Generator) -> Real[Tensor, "c size size"]:
+    def shaped(self, shape: Shape) -> "Augmented":
+        return Augmented(self.transform.shaped(shape), self.changes)
+
+    @override
+    def __call__(self, image: Real[Tensor, "c height width"], generator: np.random.Generator) -> Real[Tensor, "c h w"]:
         """The changed square; InputError that names a transform if it fails or makes no such square."""
         square = self.transform(image, generator).clone()  # which a transform may change in place
         with _seeded(int(generator.bit_generator.random_raw())):  # raw numbers stay the same across numpy's versions

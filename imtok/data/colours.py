@@ -7,7 +7,7 @@ from torch import Tensor
 from torchvision.transforms.v2 import functional
 from typing_extensions import override
 
-from imtok.data.transforms import Transform
+from imtok.data.transforms import Shape, Transform
 
 CONTRAST = (0.2, 0.15)  # deviation of the logarithm of the contrast: of a whole image, and of each of its channels
 BRIGHTNESS = (0.12, 0.08)  # deviation of the brightness, as fractions of all levels: of an image, and of each channel
@@ -42,7 +42,11 @@ class RandomColours(Transform):
         self.size, self.least = transform.size, transform.least
 
     @override
-    def __call__(self, image: Real[Tensor, "c h w"], generator: np.random.Generator) -> Real[Tensor, "c size size"]:
+    def shaped(self, shape: Shape) -> "RandomColours":
+        return RandomColours(self.transform.shaped(shape), self.share)
+
+    @override
+    def __call__(self, image: Real[Tensor, "c height width"], generator: np.random.Generator) -> Real[Tensor, "c h w"]:
         """The square, perhaps in other colours; ``transform`` draws first, and draws what it draws alone."""
         square = self.transform(image, generator)
         exchanged, lit = generator.random(2) < self.share

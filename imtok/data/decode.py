@@ -14,13 +14,14 @@ from einops import rearrange
 from jaxtyping import Real, UInt8
 from PIL import AvifImagePlugin, Image
 from PIL.AvifImagePlugin import AvifImageFile
+from PIL.PngImagePlugin import PngImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 from torch import Tensor
 
 from imtok.data.headers import Header, read_header
 from imtok.data.jpeg import decode_jpeg
 from imtok.data.jpeg_header import information, read_frame
-from imtok.data.png import load_png, read_mode
+from imtok.data.png import MAGIC, load_png, read_mode
 from imtok.errors import InputError
 from imtok.pixels import FINE, as_channels
 
@@ -28,6 +29,7 @@ MAX_PIXELS = 64_000_000
 PLUGINS = {"WebP": WebPImageFile, "AVIF": AvifImageFile}
 WHITE = (255, 255, 255)
 ORIENTATION = 0x0112
+TURNED = 5  # from this orientation on, rows are stored as columns
 AvifImagePlugin.DEFAULT_MAX_THREADS = 1  # a loader's workers are as many as they should be
 warnings.filterwarnings("ignore", module=r"PIL\.")  # of EXIF blocks and animations, on which no pixel depends
 
@@ -85,6 +87,37 @@ def decode_image(
     except Exception as error:  # decoders raise many kinds: OSError, SyntaxError, ValueError, RuntimeError, zlib.error
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise DecodeError(f"{name}: {reason}") from None
+
+
+def upright_shape(data: bytes, name: str) -> tuple[int, int]:
+    """Height and width that :func:`decode_image` gives an image, from its header alone.
+
+    Args:
+        data: The file's bytes. Of a JPEG or PNG the first ones do, if they hold its header; an orientation that a PNG
+            names behind its pixels is not seen then.
+        name: What errors call it.
+
+    Raises:
+        DecodeError: If the header is of another type, damaged or not all there.
+    """
+    upright = Image.Image()  # which knows how to read what EXIF and XMP say
+    try:
+        if data.startswith(MAGIC):
+            with PngImageFile(BytesIO(data)) as image:
+                height, width = image.height, image.width
+                upright.info |= image.info
+        else:
+            header = read_header(data)
+            height, width = header.height, header.width
+            if header.format == "JPEG":
+                upright.info |= information(data)
+            else:
+                with PLUGINS[header.format](BytesIO(data)) as image:
+                    upright.info |= image.info
+    except Exception as error:  # as of decode_image
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise DecodeError(f"{name}: {reason}") from None
+    return (width, height) if _orientation(upright) >= TURNED else (height, width)
 
 
 def picture_pixels(
@@ -215,7 +248,7 @@ def _orientation(image: Image.Image) -> int:
 
 
 def _upright(image: Real[Tensor, "c height width"], orientation: int) -> Real[Tensor, "c h w"]:
-    if orientation >= 5:
+    if orientation >= TURNED:
         image = image.mT
     if orientation in (2, 3, 6, 7):  # columns run backwards
         image = image.flip(-1)

@@ -206,6 +206,11 @@ class FileSource(Indexable):
         return data
 
     @override
+    def start(self, index: int, count: int) -> bytes:
+        with open(os.path.join(self.folder, self.names.raw(index)), "rb") as file:  # noqa: PTH118, PTH123, bytes paths
+            return file.read(count)
+
+    @override
     def key(self, index: int) -> str:
         return self.names.text(index)
 

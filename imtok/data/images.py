@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from typing_extensions import override
 
-from imtok.data.decode import MAX_PIXELS, WHITE, DecodeError, decode_image
+from imtok.data.decode import MAX_PIXELS, WHITE, DecodeError, decode_image, upright_shape
 from imtok.data.headers import SUFFIXES
 from imtok.data.names import Names
 from imtok.data.order import Blocks
@@ -24,6 +24,7 @@ ATTEMPTS = 32  # where half of all images were bad, one sample in four billion w
 
 Columns = dict[str, Names | np.ndarray]
 Origins = UInt64[np.ndarray, "images 3"]
+HEADER = 2**15  # bytes that most headers lie in
 MAX_BYTES = 2**30  # no image that max_pixels allows is larger; a damaged size must not fill the memory
 
 
@@ -109,6 +110,17 @@ class Source(ABC):
             raise DecodeError(f"{self.key(index)}: does not have the content of the index")
         return decode_image(data, self.key(index), self.max_pixels, self.background, least, self.channels)
 
+    def start(self, index: int, count: int) -> bytes:
+        """The first bytes of the encoded image; errors as of :meth:`read`."""
+        return self.read(index)[:count]
+
+    def shape(self, index: int) -> tuple[int, int]:
+        """Height and width of the decoded image, from its header alone; errors as of :meth:`image`."""
+        try:
+            return upright_shape(self.start(index, HEADER), self.key(index))
+        except DecodeError:  # a long profile comes first, or the type is told from the whole file
+            return upright_shape(self.read(index), self.key(index))
+
     @cached_property
     def digest(self) -> str:
         """Sha256 over all records: a run that resumes on another list of samples is another run."""
@@ -148,10 +160,7 @@ class Subset(Source):
     def __init__(self, source: Source, indices: Int64[np.ndarray, " n"]) -> None:
         self.source, self.indices, self.classes = source, indices, source.classes
         self.remarks, self.channels = source.remarks, source.channels
-        if source.blocks is not None:
-            block = np.searchsorted(np.cumsum(source.blocks.sizes), indices, side="right")
-            sizes = np.bincount(block, minlength=len(source.blocks.sizes))
-            self.blocks = Blocks(tuple(sizes.tolist()), source.blocks.buffer)
+        self.blocks = None if source.blocks is None else source.blocks.of(indices)
 
     @override
     def __len__(self) -> int:
@@ -169,6 +178,10 @@ class Subset(Source):
     @override
     def image(self, index: int, least: int | None = None) -> Real[Tensor, "c h w"]:
         return self.source.image(int(self.indices[index]), least)
+
+    @override
+    def shape(self, index: int) -> tuple[int, int]:
+        return self.source.shape(int(self.indices[index]))
 
     @override
     def stem(self, index: int) -> str:
@@ -314,7 +327,7 @@ class ImageSet(Dataset[Sample]):
             except OSError as error:
                 bad.append(f"{self.source.key(shown)}: {error.strerror or error}")
             else:
-                image = self.transform(image, generator(Purpose.AUGMENT, self.seed, epoch, index))
+                image = self.crop(index)(image, generator(Purpose.AUGMENT, self.seed, epoch, index))
                 caption = self._caption(epoch, index, shown) if self.captioned else ""
                 return Sample(
                     image, self.source.label(shown), shown, self.source.key(shown), tuple(bad), caption=caption
@@ -325,6 +338,10 @@ class ImageSet(Dataset[Sample]):
         error = f"no image could be decoded in {len(bad)} tries, the last being {bad[-1]}; check the data"
         key, label = self.source.key(index), self.source.label(index)
         return Sample(None, label, index, key, tuple(bad), error if self.training else None)
+
+    def crop(self, index: int) -> Transform:
+        """What makes the sample of a place."""
+        return self.transform
 
     def _caption(self, epoch: int, index: int, shown: int) -> str:
         texts = self.source.texts(shown)

@@ -81,6 +81,11 @@ class Joined(Source):
         return self.sources[part].image(at, least)
 
     @override
+    def shape(self, index: int) -> tuple[int, int]:
+        part, at = self.place(index)
+        return self.sources[part].shape(at)
+
+    @override
     def key(self, index: int) -> str:
         part, at = self.place(index)
         return self.name_of(part, self.sources[part].key(at))

@@ -5,7 +5,7 @@ samples, so a run resumes from one integer, with any number of workers and any n
 global batch (the "elastic determinism" of mosaicml/streaming). Batches are always full; they may straddle epochs.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -28,8 +28,15 @@ class Blocks(NamedTuple):
     sizes: tuple[int, ...]
     buffer: int
 
+    def of(self, indices: Int64[np.ndarray, " n"]) -> "Blocks":
+        """The blocks of some of the samples, in ascending order."""
+        block = np.searchsorted(np.cumsum(self.sizes), indices, side="right")
+        return Blocks(tuple(np.bincount(block, minlength=len(self.sizes)).tolist()), self.buffer)
 
-def epoch_order(count: int, seed: int, epoch: int, blocks: Blocks | None = None) -> Int64[np.ndarray, " count"]:
+
+def epoch_order(
+    count: int, seed: int, epoch: int, blocks: Blocks | None = None, part: int = 0
+) -> Int64[np.ndarray, " count"]:
     """The order of one epoch: a permutation of ``range(count)``, a function of the arguments alone.
 
     Args:
@@ -38,6 +45,7 @@ def epoch_order(count: int, seed: int, epoch: int, blocks: Blocks | None = None)
         epoch: From 0.
         blocks: None = every permutation is as likely. Otherwise blocks are shuffled, and the samples of ``buffer``
             blocks at a time are shuffled among themselves.
+        part: Of a data set in parts: which one. Each has orders of its own.
 
     Raises:
         ValueError: If ``count`` is not positive or not the sum of the blocks.
@@ -46,14 +54,14 @@ def epoch_order(count: int, seed: int, epoch: int, blocks: Blocks | None = None)
         >>> sorted(epoch_order(5, seed=0, epoch=2).tolist())
         [0, 1, 2, 3, 4]
     """
-    return _epoch_order(count, seed, epoch, blocks)
+    return _epoch_order(count, seed, epoch, blocks, part)
 
 
 @lru_cache(maxsize=2)  # a batch that straddles epochs needs two
-def _epoch_order(count: int, seed: int, epoch: int, blocks: Blocks | None) -> np.ndarray:
+def _epoch_order(count: int, seed: int, epoch: int, blocks: Blocks | None, part: int) -> np.ndarray:
     if count < 1:
         raise ValueError(f"count must be at least 1, got {count}")
-    stream = bit_stream(Purpose.ORDER, seed, epoch)
+    stream = bit_stream(Purpose.ORDER, seed, epoch, part)
     if blocks is None:
         order = _permutation(stream, count)
     else:
@@ -82,10 +90,17 @@ def stream(count: int, seed: int, position: int, number: int, blocks: Blocks | N
         >>> [epoch for epoch, _ in stream(count=3, seed=0, position=2, number=5)]
         [0, 1, 1, 1, 2]
     """
+    return taken(count, position, number, lambda epoch: epoch_order(count, seed, epoch, blocks))
+
+
+def taken(
+    count: int, position: int, number: int, order: Callable[[int], Int64[np.ndarray, " count"]]
+) -> list[tuple[int, int]]:
+    """The next ``number`` samples, as ``(epoch, index)``, where ``order`` says the order of each epoch."""
     samples: list[tuple[int, int]] = []
     while number > 0:
         epoch, at = divmod(position, count)
-        part = epoch_order(count, seed, epoch, blocks)[at : at + number].tolist()
+        part = order(epoch)[at : at + number].tolist()
         samples.extend((epoch, index) for index in part)
         position, number = position + len(part), number - len(part)
     return samples
@@ -150,10 +165,13 @@ class TrainBatches(Sampler[list[tuple[int, int]]]):
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
         size = self.global_batch // (self.world * self.accumulate)
         for step in range(self.start_step, self.total_steps):
-            whole = stream(self.count, self.seed, step * self.global_batch, self.global_batch, self.blocks)
-            own = whole[self.rank :: self.world]
+            own = self.whole(step)[self.rank :: self.world]
             for at in range(0, len(own), size):
                 yield own[at : at + size]
+
+    def whole(self, step: int) -> list[tuple[int, int]]:
+        """The global batch of a step."""
+        return stream(self.count, self.seed, step * self.global_batch, self.global_batch, self.blocks)
 
     def __len__(self) -> int:
         return (self.total_steps - self.start_step) * self.accumulate

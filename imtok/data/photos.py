@@ -133,6 +133,11 @@ class _Photographs(Source):
     def image(self, index: int, least: int | None = None) -> Real[Tensor, "c h w"]:
         return as_channels(self.colours(index), self.channels)
 
+    @override
+    def shape(self, index: int) -> tuple[int, int]:
+        pixels = self.colours(index)
+        return pixels.shape[-2], pixels.shape[-1]
+
     @abstractmethod
     def photo(self, index: int) -> int:
         """Which photograph a sample is cut from."""

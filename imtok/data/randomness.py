@@ -19,6 +19,7 @@ class Purpose(IntEnum):
     MIX = 3
     CAPTION = 4
     SAMPLE = 5
+    BUCKETS = 6
 
 
 def bit_stream(purpose: Purpose, seed: int, epoch: int, index: int = 0, attempt: int = 0) -> np.random.Philox:

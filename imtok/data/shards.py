@@ -188,11 +188,15 @@ class ShardSource(Indexable):
 
     @override
     def read(self, index: int) -> bytes:
+        return self.start(index, MAX_BYTES)
+
+    @override
+    def start(self, index: int, count: int) -> bytes:
         shard = self._shard(index)
         offset, size = int(self.offsets[index]), int(self.sizes[index])
         if size > MAX_BYTES:
             raise OSError(f"is larger than {MAX_BYTES} bytes")
-        return _three_tries(lambda: self._read(shard, offset, size), self.paths[shard])
+        return _three_tries(lambda: self._read(shard, offset, min(size, count)), self.paths[shard])
 
     @override
     def key(self, index: int) -> str:

@@ -7,12 +7,16 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 from einops import rearrange
-from jaxtyping import Real
+from jaxtyping import Float64, Real
 from PIL import Image
 from torch import Tensor
 from torch.nn.functional import interpolate
 from typing_extensions import override
 
+from imtok.errors import InputError
+
+Shape = tuple[int, int]  # height and width
+Window = tuple[float, float, float, float]  # scale down and across, then pixels that are cut off at top and left
 LONGEST = 16  # long side over short side, beyond which CentreCrop cuts first: 1 x 60000 must not become 256 x 15 M
 
 
@@ -20,7 +24,7 @@ class Transform(ABC):
     """What an :class:`~imtok.data.images.ImageSet` does to each image.
 
     Attributes:
-        size: Side of the squares that it makes, in pixels.
+        size: Side of the squares that it makes, in pixels; of rectangles the shorter side.
         least: Short side, in pixels, above which an image has more detail than it ever shows; None = all shows.
     """
 
@@ -31,15 +35,37 @@ class Transform(ABC):
     def __call__(self, image: Real[Tensor, "c h w"], generator: np.random.Generator) -> Real[Tensor, "c h2 w2"]:
         """A square of ``size`` pixels, or the whole image; ``generator`` is the only source of randomness."""
 
+    def shaped(self, shape: Shape) -> "Transform":
+        """The same for images of another height and width.
+
+        Raises:
+            InputError: If it makes squares alone.
+        """
+        raise InputError(f"{type(self).__name__} makes squares alone, and no images of {shape[0]} x {shape[1]} pixels")
+
+    def window(self, shape: Shape) -> Window:
+        """Which part of an image of a height and width is shown, where nothing is drawn.
+
+        Raises:
+            InputError: If that is not known.
+        """
+        raise InputError(f"where {type(self).__name__} puts boxes (data.boxes) is not known; give crop=none")
+
+    def placed(self, boxes: Float64[np.ndarray, "n 4"], shape: Shape) -> Float64[np.ndarray, "n 4"]:
+        """Where boxes (left, top, right, bottom) in an image of a height and width come to lie; see :meth:`window`."""
+        down, across, top, left = self.window(shape)
+        return boxes * [across, down, across, down] - [left, top, left, top]
+
 
 class RandomScaleCrop(Transform):
     """A square at a random place and scale, for training.
 
     The side of the square is drawn log-uniformly between ``scale[0]`` and ``scale[1]`` of the image's short side, but
-    not below ``size`` pixels: an image is enlarged only where it is too small.
+    not below ``size`` pixels: an image is enlarged only where it is too small. A rectangle is drawn in the same way,
+    by its height, between fractions of the largest one of its shape that the image holds.
 
     Args:
-        size: Side of the result, in pixels.
+        size: Side of the result, in pixels, or its height and width.
         scale: Smallest and largest side, as fractions of the short side, in [0, 1]. (0, 1) is every scale from native
             to the whole short side; (1, 1) is the largest square at a random place.
         flip: Mirror every other image, left to right.
@@ -53,27 +79,33 @@ class RandomScaleCrop(Transform):
         torch.Size([3, 32, 32])
     """
 
-    def __init__(self, size: int, scale: Sequence[float] = (0.0, 1.0), flip: bool = True) -> None:
-        check_size(size)
+    def __init__(self, size: int | Shape, scale: Sequence[float] = (0.0, 1.0), flip: bool = True) -> None:
+        self.shape = shape_of(size)
         check_scale(scale)
-        self.size = size
+        self.size = min(self.shape)
         self.scale = (float(scale[0]), float(scale[1]))
         self.flip = flip
-        self.least = math.ceil(size / self.scale[0]) if self.scale[0] else None
+        self.least = math.ceil(max(self.shape) / self.scale[0]) if self.scale[0] else None
 
     @override
-    def __call__(self, image: Real[Tensor, "c h w"], generator: np.random.Generator) -> Real[Tensor, "c size size"]:
+    def shaped(self, shape: Shape) -> "RandomScaleCrop":
+        return RandomScaleCrop(shape, self.scale, self.flip)
+
+    @override
+    def __call__(self, image: Real[Tensor, "c height width"], generator: np.random.Generator) -> Real[Tensor, "c h w"]:
         """Crop, resize with antialiasing and perhaps mirror."""
         zoom, down, across, mirror = generator.random(4)
         height, width = image.shape[-2:]
-        short = min(height, width)
-        largest = max(1.0, self.scale[1] * short)
-        smallest = min(max(self.size, self.scale[0] * short), largest)
-        side = min(short, round(smallest * (largest / smallest) ** zoom))
-        top, left = int(down * (height - side + 1)), int(across * (width - side + 1))
-        crop = image[:, top : top + side, left : left + side]
-        if side != self.size:
-            crop = _resized(crop, self.size)
+        across_of_down = self.shape[1] / self.shape[0]
+        most = min(height, width / across_of_down)  # height of the largest crop of this shape
+        largest = max(1.0, self.scale[1] * most)
+        smallest = min(max(self.shape[0], self.scale[0] * most), largest)
+        drawn = smallest * (largest / smallest) ** zoom
+        rows, columns = min(height, round(drawn)), min(width, max(1, round(drawn * across_of_down)))
+        top, left = int(down * (height - rows + 1)), int(across * (width - columns + 1))
+        crop = image[:, top : top + rows, left : left + columns]
+        if (rows, columns) != self.shape:
+            crop = _resized(crop, self.shape)
         if self.flip and mirror < 0.5:
             crop = crop.flip(-1)
         return crop.contiguous()
@@ -83,10 +115,11 @@ class CentreCrop(Transform):
     """The centre square at the scale of the short side, for evaluation: ADM's crop (arXiv 2105.05233), to the pixel.
 
     Halving by box filter while the short side is at least twice ``size``, then bicubic to ``size``, then the centre.
-    An image more than 16 times as long as wide is first cut to that, so that none grows without bound.
+    An image more than 16 times as long as wide is first cut to that, so that none grows without bound. Of a rectangle
+    both sides are covered instead of the short one.
 
     Args:
-        size: Side of the result, in pixels.
+        size: Side of the result, in pixels, or its height and width.
         flip: Mirror every other image, left to right, for training on fixed crops.
 
     Raises:
@@ -97,17 +130,34 @@ class CentreCrop(Transform):
         torch.Size([3, 32, 32])
     """
 
-    def __init__(self, size: int, flip: bool = False) -> None:
-        check_size(size)
-        self.size, self.flip = size, flip
+    def __init__(self, size: int | Shape, flip: bool = False) -> None:
+        self.shape = shape_of(size)
+        self.size, self.flip = min(self.shape), flip
 
     @override
-    def __call__(self, image: Real[Tensor, "c h w"], generator: np.random.Generator) -> Real[Tensor, "c size size"]:
+    def shaped(self, shape: Shape) -> "CentreCrop":
+        return CentreCrop(shape, self.flip)
+
+    @override
+    def __call__(self, image: Real[Tensor, "c height width"], generator: np.random.Generator) -> Real[Tensor, "c h w"]:
         """Scale, crop and perhaps mirror; draws nothing from ``generator`` unless it may mirror."""
-        if image.shape[-2:] != (self.size, self.size):
+        if image.shape[-2:] != self.shape:
             longest = LONGEST * min(image.shape[-2:])
-            image = _centre(scale_short_side(_centre(image, longest, longest), self.size), self.size, self.size)
+            image = _centre(scale_to_cover(_centre(image, longest, longest), self.shape), *self.shape)
         return (image.flip(-1) if self.flip and generator.random() < 0.5 else image).contiguous()
+
+    @override
+    def window(self, shape: Shape) -> Window:
+        if self.flip:
+            return super().window(shape)
+        if shape == self.shape:
+            return 1.0, 1.0, 0.0, 0.0
+        kept = min(shape[0], LONGEST * min(shape)), min(shape[1], LONGEST * min(shape))
+        scaled = _covering(kept, self.shape)[1]
+        down, across = scaled[0] / kept[0], scaled[1] / kept[1]
+        top, left = ((whole - part) // 2 for whole, part in zip(shape, kept, strict=True))
+        cut = [(whole - part) // 2 for whole, part in zip(scaled, self.shape, strict=True)]
+        return down, across, top * down + cut[0], left * across + cut[1]
 
 
 class WholeImage(Transform):
@@ -130,16 +180,20 @@ class WholeImage(Transform):
         """The image; draws nothing from ``generator``."""
         return image.contiguous()
 
+    @override
+    def window(self, shape: Shape) -> Window:
+        return 1.0, 1.0, 0.0, 0.0
+
 
 class RandomScaledCrop(Transform):
     """A square at a random place of the whole image at a random scale, for training: ADM's, which LlamaGen trains on.
 
     The short side is drawn evenly from ``size / scale[1]`` to ``size / scale[0]`` pixels, and the image scaled to it as
     :class:`CentreCrop` does; to the pixel what ``random_crop_arr`` makes of the same draws. Small images are enlarged.
-    Slower than :class:`RandomScaleCrop`, which scales only what shows.
+    Slower than :class:`RandomScaleCrop`, which scales only what shows. Of a rectangle both sides are covered.
 
     Args:
-        size: Side of the result, in pixels.
+        size: Side of the result, in pixels, or its height and width.
         scale: Smallest and largest part of the short side that shows, in (0, 1]; (0.8, 1) in LlamaGen (arXiv
             2406.06525).
         flip: Mirror every other image, left to right.
@@ -152,41 +206,60 @@ class RandomScaledCrop(Transform):
         torch.Size([3, 32, 32])
     """
 
-    def __init__(self, size: int, scale: Sequence[float] = (0.8, 1.0), flip: bool = True) -> None:
-        check_size(size)
+    def __init__(self, size: int | Shape, scale: Sequence[float] = (0.8, 1.0), flip: bool = True) -> None:
+        self.shape = shape_of(size)
         check_scale(scale)
         if scale[0] <= 0:
             raise ValueError(f"scale of crop=adm must be above 0, got {list(scale)}")
-        self.size, self.flip = size, flip
-        self.shortest, self.longest = math.ceil(size / scale[1]), math.ceil(size / scale[0])
-        self.least = self.longest
+        self.size, self.flip, self.scale = min(self.shape), flip, scale
+        self.shortest, self.longest = math.ceil(self.size / scale[1]), math.ceil(self.size / scale[0])
+        self.least = math.ceil(max(self.shape) / scale[0])
 
     @override
-    def __call__(self, image: Real[Tensor, "c h w"], generator: np.random.Generator) -> Real[Tensor, "c size size"]:
+    def shaped(self, shape: Shape) -> "RandomScaledCrop":
+        return RandomScaledCrop(shape, self.scale, self.flip)
+
+    @override
+    def __call__(self, image: Real[Tensor, "c height width"], generator: np.random.Generator) -> Real[Tensor, "c h w"]:
         """Scale, crop and perhaps mirror."""
         zoom, down, across, mirror = generator.random(4)
         short = self.shortest + int(zoom * (self.longest - self.shortest + 1))
         longest = LONGEST * min(image.shape[-2:])
-        scaled = scale_short_side(_centre(image, longest, longest), short)
-        height, width = scaled.shape[-2:]
-        top, left = int(down * (height - self.size + 1)), int(across * (width - self.size + 1))
-        crop = scaled[:, top : top + self.size, left : left + self.size]
+        covered = (-(-self.shape[0] * short // self.size), -(-self.shape[1] * short // self.size))
+        scaled = scale_to_cover(_centre(image, longest, longest), covered)
+        (height, width), (rows, columns) = scaled.shape[-2:], self.shape
+        top, left = int(down * (height - rows + 1)), int(across * (width - columns + 1))
+        crop = scaled[:, top : top + rows, left : left + columns]
         return (crop.flip(-1) if self.flip and mirror < 0.5 else crop).contiguous()
 
 
 def scale_short_side(image: Real[Tensor, "c height width"], short: int) -> Real[Tensor, "c h w"]:
-    """ADM's scaling (arXiv 2105.05233): halved by box filter while it can be, then bicubic to the short side asked for.
+    """:func:`scale_to_cover` to a short side of so many pixels."""
+    return scale_to_cover(image, (short, short))
+
+
+def scale_to_cover(image: Real[Tensor, "c height width"], shape: Shape) -> Real[Tensor, "c h w"]:
+    """ADM's scaling (arXiv 2105.05233): halved by box filter while it can be, then bicubic to the size asked for.
 
     Args:
         image: Any image.
-        short: Its new short side, in pixels.
+        shape: Height and width that the result covers, as small as it can be.
     """
     picture = picture_of(image)
-    while min(picture.size) >= 2 * short:
-        picture = picture.resize((picture.width // 2, picture.height // 2), Image.Resampling.BOX)
-    factor = short / min(picture.size)
-    size = (round(picture.width * factor), round(picture.height * factor))
-    return pixels_of(picture.resize(size, Image.Resampling.BICUBIC))
+    halved, (height, width) = _covering((picture.height, picture.width), shape)
+    for size in halved:
+        picture = picture.resize((size[1], size[0]), Image.Resampling.BOX)
+    return pixels_of(picture.resize((width, height), Image.Resampling.BICUBIC))
+
+
+def _covering(size: Shape, shape: Shape) -> tuple[list[Shape], Shape]:
+    """The heights and widths by which an image of a size comes to cover a shape: of halvings, and the last."""
+    halved = list[Shape]()
+    while size[0] >= 2 * shape[0] and size[1] >= 2 * shape[1]:
+        size = (size[0] // 2, size[1] // 2)
+        halved.append(size)
+    factor = max(shape[0] / size[0], shape[1] / size[1])
+    return halved, (round(size[0] * factor), round(size[1] * factor))
 
 
 def picture_of(image: Real[Tensor, "c h w"]) -> Image.Image:
@@ -200,12 +273,19 @@ def pixels_of(picture: Image.Image) -> Real[Tensor, "c h w"]:
     return rearrange(pixels, "h w c -> c h w") if pixels.ndim == 3 else pixels.clamp(0, 255)[None]
 
 
-def _resized(image: Real[Tensor, "c h w"], size: int) -> Real[Tensor, "c size size"]:
+def _resized(image: Real[Tensor, "c height width"], shape: Shape) -> Real[Tensor, "c h w"]:
     """Bicubic with antialiasing."""
     if len(image) == 4:  # a transparent pixel must not colour its neighbours, of which Pillow takes care
-        return pixels_of(picture_of(image).resize((size, size), Image.Resampling.BICUBIC))
-    made = interpolate(image[None], (size, size), mode="bicubic", antialias=True)[0]
+        return pixels_of(picture_of(image).resize((shape[1], shape[0]), Image.Resampling.BICUBIC))
+    made = interpolate(image[None], shape, mode="bicubic", antialias=True)[0]
     return made.clamp(0, 255) if made.is_floating_point() else made
+
+
+def shape_of(size: int | Shape) -> Shape:
+    """Height and width, where one number stands for both; ValueError unless an image can have them."""
+    shape = (size, size) if isinstance(size, int) else (size[0], size[1])
+    check_size(min(shape))
+    return shape
 
 
 def check_size(size: int) -> None:

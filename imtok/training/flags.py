@@ -1,7 +1,7 @@
 """Flags of Lightning's Trainer that a run hands on, and those that are imtok's own."""
 
 import inspect
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from lightning import Trainer
@@ -84,11 +84,8 @@ class Again(TrainBatches):
 
     def __init__(self, number: int, batches: TrainBatches) -> None:
         vars(self).update(vars(batches))
-        self.number = number
+        self.number, self.batches = number, batches
 
     @override
-    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        for step in range(self.start_step, self.total_steps):
-            at = step % self.number
-            places = (self.rank, self.world, at, at + 1, self.blocks)
-            yield from TrainBatches(self.count, self.seed, self.global_batch, self.accumulate, *places)
+    def whole(self, step: int) -> list[tuple[int, int]]:
+        return self.batches.whole(step % self.number)

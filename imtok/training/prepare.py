@@ -12,6 +12,7 @@ from torchvision.transforms.v2 import Transform
 from imtok.data.base import Data, Images
 from imtok.data.remarks import say_remarks
 from imtok.data.told import DATA_WITH, require_read, require_told, told, with_channels
+from imtok.data.transforms import Shape
 from imtok.distributed import launched_rank
 from imtok.errors import InputError
 from imtok.measures.choose import numbers
@@ -58,6 +59,7 @@ class Run:
         config_yaml: The same as text.
         ckpt: ``last`` or a checkpoint folder to go on from.
         augment: What changes training crops further: transforms of torchvision.
+        buckets: Height and width of the shapes that training crops have, in pixels; () = squares of ``image_size``.
         init_from: A tokenizer whose weights it starts from, or those of some parts.
         measures: What evaluations along the way measure, under the protocol ``offline``: a section with ``_target_``
             for each name.
@@ -85,6 +87,7 @@ class Run:
     config_yaml: str
     ckpt: str | None = None
     augment: tuple[Transform, ...] = ()
+    buckets: tuple[Shape, ...] = ()
     init_from: InitFrom | None = None
     measures: dict[str, Any] = field(default_factory=lambda: sections(DEFAULT))
     loggers: dict[str, Any] = field(default_factory=dict)
@@ -211,7 +214,9 @@ def _rehearse(run: Run, processes: int) -> None:
     settings = run.trainer
     images = settings.batch_size // (processes * settings.accumulate)
     last = settings.max_steps - 1
-    Rehearsal(images, run.image_size, last, settings.precision == "bf16", run.config)(run.tokenizer, run.objective)
+    for bucket in (None, *run.buckets):
+        rehearsal = Rehearsal(images, run.image_size, last, settings.precision == "bf16", run.config, bucket)
+        rehearsal(run.tokenizer, run.objective)
 
 
 def _try_optimizers(run: Run) -> None:

@@ -45,6 +45,7 @@ class Rehearsal:
         step: Optimiser step whose schedules count; best a late one, when all terms are there.
         bf16: Whether the run computes in bf16.
         config: The run's config as plain values, by whose keys a part that refuses is named.
+        bucket: Height and width of the images, in pixels, where they are no squares of ``image_size``.
     """
 
     images: int
@@ -52,6 +53,7 @@ class Rehearsal:
     step: int
     bf16: bool
     config: dict[str, Any]
+    bucket: tuple[int, int] | None = None
 
     def __call__(self, tokenizer: Tokenizer, objective: Objective) -> None:
         """Try a training step and a reconstruction on copies that have shapes and no values.
@@ -79,7 +81,7 @@ class Rehearsal:
                 self._refuse(error, *parts)
                 log.debug("not followed by shapes: %s", error)
             parameters = sum(parameter.numel() for part in parts for parameter in part.parameters())
-            if parameters > _REAL_PARAMETERS or self.image_size > _REAL_SIDE:
+            if parameters > _REAL_PARAMETERS or max(self._size) > _REAL_SIDE:
                 return
             parts = copy.deepcopy((tokenizer, objective))
             try:
@@ -89,10 +91,13 @@ class Rehearsal:
                 self._refuse(error, *parts, kind=RuntimeError)
                 raise
 
+    @property
+    def _size(self) -> tuple[int, int]:
+        return self.bucket or (self.image_size, self.image_size)
+
     def _try(self, tokenizer: Tokenizer, objective: Objective, count: int) -> None:
-        side = self.image_size
         channels = tokenizer.channels
-        image = torch.zeros(count, channels, side, side, dtype=torch.float32 if channels == 1 else torch.uint8)
+        image = torch.zeros(count, channels, *self._size, dtype=torch.float32 if channels == 1 else torch.uint8)
         keys = [str(number) for number in range(count)]
         with unset_fake_temporarily():  # a condition looks at the values of labels
             labels = torch.full((count,), -1)
@@ -111,7 +116,7 @@ class Rehearsal:
             with torch.no_grad():
                 exact = next((parameter.dtype for parameter in tokenizer.parameters()), torch.float32)
                 condition = tokenizer.condition_for(1, captions[:1], labels[:1])
-                tokenizer.eval()(torch.zeros(1, channels, side, side, dtype=exact), condition=condition)
+                tokenizer.eval()(torch.zeros(1, channels, *self._size, dtype=exact), condition=condition)
 
     def _precision(self) -> AbstractContextManager[Any]:
         return torch.autocast("cpu", torch.bfloat16) if self.bf16 else nullcontext()
@@ -126,7 +131,10 @@ class Rehearsal:
         names |= {id(part): name for name, part in tokenizer.named_modules()}
         part = _innermost(error.__traceback__, names)
         said = (str(error).splitlines() or [type(error).__name__])[0]
-        size = f"; image_size is {self.image_size}" if "pixels" in said else ""
+        asked = f"image_size is {self.image_size}"
+        if self.bucket is not None:
+            asked = f"data.buckets has {self.bucket[0]} x {self.bucket[1]} pixels"
+        size = f"; {asked}" if "pixels" in said or self.bucket is not None else ""
         raise InputError(f"parts of the config do not go together: {self._key(part, names)}{said}{size}") from error
 
     def _key(self, part: nn.Module | None, names: dict[int, str]) -> str:

@@ -13,6 +13,7 @@ from lightning.pytorch.loggers.logger import DummyLogger
 
 from imtok.data.augment import augmented
 from imtok.data.base import Images
+from imtok.data.buckets import BucketBatches, BucketSet, bucketed
 from imtok.data.loader import evaluation_loader, train_loader, train_stream_loader
 from imtok.data.order import TrainBatches
 from imtok.data.position import StreamPosition
@@ -87,7 +88,7 @@ def _train(run: Run, lock: Lock) -> Outcome:
         torch.set_num_threads(run.trainer.threads)
     # Where it begins: with its images, at its first step or at a checkpoint.
     trained = augmented(with_channels(run.data.train(run.image_size, run.seed), run.tokenizer.channels), run.augment)
-    images = told(trained, run.tokenizer.condition, run.objective.reads)
+    images = told(bucketed(trained, run.buckets), run.tokenizer.condition, run.objective.reads)
     say_remarks(images.remarks)
     about = {"config": run.config, "data": images.about, **({"left_out": run.left_out} if run.left_out else {})}
     resume = run_folder.find_checkpoint(run.folder, run.ckpt)
@@ -235,17 +236,11 @@ def _train_loader(run: Run, images: Images, first: int, last: int, position: Str
         return spare_workers(
             train_stream_loader(images, micro, number, settings.workers, rank(), world_size(), position)
         )
-    batches = TrainBatches(
-        len(images),
-        run.seed,
-        settings.batch_size,
-        settings.accumulate,
-        rank(),
-        world_size(),
-        first,
-        last,
-        images.blocks,
-    )
+    places = (run.seed, settings.batch_size, settings.accumulate, rank(), world_size(), first, last)
+    if isinstance(images, BucketSet):
+        batches: TrainBatches = BucketBatches(images, *places)
+    else:
+        batches = TrainBatches(len(images), *places, images.blocks)
     number = overfitted(settings.lightning)
     return spare_workers(train_loader(images, Again(number, batches) if number else batches, settings.workers))
 

@@ -8,10 +8,12 @@ import torch
 from torch import Tensor, nn
 
 from imtok.data.base import Images
+from imtok.data.buckets import BucketSet
 from imtok.data.stream import ImageStream
 from imtok.nn.frozen import Frozen
 from imtok.objectives.base import Objective
 from imtok.tokenizer import Tokenizer
+from imtok.training.buckets import name_shape
 from imtok.training.settings import TrainerSettings
 
 ENOUGH = 10  # images held out, for numbers that say anything
@@ -57,6 +59,8 @@ def statement(
     rows["steps"] = f"{trainer.max_steps:,} of {trainer.batch_size:,} images{micro}{epochs}"
     rows["steps"] += f", going on after step {first:,}" if first else ""
     rows["steps"] += f", to stop after step {trainer.stop_at:,}" if trainer.stop_at else ""
+    if isinstance(images[0], BucketSet):
+        rows["buckets"] = _buckets(images[0], tokenizer, trainer.batch_size)
     rows["folder"] = place[1]
     return [f"{name:<11} {text}" for name, text in rows.items()]
 
@@ -114,6 +118,16 @@ def _millions(count: int) -> str:
 
 def _images(images: Images) -> str:
     return images.size if isinstance(images, ImageStream) else f"{len(images):,}"
+
+
+def _buckets(images: BucketSet, tokenizer: Tokenizer, batch: int) -> str:
+    """The shapes of training images, with how many images and tokens each has."""
+    found = list[str]()
+    for shape, count in zip(images.shapes, images.counts, strict=True):
+        few = ", fewer than a batch, so some come twice in one" if 0 < count < batch else ""
+        number = f"{count:,} image{'s' * (count != 1)}{few}" if count else "no image"
+        found.append(f"{name_shape(shape)} ({number}, {tokenizer.num_tokens(shape):,} tokens)")
+    return f"{', '.join(found)}; height x width, one of them per batch"
 
 
 def _epochs(images: Images, trainer: TrainerSettings) -> str:
