@@ -34,11 +34,12 @@ def take_data(config: DictConfig, sources: Sequence[str], split: str | None = No
     Raises:
         InputError: If the runs' data differ, name classes that are not trusted, or are gone.
     """
-    if config.data is not None:
+    boxes = config.data if config.data is not None and set(config.data) == {"boxes"} else {}
+    if config.data is not None and not boxes:
         return f"data: {_line(_plain(config.data), config.split)}"
     runs = [_run(source) for source in sources]
     if not all(runs):
-        config.data = option("data", "photos")
+        config.data = option("data", "photos") | dict(boxes)
         nobodys = sources[runs.index(None)]
         return (
             f"data: {_line(_plain(config.data), config.split)}, since {nobodys} has no training run to take data from"
@@ -47,7 +48,7 @@ def take_data(config: DictConfig, sources: Sequence[str], split: str | None = No
     if any(section != found[0] for section in found):
         raise InputError(f"data must be given: {' and '.join(sources)} were trained on different images; {_OTHER}")
     _check(found[0], str(_source(cast(Path, runs[0]))))
-    config.data = found[0]
+    config.data = found[0] | dict(boxes)
     config.split = config.split or split
     return f"data of the run: {_line(found[0], config.split)}"
 
@@ -104,7 +105,7 @@ def _check(section: dict[str, Any], where: str) -> None:
         if isinstance(value, str) and "${" in value:  # it would be looked up on this machine, in its environment too
             raise InputError(f"{where}: data.{key} must not refer to other values in a stored config, got {value!r}")
         local = isinstance(value, str) and "://" not in value and "{" not in value
-        if key.rpartition(".")[2] in ("path", "val_path", "sources") and local and not Path(value).exists():
+        if key.rpartition(".")[2] in ("path", "val_path", "sources", "boxes") and local and not Path(value).exists():
             raise InputError(f"{where}: data.{key}={value} no longer exists{_near(value)}; {_OTHER}")
 
 

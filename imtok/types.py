@@ -221,6 +221,7 @@ class Batch:
             ``b n d`` (float) or other images ``b 3 h w`` (uint8).
         caption: Text about each image, "" where there is none; empty where no image has one or nobody asked.
         texts: All texts about each image that has several; empty where none has or nobody asked.
+        boxes: Of objects in each image: left, top, right and bottom in its pixels, float64; empty where nobody asked.
     """
 
     image: Real[Tensor, "b c h w"]
@@ -231,3 +232,4 @@ class Batch:
     source: Tensor | None = None
     caption: list[str] = field(default_factory=list)
     texts: list[tuple[str, ...]] = field(default_factory=list)
+    boxes: list[Tensor] = field(default_factory=list)

@@ -10,6 +10,7 @@ from rich.console import Console
 from imtok.build import build_data, build_protocol
 from imtok.command_line import output_folder, pasted
 from imtok.config import read_keys
+from imtok.data.boxes import with_boxes
 from imtok.data.images import ImageSet
 from imtok.data.loader import evaluation_loader, watched
 from imtok.data.remarks import say_remarks
@@ -17,6 +18,7 @@ from imtok.data.stream import ImageStream
 from imtok.errors import InputError
 from imtok.files import claim_output, sha256
 from imtok.image_commands import ImagesKeys, SpendingKeys, WholeKeys, load_tokenizer, plain_values, told_images
+from imtok.measures.boxes import require_boxes
 from imtok.measures.choose import missing, refuse
 from imtok.measures.evaluate import evaluate
 from imtok.measures.pictures import SHOWN, choose_shown
@@ -73,6 +75,7 @@ def run(config: DictConfig) -> None:
     console.print(take_data(config, sources, split="val"), soft_wrap=True, markup=False)
     plain = plain_values(config)
     data = build_data(plain)
+    require_boxes(typed.measures, plain["data"].get("boxes"))
     # What cannot be had of the last tokenizer is refused before the first is measured.
     for source in sources if len(sources) > 1 else ():
         other, _, size = load_tokenizer(config, source)
@@ -85,6 +88,7 @@ def run(config: DictConfig) -> None:
         if typed.weights == "raw":
             _take_raw(tokenizer, source)
         images = told_images(data.evaluation(size, config.split), tokenizer, typed.condition)
+        images = with_boxes(images, plain["data"].get("boxes"), data)
         say_remarks(images.remarks if not reports else ())
         origin = Origin(plain["data"], config.split or data.default_split, source, pasted("eval"))
         images = prepare(images, protocol, typed.n)

@@ -198,6 +198,7 @@ def build_run(config: DictConfig, folder: Path) -> Run:
         objective=objective,
         data=build_data(plain),
         augment=build_augment(plain["data"].get("augment")),
+        boxes=plain["data"].get("boxes"),
         buckets=read_buckets(plain["data"].get("buckets"), tokenizer, typed.image_size),
         trainer=typed.trainer,
         optimizer=typed.optimizer,

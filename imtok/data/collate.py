@@ -32,6 +32,7 @@ def collate(samples: list[Sample], size: int, channels: int = 3) -> Batch | Inpu
         source=torch.stack(sources) if sources else None,
         caption=captions if any(captions) else [],
         texts=texts if any(texts) else [],
+        boxes=[torch.from_numpy(sample.boxes) for sample in good if sample.boxes is not None],
     )
 
 

@@ -2,12 +2,13 @@
 
 import hashlib
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
 import xxhash
-from jaxtyping import Int64, Real, UInt8, UInt64
+from jaxtyping import Float64, Int64, Real, UInt8, UInt64
 from torch import Tensor
 from torch.utils.data import Dataset
 from typing_extensions import override
@@ -227,6 +228,8 @@ class Sample:
         source: What the image is to be made from, where that is not the image itself; see :class:`Batch`.
         caption: Text about the image; "" where there is none or it was not looked for.
         texts: All texts about it, where these are several and were looked for.
+        boxes: Left, top, right and bottom of objects in the transformed image, in pixels, parts of which it may not
+            show; None where they were not looked for.
     """
 
     image: Real[Tensor, "c h w"] | None
@@ -238,6 +241,7 @@ class Sample:
     source: Tensor | None = None
     caption: str = ""
     texts: tuple[str, ...] = ()
+    boxes: Float64[np.ndarray, "n 4"] | None = None
 
 
 class ImageSet(Dataset[Sample]):
@@ -255,9 +259,14 @@ class ImageSet(Dataset[Sample]):
         captioned: Samples have captions: the first text about an image, and in training one of all that is drawn anew
             in each epoch.
 
+    Attributes:
+        boxes: Finds the boxes of objects in an image of a source, for samples to have; None = they have none.
+
     Raises:
         InputError: If the source is empty.
     """
+
+    boxes: Callable[[Source, int], Float64[np.ndarray, "n 4"]] | None = None
 
     def __init__(
         self,
@@ -327,11 +336,12 @@ class ImageSet(Dataset[Sample]):
             except OSError as error:
                 bad.append(f"{self.source.key(shown)}: {error.strerror or error}")
             else:
+                shape = (image.shape[-2], image.shape[-1])
                 image = self.crop(index)(image, generator(Purpose.AUGMENT, self.seed, epoch, index))
                 caption = self._caption(epoch, index, shown) if self.captioned else ""
-                return Sample(
-                    image, self.source.label(shown), shown, self.source.key(shown), tuple(bad), caption=caption
-                )
+                boxes = None if self.boxes is None else self.crop(index).placed(self.boxes(self.source, shown), shape)
+                label, key = self.source.label(shown), self.source.key(shown)
+                return Sample(image, label, shown, key, tuple(bad), caption=caption, boxes=boxes)
             if len(self) > 1:
                 draw = int(bit_stream(Purpose.REPLACE, self.seed, epoch, index, attempt).random_raw())
                 shown = (index + 1 + draw % (len(self) - 1)) % len(self)

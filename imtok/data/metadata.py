@@ -106,7 +106,7 @@ def _own_rows(
 ) -> tuple[dict[int, dict[str, Any]] | None, list[bytes]]:
     """Rows by the position of their image, and named files that are not images; None without a column of names."""
     rows, strange, seen = dict[int, dict[str, Any]](), list[bytes](), set[bytes]()
-    reader = {".jsonl": _json_rows, ".csv": _csv_rows, ".parquet": _parquet_rows}[path.suffix]
+    reader = {".jsonl": json_rows, ".csv": csv_rows, ".parquet": _parquet_rows}[path.suffix]
     for where, row in reader(path):
         if FILE not in row and not seen:
             return None, []
@@ -124,7 +124,8 @@ def _own_rows(
     return rows, strange
 
 
-def _json_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+def json_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The objects in the lines of a file, each with where it stands; InputError that names what is none."""
     for number, line in enumerate(_lines(path).split("\n"), 1):
         if not line.strip():
             continue
@@ -137,7 +138,8 @@ def _json_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
         yield f"line {number}", row
 
 
-def _csv_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+def csv_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The lines of a table by column, each with where it stands; InputError that names what is broken."""
     reader = csv.DictReader(io.StringIO(_lines(path), newline=""), strict=True, skipinitialspace=True)
     try:
         reader.fieldnames = [name.strip() for name in reader.fieldnames or ()]

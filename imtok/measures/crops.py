@@ -6,7 +6,7 @@ from PIL import Image
 from torch import Tensor
 from typing_extensions import override
 
-from imtok.data.transforms import LONGEST, Transform, check_size, picture_of, pixels_of
+from imtok.data.transforms import LONGEST, Shape, Transform, Window, check_size, picture_of, pixels_of
 
 FILTERS = {
     "bilinear": Image.Resampling.BILINEAR,
@@ -41,16 +41,29 @@ class ResizeCrop(Transform):
         self.resampling = resampling
 
     @override
+    def window(self, shape: Shape) -> Window:
+        if shape == (self.size, self.size):
+            return 1.0, 1.0, 0.0, 0.0
+        kept = min(shape[0], LONGEST * min(shape)), min(shape[1], LONGEST * min(shape))
+        scaled = self._scaled(kept)
+        down, across = scaled[0] / kept[0], scaled[1] / kept[1]
+        top, left = (round((whole - part) / 2) for whole, part in zip(shape, kept, strict=True))
+        cut = [round((whole - self.size) / 2) for whole in scaled]
+        return down, across, top * down + cut[0], left * across + cut[1]
+
+    def _scaled(self, shape: Shape) -> Shape:
+        """Height and width of a scaled image; torchvision truncates."""
+        return int(self.size * shape[0] / min(shape)), int(self.size * shape[1] / min(shape))
+
+    @override
     def __call__(self, image: Real[Tensor, "c h w"], generator: np.random.Generator) -> Real[Tensor, "c size size"]:
         """Scale and crop; draws nothing from ``generator``."""
         if image.shape[-2:] == (self.size, self.size):
             return image.contiguous()
         most = LONGEST * min(image.shape[-2:])
         image = _centre(image, min(most, image.shape[-2]), min(most, image.shape[-1]))
-        height, width = image.shape[-2:]
-        short = min(height, width)
-        scaled = (int(self.size * width / short), int(self.size * height / short))  # torchvision truncates
-        pixels = pixels_of(picture_of(image).resize(scaled, FILTERS[self.resampling]))
+        height, width = self._scaled((image.shape[-2], image.shape[-1]))
+        pixels = pixels_of(picture_of(image).resize((width, height), FILTERS[self.resampling]))
         return _centre(pixels, self.size, self.size).contiguous()
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from torchmetrics import Metric
 from typing_extensions import override
 
-_UNIT = 2.0**-32  # sums of values up to 100 stay inside int64 for twenty million images
+UNIT = 2.0**-32  # sums of values up to 100 stay inside int64 for twenty million images
 
 
 class ImageMean(Metric, ABC):
@@ -67,10 +67,10 @@ class ImageMean(Metric, ABC):
         values = self.per_image(image, target)
         if not torch.isfinite(values).all():
             raise ValueError(f"the {type(self).__name__} of an image must be finite, got {values.tolist()}")
-        self.total += (values / _UNIT).round().long().sum()
+        self.total += (values / UNIT).round().long().sum()
         self.count += len(image)
 
     @override
     def compute(self) -> Float[Tensor, ""]:
         """The mean over all images so far, float64; NaN without any."""
-        return self.total.double() * _UNIT / self.count
+        return self.total.double() * UNIT / self.count

@@ -163,4 +163,6 @@ def prepare(images: ImageSet | ImageStream, protocol: Protocol, n: int | None) -
     source = images.source
     if n is not None and n < len(source):
         source = Subset(source, places(n, len(source)))
-    return ImageSet(source, protocol.transform(images.image_size), captioned=images.captioned)
+    cropped = ImageSet(source, protocol.transform(images.image_size), captioned=images.captioned)
+    cropped.boxes = images.boxes
+    return cropped

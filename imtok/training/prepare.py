@@ -10,11 +10,13 @@ from torch import nn
 from torchvision.transforms.v2 import Transform
 
 from imtok.data.base import Data, Images
+from imtok.data.boxes import with_boxes
 from imtok.data.remarks import say_remarks
 from imtok.data.told import DATA_WITH, require_read, require_told, told, with_channels
 from imtok.data.transforms import Shape
 from imtok.distributed import launched_rank
 from imtok.errors import InputError
+from imtok.measures.boxes import require_boxes
 from imtok.measures.choose import numbers
 from imtok.measures.named import DEFAULT, sections
 from imtok.measures.pictures import choose_shown
@@ -59,6 +61,7 @@ class Run:
         config_yaml: The same as text.
         ckpt: ``last`` or a checkpoint folder to go on from.
         augment: What changes training crops further: transforms of torchvision.
+        boxes: A file of boxes in the held-out images; None = there is none.
         buckets: Height and width of the shapes that training crops have, in pixels; () = squares of ``image_size``.
         init_from: A tokenizer whose weights it starts from, or those of some parts.
         measures: What evaluations along the way measure, under the protocol ``offline``: a section with ``_target_``
@@ -87,6 +90,7 @@ class Run:
     config_yaml: str
     ckpt: str | None = None
     augment: tuple[Transform, ...] = ()
+    boxes: str | None = None
     buckets: tuple[Shape, ...] = ()
     init_from: InitFrom | None = None
     measures: dict[str, Any] = field(default_factory=lambda: sections(DEFAULT))
@@ -147,6 +151,7 @@ def prepare(run: Run, processes: int, images: Images, about: dict[str, Any], res
     _rehearse(run, processes)
     asked = None
     if run.trainer.evaluate_every:
+        require_boxes(run.measures, run.boxes)
         asked = Settings(run.measures, Protocol("offline"), seed=run.seed, untold=True, processes=processes)
     best = find_best(run.trainer.best, asked, run.tokenizer, run.image_size) if asked is not None else None
     callbacks = build_callbacks(run.callbacks)
@@ -181,7 +186,7 @@ def _require_directions(callbacks: dict[str, Callback], measured: dict[str, Quan
 def held_out(run: Run) -> Images:
     """The images that the run measures, each time afresh, with what the tokenizer's condition reads."""
     images = with_channels(run.data.validation(run.image_size), run.tokenizer.channels)
-    return told(images, run.tokenizer.condition)
+    return told(with_boxes(images, run.boxes, run.data), run.tokenizer.condition)
 
 
 def _require_told(run: Run, images: Images) -> None:

@@ -1,0 +1,178 @@
+"""How well objects are kept: PSNR and SSIM inside the boxes that a data set names."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from jaxtyping import Float64, Real
+from torch import Tensor
+from typing_extensions import override
+
+from imtok.distributed import sum_over_ranks
+from imtok.errors import InputError
+from imtok.measures.base import Bench, Found, Measure, Number, Quantity, Seen
+from imtok.measures.inference import Size
+from imtok.measures.mean import UNIT
+from imtok.measures.psnr import PSNR
+from imtok.measures.ssim import WINDOW, similarity_maps
+
+SIZES = ("", "small", "medium", "large")  # all boxes first
+_NEEDED = "metrics=[boxes] reads the boxes of objects, and the data name none; give data.boxes=FILE (docs/data.md)"
+_WORDS = {
+    "": "all boxes",
+    "small": "boxes of small area",
+    "medium": "boxes of medium area",
+    "large": "boxes of large area",
+}
+_SSIM = (
+    "mean over {} of the mean of the SSIM map of uint8 RGB pixels (Gaussian 11x11, sigma 1.5, valid, data range 255)"
+)
+_PSNR = "mean over {} of the PSNR of uint8 RGB pixels (rounded, peak 255), at most 100 dB each"
+
+
+def _quantities(size: str) -> tuple[Quantity, Quantity]:
+    end, of = f"_{size}" if size else "", f" of {size} objects" if size else ""
+    share = "Faces and other small things suffer most."
+    return (
+        Quantity(
+            f"boxes_psnr{end}",
+            title=f"PSNR in boxes{of}",
+            unit="dB",
+            convention=_PSNR.format(_WORDS[size]),
+            higher_is_better=True,
+            meaning=f"Peak signal-to-noise ratio inside the boxes of objects. {share}",
+        ),
+        Quantity(
+            f"boxes_ssim{end}",
+            title=f"SSIM in boxes{of}",
+            convention=_SSIM.format(_WORDS[size]),
+            higher_is_better=True,
+            meaning=f"Structural similarity around the pixels inside the boxes of objects. {share}",
+        ),
+    )
+
+
+class BoxMeasure(Measure):
+    """Mean over boxes of PSNR and SSIM of the pixels inside them, of all boxes and of three sizes.
+
+    Sizes are COCO's (arXiv 1405.0312): small below 32 x 32 pixels of area, large from 96 x 96 on. Areas are counted in
+    the measured image, in which a tokenizer sees the objects; with ``crop=none`` that is the file's own size. A box
+    counts with the whole pixels that it touches. SSIM is the mean of the image's SSIM map inside the box, so that
+    boxes smaller than its window have one too; boxes in the outermost five pixels, where there is no whole window,
+    have none.
+
+    Args:
+        small: Side of the square below whose area a box is small, in pixels.
+        large: Side of the square from whose area on a box is large, in pixels.
+        visible: Boxes of which the measured crop shows less than this fraction of the area are left out, in (0, 1].
+
+    Raises:
+        ValueError: If an argument is out of range.
+    """
+
+    quantities = tuple(quantity for size in SIZES for quantity in _quantities(size))
+    any_size = True
+
+    def __init__(self, small: int = 32, large: int = 96, visible: float = 0.5) -> None:
+        if not 0 < small < large:
+            raise ValueError(f"small must be positive and less than large, got {small} and {large}")
+        if not 0 < visible <= 1:
+            raise ValueError(f"visible must be a fraction of a box's area in (0, 1], got {visible}")
+        self.small, self.large, self.visible = small, large, visible
+        # for each size of SIZES: boxes and the sum of their PSNR, boxes with SSIM and its sum, in units of 2^-32
+        self.sums = torch.zeros(len(SIZES), 4, dtype=torch.int64)
+        self.hidden = torch.zeros((), dtype=torch.int64)
+        self.exact, self.psnr = torch.device("cpu"), PSNR()
+
+    @override
+    def set_up(self, bench: Bench) -> None:
+        self.exact = bench.exact
+
+    @override
+    def update(self, seen: Seen) -> None:
+        boxes = seen.batch.boxes
+        if len(boxes) != len(seen.batch.key):
+            raise InputError(_NEEDED)
+        made, target = seen.pixels.to(self.exact), seen.target.to(self.exact)
+        for row, own in enumerate(boxes):
+            if len(own):
+                self._count(made[row : row + 1], target[row : row + 1], own)
+
+    def _count(
+        self, made: Real[Tensor, "1 c h w"], target: Real[Tensor, "1 c h w"], boxes: Float64[Tensor, "n 4"]
+    ) -> None:
+        """Take in the boxes of an image."""
+        height, width = target.shape[-2:]
+        similar = None
+        if min(height, width) >= WINDOW:
+            luminance, contrast = similarity_maps(made.double(), target.double())
+            similar = (luminance * contrast).mean((0, 1))
+        for box in boxes.tolist():
+            left, right = max(box[0], 0.0), min(box[2], float(width))
+            top, bottom = max(box[1], 0.0), min(box[3], float(height))
+            shown = max(right - left, 0.0) * max(bottom - top, 0.0)
+            whole = (box[2] - box[0]) * (box[3] - box[1])
+            if shown <= 0 or shown < self.visible * whole:
+                self.hidden += 1
+                continue
+            rows = slice(math.floor(top), math.ceil(bottom))
+            columns = slice(math.floor(left), math.ceil(right))
+            psnr = self.psnr.per_image(made[..., rows, columns], target[..., rows, columns]).item()
+            found = torch.tensor([1, round(psnr / UNIT), 0, 0])
+            if similar is not None:
+                edge = WINDOW // 2
+                inside = similar[_moved(rows, edge, height), _moved(columns, edge, width)]
+                if inside.numel():
+                    found[2:] = torch.tensor([1, round(inside.mean().item() / UNIT)])
+            for place in (0, self._size(whole)):
+                self.sums[place] += found
+
+    def _size(self, area: float) -> int:
+        """Where in SIZES a box of an area belongs."""
+        return 1 if area < self.small**2 else 2 if area < self.large**2 else 3
+
+    @override
+    def finish(self) -> Found:
+        sums, hidden = sum_over_ranks(self.sums), int(sum_over_ranks(self.hidden))
+        found = Found()
+        limits = {"small": self.small, "large": self.large, "visible": self.visible}
+        for size, row in zip(SIZES, sums.tolist(), strict=True):
+            for quantity, count, total in zip(_quantities(size), row[::2], row[1::2], strict=True):
+                if count:
+                    facts = {**limits, "boxes": count, **({"left_out": hidden} if not size else {})}
+                    found.numbers[quantity.name] = Number(total * UNIT / count, facts=facts)
+                else:
+                    found.absent[quantity.name] = self._reason(size, row[0], hidden)
+        return found
+
+    def _reason(self, size: str, boxes: int, hidden: int) -> str:
+        """Why a number cannot be had."""
+        if boxes:
+            return f"no such box has a pixel with a whole window of {WINDOW} x {WINDOW} pixels around it"
+        left_out = f" ({hidden} are shown by less than {self.visible:g} of their area)" if hidden else ""
+        return f"no image has a {size} box{left_out}" if size else f"no image has a box{left_out}"
+
+    @override
+    def numbers(self, size: Size) -> Sequence[Quantity]:
+        return self.quantities
+
+
+def _moved(part: slice, edge: int, side: int) -> slice:
+    """Rows or columns of an image as those of a map that lacks so many at each edge."""
+    return slice(max(part.start - edge, 0), max(min(part.stop, side - edge) - edge, 0))
+
+
+def require_boxes(measures: Mapping[str, Any], boxes: Any) -> None:
+    """Refuse the measure of boxes, before anything is computed, where the data name none.
+
+    Args:
+        measures: The sections of the measures.
+        boxes: What ``data.boxes`` is.
+
+    Raises:
+        InputError: That names the key.
+    """
+    own = f"{BoxMeasure.__module__}.{BoxMeasure.__qualname__}"
+    if boxes is None and any(isinstance(one, Mapping) and one.get("_target_") == own for one in measures.values()):
+        raise InputError(_NEEDED)
