@@ -47,7 +47,7 @@ EXPECTED: dict[str, type] = {
     "adapter": AdapterNet,
 }  # fmt: skip
 # Arguments that imtok.build passes itself, so that YAML files leave them out.
-_TOLD = {"text_dim", "text_length", "classes"}  # of the condition
+_TOLD = {"text_dim", "text_length", "classes", "other_tokens", "other_vocab_sizes"}  # of the condition
 PROVIDED = {
     "encoder": {"out_dim", "image_size", "image_channels", "space"} | _TOLD,
     "decoder": {"in_dim", "image_size", "image_channels", "space", "num_latents"} | _TOLD,

@@ -40,6 +40,7 @@ class Condition:
         mask: True where a row of ``text`` says something; an image without any text has no such row. None = all do.
         label: Class index, -1 where there is none.
         quality: Wanted quality, in the unit of the part that reads it.
+        tokens: Ids that another tokenizer makes of it, which a prior alone is told.
 
     Example:
         >>> import torch
@@ -52,6 +53,7 @@ class Condition:
     mask: Bool[Tensor, "b l"] | None = None
     label: Int64[Tensor, " b"] | None = None
     quality: Float[Tensor, " b"] | None = None
+    tokens: Int64[Tensor, "b t g"] | None = None
 
     def rows(self, which: slice | Int64[Tensor, " some"]) -> "Condition":
         """The condition of some of the images."""

@@ -28,7 +28,7 @@ class ViewRows(TokenRows):
         return len(self.images)
 
     @override
-    def __getitem__(self, place: int | tuple[int, int]) -> tuple[np.ndarray, np.ndarray | None, int, str, str]:
+    def __getitem__(self, place: int | tuple[int, int]) -> tuple[Any, ...]:
         image, views = place[1] if isinstance(place, tuple) else place, self.store.views
         rows = [super(ViewRows, self).__getitem__(image * views + view) for view in range(views)]
         return np.concatenate([ids for ids, *_ in rows]), None, *rows[0][2:]

@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from imtok.command_line import output_folder
+from imtok.conditions.tokens import OtherTokens
 from imtok.config import read_keys
 from imtok.distributed import launched_rank
 from imtok.errors import InputError
@@ -20,6 +21,8 @@ from imtok.optimizer_section import typed_section
 from imtok.paste import imtok_line
 from imtok.priors.generator import BITS, Generator
 from imtok.priors.layout import TokenLayout
+from imtok.priors.rows import TokenRows
+from imtok.priors.source import OtherStore
 from imtok.tables import print_whole
 from imtok.token_commands import StoreKeys, TokenTrainingKeys, open_rows, say_outcome, token_run
 from imtok.training.token_run import TokenRun, train_on_tokens
@@ -70,7 +73,7 @@ def build_prior_run(config: DictConfig, folder: Path) -> TokenRun:
     facts |= {name: store.manifest[name] for name in ("lengths", "prefixes") if name in store.manifest}
     built = {"prior": plain["prior"], "layout": layout.plain, "tokens": facts}
     if plain.get("condition"):
-        built["condition"] = plain["condition"]
+        built["condition"], rows, held_out = _told_tokens(dict(plain["condition"]), rows, held_out)
     torch.manual_seed(typed.seed)
     try:
         generator = Generator.from_config(built, packages=None, key="prior")
@@ -83,6 +86,19 @@ def build_prior_run(config: DictConfig, folder: Path) -> TokenRun:
         for one in dict.fromkeys((rows.store, held_out.store)):
             _require_told(generator, one)
     return token_run(generator, (rows, held_out), typed, plain, folder)
+
+
+def _told_tokens(
+    condition: dict[str, Any], rows: TokenRows, held_out: TokenRows
+) -> tuple[dict[str, Any], TokenRows, TokenRows]:
+    """The condition's section with what the tokens of another store are, and the rows with these tokens.
+
+    As it is where nothing of another store is told.
+    """
+    if condition.get("_target_") != f"{OtherTokens.__module__}.{OtherTokens.__qualname__}":
+        return condition, rows, held_out
+    found = [OtherStore.open(condition["store"], one.store) for one in (rows, held_out)]
+    return condition | found[0].facts, rows.beside(found[0]), held_out.beside(found[1])
 
 
 def _require_told(generator: Generator, store: TokenStore) -> None:

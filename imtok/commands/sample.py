@@ -20,7 +20,19 @@ from imtok.priors.codes import write_codes
 from imtok.priors.generator import Generator
 from imtok.priors.samples import NPZ, require_its_tokens, write_samples
 from imtok.priors.sampling import Sampling
+from imtok.priors.source import told_ids
 from imtok.tokenizer import Tokenizer
+
+
+@dataclass
+class SampleConditionConfig(DecodeConditionConfig):
+    """The same, with the tokens of another tokenizer that samples are to fit.
+
+    Attributes:
+        store: A store of them, or samples of a prior of them; None = the prior is told none.
+    """
+
+    store: str | None = None
 
 
 @dataclass
@@ -45,7 +57,7 @@ class Keys:
     batch_size: int = 64
     device: str = "auto"
     threads: int | None = None
-    condition: DecodeConditionConfig = field(default_factory=DecodeConditionConfig)
+    condition: SampleConditionConfig = field(default_factory=SampleConditionConfig)
 
     def check(self) -> list[str]:
         """What is out of range, one line each."""
@@ -75,6 +87,10 @@ def run(config: DictConfig) -> None:
         _refuse_labels(keys.condition)
         if keys.length is not None:
             raise InputError(f"length={keys.length} cannot be given with store=, whose images are drawn whole")
+        if keys.condition.store is not None:
+            raise InputError(
+                f"condition.store={keys.condition.store} cannot be given with store=: tokens stay or are drawn"
+            )
     generator = Generator.load(keys.generator)
     device, given = find_device(config), keys.condition
     tokenizer = Tokenizer.load(keys.tokenizer).to(device)
@@ -87,6 +103,7 @@ def run(config: DictConfig) -> None:
         _write_codes(generator, keys, folder, device, console)
         return
     height, width = (keys.image_size, keys.image_size) if keys.image_size else generator.tokens["image_size"]
+    other = told_ids(generator, given.store, keys.n)
     asked = asked_of(generator, tokenizer, keys.n, given)
     with bar("sample") as advance:
         write_samples(
@@ -101,6 +118,7 @@ def run(config: DictConfig) -> None:
             device,
             lambda done: advance(done, keys.n),
             keys.length,
+            other,
         )
     console.print(f"{keys.n} samples in {folder}: 000000.png ..., ids.npy, {NPZ}", soft_wrap=True, markup=False)
     following = imtok_line("score", images=folder / NPZ, reference="IMAGES", protocol="offline")

@@ -27,8 +27,8 @@ class Conditioner(nn.Module, ABC):
             training seeds.
 
     Attributes:
-        reads: What it looks at: "caption", "label", both or neither.
-        gives: The kinds of :class:`Condition` that it makes: "text", "label", "quality".
+        reads: What it looks at: "caption", "label", both or neither; or "tokens" of another tokenizer.
+        gives: The kinds of :class:`Condition` that it makes: "text", "label", "quality", "tokens".
         text_dim: Width of the text features; None = it gives none.
         text_length: Rows of text features per image; None = it gives none.
         classes: Number of classes of the labels; None = it gives none.
@@ -36,8 +36,8 @@ class Conditioner(nn.Module, ABC):
         every_quality: A wanted quality for all images; None = what the condition says by itself.
     """
 
-    reads: tuple[Literal["caption", "label"], ...] = ()
-    gives: tuple[Literal["text", "label", "quality"], ...] = ()
+    reads: tuple[Literal["caption", "label", "tokens"], ...] = ()
+    gives: tuple[Literal["text", "label", "quality", "tokens"], ...] = ()
     text_dim: int | None = None
     text_length: int | None = None
     classes: int | None = None
@@ -114,7 +114,7 @@ class Conditioner(nn.Module, ABC):
         return {}
 
     @property
-    def sizes(self) -> dict[str, int]:
+    def sizes(self) -> dict[str, Any]:
         """What the builder tells encoder and decoder of it, by the names of their arguments."""
         named = {"text_dim": self.text_dim, "text_length": self.text_length, "classes": self.classes}
         return {name: value for name, value in named.items() if value is not None}

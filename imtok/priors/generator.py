@@ -10,6 +10,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from imtok.conditions.base import Conditioner, pinned
+from imtok.conditions.tokens import OtherTokens
 from imtok.construct import Config, check_stored, construct
 from imtok.priors.base import Prior
 from imtok.priors.layout import TokenLayout
@@ -17,7 +18,7 @@ from imtok.priors.learner import TokenLearner
 from imtok.priors.ngrams import ngram_bits
 from imtok.priors.rows import TokenBatch, TokenRows
 from imtok.priors.sampling import Given, Sampling
-from imtok.types import Tokens
+from imtok.types import Condition, Tokens
 
 FOLDER = "prior"
 BITS = "bits_per_token"
@@ -81,12 +82,13 @@ class Generator(TokenLearner):
     def losses(self, batch: TokenBatch, progress: float) -> Mapping[str, Float[Tensor, ""]]:
         """See :meth:`imtok.priors.base.Prior.losses`."""
         return self.prior.losses(
-            self.prior.layout.filled(batch.tokens), self._told(batch.caption, batch.label), progress
+            self.prior.layout.filled(batch.tokens), self._told(batch.caption, batch.label, batch.other), progress
         )
 
     def nats(self, batch: TokenBatch) -> Float[Tensor, " b"]:
         """See :meth:`imtok.priors.base.Prior.nats`."""
-        return self.prior.nats(self.prior.layout.filled(batch.tokens), self._told(batch.caption, batch.label))
+        told = self._told(batch.caption, batch.label, batch.other)
+        return self.prior.nats(self.prior.layout.filled(batch.tokens), told)
 
     def sample(
         self,
@@ -95,6 +97,7 @@ class Generator(TokenLearner):
         captions: Sequence[str] | None = None,
         labels: Sequence[int] | None = None,
         given: Given | None = None,
+        other: Int64[Tensor, "b t g"] | None = None,
     ) -> Tokens:
         """Draw tokens of images of which something is told.
 
@@ -104,13 +107,15 @@ class Generator(TokenLearner):
             captions: Text for each; None = none.
             labels: Class of each, -1 = none; None = none.
             given: Tokens that are not drawn; None = all are.
+            other: Ids of another tokenizer that they are to fit; None = nothing is told of any.
 
         Raises:
             ValueError: If it cannot be sampled by these settings.
         """
         device = next(self.parameters()).device
         told = torch.tensor(labels or [-1] * len(indices), device=device)
-        drawn = self.prior.sample(indices, self._told(captions or [""] * len(indices), told), settings, given)
+        condition = self._told(captions or [""] * len(indices), told, None if other is None else other.to(device))
+        drawn = self.prior.sample(indices, condition, settings, given)
         return self.prior.layout.emptied(drawn)
 
     @override
@@ -165,5 +170,9 @@ class Generator(TokenLearner):
         """Where the tokens that it has learnt come from: the hash of their tokenizer, and the size of its images."""
         return self.config["tokens"]
 
-    def _told(self, captions: Sequence[str], labels: Int64[Tensor, " b"]) -> Any:
+    def _told(
+        self, captions: Sequence[str], labels: Int64[Tensor, " b"], other: Int64[Tensor, "b t g"] | None
+    ) -> Condition | None:
+        if isinstance(self.condition, OtherTokens):
+            return self.condition.of(other)
         return None if self.condition is None else self.condition.make(captions, labels)

@@ -1,5 +1,7 @@
 """What is told of an image, as the first vectors of a sequence."""
 
+from collections.abc import Sequence
+
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
@@ -9,13 +11,15 @@ from imtok.types import Condition
 
 
 class Prefix(nn.Module):
-    """A vector for the label, one for each row of text, and a start vector, which is always there and the last.
+    """Vectors for the label, for rows of text and for other tokens, and a start vector, always there and the last.
 
     Args:
-        width: Of the vectors. Its builder says it, as the next three.
+        width: Of the vectors. Its builder says it, as all that follow but ``drop``.
         classes: Of the labels; None = there is none.
         text_dim: Width of the text features; None = there are none.
         text_length: Rows of text.
+        other_tokens: Tokens of another tokenizer; None = there are none.
+        other_vocab_sizes: Number of ids of each of their slots.
         drop: Share of the images of a training batch of which nothing is told. Torch's generator draws them.
 
     Raises:
@@ -33,6 +37,8 @@ class Prefix(nn.Module):
         classes: int | None = None,
         text_dim: int | None = None,
         text_length: int | None = None,
+        other_tokens: int | None = None,
+        other_vocab_sizes: Sequence[int] = (),
         drop: float = 0.1,
     ) -> None:
         super().__init__()
@@ -45,16 +51,19 @@ class Prefix(nn.Module):
         self.label = nn.Embedding(classes + 1, width) if classes is not None else None  # the last = no label
         self.text = nn.Linear(text_dim, width) if text_dim is not None else None
         self.rows = nn.Parameter(torch.randn(self.text_length, width) * 0.02) if text_dim is not None else None
+        self.others = nn.ModuleList(nn.Embedding(size, width) for size in other_vocab_sizes)
+        self.places = nn.Parameter(torch.randn(other_tokens, width) * 0.02) if other_tokens is not None else None
 
     @property
     def told(self) -> bool:
         """Whether anything is told at all."""
-        return self.label is not None or self.text is not None
+        return self.label is not None or self.text is not None or self.places is not None
 
     @property
     def length(self) -> int:
         """Vectors."""
-        return 1 + (self.label is not None) + self.text_length * (self.text is not None)
+        others = 0 if self.places is None else len(self.places)
+        return 1 + (self.label is not None) + self.text_length * (self.text is not None) + others
 
     @override
     def forward(
@@ -84,6 +93,14 @@ class Prefix(nn.Module):
             vectors.append(self.text(condition.text.to(self.text.weight.dtype)) + self.rows)
             seen = condition.mask if condition.mask is not None else torch.ones_like(condition.text[..., 0]).bool()
             there.append(seen & ~hidden[:, None])
+        if self.places is not None:
+            if condition.tokens is None or condition.tokens.shape[1:] != (len(self.places), len(self.others)):
+                raise ValueError(
+                    f"the condition must give {len(self.places)} tokens of another tokenizer for each image"
+                )
+            slots = zip(self.others, condition.tokens.unbind(-1), strict=True)
+            vectors.append(torch.stack([table(ids) for table, ids in slots]).sum(0) + self.places)
+            there.append(~hidden[:, None].expand(-1, len(self.places)))
         vectors.append(self.start.expand(images, 1, -1))
         there.append(torch.ones(images, 1, dtype=torch.bool, device=device))
         return torch.cat(vectors, 1), torch.cat(there, 1)

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -18,6 +18,19 @@ from imtok.export.store import Shard, TokenStore
 from imtok.types import Tokens
 
 
+class Other(Protocol):
+    """Finds what another tokenizer made of an image."""
+
+    @property
+    def sha256(self) -> str | None:
+        """Of all its files."""
+        ...
+
+    def of(self, key: str, view: int) -> Int64[np.ndarray, "t g"]:
+        """The ids of a view of the image of that name."""
+        ...
+
+
 @dataclass(frozen=True)
 class TokenBatch:
     """Tokens of some images, and what is known of the images.
@@ -27,17 +40,21 @@ class TokenBatch:
         label: Class of each, -1 where there is none.
         caption: Text about each, "" where there is none.
         key: Name of each.
+        other: Ids that another tokenizer made of each; None = nothing is told of them.
     """
 
     tokens: Tokens
     label: Int64[Tensor, " b"]
     caption: tuple[str, ...]
     key: tuple[str, ...]
+    other: Int64[Tensor, "b t2 g2"] | None = None
 
     def to(self, device: torch.device) -> "TokenBatch":
         """The same on another device."""
         keep = None if self.tokens.keep is None else self.tokens.keep.to(device)
-        return TokenBatch(Tokens(self.tokens.ids.to(device), keep), self.label.to(device), self.caption, self.key)
+        other = None if self.other is None else self.other.to(device)
+        tokens = Tokens(self.tokens.ids.to(device), keep)
+        return TokenBatch(tokens, self.label.to(device), self.caption, self.key, other)
 
     def __len__(self) -> int:
         return len(self.key)
@@ -49,10 +66,13 @@ class TokenRows(Dataset[Any]):
     Args:
         store: The token store.
         images: Which images of it, by number, in ascending order; None = all.
+        other: What another tokenizer made of the same images, by name; None = nothing is told of it.
     """
 
-    def __init__(self, store: TokenStore, images: Int64[np.ndarray, " n"] | None = None) -> None:
-        self.store = store
+    def __init__(
+        self, store: TokenStore, images: Int64[np.ndarray, " n"] | None = None, other: Other | None = None
+    ) -> None:
+        self.store, self.other = store, other
         self.images = np.arange(len(store)) if images is None else images
         self._shards = list[Shard](store.shards())
         self._ends = np.cumsum([len(shard.keys) for shard in self._shards])
@@ -61,8 +81,8 @@ class TokenRows(Dataset[Any]):
         return len(self.images) * self.store.views
 
     @override
-    def __getitem__(self, place: int | tuple[int, int]) -> tuple[np.ndarray, np.ndarray | None, int, str, str]:
-        """Ids, ``keep``, label, caption and key of a row; of ``(epoch, row)`` too, as training asks."""
+    def __getitem__(self, place: int | tuple[int, int]) -> tuple[Any, ...]:
+        """Ids, ``keep``, label, caption, key and other ids of a row; of ``(epoch, row)`` too, as training asks."""
         row = place[1] if isinstance(place, tuple) else place
         image, view = divmod(row, self.store.views)
         number = int(self.images[image])
@@ -70,11 +90,17 @@ class TokenRows(Dataset[Any]):
         shard, inside = self._shards[at], number - (int(self._ends[at - 1]) if at else 0)
         keep = None if shard.keep is None else shard.keep[inside, view]
         caption = shard.captions[inside] if shard.captions is not None else ""
-        return shard.ids[inside, view].astype(np.int64), keep, int(shard.labels[inside]), caption, shard.keys[inside]
+        key = shard.keys[inside]
+        other = None if self.other is None else self.other.of(key, view)
+        return shard.ids[inside, view].astype(np.int64), keep, int(shard.labels[inside]), caption, key, other
 
     def some(self, images: int) -> "TokenRows":
         """The rows of at most so many images, evenly over all: neighbours are often of one class."""
-        return type(self)(self.store, self.images[places(images, len(self.images))])
+        return type(self)(self.store, self.images[places(images, len(self.images))], self.other)
+
+    def beside(self, other: Other) -> "TokenRows":
+        """The same rows, with what another tokenizer made of their images."""
+        return type(self)(self.store, self.images, other)
 
     def batches(self, size: int, rank: int = 0, world: int = 1) -> Iterator[TokenBatch]:
         """This rank's rows in order, every so many of them."""
@@ -85,9 +111,10 @@ class TokenRows(Dataset[Any]):
 
 def collate(rows: Sequence[tuple[Any, ...]]) -> TokenBatch:
     """Rows as a batch."""
-    ids, keep, label, caption, key = zip(*rows, strict=True)
-    masks = None if keep[0] is None else torch.from_numpy(np.stack(keep))
-    return TokenBatch(Tokens(torch.from_numpy(np.stack(ids)), masks), torch.tensor(label), tuple(caption), tuple(key))
+    ids, keep, label, caption, key, other = zip(*rows, strict=True)
+    masks, others = (None if part[0] is None else torch.from_numpy(np.stack(part)) for part in (keep, other))
+    tokens = Tokens(torch.from_numpy(np.stack(ids)), masks)
+    return TokenBatch(tokens, torch.tensor(label), tuple(caption), tuple(key), others)
 
 
 def split_rows(store: TokenStore, share: float) -> tuple[TokenRows, TokenRows]:

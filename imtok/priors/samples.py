@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 import torch
+from jaxtyping import Int64
+from torch import Tensor
 
 from imtok.conditions.base import NO_LABEL
 from imtok.errors import InputError
@@ -50,6 +52,7 @@ def write_samples(
     device: str | torch.device = "cpu",
     advance: Callable[[int], None] | None = None,
     length: int | None = None,
+    other: Int64[Tensor, "b t g"] | None = None,
 ) -> dict[str, Any]:
     """Draw tokens, decode them, and write ``000000.png``, ..., ``ids.npy``, ``samples.npz`` and ``samples.json``.
 
@@ -68,6 +71,7 @@ def write_samples(
         device: Where to compute.
         advance: Called with the number of samples that are done.
         length: Only the first so many tokens of each; None = all that are drawn.
+        other: Ids of another tokenizer for each, which the prior is told; None = it is told none.
 
     Returns:
         What ``samples.json`` says.
@@ -92,7 +96,7 @@ def write_samples(
             own = [asked.labels[number] for number in numbers] if asked.labels else [NO_LABEL] * len(numbers)
             said = [asked.captions[number] for number in numbers] if asked.captions else [""] * len(numbers)
             try:
-                drawn = generator.sample(numbers, settings, said, own)
+                drawn = generator.sample(numbers, settings, said, own, other=None if other is None else other[numbers])
             except ValueError as error:
                 raise InputError(f"prior: {error}") from None
             drawn = drawn if length is None else drawn.first(length)

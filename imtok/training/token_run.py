@@ -216,7 +216,8 @@ def _about(run: TokenRun) -> dict[str, Any]:
     """Which tokens a run learns from, as every checkpoint says it."""
     stores = {"store": run.rows.store, "val": run.held_out.store}
     hashes = {name: store.manifest.get("sha256") for name, store in stores.items()}
-    return {"images": len(run.rows), "held_out": len(run.held_out), **hashes}
+    told = {} if run.rows.other is None else {"condition": run.rows.other.sha256}
+    return {"images": len(run.rows), "held_out": len(run.held_out), **hashes, **told}
 
 
 def _check_resume(run: TokenRun, resume: Checkpoint, about: dict[str, Any]) -> None:

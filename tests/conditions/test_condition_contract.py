@@ -14,7 +14,8 @@ from imtok.construct import construct
 from imtok.options import option
 
 CONFIGS = Path(__file__).parents[2] / "configs" / "condition"
-NAMES = sorted(path.stem for path in CONFIGS.glob("*.yaml") if path.stem != "none")
+APART = ("none", "tokens")  # tokens are told by a store, and not by captions and labels
+NAMES = sorted(path.stem for path in CONFIGS.glob("*.yaml") if path.stem not in APART)
 CAPTIONS, LABELS = ["a red fox in the snow", "", "two cats"], torch.tensor([3, -1, 0])
 
 
