@@ -10,7 +10,7 @@ from jaxtyping import Float, Real, UInt8
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from imtok.pixels import to_uint16
+from imtok.pixels import to_uint8, to_uint16
 
 _PAPER, _INK, _FAINT = (255, 255, 255), (32, 32, 32), (90, 90, 90)
 _TILE = 128  # smaller images are enlarged to about this many pixels, without smoothing
@@ -67,6 +67,11 @@ def to_picture(image: Real[Tensor, "c h w"]) -> Image.Image:
     """Levels of 1, 3 or 4 channels as a Pillow image of 8 bits: grey, RGB or RGBA."""
     levels = image if image.dtype == torch.uint8 else image.round().clamp(0, 255).to(torch.uint8)
     return Image.fromarray(rearrange(levels, "c h w -> h w c").squeeze(-1).contiguous().cpu().numpy())
+
+
+def as_picture(image: Float[Tensor, "c h w"], bits: int = 8) -> Image.Image:
+    """An image in ``[-1, 1]`` as a Pillow image of 8 bits per channel, or of 16 where it is grey."""
+    return to_picture(to_uint8(image)) if bits == 8 else to_deep_picture(image)
 
 
 def to_deep_picture(image: Float[Tensor, "1 h w"]) -> Image.Image:

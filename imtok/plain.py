@@ -126,6 +126,7 @@ PLAIN = {
             "out": "the folder of the pictures",
             "length": "only the first so many tokens of each image",
             "target": "the fewest tokens that reach 25dB against the picture of all, or ssim:0.9, lpips:0.2, ...",
+            "bits": "per channel of the pictures: 8, or 16 for 65,536 levels of grey",
             "condition.quality": "a wanted quality for all images; that of the store without it",
             "condition.weights": "the file of the frozen net that the tokenizer names, if it names one",
         },

@@ -13,6 +13,7 @@ from torch import nn
 from training.runs import tiny_run
 
 from imtok import decoders, encoders
+from imtok.commands.verify import run as verify_run
 from imtok.critics.patchgan import PatchGAN
 from imtok.data.augment import augmented, build_augment
 from imtok.data.colours import RandomColours
@@ -28,7 +29,11 @@ from imtok.decoders.base import Decoder
 from imtok.encoders.base import Encoder
 from imtok.errors import InputError
 from imtok.export.clusters import shuffled
+from imtok.export.feed import Listed
 from imtok.export.pictures import decode_ids
+from imtok.export.store import TokenStore
+from imtok.export.tokens import export_tokens
+from imtok.export.views import Views
 from imtok.grid import to_deep_picture
 from imtok.losses.lpips import LPIPSLoss
 from imtok.losses.teachers import Teacher
@@ -130,6 +135,23 @@ def test_decoded_pictures_of_16_bits_hold_every_level(tmp_path):
     colours = Tokenizer.from_config(config("patch", 3))
     with pytest.raises(InputError, match="bits=16 is for grey pictures"):
         decode_ids(colours, tmp_path / "ids.npy", tmp_path / "none", (32, 32), bits=16)
+
+
+def test_sample_pictures_of_a_store_hold_every_level_that_is_asked_for(deep, tmp_path):
+    levels = {"_target_": "imtok.quantizers.vq.VQ", "dim": 1, "codebook_size": 65536, "normalize": False}
+    tokenizer = identity(levels, 16)
+    with torch.no_grad():
+        table = next(p for p in tokenizer.quantizer.parameters() if p.shape == (65536, 1))
+        table.copy_(to_float(torch.arange(65536) / 257)[:, None])
+    images = with_channels(Folder(deep).evaluation(16, "all"), 1)
+    export_tokens(tokenizer, Listed(images, 2, 2), tmp_path / "tokens", Views("centre"))
+    tokenizer.save(tmp_path / "saved")
+    verify_run([str(tmp_path / "tokens"), f"tokenizer={tmp_path / 'saved'}", f"out={tmp_path / 'sample'}", "bits=16"])
+    for number, ids in enumerate(next(TokenStore(tmp_path / "tokens").shards()).ids):  # each stands for its level
+        with Image.open(tmp_path / "sample" / f"{number:06d}.png") as picture:
+            assert np.array_equal(np.asarray(picture), ids.reshape(16, 16))
+    with pytest.raises(InputError, match="bits must be 8 or 16 per channel of a picture, got 12"):
+        verify_run([str(tmp_path / "tokens"), f"tokenizer={tmp_path / 'saved'}", f"out={tmp_path / 'odd'}", "bits=12"])
 
 
 def test_colours_become_luma_as_pillow_has_it(tmp_path):

@@ -31,7 +31,8 @@ def run(arguments: Sequence[str]) -> None:
         takes = {*tokenizer.encoder.takes, *tokenizer.decoder.takes}
         tokenizer.condition = give(tokenizer.condition, takes, told)
         spending = Spending.of(_number(given, "length", int), given.get("target"))
-        count = decode_sample(folder, tokenizer, Path(given["out"]), spending=spending)
+        bits = _number(given, "bits", int) or 8
+        count = decode_sample(folder, tokenizer, Path(given["out"]), spending=spending, bits=bits)
         console.print(f"{count} pictures in {given['out']}", soft_wrap=True, markup=False)
 
 

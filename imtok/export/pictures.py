@@ -20,10 +20,9 @@ from imtok.export.decoding import Decoding
 from imtok.export.restore import makes_tokens_of, restored
 from imtok.export.store import MANIFEST, TokenStore, check_range, read_array
 from imtok.files import claim_output, new_folder, write_json
-from imtok.grid import to_deep_picture, to_picture
+from imtok.grid import as_picture
 from imtok.measures.inference import Size, evaluating
 from imtok.measures.spending import Spending
-from imtok.pixels import to_uint8
 from imtok.quantizers.continuous import GIVE_IDS
 from imtok.tokenizer import Tokenizer
 from imtok.types import Tokens
@@ -75,8 +74,7 @@ def decode_ids(
         InputError: If the ids cannot be read, are not of this tokenizer, or lie outside its vocabulary; or if an image
             lacks a caption or a label that the tokenizer is told.
     """
-    if bits == 16 and tokenizer.channels != 1:
-        raise InputError(f"bits=16 is for grey pictures, and the tokenizer makes {tokenizer.channels} channels; give 8")
+    require_bits(tokenizer, bits)
     claim_output(folder, MARKER)
     count = 0
     device, told, spending = torch.device(device), told or DecodeConditionConfig(), spending or Spending()
@@ -95,10 +93,18 @@ def decode_ids(
                 wanted = own or size
                 raise InputError(f"{source} cannot be decoded to {wanted[1]}x{wanted[0]} pixels ({error})") from None
             for image in images:
-                (to_picture(to_uint8(image)) if bits == 8 else to_deep_picture(image)).save(aside / f"{count:06d}.png")
+                as_picture(image, bits).save(aside / f"{count:06d}.png")
                 count += 1
         write_json(aside / MARKER, {"ids": source.name, "pictures": count, "tokenizer_sha256": tokenizer.fingerprint()})
     return count
+
+
+def require_bits(tokenizer: Tokenizer, bits: int) -> None:
+    """Raise InputError unless the pictures of a tokenizer can have so many bits per channel."""
+    if bits not in (8, 16):
+        raise InputError(f"bits must be 8 or 16 per channel of a picture, got {bits}")
+    if bits == 16 and tokenizer.channels != 1:
+        raise InputError(f"bits=16 is for grey pictures, and the tokenizer makes {tokenizer.channels} channels; give 8")
 
 
 class _Lot(NamedTuple):

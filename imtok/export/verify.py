@@ -9,15 +9,14 @@ from rich.table import Table
 from imtok.errors import InputError
 from imtok.export.convert import REPORT, verify_converted
 from imtok.export.decoding import Decoding
-from imtok.export.pictures import tell_as_stored
+from imtok.export.pictures import require_bits, tell_as_stored
 from imtok.export.sequences import Sequencing
 from imtok.export.store import MANIFEST, Shard, TokenStore
 from imtok.files import claim_output, new_folder, write_json
-from imtok.grid import to_picture
+from imtok.grid import as_picture
 from imtok.measures.inference import evaluating
 from imtok.measures.report.origin import describe_data
 from imtok.measures.spending import Spending
-from imtok.pixels import to_uint8
 from imtok.text import terminal
 from imtok.tokenizer import Tokenizer
 from imtok.types import Tokens
@@ -62,7 +61,12 @@ def verify(folder: Path) -> Table:
 
 
 def decode_sample(
-    folder: Path, tokenizer: Tokenizer, out: Path, number: int = 16, spending: Spending | None = None
+    folder: Path,
+    tokenizer: Tokenizer,
+    out: Path,
+    number: int = 16,
+    spending: Spending | None = None,
+    bits: int = 8,
 ) -> int:
     """Decode a few images of a store, evenly over it, to ``out/000123.png`` by their place in the store.
 
@@ -72,13 +76,15 @@ def decode_sample(
         out: Appears whole or not at all; an earlier sample in it is replaced.
         number: How many images.
         spending: How many of the tokens of an image are decoded; None = all that there are.
+        bits: Of each channel of a picture: 8, or 16 of images of one channel.
 
     Returns:
         How many pictures there are: one for each view.
 
     Raises:
-        InputError: If the tokenizer is another one or ``out`` holds something else.
+        InputError: If the tokenizer is another one or ``out`` holds something else, or pictures cannot have these bits.
     """
+    require_bits(tokenizer, bits)
     if not (folder / MANIFEST).is_file():
         raise InputError(f"{folder} is not a token store, and only such can be decoded; give the one it came from")
     store, device = TokenStore(folder, whole=True), tokenizer.decoder.last_layer.device
@@ -105,9 +111,9 @@ def decode_sample(
                 caption = "" if shard.captions is None else shard.captions[row]
                 labels = torch.full((store.views,), int(shard.labels[row]))
                 condition = tokenizer.condition_for(store.views, [caption] * store.views, labels)
-                for view, image in enumerate(to_uint8(decode(tokens, condition, varies, own))):
+                for view, image in enumerate(decode(tokens, condition, varies, own)):
                     name = f"{place:06d}.png" if store.views == 1 else f"{place:06d}_{view}.png"
-                    to_picture(image).save(aside / name)
+                    as_picture(image, bits).save(aside / name)
                     names[name] = shard.keys[place - first]
             first += len(shard.keys)
         write_json(aside / SAMPLE, {"pictures": names, "store_sha256": store.manifest["sha256"]})
