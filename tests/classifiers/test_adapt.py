@@ -95,9 +95,9 @@ def test_a_row_has_all_views_of_an_image_and_its_own_label(tokens):
     assert (len(run.rows), len(plain)) == (19, 190)
     assert isinstance(run.rows, ViewRows)
     for image in (0, 7):
-        ids, _, label, _, key = run.rows[image]
+        ids, _, label, _, key, _ = run.rows[image]
         assert ids.reshape(10, 4, 1).tolist() == [plain[image * 10 + view][0].tolist() for view in range(10)]
-        assert (label, key) == plain[image * 10][2::2]
+        assert (label, key) == plain[image * 10][2:5:2]
 
 
 def test_what_mirroring_does_to_vectors_is_learnt(tokens, tmp_path):

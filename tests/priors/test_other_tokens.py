@@ -49,7 +49,7 @@ def test_rows_hold_what_the_other_tokenizer_made_of_their_image(stores):
     wanted = {key: ids for shard in features.shards() for key, ids in zip(shard.keys, shard.ids, strict=True)}
     for key, other in zip(batch.key, batch.other, strict=True):
         assert np.array_equal(other.numpy(), wanted[key][0])
-    assert np.array_equal(rows.first(1)[0][-1], batch.other[0].numpy())
+    assert np.array_equal(rows.some(1)[0][-1], batch.other[0].numpy())
 
 
 def test_it_learns_which_tokens_belong_to_which():
