@@ -11,7 +11,7 @@ from imtok.quantizers.entropy import assignment_entropies
 from imtok.quantizers.estimators import find_estimator
 from imtok.quantizers.kmeans import kmeans
 from imtok.quantizers.restart import code_stats, drawn_tokens, restart
-from imtok.quantizers.search import nearest
+from imtok.quantizers.search import nearest, nearest_codes
 from imtok.quantizers.sphere import SHORT_CODE, SHORT_LATENT, unit_length
 from imtok.quantizers.table import TableQuantizer
 from imtok.types import Loss, Quantized
@@ -30,6 +30,8 @@ class VQ(TableQuantizer):
         dim: Width of latents and codes.
         codebook_size: Number of codes.
         normalize: Scale latents and codes to unit length.
+        search: ``distance``: the nearest code. ``cosine``: the code with the smallest angle to the latent, which keeps
+            its own length, as MAGVIT (arXiv 2212.05199) and the scales of XQ-GAN (arXiv 2412.01762) find theirs.
         codebook_weight: Weight of the codebook loss.
         commit_weight: Weight of the commitment loss. 0.25 here and 1 above as in the paper's formula; taming's
             ``legacy`` has them exchanged.
@@ -59,6 +61,7 @@ class VQ(TableQuantizer):
         dim: int,
         codebook_size: int,
         normalize: bool = True,
+        search: str = "distance",
         codebook_weight: float = 1.0,
         commit_weight: float = 0.25,
         entropy_weight: float = 0.0,
@@ -69,11 +72,14 @@ class VQ(TableQuantizer):
         estimator: str = "straight_through",
     ) -> None:
         super().__init__(dim, codebook_size, (codebook_weight, commit_weight, entropy_weight))
+        if search not in ("distance", "cosine"):
+            raise ValueError(f"search must be distance or cosine, got {search!r}")
         if temperature <= 0:
             raise ValueError(f"temperature must be positive, got {temperature}")
         if not 0 <= usage_decay < 1 or not 0 <= restart_below < 1:
             raise ValueError(f"usage_decay and restart_below must be in [0, 1), got {usage_decay} and {restart_below}")
         self.normalize = normalize
+        self.search = search
         self.codebook_weight = codebook_weight
         self.commit_weight = commit_weight
         self.entropy_weight = entropy_weight
@@ -98,7 +104,10 @@ class VQ(TableQuantizer):
         }
         if self.training and self.entropy_weight:
             per_token, of_mean = assignment_entropies(
-                lambda block: -torch.cdist(block, table).square() / self.temperature, latents, keep, len(table)
+                lambda block: -torch.cdist(*self.compared(block, table)).square() / self.temperature,
+                latents,
+                keep,
+                len(table),
             )
             losses["entropy_token"] = Loss(per_token, self.entropy_weight)
             losses["entropy_codebook"] = Loss(of_mean, -self.entropy_weight)
@@ -120,7 +129,20 @@ class VQ(TableQuantizer):
 
     def choose(self, latents: Float[Tensor, "m d"], table: Float[Tensor, "v d"]) -> Int64[Tensor, " m"]:
         """The code of each latent."""
-        return nearest(latents, table)
+        return nearest(*self.compared(latents, table))
+
+    def compared(
+        self, latents: Float[Tensor, "m d"], table: Float[Tensor, "v d"]
+    ) -> tuple[Float[Tensor, "m d"], Float[Tensor, "v d"]]:
+        """Latents and codes as their distances are taken: of one length where angles alone decide."""
+        if self.search == "distance":
+            return latents, table
+        return unit_length(latents, SHORT_LATENT), unit_length(table, SHORT_CODE)
+
+    @override
+    def neighbours(self, ids: Int64[Tensor, "b t g"], count: int) -> Int64[Tensor, "b t g count"]:
+        table = self.table()
+        return nearest_codes(ids, self.compared(table[:1], table)[1], count)
 
     @override
     def table(self) -> Float[Tensor, "v d"]:

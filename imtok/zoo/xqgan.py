@@ -98,11 +98,9 @@ class XQGAN(Source):
 
 
 def _codebook(part: Config, codes: int, dim: int) -> Config:
-    """The section of one branch. The code of multi-scale ones searches by cosine and subtracts codes of any length."""
-    if "quantizer" not in part:
-        return {**part, "codebook_size": codes, "dim": dim}
-    inner = {"_target_": "imtok.quantizers.cosine_vq.CosineVQ", "dim": dim, "codebook_size": codes}
-    return {**part, "quantizer": {**inner, "codebook_weight": 0.0, "commit_weight": 0.0}}
+    """The section of one branch."""
+    sizes = {"codebook_size": codes, "dim": dim}
+    return {**part, "quantizer": {**part["quantizer"], **sizes}} if "quantizer" in part else {**part, **sizes}
 
 
 def _net(part: str, depth: int, grid: int) -> list[Rule]:

@@ -134,11 +134,11 @@ VQ_PART = {"_target_": "imtok.quantizers.vq.VQ", "dim": 6, "codebook_size": 50}
 SCALES = {
     "_target_": "imtok.quantizers.multiscale.MultiScale",
     "quantizer": {
-        "_target_": "imtok.quantizers.cosine_vq.CosineVQ", "dim": 6, "codebook_size": 50, "codebook_weight": 0.0,
-        "commit_weight": 0.0,
+        "_target_": "imtok.quantizers.vq.VQ", "dim": 6, "codebook_size": 50, "normalize": False, "search": "cosine",
+        "codebook_weight": 0.0, "commit_weight": 0.0,
     },
     "sizes": [1, 1, 2, 3, 3, 4, 5, 6, 8, 11], "convolutions": 4, "mix": 0.5, "codebook_weight": 1.0,
-    "commit_weight": 0.25,
+    "commit_weight": 2.5,
 }  # fmt: skip
 GIGATOK = {"channels": 32, "multipliers": [1, 2], "latent_channels": 16, **TRUNK}
 CASES = {
