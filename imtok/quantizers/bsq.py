@@ -16,8 +16,9 @@ class BSQ(LFQ):
     The losses are those of :class:`LFQ` for ``u`` and these codes: ``p(c | u) = softmax_c(2 u . c / temperature)``,
     a product over channels with log-odds ``4 u / (temperature sqrt(d))``. Two differences from bsq-vit: the
     gradient with respect to ``u`` passes unchanged (its own is smaller by ``sqrt(d)``, since it scales after its
-    straight-through step), and ``commit`` is a mean over channels (its own a sum: give its weight times ``d``).
-    It also divides the entropies by its ``inv_temperature``: give its weight times the temperature.
+    straight-through step: give the weights of its losses times ``sqrt(d)``), and ``commit`` is a mean over channels
+    (its own a sum: give its weight times another ``d``). It also divides the entropies by its ``inv_temperature``:
+    give its weight times the temperature.
 
     Args:
         slot_bits: Number of channels of each slot, 1 to 20 each; their sum is the width of the latents.

@@ -6,6 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from imtok.options import option
 from imtok.quantizers.bsq import BSQ
 from imtok.quantizers.lfq import LFQ
 
@@ -76,3 +77,32 @@ def test_groups_sum_their_entropies():
 
 def test_commitment_is_off_by_default():
     assert set(BSQ([9, 9])(torch.randn(1, 4, 18)).losses) == {"entropy_token", "entropy_codebook"}
+
+
+@pytest.mark.parametrize("bits", [18, 36])
+def test_the_gradient_of_all_losses_has_the_direction_of_bsq_vit_s(bits):
+    """Its straight-through step comes before the scale: image losses reach the latents divided by sqrt(d)."""
+    quantizer = BSQ([bits // 2] * 2, entropy_weight=0.1 * math.sqrt(bits), entropy_bits=1)
+    latents = torch.randn(2, 50, bits, dtype=torch.float64, requires_grad=True)
+    image_loss = torch.randn(2, 50, bits, dtype=torch.float64) / 100
+    quantized = quantizer(latents)
+    total = (quantized.latents * image_loss).sum() + sum(weight * value for value, weight in quantized.losses.values())
+    (found,) = torch.autograd.grad(total, latents)
+    # the public formula, written out
+    unit = F.normalize(latents, dim=-1)
+    codes = (unit + (unit.sign() - unit).detach()) / math.sqrt(bits)
+    chance = torch.sigmoid(-4 * unit / math.sqrt(bits))
+    per_token = binary_entropy(chance).sum(-1).mean()
+    of_mean = binary_entropy(chance.flatten(0, 1).mean(0)).sum()
+    (public,) = torch.autograd.grad((codes * image_loss).sum() + 0.1 * (per_token - of_mean), latents)
+    assert F.cosine_similarity(found.flatten(), public.flatten(), dim=0) > 0.9999
+    torch.testing.assert_close(found, public * math.sqrt(bits))
+
+
+def binary_entropy(chance):
+    return -(chance * chance.log() + (1 - chance) * (1 - chance).log())
+
+
+@pytest.mark.parametrize(("name", "bits"), [("bsq_18", 18), ("bsq_36", 36)])
+def test_published_settings_have_their_weight_times_the_root_of_their_width(name, bits):
+    assert option("quantizer", name)["entropy_weight"] == pytest.approx(0.1 * math.sqrt(bits), rel=1e-5)
