@@ -20,7 +20,7 @@ class LFQ(SignQuantizer):
     spreads the tokens over the codes, and ``commit = mean (z - sg sign z)^2`` keeps latents near them. ``p`` is a
     product over channels with log-odds ``4 z / temperature``, so both entropies are exact up to 20 channels, over
     all tokens of all ranks. Above that ``entropy_codebook`` is the sum over groups of channels, an upper bound;
-    ``exact_entropy`` tells. The terms are for training only.
+    ``exact_entropy`` tells. Entropies are for training only.
 
     Slots say how a code is written as ids and nothing else: [18] and [6, 12] are the same codes.
 
@@ -72,11 +72,10 @@ class LFQ(SignQuantizer):
         bits = points > 0
         codes = self._codes(bits).to(points.dtype)
         losses = {}
-        if self.training and self.commit_weight:
+        if self.commit_weight:
             losses["commit"] = Loss(token_mean((points - codes).square().mean(-1), keep), self.commit_weight)
         if self.training and self.entropy_weight:
-            log_odds = 2 * (self.high - self.low) / self.temperature * points
-            per_token, of_mean = self.entropies(log_odds, keep)
+            per_token, of_mean = self.entropies(self.log_odds(points), keep)
             losses["entropy_token"] = Loss(per_token, self.entropy_weight)
             losses["entropy_codebook"] = Loss(of_mean, -self.entropy_weight)
         return Quantized(straight_through(codes, points), bits_to_ids(bits, self.slot_bits), losses=losses)
@@ -84,6 +83,10 @@ class LFQ(SignQuantizer):
     def bound(self, latents: Float[Tensor, "b n d"]) -> Float[Tensor, "b n d"]:
         """What the signs are taken of: the latents as they are."""
         return latents
+
+    def log_odds(self, points: Float[Tensor, "b n d"]) -> Float[Tensor, "b n d"]:
+        """Log-odds of each bit being 1, by ``p(c | z)``."""
+        return 2 * (self.high - self.low) / self.temperature * points
 
     def entropies(
         self, log_odds: Float[Tensor, "b n d"], keep: Bool[Tensor, "b n"] | None

@@ -13,6 +13,8 @@ from typing_extensions import override
 
 from imtok.quantizers.base import Quantizer, straight_through
 from imtok.quantizers.composition import add_stats, as_images, merge_losses, require_own_width, stats_of
+from imtok.quantizers.entropy import bit_entropies
+from imtok.quantizers.lfq import LFQ
 from imtok.quantizers.sphere import unit_length
 from imtok.types import Loss, Quantized
 
@@ -25,7 +27,10 @@ class MultiScale(Quantizer):
     single straight-through estimator. ``phi_s(x) = (1 - mix) x + mix conv3x3(x)``, with a few convolutions that
     neighbouring scales share. With ``q_s = c_1 + ... + c_s``, ``codebook = mean |q_s - sg z|^2`` and
     ``commit = mean |z - sg q_s|^2``, both means over scales too. Terms of the inner quantizer (entropies, say) are
-    averaged over scales and added.
+    averaged over scales and added; those that have a namesake here begin with ``inner_``.
+
+    With ``entropy_weight`` sign codes also have the entropies of XQ-GAN's binary codes (arXiv 2412.01762), which are
+    not those of the tokens: at each scale the bits of all positions of ``r_{s-1}`` at full size, as long as it is.
 
     The ids of all scales stand one after the other, coarsest first and row by row, so there are more tokens than
     latents. ``decode`` also takes the ids of the first few scales alone. The tables of ``codebook`` are those of the
@@ -39,11 +44,13 @@ class MultiScale(Quantizer):
         codebook_weight: Weight of the codebook loss; it trains the convolutions too.
         commit_weight: Weight of the commitment loss.
         normalize: Scale latents to unit length first.
+        entropy_weight: Weight of the mean entropy of the bits of what is left over, minus the entropies of each bit's
+            mean, in training only; 0 = off.
 
     Raises:
         ValueError: For sizes that decrease or are below 1, a share or weight out of range, more convolutions than the
-            scales use, or an inner quantizer that takes more than its codes' width; in ``forward``, if latents do not
-            fill the map or some are not kept.
+            scales use, an inner quantizer that takes more than its codes' width, or entropies of one without bits; in
+            ``forward``, if latents do not fill the map or some are not kept.
 
     Example:
         >>> from imtok.quantizers.vq import VQ
@@ -61,6 +68,7 @@ class MultiScale(Quantizer):
         codebook_weight: float = 1.0,
         commit_weight: float = 0.25,
         normalize: bool = False,
+        entropy_weight: float = 0.0,
     ) -> None:
         super().__init__()
         if not sizes or min(sizes) < 1 or list(sizes) != sorted(sizes):
@@ -75,14 +83,19 @@ class MultiScale(Quantizer):
             raise ValueError(
                 f"convolutions must be at most {used}, so that {len(sizes)} scales use all, got {convolutions}"
             )
-        if min(codebook_weight, commit_weight) < 0:
-            raise ValueError(f"loss weights must not be negative, got {codebook_weight} and {commit_weight}")
+        if min(weights := (codebook_weight, commit_weight, entropy_weight)) < 0:
+            raise ValueError(f"loss weights must not be negative, got {', '.join(map(str, weights))}")
+        if entropy_weight and not isinstance(quantizer, LFQ):
+            raise ValueError(
+                f"entropy_weight must be 0 for a quantizer of scales without bits, got {type(quantizer).__name__}"
+            )
         self.quantizer = quantizer
         self.sizes, self.side = tuple(sizes), sizes[-1]
         self.mix = mix
         self.codebook_weight = codebook_weight
         self.commit_weight = commit_weight
         self.normalize = normalize
+        self.entropy_weight = entropy_weight
         self.dim = quantizer.dim
         self.vocab_sizes = quantizer.vocab_sizes
         self.num_latents = self.side**2
@@ -99,12 +112,16 @@ class MultiScale(Quantizer):
         losses: list[dict[str, Loss]] = []
         stats: dict[str, Tensor] = {}
         for scale, size in enumerate(self.sizes):
-            rest = F.interpolate(target - total.detach(), (size, size), mode="area")
+            left = target - total.detach()
+            rest = F.interpolate(left, (size, size), mode="area")
             result = self.quantizer.quantize(rearrange(rest, "b d h w -> b (h w) d"), None)
             total = total + self.enlarged(self.quantizer.look_up(result.ids), scale).to(target.dtype)
             codebook = Loss((total - target.detach()).square().mean(), self.codebook_weight)
             commit = Loss((total.detach() - target).square().mean(), self.commit_weight)
-            losses += [result.losses, {"codebook": codebook, "commit": commit}]
+            own = {"codebook": codebook, "commit": commit}
+            losses += [own, {f"inner_{name}" if name in own else name: term for name, term in result.losses.items()}]
+            if self.training and self.entropy_weight:
+                losses.append(self._entropies(left))
             ids.append(result.ids)
             add_stats(stats, 0, result.stats)
         codes = rearrange(straight_through(total, target), "b d h w -> b (h w) d")
@@ -192,6 +209,16 @@ class MultiScale(Quantizer):
         if tokens not in ends:
             raise ValueError(f"ids must be those of whole scales, {self.scale_tokens} tokens, got {tokens} tokens")
         return self.scale_tokens[: ends.index(tokens) + 1]
+
+    def _entropies(self, left: Float[Tensor, "b d h w"]) -> dict[str, Loss]:
+        """Of the bits of what is left over, each bit for itself."""
+        assert isinstance(self.quantizer, LFQ)
+        odds = self.quantizer.log_odds(rearrange(left, "b d h w -> b (h w) d"))
+        per_token, of_mean = bit_entropies(odds, None, [1] * self.dim)
+        return {
+            "entropy_token": Loss(per_token, self.entropy_weight),
+            "entropy_codebook": Loss(of_mean, -self.entropy_weight),
+        }
 
     def _map(self, latents: Float[Tensor, "b n d"]) -> Float[Tensor, "b d h w"]:
         return rearrange(latents, "b (h w) d -> b d h w", h=self.side)

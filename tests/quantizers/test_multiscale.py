@@ -187,3 +187,50 @@ def test_what_a_scale_leaves_over_is_detached_so_that_inner_losses_move_only_the
     to_latents, *to_convolutions = torch.autograd.grad(inner, wanted, allow_unused=True)
     assert to_latents.abs().sum() > 0
     assert all(gradient is None for gradient in to_convolutions)
+
+
+def test_entropies_of_what_scales_leave_over_are_those_of_xqgan_and_their_gradient():
+    """Of the map at full size, as long as it is, bit by bit: p = sigmoid(-4 x / sqrt(C)) of what is not decoded yet."""
+    inner = BSQ([6], commit_weight=0.0, entropy_weight=0.0)
+    quantizer = MultiScale(inner, SIZES, convolutions=2, normalize=True, entropy_weight=0.3).double()
+    latents = torch.randn(3, 16, 6, dtype=torch.float64, requires_grad=True)
+    quantized = quantizer(latents)
+    ids, losses = quantized.ids, quantized.losses
+    unit = F.normalize(latents, dim=-1)
+    per_token, of_mean, end = [], [], 0
+    for size in [0, *SIZES[:-1]]:
+        end += size**2
+        left = unit - (quantizer.decode(ids[:, :end]).detach() if end else 0)
+        chance = torch.sigmoid(-4 * left / 6**0.5)
+        per_token.append(binary_entropy(chance).sum(-1).mean())
+        of_mean.append(binary_entropy(chance.flatten(0, 1).mean(0)).sum())
+    expected = torch.stack(per_token).mean(), torch.stack(of_mean).mean()
+    for name, value, weight in zip(("entropy_token", "entropy_codebook"), expected, (0.3, -0.3), strict=True):
+        torch.testing.assert_close(losses[name].value, value)
+        assert losses[name].weight == pytest.approx(weight)
+    found, wanted = (
+        torch.autograd.grad(one - other, latents, retain_graph=True)[0]
+        for one, other in ((losses["entropy_token"].value, losses["entropy_codebook"].value), expected)
+    )
+    assert wanted.abs().max() > 1e-4
+    torch.testing.assert_close(found, wanted)
+    assert "entropy_token" not in quantizer.eval()(latents).losses
+
+
+def binary_entropy(chance):
+    return -(chance * chance.log() + (1 - chance) * (1 - chance).log())
+
+
+def test_terms_of_the_inner_quantizer_keep_names_of_their_own():
+    quantizer, latents = MultiScale(VQ(dim=4, codebook_size=16), SIZES), torch.randn(2, 16, 4)
+    losses = quantizer(latents).losses
+    assert losses.keys() == {"codebook", "commit", "inner_codebook", "inner_commit"}
+    plain = MultiScale(VQ(dim=4, codebook_size=16, codebook_weight=0.0, commit_weight=0.0), SIZES)
+    plain.load_state_dict(quantizer.state_dict())
+    alone = plain(latents).losses
+    torch.testing.assert_close(losses["commit"].value, alone["commit"].value)
+
+
+def test_entropies_need_bits():
+    with pytest.raises(ValueError, match="without bits, got VQ"):
+        MultiScale(VQ(dim=4, codebook_size=16), SIZES, entropy_weight=0.1)
