@@ -10,6 +10,7 @@ from imtok.encoders.alto import ALToEncoder
 from imtok.losses.adversarial import Adversary
 from imtok.losses.alignment.base import AlignmentLoss
 from imtok.losses.base import ImageLoss
+from imtok.objectives.draws import image_draws
 from imtok.objectives.ramps import Ramp
 from imtok.objectives.reconstruction import ReconstructionObjective
 from imtok.pixels import to_float
@@ -21,7 +22,9 @@ class ALToObjective(ReconstructionObjective):
     """Reconstruct from the first few tokens of each image, whose number costs something.
 
     ``length = mean expected place of the last token / tokens``. The predictor is drawn by it to few tokens, and by the
-    image losses to those that help: what a token is multiplied by has a gradient.
+    image losses to those that help: what a token is multiplied by has a gradient. The mean is over all images, of which
+    those with random numbers add 0, over the share that is not random: it does not depend on how many were drawn, and
+    micro-batches and ranks add up to one batch. What is drawn for an image depends on the step and the image alone.
 
     At first numbers are drawn at random, so that any first few tokens are worth decoding, and the predictor rests. The
     public code then trains the predictor alone; here all goes on learning, and a share of the images keeps to random
@@ -35,6 +38,7 @@ class ALToObjective(ReconstructionObjective):
         length_weight: Factor of the length in the total.
         predict_from: Step from which the predictor chooses.
         random_share: Share of the images whose number is drawn at random from then on.
+        seed: Of what is drawn.
 
     Raises:
         ValueError: If a number is out of range; in ``forward``, if the encoder predicts no length, or a regulariser
@@ -50,6 +54,7 @@ class ALToObjective(ReconstructionObjective):
         length_weight: float = 0.01,
         predict_from: int = 0,
         random_share: float = 0.0,
+        seed: int = 0,
     ) -> None:
         super().__init__(losses, adversary, alignments, ramps)
         if length_weight < 0 or predict_from < 0 or not 0 <= random_share < 1:
@@ -58,6 +63,7 @@ class ALToObjective(ReconstructionObjective):
                 f"{length_weight}, {predict_from} and {random_share}"
             )
         self.length_weight, self.predict_from, self.random_share = length_weight, predict_from, random_share
+        self.seed = seed
 
     @override
     def forward(self, tokenizer: Tokenizer, batch: Batch, step: int, generator: torch.Generator) -> Losses:
@@ -70,10 +76,11 @@ class ALToObjective(ReconstructionObjective):
         with tapped(tokenizer, self.taps) as taps:
             values, chunk = encoder.predicted(target)
             quantized = tokenizer.quantizer(values)
-            images, count = values.shape[:2]
+            count = values.shape[1]
             share = self.random_share if step >= self.predict_from else 1.0
-            drawn = (torch.rand(images, generator=generator) < share).to(values.device)
-            numbers = torch.randint(1, count + 1, (images, 1), generator=generator).to(values.device)
+            draws = image_draws(batch, step, self.seed, 2)
+            drawn = (draws[:, 0] < share).to(values.device)
+            numbers = (1 + (draws[:, 1:] * count).long()).to(values.device)
             at_random = (torch.arange(count, device=values.device) < numbers).to(chunk.present.dtype)
             present = torch.where(drawn[:, None], at_random, chunk.present)
             latents = quantized.latents * present[..., None].to(quantized.latents.dtype)
@@ -82,7 +89,7 @@ class ALToObjective(ReconstructionObjective):
             image = tokenizer.decoder(latents, (target.shape[-2], target.shape[-1]), None, condition)
         found = self.judge(tokenizer, target, Reconstruction(image, quantized, taps), step, batch.caption)
         chosen = (~drawn).to(chunk.share.dtype)
-        cost = Loss((chunk.share * chosen).sum() / chosen.sum().clamp_min(1), self.length_weight)
+        cost = Loss((chunk.share * chosen).mean() / (1 - self.random_share), self.length_weight)
         numbers_of_tokens = {"tokens": chunk.length.double().mean()}
         total = found.total + cost.weight * cost.value
         return replace(

@@ -9,6 +9,7 @@ from imtok.pixels import to_float
 from imtok.tokenizer import Tokenizer
 from imtok.types import Batch
 
+IMAGES = torch.randint(256, (6, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
 NET = {"patch_size": 8, "width": 32, "depth": 1, "heads": 2, "start": "xavier"}
 
 
@@ -23,11 +24,14 @@ def tokenizer_of(**changes):
     return Tokenizer.from_config(parts | changes)
 
 
+def batch_of(rows):
+    rows = torch.tensor(rows)
+    return Batch(IMAGES[rows], torch.full_like(rows, -1), rows, [""] * len(rows))
+
+
 def step_of(tokenizer, step, **settings):
     objective = ALToObjective({"l2": L2Loss()}, **({"length_weight": 0.1, "predict_from": 5} | settings))
-    image = torch.randint(256, (6, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
-    batch = Batch(image, torch.full((6,), -1), torch.arange(6), [""] * 6)
-    losses = objective(tokenizer, batch, step, torch.Generator().manual_seed(2))
+    losses = objective(tokenizer, batch_of(range(6)), step, torch.Generator().manual_seed(2))
     losses.total.backward()
     return losses, [parameter.grad.abs().max().item() for parameter in tokenizer.encoder.predictor.parameters()]
 
@@ -69,6 +73,32 @@ def test_a_share_of_the_images_keeps_to_random_numbers():
     chosen, _ = step_of(tokenizer_of(), 5)
     counts = [(found.shown.quantized.latents.abs().sum(-1) > 0).sum(1) for found in (losses, chosen)]
     assert 0 < (counts[0] != counts[1]).sum() < 6
+
+
+@pytest.mark.parametrize("step", [0, 5])
+def test_two_micro_batches_have_the_gradients_of_one_batch(step):
+    objective = ALToObjective({"l2": L2Loss()}, length_weight=0.1, predict_from=5, random_share=0.4)
+    gradients = []
+    for parts in ([range(6)], [range(2), range(2, 4), range(4, 6)]):
+        tokenizer = tokenizer_of()
+        for place, rows in enumerate(parts):  # of which each has a generator of its own
+            batch, generator = batch_of(rows), torch.Generator().manual_seed(place)
+            (objective(tokenizer, batch, step, generator).total / len(parts)).backward()
+        gradients.append([one.grad for one in tokenizer.parameters()])
+    assert any(one.abs().max() > 0 for one in gradients[0])
+    for one, other in zip(*gradients, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-6)
+
+
+def test_another_seed_and_another_step_draw_other_numbers():
+    def taken(step, seed):
+        with torch.no_grad():
+            objective = ALToObjective({"l2": L2Loss()}, predict_from=5, seed=seed)
+            losses = objective(tokenizer_of(), batch_of(range(6)), step, torch.Generator())
+        return (losses.shown.quantized.latents != 0).any(-1).sum(1).tolist()
+
+    assert taken(0, 0) == taken(0, 0)
+    assert len({tuple(taken(0, 0)), tuple(taken(1, 0)), tuple(taken(0, 1))}) == 3
 
 
 def test_ids_and_their_mask_decode_to_what_is_reconstructed():
