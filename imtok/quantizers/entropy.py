@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from functools import partial
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -10,10 +11,40 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from imtok.quantizers.ranks import kept_per_rank, mean_over_ranks
+from imtok.types import Loss
 
 BLOCK = 1 << 22  # logits held at a time: 16 MiB in float32
 JOINT_BITS = 20  # the joint distribution of so many bits is computed exactly: 4 MiB in float32
 GROUP_BITS = 12  # more bits than that go in groups of at most so many
+
+
+class EntropyWeights(NamedTuple):
+    """Weights of both entropies; false where neither has one.
+
+    Attributes:
+        token: Of the mean entropy of each token's assignment.
+        codebook: Of the entropy of the mean assignment, which the total takes with a minus sign.
+    """
+
+    token: float
+    codebook: float
+
+    def __bool__(self) -> bool:
+        return self.token > 0 or self.codebook > 0
+
+    @classmethod
+    def of(cls, given: float | Sequence[float]) -> "EntropyWeights":
+        """One weight for both, or one for each; ValueError if they are others or negative."""
+        both = (given, given) if isinstance(given, (int, float)) else tuple(given)
+        if len(both) != 2 or not min(both) >= 0:
+            raise ValueError(
+                f"entropy_weight must not be negative, one number or two (of tokens, of the codebook), got {given}"
+            )
+        return cls(*both)
+
+    def losses(self, per_token: Float[Tensor, ""], of_mean: Float[Tensor, ""]) -> dict[str, Loss]:
+        """Both entropies as losses."""
+        return {"entropy_token": Loss(per_token, self.token), "entropy_codebook": Loss(of_mean, -self.codebook)}
 
 
 def entropy(probabilities: Float[Tensor, "*shape v"]) -> Float[Tensor, "*shape"]:

@@ -1,5 +1,7 @@
 """Group-wise look-up-free quantization (GQ, WeTok, arXiv 2508.05599; UniWeTok, arXiv 2602.14178)."""
 
+from collections.abc import Sequence
+
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
@@ -21,7 +23,7 @@ class GQ(LFQ):
         groups: Number of groups.
         group_bits: Number of channels of a group, 1 to 20.
         commit_weight: Weight of the commitment loss.
-        entropy_weight: Weight of both entropy terms, of the second with a minus sign; 0 = off.
+        entropy_weight: Weight of both entropy terms, of the second with a minus sign, or two; 0 = off.
         temperature: Softmax temperature.
         pool_groups: Average the assignments over groups, too, before their entropy is taken.
         siglu: Bound the latents to (-1, 1) by UniWeTok's SigLu, ``2 sigmoid(z) - 1``, before anything else.
@@ -40,7 +42,7 @@ class GQ(LFQ):
         groups: int,
         group_bits: int = 8,
         commit_weight: float = 0.25,
-        entropy_weight: float = 0.1,
+        entropy_weight: float | Sequence[float] = 0.1,
         temperature: float = 0.01,
         pool_groups: bool = False,
         siglu: bool = False,

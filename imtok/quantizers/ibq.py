@@ -1,5 +1,7 @@
 """IBQ: index back-propagation, where every code learns from every token (arXiv 2412.02692)."""
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from einops import rearrange
@@ -8,7 +10,7 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from imtok.quantizers.base import token_mean
-from imtok.quantizers.entropy import assignment_entropies
+from imtok.quantizers.entropy import EntropyWeights, assignment_entropies
 from imtok.quantizers.search import most_similar
 from imtok.quantizers.table import TableQuantizer
 from imtok.types import Loss, Quantized
@@ -32,7 +34,7 @@ class IBQ(TableQuantizer):
         commit_weight: Weight of the commitment loss.
         codebook_weight: Weight of the codebook loss.
         entropy_weight: Weight of the mean entropy of assignments minus the entropy of the mean assignment, in
-            training only; 0 = off.
+            training only; 0 = off. Two weigh the first and the second.
         temperature: Softmax temperature of the assignments in the entropies; those of ``s`` have 1.
 
     Raises:
@@ -52,16 +54,16 @@ class IBQ(TableQuantizer):
         commit_soft_weight: float = 1.0,
         commit_weight: float = 1.0,
         codebook_weight: float = 0.25,
-        entropy_weight: float = 0.05,
+        entropy_weight: float | Sequence[float] = 0.05,
         temperature: float = 0.01,
     ) -> None:
-        super().__init__(dim, codebook_size, (commit_soft_weight, commit_weight, codebook_weight, entropy_weight))
+        super().__init__(dim, codebook_size, (commit_soft_weight, commit_weight, codebook_weight))
         if temperature <= 0:
             raise ValueError(f"temperature must be positive, got {temperature}")
         self.commit_soft_weight = commit_soft_weight
         self.commit_weight = commit_weight
         self.codebook_weight = codebook_weight
-        self.entropy_weight = entropy_weight
+        self.entropy_weight = EntropyWeights.of(entropy_weight)
         self.temperature = temperature
         self.weight = nn.Parameter(torch.randn(codebook_size, dim))
 
@@ -80,8 +82,7 @@ class IBQ(TableQuantizer):
             per_token, of_mean = assignment_entropies(
                 lambda block: block @ table.T / self.temperature, latents, keep, len(table)
             )
-            losses["entropy_token"] = Loss(per_token, self.entropy_weight)
-            losses["entropy_codebook"] = Loss(of_mean, -self.entropy_weight)
+            losses |= self.entropy_weight.losses(per_token, of_mean)
         return Quantized(codes, ids[..., None], losses=losses)
 
     @override

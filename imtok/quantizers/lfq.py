@@ -7,7 +7,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from imtok.quantizers.base import straight_through, token_mean
-from imtok.quantizers.entropy import bit_entropies, entropy_groups
+from imtok.quantizers.entropy import EntropyWeights, bit_entropies, entropy_groups
 from imtok.quantizers.signs import SignQuantizer, bits_to_ids
 from imtok.types import Loss, Quantized
 
@@ -27,7 +27,7 @@ class LFQ(SignQuantizer):
     Args:
         slot_bits: Number of channels of each slot, 1 to 20 each; their sum is the width of the latents.
         commit_weight: Weight of the commitment loss.
-        entropy_weight: Weight of both entropy terms, of the second with a minus sign; 0 = off.
+        entropy_weight: Weight of both entropy terms, of the second with a minus sign, or two; 0 = off.
         temperature: Softmax temperature. At 0.01 only latents within about 0.03 of zero feel the first entropy.
         entropy_bits: Most channels in a group, 1 to 20; None = one group up to 20 channels, else groups of at most 12.
 
@@ -47,17 +47,17 @@ class LFQ(SignQuantizer):
         self,
         slot_bits: Sequence[int],
         commit_weight: float = 0.25,
-        entropy_weight: float = 0.1,
+        entropy_weight: float | Sequence[float] = 0.1,
         temperature: float = 0.01,
         entropy_bits: int | None = None,
     ) -> None:
         super().__init__(slot_bits, low=-1.0, high=1.0)
-        if not min(commit_weight, entropy_weight) >= 0:
-            raise ValueError(f"loss weights must not be negative, got {commit_weight} and {entropy_weight}")
+        if not commit_weight >= 0:
+            raise ValueError(f"commit_weight must not be negative, got {commit_weight}")
         if not temperature > 0:
             raise ValueError(f"temperature must be positive, got {temperature}")
         self.commit_weight = commit_weight
-        self.entropy_weight = entropy_weight
+        self.entropy_weight = EntropyWeights.of(entropy_weight)
         self.temperature = temperature
         self.groups = entropy_groups(self.dim, entropy_bits)
 
@@ -76,8 +76,7 @@ class LFQ(SignQuantizer):
             losses["commit"] = Loss(token_mean((points - codes).square().mean(-1), keep), self.commit_weight)
         if self.training and self.entropy_weight:
             per_token, of_mean = self.entropies(self.log_odds(points), keep)
-            losses["entropy_token"] = Loss(per_token, self.entropy_weight)
-            losses["entropy_codebook"] = Loss(of_mean, -self.entropy_weight)
+            losses |= self.entropy_weight.losses(per_token, of_mean)
         return Quantized(straight_through(codes, points), bits_to_ids(bits, self.slot_bits), losses=losses)
 
     def bound(self, latents: Float[Tensor, "b n d"]) -> Float[Tensor, "b n d"]:

@@ -13,7 +13,7 @@ from typing_extensions import override
 
 from imtok.quantizers.base import Quantizer, straight_through
 from imtok.quantizers.composition import add_stats, as_images, merge_losses, require_own_width, stats_of
-from imtok.quantizers.entropy import bit_entropies
+from imtok.quantizers.entropy import EntropyWeights, bit_entropies
 from imtok.quantizers.lfq import LFQ
 from imtok.quantizers.sphere import unit_length
 from imtok.types import Loss, Quantized
@@ -45,7 +45,7 @@ class MultiScale(Quantizer):
         commit_weight: Weight of the commitment loss.
         normalize: Scale latents to unit length first.
         entropy_weight: Weight of the mean entropy of the bits of what is left over, minus the entropies of each bit's
-            mean, in training only; 0 = off.
+            mean, in training only; 0 = off. Two weigh the first and the second.
 
     Raises:
         ValueError: For sizes that decrease or are below 1, a share or weight out of range, more convolutions than the
@@ -68,7 +68,7 @@ class MultiScale(Quantizer):
         codebook_weight: float = 1.0,
         commit_weight: float = 0.25,
         normalize: bool = False,
-        entropy_weight: float = 0.0,
+        entropy_weight: float | Sequence[float] = 0.0,
     ) -> None:
         super().__init__()
         if not sizes or min(sizes) < 1 or list(sizes) != sorted(sizes):
@@ -83,9 +83,9 @@ class MultiScale(Quantizer):
             raise ValueError(
                 f"convolutions must be at most {used}, so that {len(sizes)} scales use all, got {convolutions}"
             )
-        if min(weights := (codebook_weight, commit_weight, entropy_weight)) < 0:
-            raise ValueError(f"loss weights must not be negative, got {', '.join(map(str, weights))}")
-        if entropy_weight and not isinstance(quantizer, LFQ):
+        if min(codebook_weight, commit_weight) < 0:
+            raise ValueError(f"loss weights must not be negative, got {codebook_weight} and {commit_weight}")
+        if EntropyWeights.of(entropy_weight) and not isinstance(quantizer, LFQ):
             raise ValueError(
                 f"entropy_weight must be 0 for a quantizer of scales without bits, got {type(quantizer).__name__}"
             )
@@ -95,7 +95,7 @@ class MultiScale(Quantizer):
         self.codebook_weight = codebook_weight
         self.commit_weight = commit_weight
         self.normalize = normalize
-        self.entropy_weight = entropy_weight
+        self.entropy_weight = EntropyWeights.of(entropy_weight)
         self.dim = quantizer.dim
         self.vocab_sizes = quantizer.vocab_sizes
         self.num_latents = self.side**2
@@ -215,10 +215,7 @@ class MultiScale(Quantizer):
         assert isinstance(self.quantizer, LFQ)
         odds = self.quantizer.log_odds(rearrange(left, "b d h w -> b (h w) d"))
         per_token, of_mean = bit_entropies(odds, None, [1] * self.dim)
-        return {
-            "entropy_token": Loss(per_token, self.entropy_weight),
-            "entropy_codebook": Loss(of_mean, -self.entropy_weight),
-        }
+        return self.entropy_weight.losses(per_token, of_mean)
 
     def _map(self, latents: Float[Tensor, "b n d"]) -> Float[Tensor, "b d h w"]:
         return rearrange(latents, "b (h w) d -> b d h w", h=self.side)

@@ -25,7 +25,7 @@ class SharedVQ(VQ):
         part_weights: Weight of each part's distance; None = 1 each.
         codebook_weight: As for VQ; so are those that follow.
         commit_weight: Weight of the commitment loss.
-        entropy_weight: Weight of the entropy terms.
+        entropy_weight: Weight of the entropy terms, or two.
         temperature: Softmax temperature of their assignments.
         restart_below: Share of an even share of tokens below which a code is drawn anew.
         usage_decay: Decay per step of the running share.
@@ -49,7 +49,7 @@ class SharedVQ(VQ):
         part_weights: Sequence[float] | None = None,
         codebook_weight: float = 1.0,
         commit_weight: float = 0.25,
-        entropy_weight: float = 0.0,
+        entropy_weight: float | Sequence[float] = 0.0,
         temperature: float = 0.01,
         restart_below: float = 0.0,
         usage_decay: float = 0.99,

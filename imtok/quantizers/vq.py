@@ -1,5 +1,7 @@
 """Vector quantization with a gradient-trained codebook (VQ-VAE, arXiv 1711.00937; VQGAN, arXiv 2012.09841)."""
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int64
@@ -7,7 +9,7 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from imtok.quantizers.base import token_mean
-from imtok.quantizers.entropy import assignment_entropies
+from imtok.quantizers.entropy import EntropyWeights, assignment_entropies
 from imtok.quantizers.estimators import find_estimator
 from imtok.quantizers.kmeans import kmeans
 from imtok.quantizers.restart import code_stats, drawn_tokens, restart
@@ -36,7 +38,7 @@ class VQ(TableQuantizer):
         commit_weight: Weight of the commitment loss. 0.25 here and 1 above as in the paper's formula; taming's
             ``legacy`` has them exchanged.
         entropy_weight: Weight of the mean entropy of assignments minus the entropy of the mean assignment, in
-            training only; 0 = off.
+            training only; 0 = off. Two weigh the first and the second.
         temperature: Softmax temperature of those assignments, whose logits are negative squared distances.
         restart_below: Share of the tokens, relative to an even share, below which a code is dead; 0 = never.
         usage_decay: Decay per step of the running share.
@@ -64,14 +66,14 @@ class VQ(TableQuantizer):
         search: str = "distance",
         codebook_weight: float = 1.0,
         commit_weight: float = 0.25,
-        entropy_weight: float = 0.0,
+        entropy_weight: float | Sequence[float] = 0.0,
         temperature: float = 0.01,
         restart_below: float = 0.0,
         usage_decay: float = 0.99,
         kmeans_start: bool = False,
         estimator: str = "straight_through",
     ) -> None:
-        super().__init__(dim, codebook_size, (codebook_weight, commit_weight, entropy_weight))
+        super().__init__(dim, codebook_size, (codebook_weight, commit_weight))
         if search not in ("distance", "cosine"):
             raise ValueError(f"search must be distance or cosine, got {search!r}")
         if temperature <= 0:
@@ -82,7 +84,7 @@ class VQ(TableQuantizer):
         self.search = search
         self.codebook_weight = codebook_weight
         self.commit_weight = commit_weight
-        self.entropy_weight = entropy_weight
+        self.entropy_weight = EntropyWeights.of(entropy_weight)
         self.temperature = temperature
         self.restart_below = restart_below
         self.usage_decay = usage_decay
@@ -109,8 +111,7 @@ class VQ(TableQuantizer):
                 keep,
                 len(table),
             )
-            losses["entropy_token"] = Loss(per_token, self.entropy_weight)
-            losses["entropy_codebook"] = Loss(of_mean, -self.entropy_weight)
+            losses |= self.entropy_weight.losses(per_token, of_mean)
         counting = self.training and self.restart_below > 0
         stats = {}
         if counting:
