@@ -1,19 +1,16 @@
 """Published weight files: found on this machine, checked by their hash, never fetched and never replaced by others."""
 
 import hashlib
-import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from pickle import UnpicklingError
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from imtok.errors import InputError, MissingWeightsError
 from imtok.files import canonical_json, sha256
+from imtok.weight_files import kind_of, plain_names, read_content, shards_of
 
 
 @dataclass(frozen=True)
@@ -77,36 +74,24 @@ def read_weights(path: Path, expected: str | None, option: str = "sha256", entri
         entries: Where tensors may lie in a file that holds more; the first that is there is taken.
 
     Raises:
-        InputError: If the hash is another one or the file cannot be read.
+        InputError: If the hash is another one, or the file is something else or cannot be read.
     """
-    digest = sha256(path)
+    parts = shards_of(path) or [path]
+    for part in parts:
+        kind_of(part)  # says more than that the hash is another one
+    digest = sha256(path) if parts == [path] else hashlib.sha256("".join(map(sha256, parts)).encode()).hexdigest()
     if expected is not None and not digest.startswith(expected):
         raise InputError(
             f"{path} is not the expected weight file: its sha256 must begin with {expected[:16]}, got {digest[:16]}; "
             f"get it again, or give {option}=null to take it as it is"
         )
-    try:
-        if path.suffix == ".safetensors":
-            tensors = load_file(path)
-        else:
-            tensors = torch.load(path, map_location="cpu", weights_only=True)
-    except (
-        OSError,
-        EOFError,
-        RuntimeError,
-        ValueError,
-        KeyError,
-        UnpicklingError,
-        SafetensorError,
-        zipfile.BadZipFile,
-    ):
-        raise InputError(f"{path} is damaged or holds more than tensors; get it again") from None
+    tensors = read_content(path).held
     for _ in entries:  # one may lie in another, and no further
         if isinstance(tensors, Mapping):
             tensors = next((tensors[name] for name in entries if name in tensors), tensors)
     if not isinstance(tensors, Mapping) or not all(isinstance(tensor, Tensor) for tensor in tensors.values()):
         raise InputError(f"{path} must hold tensors by name; it is not a weight file of this net")
-    return Weights(path, digest, tensors)
+    return Weights(path, digest, plain_names(tensors))
 
 
 def fill(module: nn.Module, weights: Weights, prefix: str = "") -> None:

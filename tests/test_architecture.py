@@ -9,11 +9,12 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "imtok"
 ROWS = [
     "errors", "system", "text", "tables", "bars", "types", "pixels", "grid", "files", "folders", "locate", "paste",
-    "plain", "schedules", "distributed", "weights", "pretrained", "construct", "sealed", "nn", "spaces", "conditions",
-    "encoders", "quantizers", "regularizers", "decoders", "critics", "losses", "extractors", "data", "pictures", "card",
-    "stored", "hub", "tokenizer", "whole", "info", "objectives", "measures", "export", "priors", "classifiers", "zoo",
-    "training", "overrides", "options", "hints", "explain", "swaps", "signatures", "unread", "optimizer_section",
-    "config", "run_data", "build", "continued", "sweeps", "image_commands", "command_line", "token_commands", "stages",
+    "plain", "schedules", "distributed", "weight_files", "weights", "pretrained", "construct", "sealed", "nn",
+    "spaces", "conditions", "encoders", "quantizers", "regularizers", "decoders", "critics", "losses", "extractors",
+    "data", "pictures", "card", "stored", "hub", "tokenizer", "whole", "info", "objectives", "measures", "export",
+    "priors", "classifiers", "zoo", "training", "overrides", "options", "hints", "explain", "swaps", "signatures",
+    "unread", "optimizer_section", "config", "run_data", "build", "continued", "sweeps", "image_commands",
+    "command_line", "token_commands", "stages",
     "commands", "running", "help", "completion", "cli", "__main__", "__init__",
 ]  # fmt: skip
 LEVEL = {name: level for level, name in enumerate(ROWS)}

@@ -5,6 +5,7 @@ from math import isqrt
 
 from typing_extensions import override
 
+from imtok.weight_files import plain_names
 from imtok.zoo.blocks import heads_of, named, self_attention_blocks
 from imtok.zoo.files import Checkpoint
 from imtok.zoo.layouts import Rearrange
@@ -23,13 +24,10 @@ class BSQViT(Source):
 
     @override
     def open(self, checkpoint: Checkpoint) -> State:
-        if "ema_state_dict" in checkpoint.content:
-            tensors, prefix = checkpoint.tensors("ema_state_dict"), "module.module."
-        else:
-            tensors, prefix = checkpoint.tensors("state_dict"), "module."
+        tensors = checkpoint.tensors("ema_state_dict", "state_dict")
         counter = tensors.pop("n_averaged", None)
         dropped = {} if counter is None else {"n_averaged": "counter of the average"}
-        return State({key.removeprefix(prefix): value for key, value in tensors.items()}, dropped)
+        return State(plain_names(tensors), dropped)
 
     @override
     def recipe(self, state: State) -> Sequence[str]:

@@ -37,9 +37,7 @@ class FlexTok(Source):
 
     @override
     def open(self, checkpoint: Checkpoint) -> State:
-        tensors = {
-            modern(key.replace("._checkpoint_wrapped_module", "")): value for key, value in checkpoint.tensors().items()
-        }
+        tensors = {modern(key): value for key, value in checkpoint.tensors().items()}
         facts = {key: _literal(value) for key, value in checkpoint.metadata.items()}
         return State(tensors, facts=facts or checkpoint.beside())
 
