@@ -106,8 +106,8 @@ class ImageMeasure(Measure):
     @override
     def finish(self) -> Found:
         value = float(self.metric.compute().item())
-        if value != value:  # no rank had an image that was large enough
-            return Found(absent={self.name: self._reason})
+        if value != value:  # no rank had an image that was large enough, or could be measured
+            return Found(absent={self.name: self.metric.lacking or self._reason})
         return Found({self.name: Number(value, facts=self.metric.facts)})
 
     def _fits(self, size: Size) -> bool:

@@ -1,7 +1,7 @@
 """The relative error of depth maps (Eigen et al., arXiv 1406.2283)."""
 
 import torch
-from jaxtyping import Float, Real
+from jaxtyping import Bool, Float, Real
 from torch import Tensor
 from typing_extensions import override
 
@@ -11,8 +11,8 @@ from imtok.measures.mean import ImageMean
 class DepthError(ImageMean):
     """Mean over images of the mean of ``|made - true| / true`` over the pixels whose depth is known.
 
-    Level 0 says that no depth is known there, as in the files of NYU and KITTI. An image without any known depth has no
-    error. The unit of the levels does not matter, as long as 0 is no distance.
+    Level 0 says that no depth is known there, as in the files of NYU and KITTI. An image without any known depth does
+    not count. The unit of the levels does not matter, as long as 0 is no distance.
 
     Example:
         >>> metric = DepthError()
@@ -25,6 +25,11 @@ class DepthError(ImageMean):
     meaning = "Absolute error of the depth by the depth itself, the mean over known pixels and then over images."
     higher_is_better = False
     convention = "mean over images of the mean of |made - true| / true over pixels whose true level is above 0"
+    lacking = "no image has a pixel of known depth, whose level is above 0"
+
+    @override
+    def measured(self, target: Real[Tensor, "b c h w"]) -> Bool[Tensor, " b"]:
+        return (target > 0).flatten(1).any(1)
 
     @override
     def per_image(self, image: Real[Tensor, "b c h w"], target: Real[Tensor, "b c h w"]) -> Float[Tensor, " b"]:

@@ -6,7 +6,7 @@ from types import MappingProxyType
 from typing import Any
 
 import torch
-from jaxtyping import Float, Real
+from jaxtyping import Bool, Float, Real
 from torch import Tensor
 from torchmetrics import Metric
 from typing_extensions import override
@@ -25,6 +25,7 @@ class ImageMean(Metric, ABC):
 
     Attributes:
         smallest: Images below so many pixels a side cannot be measured.
+        lacking: Why no image has a value, where that is not for its size.
         facts: What else the number depends on, such as the hash of weights.
 
     Args:
@@ -41,6 +42,7 @@ class ImageMean(Metric, ABC):
     convention: str = ""
     meaning: str = ""
     smallest: int = 1
+    lacking: str = ""
     facts: Mapping[str, Any] = MappingProxyType({})
     total: Tensor
     count: Tensor
@@ -54,6 +56,10 @@ class ImageMean(Metric, ABC):
     def per_image(self, image: Real[Tensor, "b c h w"], target: Real[Tensor, "b c h w"]) -> Float[Tensor, " b"]:
         """The value of each pair, float64."""
 
+    def measured(self, target: Real[Tensor, "b c h w"]) -> Bool[Tensor, " b"]:
+        """Which images have a value; the others are not counted."""
+        return torch.ones(len(target), dtype=torch.bool, device=target.device)
+
     @override
     def update(self, image: Real[Tensor, "b c h w"], target: Real[Tensor, "b c h w"]) -> None:
         """Count pairs of images in.
@@ -64,11 +70,11 @@ class ImageMean(Metric, ABC):
         """
         if image.shape != target.shape:
             raise ValueError(f"images must have the shape of their targets {tuple(target.shape)}, got {image.shape}")
-        values = self.per_image(image, target)
+        values = self.per_image(image, target)[self.measured(target)]
         if not torch.isfinite(values).all():
             raise ValueError(f"the {type(self).__name__} of an image must be finite, got {values.tolist()}")
         self.total += (values / UNIT).round().long().sum()
-        self.count += len(image)
+        self.count += len(values)
 
     @override
     def compute(self) -> Float[Tensor, ""]:

@@ -3,6 +3,7 @@
 import numpy as np
 import torch
 
+from imtok.measures.base import ImageMeasure
 from imtok.measures.depth import DepthError
 from imtok.measures.masks import MaskIoU
 
@@ -36,4 +37,12 @@ def test_depth_counts_known_pixels_alone_and_does_not_depend_on_the_unit():
     made = true * 1.25 + 40 * (true == 0)
     assert abs(value(DepthError(), made, true) - 0.25) < 1e-6
     assert abs(value(DepthError(), made / 7, true / 7) - 0.25) < 1e-6
-    assert value(DepthError(), made, torch.zeros_like(true)) == 0
+
+
+def test_images_without_known_depth_do_not_count_and_without_any_other_there_is_no_number():
+    true = torch.tensor([10.0, 0.0, 20.0]).view(3, 1, 1, 1).expand(3, 1, 4, 4)
+    made = torch.tensor([11.0, 9.0, 26.0]).view(3, 1, 1, 1).expand(3, 1, 4, 4)
+    assert abs(value(DepthError(), made, true) - 0.2) < 1e-6
+    measure = ImageMeasure(DepthError())
+    measure.metric.update(made[1:2], true[1:2])
+    assert measure.finish().absent == {"depth_error": "no image has a pixel of known depth, whose level is above 0"}
