@@ -26,6 +26,7 @@ LEARNS = {  # what an objective minimises, where its losses do not say it
     "ALITFinetuning": "after one rollout in turn",
     "KARLDistillation": "codes of MAGE's VQGAN, in two passes",
     "KARLFinetuning": "in two passes",
+    "LaVITObjective": "cosine of features + 2 rate of the selector",
 }
 FORMS = {"hinge": "hinge", "logistic": "logistic", "logistic_mean": "logistic of the mean"}
 
