@@ -14,14 +14,14 @@ data: apart arrays classes damage folder index layouts links metadata pack_comma
     transforms
 decoders: cnn_decoder flow_decoder guidance noise_decoder patch_decoder processes qformer_decoder titok_decoders
     vit_decoder
-encoders: adapter_encoder alit_encoder cnn_encoder hita instella karl_encoder qformer_encoder register_encoder
-    titok_encoder two_parts vit_encoder
+encoders: adapter_encoder adatok_encoder alit_encoder cnn_encoder hita instella karl_encoder linear_encoder
+    qformer_encoder register_encoder titok_encoder two_parts vit_encoder
 export: adapters captions pictures quantize sequences store tokens verify views
 losses: adversarial pixel teachers
 measures: codes compare evaluate frechet generated grid images inception_score kid length mean measures missing origin
     precision_recall protocol references rows
 nn: *
-objectives: alit_objective flow_objective post_training proxy reconstruction
+objectives: adatok_objective alit_objective flow_objective post_training proxy reconstruction
 priors: heads ngrams sampling
 quantizers: binary binary_entropy bsq ema_vq estimators fsq gq ibq kmeans lfq multiscale nesting packing product
     residual restart search segments shared_vq signs simvq sphere tokenbridge vq

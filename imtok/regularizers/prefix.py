@@ -99,7 +99,7 @@ class NestedDropout(Regularizer):
         if self.scope != "sample":
             return _cut(quantized, int(lengths[0]))
         needed = _cut(quantized, tokens - self.redundant)
-        return needed if step < self.start_step else _mask(needed, lengths)
+        return needed if step < self.start_step else keep_first(needed, lengths)
 
     def lengths(self, images: int, tokens: int, step: int, generator: torch.Generator) -> Int64[Tensor, " b"]:
         """How many of ``tokens`` each image keeps, before redundant ones are left out."""
@@ -141,7 +141,8 @@ def _cut(quantized: Quantized, length: int) -> Quantized:
     return Quantized(latents, ids, keep, quantized.losses, quantized.stats)
 
 
-def _mask(quantized: Quantized, lengths: Int64[Tensor, " b"]) -> Quantized:
+def keep_first(quantized: Quantized, lengths: Int64[Tensor, " b"]) -> Quantized:
+    """The first so many tokens of each image: the others are not kept, and zero. Losses and statistics are of all."""
     device = quantized.latents.device
     keep = torch.arange(quantized.latents.shape[1], device=device) < lengths.to(device)[:, None]
     keep = keep if quantized.keep is None else keep & quantized.keep

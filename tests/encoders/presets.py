@@ -17,7 +17,7 @@ from imtok.types import Latents
 CONFIGS = Path(__file__).parents[2] / "configs"
 SMALL = {
     "channels": 16, "latent_channels": 12, "width": 16, "blocks": 1, "depth": 1, "heads": 2, "latents": 5,
-    "redundant": 2, "patch_dim": 6, "steps": 2,
+    "redundant": 2, "patch_dim": 6, "steps": 2, "budgets": [1, 3, 5],
     "stages": [1, 1, 1], "layers": [0, 0, 0],
 }  # fmt: skip
 SIDE = 64  # pixels: the size that small presets are for

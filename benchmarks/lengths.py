@@ -1,0 +1,219 @@
+"""Do tokens go where they help? Trains AdaTok at size=tiny; writes docs/lengths.jsonl and a table of docs/flexible.md.
+
+python benchmarks/lengths.py                          three seeds, about a minute and a half of one CPU core each
+python benchmarks/lengths.py --seeds 0                this one; the rows of others stay
+python benchmarks/lengths.py --with objective.cost=0.05 trainer.max_steps=200     to try settings out; writes nothing
+python benchmarks/lengths.py --page                   the table alone, from the rows so far
+
+On the held-out photographs, the images with the lengths that the policy predicts are compared with the same tokenizer
+at one length for all images: the next whole number above the mean of the predicted ones, or a smaller one if that is
+better. Beside it stands what a search finds that knows the error of every budget and pays the same cost.
+
+Exit code 1 if for some seed the gain is below 0.3 dB of mean PSNR, or Spearman's correlation of predicted lengths with
+JPEG bytes at quality 50 is below 0.6.
+"""
+
+import argparse
+import json
+import math
+import sys
+import time
+from pathlib import Path
+from typing import Any, NamedTuple, cast
+
+import numpy as np
+import torch
+from omegaconf import OmegaConf
+from torch import Tensor
+from torch.nn.functional import interpolate
+
+ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT))
+sys.path.insert(0, str(Path(__file__).parent))
+
+from recipe_table import between, composed, table
+
+from imtok.build import build_data, build_part, build_tokenizer
+from imtok.data.loader import evaluation_loader
+from imtok.data.photos import PACKAGES, photograph
+from imtok.encoders.adatok import AdaTokEncoder
+from imtok.measures.allocation import spearman
+from imtok.measures.codecs import compress, header_bytes
+from imtok.objectives.base import Objective
+from imtok.pixels import to_float, to_uint8
+from imtok.tokenizer import Tokenizer
+from imtok.types import Batch
+
+PAGE, ROWS = ROOT / "docs" / "flexible.md", ROOT / "docs" / "lengths.jsonl"
+START, END = "<!-- lengths -->", "<!-- end of lengths -->"
+GAIN, CORRELATION = 0.3, 0.6
+SCALES = (1.0, 0.7, 0.5, 0.35)
+BATCH = "trainer.batch_size=64"
+
+
+class Errors(NamedTuple):
+    """Of the held-out images: squared errors of pixels in [0, 1] by length, lengths predicted, and bytes as a JPEG."""
+
+    by_length: Tensor
+    predicted: Tensor
+    jpeg: np.ndarray
+
+
+def main() -> None:
+    """Train and measure what the command line asks for."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--with", nargs="+", default=[], dest="changes", metavar="KEY=VALUE", help="for each of them")
+    parser.add_argument("--rows", type=Path, default=ROWS, help="a line is added for each seed measured")
+    parser.add_argument("--page", action="store_true", help="measure nothing")
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    failed = []
+    for seed in [] if arguments.page else arguments.seeds:
+        row = measure(seed, arguments.changes)
+        print(json.dumps(row), flush=True)
+        if not arguments.changes:
+            with arguments.rows.open("a") as file:
+                file.write(json.dumps(row) + "\n")
+        if row["gain"] < GAIN or row["spearman"] < CORRELATION:
+            failed.append(str(seed))
+    if not arguments.changes:
+        rows = {row["seed"]: row for row in map(json.loads, arguments.rows.read_text().splitlines())}
+        between(PAGE, (START, END), ["", *table([cells(rows[seed]) for seed in sorted(rows)]), ""])
+    if failed:
+        sys.exit(f"below {GAIN} dB, or below a correlation of {CORRELATION}, with seed {', '.join(failed)}")
+
+
+def measure(seed: int, changes: list[str]) -> dict[str, Any]:
+    """Train with one seed, and what came of it."""
+    plain: Any = OmegaConf.to_container(composed("adatok", "size=tiny", BATCH, f"seed={seed}", *changes), resolve=True)
+    began = time.process_time()
+    tokenizer = trained(plain)
+    seconds = time.process_time() - began
+    found, encoder = errors(tokenizer, plain), tokenizer.encoder
+    assert isinstance(encoder, AdaTokEncoder), "the recipe's"
+    cost = 0.25 * plain["objective"]["cost"] / found.by_length.shape[1]  # of a token, for pixels in [0, 1]
+    budgets = torch.tensor(encoder.choices)
+    paid = found.by_length[:, budgets - 1] + cost * budgets
+    return {
+        "seed": seed,
+        "steps": plain["trainer"]["max_steps"],
+        "seconds": seconds,
+        "images": len(found.jpeg),
+        **outcome(found, found.predicted),
+        "search": outcome(found, budgets[paid.argmin(1)]),
+    }
+
+
+def trained(plain: dict[str, Any]) -> Tokenizer:
+    """The recipe's tokenizer, by its own objective and rate; crops are drawn here, and weights are not averaged."""
+    torch.manual_seed(plain["seed"])
+    tokenizer, objective = build_tokenizer(plain).train(), cast(Objective, build_part(plain, "objective"))
+    steps, windows, settings = plain["trainer"]["max_steps"], Windows(plain), plain["optimizer"]
+    rate, share = settings["lr"], settings["warmup_steps"] / steps
+    optimizer = torch.optim.AdamW(tokenizer.parameters(), lr=rate, betas=tuple(settings["betas"]), weight_decay=0.0)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, steps, pct_start=share, cycle_momentum=False)
+    for step in range(steps):
+        batch = windows.draw(plain["trainer"]["batch_size"])
+        losses = objective(tokenizer, batch, step, torch.Generator().manual_seed(step))
+        optimizer.zero_grad()
+        losses.total.backward()
+        torch.nn.utils.clip_grad_norm_(tokenizer.parameters(), 1.0)
+        optimizer.step()
+        schedule.step()
+    return tokenizer.eval()
+
+
+class Windows:
+    """Random windows of the photographs to train on, at native scale and at smaller ones, every other one mirrored.
+
+    Args:
+        plain: The recipe's config.
+    """
+
+    def __init__(self, plain: dict[str, Any]) -> None:
+        self.side, self.pictures = plain["image_size"], list[Tensor]()
+        self.generator = torch.Generator().manual_seed(plain["seed"])
+        for _, _, _, files in PACKAGES:
+            for name in sorted({Path(file).stem for file in files.split()} - set(plain["data"]["held_out"])):
+                self.pictures += [smaller(photograph(name), scale) for scale in SCALES]
+
+    def draw(self, number: int) -> Batch:
+        """So many windows, other ones each time."""
+        found = list[Tensor]()
+        for place in range(number):
+            which = int(torch.randint(len(self.pictures), (), generator=self.generator))
+            pixels = self.pictures[which]
+            free = torch.tensor(pixels.shape[1:]) - self.side + 1
+            row, column = (torch.rand(2, generator=self.generator) * free).long().tolist()
+            window = pixels[:, row : row + self.side, column : column + self.side]
+            found.append(window.flip(-1) if place % 2 else window)
+        labels = torch.full((number,), -1)
+        return Batch(torch.stack(found), labels, torch.arange(number), [""] * number)
+
+
+def smaller(pixels: Tensor, scale: float) -> Tensor:
+    """A photograph at a fraction of its size."""
+    if scale == 1:
+        return pixels
+    sides = [round(side * scale) for side in pixels.shape[1:]]
+    return interpolate(pixels[None].float(), sides, mode="bicubic", antialias=True)[0].round().clamp(0, 255).byte()
+
+
+@torch.no_grad()
+def errors(tokenizer: Tokenizer, plain: dict[str, Any]) -> Errors:
+    """What is measured of the held-out images."""
+    side = plain["image_size"]
+    most = tokenizer.num_tokens((side, side))
+    by_length, predicted, sizes = list[Tensor](), list[Tensor](), list[int]()
+    for batch in evaluation_loader(build_data(plain).validation(side), 64, 0):
+        image = to_float(batch.image)
+        made = [to_uint8(tokenizer(image, length=length).image) for length in range(1, most + 1)]
+        wrong = [(one.double() - batch.image).square().flatten(1).mean(1) / 255**2 for one in made]
+        by_length.append(torch.stack(wrong, 1))
+        keep = tokenizer.encode(image).keep
+        assert keep is not None, "lengths are predicted"
+        predicted.append(keep.sum(1))
+        sizes += [compress(one, "jpeg", 50)[1] - header_bytes("jpeg", 50) for one in batch.image]
+    return Errors(torch.cat(by_length), torch.cat(predicted), np.array(sizes, np.float64))
+
+
+def outcome(found: Errors, lengths: Tensor) -> dict[str, float]:
+    """Lengths of images against one length for all of them; PSNR in dB, of each image and of the mean error."""
+    at = found.by_length.gather(1, lengths[:, None] - 1)[:, 0]
+    fixed = found.by_length[:, : math.ceil(float(lengths.double().mean()))]  # as many tokens or some more
+    best, pooled = float(decibels(fixed).mean(0).max()), float(decibels(fixed.mean(0)).max())
+    return {
+        "tokens": float(lengths.double().mean()),
+        "psnr": float(decibels(at).mean()),
+        "gain": float(decibels(at).mean()) - best,
+        "gain_pooled": float(decibels(at.mean())) - pooled,
+        "spearman": spearman(lengths.numpy().astype(np.float64), found.jpeg),
+    }
+
+
+def decibels(error: Tensor) -> Tensor:
+    """PSNR of squared errors of pixels in [0, 1]."""
+    return -10 * error.clamp_min(1e-10).log10()
+
+
+def cells(row: dict[str, Any]) -> dict[str, str]:
+    """What was measured, as the cells of a row."""
+    search = row["search"]
+    return {
+        "seed": str(row["seed"]),
+        "steps": str(row["steps"]),
+        "tokens": f"{row['tokens']:.2f}",
+        "PSNR (dB)": f"{row['psnr']:.2f}",
+        "over a fixed length (dB)": f"{row['gain']:+.2f}",
+        "of the mean error (dB)": f"{row['gain_pooled']:+.2f}",
+        "Spearman with JPEG bytes": f"{row['spearman']:.2f}",
+        "search: tokens": f"{search['tokens']:.2f}",
+        "search: over a fixed length (dB)": f"{search['gain']:+.2f}",
+        "search: Spearman": f"{search['spearman']:.2f}",
+        "processor (s)": f"{row['seconds']:.0f}",
+    }
+
+
+if __name__ == "__main__":
+    main()
