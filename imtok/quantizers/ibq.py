@@ -69,10 +69,11 @@ class IBQ(TableQuantizer):
 
     @override
     def quantize(self, latents: Float[Tensor, "b n d"], keep: Bool[Tensor, "b n"] | None) -> Quantized:
-        table = self.weight.to(latents.dtype)
-        ids = most_similar(latents.flatten(0, 1), table, table.new_zeros(len(table))).view(latents.shape[:2])
+        table = self.table().to(latents.dtype)
+        queries, keys = self.scored(latents, table)
+        ids = most_similar(queries.flatten(0, 1), keys, keys.new_zeros(len(keys))).view(latents.shape[:2])
         hard = F.embedding(ids, table)
-        codes = self._index_backpropagation(hard, latents, table)
+        codes = self._index_backpropagation(hard, queries, keys, table)
         losses = {
             "commit_soft": Loss(token_mean((codes - latents).square().mean(-1), keep), self.commit_soft_weight),
             "commit": Loss(token_mean((hard.detach() - latents).square().mean(-1), keep), self.commit_weight),
@@ -80,7 +81,7 @@ class IBQ(TableQuantizer):
         }
         if self.training and self.entropy_weight:
             per_token, of_mean = assignment_entropies(
-                lambda block: block @ table.T / self.temperature, latents, keep, len(table)
+                lambda block: block @ keys.T / self.temperature, queries, keep, len(keys)
             )
             losses |= self.entropy_weight.losses(per_token, of_mean)
         return Quantized(codes, ids[..., None], losses=losses)
@@ -89,10 +90,16 @@ class IBQ(TableQuantizer):
     def table(self) -> Float[Tensor, "v d"]:
         return self.weight
 
+    def scored(
+        self, latents: Float[Tensor, "b n d"], table: Float[Tensor, "v d"]
+    ) -> tuple[Float[Tensor, "b n d2"], Float[Tensor, "v d2"]]:
+        """Queries and keys, whose dot products say which code a latent gets: the latents and the codes themselves."""
+        return latents, table
+
     @staticmethod
-    def _index_backpropagation(hard: Tensor, latents: Tensor, table: Tensor) -> Tensor:
+    def _index_backpropagation(hard: Tensor, queries: Tensor, keys: Tensor, table: Tensor) -> Tensor:
         if not torch.is_grad_enabled():
-            return hard + (latents - latents)  # NaN latents give NaN
-        tokens, codes = rearrange(latents, "b n d -> 1 1 (b n) d"), rearrange(table, "v d -> 1 1 v d")
-        soft = F.scaled_dot_product_attention(tokens, codes, codes.detach(), scale=1.0).view_as(hard)
+            return hard + (queries - queries).sum(-1, keepdim=True)  # NaN latents give NaN
+        tokens, known, codes = rearrange(queries, "b n d -> 1 1 (b n) d"), keys[None, None], table.detach()[None, None]
+        soft = F.scaled_dot_product_attention(tokens, known, codes, scale=1.0).view_as(hard)
         return hard + (soft - soft.detach())

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from fractions import Fraction
 from itertools import accumulate
+from typing import Literal, get_args
 
 import torch
 import torch.nn.functional as F
@@ -17,6 +18,8 @@ from imtok.quantizers.entropy import EntropyWeights, bit_entropies
 from imtok.quantizers.lfq import LFQ
 from imtok.quantizers.sphere import unit_length
 from imtok.types import Loss, Quantized
+
+Gradients = Literal["straight_through", "codes"]
 
 
 class MultiScale(Quantizer):
@@ -36,6 +39,9 @@ class MultiScale(Quantizer):
     latents. ``decode`` also takes the ids of the first few scales alone. The tables of ``codebook`` are those of the
     inner quantizer: latents are sums of look-ups only before they are enlarged.
 
+    With ``gradients="codes"`` nothing is detached in between and there is no estimator around the sum: gradients reach
+    each scale's codes, and what the inner quantizer makes them of (CODA, arXiv 2503.17760).
+
     Args:
         quantizer: Quantizes each position of each scale.
         sizes: Side of the map at each scale, not decreasing; the last is the side of the latents' map.
@@ -46,6 +52,8 @@ class MultiScale(Quantizer):
         normalize: Scale latents to unit length first.
         entropy_weight: Weight of the mean entropy of the bits of what is left over, minus the entropies of each bit's
             mean, in training only; 0 = off. Two weigh the first and the second.
+        gradients: Where those of the result go: "straight_through" = to the latents; "codes" = through the codes of the
+            inner quantizer, which needs an estimator of its own.
 
     Raises:
         ValueError: For sizes that decrease or are below 1, a share or weight out of range, more convolutions than the
@@ -69,8 +77,11 @@ class MultiScale(Quantizer):
         commit_weight: float = 0.25,
         normalize: bool = False,
         entropy_weight: float | Sequence[float] = 0.0,
+        gradients: Gradients = "straight_through",
     ) -> None:
         super().__init__()
+        if gradients not in get_args(Gradients):
+            raise ValueError(f"gradients must be one of {', '.join(get_args(Gradients))}, got {gradients!r}")
         if not sizes or min(sizes) < 1 or list(sizes) != sorted(sizes):
             raise ValueError(f"sizes must be a list of sides >= 1 that does not decrease, got {list(sizes)}")
         require_own_width([quantizer], "the quantizer of a scale")
@@ -96,6 +107,7 @@ class MultiScale(Quantizer):
         self.commit_weight = commit_weight
         self.normalize = normalize
         self.entropy_weight = EntropyWeights.of(entropy_weight)
+        self.gradients = gradients
         self.dim = quantizer.dim
         self.vocab_sizes = quantizer.vocab_sizes
         self.num_latents = self.side**2
@@ -107,15 +119,16 @@ class MultiScale(Quantizer):
         if keep is not None:
             raise ValueError("every latent is needed for scales, which mix them, and the encoder leaves some out")
         target = self._map(unit_length(latents) if self.normalize else latents)
-        total = torch.zeros_like(target)
+        total, through = torch.zeros_like(target), self.gradients == "codes"
         ids: list[Tensor] = []
         losses: list[dict[str, Loss]] = []
         stats: dict[str, Tensor] = {}
         for scale, size in enumerate(self.sizes):
-            left = target - total.detach()
+            left = target - (total if through else total.detach())
             rest = F.interpolate(left, (size, size), mode="area")
             result = self.quantizer.quantize(rearrange(rest, "b d h w -> b (h w) d"), None)
-            total = total + self.enlarged(self.quantizer.look_up(result.ids), scale).to(target.dtype)
+            codes = result.latents if through else self.quantizer.look_up(result.ids)
+            total = total + self.enlarged(codes, scale).to(target.dtype)
             codebook = Loss((total - target.detach()).square().mean(), self.codebook_weight)
             commit = Loss((total.detach() - target).square().mean(), self.commit_weight)
             own = {"codebook": codebook, "commit": commit}
@@ -124,9 +137,9 @@ class MultiScale(Quantizer):
                 losses.append(self._entropies(left))
             ids.append(result.ids)
             add_stats(stats, 0, result.stats)
-        codes = rearrange(straight_through(total, target), "b d h w -> b (h w) d")
+        given = rearrange(total if through else straight_through(total, target), "b d h w -> b (h w) d")
         merged = merge_losses(losses, 1 / len(self.sizes))
-        return Quantized(codes, torch.cat(ids, dim=1), losses=merged, stats=stats)
+        return Quantized(given, torch.cat(ids, dim=1), losses=merged, stats=stats)
 
     @override
     def decode(self, ids: Int64[Tensor, "b t g"], slots: int | None = None) -> Float[Tensor, "b n d"]:

@@ -113,6 +113,8 @@ def test_last_layer_writes_the_pixels(decoder, latents):
         return
     decoder.double()
     latents = latents.double()
+    if not decoder.last_layer.any():  # it starts at zero
+        wake(decoder)
     with torch.no_grad():
         image = decoder(latents, SIZE)
         decoder.last_layer.zero_()

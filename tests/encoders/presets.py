@@ -21,7 +21,11 @@ SMALL = {
     "stages": [1, 1, 1], "layers": [0, 0, 0],
 }  # fmt: skip
 SIDE = 64  # pixels: the size that small presets are for
-ENCODER_OF = {"cnn_uniwetok": "cnn_wetok_f32", "rectifier": "space"}  # decoders whose encoder has another name
+ENCODER_OF = {
+    "cnn_uniwetok": "cnn_wetok_f32",
+    "rectifier": "space",
+    "low_rank": "space",
+}  # decoders whose encoder has another name
 DIM = 6
 
 
@@ -32,13 +36,15 @@ class StubSpace(Space):
 
     def __init__(self):
         super().__init__()
-        self.down, self.up = nn.Conv2d(3, 4, 8, 8), nn.ConvTranspose2d(4, 3, 8, 8)
+        self.down = nn.Conv2d(3, 4, 8, 8)
+        larger = (nn.Conv2d(4, 4, 3, padding=1), nn.Upsample(scale_factor=8), nn.Conv2d(4, 3, 3, padding=1))
+        self.decoder = nn.Sequential(*larger)
 
     def encode(self, image):
         return self.down(image)
 
     def decode(self, features):
-        return self.up(features)
+        return self.decoder(features)
 
     def read_weights(self, path):
         raise NotImplementedError
