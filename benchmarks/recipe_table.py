@@ -22,6 +22,7 @@ START, END = "<!-- recipes -->", "<!-- end of recipes -->"
 LEARNS = {  # what an objective minimises, where its losses do not say it
     "ProxyObjective": "codes of MaskGIT-VQGAN",
     "FlowObjective": "velocity or noise",
+    "ConsistencyObjective": "consistency of jumps",
     "ALITDistillation": "codes of MAGE's VQGAN, after each rollout",
     "ALITFinetuning": "after one rollout in turn",
     "KARLDistillation": "codes of MAGE's VQGAN, in two passes",

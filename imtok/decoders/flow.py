@@ -156,14 +156,12 @@ class FlowDecoder(GenerativeDecoder):
         condition: Condition | None = None,
         generator: torch.Generator | None = None,
     ) -> dict[str, Loss]:
-        with torch.no_grad():
-            maps = image if self.space is None else self.space.maps(image)
+        maps = self.maps(image)
         noise = torch.randn(maps.shape, generator=generator).to(maps)
         times = self.process.draw_times(maps.shape[0], generator).to(maps)
         rate = self.condition_dropout if self.training else 0.0
         dropped = (torch.rand(maps.shape[0], generator=generator) < rate).to(maps.device)
-        tokens = self._tokens(latents, keep, dropped)
-        return self.process.losses(self._predictor(tokens, latents.shape[1]), maps, noise, times)
+        return self.process.losses(self.predictor(latents, keep, dropped), maps, noise, times)
 
     @override
     def forward(
@@ -175,15 +173,34 @@ class FlowDecoder(GenerativeDecoder):
     ) -> Float[Tensor, "b c h w"]:
         grid = grid_size(size, self.factor)
         self.positions(grid)
-        nothing = torch.zeros(latents.shape[0], dtype=torch.bool, device=latents.device)
-        predict = self._predictor(self._tokens(latents, keep, nothing), latents.shape[1])
+        predict = self.predictor(latents, keep)
         if self.guidance is not None:
-            null = self._predictor(self._tokens(latents, keep, ~nothing), 0)
+            everything = torch.ones(latents.shape[0], dtype=torch.bool, device=latents.device)
+            null = self._predictor(self._tokens(latents, keep, everything), 0)
             predict = partial(self._guided, guidance=self.guidance, predict=predict, null=null, updates=[])
         noise = self.noise if grid == self.positions.grid else self._draw_noise(grid)
         noise = noise.to(latents)[:, None].expand(-1, latents.shape[0], -1, -1, -1)
-        maps = self.process.sample(predict, noise, self.steps)
+        return self.pictured(self.process.sample(predict, noise, self.steps))
+
+    @torch.no_grad()
+    def maps(self, image: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c2 h2 w2"]:
+        """What is to be drawn of images: their maps, or the images themselves."""
+        return image if self.space is None else self.space.maps(image)
+
+    def pictured(self, maps: Float[Tensor, "b c2 h2 w2"]) -> Float[Tensor, "b c h w"]:
+        """The images of what was drawn."""
         return maps if self.space is None else self.space.decode(maps)
+
+    def predictor(
+        self,
+        latents: Float[Tensor, "b n d"],
+        keep: Bool[Tensor, "b n"] | None = None,
+        dropped: Bool[Tensor, " b"] | None = None,
+    ) -> Predict:
+        """The prediction given latents; images that are ``dropped`` are drawn without any, None = there are none."""
+        if dropped is None:
+            dropped = torch.zeros(latents.shape[0], dtype=torch.bool, device=latents.device)
+        return self._predictor(self._tokens(latents, keep, dropped), latents.shape[1])
 
     def _predictor(self, tokens: Float[Tensor, "b m d2"], count: int) -> Predict:
         """The prediction given tokens of which those after the first ``count`` are missing.

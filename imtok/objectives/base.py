@@ -44,6 +44,15 @@ class Objective(nn.Module, ABC):
             generator: Randomness of this step and rank.
         """
 
+    def begin(self, tokenizer: Tokenizer) -> None:
+        """Copy what it needs of the tokenizer as a run finds it, before a checkpoint is read. Nothing by default.
+
+        Copies are sub-modules of the objective, so checkpoints hold what becomes of them.
+        """
+
+    def follow(self, tokenizer: Tokenizer) -> None:
+        """Change copies of the tokenizer after a step that has changed it. Nothing by default."""
+
     def heads(self) -> nn.Module | None:
         """What learns with the tokenizer and is no part of it, such as a projector to a teacher's features.
 

@@ -103,6 +103,7 @@ class Rehearsal:
             labels = torch.full((count,), -1)
         captions = ["a picture"] * count
         batch = Batch(image, labels, torch.arange(count), keys, caption=captions)
+        objective.begin(tokenizer)
         tokenizer.train()
         objective.train()
         if tokenizer.space is not None:

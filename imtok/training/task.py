@@ -59,6 +59,7 @@ class TokenizerTask(Task):
         self.codes = codes
         self.tokenizer = tokenizer
         self.objective = objective
+        objective.begin(tokenizer)
         self.start_codebook = start_codebook
         self.shown: Shown | None = None
         self._stats: dict[str, Tensor] = {}
@@ -133,6 +134,7 @@ class TokenizerTask(Task):
             self.tokenizer.quantizer.update(stats_of_all_ranks(self._stats))
         for name, stats in self._learnt.items():
             self.objective.net_update(name, stats_of_all_ranks(stats))
+        self.objective.follow(self.tokenizer)
 
     @override
     def forget_step(self) -> None:
