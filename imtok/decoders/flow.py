@@ -187,6 +187,17 @@ class FlowDecoder(GenerativeDecoder):
         """What is to be drawn of images: their maps, or the images themselves."""
         return image if self.space is None else self.space.maps(image)
 
+    def draw_in(self, steps: int) -> None:
+        """Sample in another number of steps from now on, from noise of the same seed.
+
+        Raises:
+            ValueError: If there are fewer than 1.
+        """
+        if steps < 1:
+            raise ValueError(f"steps must be at least 1, got {steps}")
+        self.steps = steps
+        self.noise = self._draw_noise(self.positions.grid).to(self.noise)
+
     def pictured(self, maps: Float[Tensor, "b c2 h2 w2"]) -> Float[Tensor, "b c h w"]:
         """The images of what was drawn."""
         return maps if self.space is None else self.space.decode(maps)

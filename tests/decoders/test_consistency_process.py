@@ -89,9 +89,16 @@ def test_more_steps_draw_from_more_noise():
     drawn[1].load_state_dict(drawn[0].state_dict())
     assert [len(decoder.noise) for decoder in drawn] == [1, 4]
     with torch.no_grad():
-        one, four = (decoder.eval()(torch.randn(1, 4, 6), (32, 32)) for decoder in drawn)
-    assert one.shape == four.shape == (1, 3, 32, 32)
+        latents = torch.randn(1, 4, 6)
+        for decoder in drawn:
+            decoder.head.weight.normal_(generator=torch.Generator().manual_seed(0))
+        one, four = (decoder.eval()(latents, (32, 32)) for decoder in drawn)
+        drawn[0].draw_in(4)
+        again = drawn[0](latents, (32, 32))
     assert not torch.equal(one, four)
+    assert torch.equal(again, four)
+    with pytest.raises(ValueError, match="steps must be at least 1, got 0"):
+        drawn[0].draw_in(0)
 
 
 @pytest.mark.parametrize(
