@@ -150,7 +150,8 @@ def test_gradients_reach_every_parameter_and_every_latent(name, decoder, latents
     # A key's bias shifts all scores of a query alike, which softmax does not see: its gradient is rounding at most.
     # What a missing latent becomes is in the graph (DDP waits for it), with no gradient while none is missing.
     # What makes VFMTok's features has none from the image.
-    apart = ("missing", "feature")
+    # A coarser map has none while images are read off the finest.
+    apart = ("missing", "feature", "coarser")
     assert [key for key in unreached if not key.endswith("key.bias") and not key.startswith(apart)] == []
     # Hita reads its causal trunk four positions early, so that it sees all latents but the last four.
     # DualToken's image is made of the second half of the channels alone.

@@ -102,7 +102,7 @@ def test_gradients_reach_every_parameter(encoder, image):
     unreached = [key for key, value in learning if value.grad is None or not value.grad.any()]
     # A key's bias shifts all scores of a query alike, which softmax does not see: its gradient is rounding at most.
     # What stands for a missing token has none while none is missing, nor has what only decides which latents to keep.
-    aside = ("missing", "halting", "predictor", "policy")
+    aside = ("missing", "halting", "predictor", "policy", "coarser")
     assert [key for key in unreached if not key.endswith("key.bias") and not key.startswith(aside)] == []
 
 
