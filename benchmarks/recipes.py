@@ -195,6 +195,7 @@ def fit(tokenizer: Tokenizer, objective: Objective, batch: Batch) -> list[float]
         found.total.backward()
         nn.utils.clip_grad_norm_(weights, 1.0)
         optimizer.step()
+        objective.follow(tokenizer)
         tokenizer.quantizer.update(found.shown.quantized.stats)
         trace.append(float(found.total.detach()))
     return trace

@@ -94,6 +94,8 @@ class ConsistencyObjective(Objective):
 
     @override
     def forward(self, tokenizer: Tokenizer, batch: Batch, step: int, generator: torch.Generator) -> Losses:
+        if self.target is None:  # outside a run
+            self.begin(tokenizer)
         decoder, image, condition = _jumping(tokenizer), to_float(batch.image), tokenizer.condition_of(batch)
         with encoded_once(tokenizer.space):
             quantized = tokenizer.quantize(image, condition=condition, step=step, generator=generator)
