@@ -120,7 +120,7 @@ _DISTANCES = ("protocol=offline", "metrics=[psnr,codes,rfid,pfid]", "pfid.alphas
 def test_the_help_shows_brackets_and_a_command_per_line(tmp_path):
     printed = call("--help", folder=tmp_path, columns=40).stdout.splitlines()
     assert any(line.endswith("RUN [data=folder data.path=DIR] [metrics=[psnr,rfid]] [out=DIR]") for line in printed)
-    assert sum(line.startswith("  imtok ") for line in printed) == 19
+    assert sum(line.startswith("  imtok ") for line in printed) == 20
 
 
 def test_tokenizers_are_evaluated_side_by_side_and_compared(run, images):

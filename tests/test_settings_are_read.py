@@ -21,7 +21,7 @@ def reads(trees):
 
 
 def used():
-    """Names that are read by a dot, but for those of the checks of what was given."""
+    """Names that are read by a dot or by ``get``, but for those of the checks of what was given."""
     checks = {
         id(node)
         for tree in TREES.values()
@@ -30,7 +30,13 @@ def used():
         for node in ast.walk(part)
     }
     nodes = [node for tree in TREES.values() for node in ast.walk(tree) if id(node) not in checks]
-    return {node.attr for node in nodes if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Load)}
+    got = {
+        node.args[0].value
+        for node in nodes
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == "get" and node.args
+        if isinstance(node.args[0], ast.Constant)
+    }
+    return got | {node.attr for node in nodes if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Load)}
 
 
 def forgotten(tree, read):

@@ -75,7 +75,8 @@ def run(config: DictConfig) -> None:
     console.print(take_data(config, sources, split="val"), soft_wrap=True, markup=False)
     plain = plain_values(config)
     data = build_data(plain)
-    require_boxes(typed.measures, plain["data"].get("boxes"))
+    if not typed.skip_missing:
+        require_boxes(typed.measures, plain["data"].get("boxes"))
     # What cannot be had of the last tokenizer is refused before the first is measured.
     for source in sources if len(sources) > 1 else ():
         other, _, size = load_tokenizer(config, source)

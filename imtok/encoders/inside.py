@@ -21,6 +21,7 @@ class EncoderInSpace(Encoder):
         ValueError: In ``forward`` and ``num_latents``, if space or net cannot read images of this size.
 
     Example:
+        >>> import torch
         >>> from imtok.encoders.patch import PatchEncoder
         >>> from imtok.spaces.patches import Patches
         >>> encoder = EncoderInSpace(PatchEncoder(8, patch_size=2, width=32, image_channels=12), Patches(factor=2))

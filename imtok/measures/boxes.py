@@ -82,7 +82,7 @@ class BoxMeasure(Measure):
         self.small, self.large, self.visible = small, large, visible
         # for each size of SIZES: boxes and the sum of their PSNR, boxes with SSIM and its sum, in units of 2^-32
         self.sums = torch.zeros(len(SIZES), 4, dtype=torch.int64)
-        self.hidden = torch.zeros((), dtype=torch.int64)
+        self.hidden, self.unnamed = torch.zeros((), dtype=torch.int64), torch.zeros((), dtype=torch.int64)
         self.exact, self.psnr = torch.device("cpu"), PSNR()
 
     @override
@@ -93,7 +93,8 @@ class BoxMeasure(Measure):
     def update(self, seen: Seen) -> None:
         boxes = seen.batch.boxes
         if len(boxes) != len(seen.batch.key):
-            raise InputError(_NEEDED)
+            self.unnamed.fill_(1)
+            return
         made, target = seen.pixels.to(self.exact), seen.target.to(self.exact)
         for row, own in enumerate(boxes):
             if len(own):
@@ -135,6 +136,8 @@ class BoxMeasure(Measure):
     @override
     def finish(self) -> Found:
         sums, hidden = sum_over_ranks(self.sums), int(sum_over_ranks(self.hidden))
+        if int(sum_over_ranks(self.unnamed)):
+            return Found(absent={quantity.name: _NEEDED for quantity in self.quantities})
         found = Found()
         limits = {"small": self.small, "large": self.large, "visible": self.visible}
         for size, row in zip(SIZES, sums.tolist(), strict=True):

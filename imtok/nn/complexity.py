@@ -1,13 +1,14 @@
 """How much detail an image has, as a codec would count it, from its pixels alone."""
 
 import math
+from contextlib import nullcontext
 
 import torch
 from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor
 
-from imtok.pixels import to_rgb
+from imtok.pixels import CHANNELS, to_rgb
 
 BLOCK = 8
 # Steps of the luma's coefficients at quality 50 (ITU-T T.81, Annex K).
@@ -24,16 +25,22 @@ def complexity(image: Float[Tensor, "b c h w"]) -> Float[Tensor, " b"]:
     A coefficient q takes ``2 log2(1 + |q|)`` bits here. No Huffman code is made, so it runs in batches on any device.
 
     Args:
-        image: In ``[-1, 1]``, of 1, 3 or 4 channels; rows and columns beyond whole blocks of 8 x 8 do not count.
+        image: In ``[-1, 1]``, of 1, 3 or 4 channels, or a map, whose channels count as their mean; rows and columns
+            beyond whole blocks of 8 x 8 do not count.
 
     Example:
         >>> image = torch.stack([torch.zeros(3, 16, 16), torch.rand(3, 16, 16) * 2 - 1])
         >>> complexity(image)[0] < complexity(image)[1]
         tensor(True)
     """
-    with torch.autocast(image.device.type, enabled=False):  # codes must not depend on the precision
-        exact = to_rgb(image).float()
-        luma = 127.5 * (exact * exact.new_tensor([0.299, 0.587, 0.114])[:, None, None]).sum(1)
+    exactly = nullcontext() if image.is_meta else torch.autocast(image.device.type, enabled=False)
+    with exactly:  # codes must not depend on the precision
+        if image.shape[1] in CHANNELS:
+            exact = to_rgb(image).float()
+            luma = 127.5 * (exact * exact.new_tensor([0.299, 0.587, 0.114])[:, None, None]).sum(1)
+        else:
+            exact = image.float()
+            luma = 127.5 * exact.mean(1)
         height, width = luma.shape[-2] // BLOCK * BLOCK, luma.shape[-1] // BLOCK * BLOCK
         blocks = rearrange(luma[:, :height, :width], "b (h p) (w q) -> b (h w) p q", p=BLOCK, q=BLOCK)
         cosines = cosine_transform(exact.device)

@@ -198,8 +198,11 @@ def test_the_command_measures_boxes_or_says_what_it_needs(folder, tmp_path):
     assert done.returncode == 0, done.stderr
     report = json.loads((tmp_path / "report/report.json").read_text())
     assert {"boxes_psnr", "boxes_ssim", "boxes_psnr_small", "psnr"} <= report["metrics"].keys()
-    with pytest.raises(InputError, match=r"^metrics=\[boxes\] reads the boxes .* give data.boxes=FILE"):
-        evaluate(made, batches(range(3), 3), settings=Settings(sections(("boxes",))))
+    done = run_command("eval", *given, "out=other", folder=tmp_path)
+    assert done.returncode == 2
+    assert "metrics=[boxes] reads the boxes of objects" in done.stderr
+    found = evaluate(made, batches(range(3), 3), settings=Settings(sections(("boxes",)))).absent
+    assert found["boxes_psnr"].endswith("give data.boxes=FILE (docs/data.md)")
 
 
 def test_a_run_measures_boxes_on_the_way(folder, tmp_path):

@@ -15,6 +15,7 @@ from imtok.folders import config_folder
 from imtok.losses.pixel import L2Loss
 from imtok.objectives.ramps import Ramp
 from imtok.objectives.reconstruction import ReconstructionObjective
+from imtok.options import option
 from imtok.tokenizer import Tokenizer
 from imtok.training.run import train
 from imtok.types import Batch
@@ -75,7 +76,7 @@ def test_the_total_and_its_gradient_have_the_weights_of_the_step(tokenizer, batc
     gradients = [torch.autograd.grad(total, parameters) for total in (found.total, expected)]
     for one, other in zip(*gradients, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-6)
-    assert tokenizer.quantizer.entropy_weight == 0.1
+    assert tokenizer.quantizer.entropy_weight == (0.1, 0.1)
 
 
 def test_a_ramp_of_no_term_is_named_with_those_that_there_are(tokenizer, batch):
@@ -95,7 +96,8 @@ def test_a_run_logs_the_weight_and_goes_on_bit_for_bit_inside_the_ramp(tmp_path)
     assert state_of(tmp_path / "halves", 8) == state_of(tmp_path / "straight", 8)
     with (tmp_path / "straight/metrics.csv").open() as file:
         log = [{name: float(row[name]) for name in row if row[name]} for row in csv.DictReader(file)]
-    for name, weight in zip(TERMS, (0.1, -0.1), strict=True):
+    own = option("quantizer", "bsq_18")["entropy_weight"]
+    for name, weight in zip(TERMS, (own, -own), strict=True):
         factors = [row[f"{name}_weighted"] / row[name] / weight for row in log]
         assert factors == pytest.approx([3 - step / 3 for step in range(6)] + [1, 1], rel=1e-4)
 
@@ -115,7 +117,7 @@ def test_bsq_vits_recipe_begins_at_three_times_the_weight_of_its_quantizer():
     register_schemas()
     with initialize_config_dir(str(config_folder()), version_base="1.3"):
         config = compose("train", overrides=["experiment=bsq_vit"])
-    assert config.quantizer.entropy_weight == 0.1
+    assert config.quantizer.entropy_weight == pytest.approx(0.1 * 18**0.5, rel=1e-5)
     assert set(config.objective.ramps) == set(TERMS)
     for ramp in config.objective.ramps.values():
         built = construct(dict(ramp))
