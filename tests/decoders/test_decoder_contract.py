@@ -17,6 +17,7 @@ from encoders.presets import (
     one_of_each_class,
     preset,
     published_side,
+    slow_but_one_of_each_class,
     unchecked,
 )
 from encoders.test_encoder_contract import wake
@@ -166,6 +167,7 @@ def test_an_image_does_not_depend_on_its_batch(decoder, latents):
     torch.testing.assert_close(decoder(latents, SIZE)[1:], decoder(latents[1:], SIZE), rtol=1e-9, atol=1e-9)
 
 
+@pytest.mark.parametrize("name", slow_but_one_of_each_class("decoder"))
 def test_it_compiles_as_one_graph(decoder, latents):
     decoder.eval()
     torch.compiler.reset()

@@ -1,10 +1,11 @@
 """Every preset of a config group, whole or with small numbers in place of the published ones."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 import jaxtyping
+import pytest
 import torch
 from omegaconf import OmegaConf
 from torch import nn
@@ -58,6 +59,12 @@ def names(group: str) -> list[str]:
 def one_of_each_class(group: str) -> list[str]:
     """Names of as many of them as there are classes, for what takes long and does not depend on numbers."""
     return sorted({preset(group, name)["_target_"]: name for name in names(group)}.values())
+
+
+def slow_but_one_of_each_class(group: str, of: Sequence[str] | None = None) -> list:
+    """Names, those of a class that has another name slow: for what takes long and hardly depends on numbers."""
+    first, chosen = one_of_each_class(group), names(group) if of is None else of
+    return [name if name in first else pytest.param(name, marks=pytest.mark.slow) for name in chosen]
 
 
 def preset(group: str, name: str) -> dict:

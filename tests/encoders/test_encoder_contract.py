@@ -16,6 +16,7 @@ from encoders.presets import (
     one_of_each_class,
     preset,
     published_side,
+    slow_but_one_of_each_class,
     unchecked,
 )
 
@@ -120,6 +121,7 @@ def test_latents_depend_on_every_pixel(encoder, image):
     assert (image.grad.abs().sum(1) > 0).all()
 
 
+@pytest.mark.parametrize("name", slow_but_one_of_each_class("encoder"))
 def test_it_compiles_as_one_graph(encoder, image):
     encoder.eval()
     torch.compiler.reset()

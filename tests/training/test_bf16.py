@@ -5,6 +5,7 @@ And so has a loop of one's own that calls ``backward`` inside autocast: each is 
 
 import pytest
 import torch
+from encoders.presets import slow_but_one_of_each_class
 from quantizers.contract import NAMES, config, smaller
 from torch import nn
 from torch.autograd.graph import get_gradient_edge
@@ -51,7 +52,7 @@ def errors(loss, leaves, critic=None):
     return [relative_error(run, exact), relative_error(inside_autocast(loss, leaves), exact)]
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", slow_but_one_of_each_class("quantizer", NAMES))
 def test_a_quantizer_learns_in_bf16_what_it_learns_in_fp32(name):
     assert max(errors(*quantizer_case(construct(smaller(config(name))), 32))) < CLOSE
 
