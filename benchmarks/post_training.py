@@ -23,6 +23,7 @@ sys.path.insert(0, str(ROOT))
 
 from benchmarks.generation import NETS, SETS, SIDE, classifier_part, first, imtok, spread
 from benchmarks.recipe_table import between, table
+from imtok.data.spread import places
 from imtok.measures.generated import score
 from imtok.measures.protocol import Protocol
 from imtok.pixels import to_uint8
@@ -78,7 +79,9 @@ def measured(folder: Path, seed: int, steps: int) -> dict[str, Any]:
     found = dict[str, Any]()
     for name, place in runs.items():
         tokenizer = Tokenizer.load(place)
-        stored = {"g": np.load(probe / "samples" / "ids.npy"), "r": np.load(probe / "held_out" / "ids-00000.npy")}
+        held_out = np.load(probe / "held_out" / "ids-00000.npy")
+        stored = {"g": np.load(probe / "samples" / "ids.npy")}
+        stored["r"] = held_out[places(len(stored["g"]), len(held_out))]  # the images that the probe's reference has
         sets = {short: base / f"{name}_{short}.npz" for short in stored}
         count = len(stored["g"])
         for short, ids in stored.items():
@@ -109,7 +112,8 @@ def page(rows: list[dict[str, Any]]) -> list[dict[str, str]]:
             line = {"set": SETS[data], "decoder": title}
             for net in NETS:
                 for short in "gr":
-                    line[f"{short}FD, {net}"] = spread([row[f"{short}fd_{name}_{net}"] for row in own])
+                    if values := [row[key] for row in own if (key := f"{short}fd_{name}_{net}") in row]:
+                        line[f"{short}FD, {net}"] = spread(values)
             lines.append(line)
     return lines
 
