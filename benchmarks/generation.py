@@ -341,6 +341,8 @@ def draw(rows: Sequence[dict[str, Any]]) -> None:
                 up = [row["classifier"]["gfd"] for row in own]
                 plot.plot(across, up, "os^Dv"[number % 5], color=f"C{number}", label=name, markersize=5, alpha=0.8)
             plot.set_xlabel(title)
+            plot.set_yscale("log")
+            plot.set_xscale("linear" if key == "psnr" else "log")
         line[0].set_ylabel(f"gFD, {SETS[data]}")
     figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="upper center", ncols=len(TOKENIZERS), fontsize=8)
     figure.tight_layout(rect=(0, 0, 1, 0.94))
