@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from jaxtyping import Int64
@@ -34,6 +34,7 @@ class Conditioner(nn.Module, ABC):
         classes: Number of classes of the labels; None = it gives none.
         every_label: A label that all images get in place of their own; None = their own.
         every_quality: A wanted quality for all images; None = what the condition says by itself.
+        example_caption: A caption that it can read, for trying things out.
     """
 
     reads: tuple[Literal["caption", "label", "tokens"], ...] = ()
@@ -43,6 +44,7 @@ class Conditioner(nn.Module, ABC):
     classes: int | None = None
     every_label: int | None = None
     every_quality: float | None = None
+    example_caption: ClassVar[str] = "a picture"
 
     def __init__(self, drop: float = 0.0) -> None:
         super().__init__()
@@ -99,7 +101,7 @@ class Conditioner(nn.Module, ABC):
 
     def example(self, images: int, device: torch.device) -> Condition:
         """What encoder and decoder are told of some image, for tracing them; it looks for no weights."""
-        return self.make(["a picture"] * images, torch.zeros(images, dtype=torch.int64, device=device))
+        return self.make([self.example_caption] * images, torch.zeros(images, dtype=torch.int64, device=device))
 
     def prepare(self) -> None:
         """Find and read what is not saved with the tokenizer, before any work is spent.
@@ -118,6 +120,11 @@ class Conditioner(nn.Module, ABC):
         """What the builder tells encoder and decoder of it, by the names of their arguments."""
         named = {"text_dim": self.text_dim, "text_length": self.text_length, "classes": self.classes}
         return {name: value for name, value in named.items() if value is not None}
+
+
+def example_caption(condition: Conditioner | None) -> str:
+    """A caption that a condition can read; any where there is none."""
+    return Conditioner.example_caption if condition is None else condition.example_caption
 
 
 def pinned(config: dict[str, Any], condition: Conditioner | None) -> dict[str, Any]:

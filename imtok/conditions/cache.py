@@ -15,13 +15,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from imtok.conditions.base import Conditioner
 from imtok.errors import InputError
 from imtok.files import is_sealed, new_folder, read_json, sealed, sha256, write_json
 
 FORMAT = "imtok text features 1"
 MANIFEST, VALUES, ENDS, KEYS = "features.json", "values.bin", "ends.npy", "keys.npy"
 AT_A_TIME = 16  # captions that the tower reads together
-EXAMPLE = "a picture"  # what a run is rehearsed with
 _TYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 Encode = Callable[[list[str]], list[Float[Tensor, "_ c"]]]
@@ -50,7 +50,7 @@ def write_features(
     Raises:
         InputError: If the folder holds something else.
     """
-    keyed = {key_of(caption): caption for caption in (EXAMPLE, *captions) if caption.strip()}
+    keyed = {key_of(caption): caption for caption in (Conditioner.example_caption, *captions) if caption.strip()}
     order = sorted(keyed)
     keys = np.frombuffer(b"".join(order), np.uint8).reshape(-1, 16)
     plan = {"format": FORMAT, **about, "captions": len(order), "keys": hashlib.sha256(keys.tobytes()).hexdigest()}

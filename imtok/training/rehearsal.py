@@ -17,6 +17,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from typing_extensions import override
 
+from imtok.conditions.base import example_caption
 from imtok.decoders.base import GenerativeDecoder
 from imtok.errors import InputError
 from imtok.objectives.base import Objective
@@ -101,7 +102,7 @@ class Rehearsal:
         keys = [str(number) for number in range(count)]
         with unset_fake_temporarily():  # a condition looks at the values of labels
             labels = torch.full((count,), -1)
-        captions = ["a picture"] * count
+        captions = [example_caption(tokenizer.condition)] * count
         batch = Batch(image, labels, torch.arange(count), keys, caption=captions)
         objective.begin(tokenizer)
         tokenizer.train()

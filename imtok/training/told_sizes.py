@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch._subclasses.fake_tensor import FakeCopyMode, FakeTensorMode
 
+from imtok.conditions.base import example_caption
 from imtok.construct import import_path
 from imtok.critics.base import Critic
 from imtok.decoders.base import GenerativeDecoder
@@ -193,7 +194,7 @@ def _shapes(tokenizer: Tokenizer, side: int, names: Sequence[str]) -> dict[str, 
     """Shapes of what parts give in a step of training; no values are computed, and no random state moves."""
     with torch.random.fork_rng(devices=[]):
         mode = FakeTensorMode(allow_non_fake_inputs=True)
-        condition = tokenizer.condition_for(2, ["a picture"] * 2)
+        condition = tokenizer.condition_for(2, [example_caption(tokenizer.condition)] * 2)
         outputs: dict[str, Any] = {}
         try:
             with FakeCopyMode(mode):

@@ -9,7 +9,8 @@ from training.runs import tiny_run, write_images
 from training.test_conditions import PARTS
 
 from imtok import cli
-from imtok.conditions.cache import AT_A_TIME, EXAMPLE, Features, key_of, write_features
+from imtok.conditions.base import Conditioner
+from imtok.conditions.cache import AT_A_TIME, Features, key_of, write_features
 from imtok.conditions.given import ConditionConfig, give
 from imtok.conditions.text import TextTower
 from imtok.conditions.words import Words
@@ -47,7 +48,7 @@ def test_stored_features_are_those_of_the_tower_to_the_last_bit(kind, precision,
     many = [f"a {word} fox {number}" for number in range(9) for word in ("red", "blue", "snow")]
     assert write_features(tmp_path / "text", many, condition.rows, condition.about, lambda _: None) == 28
     stored = tower(tmp_path / "nowhere", cache=str(tmp_path / "text"), **settings)
-    ordered = sorted([*many, EXAMPLE], key=key_of)
+    ordered = sorted([*many, Conditioner.example_caption], key=key_of)
     for first in range(0, 28, AT_A_TIME):
         some = ordered[first : first + AT_A_TIME]
         labels = torch.full((len(some),), -1)
