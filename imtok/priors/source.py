@@ -14,6 +14,7 @@ from imtok.errors import InputError
 from imtok.export.store import MANIFEST, Shard, TokenStore
 from imtok.files import read_json
 from imtok.priors.generator import Generator
+from imtok.priors.rows import TokenRows
 
 SAMPLES = "samples.json"
 
@@ -79,7 +80,7 @@ class OtherStore:
 
 
 def told_ids(generator: Generator, folder: str | None, count: int) -> Int64[Tensor, "b t g"] | None:
-    """The ids that so many samples are of: the first ones of a store, or of what ``imtok sample`` wrote.
+    """The ids that so many samples are of: from all over a store, or the first ones of what ``imtok sample`` wrote.
 
     Args:
         generator: The prior.
@@ -107,7 +108,8 @@ def told_ids(generator: Generator, folder: str | None, count: int) -> Int64[Tens
     if (path / MANIFEST).is_file():
         store = TokenStore(path)
         store.check_contents()
-        ids, by = _first(store, count), store.manifest["tokenizer_sha256"]
+        rows, by = TokenRows(store).some(count), store.manifest["tokenizer_sha256"]
+        ids = np.stack([rows[image * store.views][0] for image in range(len(rows.images))])  # of the first view
     elif (path / SAMPLES).is_file() and (path / "ids.npy").is_file():
         ids = np.load(path / "ids.npy", allow_pickle=False)[:count].astype(np.int64)
         by = read_json(path / SAMPLES).get("tokenizer_sha256")
@@ -120,14 +122,3 @@ def told_ids(generator: Generator, folder: str | None, count: int) -> Int64[Tens
             f"condition.store={folder} has tokens of {len(ids)} images for n={count} samples; give n={len(ids)}"
         )
     return torch.from_numpy(ids)
-
-
-def _first(store: TokenStore, count: int) -> Int64[np.ndarray, "b t g"]:
-    """The ids of the first view of the first images."""
-    found, left = list[np.ndarray](), count
-    for shard in store.shards():
-        found.append(shard.ids[:left, 0].astype(np.int64))
-        left -= len(found[-1])
-        if left <= 0:
-            break
-    return np.concatenate(found)
