@@ -1,13 +1,13 @@
-"""Do tokens go where they help? Trains AdaTok at size=tiny; writes docs/lengths.jsonl and a table of docs/flexible.md.
+"""Train AdaTok at size=tiny, compare its lengths with a fixed length, and write the table of docs/flexible.md.
 
 python benchmarks/lengths.py                          three seeds, about a minute and a half of one CPU core each
-python benchmarks/lengths.py --seeds 0                this one; the rows of others stay
-python benchmarks/lengths.py --with objective.cost=0.05 trainer.max_steps=200     to try settings out; writes nothing
+python benchmarks/lengths.py --seeds 0                one seed; the rows of other seeds stay
+python benchmarks/lengths.py --with objective.cost=0.05 trainer.max_steps=200     other settings; writes nothing
 python benchmarks/lengths.py --page                   the table alone, from the rows so far
 
-On the held-out photographs, the images with the lengths that the policy predicts are compared with the same tokenizer
-at one length for all images: the next whole number above the mean of the predicted ones, or a smaller one if that is
-better. Beside it stands what a search finds that knows the error of every budget and pays the same cost.
+The lengths that the policy predicts on the held-out photographs are compared with one fixed length for all images, by
+the same tokenizer. The fixed length is the mean predicted length, rounded up, or a smaller one if that is better. The
+table also has the lengths of a search that knows the error of each budget and pays the same cost for tokens.
 
 Exit code 1 if for some seed the gain is below 0.3 dB of mean PSNR, or Spearman's correlation of predicted lengths with
 JPEG bytes at quality 50 is below 0.6.
@@ -52,7 +52,7 @@ BATCH = "trainer.batch_size=64"
 
 
 class Errors(NamedTuple):
-    """Of the held-out images: squared errors of pixels in [0, 1] by length, lengths predicted, and bytes as a JPEG."""
+    """Squared errors of the held-out images by length, for pixels in [0, 1]; predicted lengths; and bytes as a JPEG."""
 
     by_length: Tensor
     predicted: Tensor
@@ -63,9 +63,11 @@ def main() -> None:
     """Train and measure what the command line asks for."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--with", nargs="+", default=[], dest="changes", metavar="KEY=VALUE", help="for each of them")
-    parser.add_argument("--rows", type=Path, default=ROWS, help="a line is added for each seed measured")
-    parser.add_argument("--page", action="store_true", help="measure nothing")
+    parser.add_argument(
+        "--with", nargs="+", default=[], dest="changes", metavar="KEY=VALUE", help="settings of the recipe to change"
+    )
+    parser.add_argument("--rows", type=Path, default=ROWS, help="file that gets a line for each seed")
+    parser.add_argument("--page", action="store_true", help="write the table alone, and measure nothing")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     failed = []
@@ -85,7 +87,7 @@ def main() -> None:
 
 
 def measure(seed: int, changes: list[str]) -> dict[str, Any]:
-    """Train with one seed, and what came of it."""
+    """Train with one seed, and return the numbers of its row."""
     plain: Any = OmegaConf.to_container(composed("adatok", "size=tiny", BATCH, f"seed={seed}", *changes), resolve=True)
     began = time.process_time()
     tokenizer = trained(plain)
@@ -106,7 +108,7 @@ def measure(seed: int, changes: list[str]) -> dict[str, Any]:
 
 
 def trained(plain: dict[str, Any]) -> Tokenizer:
-    """The recipe's tokenizer, by its own objective and rate; crops are drawn here, and weights are not averaged."""
+    """Train the recipe's tokenizer with its objective and rate, on :class:`Windows` and without averaged weights."""
     torch.manual_seed(plain["seed"])
     tokenizer, objective = build_tokenizer(plain).train(), cast(Objective, build_part(plain, "objective"))
     steps, windows, settings = plain["trainer"]["max_steps"], Windows(plain), plain["optimizer"]
@@ -125,7 +127,7 @@ def trained(plain: dict[str, Any]) -> Tokenizer:
 
 
 class Windows:
-    """Random windows of the photographs to train on, at native scale and at smaller ones, every other one mirrored.
+    """Random windows of the training photographs, at full size and smaller sizes; every second one is mirrored.
 
     Args:
         plain: The recipe's config.
@@ -139,7 +141,7 @@ class Windows:
                 self.pictures += [smaller(photograph(name), scale) for scale in SCALES]
 
     def draw(self, number: int) -> Batch:
-        """So many windows, other ones each time."""
+        """A batch of new windows."""
         found = list[Tensor]()
         for place in range(number):
             which = int(torch.randint(len(self.pictures), (), generator=self.generator))
@@ -162,7 +164,7 @@ def smaller(pixels: Tensor, scale: float) -> Tensor:
 
 @torch.no_grad()
 def errors(tokenizer: Tokenizer, plain: dict[str, Any]) -> Errors:
-    """What is measured of the held-out images."""
+    """Measure the held-out images."""
     side = plain["image_size"]
     most = tokenizer.num_tokens((side, side))
     by_length, predicted, sizes = list[Tensor](), list[Tensor](), list[int]()
@@ -179,7 +181,7 @@ def errors(tokenizer: Tokenizer, plain: dict[str, Any]) -> Errors:
 
 
 def outcome(found: Errors, lengths: Tensor) -> dict[str, float]:
-    """Lengths of images against one length for all of them; PSNR in dB, of each image and of the mean error."""
+    """Compare the lengths with one fixed length: mean PSNR, PSNR of the mean error (dB), and Spearman's correlation."""
     at = found.by_length.gather(1, lengths[:, None] - 1)[:, 0]
     fixed = found.by_length[:, : math.ceil(float(lengths.double().mean()))]  # as many tokens or some more
     best, pooled = float(decibels(fixed).mean(0).max()), float(decibels(fixed.mean(0)).max())
@@ -198,20 +200,20 @@ def decibels(error: Tensor) -> Tensor:
 
 
 def cells(row: dict[str, Any]) -> dict[str, str]:
-    """What was measured, as the cells of a row."""
+    """The cells of a row of the table."""
     search = row["search"]
     return {
         "seed": str(row["seed"]),
         "steps": str(row["steps"]),
         "tokens": f"{row['tokens']:.2f}",
         "PSNR (dB)": f"{row['psnr']:.2f}",
-        "over a fixed length (dB)": f"{row['gain']:+.2f}",
-        "of the mean error (dB)": f"{row['gain_pooled']:+.2f}",
+        "gain in mean PSNR (dB)": f"{row['gain']:+.2f}",
+        "gain in PSNR of the mean error (dB)": f"{row['gain_pooled']:+.2f}",
         "Spearman with JPEG bytes": f"{row['spearman']:.2f}",
         "search: tokens": f"{search['tokens']:.2f}",
-        "search: over a fixed length (dB)": f"{search['gain']:+.2f}",
+        "search: gain in mean PSNR (dB)": f"{search['gain']:+.2f}",
         "search: Spearman": f"{search['spearman']:.2f}",
-        "processor (s)": f"{row['seconds']:.0f}",
+        "processor time (s)": f"{row['seconds']:.0f}",
     }
 
 
