@@ -1,13 +1,13 @@
-"""What foretells a generator: ten tokenizers of two data sets, each with its probe; writes docs/generation.jsonl.
+"""Which number predicts gFD: train and probe ten tokenizers on two data sets, and write docs/generation.jsonl.
 
-python benchmarks/generation.py vq simvq               these tokenizers of Fashion-MNIST, three seeds
-python benchmarks/generation.py --data patches         all ten of patches of the bundled photographs
+python benchmarks/generation.py vq simvq               these tokenizers on Fashion-MNIST, three seeds
+python benchmarks/generation.py --data patches         all ten on patches of the bundled photographs
 python benchmarks/generation.py --seeds 0 --steps 20 --prior-steps 20 --samples 64 --runs DIR vq     to try it out
-python benchmarks/generation.py --page                 tables and plot of docs/generation.md, from what was measured
+python benchmarks/generation.py --page                 tables and plot of docs/generation.md, from the rows so far
 
-A tokenizer is trained, measured on held-out images (PSNR, pFD) and probed (rFD, bits, gFD): imtok train, eval, probe.
-Distances are taken twice: by efflite0, and by a small classifier that is trained on the set itself.
-Debian's package dataset-fashion-mnist has the first set. What is in the file already is not measured again.
+imtok train, eval and probe train a tokenizer, measure it on held-out images (PSNR, pFD) and probe it (rFD, bits, gFD).
+Distances are computed twice: by efflite0, and by a small classifier that is trained on the data set itself.
+Debian's package dataset-fashion-mnist has Fashion-MNIST. Runs that are in the file already are not measured again.
 """
 
 import argparse
@@ -48,7 +48,7 @@ LINE = [
     "encoder.latents=32", "decoder=titok_pixels", "decoder.patch_size=4", "decoder.width=128", "decoder.depth=4",
     "decoder.heads=4", "optimizer.lr=1e-3",
 ]  # fmt: skip
-# Tokens of 9 bits, or two slots of as many.
+# Tokens have 9 bits, or two slots of 9 bits.
 TOKENIZERS = {
     "vq": PLAIN,
     "simvq": [*PLAIN, "quantizer=simvq", "quantizer.codebook_size=512"],
@@ -66,12 +66,12 @@ SMALL = [
     "objective.prior.depth=2",
     "objective.prior.heads=4",
 ]
-# Two more, which learn with a prior: beside `vq` of the same seed they show what that changes.
+# Two more learn with a prior. They are compared with `vq` of the same seed.
 LEARNING = {
     "vq_larp": [*PLAIN, "objective=larp", *SMALL, "objective.prior.weight=0.003"],
     "vq_ett": [*PLAIN, "objective=ett", *SMALL, "objective.prior.weight=0.005"],
 }
-PRIOR = ["prior.trunk.width=64", "optimizer.lr=3e-3"]  # of which as many steps as can be are worth more than width
+PRIOR = ["prior.trunk.width=64", "optimizer.lr=3e-3"]  # more steps help more than more width
 NETS = ("efflite0", "classifier")
 NUMBERS = {"rfd": "rFD", "pfd": "pFD", "psnr": "PSNR (dB)", "bits_per_image": "bits per image"}
 
@@ -79,15 +79,15 @@ NUMBERS = {"rfd": "rFD", "pfd": "pFD", "psnr": "PSNR (dB)", "bits_per_image": "b
 def main() -> None:
     """Measure what the command line asks for, or write the page."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("names", nargs="*", help=f"of {', '.join(TOKENIZERS)}")
+    parser.add_argument("names", nargs="*", help=f"tokenizers to measure (none = all): {', '.join(TOKENIZERS)}")
     parser.add_argument("--data", choices=SETS, default="fashion")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--steps", type=int, default=200, help="of a tokenizer")
-    parser.add_argument("--prior-steps", type=int, default=900, help="of its prior")
-    parser.add_argument("--prior", nargs="*", default=[], help="more words of imtok probe: another size of the prior")
-    parser.add_argument("--samples", type=int, default=500, help="of each probe")
+    parser.add_argument("--steps", type=int, default=200, help="training steps of a tokenizer")
+    parser.add_argument("--prior-steps", type=int, default=900, help="training steps of its prior")
+    parser.add_argument("--prior", nargs="*", default=[], help="further settings of imtok probe")
+    parser.add_argument("--samples", type=int, default=500, help="samples of each probe")
     parser.add_argument("--runs", type=Path, help="folder that keeps the runs")
-    parser.add_argument("--page", action="store_true", help="write tables and plot")
+    parser.add_argument("--page", action="store_true", help="write tables and plot, and measure nothing")
     given = parser.parse_args()
     if given.page:
         between(PAGE, (START, END), ["", *page(stored()), ""])
@@ -148,7 +148,7 @@ def measured(about: dict[str, Any], folder: Path, name: str) -> dict[str, Any]:
 
 
 def prepared(data: str, folder: Path) -> tuple[Path, Path]:
-    """The images of a set in a tree of PNGs, and the classifier of its classes; each is made once."""
+    """The folder of a data set's images, and the file of its classifier; both are made if they are missing."""
     pictures, classifier = folder / "pictures", folder / "classifier.pth"
     if not classifier.is_file():
         parts = dict[str, tuple[Tensor, Tensor]]()
@@ -237,17 +237,17 @@ def imtok(*words: str) -> None:
 
 
 def first(metrics: dict[str, float], prefix: str) -> float:
-    """The number whose name begins so; the extractor's name follows."""
+    """The number whose name begins with ``prefix``; the extractor's name follows it."""
     return next(value for name, value in metrics.items() if name.startswith(prefix))
 
 
 def stored() -> list[dict[str, Any]]:
-    """What was measured."""
+    """The rows that were measured so far."""
     return [json.loads(line) for line in ROWS.read_text().splitlines()] if ROWS.exists() else []
 
 
 def page(rows: Sequence[dict[str, Any]]) -> list[str]:
-    """For each set and prior: means over seeds, and how the order of each number goes with that of gFD."""
+    """The lines of the page: means over seeds, and rank correlations with gFD, for each data set and prior."""
     groups = list(dict.fromkeys((row["data"], tuple(row["prior"])) for row in rows))
     lines, ranks = list[str](), list[dict[str, str]]()
     for data, prior in groups:
@@ -270,7 +270,7 @@ def page(rows: Sequence[dict[str, Any]]) -> list[str]:
 
 
 def learning(rows: Sequence[dict[str, Any]]) -> list[dict[str, str]]:
-    """A line for each run of a tokenizer that learnt with a prior, as changes of the plain one's numbers."""
+    """A row for each run that learnt with a prior: its numbers beside those of the plain tokenizer."""
     lines = list[dict[str, str]]()
     for row in rows:
         if row["tokenizer"] not in LEARNING:
@@ -286,7 +286,7 @@ def learning(rows: Sequence[dict[str, Any]]) -> list[dict[str, str]]:
 
 
 def means(rows: Sequence[dict[str, Any]]) -> list[dict[str, str]]:
-    """A line for each tokenizer, the lowest gFD first."""
+    """A row for each tokenizer, the lowest gFD first."""
     lines = list[tuple[float, dict[str, str]]]()
     for name in dict.fromkeys(row["tokenizer"] for row in rows):
         own = [row for row in rows if row["tokenizer"] == name]
@@ -300,13 +300,13 @@ def means(rows: Sequence[dict[str, Any]]) -> list[dict[str, str]]:
 
 
 def spread(values: Sequence[float]) -> str:
-    """Mean, and the least and the greatest where there are several."""
+    """The mean, with the smallest and the largest value if there are several."""
     mean, *ends = (f"{one:,.0f}" if one >= 100 else f"{one:.3g}" for one in (np.mean(values), min(values), max(values)))
     return mean if len(values) == 1 else f"{mean} ({ends[0]} to {ends[1]})"
 
 
 def seeds(rows: Sequence[dict[str, Any]]) -> list[int]:
-    """Those with which all ten tokenizers were measured."""
+    """The seeds with which all ten tokenizers were measured."""
     by_seed = {
         seed: {row["tokenizer"] for row in rows if row["seed"] == seed} for seed in {row["seed"] for row in rows}
     }
@@ -314,19 +314,19 @@ def seeds(rows: Sequence[dict[str, Any]]) -> list[int]:
 
 
 def value(row: dict[str, Any], key: str, net: str) -> float:
-    """A number of a row; distances are those of a net."""
+    """A number of a row; distances are by the extractor ``net``."""
     return row[key] if key in row else row[net][key]
 
 
 def rank_correlation(rows: Sequence[dict[str, Any]], key: str, net: str, seed: int) -> float:
-    """Spearman's, over the tokenizers of one seed; ties are not expected of measured numbers."""
+    """Spearman's correlation with gFD over the tokenizers of one seed, without a rule for ties."""
     own = [row for row in rows if row["seed"] == seed]
     ranks = [np.argsort(np.argsort([value(row, name, net) for row in own])) for name in (key, "gfd")]
     return float(np.corrcoef(*ranks)[0, 1])
 
 
 def draw(rows: Sequence[dict[str, Any]]) -> None:
-    """Plot gFD against each number, by the classifier; a row of plots for each set, a mark for each run."""
+    """Plot gFD by the classifier against each number, with a row of plots for each data set and a mark for each run."""
     matplotlib.use("Agg")
     from matplotlib import pyplot
 

@@ -1,12 +1,12 @@
-"""Whether a decoder that is trained further on a prior's codes makes better samples; writes docs/post_training.jsonl.
+"""Measure whether training a decoder on a prior's codes makes samples better, and write docs/post_training.jsonl.
 
-python benchmarks/generation.py vq --runs DIR     first: the tokenizers and their probes
-python benchmarks/post_training.py --runs DIR     three seeds, a few minutes for each
-python benchmarks/post_training.py --page         the table of docs/generation.md
+python benchmarks/generation.py vq --runs DIR     first: trains and probes the tokenizers
+python benchmarks/post_training.py --runs DIR     three seeds, a few minutes each
+python benchmarks/post_training.py --page         the table of docs/generation.md, from the rows so far
 
-The codes of the training images are drawn anew by the prior, each token staying with the probability 0.7, and the
-decoder learns to make the images of them (arXiv 2509.12474). Beside it the same decoder learns as long from the
-images' own codes. The samples are those of the probe, whose ids each of the three decoders makes into pictures.
+The prior draws the codes of the training images anew, where each token stays with the probability 0.7. A copy of the
+decoder learns to make the images of these codes (arXiv 2509.12474). Another copy learns as long from the images' own
+codes. The decoder before training and both copies decode the ids of the probe's samples.
 """
 
 import argparse
@@ -37,13 +37,13 @@ LOSSES = ["+objective.losses.efflite0={_target_: imtok.losses.efflite0.EffLite0L
 
 
 def main() -> None:
-    """Measure, or write the page."""
+    """Measure what the command line asks for, or write the page."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--runs", type=Path, help="the folder that benchmarks/generation.py was given")
+    parser.add_argument("--runs", type=Path, help="the folder that benchmarks/generation.py got as --runs")
     parser.add_argument("--data", choices=SETS, default="fashion")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--steps", type=int, default=200)
-    parser.add_argument("--page", action="store_true", help="write the table")
+    parser.add_argument("--page", action="store_true", help="write the table, and measure nothing")
     given = parser.parse_args()
     if given.page:
         rows = [json.loads(line) for line in ROWS.read_text().splitlines()]
@@ -104,7 +104,7 @@ def decoded(tokenizer: Tokenizer, ids: np.ndarray) -> np.ndarray:
 
 
 def page(rows: list[dict[str, Any]]) -> list[dict[str, str]]:
-    """A line for each decoder: distances over seeds."""
+    """A row for each decoder: distances over seeds."""
     lines = list[dict[str, str]]()
     for data in dict.fromkeys(row["data"] for row in rows):
         own = [row for row in rows if row["data"] == data]
