@@ -10,9 +10,10 @@ from typing_extensions import override
 
 from imtok.decoders.base import Decoder
 from imtok.nn.grid import grid_size
+from imtok.nn.initialization import start_weights
 from imtok.nn.patches import from_patches
 from imtok.nn.qformer import QFormer
-from imtok.nn.selection import draw_weights, kept_first
+from imtok.nn.selection import kept_first
 from imtok.types import Condition
 
 
@@ -76,7 +77,7 @@ class FeatureQueryDecoder(Decoder):
         self.norm = nn.LayerNorm(width)
         self.features = nn.Sequential(nn.Linear(width, width), nn.Tanh(), nn.Linear(width, feature_dim))
         self.pixels = nn.Linear(width, image_channels * patch_size**2)
-        draw_weights(self)
+        start_weights(self, "normal")
 
     @property
     @override

@@ -10,7 +10,8 @@ from typing_extensions import override
 
 from imtok.encoders.base import Encoder
 from imtok.encoders.pretrained_vit import PretrainedViTEncoder
-from imtok.nn.selection import TokenMerger, TokenSelector, best, choose, draw_weights, kept_first
+from imtok.nn.initialization import start_weights
+from imtok.nn.selection import TokenMerger, TokenSelector, best, choose, kept_first
 from imtok.types import Condition, Latents
 
 
@@ -66,7 +67,7 @@ class SelectingEncoder(Encoder):
         self.selector = TokenSelector(self.width)
         self.merger = TokenMerger(self.width, depth, heads, mlp_ratio)
         self.project = nn.Sequential(nn.Linear(self.width, self.width), nn.Tanh(), nn.Linear(self.width, out_dim))
-        draw_weights(self.project)
+        start_weights(self.project, "normal")
 
     @classmethod
     def tell_parts(cls, provided: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, dict[str, Any]]:

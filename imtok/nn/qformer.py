@@ -11,6 +11,7 @@ from torch.utils.checkpoint import checkpoint
 from typing_extensions import override
 
 from imtok.nn.attention import Attention, Visible
+from imtok.nn.initialization import start_weights
 from imtok.nn.mlp import mlp
 
 
@@ -126,11 +127,7 @@ def draw_weights(part: nn.Module) -> None:
     Args:
         part: All its linear maps and convolutions are drawn anew.
     """
-    for module in part.modules():
-        if isinstance(module, nn.Linear | nn.Conv2d):
-            nn.init.trunc_normal_(module.weight, std=0.02)
-            if module.bias is not None:
-                nn.init.zeros_(module.bias)
+    start_weights(part, "normal")
     for module in part.modules():
         if isinstance(module, Attention):
             for linear in (module.query, module.key, module.value):  # one matrix of d x 3d in the published code

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from typing_extensions import override
 
+from imtok.nn.initialization import start_weights
 from imtok.nn.mlp import mlp
 
 SMALL = 1e-6  # shared by all keys, so that a token that may see nothing still attends, and gradients stay finite
@@ -38,7 +39,7 @@ class TokenSelector(nn.Module):
             nn.GELU(),
             nn.Linear(width // 4, 2),
         )
-        draw_weights(self)
+        start_weights(self, "normal")
 
     @override
     def forward(self, tokens: Float[Tensor, "b n d"]) -> Float[Tensor, "b n 2"]:
@@ -161,7 +162,7 @@ class TokenMerger(nn.Module):
         self.norm_in = nn.LayerNorm(width, eps=EPS)
         self.blocks = nn.ModuleList(MergerBlock(width, heads, mlp_ratio) for _ in range(depth))
         self.norm_out = nn.LayerNorm(width, eps=EPS)
-        draw_weights(self)
+        start_weights(self, "normal")
 
     @override
     def forward(self, tokens: Float[Tensor, "b n d"], kept: Float[Tensor, "b n"]) -> Float[Tensor, "b n d"]:
@@ -175,11 +176,3 @@ class TokenMerger(nn.Module):
         for block in self.blocks:
             tokens = block(tokens, dropped, kept)
         return self.norm_out(tokens)
-
-
-def draw_weights(part: nn.Module) -> None:
-    """Draw linear maps as LaVIT does: truncated normal of deviation 0.02, biases zero."""
-    for module in part.modules():
-        if isinstance(module, nn.Linear):
-            nn.init.trunc_normal_(module.weight, std=0.02)
-            nn.init.zeros_(module.bias)
