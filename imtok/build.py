@@ -9,7 +9,7 @@ import torch
 
 from imtok.construct import construct, import_path
 from imtok.data.base import OF_ANY, Data
-from imtok.errors import InputError
+from imtok.errors import InputError, named
 from imtok.measures.protocol import Protocol
 from imtok.objectives.with_prior import build_objective
 from imtok.tokenizer import Tokenizer
@@ -128,12 +128,8 @@ def build_protocol(plain: dict[str, Any]) -> Protocol:
     own, rest = plain.get("extractor"), dict(plain["protocol"])
     nested = rest.pop("extractor", None)
     given = {"extractor": own or nested, "key": "extractor" if own else "protocol.extractor"}
-    try:
+    with named("protocol"):
         return cast(Protocol, construct(rest, packages=None, provided=given, key="protocol"))
-    except InputError:
-        raise
-    except (TypeError, ValueError) as error:
-        raise InputError(f"protocol: {error}") from None
 
 
 def build_data(plain: dict[str, Any]) -> Data:
@@ -144,14 +140,10 @@ def build_data(plain: dict[str, Any]) -> Data:
 
 def build_part(plain: dict[str, Any], section: str) -> Any:
     """Build one section; InputError that names it if it refuses its settings."""
-    try:
+    with named(section):
         if section == "objective":
             return build_objective(plain[section])
         return construct(plain[section], packages=None, key=section)
-    except InputError:
-        raise
-    except (TypeError, ValueError) as error:
-        raise InputError(f"{section}: {error}") from None
 
 
 def by_name(section: Any) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from imtok.classifiers.adapter import TokenAdapter, ViewRows
 from imtok.command_line import output_folder
 from imtok.config import read_keys
 from imtok.distributed import launched_rank
-from imtok.errors import InputError
+from imtok.errors import InputError, named
 from imtok.image_commands import plain_values
 from imtok.measures.report.titles import number
 from imtok.optimizer_section import typed_section
@@ -61,12 +61,8 @@ def build_adapter_run(config: DictConfig, folder: Path) -> TokenRun:
         )
     torch.manual_seed(typed.seed)
     built = {"adapter": plain["adapter"], "augment": augment, "image_size": side, **about}
-    try:
+    with named("adapter"):
         net = TokenAdapter.from_config(built, packages=None)
-    except InputError:
-        raise
-    except (TypeError, ValueError) as error:
-        raise InputError(f"adapter: {error}") from None
     net.embedding.read(rows)
     return token_run(net, (rows, held_out), typed, plain, folder)
 

@@ -14,7 +14,7 @@ from imtok.classifiers.net import ACCURACY, StoredClassifier
 from imtok.command_line import output_folder
 from imtok.config import read_keys
 from imtok.distributed import launched_rank
-from imtok.errors import InputError
+from imtok.errors import InputError, named
 from imtok.export.store import TokenStore
 from imtok.image_commands import plain_values
 from imtok.measures.report.titles import number
@@ -61,12 +61,8 @@ def build_classifier_run(config: DictConfig, folder: Path) -> TokenRun:
     if plain.get("augmentation"):
         built["augmentation"] = plain["augmentation"]
     torch.manual_seed(typed.seed)
-    try:
+    with named("classifier"):
         net = StoredClassifier.from_config(built, packages=None)
-    except InputError:
-        raise
-    except (TypeError, ValueError) as error:
-        raise InputError(f"classifier: {error}") from None
     net.embedding.read(rows)
     try:
         if net.augmentation is not None:

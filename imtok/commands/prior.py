@@ -13,7 +13,7 @@ from imtok.command_line import output_folder
 from imtok.conditions.tokens import OtherTokens
 from imtok.config import read_keys
 from imtok.distributed import launched_rank
-from imtok.errors import InputError
+from imtok.errors import InputError, named
 from imtok.export.store import TokenStore
 from imtok.image_commands import plain_values
 from imtok.measures.report.titles import number
@@ -75,12 +75,8 @@ def build_prior_run(config: DictConfig, folder: Path) -> TokenRun:
     if plain.get("condition"):
         built["condition"], rows, held_out = _told_tokens(dict(plain["condition"]), rows, held_out)
     torch.manual_seed(typed.seed)
-    try:
+    with named("prior"):
         generator = Generator.from_config(built, packages=None, key="prior")
-    except InputError:
-        raise
-    except (TypeError, ValueError) as error:
-        raise InputError(f"prior: {error}") from None
     if generator.condition is not None:
         generator.condition.prepare()
         for one in dict.fromkeys((rows.store, held_out.store)):
