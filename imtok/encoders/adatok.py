@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Float, Int64
+from jaxtyping import Float, Int64
 from torch import Tensor
 from typing_extensions import override
 
@@ -61,7 +61,8 @@ class AdaTokEncoder(Encoder):
         values = self.latents(image, condition)
         if length is not None:
             return Latents(values[:, :length])
-        return Latents(values, self.first(self.budgets[self.policy(image).argmax(-1)], values.shape[1]))
+        lengths = self.budgets[self.policy(image).argmax(-1)]
+        return Latents(values, torch.arange(values.shape[1], device=values.device) < lengths[:, None])
 
     def latents(self, image: Float[Tensor, "b c h w"], condition: Condition | None = None) -> Float[Tensor, "b n d"]:
         """All latents, whatever the policy says."""
@@ -70,10 +71,6 @@ class AdaTokEncoder(Encoder):
         if latents.keep is not None or self.net.budgeted:
             raise ValueError(f"net must leave the number of latents to the policy, got a {type(self.net).__name__}")
         return latents.values
-
-    def first(self, lengths: Int64[Tensor, " b"], count: int) -> Bool[Tensor, "b n"]:
-        """The mask of the first so many of ``count`` latents of each image."""
-        return torch.arange(count, device=lengths.device) < lengths[:, None]
 
     @override
     def num_latents(self, size: tuple[int, int]) -> int:

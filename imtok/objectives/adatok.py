@@ -1,7 +1,6 @@
 """Learn how many tokens an image is worth from what each number makes of it (AdaTok, arXiv 2606.07185)."""
 
 from collections.abc import Mapping
-from dataclasses import replace
 
 import torch
 from jaxtyping import Float
@@ -12,6 +11,7 @@ from imtok.encoders.adatok import AdaTokEncoder
 from imtok.losses.adversarial import Adversary
 from imtok.losses.alignment.base import AlignmentLoss
 from imtok.losses.base import ImageLoss
+from imtok.losses.total import with_terms
 from imtok.objectives.draws import image_draws
 from imtok.objectives.ramps import Ramp
 from imtok.objectives.reconstruction import ReconstructionObjective
@@ -88,13 +88,12 @@ class AdaTokObjective(ReconstructionObjective):
             image = tokenizer.decoder(nested.latents, size, nested.keep, condition)
         found = self.judge(tokenizer, target, Reconstruction(image, nested, taps), step, batch.caption)
         scores = encoder.policy(target)
-        numbers = {"tokens": budgets[scores.argmax(-1)].double().mean()}
-        if step < self.policy_from:
-            idle = Loss(0 * scores.sum(), self.policy_weight)  # so that all ranks know of its weights
-            return self._with(found, idle, numbers)
-        rewards = self.rewards(tokenizer, target, whole, condition)
-        learnt = Loss(self.policy_loss(scores, rewards), self.policy_weight)
-        return self._with(found, learnt, {**numbers, "reward": (scores.softmax(-1) * rewards).sum(-1).mean().detach()})
+        policy, numbers = 0 * scores.sum(), {"tokens": budgets[scores.argmax(-1)].double().mean()}
+        if step >= self.policy_from:
+            rewards = self.rewards(tokenizer, target, whole, condition)
+            policy = self.policy_loss(scores, rewards)
+            numbers["reward"] = (scores.softmax(-1) * rewards).sum(-1).mean().detach()
+        return with_terms(found, {"policy": Loss(policy, self.policy_weight)}, numbers, idle=scores)
 
     @torch.no_grad()
     def rewards(
@@ -119,9 +118,3 @@ class AdaTokObjective(ReconstructionObjective):
         centred = rewards - rewards.mean(1, keepdim=True)
         advantages = centred / rewards.std(1, unbiased=False, keepdim=True).clamp_min(1e-8)
         return -((advantages + self.rest) * scores.log_softmax(-1)).mean()
-
-    def _with(self, found: Losses, policy: Loss, numbers: dict[str, Tensor]) -> Losses:
-        total = found.total + policy.weight * policy.value
-        return replace(
-            found, total=total, terms={**found.terms, "policy": policy}, numbers={**found.numbers, **numbers}
-        )

@@ -10,6 +10,7 @@ from imtok.encoders.alto import ALToEncoder
 from imtok.losses.adversarial import Adversary
 from imtok.losses.alignment.base import AlignmentLoss
 from imtok.losses.base import ImageLoss
+from imtok.losses.total import with_terms
 from imtok.objectives.draws import image_draws
 from imtok.objectives.ramps import Ramp
 from imtok.objectives.reconstruction import ReconstructionObjective
@@ -90,8 +91,4 @@ class ALToObjective(ReconstructionObjective):
         found = self.judge(tokenizer, target, Reconstruction(image, quantized, taps), step, batch.caption)
         chosen = (~drawn).to(chunk.share.dtype)
         cost = Loss((chunk.share * chosen).mean() / (1 - self.random_share), self.length_weight)
-        numbers_of_tokens = {"tokens": chunk.length.double().mean()}
-        total = found.total + cost.weight * cost.value
-        return replace(
-            found, total=total, terms={**found.terms, "length": cost}, numbers={**found.numbers, **numbers_of_tokens}
-        )
+        return with_terms(found, {"length": cost}, {"tokens": chunk.length.double().mean()})

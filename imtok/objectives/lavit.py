@@ -1,7 +1,6 @@
 """Rebuild a frozen net's features from the patches that are selected (LaVIT, arXiv 2309.04669)."""
 
 from collections.abc import Mapping
-from dataclasses import replace
 
 import torch
 from torch.nn import functional as F
@@ -12,6 +11,7 @@ from imtok.encoders.lavit import SelectingEncoder
 from imtok.losses.adversarial import Adversary
 from imtok.losses.alignment.base import AlignmentLoss
 from imtok.losses.base import ImageLoss
+from imtok.losses.total import with_terms
 from imtok.objectives.ramps import Ramp
 from imtok.objectives.reconstruction import ReconstructionObjective
 from imtok.pixels import to_float
@@ -80,6 +80,5 @@ class LaVITObjective(ReconstructionObjective):
             "features": Loss(1 - alike.mean(), self.feature_weight),
             "rate": Loss((self.rate - selected.share).square().mean(), self.rate_weight),
         }
-        total = found.total + sum(term.weight * term.value for term in terms.values())
-        numbers = {**found.numbers, "tokens": selected.keep.double().sum(1).mean()}
-        return replace(found, total=total, terms={**found.terms, **terms}, numbers=numbers)
+        numbers = {"tokens": selected.keep.double().sum(1).mean()}
+        return with_terms(found, terms, numbers, idle=rebuilt.features)

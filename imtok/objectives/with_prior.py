@@ -4,7 +4,6 @@ import inspect
 import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import replace
 from typing import Any, cast
 
 import torch
@@ -13,7 +12,7 @@ from typing_extensions import override
 
 from imtok.construct import construct, import_path
 from imtok.losses.prior.base import PriorLoss, Seen
-from imtok.losses.total import total
+from imtok.losses.total import with_terms
 from imtok.objectives.base import Objective
 from imtok.tokenizer import Tokenizer
 from imtok.types import Batch, Loss, Losses, NetLosses, Shown
@@ -54,8 +53,7 @@ class WithPrior(Objective):
         term = {NAME: Loss(nats, self.prior.weight)}
         if self._learns():
             self._seen = (seen.detached(), seed)
-        numbers = losses.numbers | {f"{NAME}_bits": nats.detach() / math.log(2)}
-        return replace(losses, total=total(losses.total, term), terms=losses.terms | term, numbers=numbers)
+        return with_terms(losses, term, {f"{NAME}_bits": nats.detach() / math.log(2)})
 
     @override
     def nets(self) -> Mapping[str, nn.Module]:
