@@ -151,8 +151,8 @@ def _read(path: Path) -> Content:
     try:
         if kind == "safetensors":
             with safe_open(path, framework="pt") as file:
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118, not a dict
-                return Content(tensors, file.metadata() or {})
+                names = file.keys()
+                return Content({name: file.get_tensor(name) for name in names}, file.metadata() or {})
         with path.open("rb") as file, torch.serialization.safe_globals(list(_ALLOWED)):  # a path's suffix would count
             return Content(torch.load(file, map_location="cpu", weights_only=True), {})
     except UnpicklingError as error:

@@ -85,10 +85,6 @@ class TokenAdapter(TokenLearner):
         return {ERROR: relative_error(self.net(found, *moves), wanted, *moves).mean()}
 
     @override
-    def try_out(self, batch: TokenBatch) -> None:
-        self.losses(batch, 0.0)
-
-    @override
     @torch.no_grad()
     def counts(self, batches: Iterable[TokenBatch]) -> tuple[float, float, float]:
         """Errors of all images, those of moves of the plain map, and how many images these are."""

@@ -103,10 +103,6 @@ class StoredClassifier(TokenLearner):
         return {"cross_entropy": F.cross_entropy(self.classifier(images.vectors, images.seen).float(), images.targets)}
 
     @override
-    def try_out(self, batch: TokenBatch) -> None:
-        self.losses(batch, 0.0)
-
-    @override
     @torch.no_grad()
     def counts(self, batches: Iterable[TokenBatch]) -> tuple[float, float, float, float]:
         """Images that are told right, nats of cross entropy in all, how many images these are, and their tokens."""

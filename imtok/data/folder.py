@@ -199,8 +199,7 @@ class FileSource(Indexable):
 
     @override
     def read(self, index: int) -> bytes:
-        with open(os.path.join(self.folder, self.names.raw(index)), "rb") as file:  # noqa: PTH118, PTH123, bytes paths
-            data = file.read(MAX_BYTES + 1)
+        data = self.start(index, MAX_BYTES + 1)
         if len(data) > MAX_BYTES:
             raise OSError(f"is larger than {MAX_BYTES} bytes")
         return data

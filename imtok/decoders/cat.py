@@ -10,9 +10,9 @@ from torch.nn import functional as F
 from typing_extensions import override
 
 from imtok.decoders.base import Decoder
-from imtok.encoders.cat import check_maps
+from imtok.encoders.cat import check_maps, map_counts
 from imtok.nn.convolution import Attention, ConvolutionStack, Layer, activated_norm, level_layers
-from imtok.nn.grid import grid_size, to_map
+from imtok.nn.grid import to_map
 from imtok.nn.resampling import Upsampling, upsampler
 from imtok.types import Condition
 
@@ -90,8 +90,7 @@ class CATDecoder(Decoder):
         keep: Bool[Tensor, "b n"] | None = None,
         condition: Condition | None = None,
     ) -> Float[Tensor, "b c h w"]:
-        grid_size(size, self.factors[-1])
-        counts = [size[0] // factor * (size[1] // factor) for factor in self.factors]
+        counts = map_counts(size, self.factors)
         number = latents.shape[1]
         if not counts[-1] <= number <= counts[0]:
             raise ValueError(

@@ -89,8 +89,10 @@ class FeatureQueryDecoder(Decoder):
     ) -> Rebuilt:
         """Image and features; arguments as of ``forward``."""
         if grid_size(size, self.patch_size) != self.grid:
-            trained, asked = (f"{rows} x {columns}" for rows, columns in (_pixels(self.grid, self.patch_size), size))
-            raise ValueError(f"image size must be {trained}, for which there are queries, got {asked}")
+            side = self.grid[0] * self.patch_size
+            raise ValueError(
+                f"image size must be {side} x {side}, for which there are queries, got {size[0]} x {size[1]}"
+            )
         if latents.shape[1] > len(self.positions):
             raise ValueError(f"latents must be at most {len(self.positions)} for this decoder, got {latents.shape[1]}")
         places = torch.arange(latents.shape[1], device=latents.device)
@@ -114,7 +116,3 @@ class FeatureQueryDecoder(Decoder):
         condition: Condition | None = None,
     ) -> Float[Tensor, "b c h w"]:
         return self.rebuilt(latents, size, keep).image
-
-
-def _pixels(grid: tuple[int, int], patch_size: int) -> tuple[int, int]:
-    return grid[0] * patch_size, grid[1] * patch_size

@@ -11,7 +11,7 @@ from typing_extensions import override
 
 from imtok.decoders.base import Decoder
 from imtok.nn.grid import to_map
-from imtok.spaces.base import Space, hold
+from imtok.spaces.base import Space, hold_patches
 from imtok.types import Condition
 
 
@@ -42,9 +42,8 @@ class LowRankDecoder(Decoder):
 
     def __init__(self, in_dim: int, space: Space | None = None, rank: int = 32) -> None:
         super().__init__()
-        if space is None:
-            raise ValueError("space must be a frozen autoencoder for this decoder, got none; give space=kl_f16c16")
-        net = getattr(space, "decoder", None)
+        width = hold_patches(self, space, 1, "decoder")
+        net = getattr(self.space, "decoder", None)
         if not isinstance(net, nn.Module):
             raise ValueError(
                 f"space must have a decoder whose convolutions can be changed, got {type(space).__name__}; give "
@@ -52,9 +51,8 @@ class LowRankDecoder(Decoder):
             )
         if rank < 1:
             raise ValueError(f"rank must be at least 1, got {rank}")
-        hold(self, space)
-        object.__setattr__(self, "decoding", _Decoding(space))  # without its weights, as the space itself
-        self.project = nn.Identity() if in_dim == space.dim else nn.Linear(in_dim, space.dim)
+        object.__setattr__(self, "decoding", _Decoding(self.space))  # without its weights, as the space itself
+        self.project = nn.Identity() if in_dim == width else nn.Linear(in_dim, width)
         wide = {
             name: part
             for name, part in net.named_modules()

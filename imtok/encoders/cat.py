@@ -131,12 +131,17 @@ class CATEncoder(Encoder):
 
     def counts(self, size: tuple[int, int]) -> tuple[int, ...]:
         """Latents of each map, the finest first."""
-        grid_size(size, self.factors[-1])
-        return tuple(size[0] // factor * (size[1] // factor) for factor in self.factors)
+        return map_counts(size, self.factors)
 
     @override
     def num_latents(self, size: tuple[int, int]) -> int:
         return self.counts(size)[0]
+
+
+def map_counts(size: tuple[int, int], factors: Sequence[int]) -> tuple[int, ...]:
+    """Latents of each map of an image, the finest first; ValueError if it is no multiple of the coarsest factor."""
+    grid_size(size, factors[-1])
+    return tuple(size[0] // factor * (size[1] // factor) for factor in factors)
 
 
 def check_maps(multipliers: Sequence[int], finest: int) -> None:
