@@ -15,6 +15,7 @@ from imtok.data.buckets import BucketBatches, BucketSet, bucketed, nearest, spre
 from imtok.data.collate import collate
 from imtok.data.decode import DecodeError, decode_image, upright_shape
 from imtok.data.folder import Folder
+from imtok.data.images import ImageSet
 from imtok.data.mixture import Mixture
 from imtok.data.order import Blocks
 from imtok.data.photos import Photos
@@ -64,6 +65,8 @@ def test_an_image_goes_to_the_nearest_shape_and_is_cropped_to_it(images):
             assert images[epoch, index].image.shape == (3, *shape)
     assert nearest((1, 2), [(2, 2), (2, 3)]) == 1
     assert nearest((2, 1), [(2, 2), (2, 3)]) == 0
+    assert nearest((12, 10), [(1, 2), (2, 1)]) == 1  # of 0.5 and 2, on a scale of logarithms
+    assert BucketSet(ImageSet(images.source, images.transform, least=20), SHAPES).least == 30  # 24 / 0.8
 
 
 def test_every_batch_is_of_one_shape_and_every_image_is_seen_once_an_epoch(images):
@@ -80,6 +83,9 @@ def test_every_batch_is_of_one_shape_and_every_image_is_seen_once_an_epoch(image
         assert of_bucket == [epoch for epoch in range(whole + 1) for _ in range(number)][: len(of_bucket)]
     order = [int(buckets[0]) for buckets in drawn]
     assert order != sorted(order)
+    assert len({tuple(order[at : at + 23]) for at in (0, 23)}) == 2  # twelve epochs each, drawn anew
+    other = BucketBatches(images, 6, GLOBAL_BATCH, total_steps=46)
+    assert [other.place(step)[0] for step in range(46)] != order
     assert steps(images, 0, 46) == seen
 
 

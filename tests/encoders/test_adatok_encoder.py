@@ -6,8 +6,9 @@ import torch
 from imtok.construct import construct
 from imtok.encoders.adatok import AdaTokEncoder
 from imtok.encoders.linear import LinearEncoder
+from imtok.nn.budgets import BudgetPolicy
 from imtok.tokenizer import Tokenizer
-from imtok.types import Latents
+from imtok.types import Condition, Latents
 
 IMAGE = (torch.rand(5, 3, 16, 16) * 2 - 1) * torch.linspace(0.01, 1, 5)[:, None, None, None]
 NET = {"_target_": "imtok.encoders.linear.LinearEncoder", "latents": 8}
@@ -42,6 +43,33 @@ def test_with_a_length_the_policy_has_no_say(encoder):
     latents = encoder(IMAGE, 2)
     assert latents.keep is None
     assert torch.equal(latents.values, encoder.net(IMAGE).values[:, :2])
+
+
+def test_the_net_is_told_the_condition(encoder):
+    """Which it looks at, the builder asks the whole encoder."""
+
+    class Told(LinearEncoder):
+        takes = needs = ("quality",)
+
+        def forward(self, image, length=None, condition=None):
+            return Latents(super().forward(image).values + condition.quality[:, None, None])
+
+    told = AdaTokEncoder(Told(4, 16, 8), [1, 8])
+    assert told.takes == told.needs == ("quality",)
+    quality = torch.arange(5.0)
+    plain, other = (told(IMAGE, 8, Condition(quality=one)).values for one in (0 * quality, quality))
+    torch.testing.assert_close(other - plain, quality[:, None, None].expand_as(plain), rtol=0, atol=1e-5)
+
+
+def test_the_policy_reads_means_and_energies_of_filters_and_cares_for_none_at_first():
+    policy = BudgetPolicy(3, width=4, halvings=2)
+    assert not policy(IMAGE).any()
+    wake(policy)
+    one, other = policy.convolutions[0], policy.convolutions[2]
+    assert (one.out_channels, other.out_channels) == (4, 8)
+    maps = other(torch.nn.functional.silu(one(IMAGE)))
+    read = torch.cat([maps.mean((2, 3)), (maps.square().mean((2, 3)) + 1e-4).log()], 1)
+    torch.testing.assert_close(policy(IMAGE), policy.scores(policy.hidden(read)))
 
 
 def test_exported_tokens_decode_to_what_is_reconstructed():

@@ -1,8 +1,12 @@
 """Images of little detail are read off a coarse map, and others off a fine one, of one net."""
 
+import io
+
 import numpy as np
 import pytest
 import torch
+from PIL import Image
+from scipy.fft import dctn
 
 from imtok.data.loader import evaluation_loader
 from imtok.data.photos import Photos
@@ -43,6 +47,18 @@ def test_its_score_ranks_photographs_as_the_bytes_of_a_jpeg_do():
     assert spearman(complexity(to_float(batch.image)).double().numpy(), sizes) > 0.95
 
 
+def test_its_score_is_the_code_length_of_what_a_jpeg_of_quality_50_keeps():
+    file, image = io.BytesIO(), torch.rand(2, 3, 19, 24, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    Image.new("L", (8, 8)).save(file, "JPEG", quality=50)
+    steps = np.array(Image.open(file).quantization[0]).reshape(8, 8)
+    luma = np.einsum("bchw,c->bhw", image.double().numpy(), [0.299, 0.587, 0.114])[:, :16] * 127.5
+    blocks = luma.reshape(2, 2, 8, 3, 8).swapaxes(2, 3)
+    bits = 2 * np.log2(1 + np.abs((dctn(blocks, axes=(3, 4), norm="ortho") / steps).round())).mean((1, 2, 3, 4))
+    torch.testing.assert_close(complexity(image).double(), torch.from_numpy(bits), rtol=1e-5, atol=1e-5)
+    maps = torch.rand(2, 5, 16, 16, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    torch.testing.assert_close(complexity(maps), complexity(maps.mean(1, keepdim=True)))
+
+
 def test_the_transform_is_orthonormal_and_begins_with_the_mean():
     rows = cosine_transform(torch.device("cpu"))
     torch.testing.assert_close(rows @ rows.T, torch.eye(8))
@@ -67,6 +83,26 @@ def test_mixed_images_decode_to_what_each_decodes_to_alone(tokenizer, image):
         torch.testing.assert_close(tokenizer.decode(alone)[0], together[row])
     torch.testing.assert_close(together, tokenizer(image).image.clamp(-1, 1))
     assert not torch.allclose(together[:1], together[1:2])
+
+
+@pytest.mark.parametrize("number", [4, 16, 64])
+def test_the_image_depends_on_each_latent_of_its_map_and_on_no_other(tokenizer, number):
+    latents = torch.randn(1, 64, 3, generator=torch.Generator().manual_seed(0), requires_grad=True)
+    keep = torch.arange(64)[None] < number
+    tokenizer.decoder(latents, (16, 16), keep).square().sum().backward()
+    assert torch.equal(latents.grad.abs().sum(-1) > 0, keep)
+
+
+def test_images_that_are_no_squares_have_maps_of_their_shape(tokenizer):
+    wide = torch.rand(1, 3, 16, 24, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    assert tokenizer.encoder.counts((16, 24)) == (96, 24, 6)
+    for number in (96, 24, 6):
+        tokens = tokenizer.encode(wide, length=number)
+        assert tokens.ids.shape[1] == number
+        assert tokenizer.decode(tokens, (16, 24)).shape == wide.shape
+    with torch.no_grad():
+        tokenizer.encoder.thresholds = (0.0, 1.0)
+        assert tokenizer.encoder.level(0 * wide).tolist() == [1]  # its score is not below the first
 
 
 def test_each_map_learns_where_it_is_read(tokenizer, image):

@@ -29,7 +29,7 @@ from imtok.training.run import train
 
 SIZE = 64
 BOXES = {  # x, y, width, height
-    "a/0.png": [[10, 12, 20, 16], [30.5, 20.25, 8, 6.5], [0, 0, 64, 64]],
+    "a/0.png": [[10, 12, 32, 32], [30.5, 20.75, 8, 6.5], [0, 0, 64, 64]],
     "a/1.png": [[40, 1, 6, 3]],
     "b/2.png": [],
 }
@@ -95,9 +95,9 @@ def test_numbers_are_those_of_the_pixels_inside_each_box(folder, tmp_path, suffi
     assert (len(psnrs), len(ssims)) == (4, 3)  # the box at the upper edge has no whole window
     assert abs(report.metrics["boxes_psnr"] - np.mean(psnrs)) < 1e-6
     assert abs(report.metrics["boxes_ssim"] - np.mean(ssims)) < 1e-6
-    assert abs(report.metrics["boxes_psnr_small"] - np.mean([psnrs[0], psnrs[1], psnrs[3]])) < 1e-6
-    assert abs(report.metrics["boxes_psnr_medium"] - psnrs[2]) < 1e-6
-    assert report.ids["boxes_psnr_small"]["boxes"] == 3
+    assert abs(report.metrics["boxes_psnr_small"] - np.mean([psnrs[1], psnrs[3]])) < 1e-6
+    assert abs(report.metrics["boxes_psnr_medium"] - np.mean([psnrs[0], psnrs[2]])) < 1e-6
+    assert report.ids["boxes_psnr_small"]["boxes"] == 2
     assert report.absent["boxes_psnr_large"] == "no image has a large box"
 
 
@@ -130,11 +130,14 @@ def test_boxes_that_a_crop_cuts_away_are_left_out_and_counted(tmp_path):
     (tmp_path / "images").mkdir()
     pixels = photograph("coffee").permute(1, 2, 0).numpy()[:64, :160]
     Image.fromarray(pixels.copy()).save(tmp_path / "images/0.png")
-    path = written(tmp_path / "boxes.csv", {"0.png": [[0, 0, 40, 60], [70, 20, 20, 20], [30, 10, 35, 30]]})
+    path = written(
+        tmp_path / "boxes.csv", {"0.png": [[0, 0, 40, 60], [70, 20, 20, 20], [30, 10, 35, 30], [28, 9, 40, 30]]}
+    )
     loader, settings = boxed(tmp_path / "images", path, 1, Protocol("offline"))
     report = evaluate(tokenizer(), loader, settings=settings)
-    assert report.ids["boxes_psnr"]["boxes"] == 1
+    assert report.ids["boxes_psnr"]["boxes"] == 2
     assert report.ids["boxes_psnr"]["left_out"] == 2  # all of the first, and just more than half of the third
+    assert report.ids["boxes_psnr_medium"]["boxes"] == 1  # the last one, whose size counts with what is cut away
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from imtok.losses.pixel import L2Loss
 from imtok.objectives.adatok import AdaTokObjective
 from imtok.pixels import to_float
 from imtok.tokenizer import Tokenizer
-from imtok.types import Batch
+from imtok.types import Batch, Condition
 
 BUDGETS = [1, 2, 4, 8]
 IMAGES = torch.randint(256, (6, 3, 16, 16), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
@@ -46,7 +46,10 @@ def test_before_its_step_the_policy_rests_and_budgets_are_drawn():
     losses = step_of(tokenizer, 4)
     assert gradient_of(tokenizer.encoder.policy) == 0 < gradient_of(tokenizer.encoder.net)
     assert set(losses.shown.quantized.keep.sum(1).tolist()) <= set(BUDGETS)
-    assert len({tuple(step_of(tokenizer_of(), step).shown.quantized.keep.sum(1).tolist()) for step in range(4)}) > 1
+    drawn = [step_of(tokenizer, step).shown.quantized.keep.sum(1) for step in range(4)]
+    assert set(torch.cat(drawn).tolist()) == set(BUDGETS)
+    assert len({tuple(lengths.tolist()) for lengths in drawn}) > 1
+    assert not torch.equal(step_of(tokenizer, 0, seed=1).shown.quantized.keep.sum(1), drawn[0])
 
 
 def test_then_it_learns_and_the_tokenizer_learns_the_same_as_without_it():
@@ -54,6 +57,7 @@ def test_then_it_learns_and_the_tokenizer_learns_the_same_as_without_it():
     losses = step_of(tokenizer, 5)
     step_of(without, 5, policy_from=6)
     assert gradient_of(tokenizer.encoder.policy) > 0
+    assert losses.numbers["tokens"] == 1  # no budget is better than another one at first
     for one, other in zip(tokenizer.decoder.parameters(), without.decoder.parameters(), strict=True):
         assert torch.equal(one.grad, other.grad)
     total = sum(term.weight * term.value for term in losses.terms.values())
@@ -67,6 +71,18 @@ def test_rewards_are_errors_and_costs_of_each_budget():
     for place, budget in enumerate(BUDGETS):
         error = (tokenizer(target, length=budget).image - target).square().mean((1, 2, 3))
         torch.testing.assert_close(rewards[:, place], -error - 0.3 * budget / 8)
+    expected = objective(tokenizer, batch_of(range(6)), 0, torch.Generator()).numbers["reward"]
+    torch.testing.assert_close(expected, rewards.mean())  # all budgets are as likely at first
+
+
+def test_encoder_and_decoder_are_told_the_condition(monkeypatch):
+    tokenizer, told, condition = tokenizer_of(), [], Condition()
+    monkeypatch.setattr(tokenizer, "condition_of", lambda batch: condition)
+    for part in (tokenizer.encoder.net, tokenizer.decoder):
+        part.register_forward_pre_hook(lambda _, given: told.append(given[-1]))
+    step_of(tokenizer, 5)
+    assert len(told) == 2 + len(BUDGETS)
+    assert all(one is condition for one in told)
 
 
 def test_probabilities_tend_to_one_plus_the_advantage_over_rest():
