@@ -98,8 +98,9 @@ class FeatureQueryDecoder(Decoder):
         places = torch.arange(latents.shape[1], device=latents.device)
         if keep is not None:
             latents = kept_first(latents, keep)
-            keep = places < keep.sum(1, keepdim=True).clamp_min(1)  # there is always something to see
+            keep = places < keep.sum(1, keepdim=True)
             latents = latents.masked_fill(~keep[..., None], 0)
+            keep = keep | (places == 0)  # there is always something to see
         memory = self.embed(latents) + self.positions[: latents.shape[1]]
         queries = repeat(self.queries.to(memory.dtype), "n d -> b n d", b=latents.shape[0])
         nowhere = torch.zeros(1, memory.shape[-1], dtype=memory.dtype, device=memory.device)

@@ -72,6 +72,40 @@ def test_an_adapter_starts_as_moves_of_the_plain_map():
     assert torch.equal(net(maps, move, move), moved(maps, move, move))
 
 
+def test_outside_of_a_map_its_edge_goes_on_and_errors_are_means_of_what_is_inside():
+    one, third = torch.ones(1), torch.full((1,), 1 / 3)
+    line = torch.tensor([[[[1.0, 2.0, 3.0]]]])
+    torch.testing.assert_close(moved(line, (one, 0 * one), (one, third)), torch.tensor([[[[2.0, 3.0, 3.0]]]]))
+    found = torch.randn(1, 5, 3, 3)
+    wanted = found + 2
+    wanted[..., 2] += 100  # not seen
+    torch.testing.assert_close(relative_error(found, wanted, (one, 0 * one), (one, third)), torch.full((1,), 4.0))
+
+
+def test_figures_are_means_over_images_and_pairs_of_views(whole, tokens, tmp_path, monkeypatch):
+    folder, outcome = whole
+    net, rows = TokenAdapter.load(folder), adapter_run(tmp_path / "run", tokens).held_out
+    plain, learnt = [], []
+    for image in range(len(rows)):
+        vectors = net.embedding(torch.from_numpy(rows[image][0])[None])[0]
+        maps = vectors.unflatten(0, (10, 2, 2)).permute(0, 3, 1, 2)  # views, then rows, then columns
+        for step in (1, 5):
+            target = (torch.arange(10) + step) % 10
+            moves = net.between(torch.arange(10), target)
+            plain.append(relative_error(moved(maps, *moves), maps[target], *moves))
+            learnt.append(relative_error(net.net(maps, *moves), maps[target], *moves))
+    assert outcome.found["plain_error"] == pytest.approx(torch.cat(plain).mean().item(), rel=1e-4)
+    assert outcome.found["error"] == pytest.approx(torch.cat(learnt).mean().item(), rel=1e-4)
+    assert outcome.found["error"] != pytest.approx(outcome.found["plain_error"], rel=1e-4)
+    steps, pair = [], net._pair
+    monkeypatch.setattr(
+        net, "_pair", lambda maps, *views: steps.extend((views[1] - views[0]) % 10) or pair(maps, *views)
+    )
+    for _ in range(40):
+        net.losses(next(rows.batches(5)), 0.0)
+    assert {int(step) for step in steps} == set(range(1, 10))  # never a view and itself
+
+
 def test_a_run_leaves_an_adapter_and_goes_on_bit_for_bit(whole, tokens, tmp_path):
     folder, outcome = whole
     found = json.loads((folder / "summary.json").read_text())
@@ -133,17 +167,36 @@ def test_images_are_changed_as_the_adapter_says_in_the_vectors_of_the_classifier
     run = classifier_run(tmp_path / "run", tokens)
     given, net = embedded(run), TokenAdapter.load(whole[0])
     own, other = run.net.embedding, net.embedding
+    part = adapted(whole[0], flip=1.0)
+    for stored in (other, part.adapter.embedding):  # the adapter's store has other vectors
+        stored.mean.add_(0.3)
+        stored.deviation.mul_(1.7)
     raw = given.vectors * own.deviation + own.mean
     maps = ((raw - other.mean) / other.deviation).transpose(1, 2).unflatten(2, (2, 2))
     one, nought = torch.ones(8), torch.zeros(8)
     expected = net.net(maps, (one, nought), (-one, one)).flatten(2).transpose(1, 2) * other.deviation + other.mean
-    part = adapted(whole[0], flip=1.0)
     part.meet(own, (2, 2))
     found = part(given).vectors * own.deviation + own.mean
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
     none = adapted(whole[0], probability=0.0, scale=(0.3, 0.6), flip=1.0)
     none.meet(own, (2, 2))
     assert torch.equal(none(given).vectors, given.vectors)
+
+
+def test_windows_have_their_area_and_lie_in_the_image_mirrored_or_not(whole, tokens, tmp_path, monkeypatch):
+    run, seen = classifier_run(tmp_path / "run", tokens), []
+    part = adapted(whole[0], scale=(0.25, 0.25), flip=0.3)
+    part.meet(run.net.embedding, (2, 2))
+    monkeypatch.setattr(part.adapter.net, "forward", lambda maps, *moves: seen.append(moves) or maps)
+    part(embedded(run, 400))
+    (((down, top), (across, left)),) = seen
+    assert (down == 0.5).all()
+    assert (across.abs() == 0.5).all()
+    assert (across < 0).float().mean().item() == pytest.approx(0.3, abs=0.08)
+    for starts in (top, left[across > 0], (left + across)[across < 0]):  # of the window's edges, the lesser one
+        assert (starts >= 0).all()
+        assert (starts <= 0.5).all()
+        assert starts.max() - starts.min() > 0.4
 
 
 def test_a_classifier_learns_with_crops_and_is_read_without_the_adapter(whole, tokens, tmp_path):

@@ -27,6 +27,14 @@ def test_noise_is_that_of_stable_diffusion():
     assert kept[0] == 1
     torch.testing.assert_close(kept[1:], torch.cumprod(1 - growth, 0))
     assert abs(kept[1000].item() - 0.00466) < 1e-5  # its alphas_cumprod[999]
+    fewer = torch.linspace(0.00085**0.5, 0.012**0.5, 100, dtype=torch.float64) ** 2
+    torch.testing.assert_close(Consistency(100).kept[1:], torch.cumprod(1 - 10 * fewer, 0))
+    assert (Consistency(10).kept.diff() < 0).all()
+    assert (Consistency(10).kept > 0).all()
+
+
+def test_all_steps_are_trained_at():
+    assert Consistency(8).draw_steps(500, torch.Generator().manual_seed(0)).unique().tolist() == list(range(1, 9))
 
 
 def test_at_the_data_a_jump_changes_nothing_whatever_the_net_says():
@@ -37,11 +45,11 @@ def test_at_the_data_a_jump_changes_nothing_whatever_the_net_says():
 
 @pytest.mark.parametrize("predicts", ["noise", "velocity"])
 def test_a_jump_is_the_weighted_sum_of_the_paper(predicts):
-    process, steps = Consistency(predicts=predicts), torch.tensor([1, 700])
+    process, steps = Consistency(predicts=predicts, scale=0.05), torch.tensor([10, 700])
     maps = process.mixed(DATA, NOISE, steps)
     jumped = process.jump(oracle(process), maps, steps)
     for row, step in enumerate(steps.tolist()):
-        skip, out = 0.25 / ((step * 10) ** 2 + 0.25), step * 10 / ((step * 10) ** 2 + 0.25) ** 0.5
+        skip, out = 0.25 / ((step / 20) ** 2 + 0.25), step / 20 / ((step / 20) ** 2 + 0.25) ** 0.5
         torch.testing.assert_close(jumped[row], skip * maps[row] + out * DATA[row], rtol=1e-3, atol=1e-3)
 
 
@@ -53,6 +61,9 @@ def test_a_net_that_knows_the_data_draws_it_in_any_number_of_steps(predicts, ste
     asked = []
 
     def predict(maps, times):
+        at = (times * 1000).round().long()
+        fresh = noise[len(asked)] if asked else maps
+        torch.testing.assert_close(maps, process.mixed(DATA, fresh, at) if asked else noise[0], rtol=0, atol=2e-2)
         asked.append(times[0].item())
         return oracle(process)(maps, times)
 

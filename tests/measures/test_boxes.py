@@ -18,7 +18,7 @@ from imtok.data.loader import evaluation_loader
 from imtok.data.photos import photograph
 from imtok.data.transforms import CentreCrop
 from imtok.errors import InputError
-from imtok.measures.boxes import BoxMeasure
+from imtok.measures.boxes import SIZES, BoxMeasure
 from imtok.measures.crops import ResizeCrop
 from imtok.measures.evaluate import evaluate
 from imtok.measures.named import sections
@@ -192,6 +192,26 @@ def test_names_without_suffix_and_those_of_a_split_that_is_not_measured_are_know
     assert len(images) < len(every)
 
 
+def test_names_are_paths_however_written_and_a_stem_that_two_have_is_none(folder, tmp_path):
+    source, path = Folder(folder).evaluation(SIZE, "all").source, tmp_path / "boxes.jsonl"
+    objects = {"file_name": "./a//1.png", "objects": {"bbox": [[1, 2, 3, 4]]}}  # as in Hugging Face's image folders
+    path.write_text(json.dumps(objects))
+    assert Boxes(path).of(source, 1).tolist() == [[1, 2, 4, 6]]
+    both = Boxes(written(path, {"a/0.png": [[1, 2, 3, 4]], "a/0.jpg": [], "a/1.jpg": [], "a/1.webp": []}))
+    assert [both.name(source, index) for index in range(2)] == ["a/0.png", None]
+
+
+def test_a_box_may_reach_less_than_a_pixel_beyond_its_image(folder, tmp_path):
+    data = Folder(folder)
+    for over, refused in ((0.9, False), (1.1, True)):
+        path = written(tmp_path / "boxes.jsonl", {"a/0.png": [[-over, 1, 9, 9]], "a/1.png": [[60, 1, 4 + over, 9]]})
+        if refused:
+            with pytest.raises(InputError, match="and 1 more"):
+                with_boxes(data.evaluation(SIZE, "all"), path, data)
+        else:
+            assert len(with_boxes(data.evaluation(SIZE, "all"), path, data)[0, 0].boxes) == 1
+
+
 def test_the_command_measures_boxes_or_says_what_it_needs(folder, tmp_path):
     made = tokenizer()
     made.save(tmp_path / "tokenizer")
@@ -223,3 +243,13 @@ def test_a_run_measures_boxes_on_the_way(folder, tmp_path):
 def test_limits_that_leave_no_size_are_refused(arguments):
     with pytest.raises(ValueError, match="must be"):
         BoxMeasure(**arguments)
+
+
+def test_sizes_are_those_of_coco():
+    measure = BoxMeasure()
+    assert [SIZES[measure._size(side**2)] for side in (31.9, 32.0, 95.9, 96.0)] == [
+        "small",
+        "medium",
+        "medium",
+        "large",
+    ]

@@ -58,6 +58,14 @@ def test_tokens_are_drawn_by_their_chances_and_a_choice_has_a_gradient():
     assert choose(chances[:2].detach(), drawn=False).tolist() == [[1.0, 0.0, 1.0]] * 2  # 1.5 are expected
     assert choose(torch.full((1, 4, 2), 0.1).log(), drawn=False).tolist() == [[1.0, 0.0, 0.0, 0.0]]
     assert best(chances[:2].detach(), torch.tensor([1, 3])).tolist() == [[1.0, 0.0, 0.0], [1.0, 1.0, 1.0]]
+    cycle = torch.tensor([0.2, 0.5, 0.9, 0.4]).log()[None, :, None].repeat(1, 1, 2)
+    assert best(cycle, torch.tensor([2])).tolist() == [[0.0, 1.0, 1.0, 0.0]]
+
+
+def test_linear_maps_are_drawn_as_lavit_draws_them():
+    score = TokenSelector(256).score[0]
+    assert score.weight.std().item() == pytest.approx(0.02, rel=0.05)
+    assert not score.bias.any()
 
 
 def test_widths_that_cannot_be_cut_are_refused():

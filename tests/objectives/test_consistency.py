@@ -61,6 +61,33 @@ def test_where_the_other_map_is_the_data_jumps_are_compared_with_it():
 
 
 @pytest.mark.parametrize("way", ["training", "distillation"])
+def test_jumps_from_two_maps_on_one_way_are_compared(way):
+    """The decoder's own, and its average's from a map that is 20 steps nearer: given, or where the teacher goes."""
+    tokenizer = tokenizer_of()
+    objective = ConsistencyObjective(way, weight=0.5, losses={"l2": L2Loss()})
+    objective.begin(tokenizer)
+    decoder, image, drawn = tokenizer.decoder, to_float(batch_of().image), torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        decoder.head.weight.add_(0.05)  # neither the average nor the teacher
+        objective.target.head.weight.add_(0.02)
+    losses = losses_of(objective, tokenizer)
+    found, weight = losses.terms["consistency"]
+    assert weight == 0.5
+    maps, codes, process = tokenizer.space.encode(image), tokenizer.quantize(image).latents, decoder.process
+    noise, far = torch.randn(maps.shape, generator=drawn), process.draw_steps(2, drawn)
+    near, start = (far - 20).clamp(min=0), process.mixed(maps, noise, far)
+    given = process.mixed(maps, noise, near)
+    if way == "distillation":
+        given = process.back(objective.teacher.predictor(codes), start, far, near)
+    error = process.jump(decoder.predictor(codes), start, far) - process.jump(
+        objective.target.predictor(codes), given, near
+    )
+    torch.testing.assert_close(found, ((error.square() + 1e-6).sqrt() - 1e-3).mean())
+    jumped = process.jump(decoder.predictor(codes), noise, torch.tensor([1000, 1000]))
+    torch.testing.assert_close(losses.shown.image, decoder.pictured(jumped))
+
+
+@pytest.mark.parametrize("way", ["training", "distillation"])
 def test_the_tokenizer_learns_and_its_copies_do_not(way):
     tokenizer, objective = tokenizer_of(), ConsistencyObjective(way, losses={"l2": L2Loss(1.0)})
     objective.begin(tokenizer)

@@ -48,7 +48,7 @@ def test_the_terms_are_those_of_the_paper():
     torch.testing.assert_close(losses.terms["features"].value, 1 - cosine)
     shares = selected.keep.float().mean(1)
     torch.testing.assert_close(losses.terms["rate"].value, (0.25 - shares).square().mean())
-    assert losses.terms["rate"].weight == 2
+    assert (losses.terms["rate"].weight, losses.terms["features"].weight) == (2, 1)
     total = sum(term.weight * term.value for term in losses.terms.values())
     torch.testing.assert_close(losses.total, total)
     assert losses.numbers["tokens"] == selected.keep.double().sum(1).mean()
@@ -86,6 +86,23 @@ def test_left_out_tokens_change_nothing_wherever_they_are():
         spread.scatter_(1, places[..., None].expand(-1, -1, 3), latents[:, :5])
         anywhere = torch.zeros(2, 16, dtype=torch.bool).scatter(1, places, True)
         torch.testing.assert_close(decoder(spread, (32, 32), anywhere), image, rtol=0, atol=1e-6)
+        none = torch.zeros_like(keep)
+        assert decoder(latents, (32, 32), none).isfinite().all()
+        assert torch.equal(decoder(latents, (32, 32), none), decoder(spread, (32, 32), none))
+
+
+def test_tokens_are_told_apart_by_their_place_and_each_query_makes_its_own_patch():
+    decoder, latents = tokenizer_of().decoder.eval(), torch.randn(1, 5, 3)
+    with torch.no_grad():
+        before = decoder.rebuilt(latents, (32, 32))
+        decoder.queries[6] += torch.randn(32)
+        after = decoder.rebuilt(latents, (32, 32))
+        for value in (decoder.embed.weight, decoder.positions):
+            value.mul_(50)  # for what they say to be seen
+        assert (decoder(latents.flip(1), (32, 32)) - decoder(latents, (32, 32))).abs().max() > 1e-4
+    patches = (after.image - before.image).abs().unflatten(2, (4, 8)).unflatten(4, (4, 8)).amax((1, 3, 5))
+    assert patches.flatten().argmax() == 6
+    assert (after.features - before.features).abs().amax(-1).argmax() == 6
 
 
 @pytest.mark.parametrize(
