@@ -29,7 +29,7 @@ _USAGE = f"""imtok {__version__}: train, evaluate and export discrete image toke
   imtok publish RUN out=DIR                            a folder for the hub: weights, card, codebook, programs
   imtok prior  EXPORT [prior=masked] [out=DIR]         a small generator on tokens, and the bits they cost it
   imtok classify EXPORT [augmentation=seit] [out=DIR]  a classifier on tokens, and how often it is right
-  imtok adapt  EXPORT [out=DIR]                        what it is to crop and mirror tokens, for imtok classify
+  imtok adapt  EXPORT [out=DIR]                        an adapter that crops and mirrors tokens, for classify
   imtok sample PRIOR tokenizer=RUN [n=64] [out=DIR]    images of a prior
   imtok probe  RUN [data=folder data.path=DIR] [out=DIR]  all of this in one command: what a generator makes of RUN
   imtok decode RUN ids=FILE_OR_EXPORT out=DIR

@@ -1,4 +1,4 @@
-"""Weight files of any code: told apart by content, read as data alone, and named for what they are if they are none."""
+"""Read weight files by their content, as data without code, and name the kind of files that hold no weights."""
 
 import re
 import zipfile
@@ -17,7 +17,7 @@ from imtok.files import read_json
 
 
 class Leftover:
-    """Stands for an object of a training library that lies in a checkpoint beside the weights. It does nothing."""
+    """Replaces an object of a training library that is in a checkpoint beside the weights. It does nothing."""
 
     def __init__(self, *_: Any) -> None:
         pass
@@ -52,7 +52,7 @@ _PLAIN = (bool, dict, float, int, list, str, tuple)  # configs of omegaconf name
 
 
 def _empty(*_: Any) -> dict[Any, Any]:
-    """Takes the place of a defaultdict."""
+    """Replaces a defaultdict."""
     return {}
 
 
@@ -87,8 +87,8 @@ class Content(NamedTuple):
     """What a weight file holds.
 
     Attributes:
-        held: Tensors by name, or a dict that holds such dicts and other things.
-        metadata: What a safetensors file says of itself.
+        held: Tensors by name, or a dict with such dicts and other things.
+        metadata: The metadata of a safetensors file.
     """
 
     held: Any
@@ -96,10 +96,10 @@ class Content(NamedTuple):
 
 
 def read_content(path: Path) -> Content:
-    """Read a file of torch or safetensors on the CPU, whatever it is called; of a file in shards all of them.
+    """Read a file of torch or safetensors on the CPU, whatever its name. One shard of a checkpoint reads all shards.
 
     Raises:
-        InputError: If it is something else, damaged or incomplete, or holds objects that only code could rebuild.
+        InputError: If the file is of another kind, damaged or incomplete, or holds objects that need code.
     """
     parts = shards_of(path)
     if parts is None:
@@ -114,7 +114,7 @@ def read_content(path: Path) -> Content:
 
 
 def shards_of(path: Path) -> list[Path] | None:
-    """All files of a checkpoint in shards, given its index or one of them; None = it is one file.
+    """All files of a checkpoint in shards, from its index or one shard; None = it is one file.
 
     Raises:
         InputError: If one is missing, or the index names none.
@@ -139,7 +139,7 @@ def shards_of(path: Path) -> list[Path] | None:
 
 
 def plain_names(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Without what compiling and wrapping in other modules put into names: anywhere, or before those of all tensors."""
+    """Tensors whose names have no prefixes of compiling (anywhere) and wrapping (before all names)."""
     found = {_WITHIN.sub("", name): tensor for name, tensor in tensors.items()}
     while prefix := next((one for one in _AROUND if found and all(name.startswith(one) for name in found)), None):
         found = {name.removeprefix(prefix): tensor for name, tensor in found.items()}
@@ -163,7 +163,7 @@ def _read(path: Path) -> Content:
 
 
 def kind_of(path: Path) -> str:
-    """What the file is by how it begins, safetensors or torch; InputError that says what else it is."""
+    """The kind of a file by its first bytes, safetensors or torch; InputError that names any other kind."""
     with path.open("rb") as file:
         start = file.read(512)
     size = path.stat().st_size
@@ -210,7 +210,7 @@ def _check_zip(path: Path) -> None:
 
 
 def _refusal(path: Path, message: str) -> str:
-    """One line that says why a pickled file is not read, from torch's many."""
+    """One line with the reason why a pickled file is not read, from torch's long message."""
     named = re.search(r"GLOBAL (\S+)", message)
     if named is None:
         return f"{path} cannot be read (it is no checkpoint of torch, or damaged); get the file again"

@@ -1,4 +1,4 @@
-"""What learns to crop and mirror maps of tokens, from several views of each image of a store."""
+"""The adapter that learns to crop and mirror maps of tokens, from a store with several views of each image."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, ClassVar, Self, cast
@@ -21,7 +21,7 @@ ERROR = "error"
 
 
 class ViewRows(TokenRows):
-    """Images of a store, one a row: the tokens of all its views, one view after the other."""
+    """The images of a store. A row has the tokens of all views of one image, one view after the other."""
 
     @override
     def __len__(self) -> int:
@@ -35,14 +35,14 @@ class ViewRows(TokenRows):
 
 
 class TokenAdapter(TokenLearner):
-    """Makes the tokens of one view of an image of those of another one, by moving their map in a space that it learns.
+    """Turns the tokens of one view of an image into those of another view, by moving their map in a learned space.
 
-    SeiT++ learns from images that are encoded twice; this learns from a store that holds several views of each.
+    SeiT++ encodes each training image twice. This adapter learns from a store that holds several views of each image.
 
     Args:
-        embedding: Makes vectors of ids.
-        net: Goes into the space of moves and back.
-        config: The plain values that they are built from.
+        embedding: Turns ids into vectors.
+        net: Maps tokens into the learned space and back.
+        config: The plain values that embedding and net are built from.
     """
 
     name, member, command = FOLDER, "adapter", "imtok adapt"
@@ -87,7 +87,7 @@ class TokenAdapter(TokenLearner):
     @override
     @torch.no_grad()
     def counts(self, batches: Iterable[TokenBatch]) -> tuple[float, float, float]:
-        """Errors of all images, those of moves of the plain map, and how many images these are."""
+        """Sums over images of the error and of the error if the plain map is moved, and the number of images."""
         views, found = len(self.between.starts), torch.zeros(3, dtype=torch.float64)
         pairs = [(source, (source + step) % views) for step in {1, views // 2} for source in range(views)]
         for batch in batches:
@@ -108,7 +108,7 @@ class TokenAdapter(TokenLearner):
 
     @override
     def concluded(self, counts: Sequence[float], rows: TokenRows, held_out: TokenRows) -> dict[str, Any]:
-        """The error on held-out images, and that of moves of the plain map; vectors have variance 1."""
+        """The error on held-out images, and the error if the plain map is moved; vectors have variance 1."""
         images, found = self.measured(counts)
         return {**found, "plain_error": counts[1] / images, "images": images, "learnt_from": len(rows)}
 

@@ -1,4 +1,4 @@
-"""Moves of maps of tokens, and a net in whose space they do what they do to pixels (SeiT++, arXiv 2312.10105)."""
+"""Crops and mirror images of maps of tokens, and a net in whose space they work as on pixels (arXiv 2312.10105)."""
 
 import torch
 from jaxtyping import Bool, Float
@@ -14,12 +14,12 @@ Move = tuple[Float[Tensor, " b"], Float[Tensor, " b"]]
 class AdapterNet(nn.Module):
     """Convolutions into a space in which a map of tokens can be moved like pixels, and convolutions back.
 
-    The space is the map itself beside further channels. As it starts the net changes nothing, so that moves are those
+    The space has the channels of the map and ``width`` further ones. A new net changes nothing, so its moves are moves
     of the plain map.
 
     Args:
-        dim: Width of the vectors. Its builder says it.
-        width: Further channels.
+        dim: Width of the vectors; the builder sets it.
+        width: Channels of the space beside those of the map.
         depth: Convolutions of 3 x 3 tokens into the space, and as many back.
 
     Raises:
@@ -43,11 +43,11 @@ class AdapterNet(nn.Module):
         nn.init.zeros_(last.weight)
 
     def into(self, maps: Float[Tensor, "b d h w"]) -> Float[Tensor, "b e h w"]:
-        """The maps in the space where they can be moved."""
+        """The maps in the learned space."""
         return torch.cat([maps, self.encode(maps)], 1)
 
     def back(self, maps: Float[Tensor, "b e h w"]) -> Float[Tensor, "b d h w"]:
-        """Maps of tokens again."""
+        """Maps of tokens from maps in the learned space."""
         return maps[:, : self.dim] + self.decode(maps)
 
     @override
@@ -67,12 +67,12 @@ def _convolutions(channels: int, width: int, out: int, depth: int) -> nn.Sequent
 
 
 def moved(maps: Float[Tensor, "b d h w"], rows: Move, columns: Move) -> Float[Tensor, "b d h w"]:
-    """Maps as they are seen through a window, by linear interpolation; outside of a map, its edge goes on.
+    """Cut a window out of maps, by linear interpolation. Beyond a map's edge, the values of the edge repeat.
 
     Args:
-        maps: What is moved.
-        rows: Scale and start of the window along the height: where ``y`` in [0, 1] of the result is in the map, as
-            ``scale * y + start``. A scale of -1 with a start of 1 mirrors it.
+        maps: The maps of tokens.
+        rows: Scale and start of the window along the height. The place ``y`` in [0, 1] of the result comes from the
+            place ``scale * y + start`` of the map. A scale of -1 with a start of 1 mirrors the map.
         columns: The same along the width.
 
     Example:
@@ -88,7 +88,7 @@ def moved(maps: Float[Tensor, "b d h w"], rows: Move, columns: Move) -> Float[Te
 
 
 def covered(size: int, move: Move) -> Bool[Tensor, "b n"]:
-    """Which of so many tokens along an axis lie inside the map, with their whole width, after a move."""
+    """Which of ``size`` tokens along an axis lie wholly inside the map after a move."""
     scale, start = (part[:, None] for part in move)
     ends = torch.arange(size + 1, device=start.device) / size
     inside = ((scale * ends + start) >= -1e-6) & ((scale * ends + start) <= 1 + 1e-6)
@@ -96,10 +96,10 @@ def covered(size: int, move: Move) -> Bool[Tensor, "b n"]:
 
 
 class Between:
-    """Where one view of an image lies in another one of the same image.
+    """Computes where one view of an image lies in another view of the same image.
 
     Args:
-        augment: Which views, as ``augment`` of imtok export.
+        augment: The kind of views, as ``augment`` of imtok export.
         size: Side of the views in pixels.
 
     Example:
@@ -120,7 +120,7 @@ class Between:
         self.square = 1 + room / size
 
     def __call__(self, source: Tensor, target: Tensor) -> tuple[Move, Move]:
-        """Moves along height and width that make target views of source views, each by its number."""
+        """Moves along height and width that turn source views into target views. Views are given by number."""
         (top, left), (other_top, other_left) = self.starts[source].unbind(1), self.starts[target].unbind(1)
         one = torch.ones(len(source))
         same = self.mirrored[source] == self.mirrored[target]
@@ -132,6 +132,6 @@ class Between:
 def relative_error(
     found: Float[Tensor, "b d h w"], wanted: Float[Tensor, "b d h w"], rows: Move, columns: Move
 ) -> Float[Tensor, " b"]:
-    """Mean squared error of each image over what a move sees of the map. The vectors have variance 1."""
+    """Mean squared error of each image over the tokens inside the map. The vectors have variance 1."""
     inside = covered(found.shape[2], rows)[:, :, None] & covered(found.shape[3], columns)[:, None, :]
     return ((found - wanted).square().mean(1) * inside).sum((1, 2)) / inside.sum((1, 2)).clamp(min=1)

@@ -1,4 +1,4 @@
-"""Crops and mirror images of tokens, by an adapter that has learnt what these are (SeiT++, arXiv 2312.10105)."""
+"""Crops and mirror images of tokens, by the adapter of ``imtok adapt`` (SeiT++, arXiv 2312.10105)."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -12,12 +12,12 @@ from imtok.classifiers.embedded import CodebookEmbedding, Embedded
 
 
 class TokenAdapt(Augmentation):
-    """Crops and mirrors images that are tokens, by an adapter that has learnt what this means (imtok adapt).
+    """Crops and mirrors images as tokens, by an adapter that ``imtok adapt`` has trained.
 
     Args:
-        weights: The run folder of imtok adapt, whose store is of the same codebook.
-        probability: That an image is changed.
-        scale: Least and greatest area of a crop, as shares of the image.
+        weights: The run folder of imtok adapt. Its store must have the same codebook.
+        probability: Probability that an image is changed.
+        scale: Smallest and largest area of a crop, as shares of the image.
         flip: Probability that a changed image is mirrored.
 
     Raises:

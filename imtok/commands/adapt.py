@@ -1,4 +1,4 @@
-"""``imtok adapt``: learns from views of images what it is to crop and mirror tokens, for ``imtok classify``."""
+"""``imtok adapt``: trains an adapter that crops and mirrors images as tokens, for ``imtok classify``."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,13 +22,13 @@ from imtok.training.token_run import TokenRun, train_on_tokens
 
 @dataclass
 class Keys(GridKeys):
-    """A token store of several views, an adapter and how it is trained. configs/adapt.yaml explains each."""
+    """A token store with several views, an adapter and its training. configs/adapt.yaml explains each key."""
 
     adapter: Any = MISSING
 
 
 def run(config: DictConfig) -> None:
-    """Train an adapter on tokens, and measure it on images that it has not seen."""
+    """Train an adapter on tokens, and measure it on held-out images."""
     console = Console(highlight=False, quiet=launched_rank() != 0)
     folder = output_folder(config, "adapt")
     found = say_outcome(train_on_tokens(build_adapter_run(config, folder)), folder, "adapt", console)
@@ -45,7 +45,7 @@ def build_adapter_run(config: DictConfig, folder: Path) -> TokenRun:
     """Build everything that an adapter's config describes.
 
     Raises:
-        InputError: If a part refuses its settings, or a store does not have square views on a grid and a codebook.
+        InputError: If a part refuses its settings, or a store lacks square views, a grid or a codebook.
     """
     plain = plain_values(config)
     plain["optimizer"] = typed_section(plain["optimizer"])

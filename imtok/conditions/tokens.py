@@ -1,4 +1,4 @@
-"""The tokens that another tokenizer makes of each image, for a prior that turns the ones into the others."""
+"""The condition of a prior that turns the tokens of another tokenizer into its own."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -13,19 +13,19 @@ from imtok.types import Condition
 
 
 class OtherTokens(Conditioner):
-    """Tells a prior the ids that another store has of the same images (DiGIT, arXiv 2410.12490).
+    """Gives a prior the ids that another store has of the same images (DiGIT, arXiv 2410.12490).
 
-    What reads the store fills in what its tokens are, and hands the ids over with each batch.
+    The reader of the store sets the sizes of its tokens, and passes their ids with each batch.
 
     Args:
-        store: The token store of the other tokenizer, or a folder of samples of a prior of its tokens. It is stored
-            nowhere.
-        tokens: Tokens of an image.
-        vocab_sizes: Number of ids of each of their slots.
-        tokenizer_sha256: Fingerprint of the tokenizer whose tokens they are.
+        store: The token store of the other tokenizer, or a folder of samples of a prior of its tokens. The path is
+            not saved with the prior.
+        tokens: Number of tokens of an image.
+        vocab_sizes: Number of ids of each slot of a token.
+        tokenizer_sha256: Fingerprint of the other tokenizer.
 
     Raises:
-        ValueError: If it is not known what the tokens are.
+        ValueError: If these sizes are not set.
 
     Example:
         >>> import torch
@@ -57,7 +57,7 @@ class OtherTokens(Conditioner):
         """The condition of images with these ids.
 
         Raises:
-            InputError: If there are none, or they are not as many as announced.
+            InputError: If there are no ids, or their number is not the one that the prior has learnt with.
         """
         if ids is None or ids.shape[1:] != (self.tokens, len(self.vocab_sizes)):
             found = "none" if ids is None else f"{ids.shape[1]} of {ids.shape[2]} slots"

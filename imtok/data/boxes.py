@@ -1,4 +1,4 @@
-"""``data.boxes``: where objects are in images, from COCO's annotations or a table with a box or several per image."""
+"""``data.boxes``: the boxes of objects in images, from COCO's annotations or from a table."""
 
 import posixpath
 from collections import Counter
@@ -33,7 +33,7 @@ class Boxes:
             image folders; ``.csv`` with the columns ``file_name,x,y,width,height``, a line for each box.
 
     Raises:
-        InputError: If the file cannot be read, or a box is none or has no area; names file, line and image.
+        InputError: If the file cannot be read, or a box is malformed or has no area. It names file, line and image.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -55,7 +55,7 @@ class Boxes:
         self._stems = {stem: name for stem, name in zip(stems, self._boxes, strict=True) if counts[stem] == 1}
 
     def name(self, source: Source, index: int) -> str | None:
-        """What the file calls an image: its key, or what its name without suffix belongs to; None if it does not."""
+        """The name of an image in the file: its key, or its key without suffix; None if the file does not name it."""
         key = source.key(index)
         return key if key in self._boxes else self._stems.get(source.stem(index))
 
@@ -65,14 +65,14 @@ class Boxes:
         return np.zeros((0, 4)) if name is None else self._boxes[name]
 
     def check(self, source: Source, others: Source) -> None:
-        """Look at each box of a source's images.
+        """Check each box of a source's images.
 
         Args:
             source: The images to measure.
-            others: All that the file may name besides.
+            others: Further images that the file may name.
 
         Raises:
-            InputError: If a box does not lie in its image, or the file names images that are in neither.
+            InputError: If a box does not lie in its image, or the file names an image of neither.
         """
         known = {name for each in (source, others) for at in range(len(each)) if (name := self.name(each, at))}
         strange = [name for name in self._boxes if name not in known]
@@ -93,15 +93,15 @@ class Boxes:
 
 
 def with_boxes(images: Own, path: Any, data: Data) -> Own:
-    """Images to measure whose samples have the boxes that a file names.
+    """Give the samples of images the boxes that a file names.
 
     Args:
-        images: Fresh ones of ``data``, which nobody else reads.
-        path: See :class:`Boxes`; None = the images stay as they are.
-        data: Where they are from; the file may name other images of it.
+        images: Images to measure, which nothing else reads; they are changed.
+        path: See :class:`Boxes`; None = no boxes.
+        data: The data of the images. The file may name other images of these data.
 
     Raises:
-        InputError: As :class:`Boxes` and its ``check``; or if the images are a stream.
+        InputError: As in :class:`Boxes` and its ``check``, or if the images are a stream.
     """
     if path is None:
         return images
@@ -115,7 +115,7 @@ def with_boxes(images: Own, path: Any, data: Data) -> Own:
 
 
 def _outside(boxes: Float64[np.ndarray, "n 4"], source: Source, index: int) -> Iterator[str]:
-    """The boxes that do not lie in an image; a damaged one has no size, and is left out of every measure."""
+    """The boxes that do not lie in an image. A damaged image has no size, and no measure counts it."""
     try:
         height, width = source.shape(index)
     except (DecodeError, OSError):
@@ -128,7 +128,7 @@ def _outside(boxes: Float64[np.ndarray, "n 4"], source: Source, index: int) -> I
 
 
 def _checked(box: Any, where: str) -> list[float]:
-    """A box as left, top, right and bottom; InputError that says where it stands if it is none."""
+    """A box as left, top, right and bottom; InputError that names its place in the file if it is malformed."""
     try:
         x, y, width, height = (float(side) for side in box)
     except (TypeError, ValueError):

@@ -1,4 +1,4 @@
-"""Training images of several shapes, one shape per batch: each image goes to the bucket nearest to its own shape."""
+"""Training images of several shapes, one shape per batch. Each image is in the bucket nearest to its own shape."""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -29,18 +29,18 @@ class BucketSet(ImageSet):
 
     An image belongs to the bucket whose ratio of height to width is nearest to its own, on a scale of logarithms. The
     header of every image is read once for that. An image whose header cannot be read goes to the bucket nearest to a
-    square; what stands in for it in training is cropped to that shape.
+    square; the image that replaces it in training is cropped to that shape.
 
     Args:
-        images: Training images, whose transform can make other shapes.
+        images: Training images. Their transform must be able to make other shapes.
         shapes: Height and width of each bucket, in pixels.
 
     Attributes:
-        shapes: The same.
-        bucket: Of each image, as a position in ``shapes``.
+        shapes: Height and width of each bucket, in pixels.
+        bucket: The bucket of each image, as a position in ``shapes``.
 
     Raises:
-        InputError: If the transform makes squares alone.
+        InputError: If the transform makes only squares.
     """
 
     def __init__(self, images: ImageSet, shapes: Sequence[Shape]) -> None:
@@ -80,12 +80,12 @@ class BucketBatches(TrainBatches):
 
     Each bucket is a stream of its own: its epochs' permutations one after the other, cut into global batches. Nothing
     is dropped, and over any number of epochs all images are seen equally often, but for the rest of each bucket that
-    comes first in the next epoch. Which bucket comes when is drawn anew for each epoch. The batch of a step is a
-    function of seed and step, whatever came before, and the same for all processes.
+    comes first in the next epoch. The order of the buckets is drawn anew for each epoch. The batch of a step is a
+    function of seed and step alone, and the same for all processes.
 
     Args:
-        images: Which images are in which bucket.
-        seed: See :class:`~imtok.data.order.TrainBatches`, as all that follows.
+        images: The images in their buckets.
+        seed: Seed of the order; see :class:`~imtok.data.order.TrainBatches` for all arguments.
         global_batch: Samples per optimiser step, over all ranks and micro-batches.
         accumulate: Micro-batches per optimiser step.
         rank: Index of this process.
@@ -146,7 +146,7 @@ class BucketBatches(TrainBatches):
 
 
 def nearest(shape: Shape, shapes: Sequence[Shape]) -> int:
-    """The position of the shape whose ratio of height to width is nearest, the first of several.
+    """The position of the shape whose ratio of height to width is nearest; the first one of equals.
 
     Example:
         >>> nearest((300, 400), [(64, 96), (80, 80), (96, 64)])
@@ -157,15 +157,15 @@ def nearest(shape: Shape, shapes: Sequence[Shape]) -> int:
 
 
 def spread_shapes(number: int, side: int, step: int) -> list[Shape]:
-    """So many shapes with about as many pixels as a square, from twice as high as wide to twice as wide as high.
+    """Shapes with about as many pixels as a square, from twice as high as wide to twice as wide as high.
 
     Args:
-        number: At least 1.
-        side: Of the square, in pixels.
-        step: What height and width are multiples of, in pixels.
+        number: Number of shapes, at least 1.
+        side: Side of the square, in pixels.
+        step: Height and width are multiples of this number of pixels.
 
     Raises:
-        InputError: If there are not so many different ones.
+        InputError: If there are fewer different shapes.
 
     Example:
         >>> spread_shapes(3, side=64, step=8)
@@ -185,11 +185,11 @@ def spread_shapes(number: int, side: int, step: int) -> list[Shape]:
 
 
 def bucketed(images: Images, shapes: Sequence[Shape]) -> Images:
-    """Training images in buckets.
+    """Put training images into buckets.
 
     Args:
         images: Training images.
-        shapes: Height and width of each bucket, in pixels; () = the images stay as they are.
+        shapes: Height and width of each bucket, in pixels; () = no buckets.
 
     Raises:
         InputError: If they are a stream, or a mixture, or made from sources that would stay as they are, or cannot

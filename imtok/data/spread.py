@@ -1,4 +1,4 @@
-"""Some of many images, evenly over all of them: neighbours in a data set are often of one class."""
+"""Choose images from all over a data set, since neighbours in a data set are often of one class."""
 
 import numpy as np
 from jaxtyping import Int64
@@ -8,7 +8,7 @@ from imtok.data.stream import ImageStream
 
 
 def places(most: int, count: int) -> Int64[np.ndarray, " n"]:
-    """The numbers of at most so many of ``count`` things, evenly over them, in ascending order.
+    """At most ``most`` positions among ``count``, evenly spread and in ascending order.
 
     Example:
         >>> places(3, 10), places(3, 2)
@@ -19,7 +19,7 @@ def places(most: int, count: int) -> Int64[np.ndarray, " n"]:
 
 
 def spread(images: ImageSet | ImageStream, most: int) -> ImageSet | ImageStream:
-    """At most so many of the images, evenly over a list of them. Of a stream all."""
+    """At most ``most`` of the images, evenly spread over all. A stream is returned whole."""
     if not isinstance(images, ImageSet) or len(images) <= most:
         return images
     return ImageSet(Subset(images.source, places(most, len(images))), images.transform, captioned=images.captioned)

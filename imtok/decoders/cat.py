@@ -18,25 +18,25 @@ from imtok.types import Condition
 
 
 class CATDecoder(Decoder):
-    """The number of latents says which map they are, and so where the net is entered; what follows is the same for all.
+    """One net that decodes maps of several sizes. The number of latents tells the map and the level where it enters.
 
-    Of a number between those of two maps the first latents are read, as many as the coarser one has.
+    If the number of latents lies between those of two maps, the first latents are read as the coarser map.
 
     Args:
         in_dim: Width of the latents; the builder sets it to the quantizer's.
         channels: Channels at full resolution.
         multipliers: Channels of each level as a multiple of ``channels``, full resolution first, as in the encoder.
-        finest: The first level that is entered, as in the encoder.
+        finest: The level where the finest map enters, as in the encoder.
         blocks: Residual blocks per level.
         attention: "lowest" = at the lowest resolution attention follows every residual block; "none".
-        middle: Layers at each resolution that is entered, before its level.
+        middle: Layers before the first level that a map passes, for each map.
         upsample: How the resolution is doubled (``imtok.nn.resampling``).
         bias: Whether the convolutions of residual blocks have a bias.
         image_channels: Channels of the images: 1, 3 or 4; the builder sets it.
 
     Raises:
-        ValueError: If an argument has no such choice; in ``forward``, if there are more latents than those of the
-            finest map of an image of that size, or fewer than those of the coarsest.
+        ValueError: If an argument is not one of its choices; in ``forward``, if there are more latents than the
+            finest map of an image of that size has, or fewer than the coarsest map has.
 
     Example:
         >>> decoder = CATDecoder(8, channels=32, multipliers=(1, 1, 1), finest=1)

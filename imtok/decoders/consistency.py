@@ -1,4 +1,4 @@
-"""Consistency: from any point between data and noise straight back (arXiv 2303.01469; in latents, 2310.04378)."""
+"""Consistency models, which jump from any noisy map to the data (arXiv 2303.01469; in latents, 2310.04378)."""
 
 import math
 from typing import Literal, get_args
@@ -19,19 +19,19 @@ Steps = Int64[Tensor, " b"]
 
 
 class Consistency(Process):
-    """Noise is added in many steps, as in Stable Diffusion; a net jumps back from any step at once.
+    """Noise is added in many steps, as in Stable Diffusion. A net jumps back to the data from any step.
 
-    With ``x`` the map after step ``i`` and ``guess`` the data that the net's prediction says, the jump is
+    Let ``x`` be the map after step ``i`` and ``guess`` the data as the net predicts them. The jump is
     ``c_skip x + c_out guess``, where ``c_skip = 0.25 / ((scale i)^2 + 0.25)`` and
-    ``c_out = scale i / sqrt((scale i)^2 + 0.25)``. At step 0, the data itself, it therefore changes nothing, whatever
-    the net says. Sampling in several steps jumps, adds fresh noise up to an earlier step, and jumps again.
+    ``c_out = scale i / sqrt((scale i)^2 + 0.25)``. At step 0, which is the data, the jump changes nothing, whatever
+    the net predicts. Sampling in several steps jumps, adds fresh noise up to an earlier step, and jumps again.
 
-    Its own loss is that of a denoising diffusion. A net is made to jump consistently by ``objective=consistency``.
+    The loss of this class is that of denoising diffusion. ``objective=consistency`` trains a net to jump.
 
     Args:
-        timesteps: Steps that noise is added in.
+        timesteps: Number of steps that add noise.
         predicts: What the net predicts: "noise"; "velocity" = ``sqrt(kept) noise - sqrt(1 - kept) data`` (arXiv
-            2202.00512), of which an error counts once, too, where next to nothing of the data is left.
+            2202.00512), whose error keeps its weight where almost only noise is left.
         scale: How fast the boundary condition fades from step 0 on.
 
     Raises:
@@ -62,7 +62,7 @@ class Consistency(Process):
         return self.draw_steps(count, generator) / self.timesteps
 
     def draw_steps(self, count: int, generator: torch.Generator | None = None) -> Steps:
-        """Steps to train at, from the first to the last, on the CPU."""
+        """Random steps to train at, on the CPU."""
         return torch.randint(1, self.timesteps + 1, (count,), generator=generator)
 
     def mixed(self, data: Maps, noise: Maps, steps: Steps) -> Maps:
@@ -71,7 +71,7 @@ class Consistency(Process):
         return kept.sqrt() * data + (1 - kept).sqrt() * noise
 
     def jump(self, predict: Predict, maps: Maps, steps: Steps) -> Maps:
-        """The data that the net sees behind maps after these steps."""
+        """The data that the net jumps to from maps after these steps."""
         guess, _ = self._guess(predict, maps, steps)
         scaled = (steps.to(maps) * self.scale)[:, None, None, None]
         skip = SPREAD**2 / (scaled.square() + SPREAD**2)
@@ -79,7 +79,7 @@ class Consistency(Process):
         return skip * maps + out * guess
 
     def back(self, predict: Predict, maps: Maps, steps: Steps, to: Steps) -> Maps:
-        """Maps after earlier steps, on the net's own way back without noise (DDIM, arXiv 2010.02502)."""
+        """Maps after earlier steps, by the net's deterministic way back (DDIM, arXiv 2010.02502)."""
         guess, drawn = self._guess(predict, maps, steps)
         return self.mixed(guess, drawn, to)
 
@@ -107,7 +107,7 @@ class Consistency(Process):
         return steps
 
     def _guess(self, predict: Predict, maps: Maps, steps: Steps) -> tuple[Maps, Maps]:
-        """The data and the noise that the net's prediction says."""
+        """The data and the noise by the net's prediction."""
         said = predict(maps, steps.to(maps) / self.timesteps).to(maps.dtype)
         kept = self._kept(steps, maps)
         signal, deviation = kept.sqrt(), (1 - kept).sqrt()

@@ -1,4 +1,4 @@
-"""A decoder of images that writes maps, which a frozen space makes images of (``in_space: [decoder]``)."""
+"""A decoder of images that writes maps, which a frozen space decodes to images (``in_space: [decoder]``)."""
 
 import torch
 from jaxtyping import Bool, Float
@@ -13,18 +13,18 @@ from imtok.types import Condition, Loss
 
 
 class DecoderInSpace(GenerativeDecoder):
-    """Writes the map of an image as if it were the image, with the space's channels and at the size of its map.
+    """A decoder of images that writes the map of an image, with the channels and the size of the space's map.
 
-    Image losses reach it through the frozen space. Its own loss is the mean squared error of the map, for which no
-    image is decoded (``objective=flow``).
+    Gradients of image losses reach it through the frozen space. Its own loss is the mean squared error of the map,
+    and no image is decoded (``objective=flow``).
 
     Args:
-        net: Built for images of that size and with so many channels.
-        space: The frozen autoencoder that makes images of its maps.
+        net: A decoder that is built for images with the size and the channels of the map.
+        space: The frozen autoencoder that decodes the maps.
 
     Raises:
-        ValueError: In ``forward`` and ``loss``, as the net does, and if the image is no multiple of the pixels per
-            position.
+        ValueError: In ``forward`` and ``loss``, if the net refuses the size, or if the sides of the image are not
+            multiples of the pixels per position.
 
     Example:
         >>> from imtok.decoders.patch import PatchDecoder
@@ -54,7 +54,7 @@ class DecoderInSpace(GenerativeDecoder):
         keep: Bool[Tensor, "b n"] | None = None,
         condition: Condition | None = None,
     ) -> Float[Tensor, "b c2 h2 w2"]:
-        """The map that it writes; arguments as of ``forward``."""
+        """The map that the decoder writes; the arguments are those of ``forward``."""
         return self.net(latents, self.space.map_size(size), keep, condition)
 
     @override
@@ -83,6 +83,6 @@ class DecoderInSpace(GenerativeDecoder):
 
 
 def kind_of(part: nn.Module) -> str:
-    """What a part is called for people: the name of its class, and whether it works in the space."""
+    """The name of a part in messages: the name of its class, and whether it works in the space."""
     inside = isinstance(part, EncoderInSpace | DecoderInSpace)
     return f"{type(part.net).__name__} in the space" if inside else type(part).__name__

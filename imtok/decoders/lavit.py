@@ -1,4 +1,4 @@
-"""The decoder of LaVIT (arXiv 2309.04669): any number of tokens back to a frozen net's features, and to pixels."""
+"""The decoder of LaVIT (arXiv 2309.04669), from any number of tokens to a frozen net's features and to pixels."""
 
 from typing import NamedTuple, cast
 
@@ -18,25 +18,25 @@ from imtok.types import Condition
 
 
 class Rebuilt(NamedTuple):
-    """What a decoder of features makes: the image, and the features of each of its patches."""
+    """The output of a decoder of features: the image, and the features of each of its patches."""
 
     image: Float[Tensor, "b c h w"]
     features: Float[Tensor, "b n c"]
 
 
 class FeatureQueryDecoder(Decoder):
-    """A learned query for each patch gathers from the tokens; a map makes features of it, and another one pixels.
+    """A learned query for each patch attends to the tokens. Two linear maps turn it into features and into pixels.
 
-    Tokens are told apart by their place among the kept ones, and not by the place of their patch in the image, which
-    they have to say themselves. The public code has an MLP of 4.36 times the width, and no map to pixels: a diffusion
-    model draws these from the features.
+    The decoder knows the place of a token among the kept ones, but not the place of its patch in the image. The tokens
+    themselves have to encode it. The public code has an MLP of 4.36 times the width, and no map to pixels: a diffusion
+    model draws the pixels from the features.
 
     Args:
         in_dim: Width of the latents; the builder sets it to the quantizer's.
-        num_latents: Latents at most; the builder sets it to the encoder's.
+        num_latents: Largest number of latents; the builder sets it to the encoder's.
         image_size: Side of the images, in pixels; the builder sets it.
         patch_size: Side of a patch, in pixels.
-        feature_dim: Width of the features that are rebuilt.
+        feature_dim: Width of the frozen net's features.
         width: Width of the queries.
         depth: Number of blocks.
         heads: Attention heads of each.
@@ -87,7 +87,7 @@ class FeatureQueryDecoder(Decoder):
     def rebuilt(
         self, latents: Float[Tensor, "b n d"], size: tuple[int, int], keep: Bool[Tensor, "b n"] | None = None
     ) -> Rebuilt:
-        """Image and features; arguments as of ``forward``."""
+        """Image and features; the arguments are those of ``forward``."""
         if grid_size(size, self.patch_size) != self.grid:
             side = self.grid[0] * self.patch_size
             raise ValueError(

@@ -1,4 +1,4 @@
-"""The cheapest 1D decoder: a linear map of any first few latents to the whole image, and one hidden layer beside it."""
+"""The cheapest 1D decoder: a linear map from any first latents to the whole image, with a hidden layer beside it."""
 
 from typing import cast
 
@@ -14,13 +14,13 @@ from imtok.types import Condition
 
 
 class LinearDecoder(Decoder):
-    """All pixels are weighted sums of the latents and of a hidden layer that sees them; what is left out is zero.
+    """Each pixel is a weighted sum of the latents and of a hidden layer that reads them. Left-out latents are zero.
 
     Args:
         in_dim: Width of the latents; the builder sets it to the quantizer's.
         image_size: Side of the images, in pixels; the builder sets it.
-        num_latents: The most latents that it decodes; the builder sets it.
-        width: Of the hidden layer, at least 1.
+        num_latents: Largest number of latents; the builder sets it.
+        width: Width of the hidden layer, at least 1.
         image_channels: Channels of the images: 1, 3 or 4; the builder sets it.
 
     Raises:

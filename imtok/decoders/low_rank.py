@@ -16,19 +16,19 @@ from imtok.types import Condition
 
 
 class LowRankDecoder(Decoder):
-    """Lets a space decode the map that latents are, with a change of low rank on its convolutions (arXiv 2106.09685).
+    """A space decodes the latents as its map, with changes of low rank in its convolutions (LoRA, arXiv 2106.09685).
 
-    The frozen weights stay as they are and are stored once. A change is a convolution to ``rank`` channels and one of
-    1 x 1 from there; the second starts at zero, so the image is that of the space at first. All 3 x 3 convolutions of
-    the space's decoder have one but for the first.
+    The frozen weights stay as they are and are stored once. A change is a convolution to ``rank`` channels, followed
+    by a 1 x 1 convolution. The second one starts at zero, so a new decoder makes the image of the space. All 3 x 3
+    convolutions of the space's decoder but the first have a change.
 
     Args:
-        in_dim: Width of the latents; the builder sets it to the quantizer's. A linear map makes it the space's.
+        in_dim: Width of the latents; the builder sets it to the quantizer's. A linear map leads to the space's.
         space: The frozen autoencoder, whose decoding net is its sub-module ``decoder``; the builder passes it.
         rank: Channels in the middle of each change.
 
     Raises:
-        ValueError: If there is no such space; in ``forward``, if latents do not fill the map or some were not kept.
+        ValueError: If the space has no such decoder; in ``forward``, if latents do not fill the map or are left out.
 
     Example:
         >>> from imtok.spaces.kl_vae import KLAutoencoder
@@ -88,7 +88,7 @@ class LowRankDecoder(Decoder):
 
 
 class _Decoding(nn.Module):
-    """A space as a module whose call is to decode."""
+    """A module whose forward pass is the decoding of a space."""
 
     def __init__(self, space: Space) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""The encoder of AdaTok (arXiv 2606.07185): nested latents, and a policy that chooses how many an image gets."""
+"""The encoder of AdaTok (arXiv 2606.07185): nested latents, and a policy that chooses their number for each image."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -16,18 +16,18 @@ from imtok.types import Condition, Latents
 class AdaTokEncoder(Encoder):
     """Any encoder whose first latents matter most, and a policy over a few budgets that reads the image.
 
-    The budget with the highest score is taken, so codes are a function of the image. With ``length`` the policy has no
-    say. How the policy learns is the objective's business.
+    The budget with the highest score is taken, so codes are a function of the image. A given ``length`` replaces the
+    choice of the policy. ``objective=adatok`` trains the policy.
 
     Args:
-        net: What makes the latents; the builder tells it what it would tell this encoder.
+        net: The encoder that makes the latents; the builder sets its sizes as for any encoder.
         budgets: The numbers of latents that an image can get, in ascending order.
-        policy_width: Channels of the policy's first convolution; each further one doubles them.
-        policy_halvings: Convolutions of the policy, each of stride 2.
+        policy_width: Channels of the policy's first convolution; each further convolution doubles them.
+        policy_halvings: Number of convolutions of the policy, which have stride 2.
 
     Raises:
-        ValueError: If budgets are no ascending numbers from 1; in ``forward`` and ``num_latents``, if there are not so
-            many latents, or ``net`` sets a budget itself.
+        ValueError: If budgets are not ascending numbers from 1; in ``forward`` and ``num_latents``, if ``net`` has
+            fewer latents than the largest budget, or sets a budget itself.
 
     Example:
         >>> from imtok.encoders.linear import LinearEncoder
@@ -51,7 +51,7 @@ class AdaTokEncoder(Encoder):
 
     @classmethod
     def tell_parts(cls, provided: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-        """What the builder tells the net: all that it knows."""
+        """The arguments that the builder sets for the net: all that it knows."""
         return {"net": dict(provided)}
 
     @override
@@ -65,7 +65,7 @@ class AdaTokEncoder(Encoder):
         return Latents(values, torch.arange(values.shape[1], device=values.device) < lengths[:, None])
 
     def latents(self, image: Float[Tensor, "b c h w"], condition: Condition | None = None) -> Float[Tensor, "b n d"]:
-        """All latents, whatever the policy says."""
+        """All latents, without the policy."""
         self.num_latents((image.shape[-2], image.shape[-1]))
         latents = encoded(self.net, image, None, condition)
         if latents.keep is not None or self.net.budgeted:

@@ -18,33 +18,33 @@ from imtok.types import Condition, Latents
 
 
 class CATEncoder(Encoder):
-    """A simple image is read off a coarse map, and a complex one off a fine map, of the same net.
+    """One net reads a simple image as a coarse map, and a complex image as a fine map.
 
-    The middle layers and those that write the latents are the same at each resolution. A coarse map fills the first
-    latents of the sequence, and the others are not kept, so that the number of latents says which map it is.
+    The middle layers and the layers that write the latents are the same at each resolution. A coarse map fills the
+    first latents of the sequence, and the others are not kept, so the number of latents tells the map.
 
-    How complex an image is, ``condition.quality`` says, a score from the data; where there is none, or NaN, it is
+    The score of complexity is ``condition.quality``, which comes from the data. Without it, or if it is NaN, it is
     :func:`imtok.nn.complexity.complexity`.
 
     Args:
         out_dim: Width of the latents; the builder sets it to the quantizer's.
         channels: Channels at full resolution.
-        multipliers: Channels of each level as a multiple of ``channels``, full resolution first; those from
-            ``finest`` on are equal.
+        multipliers: Channels of each level as a multiple of ``channels``, full resolution first; they must be
+            equal from ``finest`` on.
         finest: The first level that is read: 3 = 8 x 8 pixels per latent.
         blocks: Residual blocks per level.
         attention: "lowest" = at the lowest resolution every residual block is followed by attention; "none".
-        middle: Layers before latents are written, at each resolution that is read.
+        middle: Layers before the latents, at each resolution that is read.
         downsample: How the resolution is halved (``imtok.nn.resampling``).
         bias: Whether the first convolution and those of the residual blocks have a bias.
-        thresholds: Ascending scores of images, one fewer than maps: below the first the coarsest map is read, below
-            the second the next, and so on; at or above the last the finest one.
-        given_thresholds: The same for scores that the condition gives.
+        thresholds: Ascending scores, one fewer than maps. A score below the first reads the coarsest map, a score
+            below the second reads the next map, and so on. A score at or above the last reads the finest map.
+        given_thresholds: The same limits for the scores of ``condition.quality``.
         image_channels: Channels of the images: 1, 3 or 4; the builder sets it.
 
     Raises:
-        ValueError: If an argument has no such choice; in ``forward`` and ``num_latents``, if the image is no multiple
-            of the pixels per latent of the coarsest map, or ``length`` is not that of a map.
+        ValueError: If an argument is not one of its choices; in ``forward`` and ``num_latents``, if the sides of the
+            image are not multiples of the coarsest map's pixels per latent, or no map has ``length`` latents.
 
     Example:
         >>> maps = {"channels": 32, "multipliers": (1, 1, 1), "finest": 1}
@@ -121,7 +121,7 @@ class CATEncoder(Encoder):
         return Latents(values, torch.arange(counts[0], device=image.device) < kept[:, None])
 
     def level(self, image: Float[Tensor, "b c h w"], condition: Condition | None = None) -> Int64[Tensor, " b"]:
-        """Which map is read of each image, 0 = the finest."""
+        """The number of the map that each image gets; 0 = the finest."""
         own = (complexity(image)[:, None] < torch.tensor(self.thresholds, device=image.device)).sum(1)
         if condition is None or condition.quality is None:
             return own
@@ -130,7 +130,7 @@ class CATEncoder(Encoder):
         return torch.where(given.isnan(), own, below)
 
     def counts(self, size: tuple[int, int]) -> tuple[int, ...]:
-        """Latents of each map, the finest first."""
+        """Number of latents of each map, the finest first."""
         return map_counts(size, self.factors)
 
     @override

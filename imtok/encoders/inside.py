@@ -11,11 +11,11 @@ from imtok.types import Condition, Latents
 
 
 class EncoderInSpace(Encoder):
-    """Takes what a space makes of an image for the image, with the space's channels and at the size of its map.
+    """An encoder of images that reads the space's map of an image, with the map's channels and size.
 
     Args:
-        net: Built for images of that size and with so many channels.
-        space: The frozen net whose maps it reads.
+        net: An encoder that is built for images with the size and the channels of the map.
+        space: The frozen net that makes the maps.
 
     Raises:
         ValueError: In ``forward`` and ``num_latents``, if space or net cannot read images of this size.

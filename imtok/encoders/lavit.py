@@ -1,4 +1,4 @@
-"""The encoder of LaVIT (arXiv 2309.04669): patches of a frozen net that are worth a token, and the others in them."""
+"""The encoder of LaVIT (arXiv 2309.04669): it selects patches of a frozen net and merges the others into them."""
 
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -19,10 +19,10 @@ class Selected(NamedTuple):
     """The latents of all patches of each image, and which of them are selected.
 
     Attributes:
-        features: Of the patches, by the frozen net.
-        values: Their latents, of which those of selected patches are meant to be used.
-        keep: True for those.
-        share: Part of the patches that is selected, with the gradient of a soft choice.
+        features: The frozen net's features of the patches.
+        values: Latents of the patches. Only those of selected patches are meaningful.
+        keep: True for selected patches.
+        share: Share of the patches that are selected, with the gradient of a soft choice.
     """
 
     features: Float[Tensor, "b n c"]
@@ -32,21 +32,21 @@ class Selected(NamedTuple):
 
 
 class SelectingEncoder(Encoder):
-    """A frozen vision transformer, a selector of its patches, and a merger of the others into the selected ones.
+    """A frozen vision transformer, a selector of patches, and a merger of the other patches into the selected ones.
 
-    In training patches are drawn by their chances (Gumbel-softmax). In evaluation those with the best chances are
-    taken, as many as are expected to be drawn; the public code draws them there too. So an image has the same tokens
-    each time. With ``length`` so many are taken.
+    In training, patches are drawn with their probabilities (Gumbel-softmax). In evaluation, the patches with the
+    highest probabilities are taken, as many as training would draw on average. An image then has the same tokens each
+    time. The public code also draws in evaluation. ``length`` sets the number of patches instead.
 
     Args:
         out_dim: Width of the latents; the builder sets it to the quantizer's.
-        net: The transformer, whose latents are its features.
+        net: The frozen transformer. Its latents must be its features.
         depth: Blocks of the merger.
-        heads: Attention heads of each.
+        heads: Attention heads of each block.
         mlp_ratio: Width of their hidden layers, as a multiple of the features' width.
 
     Raises:
-        ValueError: If ``net`` maps its features; in ``forward``, for a length out of range, and as ``net`` does.
+        ValueError: If ``net`` maps its features to latents; in ``forward``, for a length out of range.
 
     Example:
         >>> net = PretrainedViTEncoder(None, 32, patch_size=8, factor=8, width=16, depth=1, heads=2)
@@ -71,11 +71,11 @@ class SelectingEncoder(Encoder):
 
     @classmethod
     def tell_parts(cls, provided: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-        """What the builder tells the net: to give its features as they are."""
+        """The arguments that the builder sets for the net, so that it returns its features as they are."""
         return {"net": {**provided, "out_dim": None}}
 
     def selected(self, image: Float[Tensor, "b 3 h w"], length: int | None = None) -> Selected:
-        """The latents of an image, with what the objective needs; ``length`` as of ``forward``."""
+        """The latents, with the features and the share for the objective. ``length`` is that of ``forward``."""
         features = self.net(image).values
         chances = self.selector(features)
         if length is None:

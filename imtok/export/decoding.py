@@ -1,4 +1,4 @@
-"""Images of stored tokens: of all that there are of an image, or of as few as a command says."""
+"""Decode stored tokens to images, with all tokens of an image or with as few as a command asks for."""
 
 from jaxtyping import Float
 from torch import Tensor
@@ -12,16 +12,16 @@ from imtok.whole import cut, readable_size
 
 
 class Decoding:
-    """Makes images of tokens that are stored.
+    """Decodes stored tokens to images.
 
     Args:
-        tokenizer: On its device, in evaluation mode.
+        tokenizer: The tokenizer, on its device and in evaluation mode.
         size: Height and width of the images, in pixels.
-        spending: How many of the tokens of an image are decoded. A target is what is to be reached against the picture
-            of all tokens, since there is no original.
+        spending: How many tokens of an image are decoded. A target compares with the picture of all tokens, since
+            there is no original.
 
     Raises:
-        InputError: If the tokenizer cannot spend its tokens so.
+        InputError: If the tokenizer cannot decode so few tokens.
     """
 
     def __init__(self, tokenizer: Tokenizer, size: Size, spending: Spending) -> None:
@@ -31,13 +31,13 @@ class Decoding:
     def __call__(
         self, tokens: Tokens, condition: Condition | None, varies: bool, own: Size | None = None
     ) -> Float[Tensor, "b c h w"]:
-        """Images of a batch of tokens.
+        """Decode a batch of tokens.
 
         Args:
-            tokens: On the tokenizer's device.
-            condition: What the tokenizer is told of the images.
-            varies: Whether images have as many tokens as a target asked for, or as a prior has drawn. Each is then
-                decoded as the first few tokens that it has.
+            tokens: The tokens, on the tokenizer's device.
+            condition: The condition of the images.
+            varies: Whether the number of tokens differs between images, since a target or a prior has set it. Each
+                image is then decoded from the first tokens that it has.
             own: Height and width of a whole image (``crop=none``); None = ``size``.
 
         Raises:

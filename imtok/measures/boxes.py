@@ -1,4 +1,4 @@
-"""How well objects are kept: PSNR and SSIM inside the boxes that a data set names."""
+"""How well a tokenizer reconstructs objects: PSNR and SSIM inside the boxes that a data set names."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -54,17 +54,16 @@ def _quantities(size: str) -> tuple[Quantity, Quantity]:
 
 
 class BoxMeasure(Measure):
-    """Mean over boxes of PSNR and SSIM of the pixels inside them, of all boxes and of three sizes.
+    """Mean PSNR and SSIM of the pixels inside boxes, for all boxes and for three sizes.
 
-    Sizes are COCO's (arXiv 1405.0312): small below 32 x 32 pixels of area, large from 96 x 96 on. Areas are counted in
-    the measured image, in which a tokenizer sees the objects; with ``crop=none`` that is the file's own size. A box
-    counts with the whole pixels that it touches. SSIM is the mean of the image's SSIM map inside the box, so that
-    boxes smaller than its window have one too; boxes in the outermost five pixels, where there is no whole window,
-    have none.
+    Sizes are COCO's (arXiv 1405.0312): small below 32 x 32 pixels of area, large from 96 x 96 on. Areas are those
+    in the measured image, as the tokenizer sees it; with ``crop=none`` that is the file's own size. A box counts with
+    all pixels that it touches. SSIM is the mean of the image's SSIM map inside the box, so boxes smaller than the
+    window have a value, too. Boxes in the outermost five pixels have none, since no whole window fits there.
 
     Args:
-        small: Side of the square below whose area a box is small, in pixels.
-        large: Side of the square from whose area on a box is large, in pixels.
+        small: A box of less area than a square with this side, in pixels, is small.
+        large: A box of at least the area of a square with this side, in pixels, is large.
         visible: Boxes of which the measured crop shows less than this fraction of the area are left out, in (0, 1].
 
     Raises:
@@ -103,7 +102,7 @@ class BoxMeasure(Measure):
     def _count(
         self, made: Real[Tensor, "1 c h w"], target: Real[Tensor, "1 c h w"], boxes: Float64[Tensor, "n 4"]
     ) -> None:
-        """Take in the boxes of an image."""
+        """Add the boxes of an image."""
         height, width = target.shape[-2:]
         similar = None
         if min(height, width) >= WINDOW:
@@ -130,7 +129,7 @@ class BoxMeasure(Measure):
                 self.sums[place] += found
 
     def _size(self, area: float) -> int:
-        """Where in SIZES a box of an area belongs."""
+        """The position in SIZES of a box with this area."""
         return 1 if area < self.small**2 else 2 if area < self.large**2 else 3
 
     @override
@@ -150,7 +149,7 @@ class BoxMeasure(Measure):
         return found
 
     def _reason(self, size: str, boxes: int, hidden: int) -> str:
-        """Why a number cannot be had."""
+        """The reason why a number is missing."""
         if boxes:
             return f"no such box has a pixel with a whole window of {WINDOW} x {WINDOW} pixels around it"
         left_out = f" ({hidden} are shown by less than {self.visible:g} of their area)" if hidden else ""
@@ -162,19 +161,19 @@ class BoxMeasure(Measure):
 
 
 def _moved(part: slice, edge: int, side: int) -> slice:
-    """Rows or columns of an image as those of a map that lacks so many at each edge."""
+    """Rows or columns of an image as those of a map that lacks ``edge`` of them at each edge."""
     return slice(max(part.start - edge, 0), max(min(part.stop, side - edge) - edge, 0))
 
 
 def require_boxes(measures: Mapping[str, Any], boxes: Any) -> None:
-    """Refuse the measure of boxes, before anything is computed, where the data name none.
+    """Refuse the measure of boxes before anything is computed, if the data name no boxes.
 
     Args:
         measures: The sections of the measures.
-        boxes: What ``data.boxes`` is.
+        boxes: The value of ``data.boxes``.
 
     Raises:
-        InputError: That names the key.
+        InputError: If there are none; it names the key.
     """
     own = f"{BoxMeasure.__module__}.{BoxMeasure.__qualname__}"
     if boxes is None and any(isinstance(one, Mapping) and one.get("_target_") == own for one in measures.values()):

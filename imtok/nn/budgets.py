@@ -1,4 +1,4 @@
-"""A small net that looks at an image and says how much to spend on it (the policy of AdaTok, arXiv 2606.07185)."""
+"""A small net that scores numbers of tokens for an image (the policy of AdaTok, arXiv 2606.07185)."""
 
 from itertools import pairwise
 
@@ -13,14 +13,14 @@ QUIET = 1e-4  # of a mean square, below which differences do not count
 
 
 class BudgetPolicy(nn.Module):
-    """Scores of a few budgets: convolutions that halve an image, means over the map, and two linear maps.
+    """Scores a few budgets by convolutions that halve an image, means over the map, and two linear maps.
 
-    Means are of what the convolutions answer and, as a logarithm, of its square: how much detail an image has is the
-    energy of filters. Any image size will do. At first all budgets are as likely.
+    The means are those of the last map and, as a logarithm, of its square, since the energy of filters measures detail.
+    Images of any size can be read. All budgets have the same probability in a new net.
 
     Args:
-        budgets: How many there are.
-        width: Channels of the first convolution; each further one doubles them.
+        budgets: Number of budgets.
+        width: Channels of the first convolution; each further convolution doubles them.
         halvings: Number of convolutions of stride 2, at least 1.
 
     Example:

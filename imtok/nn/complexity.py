@@ -1,4 +1,4 @@
-"""How much detail an image has, as a codec would count it, from its pixels alone."""
+"""The amount of detail of an image, as a codec would count it, from its pixels alone."""
 
 import math
 from contextlib import nullcontext
@@ -20,13 +20,13 @@ STEPS = (
 
 
 def complexity(image: Float[Tensor, "b c h w"]) -> Float[Tensor, " b"]:
-    """About the bits per pixel of a JPEG of quality 50: the code lengths of its quantized coefficients of luma.
+    """Estimate the bits per pixel of a JPEG of quality 50, from its quantized coefficients of luma.
 
-    A coefficient q takes ``2 log2(1 + |q|)`` bits here. No Huffman code is made, so it runs in batches on any device.
+    A coefficient q takes ``2 log2(1 + |q|)`` bits here. There is no Huffman code, so batches run on any device.
 
     Args:
-        image: In ``[-1, 1]``, of 1, 3 or 4 channels, or a map, whose channels count as their mean; rows and columns
-            beyond whole blocks of 8 x 8 do not count.
+        image: Images in ``[-1, 1]`` with 1, 3 or 4 channels, or maps, which are read as the mean of their channels.
+            Rows and columns beyond whole blocks of 8 x 8 do not count.
 
     Example:
         >>> image = torch.stack([torch.zeros(3, 16, 16), torch.rand(3, 16, 16) * 2 - 1])

@@ -1,4 +1,4 @@
-"""Which patches are worth a token, and how the others live on in these (LaVIT, arXiv 2309.04669)."""
+"""Select the patches that become tokens, and merge the other patches into them (LaVIT, arXiv 2309.04669)."""
 
 import torch
 from einops import rearrange, repeat
@@ -15,7 +15,7 @@ EPS = 1e-5
 
 
 class TokenSelector(nn.Module):
-    """The probability that each token is kept, from the token and the mean of all: LaVIT's selector.
+    """LaVIT's selector: the probability that a token is kept, from the token and the mean of all tokens.
 
     Args:
         width: Width of the tokens, a multiple of 4.
@@ -43,19 +43,19 @@ class TokenSelector(nn.Module):
 
     @override
     def forward(self, tokens: Float[Tensor, "b n d"]) -> Float[Tensor, "b n 2"]:
-        """Logarithms of the probabilities to be kept and to be dropped."""
+        """The logarithms of the probabilities that a token is kept and that it is dropped."""
         own, whole = F.gelu(self.embed(self.norm(tokens))).chunk(2, -1)
         seen = torch.cat([own, whole.mean(1, keepdim=True).expand_as(own)], -1)
         return self.score(seen).log_softmax(-1)
 
 
 def choose(chances: Float[Tensor, "b n 2"], drawn: bool) -> Float[Tensor, "b n"]:
-    """1 for the tokens that are kept and 0 for the others, at least one; its gradient is that of a soft choice.
+    """Choose tokens: 1 for kept ones, at least one per image, and 0 for others, with the gradient of a soft choice.
 
     Args:
-        chances: What :class:`TokenSelector` says.
-        drawn: Whether tokens are drawn by their chances (Gumbel-softmax), as in training; else those with the best
-            chances are taken, as many as are expected to be drawn.
+        chances: The output of :class:`TokenSelector`.
+        drawn: Whether tokens are drawn with their probabilities (Gumbel-softmax), as in training. Otherwise those with
+            the highest probabilities are taken, as many as would be drawn on average.
     """
     if not drawn:
         expected = chances[..., 0].exp().sum(-1).round().long().clamp(1, chances.shape[1])
@@ -68,19 +68,19 @@ def choose(chances: Float[Tensor, "b n 2"], drawn: bool) -> Float[Tensor, "b n"]
 
 
 def best(chances: Float[Tensor, "b n 2"], numbers: Int64[Tensor, " b"]) -> Float[Tensor, "b n"]:
-    """1 for so many tokens of each image with the best chances, and 0 for the others."""
+    """1 for the given number of tokens of each image with the highest probabilities, and 0 for the others."""
     ranks = chances[..., 0].argsort(dim=-1, descending=True, stable=True).argsort(dim=-1)
     return (ranks < numbers[:, None]).to(chances.dtype)
 
 
 def kept_first(tokens: Float[Tensor, "b n d"], keep: Bool[Tensor, "b n"]) -> Float[Tensor, "b n d"]:
-    """Tokens with the kept ones before the others, each in their order."""
+    """Tokens in a new order: the kept ones first, and both groups in their old order."""
     order = (~keep).to(torch.uint8).argsort(dim=1, stable=True)
     return tokens.gather(1, repeat(order, "b n -> b n d", d=tokens.shape[-1]))
 
 
 class PolicyAttention(nn.Module):
-    """Attention in which each key counts as much as a policy says, between not at all and wholly (DynamicViT).
+    """Attention in which a policy weighs each key with a factor from 0 to 1 (DynamicViT).
 
     Args:
         width: Width of queries and memory.
@@ -99,7 +99,7 @@ class PolicyAttention(nn.Module):
     def forward(
         self, tokens: Float[Tensor, "b n d"], memory: Float[Tensor, "b m d"], policy: Float[Tensor, "b n m"]
     ) -> Float[Tensor, "b n d"]:
-        """Attend; ``policy`` says how much each query sees of each key."""
+        """Attend; ``policy`` is the factor of each key for each query."""
         query, key, value = (
             rearrange(projected, "b n (k c) -> b k n c", k=self.heads)
             for projected in (self.query(tokens), self.key(memory), self.value(memory))
@@ -112,7 +112,7 @@ class PolicyAttention(nn.Module):
 
 
 class MergerBlock(nn.Module):
-    """Kept tokens look at the kept ones before them, then at the dropped ones as they were, then pass an MLP.
+    """Kept tokens attend to the kept ones before them, then to the dropped ones as they came in, then pass an MLP.
 
     Args:
         width: Width of the tokens.
@@ -142,7 +142,7 @@ class MergerBlock(nn.Module):
 
 
 class TokenMerger(nn.Module):
-    """Puts what dropped tokens say into the kept ones: LaVIT's merger, as its public code has it.
+    """LaVIT's merger, as in its public code: it adds the content of dropped tokens to the kept ones.
 
     Args:
         width: Width of the tokens.
@@ -166,11 +166,11 @@ class TokenMerger(nn.Module):
 
     @override
     def forward(self, tokens: Float[Tensor, "b n d"], kept: Float[Tensor, "b n"]) -> Float[Tensor, "b n d"]:
-        """Merge; of the result only the kept tokens are meant to be used.
+        """Merge; only the kept tokens of the result are meaningful.
 
         Args:
-            tokens: All of them, in order.
-            kept: 1 for those that are kept, 0 for the others.
+            tokens: All tokens, in order.
+            kept: 1 for kept tokens, 0 for the others.
         """
         dropped = self.norm_in(tokens)
         for block in self.blocks:

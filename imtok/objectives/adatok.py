@@ -1,4 +1,4 @@
-"""Learn how many tokens an image is worth from what each number makes of it (AdaTok, arXiv 2606.07185)."""
+"""Learn how many tokens an image needs from the error of each number of tokens (AdaTok, arXiv 2606.07185)."""
 
 from collections.abc import Mapping
 
@@ -22,34 +22,34 @@ from imtok.types import Batch, Condition, Loss, Losses, Quantized, Reconstructio
 
 
 class AdaTokObjective(ReconstructionObjective):
-    """Reconstruct from a random budget of first tokens, and reward the policy for budgets that are worth their cost.
+    """Reconstruct images from random budgets, and reward the policy for budgets whose tokens are worth their cost.
 
-    The first part is nested dropout over the encoder's budgets. The second, from step ``policy_from`` on, is
+    The first part is nested dropout over the encoder's budgets. The second part, from step ``policy_from`` on, is
     group-relative policy optimisation (GRPO, arXiv 2402.03300). The group of an image is all of its K budgets::
 
         reward    = -(mean squared error of the image in [-1, 1]) - cost * tokens / all tokens
         advantage = (reward - mean over the budgets) / deviation over the budgets
         policy    = -mean over images and budgets of (advantage + rest) * log probability
 
-    Each budget is tried once and nothing is drawn, so there are no ratios to clip. ``rest`` draws the policy to the one
-    that all budgets are as likely to: it is the weight of that divergence. From the square root of K - 1 on, no factor
-    is negative, and the probability of a budget tends to ``(1 + expected advantage / rest) / K``. The tokenizer does
-    not learn from it, and goes on learning any budget.
+    Each budget is tried once and no budget is sampled, so there are no ratios to clip. ``rest`` is the weight of the
+    policy's divergence from the uniform one. If it is at least the square root of K - 1, no factor is negative, and the
+    probability of a budget tends to ``(1 + expected advantage / rest) / K``. The tokenizer does not learn from this
+    term, and still learns from random budgets.
 
     Args:
-        losses: As for :class:`~imtok.objectives.reconstruction.ReconstructionObjective`, as what follows.
-        adversary: The same.
-        alignments: The same.
-        ramps: The same.
-        cost: Squared error that all tokens of an image must be worth; more = fewer tokens.
-        policy_from: Step from which the policy learns.
-        policy_weight: Weight of its term.
-        rest: Weight, inside that term, of the divergence of the policy from one that does not care.
-        seed: Of the random budgets.
+        losses: See :class:`~imtok.objectives.reconstruction.ReconstructionObjective`.
+        adversary: See the same class.
+        alignments: See the same class.
+        ramps: See the same class.
+        cost: Cost of all tokens of an image, as a squared error; a higher cost gives fewer tokens.
+        policy_from: First step in which the policy learns.
+        policy_weight: Weight of the policy's term.
+        rest: Weight, inside that term, of the divergence of the policy from the uniform one.
+        seed: Seed of the random budgets.
 
     Raises:
-        ValueError: If a number is out of range; in ``forward``, if the encoder is not AdaTok's, or a regulariser would
-            drop tokens too.
+        ValueError: If a number is out of range; in ``forward``, if the encoder is not AdaTok's, or a regulariser also
+            drops tokens.
     """
 
     def __init__(
@@ -103,7 +103,7 @@ class AdaTokObjective(ReconstructionObjective):
         whole: Quantized,
         condition: Condition | None = None,
     ) -> Float[Tensor, "b k"]:
-        """What each budget would bring for each image, of codes of all tokens."""
+        """The reward of each budget for each image, from the codes of all tokens."""
         encoder, size = tokenizer.encoder, (target.shape[-2], target.shape[-1])
         assert isinstance(encoder, AdaTokEncoder), "as in forward"
         found = list[Tensor]()
@@ -114,7 +114,7 @@ class AdaTokObjective(ReconstructionObjective):
         return torch.stack(found, 1)
 
     def policy_loss(self, scores: Float[Tensor, "b k"], rewards: Float[Tensor, "b k"]) -> Float[Tensor, ""]:
-        """What the policy minimises: a mean over images."""
+        """The loss of the policy, a mean over images."""
         centred = rewards - rewards.mean(1, keepdim=True)
         advantages = centred / rewards.std(1, unbiased=False, keepdim=True).clamp_min(1e-8)
         return -((advantages + self.rest) * scores.log_softmax(-1)).mean()

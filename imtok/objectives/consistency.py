@@ -1,4 +1,4 @@
-"""Teach a decoder to jump: latent consistency (arXiv 2310.04378), as Layton's decoder (arXiv 2503.08377) learns it."""
+"""Latent consistency (arXiv 2310.04378), which teaches a decoder to draw in few steps (Layton, arXiv 2503.08377)."""
 
 import copy
 from collections.abc import Mapping
@@ -26,26 +26,25 @@ Way = Literal["training", "distillation"]
 
 
 class ConsistencyObjective(Objective):
-    """What the decoder jumps to from a noisy map is drawn to what its own average jumps to from a less noisy one.
+    """The decoder's jump from a noisy map learns to match its average's jump from a less noisy map.
 
-    Both maps lie on one way from the data to noise, ``skip`` steps apart. At the end of the way a jump changes nothing,
-    so the data itself is what all jumps are drawn to in the end. Image losses look at an image of a single jump from
-    pure noise.
+    Both maps lie on one path from the data to noise, ``skip`` steps apart. A jump from the data changes nothing, so all
+    jumps learn to lead to the data in the end. Image losses compare the image of a single jump from pure noise.
 
     Args:
-        way: How the less noisy map is found. "training" = from the data and the same noise, without a teacher (arXiv
-            2303.01469); "distillation" = by a step back without noise of the decoder as it was when the run began,
-            which has learnt to predict noise before (``init_from`` or ``stages``).
-        skip: Steps from one map to the other.
-        target_decay: Share of the past in the decoder's average at each step; 0 = the decoder itself.
-        huber: Width of the part of the loss that is a square: ``sqrt(error^2 + huber^2) - huber``.
-        weight: Of the consistency loss.
+        way: How the less noisy map is made. "training" = from the data and the same noise, without a teacher (arXiv
+            2303.01469); "distillation" = by a deterministic step back of the decoder as it was when the run began. That
+            decoder must have learnt to remove noise before (``init_from`` or ``stages``).
+        skip: Number of steps between the two maps.
+        target_decay: Decay of the decoder's average at each step; 0 = the decoder itself.
+        huber: Width of the quadratic part of the loss ``sqrt(error^2 + huber^2) - huber``.
+        weight: Weight of the consistency loss.
         losses: Image losses by name; None = no image is made.
-        adversary: A critic that learns to tell these images from originals; None = there is none.
+        adversary: A critic that learns to tell these images from originals; None = no critic.
 
     Raises:
-        ValueError: If an argument is out of range, or a name is taken twice; in ``forward``, if the decoder does not
-            draw by the process of consistency.
+        ValueError: If an argument is out of range, or two terms have one name; in ``forward``, if the decoder's process
+            is not :class:`~imtok.decoders.consistency.Consistency`.
     """
 
     def __init__(
@@ -120,7 +119,7 @@ class ConsistencyObjective(Objective):
         noise: Float[Tensor, "b c h w"],
         generator: torch.Generator,
     ) -> Float[Tensor, ""]:
-        """How far jumps from one map are from those of the average from the other."""
+        """The distance between jumps of the decoder and of its average."""
         process = _process(decoder)
         far = process.draw_steps(len(maps), generator).to(maps.device)
         near = (far - self.skip).clamp(min=0)
@@ -136,7 +135,7 @@ class ConsistencyObjective(Objective):
 
 
 def _copied(decoder: FlowDecoder) -> FlowDecoder:
-    """A decoder as it is now, which does not learn. The frozen space stays the one that there is."""
+    """A frozen copy of a decoder. The frozen space is not copied."""
     memo = {} if decoder.space is None else {id(decoder.space): decoder.space}
     return copy.deepcopy(decoder, memo).requires_grad_(False).eval()
 

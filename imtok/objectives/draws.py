@@ -1,4 +1,4 @@
-"""Random numbers that belong to an image and a step, whichever micro-batch and rank the image comes in."""
+"""Random numbers that depend on the image and the step, and not on micro-batches and ranks."""
 
 import numpy as np
 import torch
@@ -10,14 +10,14 @@ from imtok.types import Batch
 
 
 def image_draws(batch: Batch, step: int, seed: int, count: int) -> Float64[Tensor, "b count"]:
-    """Uniform numbers in [0, 1) for each image, a function of the seed, the step and the image's place and name alone.
+    """Uniform numbers in [0, 1) for each image, as a function of the seed, the step and the image's place and name.
 
-    A step draws the same of an image however it is split into micro-batches and over ranks.
+    The numbers of an image do not depend on how a step is split into micro-batches and over ranks.
 
     Args:
         batch: The images.
         step: Optimiser steps taken so far.
-        seed: Of all steps.
+        seed: Seed of all steps.
         count: Numbers for each image.
 
     Example:

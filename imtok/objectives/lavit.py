@@ -1,4 +1,4 @@
-"""Rebuild a frozen net's features from the patches that are selected (LaVIT, arXiv 2309.04669)."""
+"""Rebuild a frozen net's features from selected patches (LaVIT, arXiv 2309.04669)."""
 
 from collections.abc import Mapping
 
@@ -20,23 +20,23 @@ from imtok.types import Batch, Loss, Losses, Reconstruction
 
 
 class LaVITObjective(ReconstructionObjective):
-    """``1 - cosine`` of the rebuilt features and those of the frozen net, and the selector's rate.
+    """``1 - cosine`` between the rebuilt features and those of the frozen net, and the selector's rate.
 
-    ``rate = mean over images of (wanted share - share of selected patches)^2``. Pixels are a loss beside, which the
-    paper does not have.
+    ``rate = mean over images of (wanted share - share of selected patches)^2``. The loss of pixels
+    is not in the paper.
 
     Args:
-        losses: As for :class:`~imtok.objectives.reconstruction.ReconstructionObjective`, as what follows.
-        adversary: The same.
-        alignments: The same.
-        ramps: The same.
-        feature_weight: Factor of the features in the total.
-        rate: Share of the patches that is wanted, in (0, 1].
-        rate_weight: Factor of the rate in the total.
+        losses: See :class:`~imtok.objectives.reconstruction.ReconstructionObjective`.
+        adversary: See the same class.
+        alignments: See the same class.
+        ramps: See the same class.
+        feature_weight: Weight of the features' loss.
+        rate: Wanted share of selected patches, in (0, 1].
+        rate_weight: Weight of the rate's loss.
 
     Raises:
-        ValueError: If a number is out of range; in ``forward``, if encoder or decoder are others, features are of
-            another width, or a regulariser would drop tokens too.
+        ValueError: If a number is out of range; in ``forward``, if encoder or decoder is not LaVIT's, features have
+            another width, or a regulariser also drops tokens.
     """
 
     def __init__(

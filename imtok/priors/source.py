@@ -1,4 +1,4 @@
-"""The tokens that a prior is told: those that another tokenizer made of the same images."""
+"""The tokens of another tokenizer that a prior reads as its condition, for the same images."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,10 +21,10 @@ SAMPLES = "samples.json"
 
 @dataclass(frozen=True)
 class OtherStore:
-    """A store whose ids are found by the names of images.
+    """A token store whose ids are found by the names of images.
 
     Attributes:
-        store: With all tokens of each image.
+        store: The store, with all tokens of each image.
     """
 
     store: TokenStore
@@ -33,14 +33,14 @@ class OtherStore:
 
     @classmethod
     def open(cls, folder: str, beside: TokenStore) -> "OtherStore":
-        """A store that has the images of another one.
+        """Open a store that has the images of another one.
 
         Args:
-            folder: Its folder.
-            beside: The store whose images it has to hold, by their names.
+            folder: The folder of the store.
+            beside: The store whose images it must hold, by their names.
 
         Raises:
-            InputError: If it is damaged, leaves out tokens, has other views, or lacks an image.
+            InputError: If the store is damaged, leaves out tokens, has other views, or lacks an image.
         """
         store = TokenStore(folder)
         store.check_contents()
@@ -63,12 +63,12 @@ class OtherStore:
 
     @property
     def sha256(self) -> str | None:
-        """Of all its files."""
+        """The sha256 of all files of the store."""
         return self.store.manifest.get("sha256")
 
     @property
     def facts(self) -> dict[str, Any]:
-        """What the tokens are, as arguments of :class:`~imtok.conditions.tokens.OtherTokens`."""
+        """The sizes of the tokens, as arguments of :class:`~imtok.conditions.tokens.OtherTokens`."""
         manifest = self.store.manifest
         names = ("tokens", "vocab_sizes", "tokenizer_sha256")
         return {name: manifest[name] for name in names}
@@ -80,19 +80,19 @@ class OtherStore:
 
 
 def told_ids(generator: Generator, folder: str | None, count: int) -> Int64[Tensor, "b t g"] | None:
-    """The ids that so many samples are of: from all over a store, or the first ones of what ``imtok sample`` wrote.
+    """The ids that samples are conditioned on: of images from all over a store, or the first of a folder of samples.
 
     Args:
         generator: The prior.
-        folder: What ``condition.store`` names; None = nothing is named.
+        folder: The folder of ``condition.store``; None = the key is not set.
         count: Number of samples.
 
     Returns:
-        They; None for a prior that is told no tokens.
+        The ids; None for a prior without this condition.
 
     Raises:
-        InputError: If the prior is told tokens and there are none, or too few, or those of another tokenizer; or if
-            it is told none and there are some.
+        InputError: If the prior needs tokens and there are none, too few, or those of another tokenizer; or if it
+            needs none and ``folder`` is given.
     """
     condition = generator.condition
     if not isinstance(condition, OtherTokens):

@@ -1,4 +1,4 @@
-"""Codes chosen by attention: latents ask, codes answer (CODA, arXiv 2503.17760)."""
+"""Codes chosen by attention from latents to codes (CODA, arXiv 2503.17760)."""
 
 import torch
 from jaxtyping import Float
@@ -10,11 +10,12 @@ from imtok.quantizers.ibq import IBQ
 
 
 class AttentionVQ(IBQ):
-    """The code whose key fits the latent's query best; what stands for it is its value.
+    """Takes the code whose key has the largest dot product with the latent's query, and gives its value.
 
-    Queries are linear maps of latents, keys and values of the table's rows. Queries and keys have a root mean square of
-    one, times a learned scale, and their dot products are divided by the root of their width. Gradients and losses are
-    those of :class:`~imtok.quantizers.ibq.IBQ`, with these scores in place of dot products of latents and codes.
+    Queries are linear maps of latents. Keys and values are linear maps of the table's rows. Queries and keys have a
+    root mean square of one, times a learned scale. Their dot products are divided by the root of their width. Gradients
+    and losses are those of :class:`~imtok.quantizers.ibq.IBQ`, with these scores in place of
+    dot products of latents and codes.
 
     Args:
         dim: Width of latents and codes.

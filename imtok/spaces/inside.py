@@ -1,4 +1,4 @@
-"""Which parts of a tokenizer work on the maps of a frozen space in place of pixels, and what they are then told."""
+"""Check which parts can work on the maps of a frozen space in place of pixels, and give them the maps' sizes."""
 
 import inspect
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,12 +16,12 @@ def check_inside(config: Config, names: Sequence[str], space: Space | None) -> N
     """Refuse parts that cannot work on the maps of a space.
 
     Args:
-        config: The tokenizer's.
-        names: What ``in_space`` names.
-        space: The tokenizer's; None = it has none.
+        config: The tokenizer's config.
+        names: The value of ``in_space``.
+        space: The tokenizer's space; None = it has none.
 
     Raises:
-        ValueError: That says which part, why, and what to give.
+        ValueError: If a part cannot; it names the part, the reason and the fix.
     """
     if isinstance(names, str) or [name for name in names if name not in PARTS] or len({*names}) != len(names):
         raise ValueError(f"in_space must be a list of the parts {' and '.join(PARTS)}, each at most once, got {names}")
@@ -52,7 +52,7 @@ def check_inside(config: Config, names: Sequence[str], space: Space | None) -> N
 
 
 def told_inside(known: Mapping[str, Any], space: Space) -> dict[str, Any]:
-    """What the builder tells a part that works on maps: of the size and the channels of these, as if of images."""
+    """The builder's facts for a part that works on maps, where size and channels are those of the maps."""
     side = known["image_size"]
     inner = None if side is None else space.map_size((side, side))[0]
     return {**{name: value for name, value in known.items() if name != "space"}, "image_size": inner} | {
@@ -62,7 +62,7 @@ def told_inside(known: Mapping[str, Any], space: Space) -> dict[str, Any]:
 
 @contextmanager
 def said_of_maps(space: Space) -> Iterator[None]:
-    """Say of a refusal that it is about maps, whose sizes the part takes for those of images."""
+    """Add to an error message that its sizes are those of maps, which the part takes for images."""
     try:
         yield
     except InputError:

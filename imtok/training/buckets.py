@@ -1,4 +1,4 @@
-"""``data.buckets``: the shapes of training images, as a config gives them and a tokenizer reads them."""
+"""``data.buckets``: read the shapes of training images from a config, and check that a tokenizer can read them."""
 
 from typing import Any
 
@@ -10,15 +10,15 @@ from imtok.whole import size_step
 
 
 def read_buckets(section: Any, tokenizer: Tokenizer, side: int) -> tuple[Shape, ...]:
-    """The shapes that ``data.buckets`` asks for: a list of ``[height, width]``, or how many.
+    """The shapes that ``data.buckets`` asks for, by a list of ``[height, width]`` or by a number.
 
     Args:
-        section: What stands in the config; None = images of one size.
-        tokenizer: What is trained.
+        section: The value in the config; None = images of one size.
+        tokenizer: The tokenizer to train.
         side: The run's ``image_size``, in pixels.
 
     Raises:
-        InputError: If the section says nothing of this kind, or the tokenizer cannot read one of the shapes.
+        InputError: If the value is neither, or the tokenizer cannot read one of the shapes.
     """
     if section is None:
         return ()
