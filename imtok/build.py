@@ -25,7 +25,7 @@ def build_tokenizer(plain: dict[str, Any]) -> Tokenizer:
     torch.manual_seed(plain["seed"])
     config = {name: plain[name] for name in _TOKENIZER if plain.get(name) is not None}
     for name, usual in (("channels", 3), ("in_space", [])):
-        if config.get(name) == usual:  # leaves no trace: tokenizers of before there were others are the same
+        if config.get(name) == usual:  # the usual value is not stored, so older tokenizers have the same config
             config.pop(name)
     if not config.get("condition"):
         config.pop("condition", None)
@@ -133,7 +133,7 @@ def build_protocol(plain: dict[str, Any]) -> Protocol:
 
 
 def build_data(plain: dict[str, Any]) -> Data:
-    """Build the data section, without what is no argument of any kind of data."""
+    """Build the data section, without the keys that are not arguments of a kind of data."""
     section = {key: value for key, value in plain["data"].items() if key not in OF_ANY}
     return cast(Data, build_part({"data": section}, "data"))
 

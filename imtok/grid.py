@@ -70,7 +70,7 @@ def to_picture(image: Real[Tensor, "c h w"]) -> Image.Image:
 
 
 def as_picture(image: Float[Tensor, "c h w"], bits: int = 8) -> Image.Image:
-    """An image in ``[-1, 1]`` as a Pillow image of 8 bits per channel, or of 16 where it is grey."""
+    """An image in ``[-1, 1]`` as a Pillow image of 8 bits per channel, or of 16 bits if it is grey."""
     return to_picture(to_uint8(image)) if bits == 8 else to_deep_picture(image)
 
 

@@ -97,12 +97,12 @@ def read_sealed(folder: Path, needed: Collection[str], known: Collection[str], w
 
 
 def built(make: Callable[[], Net], weights: Mapping[str, Tensor], folder: Path) -> Net:
-    """A net with the weights of a folder, in evaluation mode.
+    """Build a net with the weights of a folder, in evaluation mode.
 
     Args:
-        make: Builds it from the folder's config.
-        weights: All of the net's.
-        folder: For messages.
+        make: Builds the net from the folder's config.
+        weights: All weights of the net.
+        folder: The folder, for error messages.
 
     Raises:
         InputError: If a part refuses the config, or the weights do not fit it.

@@ -94,7 +94,7 @@ class GridKeys(StoreKeys):
 
 
 def of_vectors(keys: GridKeys, rows: TokenRows, held_out: TokenRows) -> dict[str, Any]:
-    """Plain values that say what a net reads of a store as vectors: layout, width, grid, and whose tokens they are.
+    """Plain values of a store's vectors for a net: layout, width, grid, and the tokenizer of the tokens.
 
     Raises:
         InputError: If a store has no codebook, or the grid is not that of the tokens.
@@ -103,8 +103,8 @@ def of_vectors(keys: GridKeys, rows: TokenRows, held_out: TokenRows) -> dict[str
     layout = TokenLayout.of(*dict.fromkeys((store, held_out.store)))
     if reason := store.manifest.get("codebook_absent"):
         raise InputError(
-            f"{store.folder} has no codebook.safetensors, since {reason}; its rows stand for the ids here: export by a "
-            "tokenizer of fewer codes"
+            f"{store.folder} has no codebook.safetensors, since {reason}; the rows of the codebook are the "
+            "input here: export with a tokenizer of fewer codes"
         )
     tables = read_codebook(store.folder / "codebook.safetensors")
     grid = keys.grid or list(grid_of(layout.tokens, tuple(store.manifest["image_size"])))

@@ -343,7 +343,7 @@ class Tokenizer(OnHub):
 
 
 def _part(config: Config, name: str, packages: Sequence[str] | None, known: dict[str, Any]) -> Any:
-    """Encoder or decoder, built for images or, where ``in_space`` names it, for maps of the space."""
+    """Encoder or decoder, built for images, or for maps of the space if ``in_space`` names it."""
     space = known["space"]
     if space is None or name not in config.get("in_space", ()):
         return construct(config[name], packages, known)

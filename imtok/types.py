@@ -40,7 +40,7 @@ class Condition:
         mask: True where a row of ``text`` says something; an image without any text has no such row. None = all do.
         label: Class index, -1 where there is none.
         quality: Wanted quality, in the unit of the part that reads it.
-        tokens: Ids that another tokenizer makes of it, which a prior alone is told.
+        tokens: Ids of the image by another tokenizer, which only a prior reads.
 
     Example:
         >>> import torch

@@ -213,7 +213,7 @@ def _refusal(path: Path, message: str) -> str:
     """One line with the reason why a pickled file is not read, from torch's long message."""
     named = re.search(r"GLOBAL (\S+)", message)
     if named is None:
-        return f"{path} cannot be read (it is no checkpoint of torch, or damaged); get the file again"
+        return f"{path} cannot be read (it is not a checkpoint of torch, or it is damaged); get the file again"
     return (
         f"{path} holds {named[1]}, which only code from the file could rebuild; nothing was run or read. If you trust "
         "the file, load it with its own code and save only its tensors"

@@ -78,7 +78,7 @@ def read_weights(path: Path, expected: str | None, option: str = "sha256", entri
     """
     parts = shards_of(path) or [path]
     for part in parts:
-        kind_of(part)  # says more than that the hash is another one
+        kind_of(part)  # its message says more than a wrong hash
     digest = sha256(path) if parts == [path] else hashlib.sha256("".join(map(sha256, parts)).encode()).hexdigest()
     if expected is not None and not digest.startswith(expected):
         raise InputError(

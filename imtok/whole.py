@@ -44,14 +44,14 @@ def readable_size(tokenizer: Tokenizer, size: Size) -> Size:
 
 
 def size_step(tokenizer: Tokenizer, side: int) -> int:
-    """The least number of pixels by which the width of an image may grow beyond its height.
+    """The smallest step between side lengths that the tokenizer can read, in pixels.
 
     Args:
-        tokenizer: Any that reads images of several shapes.
-        side: Height and width to start from, in pixels; grown to what the tokenizer reads.
+        tokenizer: A tokenizer that reads images of several shapes.
+        side: Smallest height and width to try, in pixels.
 
     Raises:
-        InputError: If it reads squares of one size alone, with its own reason.
+        InputError: If the tokenizer reads only squares of one size, with its reason.
     """
     reason = ""
     for step in range(1, LARGEST_STEP + 1):
@@ -62,7 +62,7 @@ def size_step(tokenizer: Tokenizer, side: int) -> int:
             reason = str(error)
         else:
             return step
-    raise InputError(f"the tokenizer reads no images but squares ({reason})")
+    raise InputError(f"the tokenizer reads only square images ({reason})")
 
 
 def grown(image: Float[Tensor, "b c h w"], size: Size) -> Float[Tensor, "b c h2 w2"]:

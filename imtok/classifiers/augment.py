@@ -16,7 +16,7 @@ class Augmentation(ABC):
         """The batch as it is learnt from; the one that is given stays as it is."""
 
     def meet(self, embedding: CodebookEmbedding, grid: tuple[int, int]) -> None:  # noqa: B027
-        """What the vectors are made by, told before the first batch; ValueError if they do not suit."""
+        """Read the embedding and the grid of the vectors, before the first batch; ValueError if they do not fit."""
 
 
 class InTurn(Augmentation):

@@ -11,7 +11,7 @@ from typing_extensions import override
 from imtok.export.codebook import read_codebook
 from imtok.priors.rows import TokenRows
 
-_MEASURED = 1024  # rows, evenly over a store, that say where the vectors of a store lie
+_MEASURED = 1024  # rows, evenly over a store, that give mean and deviation of the vectors
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ class CodebookEmbedding(nn.Module):
         self.register_buffer("deviation", torch.ones(dim))
 
     def read(self, rows: TokenRows) -> None:
-        """Take the codebook of a store, and see where the vectors of some of its rows lie.
+        """Take the codebook of a store, and measure mean and deviation of its vectors.
 
         Raises:
             InputError: If the store has no codebook, or a damaged one.

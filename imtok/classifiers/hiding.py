@@ -27,12 +27,12 @@ class Hiding(Augmentation):
         self.share = share
 
     def drawn(self, images: Embedded) -> Bool[Tensor, "b n"]:
-        """Which tokens are hidden."""
+        """The mask of hidden tokens."""
         return torch.rand(images.seen.shape, device=images.seen.device) < self.share
 
 
 class Drop(Hiding):
-    """Leaves out tokens: the classifier sees the others alone."""
+    """Leaves out tokens: the classifier sees only the others."""
 
     @override
     def __call__(self, images: Embedded) -> Embedded:
@@ -40,7 +40,7 @@ class Drop(Hiding):
 
 
 class Mask(Hiding):
-    """Puts the mean of all tokens, which is zero, in the place of some."""
+    """Replaces some tokens by the mean of all tokens, which is zero."""
 
     @override
     def __call__(self, images: Embedded) -> Embedded:

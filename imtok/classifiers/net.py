@@ -53,7 +53,7 @@ class StoredClassifier(TokenLearner):
     ) -> None:
         super().__init__()
         self.embedding, self.classifier, self.augmentation = embedding, classifier, augmentation
-        self.config = {key: value for key, value in config.items() if key != "augmentation"}  # of training alone
+        self.config = {key: value for key, value in config.items() if key != "augmentation"}  # only for training
         self.layout = TokenLayout.from_plain(config["layout"])
         self.grid: tuple[int, int] = (config["grid"][0], config["grid"][1])
         self.classes: list[str] = list(config["classes"])

@@ -35,7 +35,7 @@ def run(config: DictConfig) -> None:
     if found is not None:
         console.print(
             f"error {number(found['error'])} of the variance on {found['images']} held-out images; "
-            f"{number(found['plain_error'])} where the plain map is moved",
+            f"{number(found['plain_error'])} if the map itself is moved",
             soft_wrap=True,
             markup=False,
         )

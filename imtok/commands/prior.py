@@ -87,9 +87,9 @@ def build_prior_run(config: DictConfig, folder: Path) -> TokenRun:
 def _told_tokens(
     condition: dict[str, Any], rows: TokenRows, held_out: TokenRows
 ) -> tuple[dict[str, Any], TokenRows, TokenRows]:
-    """The condition's section with what the tokens of another store are, and the rows with these tokens.
+    """Add the sizes of another store's tokens to the condition's section, and their ids to the rows.
 
-    As it is where nothing of another store is told.
+    Nothing changes for other conditions.
     """
     if condition.get("_target_") != f"{OtherTokens.__module__}.{OtherTokens.__qualname__}":
         return condition, rows, held_out

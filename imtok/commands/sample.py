@@ -26,10 +26,10 @@ from imtok.tokenizer import Tokenizer
 
 @dataclass
 class SampleConditionConfig(DecodeConditionConfig):
-    """The same, with the tokens of another tokenizer that samples are to fit.
+    """The same, with the tokens of another tokenizer as the condition of samples.
 
     Attributes:
-        store: A store of them, or samples of a prior of them; None = the prior is told none.
+        store: A store of these tokens, or samples of a prior of them; None = no tokens.
     """
 
     store: str | None = None
@@ -89,7 +89,7 @@ def run(config: DictConfig) -> None:
             raise InputError(f"length={keys.length} cannot be given with store=, whose images are drawn whole")
         if keys.condition.store is not None:
             raise InputError(
-                f"condition.store={keys.condition.store} cannot be given with store=: tokens stay or are drawn"
+                f"condition.store={keys.condition.store} cannot be given with store=, whose tokens are drawn anew"
             )
     generator = Generator.load(keys.generator)
     device, given = find_device(config), keys.condition

@@ -47,8 +47,8 @@ class OtherTokens(Conditioner):
         super().__init__()
         if tokens is None or not vocab_sizes:
             raise ValueError(
-                "condition=tokens is for imtok prior, which reads what the tokens are from condition.store; a "
-                "tokenizer is told none"
+                "condition=tokens is for imtok prior, which reads the tokens from condition.store; a tokenizer "
+                "cannot have this condition"
             )
         self.store = store
         self.tokens, self.vocab_sizes, self.tokenizer_sha256 = tokens, tuple(vocab_sizes), tokenizer_sha256
@@ -62,8 +62,8 @@ class OtherTokens(Conditioner):
         if ids is None or ids.shape[1:] != (self.tokens, len(self.vocab_sizes)):
             found = "none" if ids is None else f"{ids.shape[1]} of {ids.shape[2]} slots"
             raise InputError(
-                f"this prior is told {self.tokens} tokens of {len(self.vocab_sizes)} slots of another tokenizer, got "
-                f"{found}; give condition.store=STORE with the tokens that it has learnt with"
+                f"this prior needs {self.tokens} tokens of {len(self.vocab_sizes)} slots of another tokenizer, got "
+                f"{found}; give condition.store=STORE with tokens of the tokenizer that it was trained with"
             )
         return Condition(tokens=ids)
 

@@ -8,8 +8,8 @@ from imtok.errors import InputError
 
 Images = ImageSet | ImageStream
 USUAL = ("train", "val", "all")
-OF_TRAINING = ("augment", "buckets")  # keys of a section data that only training reads, whatever the kind of data
-OF_ANY = (*OF_TRAINING, "boxes")  # keys of it that are no argument of any kind of data
+OF_TRAINING = ("augment", "buckets")  # keys of the section data that only training reads, for any kind of data
+OF_ANY = (*OF_TRAINING, "boxes")  # keys of the section data that are not arguments of a kind of data
 SPLITS = ("train", "val", "test", "all")  # that any data can have
 
 

@@ -90,15 +90,15 @@ def decode_image(
 
 
 def upright_shape(data: bytes, name: str) -> tuple[int, int]:
-    """Height and width that :func:`decode_image` gives an image, from its header alone.
+    """Height and width of an image as :func:`decode_image` gives it, from its header alone.
 
     Args:
         data: The file's bytes. Of a JPEG or PNG the first ones do, if they hold its header; an orientation that a PNG
             names behind its pixels is not seen then.
-        name: What errors call it.
+        name: The name in error messages.
 
     Raises:
-        DecodeError: If the header is of another type, damaged or not all there.
+        DecodeError: If the header is of another type, damaged or incomplete.
     """
     upright = Image.Image()  # which knows how to read what EXIF and XMP say
     try:

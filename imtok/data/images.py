@@ -25,7 +25,7 @@ ATTEMPTS = 32  # where half of all images were bad, one sample in four billion w
 
 Columns = dict[str, Names | np.ndarray]
 Origins = UInt64[np.ndarray, "images 3"]
-HEADER = 2**15  # bytes that most headers lie in
+HEADER = 2**15  # bytes that are enough for most headers
 MAX_BYTES = 2**30  # no image that max_pixels allows is larger; a damaged size must not fill the memory
 
 
@@ -112,11 +112,11 @@ class Source(ABC):
         return decode_image(data, self.key(index), self.max_pixels, self.background, least, self.channels)
 
     def start(self, index: int, count: int) -> bytes:
-        """The first bytes of the encoded image; errors as of :meth:`read`."""
+        """The first bytes of the encoded image; errors as in :meth:`read`."""
         return self.read(index)[:count]
 
     def shape(self, index: int) -> tuple[int, int]:
-        """Height and width of the decoded image, from its header alone; errors as of :meth:`image`."""
+        """Height and width of the decoded image, from its header alone; errors as in :meth:`image`."""
         try:
             return upright_shape(self.start(index, HEADER), self.key(index))
         except DecodeError:  # a long profile comes first, or the type is told from the whole file
@@ -260,7 +260,7 @@ class ImageSet(Dataset[Sample]):
             in each epoch.
 
     Attributes:
-        boxes: Finds the boxes of objects in an image of a source, for samples to have; None = they have none.
+        boxes: Finds the boxes of objects in an image of a source; None = samples have no boxes.
 
     Raises:
         InputError: If the source is empty.
@@ -350,7 +350,7 @@ class ImageSet(Dataset[Sample]):
         return Sample(None, label, index, key, tuple(bad), error if self.training else None)
 
     def crop(self, index: int) -> Transform:
-        """What makes the sample of a place."""
+        """The transform for the sample of a place."""
         return self.transform
 
     def _caption(self, epoch: int, index: int, shown: int) -> str:

@@ -125,7 +125,7 @@ def _own_rows(
 
 
 def json_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """The objects in the lines of a file, each with where it stands; InputError that names what is none."""
+    """The objects in the lines of a file, each with its place; InputError that names a line without one."""
     for number, line in enumerate(_lines(path).split("\n"), 1):
         if not line.strip():
             continue
@@ -139,7 +139,7 @@ def json_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def csv_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """The lines of a table by column, each with where it stands; InputError that names what is broken."""
+    """The lines of a table by column, each with its place; InputError that names a broken line."""
     reader = csv.DictReader(io.StringIO(_lines(path), newline=""), strict=True, skipinitialspace=True)
     try:
         reader.fieldnames = [name.strip() for name in reader.fieldnames or ()]

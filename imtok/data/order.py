@@ -45,7 +45,7 @@ def epoch_order(
         epoch: From 0.
         blocks: None = every permutation is as likely. Otherwise blocks are shuffled, and the samples of ``buffer``
             blocks at a time are shuffled among themselves.
-        part: Of a data set in parts: which one. Each has orders of its own.
+        part: Number of the part, for a data set in parts. Each part has orders of its own.
 
     Raises:
         ValueError: If ``count`` is not positive or not the sum of the blocks.
@@ -96,7 +96,7 @@ def stream(count: int, seed: int, position: int, number: int, blocks: Blocks | N
 def taken(
     count: int, position: int, number: int, order: Callable[[int], Int64[np.ndarray, " count"]]
 ) -> list[tuple[int, int]]:
-    """The next ``number`` samples, as ``(epoch, index)``, where ``order`` says the order of each epoch."""
+    """The next ``number`` samples, as ``(epoch, index)``, where ``order`` gives the order of each epoch."""
     samples: list[tuple[int, int]] = []
     while number > 0:
         epoch, at = divmod(position, count)

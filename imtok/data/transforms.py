@@ -24,7 +24,7 @@ class Transform(ABC):
     """What an :class:`~imtok.data.images.ImageSet` does to each image.
 
     Attributes:
-        size: Side of the squares that it makes, in pixels; of rectangles the shorter side.
+        size: Side of the squares that it makes, in pixels, or the shorter side of rectangles.
         least: Short side, in pixels, above which an image has more detail than it ever shows; None = all shows.
     """
 
@@ -36,23 +36,23 @@ class Transform(ABC):
         """A square of ``size`` pixels, or the whole image; ``generator`` is the only source of randomness."""
 
     def shaped(self, shape: Shape) -> "Transform":
-        """The same for images of another height and width.
+        """The same transform for another height and width.
 
         Raises:
-            InputError: If it makes squares alone.
+            InputError: If it makes only squares.
         """
-        raise InputError(f"{type(self).__name__} makes squares alone, and no images of {shape[0]} x {shape[1]} pixels")
+        raise InputError(f"{type(self).__name__} makes only squares, and no images of {shape[0]} x {shape[1]} pixels")
 
     def window(self, shape: Shape) -> Window:
-        """Which part of an image of a height and width is shown, where nothing is drawn.
+        """The part of an image of a height and width that is shown, for transforms without random numbers.
 
         Raises:
-            InputError: If that is not known.
+            InputError: If the transform cannot tell.
         """
-        raise InputError(f"where {type(self).__name__} puts boxes (data.boxes) is not known; give crop=none")
+        raise InputError(f"{type(self).__name__} cannot tell where boxes (data.boxes) lie; give crop=none")
 
     def placed(self, boxes: Float64[np.ndarray, "n 4"], shape: Shape) -> Float64[np.ndarray, "n 4"]:
-        """Where boxes (left, top, right, bottom) in an image of a height and width come to lie; see :meth:`window`."""
+        """Boxes (left, top, right, bottom) of an image of a height and width, as :meth:`window` shows them."""
         down, across, top, left = self.window(shape)
         return boxes * [across, down, across, down] - [left, top, left, top]
 
@@ -234,16 +234,16 @@ class RandomScaledCrop(Transform):
 
 
 def scale_short_side(image: Real[Tensor, "c height width"], short: int) -> Real[Tensor, "c h w"]:
-    """:func:`scale_to_cover` to a short side of so many pixels."""
+    """:func:`scale_to_cover` with a square: the short side gets this number of pixels."""
     return scale_to_cover(image, (short, short))
 
 
 def scale_to_cover(image: Real[Tensor, "c height width"], shape: Shape) -> Real[Tensor, "c h w"]:
-    """ADM's scaling (arXiv 2105.05233): halved by box filter while it can be, then bicubic to the size asked for.
+    """ADM's scaling (arXiv 2105.05233): halve by a box filter as often as possible, then scale by a bicubic filter.
 
     Args:
         image: Any image.
-        shape: Height and width that the result covers, as small as it can be.
+        shape: Height and width that the result just covers.
     """
     picture = picture_of(image)
     halved, (height, width) = _covering((picture.height, picture.width), shape)
@@ -253,7 +253,7 @@ def scale_to_cover(image: Real[Tensor, "c height width"], shape: Shape) -> Real[
 
 
 def _covering(size: Shape, shape: Shape) -> tuple[list[Shape], Shape]:
-    """The heights and widths by which an image of a size comes to cover a shape: of halvings, and the last."""
+    """The heights and widths on the way from an image's size to a shape that it covers: of halvings, and the last."""
     halved = list[Shape]()
     while size[0] >= 2 * shape[0] and size[1] >= 2 * shape[1]:
         size = (size[0] // 2, size[1] // 2)
@@ -282,7 +282,7 @@ def _resized(image: Real[Tensor, "c height width"], shape: Shape) -> Real[Tensor
 
 
 def shape_of(size: int | Shape) -> Shape:
-    """Height and width, where one number stands for both; ValueError unless an image can have them."""
+    """Height and width, where one number means both; ValueError if an image cannot have them."""
     shape = (size, size) if isinstance(size, int) else (size[0], size[1])
     check_size(min(shape))
     return shape

@@ -184,11 +184,11 @@ class FlowDecoder(GenerativeDecoder):
 
     @torch.no_grad()
     def maps(self, image: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c2 h2 w2"]:
-        """What is to be drawn of images: their maps, or the images themselves."""
+        """The target of drawing: the maps of images, or the images themselves."""
         return image if self.space is None else self.space.maps(image)
 
     def draw_in(self, steps: int) -> None:
-        """Sample in another number of steps from now on, from noise of the same seed.
+        """Set the number of sampling steps, with noise of the same seed.
 
         Raises:
             ValueError: If there are fewer than 1.
@@ -199,7 +199,7 @@ class FlowDecoder(GenerativeDecoder):
         self.noise = self._draw_noise(self.positions.grid).to(self.noise)
 
     def pictured(self, maps: Float[Tensor, "b c2 h2 w2"]) -> Float[Tensor, "b c h w"]:
-        """The images of what was drawn."""
+        """The images of drawn maps."""
         return maps if self.space is None else self.space.decode(maps)
 
     def predictor(
@@ -208,7 +208,7 @@ class FlowDecoder(GenerativeDecoder):
         keep: Bool[Tensor, "b n"] | None = None,
         dropped: Bool[Tensor, " b"] | None = None,
     ) -> Predict:
-        """The prediction given latents; images that are ``dropped`` are drawn without any, None = there are none."""
+        """The prediction given latents. Images in ``dropped`` are drawn without latents; None = no image is."""
         if dropped is None:
             dropped = torch.zeros(latents.shape[0], dtype=torch.bool, device=latents.device)
         return self._predictor(self._tokens(latents, keep, dropped), latents.shape[1])

@@ -100,7 +100,7 @@ def decode_ids(
 
 
 def require_bits(tokenizer: Tokenizer, bits: int) -> None:
-    """Raise InputError unless the pictures of a tokenizer can have so many bits per channel."""
+    """Raise InputError if the pictures of a tokenizer cannot have this number of bits per channel."""
     if bits not in (8, 16):
         raise InputError(f"bits must be 8 or 16 per channel of a picture, got {bits}")
     if bits == 16 and tokenizer.channels != 1:

@@ -76,7 +76,7 @@ def decode_sample(
         out: Appears whole or not at all; an earlier sample in it is replaced.
         number: How many images.
         spending: How many of the tokens of an image are decoded; None = all that there are.
-        bits: Of each channel of a picture: 8, or 16 of images of one channel.
+        bits: Bits per channel of a picture: 8, or 16 for images of one channel.
 
     Returns:
         How many pictures there are: one for each view.

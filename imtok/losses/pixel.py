@@ -40,7 +40,7 @@ class L2Loss(ImageLoss):
 class KnownL2Loss(ImageLoss):
     """Mean over images of the mean squared error over the pixels that are known (AiT, arXiv 2301.02229).
 
-    A pixel is known whose target is above level 0, which says in the files of NYU and KITTI that there is no depth. An
+    A pixel is known if its target is above level 0, which means unknown depth in the files of NYU and KITTI. An
     image without any adds 0. The mean is over images first, so that micro-batches and ranks add up to one batch.
 
     Example:

@@ -52,7 +52,7 @@ class LanguageMeasure(Measure):
         self.keep(seen.batch.index.tolist(), ids)
 
     def keep(self, indices: Sequence[int], ids: np.ndarray) -> None:
-        """Keep the ids of images, or of those of them that are drawn.
+        """Keep the ids of images, or of those images that are chosen.
 
         Args:
             indices: The place of each image in the data set.
@@ -79,6 +79,6 @@ class LanguageMeasure(Measure):
         return Found(tables={"language": rows}, arrays={"ids": ids})
 
     def _drawn(self, ids: dict[int, np.ndarray]) -> dict[int, np.ndarray]:
-        """At most so many images, in order: those with the smallest draws, each of which is a function of the index."""
+        """At most ``most`` images, in order: those with the smallest random numbers, each a function of the index."""
         chosen = sorted(ids, key=lambda index: (xxh64_intdigest(index.to_bytes(8, "little")), index))[: self.most]
         return {index: ids[index] for index in sorted(chosen)}

@@ -11,7 +11,7 @@ from imtok.measures.mean import ImageMean
 class DepthError(ImageMean):
     """Mean over images of the mean of ``|made - true| / true`` over the pixels whose depth is known.
 
-    Level 0 says that no depth is known there, as in the files of NYU and KITTI. An image without any known depth does
+    Level 0 means unknown depth, as in the files of NYU and KITTI. An image without any known depth does
     not count. The unit of the levels does not matter, as long as 0 is no distance.
 
     Example:

@@ -25,7 +25,7 @@ class ImageMean(Metric, ABC):
 
     Attributes:
         smallest: Images below so many pixels a side cannot be measured.
-        lacking: Why no image has a value, where that is not for its size.
+        lacking: The reason why no image has a value, if it is not the size.
         facts: What else the number depends on, such as the hash of weights.
 
     Args:
@@ -57,7 +57,7 @@ class ImageMean(Metric, ABC):
         """The value of each pair, float64."""
 
     def measured(self, target: Real[Tensor, "b c h w"]) -> Bool[Tensor, " b"]:
-        """Which images have a value; the others are not counted."""
+        """The mask of images with a value; the others do not count."""
         return torch.ones(len(target), dtype=torch.bool, device=target.device)
 
     @override

@@ -39,7 +39,7 @@ class ALToObjective(ReconstructionObjective):
         length_weight: Factor of the length in the total.
         predict_from: Step from which the predictor chooses.
         random_share: Share of the images whose number is drawn at random from then on.
-        seed: Of what is drawn.
+        seed: Seed of the random lengths.
 
     Raises:
         ValueError: If a number is out of range; in ``forward``, if the encoder predicts no length, or a regulariser

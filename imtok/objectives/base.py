@@ -45,13 +45,13 @@ class Objective(nn.Module, ABC):
         """
 
     def begin(self, tokenizer: Tokenizer) -> None:
-        """Copy what it needs of the tokenizer as a run finds it, before a checkpoint is read. Nothing by default.
+        """Make copies of the tokenizer at the start of a run, before a checkpoint is read. The default makes none.
 
-        Copies are sub-modules of the objective, so checkpoints hold what becomes of them.
+        Copies are sub-modules of the objective, so checkpoints hold their state.
         """
 
     def follow(self, tokenizer: Tokenizer) -> None:
-        """Change copies of the tokenizer after a step that has changed it. Nothing by default."""
+        """Update copies of the tokenizer after an optimiser step. The default does nothing."""
 
     def heads(self) -> nn.Module | None:
         """What learns with the tokenizer and is no part of it, such as a projector to a teacher's features.

@@ -107,7 +107,7 @@ class Generator(TokenLearner):
             captions: Text for each; None = none.
             labels: Class of each, -1 = none; None = none.
             given: Tokens that are not drawn; None = all are.
-            other: Ids of another tokenizer that they are to fit; None = nothing is told of any.
+            other: Ids of another tokenizer as the condition of the samples; None = no ids.
 
         Raises:
             ValueError: If it cannot be sampled by these settings.

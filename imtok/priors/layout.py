@@ -58,7 +58,7 @@ class TokenLayout:
 
     @classmethod
     def from_plain(cls, values: Mapping[str, Any]) -> "TokenLayout":
-        """That of a config, whose lists stand for tuples."""
+        """Build from a config, whose lists become tuples."""
         arguments: dict[str, Any] = {
             name: tuple(value) if isinstance(value, list) else value for name, value in values.items()
         }
@@ -66,7 +66,7 @@ class TokenLayout:
 
     @property
     def plain(self) -> dict[str, Any]:
-        """As a config has it."""
+        """The plain values of a config."""
         return {name: list(value) if isinstance(value, tuple) else value for name, value in vars(self).items()}
 
     def filled(self, tokens: Tokens) -> Tokens:

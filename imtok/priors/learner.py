@@ -21,9 +21,9 @@ class TokenLearner(nn.Module, ABC):
     Attributes:
         name: Of its folder in the run folder, and of what it is in messages.
         member: What names of its weights begin with in a checkpoint.
-        command: That trains it.
+        command: The command that trains it.
         needed: Keys of the config that it is built from.
-        optional: Keys that this may have besides.
+        optional: Further keys that the config may have.
         config: The plain values that it is built from.
         numbers: What :meth:`measured` calls its numbers, the main one first, and whether higher is better.
     """
@@ -42,7 +42,7 @@ class TokenLearner(nn.Module, ABC):
         """Build from plain values.
 
         Args:
-            config: With the keys that are ``needed``.
+            config: A config with the ``needed`` keys.
             packages: See :meth:`imtok.tokenizer.Tokenizer.from_config`; None = the config is the user's own.
 
         Raises:
@@ -85,7 +85,7 @@ class TokenLearner(nn.Module, ABC):
 
     @classmethod
     def load(cls, source: str | Path, packages: Sequence[str] = ("imtok",)) -> Self:
-        """Read what ``save`` wrote, in evaluation mode. Runs no code but that of ``packages``.
+        """Read a folder that ``save`` wrote, in evaluation mode. Only code of ``packages`` runs.
 
         Args:
             source: Its folder, or a run folder that holds it in a folder of its ``name``.

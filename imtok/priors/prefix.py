@@ -18,8 +18,8 @@ class Prefix(nn.Module):
         classes: Of the labels; None = there is none.
         text_dim: Width of the text features; None = there are none.
         text_length: Rows of text.
-        other_tokens: Tokens of another tokenizer; None = there are none.
-        other_vocab_sizes: Number of ids of each of their slots.
+        other_tokens: Number of tokens of another tokenizer; None = no tokens.
+        other_vocab_sizes: Number of ids of each slot of these tokens.
         drop: Share of the images of a training batch of which nothing is told. Torch's generator draws them.
 
     Raises:

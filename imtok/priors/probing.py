@@ -51,8 +51,8 @@ def write_originals(batches: Iterable[Batch], folder: Path, chosen: Int64[np.nda
     """Write some images as ``pixels.npz``, unless they are there.
 
     Args:
-        batches: Of all images, in order.
-        folder: Where to.
+        batches: Batches of all images, in order.
+        folder: The folder of the file.
         chosen: The number of each image that is written, in ascending order.
     """
     if not (folder / NPZ).is_file():
@@ -67,7 +67,7 @@ def write_originals(batches: Iterable[Batch], folder: Path, chosen: Int64[np.nda
 
 
 def write_reconstructions(tokenizer: Tokenizer, store: TokenStore, folder: Path, size: Size, most: int) -> None:
-    """Write what the tokenizer makes of at most so many images of a store, evenly over it, unless it is there."""
+    """Write reconstructions of at most ``most`` images from all over a store, unless the file exists."""
     if not (folder / NPZ).is_file():
         rows, device = list[np.ndarray](), next(tokenizer.parameters()).device
         with evaluating(tokenizer):

@@ -19,15 +19,15 @@ from imtok.types import Tokens
 
 
 class Other(Protocol):
-    """Finds what another tokenizer made of an image."""
+    """Finds the ids of an image by another tokenizer."""
 
     @property
     def sha256(self) -> str | None:
-        """Of all its files."""
+        """The sha256 of all its files."""
         ...
 
     def of(self, key: str, view: int) -> Int64[np.ndarray, "t g"]:
-        """The ids of a view of the image of that name."""
+        """The ids of a view of the image with this name."""
         ...
 
 
@@ -40,7 +40,7 @@ class TokenBatch:
         label: Class of each, -1 where there is none.
         caption: Text about each, "" where there is none.
         key: Name of each.
-        other: Ids that another tokenizer made of each; None = nothing is told of them.
+        other: Ids of each image by another tokenizer; None = no ids.
     """
 
     tokens: Tokens
@@ -66,7 +66,7 @@ class TokenRows(Dataset[Any]):
     Args:
         store: The token store.
         images: Which images of it, by number, in ascending order; None = all.
-        other: What another tokenizer made of the same images, by name; None = nothing is told of it.
+        other: Ids of the same images by another tokenizer, found by name; None = no ids.
     """
 
     def __init__(
@@ -82,7 +82,7 @@ class TokenRows(Dataset[Any]):
 
     @override
     def __getitem__(self, place: int | tuple[int, int]) -> tuple[Any, ...]:
-        """Ids, ``keep``, label, caption, key and other ids of a row; of ``(epoch, row)`` too, as training asks."""
+        """Ids, ``keep``, label, caption, key and other ids of a row, or of ``(epoch, row)`` as training asks."""
         row = place[1] if isinstance(place, tuple) else place
         image, view = divmod(row, self.store.views)
         number = int(self.images[image])
@@ -95,11 +95,11 @@ class TokenRows(Dataset[Any]):
         return shard.ids[inside, view].astype(np.int64), keep, int(shard.labels[inside]), caption, key, other
 
     def some(self, images: int) -> "TokenRows":
-        """The rows of at most so many images, evenly over all: neighbours are often of one class."""
+        """The rows of at most ``most`` images from all over the store, since neighbours are often of one class."""
         return type(self)(self.store, self.images[places(images, len(self.images))], self.other)
 
     def beside(self, other: Other) -> "TokenRows":
-        """The same rows, with what another tokenizer made of their images."""
+        """The same rows, with the ids of their images by another tokenizer."""
         return type(self)(self.store, self.images, other)
 
     def batches(self, size: int, rank: int = 0, world: int = 1) -> Iterator[TokenBatch]:

@@ -71,7 +71,7 @@ def write_samples(
         device: Where to compute.
         advance: Called with the number of samples that are done.
         length: Only the first so many tokens of each; None = all that are drawn.
-        other: Ids of another tokenizer for each, which the prior is told; None = it is told none.
+        other: Ids of another tokenizer as the condition of each sample; None = no ids.
 
     Returns:
         What ``samples.json`` says.

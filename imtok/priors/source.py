@@ -97,7 +97,9 @@ def told_ids(generator: Generator, folder: str | None, count: int) -> Int64[Tens
     condition = generator.condition
     if not isinstance(condition, OtherTokens):
         if folder is not None:
-            raise InputError(f"condition.store={folder}: this prior is told no tokens of another tokenizer")
+            raise InputError(
+                f"condition.store={folder}: this prior does not read tokens of another tokenizer; leave the key out"
+            )
         return None
     if folder is None:
         raise InputError(

@@ -19,11 +19,11 @@ GROUP_BITS = 12  # more bits than that go in groups of at most so many
 
 
 class EntropyWeights(NamedTuple):
-    """Weights of both entropies; false where neither has one.
+    """Weights of both entropies; false if both are zero.
 
     Attributes:
-        token: Of the mean entropy of each token's assignment.
-        codebook: Of the entropy of the mean assignment, which the total takes with a minus sign.
+        token: Weight of the mean entropy of each token's assignment.
+        codebook: Weight of the entropy of the mean assignment, which the total subtracts.
     """
 
     token: float
@@ -34,7 +34,7 @@ class EntropyWeights(NamedTuple):
 
     @classmethod
     def of(cls, given: float | Sequence[float]) -> "EntropyWeights":
-        """One weight for both, or one for each; ValueError if they are others or negative."""
+        """Read one weight for both, or one for each; ValueError for anything else or a negative weight."""
         both = (given, given) if isinstance(given, (int, float)) else tuple(given)
         if len(both) != 2 or not min(both) >= 0:
             raise ValueError(

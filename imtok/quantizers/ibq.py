@@ -93,7 +93,7 @@ class IBQ(TableQuantizer):
     def scored(
         self, latents: Float[Tensor, "b n d"], table: Float[Tensor, "v d"]
     ) -> tuple[Float[Tensor, "b n d2"], Float[Tensor, "v d2"]]:
-        """Queries and keys, whose dot products say which code a latent gets: the latents and the codes themselves."""
+        """Queries and keys, whose dot products choose the code of a latent: here the latents and the codes."""
         return latents, table
 
     @staticmethod

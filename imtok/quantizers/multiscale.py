@@ -224,7 +224,7 @@ class MultiScale(Quantizer):
         return self.scale_tokens[: ends.index(tokens) + 1]
 
     def _entropies(self, left: Float[Tensor, "b d h w"]) -> dict[str, Loss]:
-        """Of the bits of what is left over, each bit for itself."""
+        """The entropies of the bits of the residual, each bit for itself."""
         assert isinstance(self.quantizer, LFQ)
         odds = self.quantizer.log_odds(rearrange(left, "b d h w -> b (h w) d"))
         per_token, of_mean = bit_entropies(odds, None, [1] * self.dim)

@@ -135,7 +135,7 @@ class VQ(TableQuantizer):
     def compared(
         self, latents: Float[Tensor, "m d"], table: Float[Tensor, "v d"]
     ) -> tuple[Float[Tensor, "m d"], Float[Tensor, "v d"]]:
-        """Latents and codes as their distances are taken: of one length where angles alone decide."""
+        """Latents and codes as distances compare them: scaled to one length if only angles decide."""
         if self.search == "distance":
             return latents, table
         return unit_length(latents, SHORT_LATENT), unit_length(table, SHORT_CODE)

@@ -142,7 +142,7 @@ def _cut(quantized: Quantized, length: int) -> Quantized:
 
 
 def keep_first(quantized: Quantized, lengths: Int64[Tensor, " b"]) -> Quantized:
-    """The first so many tokens of each image: the others are not kept, and zero. Losses and statistics are of all."""
+    """Keep the first tokens of each image, and set the others to zero. Losses and statistics count all tokens."""
     device = quantized.latents.device
     keep = torch.arange(quantized.latents.shape[1], device=device) < lengths.to(device)[:, None]
     keep = keep if quantized.keep is None else keep & quantized.keep

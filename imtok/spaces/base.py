@@ -31,7 +31,7 @@ class Space(nn.Module, Pretrained, ABC):
         dim: Channels of its maps.
         factor: Pixels per position of its maps, along each side.
         draws: Whether the map of an image differs from call to call.
-        decodes: Whether it makes images of maps, too; one without has features only.
+        decodes: Whether the space also decodes maps to images; other spaces have only features.
     """
 
     dim: int
@@ -153,11 +153,11 @@ def hold(part: nn.Module, space: nn.Module) -> None:
 
 
 def hold_patches(part: nn.Module, space: Space | None, patch_size: int, what: str) -> int:
-    """Give ``part`` a space, as :func:`hold`, of whose maps it has to do with square patches.
+    """Give ``part`` a space as :func:`hold` does, for a part that works on square patches of maps.
 
     Args:
-        part: Of a tokenizer.
-        space: What its builder passes.
+        part: A part of a tokenizer.
+        space: The space that its builder passes.
         patch_size: Side of a patch, in positions of the map.
         what: The part is, for messages: "encoder".
 

@@ -41,7 +41,7 @@ def check_inside(config: Config, names: Sequence[str], space: Space | None) -> N
             )
         if "image_channels" not in takes:
             raise ValueError(
-                f"{given}: {name} ({kind.__name__}) is made for RGB images and can read or write no maps; give another "
+                f"{given}: {name} ({kind.__name__}) is made for RGB images and cannot read or write maps; give another "
                 f"{name}, such as {name}=cnn or {name}=vit"
             )
     if "decoder" in names and not space.decodes:

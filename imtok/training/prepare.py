@@ -61,7 +61,7 @@ class Run:
         config_yaml: The same as text.
         ckpt: ``last`` or a checkpoint folder to go on from.
         augment: What changes training crops further: transforms of torchvision.
-        boxes: A file of boxes in the held-out images; None = there is none.
+        boxes: A file of boxes in the held-out images; None = no file.
         buckets: Height and width of the shapes that training crops have, in pixels; () = squares of ``image_size``.
         init_from: A tokenizer whose weights it starts from, or those of some parts.
         measures: What evaluations along the way measure, under the protocol ``offline``: a section with ``_target_``

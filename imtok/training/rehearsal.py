@@ -46,7 +46,7 @@ class Rehearsal:
         step: Optimiser step whose schedules count; best a late one, when all terms are there.
         bf16: Whether the run computes in bf16.
         config: The run's config as plain values, by whose keys a part that refuses is named.
-        bucket: Height and width of the images, in pixels, where they are no squares of ``image_size``.
+        bucket: Height and width of the images, in pixels, if they are not squares of ``image_size``.
     """
 
     images: int

@@ -133,7 +133,7 @@ REGISTERS = {"_target_": "imtok.encoders.registers.RegisterEncoder", "latents": 
         ({"encoder": REGISTERS}, r"encoder \(RegisterEncoder\) deals with the space by itself; leave it out of in_"),
         (
             {"encoder": {"_target_": "imtok.encoders.adapters.AdapterEncoder"}},
-            r"encoder \(AdapterEncoder\) is made for RGB images and can read or write no maps; give another encoder",
+            r"encoder \(AdapterEncoder\) is made for RGB images and cannot read or write maps; give another encoder",
         ),
         (
             {"encoder": VIT, "image_size": 8},
