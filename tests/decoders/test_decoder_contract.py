@@ -49,6 +49,20 @@ def latents(built):
     return torch.randn(2, built[1], DIM)
 
 
+def test_group_norms_read_maps_channel_by_channel(decoder, latents):
+    """A layout with channels last costs them two digits on a CPU."""
+    seen = list[bool]()
+    for part in decoder.modules():
+        if isinstance(part, torch.nn.GroupNorm):
+            part.register_forward_pre_hook(lambda _, given: seen.append(given[0].is_contiguous()))
+    if not any(isinstance(part, torch.nn.GroupNorm) for part in decoder.modules()):
+        pytest.skip("has no group norm")
+    with torch.no_grad():
+        decoder.eval()(latents, SIZE)
+    assert seen
+    assert all(seen)
+
+
 def test_the_published_size_decodes_what_its_encoder_encodes(name):
     number, side, partner = 256, published_side(name), encoder_of(name)
     dim = StubSpace.dim if partner == "space" else 18  # the map itself
