@@ -2,7 +2,8 @@
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import wraps
 from typing import Any
@@ -31,13 +32,13 @@ class Quantizer(nn.Module, ABC):
         dim: Width of the latents. The decoder is built to it, and the encoder unless ``in_dim`` says otherwise.
         vocab_sizes: Number of ids in each slot.
         num_latents: The only number of latents per image that it takes; None = any.
-        stochastic: Whether codes are drawn at random in training, from torch's global generator.
+        generator: Where codes are drawn from during a call of ``forward``; None = torch's global generator.
     """
 
     dim: int
     vocab_sizes: tuple[int, ...]
     num_latents: int | None = None
-    stochastic: bool = False
+    generator: torch.Generator | None = None
     _decode: Callable[..., Tensor]  # without the check
 
     def __init_subclass__(cls, **settings: Any) -> None:
@@ -128,6 +129,11 @@ class Quantizer(nn.Module, ABC):
         return num_latents
 
     @property
+    def stochastic(self) -> bool:
+        """Whether codes are drawn at random in training: by itself, or by a quantizer inside it."""
+        return any(part.stochastic for part in self.modules() if part is not self and isinstance(part, Quantizer))
+
+    @property
     def in_dim(self) -> int:
         """Width of what it takes from the encoder, which is built to it: ``dim``, unless a quantizer asks for more."""
         return self.dim
@@ -143,12 +149,19 @@ class Quantizer(nn.Module, ABC):
         return sum((math.log2(size) for size in self.vocab_sizes), 0.0)
 
     @override
-    def forward(self, latents: Float[Tensor, "b n _"], keep: Bool[Tensor, "b n"] | None = None) -> Quantized:
+    def forward(
+        self,
+        latents: Float[Tensor, "b n _"],
+        keep: Bool[Tensor, "b n"] | None = None,
+        generator: torch.Generator | None = None,
+    ) -> Quantized:
         """Quantize, with gradients to ``latents``.
 
         Args:
             latents: The encoder's latents, ``in_dim`` wide, any float type.
             keep: True = transmitted; None = all of them.
+            generator: Where a quantizer draws codes from, and each quantizer inside it, on the device of the latents;
+                None = torch's global generator, which a run seeds anew at each step.
         """
         if latents.shape[-1] != self.in_dim:
             raise ValueError(f"latents must be {self.in_dim} wide for {type(self).__name__}, got {latents.shape[-1]}")
@@ -156,7 +169,8 @@ class Quantizer(nn.Module, ABC):
             exact = latents if latents.dtype == torch.float64 else latents.float()
             if keep is not None:
                 exact = exact.masked_fill(~keep[..., None], 0)
-            quantized = self.quantize(exact, keep)
+            with _drawing_from(generator, self):
+                quantized = self.quantize(exact, keep)
         exact_backward([quantized.latents, *(loss.value for loss in quantized.losses.values())], [latents])
         # The layout of a table look-up, as `decode` returns it: another one takes the decoder through other kernels.
         codes, ids = quantized.latents.to(latents.dtype).contiguous(), quantized.ids
@@ -205,6 +219,21 @@ def check_ids(ids: Shaped[Tensor, "*shape g"], vocab_sizes: Sequence[int], slots
     raise ValueError(
         f"ids of slot {slot} must lie in [0, {vocab_sizes[slot]}), got {int(column.min())} to {int(column.max())}"
     )
+
+
+@contextmanager
+def _drawing_from(generator: torch.Generator | None, quantizer: Quantizer) -> Iterator[None]:
+    if generator is None:
+        yield
+        return
+    parts = [part for part in quantizer.modules() if isinstance(part, Quantizer)]
+    for part in parts:
+        part.generator = generator
+    try:
+        yield
+    finally:
+        for part in parts:
+            part.generator = None
 
 
 def _checked(decode: Callable[..., Tensor]) -> Callable[..., Tensor]:

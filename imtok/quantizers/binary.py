@@ -35,8 +35,6 @@ class Binary(SignQuantizer):
         (tensor([[[255, 255]]]), tensor(16.))
     """
 
-    stochastic = True  # in training the same latents give other ids each time
-
     def __init__(self, slot_bits: Sequence[int], temperature: float = 0.1, confidence_weight: float = 0.0) -> None:
         super().__init__(slot_bits, low=0.0, high=1.0)
         if not temperature > 0:
@@ -52,9 +50,14 @@ class Binary(SignQuantizer):
         bits = latents > 0
         losses = {}
         if self.training:
-            bits = torch.rand_like(latents) < (latents.detach() / self.temperature).sigmoid()
-        if self.training and self.confidence_weight:
+            bits = torch.rand_like(latents, generator=self.generator) < (latents.detach() / self.temperature).sigmoid()
+        if self.confidence_weight:
             doubt = token_mean((likely * (1 - likely)).mean(-1), keep)
             losses["confidence"] = Loss(doubt, self.confidence_weight)
         codes = self._codes(bits).to(latents.dtype)
         return Quantized(straight_through(codes, likely), bits_to_ids(bits, self.slot_bits), losses=losses)
+
+    @property
+    @override
+    def stochastic(self) -> bool:
+        return True

@@ -33,6 +33,20 @@ def merge_losses(parts: Sequence[dict[str, Loss]], factor: float = 1.0) -> dict[
     return merged
 
 
+def branch_losses(parts: Sequence[dict[str, Loss]]) -> dict[str, Loss]:
+    """The losses of each part for the log alone, without gradient: ``commit_0`` is that of the first part.
+
+    Args:
+        parts: The losses of each part.
+    """
+    return {
+        f"{name}_{index}": Loss(loss.value.detach(), 0.0)
+        for index, losses in enumerate(parts)
+        for name, loss in losses.items()
+        if loss.weight
+    }
+
+
 def add_stats(total: dict[str, Tensor], part: int, stats: dict[str, Tensor]) -> None:
     """Add a part's statistics to ``total``, under names that :func:`stats_of` finds; a part may come several times."""
     merge_stats(total, stats, f"{part}.")

@@ -111,8 +111,26 @@ class EMAVQ(TableQuantizer):
         if self.kmeans_start:
             points = self._place(latents.to(self.sums.dtype))
             generator = torch.Generator().manual_seed(0)
-            self.counts.fill_(1)
-            self.sums.copy_(kmeans(points, len(self.sums), generator, spherical=self.normalize))
+            self.set_table(kmeans(points, len(self.sums), generator, spherical=self.normalize))
+
+    @torch.no_grad()
+    def set_table(self, table: Float[Tensor, "v d"]) -> None:
+        """Take these codes, with the counts that a new codebook has.
+
+        Args:
+            table: The codes: centres of clusters, or the codebook of another tokenizer.
+
+        Raises:
+            ValueError: For a table of another shape, or one that is not finite.
+        """
+        if table.shape != self.sums.shape:
+            wanted, got = (" x ".join(map(str, shape)) for shape in (self.sums.shape, table.shape))
+            raise ValueError(f"table must be {wanted} (codes x channels), got {got}")
+        if not table.isfinite().all():
+            raise ValueError("table must be finite")
+        self.counts.fill_(1)
+        self.usage.fill_(1 / len(self.usage))
+        self.sums.copy_(table)
 
     @override
     @torch.no_grad()

@@ -53,7 +53,11 @@ class Gaussian(Continuous):
             raise ValueError(f"draw must be one of {', '.join(get_args(Draw))}, got {draw!r}")
         self.kl_weight = kl_weight
         self.draw = draw
-        self.stochastic = draw == "sample"
+
+    @property
+    @override
+    def stochastic(self) -> bool:
+        return self.draw == "sample"
 
     @property
     @override
@@ -67,7 +71,7 @@ class Gaussian(Continuous):
         # Latents that are not kept are all zero here: a standard normal, of divergence 0.
         divergence = (mean.square() + log_variance.expm1() - log_variance).flatten(1).sum(1) / 2
         if self.training and self.draw == "sample":
-            mean = mean + (log_variance / 2).exp() * torch.randn_like(mean)
+            mean = mean + (log_variance / 2).exp() * torch.randn_like(mean, generator=self.generator)
         ids = latents.new_empty((*latents.shape[:2], 0)).long()
         return Quantized(mean, ids, losses={"kl": Loss(divergence.mean(), self.kl_weight)})
 

@@ -10,7 +10,15 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from imtok.quantizers.base import Quantizer, token_mean
-from imtok.quantizers.composition import add_stats, check_parts, decode_part, merge_losses, slot_ranges, stats_of
+from imtok.quantizers.composition import (
+    add_stats,
+    branch_losses,
+    check_parts,
+    decode_part,
+    merge_losses,
+    slot_ranges,
+    stats_of,
+)
 from imtok.quantizers.sphere import SHORT_LATENT
 from imtok.types import Loss, Quantized
 
@@ -23,6 +31,8 @@ class Product(Quantizer):
 
     ``disentangle = mean cos(q_a, q_b)^2`` over tokens and pairs of parts keeps the parts from saying the same; its
     gradient reaches the encoder through the codes.
+
+    The log has each loss of all parts together (``commit``), and beside it that of each part (``commit_0``).
 
     Args:
         parts: A quantizer for each group of channels, first channels first; any mixture, nested too.
@@ -65,6 +75,7 @@ class Product(Quantizer):
     def quantize(self, latents: Float[Tensor, "b n d"], keep: Bool[Tensor, "b n"] | None) -> Quantized:
         results = [part.quantize(own, keep) for part, own in zip(self._parts, self._split(latents), strict=True)]
         losses = merge_losses([result.losses for result in results], self.loss_weight)
+        losses |= branch_losses([result.losses for result in results])
         if self.disentangle_weight:
             cosines = [
                 F.cosine_similarity(one.latents, two.latents, dim=-1, eps=SHORT_LATENT)

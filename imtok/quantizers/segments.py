@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from imtok.quantizers.base import Quantizer
-from imtok.quantizers.composition import add_stats, as_images, merge_losses, stats_of
+from imtok.quantizers.composition import add_stats, as_images, branch_losses, merge_losses, stats_of
 from imtok.types import Quantized
 
 
@@ -76,6 +76,7 @@ class Segments(Quantizer):
             add_stats(stats, index, result.stats)
         ids = [result.ids + first for result, first in zip(results, self._firsts(latents.device), strict=True)]
         losses = merge_losses([result.losses for result in results], self.loss_weight)
+        losses |= branch_losses([result.losses for result in results])
         return Quantized(
             self._join([result.latents for result in results]), torch.cat(ids, 1), losses=losses, stats=stats
         )

@@ -126,7 +126,7 @@ class TokenizerMeters(Meters):
             self.terms.update(part.terms)
             for name, (value, weight) in part.terms.items():
                 values[name] = value
-                if weight != 1:
+                if weight not in (0, 1):  # a term of weight 0 is for the log alone
                     values[f"{name}_weighted"] = value.detach() * weight
             values |= part.numbers
         self.note(values, len(losses.shown.target))

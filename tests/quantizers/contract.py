@@ -16,6 +16,7 @@ _Q = "imtok.quantizers"
 _GRID = {"_target_": f"{_Q}.fsq.FSQ", "levels": [5, 5]}
 _TABLE = {"_target_": f"{_Q}.vq.VQ", "dim": 4, "codebook_size": 64, "normalize": False}
 _TABLE |= {"restart_below": 0.1, "usage_decay": 0.9}
+_BITS = {"_target_": f"{_Q}.binary.Binary", "slot_bits": [3], "confidence_weight": 0.1}
 _DEPTHS = {"_target_": f"{_Q}.residual.Residual", "stages": [_GRID], "depth": 2, "ratio": 0.25, "bound": 1.25}
 _TABLES = {"_target_": f"{_Q}.residual.Residual", "stages": [_TABLE, _TABLE]}
 _PAIR = {"_target_": f"{_Q}.product.Product", "parts": [_TABLE, _TABLE], "disentangle_weight": 0.1}
@@ -24,6 +25,7 @@ NESTED: dict[str, dict[str, Any]] = {
     "product_of_residual_of_grid": {"_target_": f"{_Q}.product.Product", "parts": [_DEPTHS, _TABLES]},
     "residual_of_product": {"_target_": f"{_Q}.residual.Residual", "stages": [_PAIR], "depth": 2},
     "multi_scale_of_residual": _SCALES | {"quantizer": _TABLES},
+    "product_of_draws": {"_target_": f"{_Q}.product.Product", "parts": [_BITS, _TABLE]},
     "segments_of_product": {"_target_": f"{_Q}.segments.Segments", "parts": [_PAIR, _TABLES], "lengths": [9, 3]},
 }
 WITHOUT_IDS = ["continuous", "gaussian"]

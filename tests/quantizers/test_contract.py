@@ -7,6 +7,8 @@ import torch
 from quantizers.contract import NAMES, WITHOUT_IDS, any_length, build, length, multi_scale
 from torch.utils.checkpoint import checkpoint
 
+from imtok.quantizers.base import Quantizer
+
 also_without_ids = pytest.mark.parametrize("name", [*NAMES, *WITHOUT_IDS], indirect=True)
 
 
@@ -109,6 +111,24 @@ def test_losses_are_finite_scalars(quantizer, latents):
         assert value.shape == (), name
         assert torch.isfinite(value), name
         assert math.isfinite(weight), name
+
+
+@also_without_ids
+def test_evaluation_has_the_losses_of_training_except_entropies_of_a_batch(quantizer, latents):
+    trained = {name for name in quantizer(latents).losses if not name.startswith("entropy_")}
+    assert set(quantizer.eval()(latents).losses) == trained
+
+
+@also_without_ids
+def test_what_is_drawn_depends_on_the_generator_alone(quantizer, latents):
+    torch.manual_seed(0)
+    state = torch.get_rng_state()
+    first, second, other = (quantizer(latents, generator=torch.Generator().manual_seed(seed)) for seed in (1, 1, 2))
+    assert torch.equal(first.latents, second.latents)
+    assert torch.equal(torch.get_rng_state(), state)
+    if any(part.stochastic for part in quantizer.modules() if isinstance(part, Quantizer)):
+        assert not torch.equal(first.latents, other.latents)
+        assert not torch.equal(first.latents, quantizer(latents).latents)
 
 
 @also_without_ids

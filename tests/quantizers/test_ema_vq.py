@@ -107,6 +107,20 @@ def test_start_puts_every_code_to_use_and_the_next_update_keeps_it():
     assert quantizer(latents[None]).losses["commit"].value <= error * 1.01
 
 
+def test_a_given_table_is_the_codebook_until_it_learns():
+    quantizer, table = EMAVQ(dim=3, codebook_size=4, restart_below=0.1), torch.randn(4, 3)
+    for _ in range(2):
+        quantizer.update(quantizer(torch.randn(1, 50, 3)).stats)
+    quantizer.set_table(table)
+    torch.testing.assert_close(quantizer.table(), table)
+    assert quantizer(table[None]).ids.flatten().tolist() == [0, 1, 2, 3]
+    assert torch.equal(quantizer.counts, torch.ones(4))
+    assert torch.equal(quantizer.usage, torch.full((4,), 0.25))
+    for wrong, message in ((table[:3], "must be 4 x 3 .*got 3 x 3"), (table / 0, "must be finite")):
+        with pytest.raises(ValueError, match=message):
+            quantizer.set_table(wrong)
+
+
 def test_evaluation_gathers_no_statistics():
     assert not EMAVQ(dim=4, codebook_size=8).eval()(torch.randn(1, 5, 4)).stats
 

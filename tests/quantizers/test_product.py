@@ -39,7 +39,12 @@ def test_losses_are_the_parts_losses_summed_or_averaged(parts, factor):
     alone = [part(piece).losses for part, piece in zip(parts, latents.split([4, 3, 2], -1), strict=True)]
     losses = quantizer(latents).losses
     torch.testing.assert_close(total(losses), sum(total(one) for one in alone) * factor)
-    assert set(losses) == {"codebook", "commit", "entropy_token", "entropy_codebook"}
+    together = {name for name in losses if name[-1].isalpha()}
+    assert together == {"codebook", "commit", "entropy_token", "entropy_codebook"}
+    for index, branch in enumerate(alone):  # in the log, without weight or gradient
+        for name, loss in branch.items():
+            assert losses[f"{name}_{index}"] == (loss.value, 0)
+            assert not losses[f"{name}_{index}"].value.requires_grad
     value, weight = losses["commit"]  # a mean by weight: 0.25 and 0.75
     torch.testing.assert_close(value, 0.25 * alone[0]["commit"].value + 0.75 * alone[2]["commit"].value)
     assert weight == pytest.approx(factor)

@@ -22,9 +22,13 @@ def test_each_piece_is_quantized_by_its_own_quantizer(parts):
     assert torch.equal(quantized.latents[:, :5], first.latents)
     assert torch.equal(quantized.latents[:, 5:, :4], second.latents)
     assert not quantized.latents[:, 5:, 4:].any()
-    for name, (value, weight) in quantized.losses.items():
+    assert {name for name, loss in quantized.losses.items() if loss.weight} == {"codebook", "commit"}
+    for name in ("codebook", "commit"):
+        value, weight = quantized.losses[name]
         expected = sum(one.losses[name].value * one.losses[name].weight for one in (first, second))
         torch.testing.assert_close(value * weight, expected)
+        for piece, one in enumerate((first, second)):
+            assert quantized.losses[f"{name}_{piece}"] == (one.losses[name].value, 0)
 
 
 def test_an_id_says_which_piece_it_belongs_to(parts):
