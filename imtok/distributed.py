@@ -148,3 +148,12 @@ def gather_rows(rows: Tensor) -> Tensor:
     parts = [torch.empty_like(rows) for _ in range(world_size())]
     dist.all_gather(parts, rows.contiguous())
     return torch.cat(parts)
+
+
+def device_name(device: torch.device, number: int) -> str:
+    """What a run computes on, for a reader: this process's device, and how many there are."""
+    if device.type == "cuda":
+        name = f"{torch.cuda.get_device_name(device)}"
+        return f"{number} x {name}" if number > 1 else f"{device} ({name})"
+    threads = f"{torch.get_num_threads()} thread{'s' * (torch.get_num_threads() > 1)}"
+    return f"{f'{number} x ' if number > 1 else ''}{device.type} with {threads}"

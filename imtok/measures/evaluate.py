@@ -33,6 +33,7 @@ from imtok.measures.report.origin import now
 from imtok.measures.report.results import Report
 from imtok.measures.report.titles import reasons
 from imtok.measures.settings import Settings
+from imtok.measures.speed import Stopwatch
 from imtok.measures.spending import Spender
 from imtok.pixels import rgb_levels
 from imtok.tokenizer import Tokenizer
@@ -79,6 +80,7 @@ def evaluate(
         if not settings.skip_missing:
             refuse(reasons(absent))
         spender: Spender | None = None
+        stopwatch = Stopwatch(device)
         if whole:
             _require_any_size(measures)
         taps = sorted({name for measure in measures for name in measure.taps})
@@ -87,11 +89,13 @@ def evaluate(
                 _start(measures, tokenizer, size, settings)
             untold += require_each(batch, tokenizer.condition, settings.untold)
             condition = tokenizer.condition_of(batch)
-            if whole:
-                reconstruction = _whole(tokenizer, image, taps, condition, batch.key)
-            else:
+            if not whole:
                 spender = spender or Spender(tokenizer, size, settings.spending)
-                reconstruction = spender.reconstruct(image, taps, condition)
+            with stopwatch.of(len(image)):
+                if spender is not None:
+                    reconstruction = spender.reconstruct(image, taps, condition)
+                else:
+                    reconstruction = _whole(tokenizer, image, taps, condition, batch.key)
             require_finite(reconstruction.quantized.latents, batch.key, "latents")
             require_finite(reconstruction.image, batch.key, "reconstruction")
             seen = Seen(tokenizer, batch, image, reconstruction, condition, not settings.spending.facts)
@@ -169,6 +173,7 @@ def evaluate(
         tokenizer=tokenizer.fingerprint(),
         parameters=sum(parameter.numel() for parameter in tokenizer.parameters()),
         when=now(),
+        speed=stopwatch.found,
     )
 
 

@@ -12,7 +12,7 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.fabric.utilities.warnings import PossibleUserWarning
 
 from imtok.data.position import StreamPosition
-from imtok.distributed import launched_rank, world_size
+from imtok.distributed import device_name, launched_rank, world_size
 from imtok.errors import InputError
 from imtok.training import folder as run_folder
 from imtok.training.alike import Alike
@@ -30,7 +30,6 @@ from imtok.training.records import Events
 from imtok.training.saving import Saving, restore_weights
 from imtok.training.settings import TrainerSettings
 from imtok.training.signals import Signals
-from imtok.training.statement import device_name
 from imtok.training.steps import Task
 
 log = logging.getLogger(__name__)

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from imtok.data.base import Images
 from imtok.data.buckets import BucketSet
 from imtok.data.stream import ImageStream
+from imtok.distributed import device_name
 from imtok.nn.frozen import Frozen
 from imtok.objectives.base import Objective
 from imtok.tokenizer import Tokenizer
@@ -135,12 +136,3 @@ def _epochs(images: Images, trainer: TrainerSettings) -> str:
         return ""
     epochs = trainer.max_steps * trainer.batch_size / len(images)
     return f" ({epochs:,.3g} epochs)"
-
-
-def device_name(device: torch.device, number: int) -> str:
-    """What a run computes on, for a reader: this process's device, and how many there are."""
-    if device.type == "cuda":
-        name = f"{torch.cuda.get_device_name(device)}"
-        return f"{number} x {name}" if number > 1 else f"{device} ({name})"
-    threads = f"{torch.get_num_threads()} thread{'s' * (torch.get_num_threads() > 1)}"
-    return f"{f'{number} x ' if number > 1 else ''}{device.type} with {threads}"

@@ -13,7 +13,7 @@ from lightning.pytorch.loggers.logger import DummyLogger
 from torch.utils.data import DataLoader
 
 from imtok.data.order import TrainBatches
-from imtok.distributed import from_main, launched_rank, rank, sum_over_ranks, world_size
+from imtok.distributed import device_name, from_main, launched_rank, rank, sum_over_ranks, world_size
 from imtok.errors import InputError
 from imtok.files import Lock, write_json
 from imtok.nn.transformer import Transformer
@@ -35,7 +35,6 @@ from imtok.training.rates import Schedules
 from imtok.training.resume import check_changes
 from imtok.training.settings import EMASettings, OptimizerSettings, TrainerSettings
 from imtok.training.signals import spare_workers
-from imtok.training.statement import device_name
 from imtok.training.token_task import TokenTask
 
 log = logging.getLogger(__name__)

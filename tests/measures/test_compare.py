@@ -185,6 +185,8 @@ def test_reports_are_read_back(tmp_path):
         ("protocol", []),
         ("tokenizer", None),
         ("when", 2026),
+        ("speed", 31.5),
+        ("speed", {"images_per_second": "fast"}),
     ],
 )
 def test_a_damaged_report_is_refused_in_one_line_that_names_what(tmp_path, name, value):

@@ -129,12 +129,15 @@ def test_reports_made_together_have_the_page_beside_them(tmp_path, reports):
     found = read((tmp_path / "comparison.html").read_text())
     found.check()
     assert ["Tokens", "16 x 5 bits", "16 x 5.322 bits", "16 x 10.32 bits"] in found.rows
+    assert ["Bits per image", "80", "85.15", "165.2"] in found.rows
+    (speeds,) = (row[1:] for row in found.rows if row[0] == "Speed")
+    assert all(re.fullmatch(r"[\d.e+]+ images/s encoded and decoded \(cpu with \d+ threads?\)", one) for one in speeds)
     assert found.title == "Comparison of vq, fsq, product"
 
 
 def test_reports_of_earlier_versions_are_compared_as_far_as_they_go(tmp_path, reports):
     old = reports[0].values()
-    for name in ("parameters", "data", "when", "higher_is_better", "tokenizer"):
+    for name in ("parameters", "speed", "data", "when", "higher_is_better", "tokenizer"):
         del old[name]
     found = read(page_of([Side("old", old, None), Side("older", old, None)]))
     found.check()

@@ -182,6 +182,7 @@ def test_the_files_for_machines_hold_the_same(folder):
     assert stored["schema"] == 3
     assert stored["protocol_ids"].keys() == stored["metrics"].keys()
     assert stored["parameters"] == sum(parameter.numel() for parameter in tokenizer().parameters())
+    assert stored["speed"].keys() == {"images_per_second", "images", "device"}
     facts = stored["protocol_ids"]["fd_tiny"]
     assert facts["n"] == 24
     assert facts["preset"] == "adm"

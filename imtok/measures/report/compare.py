@@ -133,6 +133,7 @@ _KINDS: dict[str, Callable[[Any], bool]] = {
     "bits_per_token": lambda value: _is_finite(value),
     "vocab_sizes": lambda value: isinstance(value, list) and all(map(_is_count, value)),
     **dict.fromkeys(("conventions", "data", "higher_is_better", "protocol"), lambda value: isinstance(value, dict)),
+    "speed": lambda value: isinstance(value, dict) and _is_finite(value.get("images_per_second", 0)),
     "terms": lambda value: isinstance(value, dict) and all(isinstance(one, dict) for one in value.values()),
     **dict.fromkeys(("tokenizer", "when"), lambda value: isinstance(value, str)),
 }

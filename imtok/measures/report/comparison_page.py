@@ -12,7 +12,7 @@ from imtok.measures.report.compare import Comparison
 from imtok.measures.report.origin import describe_data
 from imtok.measures.report.page import PictureSet, meanings, quality
 from imtok.measures.report.plots import picture_bytes
-from imtok.measures.report.results import counted, millions, sized
+from imtok.measures.report.results import counted, millions, sized, speed
 from imtok.measures.report.templating import Inlined, render
 from imtok.measures.report.titles import number
 
@@ -99,7 +99,9 @@ def _facts(sides: Sequence[Side]) -> list[list[str]]:
     made = {
         "Tokenizer": [str(side.values.get("tokenizer", "")) for side in sides],
         "Tokens": [_tokens(side.values) for side in sides],
+        "Bits per image": [_bits(side.values) for side in sides],
         "Parameters": [millions(count) if count else "" for count in _each(sides, "parameters")],
+        "Speed": [speed(side.values.get("speed", {})) for side in sides],
         "Data": [_data(side.values) for side in sides],
         "Measured": [str(when or "").replace("T", " at ").replace("Z", " UTC") for when in _each(sides, "when")],
     }
@@ -115,6 +117,14 @@ def _tokens(values: Mapping[str, Any]) -> str:
     tokens = values["metrics"].get("tokens_per_image")
     bits = f"{values.get('bits_per_token', 0):.4g} bits" if values.get("vocab_sizes") else "continuous"
     return f"{number(tokens)} x {bits}" if tokens is not None else bits
+
+
+def _bits(values: Mapping[str, Any]) -> str:
+    """Nominal bits of an image: its tokens times their bits; empty = not known, or there are no ids."""
+    tokens = values["metrics"].get("tokens_per_image")
+    if tokens is None or not values.get("vocab_sizes"):
+        return ""
+    return number(tokens * values.get("bits_per_token", 0))
 
 
 def _data(values: Mapping[str, Any]) -> str:

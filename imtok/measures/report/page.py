@@ -10,7 +10,7 @@ from imtok.measures.limits import cautions
 from imtok.measures.psnr import PSNR
 from imtok.measures.report.briefs import Brief, briefs
 from imtok.measures.report.plots import draw_plots, error_map, picture_bytes
-from imtok.measures.report.results import Report, counted, millions
+from imtok.measures.report.results import Report, counted, millions, speed
 from imtok.measures.report.templating import Inlined, render
 from imtok.measures.report.terms import Term
 from imtok.measures.report.titles import is_stand_in, number, reasons
@@ -73,6 +73,7 @@ def facts(report: Report) -> list[tuple[str, str]]:
     told = {
         "Tokenizer": ", ".join(filter(None, (report.origin.tokenizer, size))),
         "Data": report.about()["Data"],
+        "Speed": speed(report.speed),
         "Measured": report.when.replace("T", " at ").replace("Z", " UTC"),
     }
     return [(name, words) for name, words in told.items() if words]

@@ -1,5 +1,6 @@
 """What an evaluation found, and where it comes from."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from math import isfinite
@@ -42,6 +43,8 @@ class Report:
         name: Of the tokenizer.
         tokenizer: Its hash; empty = not known.
         parameters: Numbers that it has learnt, without a frozen space; 0 = not known.
+        speed: How fast the tokenizer encoded and decoded on this machine: ``images_per_second``, over how many
+            ``images``, and the ``device``; empty = not known.
         when: In UTC, to the second; empty = not known.
         origin: Data, split, tokenizer and command that it is of.
     """
@@ -67,6 +70,7 @@ class Report:
     name: str = ""
     tokenizer: str = ""
     parameters: int = 0
+    speed: dict[str, Any] = field(default_factory=dict)
     when: str = ""
     origin: Origin = field(default_factory=Origin)
 
@@ -85,6 +89,7 @@ class Report:
             "tokenizer": self.origin.tokenizer,
             "tokenizer_sha256": self.tokenizer,
             "parameters": self.parameters,
+            "speed": self.speed,
             "command": self.origin.command,
             "images": self.images,
             "image_size": list(self.image_size),
@@ -158,6 +163,13 @@ def millions(count: int) -> str:
         ('1.0 million', '22,500')
     """
     return f"{count / 1e6:,.1f} million" if count >= 100_000 else f"{count:,}"
+
+
+def speed(found: Mapping[str, Any]) -> str:
+    """How fast a tokenizer was, in words; empty = not known."""
+    if "images_per_second" not in found:
+        return ""
+    return f"{found['images_per_second']:.3g} images/s encoded and decoded ({found.get('device', '')})"
 
 
 def package_version(package: str) -> str:
