@@ -17,13 +17,18 @@ from imtok.files import read_json
 
 
 class Leftover:
-    """Replaces an object of a training library that is in a checkpoint beside the weights. It does nothing."""
+    """Replaces an object of a training library that is in a checkpoint beside the weights. It does nothing.
+
+    Attributes:
+        values: Its attributes, as far as they are plain values by name: the arguments of a command line.
+    """
 
     def __init__(self, *_: Any) -> None:
-        pass
+        self.values: dict[str, Any] = {}
 
-    def __setstate__(self, _: Any) -> None:
-        pass
+    def __setstate__(self, state: Any) -> None:
+        plain = state.items() if isinstance(state, dict) else ()
+        self.values = {name: value for name, value in plain if isinstance(value, bool | int | float | str)}
 
 
 # Objects of these classes lie in published files. None of them is built: a leftover or a dict takes its place.

@@ -1,7 +1,8 @@
 """``imtok import``: makes a tokenizer of a public checkpoint."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 
@@ -27,6 +28,9 @@ def run(arguments: Sequence[str]) -> None:
     console = Console(highlight=False)
     imported, folder = run_import(arguments, compose_training)
     console.print(imported.describe(str(folder)))
+    console.print(f"taken: {imported.kept}", soft_wrap=True, markup=False)
+    for words in imported.assumed:
+        console.print(f"assumed: {words}", soft_wrap=True, markup=False)
     console.print(f"evaluate: {imtok_line('eval', tokenizer=folder)}", soft_wrap=True, markup=False)
 
 
@@ -34,7 +38,7 @@ def run_import(arguments: Sequence[str], compose: Callable[[Sequence[str]], Conf
     """Import as the command line says, and save the tokenizer.
 
     Args:
-        arguments: ``KEY=VALUE`` each: source, path and out; image_size may be given.
+        arguments: ``KEY=VALUE`` each: source, path and out; image_size, heads, groups and normalize may be given.
         compose: Makes a training config of overrides.
 
     Returns:
@@ -47,12 +51,25 @@ def run_import(arguments: Sequence[str], compose: Callable[[Sequence[str]], Conf
     missing = [f"{key}= ({what})" for key, what in _REQUIRED.items() if not given.get(key)]
     if missing:
         raise InputError(f"imtok import also needs {'; '.join(missing)}")
-    side = given.get("image_size")
-    if side is not None and not (side.isdigit() and int(side) > 0):
-        raise InputError(f"image_size must be a number of pixels, got {side}")
+    side = _number(given, "image_size", "a number of pixels")
+    told: dict[str, Any] = {name: _number(given, name, "a number") for name in ("heads", "groups") if name in given}
+    if (normalize := given.get("normalize")) is not None:
+        if normalize not in ("true", "false"):
+            raise InputError(f"normalize must be true or false, got {normalize}")
+        told["normalize"] = normalize == "true"
     source = find_source(given["source"])
     folder = Path(given["out"])
     claim_output(folder, CONFIG)
-    imported = import_checkpoint(source, Path(given["path"]), compose, int(side) if side else None)
+    imported = import_checkpoint(source, Path(given["path"]), compose, side, told)
     imported.tokenizer.save(folder)
     return imported, folder
+
+
+def _number(given: Mapping[str, str], name: str, what: str) -> int | None:
+    """A key that is a positive whole number; None = it is not given."""
+    value = given.get(name)
+    if value is None:
+        return None
+    if not (value.isdigit() and int(value) > 0):
+        raise InputError(f"{name} must be {what}, got {value}")
+    return int(value)

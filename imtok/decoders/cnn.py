@@ -10,7 +10,7 @@ from typing_extensions import override
 from imtok.decoders.base import Decoder
 from imtok.nn.convolution import Attention, ConvolutionStack, Layer, activated_norm, level_layers
 from imtok.nn.grid import to_map
-from imtok.nn.norms import AdaptiveGroupNorm
+from imtok.nn.norms import AdaptiveGroupNorm, set_groups
 from imtok.nn.resampling import Upsampling, upsampler
 from imtok.types import Condition
 
@@ -33,6 +33,7 @@ class CNNDecoder(Decoder):
         bias: Whether the convolutions of residual blocks have a bias.
         latent_channels: Channels that a 1 x 1 convolution makes of the latents first; None = no such convolution.
         image_channels: Channels of the images: 1, 3 or 4; the builder sets it.
+        groups: Number of groups in each norm of maps; None = 32, and fewer if there are fewer than 128 channels.
 
     Raises:
         ValueError: If an argument has no such choice; in ``forward``, if the latents do not fill an image of that
@@ -58,6 +59,7 @@ class CNNDecoder(Decoder):
         bias: bool = True,
         latent_channels: int | None = 256,
         image_channels: int = 3,
+        groups: int | None = None,
     ) -> None:
         super().__init__()
         if adaptive_norm not in get_args(AdaptiveNorm):
@@ -80,6 +82,7 @@ class CNNDecoder(Decoder):
         self.upsamplers = nn.ModuleList(upsampler(upsample, width) for width in widths[:-1])
         self.norm_out = activated_norm(widths[-1])
         self.conv_out = nn.Conv2d(widths[-1], image_channels, 3, padding=1)
+        set_groups(self, groups)
 
     @property
     @override

@@ -38,6 +38,7 @@ class QFormerDecoder(Decoder):
         latent_channels: Channels of the map between Q-Former and CNN.
         positions: "fixed" = images of ``image_size`` only; "interpolated" = positions of the map are resized.
         checkpoint: Compute Q-Former blocks again in the backward pass instead of keeping their activations.
+        groups: Number of groups in each norm of maps; None = 32, and fewer if there are fewer than 128 channels.
 
     Raises:
         ValueError: If an argument is out of range; in ``forward``, for too many latents, too few or a mask where it is
@@ -67,6 +68,7 @@ class QFormerDecoder(Decoder):
         latent_channels: int = 256,
         positions: Literal["fixed", "interpolated"] = "fixed",
         checkpoint: bool = False,
+        groups: int | None = None,
     ) -> None:
         super().__init__()
         if redundant < 0:
@@ -84,6 +86,7 @@ class QFormerDecoder(Decoder):
             upsample="depth_to_space",
             adaptive_norm="levels",
             latent_channels=None,
+            groups=groups,
         )
         self.norm_in = nn.LayerNorm(latent_channels)
         self.embed = nn.Linear(latent_channels, width)

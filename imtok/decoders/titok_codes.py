@@ -13,6 +13,7 @@ from imtok.decoders.mask_tokens import MaskTokenDecoder
 from imtok.nn.grid import to_map
 from imtok.nn.initialization import Start, start_weights
 from imtok.nn.maskgit import MaskGITDecoder
+from imtok.nn.norms import set_groups
 from imtok.pixels import from_range
 from imtok.pretrained import RANDOM, Pretrained, read_tensors
 from imtok.spaces.maskgit import PIXELS, load_codebook, load_exactly
@@ -44,6 +45,7 @@ class TiTokCodeDecoder(MaskTokenDecoder, ProxyDecoder, Pretrained):
         code_dim: Width of the codes.
         start: How weights start (``imtok.nn.initialization``); the published "normal" is small for narrow nets.
         checkpoint: Compute transformer blocks again in the backward pass instead of keeping their activations.
+        groups: Number of groups in each norm of maps; None = 32, and fewer if there are fewer than 128 channels.
 
     Raises:
         ValueError: If the image size is no multiple of the pixels per code; in ``forward`` and ``logits``, if latents
@@ -77,6 +79,7 @@ class TiTokCodeDecoder(MaskTokenDecoder, ProxyDecoder, Pretrained):
         code_dim: int = 256,
         start: Start = "normal",
         checkpoint: bool = False,
+        groups: int | None = None,
     ) -> None:
         patch_size = 2 ** (len(multipliers) - 1)
         super().__init__(
@@ -98,6 +101,7 @@ class TiTokCodeDecoder(MaskTokenDecoder, ProxyDecoder, Pretrained):
         start_weights(self.head, start)
         self.codebook = nn.Embedding(codes, code_dim)
         self.pixels = MaskGITDecoder(code_dim, channels, multipliers, blocks)
+        set_groups(self.pixels, groups)
 
     @property
     @override

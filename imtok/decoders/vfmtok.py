@@ -42,6 +42,7 @@ class FeatureDecoder(Decoder):
         start: How weights of the transformer start (``imtok.nn.initialization``).
         checkpoint: Compute blocks again in the backward pass instead of keeping their activations.
         position_offset: See ``offset`` of :class:`imtok.nn.positions.GridPositions`.
+        groups: Number of groups in each norm of maps; None = 32, and fewer if there are fewer than 128 channels.
 
     Raises:
         ValueError: If the image size is no multiple of ``factor``; in ``forward``, for latents of another number, a
@@ -71,6 +72,7 @@ class FeatureDecoder(Decoder):
         start: Start = "xavier",
         checkpoint: bool = False,
         position_offset: float = 0.0,
+        groups: int | None = None,
     ) -> None:
         super().__init__()
         std = width**-0.5
@@ -98,6 +100,7 @@ class FeatureDecoder(Decoder):
             attention="none",
             middle=("residual", "attention", "residual"),
             latent_channels=None,
+            groups=groups,
         )
 
     @property

@@ -10,6 +10,7 @@ from typing_extensions import override
 from imtok.encoders.base import Encoder
 from imtok.nn.convolution import Attention, ConvolutionStack, Layer, activated_norm, level_layers
 from imtok.nn.grid import grid_size, to_sequence
+from imtok.nn.norms import set_groups
 from imtok.nn.resampling import Downsampling, downsampler
 from imtok.types import Condition, Latents
 
@@ -31,6 +32,7 @@ class CNNEncoder(Encoder):
         latent_channels: Channels that the last convolution writes, and that a 1 x 1 convolution maps to ``out_dim``;
             None = the last convolution writes the latents itself.
         image_channels: Channels of the images: 1, 3 or 4; the builder sets it.
+        groups: Number of groups in each norm of maps; None = 32, and fewer if there are fewer than 128 channels.
 
     Raises:
         ValueError: If an argument has no such choice; in ``forward`` and ``num_latents``, if the image is no multiple
@@ -56,6 +58,7 @@ class CNNEncoder(Encoder):
         kernel_out: int = 3,
         latent_channels: int | None = 256,
         image_channels: int = 3,
+        groups: int | None = None,
     ) -> None:
         super().__init__()
         if kernel_out % 2 == 0:
@@ -74,6 +77,7 @@ class CNNEncoder(Encoder):
         self.norm_out = activated_norm(widths[-1])
         self.conv_out = nn.Conv2d(widths[-1], latent_channels or out_dim, kernel_out, padding=kernel_out // 2)
         self.project = nn.Conv2d(latent_channels, out_dim, 1) if latent_channels else nn.Identity()
+        set_groups(self, groups)
 
     @override
     def forward(

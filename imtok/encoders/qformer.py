@@ -40,6 +40,7 @@ class QFormerEncoder(Encoder):
         latent_channels: Channels of the map between CNN and Q-Former.
         positions: "fixed" = images of ``image_size`` only; "interpolated" = positions of the map are resized.
         checkpoint: Compute Q-Former blocks again in the backward pass instead of keeping their activations.
+        groups: Number of groups in each norm of maps; None = 32, and fewer if there are fewer than 128 channels.
 
     Raises:
         ValueError: If an argument is out of range; in ``forward`` and ``num_latents``, for images of a size that it
@@ -66,6 +67,7 @@ class QFormerEncoder(Encoder):
         latent_channels: int = 256,
         positions: Literal["fixed", "interpolated"] = "fixed",
         checkpoint: bool = False,
+        groups: int | None = None,
     ) -> None:
         super().__init__()
         if latents < 1 or not 0 <= redundant <= latents:
@@ -82,6 +84,7 @@ class QFormerEncoder(Encoder):
             attention="none",
             middle=("residual", "residual"),
             latent_channels=None,
+            groups=groups,
         )
         self.norm_in = nn.LayerNorm(latent_channels)
         self.embed = nn.Linear(latent_channels, width)

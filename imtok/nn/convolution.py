@@ -13,7 +13,7 @@ from imtok.nn.norms import group_norm
 
 Layer = Literal["residual", "attention"]
 Shortcut = Literal["input", "output"]
-Attention = Literal["lowest", "none"]
+Attention = Literal["lowest", "none"] | Sequence[int]
 
 
 class ResidualBlock(nn.Module):
@@ -161,15 +161,27 @@ def level_layers(levels: int, blocks: int, attention: Attention) -> list[list[La
     Args:
         levels: Number of resolutions, at least 1.
         blocks: Residual blocks per level, at least 1.
-        attention: "lowest" = at the lowest resolution attention follows every residual block; "none".
+        attention: Where attention follows every residual block: "lowest" = at the lowest resolution; "none"; or a list
+            of levels, 0 = full resolution.
 
     Raises:
         ValueError: If an argument is out of range.
     """
     if levels < 1 or blocks < 1:
         raise ValueError(f"levels and blocks must be at least 1, got {levels} and {blocks}")
-    if attention not in get_args(Attention):
-        raise ValueError(f"attention must be one of {', '.join(get_args(Attention))}, got {attention!r}")
     residual: list[Layer] = ["residual"] * blocks
-    attended: list[Layer] = ["residual", "attention"] * blocks
-    return [residual] * (levels - 1) + [attended if attention == "lowest" else residual]
+    with_attention: list[Layer] = ["residual", "attention"] * blocks
+    attended = attended_levels(levels, attention)
+    return [with_attention if level in attended else residual for level in range(levels)]
+
+
+def attended_levels(levels: int, attention: Attention) -> list[int]:
+    """The levels at which attention follows every residual block, 0 = full resolution; arguments as above."""
+    if attention in ("lowest", "none"):
+        return [levels - 1] if attention == "lowest" else []
+    found = [] if isinstance(attention, str) else sorted(attention)
+    if isinstance(attention, str) or not all(0 <= level < levels for level in found) or len(set(found)) < len(found):
+        raise ValueError(
+            f"attention must be lowest, none or a list of levels from 0 to {levels - 1}, each once, got {attention!r}"
+        )
+    return found

@@ -25,6 +25,21 @@ def group_norm(channels: int, affine: bool = True) -> nn.GroupNorm:
     return nn.GroupNorm(groups, channels, eps=1e-6, affine=affine)
 
 
+def set_groups(net: nn.Module, groups: int | None) -> None:
+    """Give every group norm inside a net this number of groups; None = they stay as they are.
+
+    Raises:
+        ValueError: If the channels of one are no multiple of ``groups``.
+    """
+    if groups is None:
+        return
+    for part in net.modules():
+        if isinstance(part, nn.GroupNorm):
+            if groups < 1 or part.num_channels % groups:
+                raise ValueError(f"groups must divide the {part.num_channels} channels of every norm, got {groups}")
+            part.num_groups = groups
+
+
 class AdaptiveGroupNorm(nn.Module):
     """Normalises a map and gives it the scale and bias that the statistics of a condition map ask for.
 

@@ -12,6 +12,7 @@ from typing_extensions import override
 from imtok.errors import InputError
 from imtok.nn.convolution import Attention, ConvolutionStack, Layer, activated_norm, level_layers
 from imtok.nn.exact import exact_backward
+from imtok.nn.norms import set_groups
 from imtok.nn.resampling import downsampler, upsampler
 from imtok.pretrained import read_tensors
 from imtok.spaces.base import Space
@@ -37,6 +38,7 @@ class KLAutoencoder(Space):
             published weights.
         sample_posterior: Draw from the distribution in place of its mean, by torch's global generator. The ids of an
             image then differ from call to call.
+        groups: Number of groups in each norm of maps; None = 32, and fewer if there are fewer than 128 channels.
         weights: Path of a file with the names of diffusers' AutoencoderKL (its
             ``diffusion_pytorch_model.safetensors``), or "random".
         cache: See :class:`~imtok.spaces.base.Space`.
@@ -62,6 +64,7 @@ class KLAutoencoder(Space):
         encoder_attention: Attention = "none",
         scale: float = 0.18215,
         sample_posterior: bool = False,
+        groups: int | None = None,
         weights: str | None = "random",
         cache: str | None = None,
     ) -> None:
@@ -75,6 +78,7 @@ class KLAutoencoder(Space):
         widths = [channels * multiplier for multiplier in multipliers]
         self.encoder = MomentsEncoder(2 * dim, widths, level_layers(len(widths), blocks, encoder_attention))
         self.decoder = MapDecoder(dim, widths[::-1], level_layers(len(widths), blocks + 1, "none"))
+        set_groups(self, groups)
 
     @property
     @override

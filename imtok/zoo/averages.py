@@ -7,6 +7,7 @@ from torch import Tensor
 from imtok.zoo.table import TableError
 
 _PREFIX = "model_ema."
+TAKEN = "live weight, its average was taken"
 _COUNTERS = ("decay", "num_updates")
 
 
@@ -24,7 +25,8 @@ def averaged(
         place among them, with the reason.
 
     Raises:
-        TableError: If an average belongs to no live weight, or to two.
+        TableError: If an average belongs to no live weight, or to two; or if some weights of a part have one and others
+            do not, as in a file that lost some of them.
 
     Example:
         >>> import torch
@@ -47,9 +49,16 @@ def averaged(
             dropped[key] = "loss"
         elif len(names.get(short, [])) == 1:
             weights[names[short][0]] = value
-            dropped[names[short][0]] = "live weight, its average was taken"
+            dropped[names[short][0]] = TAKEN
         else:
             unknown.append(key)
     if unknown:
         raise TableError(f"{len(unknown)} averages belong to no live weight, or to two: {', '.join(unknown)}")
+    taken = {key for key, reason in dropped.items() if reason == TAKEN}
+    parts = {key.split(".")[0] for key in taken}
+    without = [
+        key for key in live if key.split(".")[0] in parts and key not in taken and key.endswith((".weight", ".bias"))
+    ]
+    if without:
+        raise TableError(f"the average is not whole: {len(without)} weights have none: {', '.join(without[:6])}")
     return weights, dropped

@@ -62,8 +62,3 @@ def qformer_blocks(source: str, target: str, depth: int) -> list[Rule]:
                 rules.append(Split(f"{old_block}.{old}.in_proj_{kind}", targets))
             rules.append(Rename(f"{old_block}.{old}.out_proj", f"{new_block}.{new}.project"))
     return rules
-
-
-def heads_of(width: int) -> int:
-    """Attention heads of a published transformer of that width: one per 64 channels in all of them."""
-    return max(1, width // 64)

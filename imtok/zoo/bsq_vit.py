@@ -6,7 +6,7 @@ from math import isqrt
 from typing_extensions import override
 
 from imtok.weight_files import plain_names
-from imtok.zoo.blocks import heads_of, named, self_attention_blocks
+from imtok.zoo.blocks import named, self_attention_blocks
 from imtok.zoo.files import Checkpoint
 from imtok.zoo.layouts import Rearrange
 from imtok.zoo.rules import Drop, Rename, Rule
@@ -21,13 +21,14 @@ class BSQViT(Source):
 
     name = "bsq_vit"
     title = "BSQ-ViT (arXiv 2406.07548)"
+    keys = ("heads",)
 
     @override
     def open(self, checkpoint: Checkpoint) -> State:
         tensors = checkpoint.tensors("ema_state_dict", "state_dict")
         counter = tensors.pop("n_averaged", None)
         dropped = {} if counter is None else {"n_averaged": "counter of the average"}
-        return State(plain_names(tensors), dropped)
+        return State(plain_names(tensors), dropped, kept=checkpoint.entry("ema_state_dict", "state_dict"))
 
     @override
     def recipe(self, state: State) -> Sequence[str]:
@@ -43,7 +44,7 @@ class BSQViT(Source):
             width = state.shape(f"{part}.positional_embedding")[1]
             norm_in = "layer" if f"{part}.ln_pre.weight" in state.tensors else "none"
             depth = state.count(f"{part}.transformer.resblocks.*.")
-            sizes = {"width": width, "depth": depth, "heads": heads_of(width), "patch_size": patch_size}
+            sizes = {"width": width, "depth": depth, "heads": state.heads(width, part), "patch_size": patch_size}
             parts[part] = {**config[part], **sizes, "norm_in": norm_in}
         parts["decoder"]["hidden"] = state.shape("decoder.ffn.0.weight")[0]
         whole, rest = divmod(bits, _SLOT_BITS)

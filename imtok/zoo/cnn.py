@@ -31,11 +31,13 @@ class LlamaGen(Source):
 
     name = "llamagen"
     title = "LlamaGen VQ-16 and VQ-8 (arXiv 2406.06525)"
+    keys = ("groups", "normalize")
     layout = LLAMAGEN
 
     @override
     def open(self, checkpoint: Checkpoint) -> State:
-        return State(checkpoint.tensors("ema", "model", "state_dict"))
+        entries = ("ema", "model", "state_dict")
+        return State(checkpoint.tensors(*entries), facts=checkpoint.arguments("args"), kept=checkpoint.entry(*entries))
 
     @override
     def recipe(self, state: State) -> Sequence[str]:
@@ -45,7 +47,10 @@ class LlamaGen(Source):
     def settings(self, state: State, config: Config) -> Config:
         codes, width = state.shape("quantize.embedding.weight")
         config = sizes(state, self.layout, config)
-        return {**config, "quantizer": {**config["quantizer"], "codebook_size": codes, "dim": width}}
+        quantizer = {**config["quantizer"], "codebook_size": codes, "dim": width}
+        if "normalize" in quantizer:
+            quantizer["normalize"] = _normalize(state, quantizer["normalize"])
+        return {**config, "quantizer": quantizer}
 
     @override
     def table(self, config: Config) -> Table:
@@ -53,16 +58,27 @@ class LlamaGen(Source):
         return Table([*nets, *_PROJECTIONS, *_VQ_STATE, Drop("quantize.codebook_used", "window of used codes")])
 
 
+def _normalize(state: State, published: bool) -> bool:
+    """Whether latents and codes have unit length: as the user says, the file's own arguments, or the recipe."""
+    told = state.given.get("normalize", state.facts.get("codebook_l2_norm"))
+    if told is None:
+        length = "unit length" if published else "any length"
+        state.assume(f"codes of {length}, as published (normalize=true or false)")
+        return published
+    return bool(told)
+
+
 class Taming(LlamaGen):
     """VQGAN f16 of taming-transformers, as its trainer saved it."""
 
     name = "taming"
     title = "VQGAN f16 of taming-transformers (arXiv 2012.09841)"
+    keys = ("groups", "normalize")
     layout = TAMING
 
     @override
     def open(self, checkpoint: Checkpoint) -> State:
-        return State(checkpoint.tensors("state_dict"))
+        return State(checkpoint.tensors("state_dict"), kept=checkpoint.entry("state_dict"))
 
     @override
     def recipe(self, state: State) -> Sequence[str]:
@@ -79,10 +95,11 @@ class IBQ(Taming):
 
     name = "ibq"
     title = "IBQ of SEED-Voken (arXiv 2412.02692)"
+    keys = ("groups",)
 
     @override
     def open(self, checkpoint: Checkpoint) -> State:
-        return State(*averaged(checkpoint.tensors("state_dict")))
+        return State(*averaged(checkpoint.tensors("state_dict")), kept=checkpoint.entry("state_dict"))
 
     @override
     def recipe(self, state: State) -> Sequence[str]:
@@ -99,10 +116,11 @@ class OpenMAGVIT2(Source):
 
     name = "open_magvit2"
     title = "Open-MAGVIT2 of SEED-Voken (arXiv 2409.04410)"
+    keys = ("groups",)
 
     @override
     def open(self, checkpoint: Checkpoint) -> State:
-        return State(*averaged(checkpoint.tensors("state_dict")))
+        return State(*averaged(checkpoint.tensors("state_dict")), kept=checkpoint.entry("state_dict"))
 
     @override
     def recipe(self, state: State) -> Sequence[str]:

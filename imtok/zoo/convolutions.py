@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from imtok.nn.convolution import Attention, attended_levels
 from imtok.zoo.blocks import named
 from imtok.zoo.rules import Rename, Rule
 from imtok.zoo.source import Config, State
@@ -56,11 +57,22 @@ def sizes(state: State, layout: Layout, config: Config, encoder: str = "encoder"
         common["latent_channels"] = out
     blocks = state.count(f"{level}.0.{layout.block}.*.")
     decoder_blocks = state.count(f"{decoder}.{layout.decoder_level}.0.{layout.block}.*.")
-    return {
-        **config,
-        "encoder": {**config["encoder"], **common, "blocks": blocks},
-        "decoder": {**config["decoder"], **common, "blocks": decoder_blocks},
-    }
+    common |= state.groups([channels, *widths], "convolutions")
+    parts = {"encoder": common | {"blocks": blocks}, "decoder": common | {"blocks": decoder_blocks}}
+    for part, name, places in (("encoder", encoder, layout.encoder_level), ("decoder", decoder, layout.decoder_level)):
+        if "attention" in config[part]:
+            parts[part]["attention"] = _attention(state, f"{name}.{places}", number, part, layout)
+    return {**config, **{part: {**config[part], **found} for part, found in parts.items()}}
+
+
+def _attention(state: State, level: str, levels: int, part: str, layout: Layout) -> Attention:
+    """Where attention follows every residual block, by the keys that are there."""
+    found = {index for index in range(levels) if f"{level}.{index}.attn.0.norm.weight" in state.tensors}
+    if part == "decoder" and layout.lowest_first:
+        found = {levels - 1 - index for index in found}
+    if not found:
+        return "none"
+    return "lowest" if found == {levels - 1} else sorted(found)
 
 
 def encoder_rules(layout: Layout, settings: Config, source: str = "encoder", target: str = "encoder") -> list[Rule]:
@@ -75,7 +87,7 @@ def encoder_rules(layout: Layout, settings: Config, source: str = "encoder", tar
     rules = _ends(source, target)
     levels = len(settings["multipliers"])
     for level in range(levels):
-        attention = settings["attention"] == "lowest" and level == levels - 1
+        attention = level in attended_levels(levels, settings["attention"])
         place = f"{source}.{layout.encoder_level}.{level}"
         rules += _level(layout, place, f"{target}.levels.{level}", settings["blocks"], attention)
         if level < levels - 1:
@@ -89,7 +101,7 @@ def decoder_rules(layout: Layout, settings: Config, source: str = "decoder", tar
     rules = _ends(source, target)
     levels = len(settings["multipliers"])
     for level in range(levels):
-        attention = settings["attention"] == "lowest" and level == 0
+        attention = levels - 1 - level in attended_levels(levels, settings["attention"])
         number = level if layout.lowest_first else levels - 1 - level
         place = f"{source}.{layout.decoder_level}.{number}"
         rules += _level(layout, place, f"{target}.levels.{level}", settings["blocks"], attention)

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from imtok.errors import InputError
 from imtok.files import read_json
-from imtok.weight_files import plain_names, read_content
+from imtok.weight_files import Leftover, plain_names, read_content
 
 
 @dataclass(frozen=True)
@@ -26,14 +26,23 @@ class Checkpoint:
     content: Mapping[str, Any]
     metadata: Mapping[str, str] = field(default_factory=dict)
 
+    def entry(self, *entries: str) -> str:
+        """The first of ``entries`` that the file has; empty = none of them."""
+        return next((entry for entry in entries if isinstance(self.content.get(entry), Mapping)), "")
+
+    def arguments(self, entry: str) -> dict[str, Any]:
+        """The plain values of an object in the file, as the command line of a trainer is; empty without one."""
+        found = self.content.get(entry)
+        return dict(found.values) if isinstance(found, Leftover) else {}
+
     def tensors(self, *entries: str) -> dict[str, Tensor]:
         """The tensors of the first of ``entries`` that the file has; of the file itself where it has none of them.
 
         Raises:
             InputError: If what is there is no dict of tensors.
         """
-        name = next((entry for entry in entries if isinstance(self.content.get(entry), Mapping)), None)
-        found = self.content if name is None else self.content[name]
+        name = self.entry(*entries)
+        found = self.content[name] if name else self.content
         if not found or not all(isinstance(value, Tensor) for value in found.values()):
             held = ", ".join(map(str, list(found)[:8])) or "nothing"
             wanted = f" or one below {', '.join(entries)}" if entries else ""

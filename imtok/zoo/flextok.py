@@ -9,7 +9,7 @@ import torch
 from typing_extensions import override
 
 from imtok.nn.positions import sincos_positions
-from imtok.zoo.blocks import heads_of, named
+from imtok.zoo.blocks import named
 from imtok.zoo.files import Checkpoint
 from imtok.zoo.kl_vae import modern, space_rules, space_settings
 from imtok.zoo.layouts import Join, Rearrange, Reorder
@@ -34,6 +34,7 @@ class FlexTok(Source):
 
     name = "flextok"
     title = "FlexTok (arXiv 2502.13967)"
+    keys = ("heads", "groups")
 
     @override
     def open(self, checkpoint: Checkpoint) -> State:
@@ -119,8 +120,8 @@ def _width(state: State, trunk: str) -> int:
 
 
 def _trunk(state: State, trunk: str) -> Config:
-    width = _width(state, trunk)
-    return {"width": width, "depth": state.count(f"{trunk}.blocks.*."), "heads": heads_of(width)}
+    width, part = _width(state, trunk), trunk.partition(".")[0]
+    return {"width": width, "depth": state.count(f"{trunk}.blocks.*."), "heads": state.heads(width, part)}
 
 
 def _blocks(source: str, target: str, depth: int, segments: int) -> list[Rule]:

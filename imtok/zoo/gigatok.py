@@ -5,7 +5,7 @@ from math import isqrt
 
 from typing_extensions import override
 
-from imtok.zoo.blocks import heads_of, linear_of_convolution, named, qformer_blocks
+from imtok.zoo.blocks import linear_of_convolution, named, qformer_blocks
 from imtok.zoo.convolutions import Layout, decoder_rules, encoder_rules, sizes
 from imtok.zoo.files import Checkpoint
 from imtok.zoo.layouts import Join, Rearrange
@@ -27,10 +27,12 @@ class GigaTok(Source):
 
     name = "gigatok"
     title = "GigaTok (arXiv 2504.08736) or ReTok (arXiv 2601.01535)"
+    keys = ("heads", "groups")
 
     @override
     def open(self, checkpoint: Checkpoint) -> State:
-        return State(checkpoint.tensors("ema", "model", "state_dict"))
+        entries = ("ema", "model", "state_dict")
+        return State(checkpoint.tensors(*entries), kept=checkpoint.entry(*entries))
 
     @override
     def recipe(self, state: State) -> Sequence[str]:
@@ -44,7 +46,7 @@ class GigaTok(Source):
         config = sizes(state, _LAYOUT, config)
         for part, name in _QFORMERS.items():
             width = state.shape(f"{name}.{_LATENTS}")[-1]
-            trunk = {"width": width, "depth": state.count(f"{name}.transformer.*."), "heads": heads_of(width)}
+            trunk = {"width": width, "depth": state.count(f"{name}.transformer.*."), "heads": state.heads(width, part)}
             if (comp := f"{name}.{_LATENTS}_comp") in state.tensors:
                 trunk["redundant"] = state.shape(comp)[0]
             config[part] = {**config[part], **trunk}

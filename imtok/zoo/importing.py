@@ -2,14 +2,16 @@
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from rich.table import Column, Table
 
 from imtok.errors import InputError
 from imtok.tokenizer import Tokenizer
+from imtok.zoo.averages import TAKEN
 from imtok.zoo.files import read_checkpoint
 from imtok.zoo.source import Config, Source
 from imtok.zoo.table import TableError
@@ -25,11 +27,15 @@ class Imported:
         tokenizer: In evaluation mode.
         mapped: Source keys by the part that they went to.
         dropped: How many source keys were dropped, by reason.
+        kept: Which of the file's weights were taken, in words.
+        assumed: What nothing in the file tells, in words.
     """
 
     tokenizer: Tokenizer
     mapped: Mapping[str, int]
     dropped: Mapping[str, int]
+    kept: str = ""
+    assumed: Sequence[str] = ()
 
     def describe(self, title: str) -> Table:
         """Parts, parameters and keys, for the terminal."""
@@ -44,7 +50,11 @@ class Imported:
 
 
 def import_checkpoint(
-    source: Source, path: Path, compose: Callable[[Sequence[str]], Config], image_size: int | None = None
+    source: Source,
+    path: Path,
+    compose: Callable[[Sequence[str]], Config],
+    image_size: int | None = None,
+    given: Mapping[str, Any] | None = None,
 ) -> Imported:
     """Read a checkpoint of other code.
 
@@ -53,13 +63,19 @@ def import_checkpoint(
         path: The file.
         compose: Makes a training config of overrides: the published settings.
         image_size: Side of the images that the model was trained on, in pixels; None = the recipe's.
+        given: What the user tells of it, since no shape does: some of ``source.keys``.
 
     Raises:
-        InputError: If the file cannot be read or is not of this code; lists every key that does not fit.
+        InputError: If the file cannot be read or is not of this code, which lists every key that does not fit; or if
+            ``given`` has a key that this code does not have.
     """
+    given = given or {}
+    if unknown := sorted(given.keys() - set(source.keys)):
+        takes = f"it takes {', '.join(source.keys)}" if source.keys else "its shapes and its recipe tell everything"
+        raise InputError(f"source={source.name} does not take {', '.join(unknown)}; {takes}")
     checkpoint = read_checkpoint(path)
     try:
-        state = source.open(checkpoint)
+        state = replace(source.open(checkpoint), given=given)
         recipe = compose(source.recipe(state))
         sections = {name: recipe[name] for name in _TOKENIZER if recipe.get(name) is not None}
         if not sections.get("condition"):
@@ -80,4 +96,7 @@ def import_checkpoint(
         raise InputError(f"{path} is of a model that imtok cannot build ({error})") from None
     mapped = Counter(targets[0].split(".")[0] for targets in converted.mapped.values())
     dropped = Counter([*state.dropped.values(), *converted.dropped.values()])
-    return Imported(tokenizer, mapped, dropped)
+    averaged = TAKEN in state.dropped.values()
+    kept = "averages (EMA)" if averaged or "ema" in state.kept else "live weights" if state.kept else "all weights"
+    entry = f", entry {state.kept} of the file" if state.kept and not averaged else ""
+    return Imported(tokenizer, mapped, dropped, f"{kept}{entry}", state.assumed)

@@ -39,6 +39,7 @@ def space_settings(state: State, config: Config, prefix: str) -> Config:
     sizes = {
         "dim": state.shape(f"{prefix}post_quant_conv.weight")[0],
         "channels": channels,
+        **state.groups([channels, *widths], "autoencoder"),
         "multipliers": [width // channels for width in widths],
         "blocks": state.count(f"{prefix}encoder.down_blocks.0.resnets.*."),
         "encoder_attention": "lowest" if attended else "none",

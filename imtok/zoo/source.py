@@ -22,11 +22,17 @@ class State:
         tensors: By the source's names.
         dropped: Keys that went before the table sees them (live weights beside their averages), with the reason.
         facts: What the file or a file beside it tells about the model.
+        given: What the user tells: ``heads``, ``groups``, ``normalize``.
+        assumed: What nothing of these tells, in words; it grows while the settings are read.
+        kept: Which of the file's weights these are: "ema", "state_dict", ...; empty = all that it has.
     """
 
     tensors: Mapping[str, Tensor]
     dropped: Mapping[str, str] = field(default_factory=dict)
     facts: Mapping[str, Any] = field(default_factory=dict)
+    given: Mapping[str, Any] = field(default_factory=dict)
+    assumed: list[str] = field(default_factory=list)
+    kept: str = ""
 
     def shape(self, key: str) -> tuple[int, ...]:
         """The shape of a tensor.
@@ -38,6 +44,51 @@ class State:
             held = ", ".join(list(self.tensors)[:6])
             raise TableError(f"{key} is missing, from which the size of the model is read; there are {held}, ...")
         return tuple(self.tensors[key].shape)
+
+    def heads(self, width: int, part: str) -> int:
+        """The number of attention heads of a transformer, which no shape tells.
+
+        Args:
+            width: Its width; published nets have a head for each 64 channels.
+            part: The transformer, in words.
+
+        Raises:
+            TableError: If that gives no whole number, or the given number does not divide the width.
+        """
+        given = self.given.get("heads")
+        if given is not None:
+            if width % given:
+                raise TableError(f"heads={given} does not divide the {width} channels of the {part}")
+            return given
+        if width % 64:
+            raise TableError(f"the {part} has {width} channels, which is no multiple of 64; give heads=NUMBER")
+        self.assume(f"{part}: {counted_heads(width // 64)} of 64 channels, as in the published nets (heads=NUMBER)")
+        return width // 64
+
+    def groups(self, widths: Sequence[int], part: str) -> dict[str, int]:
+        """The setting ``groups`` of a convolutional net, which no shape tells: the public nets have 32 in every norm.
+
+        Args:
+            widths: Channels of its norms.
+            part: The net, in words.
+
+        Raises:
+            TableError: If the number does not divide the channels.
+        """
+        given = self.given.get("groups")
+        number = 32 if given is None else given
+        if any(width % number for width in widths):
+            found = ", ".join(map(str, dict.fromkeys(widths)))
+            say = "give another number" if given is not None else "give groups=NUMBER"
+            raise TableError(f"{number} groups do not divide the channels of the {part} ({found}); {say}")
+        if given is None and min(widths) < 128:
+            self.assume(f"{part}: 32 groups in each norm, as in the public nets (groups=NUMBER)")
+        return {"groups": number} if min(widths) < 128 or number != 32 else {}
+
+    def assume(self, words: str) -> None:
+        """Note something that neither the weights nor the user tell."""
+        if words not in self.assumed:
+            self.assumed.append(words)
 
     def count(self, pattern: str) -> int:
         """How many numbers stand for ``*`` in the keys that begin like ``pattern``; TableError if none does.
@@ -54,16 +105,23 @@ class State:
         return len(numbers)
 
 
+def counted_heads(number: int) -> str:
+    """A number of heads, in words."""
+    return f"{number} head{'s' * (number > 1)}"
+
+
 class Source(ABC):
     """A family of published checkpoints.
 
     Attributes:
+        keys: What a user may tell of it, since no shape does: ``heads``, ``groups``, ``normalize``.
         name: What ``imtok import source=`` calls it.
         title: Which checkpoints of which paper.
     """
 
     name: str
     title: str
+    keys: tuple[str, ...] = ()
 
     @abstractmethod
     def open(self, checkpoint: Checkpoint) -> State:

@@ -6,7 +6,7 @@ from typing import ClassVar
 
 from typing_extensions import override
 
-from imtok.zoo.blocks import heads_of, linear_of_convolution, named, self_attention_blocks
+from imtok.zoo.blocks import linear_of_convolution, named, self_attention_blocks
 from imtok.zoo.convolutions import Layout, decoder_rules
 from imtok.zoo.files import Checkpoint
 from imtok.zoo.layouts import Rearrange, Split
@@ -45,6 +45,7 @@ class TiTok(Source):
 
     name = "titok"
     title = "TiTok (arXiv 2406.07550) or TA-TiTok (arXiv 2501.07730)"
+    keys = ("heads", "groups")
     recipes: ClassVar[dict[int, str]] = {512: "titok_s128", 768: "titok_b64", 1024: "titok_l32"}
 
     @override
@@ -113,7 +114,7 @@ class OneDPiece(TiTok):
 
 def _trunk(state: State, part: str) -> Config:
     width = state.shape(f"{part}.class_embedding")[1]
-    return {"width": width, "depth": state.count(f"{part}.transformer.*."), "heads": heads_of(width)}
+    return {"width": width, "depth": state.count(f"{part}.transformer.*."), "heads": state.heads(width, part)}
 
 
 def _is_continuous(state: State) -> bool:
@@ -161,6 +162,7 @@ def _pixel_net(state: State) -> Config:
     widths = [state.shape(f"pixel_decoder.up.{level}.block.0.conv2.weight")[0] for level in range(levels)]
     return {
         "channels": widths[0],
+        **state.groups(widths, "pixel decoder"),
         "multipliers": [width // widths[0] for width in widths],
         "blocks": state.count("pixel_decoder.up.0.block.*."),
         "codes": codes,

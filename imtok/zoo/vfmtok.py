@@ -11,7 +11,7 @@ from typing_extensions import override
 
 from imtok.errors import InputError
 from imtok.pretrained import read_tensors
-from imtok.zoo.blocks import VIT_BLOCK, heads_of, named
+from imtok.zoo.blocks import VIT_BLOCK, named
 from imtok.zoo.cnn import LLAMAGEN
 from imtok.zoo.convolutions import decoder_rules
 from imtok.zoo.files import Checkpoint
@@ -42,6 +42,7 @@ _READ = {
     "norm2": "norm3",
 }
 _FILL = {"norm1": "norm1", "attn1.out_proj": "attention.project", "norm2": "norm2", "ffnet.w3": "mlp.out"}
+_ENTRIES = ("ema", "model", "state_dict")
 
 
 class VFMTok(Source):
@@ -49,15 +50,16 @@ class VFMTok(Source):
 
     name = "vfmtok"
     title = "VFMTok (arXiv 2507.08441)"
+    keys = ("heads", "groups")
 
     @override
     def open(self, checkpoint: Checkpoint) -> State:
-        tensors = checkpoint.tensors("ema", "model", "state_dict")
+        tensors = checkpoint.tensors(*_ENTRIES)
         if _OWN_POSITIONS in tensors and not any(key.startswith(f"{_NET}.") for key in tensors):
             tensors |= {f"{_NET}.{key}": value for key, value in _dinov2(checkpoint.path).items()}
         if _POSITIONS in tensors and _OWN_POSITIONS in tensors:
             tensors[_POSITIONS] = _resized(tensors[_POSITIONS], isqrt(tensors[_OWN_POSITIONS].shape[1] - 1))
-        return State(tensors)
+        return State(tensors, kept=checkpoint.entry(*_ENTRIES))
 
     @override
     def recipe(self, state: State) -> Sequence[str]:
@@ -70,14 +72,14 @@ class VFMTok(Source):
         net = {
             "width": seen,
             "depth": depth,
-            "heads": heads_of(seen),
+            "heads": state.heads(seen, "frozen net"),
             "registers": state.shape(f"{_NET}.register_tokens")[1],
             "patch_size": patch,
             "factor": patch,
             "layers": [depth * (level + 1) // levels - 1 for level in range(levels)],
         }
         queries, width = state.shape(f"{_ENCODER}.carrier_tokens")[1:]
-        read, heads = f"{_ENCODER}.transformer.layers", heads_of(width)
+        read, heads = f"{_ENCODER}.transformer.layers", state.heads(width, "encoder and decoder")
         encoder = {
             "net": {**config["encoder"]["net"], **net},
             "grid": isqrt(queries),
@@ -98,6 +100,7 @@ class VFMTok(Source):
             "heads": heads,
             "hidden": state.shape(f"{fill}.0.ffnet.w3.weight")[1],
             "channels": channels,
+            **state.groups([channels, *widths], "decoder"),
             "multipliers": [one // channels for one in reversed(widths)],
             "blocks": state.count("decoder.conv_blocks.0.res.*."),
         }

@@ -6,7 +6,7 @@ from math import isqrt
 from typing_extensions import override
 
 from imtok.errors import InputError
-from imtok.zoo.blocks import VIT_BLOCK, heads_of, linear_of_convolution, named
+from imtok.zoo.blocks import VIT_BLOCK, linear_of_convolution, named
 from imtok.zoo.files import Checkpoint
 from imtok.zoo.layouts import Rearrange, Split
 from imtok.zoo.rules import Drop, Leave, Rename, Rule
@@ -15,6 +15,7 @@ from imtok.zoo.table import Table
 
 _CONVOLUTIONS = "quant_resi.qresi_ls"
 _WITHOUT = ["encoder.weights=null", "decoder.weights=null"]
+_ENTRIES = ("ema", "model", "state_dict")
 
 
 class XQGAN(Source):
@@ -22,16 +23,17 @@ class XQGAN(Source):
 
     name = "xqgan"
     title = "ImageFolder (arXiv 2410.01756), XQ-GAN V, VP2 and MSVR (arXiv 2412.01762) or RobustTok (arXiv 2503.08354)"
+    keys = ("heads",)
 
     @override
     def open(self, checkpoint: Checkpoint) -> State:
-        tensors = checkpoint.tensors("ema", "model", "state_dict")
+        tensors = checkpoint.tensors(*_ENTRIES)
         if "quantizes.0.scaler" in tensors:
             raise InputError(
                 f"{checkpoint.path} has the binary codes of XQ-GAN's MSBR, whose levels imtok has not; it reads V, "
                 "VP2, MSVR (ImageFolder) and RobustTok"
             )
-        return State(tensors)
+        return State(tensors, kept=checkpoint.entry(*_ENTRIES))
 
     @override
     def recipe(self, state: State) -> Sequence[str]:
@@ -45,7 +47,7 @@ class XQGAN(Source):
     def settings(self, state: State, config: Config) -> Config:
         branches, width = state.shape("encoder.lvl_embed.weight")
         branches, patch = branches - 1, state.shape("encoder.model.patch_embed.proj.weight")[-1]
-        trunk = {"width": width, "heads": heads_of(width), "patch_size": patch}
+        trunk = {"width": width, "heads": state.heads(width, "encoder and decoder"), "patch_size": patch}
         own = {"latents": state.shape("encoder.latent_tokens")[1] // branches, "branches": branches}
         quantizer = dict(config["quantizer"])
         if "parts" in quantizer:

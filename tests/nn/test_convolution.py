@@ -64,3 +64,18 @@ def test_attention_follows_every_residual_block_of_the_lowest_level_only():
 def test_levels_and_blocks_must_be_positive(levels, blocks):
     with pytest.raises(ValueError, match=f"at least 1, got {levels} and {blocks}"):
         level_layers(levels, blocks, "none")
+
+
+@pytest.mark.parametrize(
+    ("attention", "attended"), [([], []), ([0], [0]), ([2, 0], [0, 2]), ("none", []), ("lowest", [2])]
+)
+def test_attention_follows_every_residual_block_of_the_levels_that_are_named(attention, attended):
+    layers = level_layers(3, 2, attention)
+    assert [level for level, own in enumerate(layers) if own == ["residual", "attention"] * 2] == attended
+    assert all(own == ["residual"] * 2 for level, own in enumerate(layers) if level not in attended)
+
+
+@pytest.mark.parametrize("attention", [[3], [-1], [1, 1]])
+def test_levels_that_are_not_there_are_refused(attention):
+    with pytest.raises(ValueError, match="attention must be lowest, none or a list of levels from 0 to 2, each once"):
+        level_layers(3, 1, attention)

@@ -2,8 +2,9 @@
 
 import pytest
 import torch
+from torch import nn
 
-from imtok.nn.norms import AdaptiveGroupNorm, group_norm
+from imtok.nn.norms import AdaptiveGroupNorm, group_norm, set_groups
 
 
 @pytest.mark.parametrize("channels", [128, 256, 512, 1024])
@@ -40,3 +41,14 @@ def test_adaptive_norm_gives_the_moments_that_the_condition_asks_for():
 def test_adaptive_norm_refuses_a_condition_without_deviation():
     with pytest.raises(ValueError, match=r"condition must have 2 or more positions, got \(1, 1\)"):
         AdaptiveGroupNorm(32, 3)(torch.randn(1, 32, 4, 4), torch.randn(1, 3, 1, 1))
+
+
+def test_every_norm_of_a_net_gets_the_number_of_groups():
+    net = nn.Sequential(group_norm(64), nn.Sequential(group_norm(96)), nn.LayerNorm(3))
+    set_groups(net, None)
+    assert [net[0].num_groups, net[1][0].num_groups] == [16, 24]
+    set_groups(net, 32)
+    assert [net[0].num_groups, net[1][0].num_groups] == [32, 32]
+    for groups in (48, 0, -1):
+        with pytest.raises(ValueError, match=f"groups must divide the .* channels of every norm, got {groups}"):
+            set_groups(net, groups)

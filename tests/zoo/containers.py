@@ -123,10 +123,10 @@ def sincos(side, width):
     return sincos_positions((side, side), width).T.reshape(1, width, side, side)
 
 
-CNN = {"channels": 32, "multipliers": [1, 2]}
+CNN = {"channels": 32, "multipliers": [1, 2], "groups": 32}
 TRUNK = {"width": 64, "depth": 2, "heads": 1}
 CODES = {"codebook_size": 50}
-MASKGIT = {"codes": 20, "code_dim": 12, "channels": 16, "multipliers": [1, 1, 2]}
+MASKGIT = {"codes": 20, "code_dim": 12, "channels": 32, "multipliers": [1, 1, 2], "groups": 32}
 TITOK = {"encoder": {**TRUNK, "latents": 6, "patch_size": 4}, "quantizer": CODES, "image_size": 16}
 XQ = {**TRUNK, "patch_size": 4}
 WITHOUT = ["encoder.weights=null", "decoder.weights=null"]
@@ -140,7 +140,7 @@ SCALES = {
     "sizes": [1, 1, 2, 3, 3, 4, 5, 6, 8, 11], "convolutions": 4, "mix": 0.5, "codebook_weight": 1.0,
     "commit_weight": 2.5,
 }  # fmt: skip
-GIGATOK = {"channels": 32, "multipliers": [1, 2], "latent_channels": 16, **TRUNK}
+GIGATOK = {"groups": 32, "channels": 32, "multipliers": [1, 2], "latent_channels": 16, **TRUNK}
 CASES = {
     "llamagen": Case(
         ["experiment=llamagen_vq16"], {"encoder": CNN, "decoder": CNN, "quantizer": CODES}, "vq.pt", write_llamagen
@@ -206,7 +206,7 @@ CASES = {
         {
             "encoder": {**TRUNK, "latents": 6},
             "decoder": {**TRUNK, "steps": 20},
-            "space": {"dim": 4, "channels": 16, "multipliers": [1, 2], "blocks": 1, "scale": 0.5},
+            "space": {"dim": 4, "channels": 32, "groups": 32, "multipliers": [1, 2], "blocks": 1, "scale": 0.5},
             "image_size": 16,
         },
         "model.safetensors",
@@ -226,7 +226,8 @@ CASES = {
                 "grid": 3, "width": 64, "depth": 2, "heads": 1, "points": 2, "hidden": 24,
             },
             "decoder": {
-                "feature_dim": 64, **TRUNK, "hidden": 24, "channels": 32, "multipliers": [1, 2], "blocks": 1,
+                "feature_dim": 64, **TRUNK, "hidden": 24, "channels": 32, "groups": 32,
+                "multipliers": [1, 2], "blocks": 1,
             },
             "quantizer": CODES | {"dim": 6},
             "image_size": 56,

@@ -71,7 +71,9 @@ def test_leftovers_of_trainers_are_not_rebuilt(tmp_path):
     torch.save({"args": settings, "state_dict": OrderedDict(a=torch.ones(2))}, tmp_path / "a.pt")
     found = read_checkpoint(tmp_path / "a.pt")
     assert not isinstance(found.content["args"], Namespace)
-    assert not vars(found.content["args"])
+    assert vars(found.content["args"]) == {"values": {"lr": 0.1}}  # plain values alone
+    assert found.arguments("args") == {"lr": 0.1}
+    assert found.arguments("state_dict") == found.arguments("none") == {}
     assert torch.equal(found.tensors("ema", "state_dict")["a"], torch.ones(2))
 
 

@@ -19,6 +19,8 @@ def test_the_command_writes_a_tokenizer_and_says_what_became_of_the_keys(tmp_pat
     cli.main()
     shown = capsys.readouterr().out
     assert "window of used codes" in shown
+    assert "taken: live weights, entry model of the file" in shown
+    assert "assumed: convolutions: 32 groups in each norm, as in the public nets (groups=NUMBER)" in shown
     encoder = sum(name.startswith(("encoder.", "quant_conv.")) for name in tensors)
     assert any("CNNEncoder" in line and str(encoder) in line for line in shown.splitlines())
     assert Tokenizer.load(tmp_path / "out").image_size == 32
@@ -42,6 +44,8 @@ def test_a_refused_checkpoint_writes_nothing_and_ends_with_code_2(tmp_path, monk
         (["sauce=llamagen"], "imtok import takes source=NAME path=FILE out=DIR"),
         (["source=llamagen", "path=none.pt", "out=new"], r"path=none\.pt is not a file"),
         (["source=llamagen", "path=a", "out=new", "image_size=big"], "image_size must be a number of pixels, got big"),
+        (["source=llamagen", "path=a", "out=new", "heads=0"], "heads must be a number, got 0"),
+        (["source=llamagen", "path=a", "out=new", "normalize=yes"], "normalize must be true or false, got yes"),
         (["source=llamagen", "path=a", "out=full"], "already holds something else"),
     ],
 )
