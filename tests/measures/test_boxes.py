@@ -18,6 +18,7 @@ from imtok.data.loader import evaluation_loader
 from imtok.data.photos import photograph
 from imtok.data.transforms import CentreCrop
 from imtok.errors import InputError
+from imtok.losses.lpips import LPIPSLoss
 from imtok.measures.boxes import SIZES, BoxMeasure
 from imtok.measures.crops import ResizeCrop
 from imtok.measures.evaluate import evaluate
@@ -99,6 +100,36 @@ def test_numbers_are_those_of_the_pixels_inside_each_box(folder, tmp_path, suffi
     assert abs(report.metrics["boxes_psnr_medium"] - np.mean([psnrs[0], psnrs[2]])) < 1e-6
     assert report.ids["boxes_psnr_small"]["boxes"] == 2
     assert report.absent["boxes_psnr_large"] == "no image has a large box"
+
+
+def test_lpips_is_that_of_each_box_enlarged_to_what_the_net_needs(folder, tmp_path):
+    loader, settings = boxed(folder, written(tmp_path / "boxes.jsonl", BOXES))
+    settings.measures["boxes"]["backbone"] = "random"
+    made, lpips, found = tokenizer(), LPIPSLoss("alex", "random"), []
+    report = evaluate(made, loader, settings=settings)
+    seen = {"a/0.png": [(10, 12, 42, 44), (18, 8, 50, 40), (0, 0, 64, 64)], "a/1.png": [(27, 0, 59, 32)]}
+    for name, own in seen.items():
+        target = torch.from_numpy(np.array(Image.open(folder / name))).permute(2, 0, 1)[None]
+        with torch.no_grad():
+            image = to_uint8(made(to_float(target)).image)
+            for left, top, right, bottom in own:
+                pair = [to_float(one[..., top:bottom, left:right]) for one in (image, target)]
+                found.append(lpips.per_image(*pair).item())
+    assert abs(report.metrics["boxes_lpips_alex_random"] - np.mean(found)) < 1e-6
+    assert abs(report.metrics["boxes_lpips_alex_random_small"] - np.mean([found[1], found[3]])) < 1e-6
+    assert report.ids["boxes_lpips_alex_random"]["boxes"] == 4
+
+
+def test_lpips_without_its_weights_is_left_out_with_the_reason(folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path / "nothing"))
+    loader, settings = boxed(folder, written(tmp_path / "boxes.jsonl", BOXES))
+    report = evaluate(tokenizer(), loader, settings=settings)
+    assert report.absent["boxes_lpips_alex"].startswith("alexnet-owt-7be5be79.pth is not in the cache of torch.hub")
+    assert report.absent["boxes_lpips_alex"].endswith("measure.boxes.backbone=PATH")
+    assert "boxes_psnr" in report.metrics
+    settings.measures["boxes"]["backbone"] = str(tmp_path / "absent.pth")
+    with pytest.raises(InputError, match=r"absent\.pth"):
+        evaluate(tokenizer(), loader, settings=settings)
 
 
 def test_numbers_do_not_depend_on_the_batch(folder, tmp_path):
