@@ -16,11 +16,13 @@ class Decoder(nn.Module, ABC):
 
     Attributes:
         flexible: Whether it decodes any first few of the latents as well as all of them, and takes ``keep``.
+        unordered: Whether the latents are a set, of which every order makes the same image.
         takes: The kinds of a condition that it looks at.
         needs: Those of them without which it cannot be trained.
     """
 
     flexible: bool = False
+    unordered: bool = False
     takes: tuple[str, ...] = ()
     needs: tuple[str, ...] = ()
 

@@ -49,6 +49,8 @@ class TokenSetDecoder(MaskTokenDecoder):
         True
     """
 
+    unordered = True
+
     def __init__(
         self,
         in_dim: int,

@@ -12,6 +12,7 @@ from imtok.errors import InputError
 from imtok.export.convert import REPORT, read_report
 from imtok.export.digits import Digits
 from imtok.export.formats.bits import from_bits
+from imtok.export.formats.counts import from_counts
 from imtok.export.sequences import Sequencing
 from imtok.export.store import read_array
 from imtok.tokenizer import Tokenizer
@@ -79,6 +80,8 @@ def restore(numbers: Shaped[np.ndarray, "..."], report: dict[str, Any]) -> Ids:
 def _ids(numbers: Shaped[np.ndarray, "..."], report: dict[str, Any]) -> AnyIds:
     if "bits" in report:
         return from_bits(numbers, report["bits"]["slot_bits"])
+    if "counts" in report:
+        return from_counts(numbers, report["counts"]["sum"])[..., None], None
     about = report.get("sequence", report)
     if "slots" not in about:
         ids = _apart(numbers, about["tokens"], len(about["vocab_sizes"]))

@@ -19,6 +19,7 @@ from imtok.errors import InputError
 from imtok.export.building import Building
 from imtok.export.codebook import write_codebook
 from imtok.export.feed import Feed
+from imtok.export.formats.counts import NO_ORDER
 from imtok.export.store import FORMAT
 from imtok.export.views import Views
 from imtok.measures.inference import evaluating, name_size, require_finite
@@ -30,6 +31,7 @@ from imtok.tokenizer import Tokenizer
 from imtok.types import Batch
 from imtok.whole import grown, readable_size
 
+ORDER = "that of the tokenizer's latents; of a grid row by row, from the top left"
 _ROW = 128  # bytes of an image's label and key, about
 
 
@@ -108,7 +110,7 @@ def export_tokens(
             "views": views.about,
             "shard_size": feed.shard_size,
             "ids": {"shape": axes, "dtype": id_type(quantizer.vocab_sizes).name},
-            "token_order": "that of the tokenizer's latents; of a grid row by row, from the top left",
+            "token_order": NO_ORDER if tokenizer.decoder.unordered else ORDER,
             **layout(quantizer),
             **structure(quantizer),
             "classes": feed.classes,

@@ -72,6 +72,21 @@ def tokenizer_of(kind: str) -> Tokenizer:
     return Tokenizer(encoder, quantizer, decoder).eval()
 
 
+def set_tokenizer(codes: int = 16) -> Tokenizer:
+    """Of eight tokens without an order."""
+    torch.manual_seed(1)
+    encoder = {"_target_": "imtok.encoders.titok.TiTokEncoder", "latents": 8, "latent_positions": "none"}
+    decoder = {"_target_": "imtok.decoders.tokenset.TokenSetDecoder", "feature_dim": 8, "channels": 8, "blocks": 1}
+    width = {"width": 16, "depth": 1, "heads": 2, "start": "xavier"}
+    parts = {
+        "encoder": {**encoder, **width, "patch_size": 8},
+        "decoder": {**decoder, **width, "multipliers": [1, 1, 1, 1]},
+        "quantizer": {**VQ, "codebook_size": codes},
+        "image_size": 16,
+    }
+    return Tokenizer.from_config(parts).eval()
+
+
 def batches(keys: list[str], labels: list[int] | None = None, side: int = 16, size: int = 4):
     """Random images of such names."""
     pixels = torch.Generator().manual_seed(1)
