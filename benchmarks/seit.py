@@ -1,7 +1,7 @@
 """Classifiers that learn from the tokens of Fashion-MNIST, with and without augmentation; writes docs/seit.jsonl.
 
 python benchmarks/generation.py vq --runs DIR     first: the tokenizers, and the tokens of their 10,000 training images
-python benchmarks/seit.py --runs DIR              three seeds, about ten minutes of one core for each
+python benchmarks/seit.py --runs DIR              three seeds, about five minutes of one core for each run
 python benchmarks/seit.py --page                  the table of docs/seit.md
 
 The same small vision transformer (imtok classify) learns twice from the same store: from the tokens as they are, and
@@ -23,6 +23,7 @@ from benchmarks.recipe_table import between, table
 PAGE, ROWS = ROOT / "docs" / "seit.md", ROOT / "docs" / "seit.jsonl"
 START, END = "<!-- accuracy -->", "<!-- end of accuracy -->"
 AUGMENTATIONS = ("none", "seit")
+NET = ["classifier.trunk.width=64", "classifier.trunk.depth=2"]  # for a CPU
 
 
 def main() -> None:
@@ -56,7 +57,7 @@ def measured(folder: Path, about: dict[str, Any]) -> dict[str, Any]:
         imtok("export", f"tokenizer={base / 'run'}", *data, f"out={held_out}", "threads=1")
     words = [f"store={base / 'probe0' / 'tokens'}", f"val={held_out}", f"augmentation={about['augmentation']}"]
     if not (out / "summary.json").is_file():
-        imtok("classify", *words, f"seed={about['seed']}", f"trainer.max_steps={about['steps']}", f"out={out}")
+        imtok("classify", *words, *NET, f"seed={about['seed']}", f"trainer.max_steps={about['steps']}", f"out={out}")
     found = json.loads((out / "summary.json").read_text())
     return {name: found[name] for name in ("accuracy", "chance", "bits_per_image", "pixel_bits_per_image")}
 

@@ -60,7 +60,7 @@ def run_import(arguments: Sequence[str], compose: Callable[[Sequence[str]], Conf
     source = find_source(given["source"])
     folder = Path(given["out"])
     claim_output(folder, CONFIG)
-    imported = import_checkpoint(source, Path(given["path"]), compose, side, told)
+    imported = import_checkpoint(source, Path(given["path"]), compose, side, told, tuple(SOURCES.values()))
     imported.tokenizer.save(folder)
     return imported, folder
 

@@ -21,6 +21,7 @@ class BSQViT(Source):
 
     name = "bsq_vit"
     title = "BSQ-ViT (arXiv 2406.07548)"
+    marks = ("encoder.transformer.resblocks.", "quant_embed.weight")
     keys = ("heads",)
 
     @override

@@ -31,6 +31,8 @@ class LlamaGen(Source):
 
     name = "llamagen"
     title = "LlamaGen VQ-16 and VQ-8 (arXiv 2406.06525)"
+    marks = ("encoder.conv_blocks.", "quantize.embedding.weight")
+    foreign = ("s2to1encoder.",)  # GigaTok has the same convolutions
     keys = ("groups", "normalize")
     layout = LLAMAGEN
 
@@ -73,6 +75,8 @@ class Taming(LlamaGen):
 
     name = "taming"
     title = "VQGAN f16 of taming-transformers (arXiv 2012.09841)"
+    marks = ("encoder.down.*.block.", "encoder.mid.attn_1.", "quantize.embedding.weight")
+    alike = "IBQ without averages (source=ibq), which chooses codes by dot product"
     keys = ("groups", "normalize")
     layout = TAMING
 
@@ -95,6 +99,8 @@ class IBQ(Taming):
 
     name = "ibq"
     title = "IBQ of SEED-Voken (arXiv 2412.02692)"
+    marks = ("encoder.down.*.block.", "encoder.mid.attn_1.", "quantize.embedding.weight", "model_ema.")
+    alike = "VQGAN of taming-transformers (source=taming), which chooses the nearest code"
     keys = ("groups",)
 
     @override
@@ -116,6 +122,8 @@ class OpenMAGVIT2(Source):
 
     name = "open_magvit2"
     title = "Open-MAGVIT2 of SEED-Voken (arXiv 2409.04410)"
+    marks = ("encoder.down.*.block.", "encoder.mid_block.")
+    alike = "WeTok, whose codes have groups of bits"
     keys = ("groups",)
 
     @override

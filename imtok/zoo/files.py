@@ -30,6 +30,11 @@ class Checkpoint:
         """The first of ``entries`` that the file has; empty = none of them."""
         return next((entry for entry in entries if isinstance(self.content.get(entry), Mapping)), "")
 
+    def names(self) -> list[str]:
+        """The names of all tensors, also of those one level below."""
+        inner = [name for value in self.content.values() if isinstance(value, Mapping) for name in value]
+        return [str(name) for name in (*self.content, *inner)]
+
     def arguments(self, entry: str) -> dict[str, Any]:
         """The plain values of an object in the file, as the command line of a trainer is; empty without one."""
         found = self.content.get(entry)

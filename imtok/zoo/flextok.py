@@ -34,6 +34,7 @@ class FlexTok(Source):
 
     name = "flextok"
     title = "FlexTok (arXiv 2502.13967)"
+    marks = ("encoder.module_dict.", "decoder.module_dict.")
     keys = ("heads", "groups")
 
     @override

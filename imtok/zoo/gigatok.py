@@ -27,6 +27,7 @@ class GigaTok(Source):
 
     name = "gigatok"
     title = "GigaTok (arXiv 2504.08736) or ReTok (arXiv 2601.01535)"
+    marks = ("s2to1encoder.", "s1to2decoder.")
     keys = ("heads", "groups")
 
     @override

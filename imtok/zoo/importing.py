@@ -12,7 +12,7 @@ from rich.table import Column, Table
 from imtok.errors import InputError
 from imtok.tokenizer import Tokenizer
 from imtok.zoo.averages import TAKEN
-from imtok.zoo.files import read_checkpoint
+from imtok.zoo.files import Checkpoint, read_checkpoint
 from imtok.zoo.source import Config, Source
 from imtok.zoo.table import TableError
 
@@ -55,6 +55,7 @@ def import_checkpoint(
     compose: Callable[[Sequence[str]], Config],
     image_size: int | None = None,
     given: Mapping[str, Any] | None = None,
+    others: Sequence[Source] = (),
 ) -> Imported:
     """Read a checkpoint of other code.
 
@@ -64,6 +65,7 @@ def import_checkpoint(
         compose: Makes a training config of overrides: the published settings.
         image_size: Side of the images that the model was trained on, in pixels; None = the recipe's.
         given: What the user tells of it, since no shape does: some of ``source.keys``.
+        others: Further families, one of which an error names if the file is of it.
 
     Raises:
         InputError: If the file cannot be read or is not of this code, which lists every key that does not fit; or if
@@ -83,13 +85,16 @@ def import_checkpoint(
         config = source.settings(state, sections)
         if image_size is not None:
             config["image_size"] = image_size
+        if source.alike:
+            state.assume(f"the file is of {source.title}; the names are the same in {source.alike}")
         torch.manual_seed(0)
         tokenizer = Tokenizer.from_config(config).eval()
         own = tokenizer.state_dict()
         converted = source.table(config).convert(state.tensors, {key: value.shape for key, value in own.items()})
         tokenizer.load_state_dict({**own, **converted.tensors})
     except TableError as error:
-        raise InputError(f"{path} is not a checkpoint of {source.title}: {error}") from None
+        family = _family(checkpoint, source, others)
+        raise InputError(f"{path} is not a checkpoint of {source.title}{family}: {error}") from None
     except (TypeError, ValueError) as error:
         if isinstance(error, InputError):
             raise
@@ -100,3 +105,13 @@ def import_checkpoint(
     kept = "averages (EMA)" if averaged or "ema" in state.kept else "live weights" if state.kept else "all weights"
     entry = f", entry {state.kept} of the file" if state.kept and not averaged else ""
     return Imported(tokenizer, mapped, dropped, f"{kept}{entry}", state.assumed)
+
+
+def _family(checkpoint: Checkpoint, source: Source, others: Sequence[Source]) -> str:
+    """The other family that the names in a file are of, in words; empty = none is known."""
+    names = checkpoint.names()
+    found = [other for other in others if other.name != source.name and other.recognizes(names)]
+    if not found or source.recognizes(names):
+        return ""
+    best = max(found, key=lambda other: len(other.marks))
+    return f", but of {best.title}; give source={best.name}"

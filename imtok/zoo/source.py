@@ -1,5 +1,6 @@
 """The contract that every source of the zoo keeps: how a checkpoint of other code becomes a tokenizer's config."""
 
+import fnmatch
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
@@ -114,6 +115,9 @@ class Source(ABC):
     """A family of published checkpoints.
 
     Attributes:
+        marks: Patterns, each of which some name of its weights matches; ``*`` = any characters.
+        foreign: Patterns that no name of its weights matches.
+        alike: Families whose files have the same names, in words; empty = none.
         keys: What a user may tell of it, since no shape does: ``heads``, ``groups``, ``normalize``.
         name: What ``imtok import source=`` calls it.
         title: Which checkpoints of which paper.
@@ -121,7 +125,17 @@ class Source(ABC):
 
     name: str
     title: str
+    marks: tuple[str, ...] = ()
+    foreign: tuple[str, ...] = ()
+    alike: str = ""
     keys: tuple[str, ...] = ()
+
+    def recognizes(self, names: Sequence[str]) -> bool:
+        """Whether a file with these names is of this family, as far as names tell."""
+        has, lacks = (
+            [bool(fnmatch.filter(names, f"*{mark}*")) for mark in marks] for marks in (self.marks, self.foreign)
+        )
+        return bool(has) and all(has) and not any(lacks)
 
     @abstractmethod
     def open(self, checkpoint: Checkpoint) -> State:

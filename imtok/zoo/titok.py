@@ -45,6 +45,8 @@ class TiTok(Source):
 
     name = "titok"
     title = "TiTok (arXiv 2406.07550) or TA-TiTok (arXiv 2501.07730)"
+    marks = ("latent_tokens", "encoder.latent_token_positional_embedding")
+    alike = "One-D-Piece (source=one_d_piece)"
     keys = ("heads", "groups")
     recipes: ClassVar[dict[int, str]] = {512: "titok_s128", 768: "titok_b64", 1024: "titok_l32"}
 
@@ -109,6 +111,7 @@ class OneDPiece(TiTok):
 
     name = "one_d_piece"
     title = "One-D-Piece (arXiv 2501.10064)"
+    alike = "TiTok of two stages (source=titok)"
     recipes: ClassVar[dict[int, str]] = {512: "one_d_piece_s256", 768: "one_d_piece_b256", 1024: "one_d_piece_l256"}
 
 

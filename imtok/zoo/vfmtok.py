@@ -50,6 +50,7 @@ class VFMTok(Source):
 
     name = "vfmtok"
     title = "VFMTok (arXiv 2507.08441)"
+    marks = ("encode_transformer.", "slot_quantize.")
     keys = ("heads", "groups")
 
     @override

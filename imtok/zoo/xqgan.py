@@ -23,6 +23,7 @@ class XQGAN(Source):
 
     name = "xqgan"
     title = "ImageFolder (arXiv 2410.01756), XQ-GAN V, VP2 and MSVR (arXiv 2412.01762) or RobustTok (arXiv 2503.08354)"
+    marks = ("encoder.lvl_embed.weight",)
     keys = ("heads",)
 
     @override

@@ -92,6 +92,27 @@ def test_the_checkpoint_of_another_source_is_refused(name, tmp_path):
         imported(other, path)
 
 
+@each
+def test_the_checkpoint_of_another_family_is_refused_with_its_own_name(name, tmp_path):
+    _, _, path = fabricate(name, tmp_path)
+    own = source_of(name)
+    other = SOURCES["llamagen" if own.name != "llamagen" else "gigatok"]
+    with pytest.raises(InputError) as caught:
+        import_checkpoint(other, path, compose, others=tuple(SOURCES.values()))
+    meant = "titok" if own.name == "one_d_piece" else own.name  # whose names are the same
+    if "must hold tensors" not in str(caught.value):
+        assert f"is not a checkpoint of {other.title}, but of {SOURCES[meant].title}; give source={meant}:" in str(
+            caught.value
+        )
+
+
+def test_names_that_two_families_share_are_said_to_be_so(tmp_path):
+    for name, other in (("titok", "One-D-Piece"), ("one_d_piece", "TiTok"), ("taming", "IBQ"), ("ibq", "VQGAN")):
+        _, _, path = fabricate(name, tmp_path)
+        (said,) = [words for words in imported(name, path).assumed if "the names are the same in" in words]
+        assert f"the names are the same in {other}" in said
+
+
 PUBLISHED = {
     "llamagen": ["llamagen_vq16", "llamagen_vq8"],
     "ibq": ["ibq"],
