@@ -153,6 +153,8 @@ def overfit(name: str) -> dict[str, Any]:
     config = composed(name, "size=tiny", "data.held_out=[chelsea]")
     plain: Any = OmegaConf.to_container(config, resolve=True)
     plain["regularizer"] = None
+    if plain["stages"]:
+        plain["freeze"] = []  # here there is no earlier stage
     section = plain["objective"] = without_nets(plain["objective"])
     tokenizer, objective = build_tokenizer(plain), cast(Objective, build_part(plain, "objective"))
     images = with_channels(

@@ -55,7 +55,8 @@ def facts(name: str) -> dict[str, str]:
     for key in OmegaConf.missing_keys(config):
         OmegaConf.update(config, key, f"the file for {key}")
     plain: Any = OmegaConf.to_container(config, resolve=True)
-    tokenizer, side = on_meta(plain), plain["image_size"]
+    every = plain | ({"freeze": []} if plain["stages"] else {})  # an earlier stage learns what this one freezes
+    tokenizer, side = on_meta(every), plain["image_size"]
     quantizer, tokens = tokenizer.quantizer, tokenizer.num_tokens((side, side))
     parts = (tokenizer.encoder, quantizer, tokenizer.decoder)
     learning = sum(value.numel() for part in parts for value in part.parameters() if value.requires_grad)

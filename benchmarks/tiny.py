@@ -95,7 +95,8 @@ def _composed_text(name: str, changes: tuple[str, ...]) -> str:
     config = composed(name, "size=tiny", *changes)
     config.name, config.note = "", None
     plain: Any = OmegaConf.to_container(config, resolve=True)
-    del plain["stages"]  # they are runs of their own
+    if not plain["stages"]:
+        del plain["stages"]  # a recipe of one stage has none
     return OmegaConf.to_yaml(OmegaConf.create(plain), sort_keys=True)
 
 
@@ -112,6 +113,9 @@ def measure(name: str, changes: list[str]) -> dict[str, Any]:
         config = composed(name, "size=tiny", *quick, *changes, f"out={out}")
         plain: Any = OmegaConf.to_container(config, resolve=True)
         began = time.process_time()
+        for stage in config.stages or ():
+            config.init_from = str(Path(aside) / stage)
+            train(build_run(composed(stage, "size=tiny", *quick, f"out={config.init_from}"), Path(config.init_from)))
         outcome = train(build_run(config, out))
         seconds = time.process_time() - began
     if outcome.report is None:

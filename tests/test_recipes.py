@@ -203,7 +203,11 @@ def mean_colour(data, side, channels):
 def test_a_tiny_run_ends_above_the_mean_colour(recipe, tmp_path):
     """As its settings have it, to its last step. One of the fastest is always run."""
     config = composed(recipe, "size=tiny", "trainer.accelerator=cpu", "trainer.workers=0", "trainer.pictures_every=0")
-    run = build_run(config, tmp_path)
+    for name in config.stages or ():
+        before = composed(name, "size=tiny", "trainer.accelerator=cpu", "trainer.workers=0", "trainer.pictures_every=0")
+        train(build_run(before, tmp_path / name))
+        config.init_from = str(tmp_path / name)
+    run = build_run(config, tmp_path / recipe)
     outcome = train(run)
     assert outcome.report is not None
     assert outcome.report.metrics["psnr"] > mean_colour(run.data, config.image_size, config.channels)

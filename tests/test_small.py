@@ -61,7 +61,7 @@ def test_its_config_has_no_mistake_and_its_net_10_to_40_million_parameters(recip
     adversary = plain["objective"].get("adversary")
     assert adversary is None or adversary["critic_start"] == typed.trainer.max_steps // 2
     with torch.device("meta"):
-        tokenizer = build_tokenizer(plain)
+        tokenizer = build_tokenizer(plain | ({"freeze": []} if plain["stages"] else {}))  # what all stages learn
     parts = (tokenizer.encoder, tokenizer.quantizer, tokenizer.decoder)
     learning = sum(value.numel() for part in parts for value in part.parameters() if value.requires_grad)
     assert 10_000_000 <= learning <= 40_000_000
