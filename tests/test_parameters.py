@@ -32,6 +32,11 @@ TOTALS = {
     "open_magvit2": 49_751_442 + 65_376_387,
 }
 PARTS = {
+    ("rq_vae", "encoder"): 41_167_104,
+    ("rq_vae", "decoder"): 59_040_387,
+    ("var", "encoder"): 44_117_120,
+    ("var", "decoder"): 64_663_171,
+    ("var", "quantizer"): 168_064,
     ("ait_mask", "encoder"): 861_936,
     ("ait_mask", "decoder"): 1_123_457,
     ("ait_depth", "encoder"): 3_320_560,

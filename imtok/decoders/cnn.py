@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from imtok.decoders.base import Decoder
-from imtok.nn.convolution import Attention, ConvolutionStack, Layer, activated_norm, level_layers
+from imtok.nn.convolution import Attention, ConvolutionStack, Layer, activated_norm, latent_convolution, level_layers
 from imtok.nn.grid import to_map
 from imtok.nn.norms import AdaptiveGroupNorm, set_groups
 from imtok.nn.resampling import Upsampling, upsampler
@@ -31,9 +31,10 @@ class CNNDecoder(Decoder):
         adaptive_norm: "levels" = before each level the features are normalised and get the scale and bias that the
             deviation and mean of all latents ask for, which takes two or more of them; "none".
         bias: Whether the convolutions of residual blocks have a bias.
-        latent_channels: Channels that a 1 x 1 convolution makes of the latents first; None = no such convolution.
+        latent_channels: Channels that a convolution makes of the latents first; None = no such convolution.
         image_channels: Channels of the images: 1, 3 or 4; the builder sets it.
         groups: Number of groups in each norm of maps; None = 32, and fewer if there are fewer than 128 channels.
+        latent_kernel: Side of that convolution's kernel, odd.
 
     Raises:
         ValueError: If an argument has no such choice; in ``forward``, if the latents do not fill an image of that
@@ -60,6 +61,7 @@ class CNNDecoder(Decoder):
         latent_channels: int | None = 256,
         image_channels: int = 3,
         groups: int | None = None,
+        latent_kernel: int = 1,
     ) -> None:
         super().__init__()
         if adaptive_norm not in get_args(AdaptiveNorm):
@@ -69,7 +71,7 @@ class CNNDecoder(Decoder):
         widths = [channels * multiplier for multiplier in reversed(multipliers)]
         incoming = [widths[0], *widths[:-1]]
         condition = latent_channels or in_dim
-        self.project = nn.Conv2d(in_dim, latent_channels, 1) if latent_channels else nn.Identity()
+        self.project = latent_convolution(in_dim, latent_channels, latent_kernel) if latent_channels else nn.Identity()
         self.conv_in = nn.Conv2d(condition, widths[0], 3, padding=1)
         self.middle = ConvolutionStack(middle, widths[0], widths[0], bias)
         self.adaptive_norms = nn.ModuleList(

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from imtok.encoders.base import Encoder
-from imtok.nn.convolution import Attention, ConvolutionStack, Layer, activated_norm, level_layers
+from imtok.nn.convolution import Attention, ConvolutionStack, Layer, activated_norm, latent_convolution, level_layers
 from imtok.nn.grid import grid_size, to_sequence
 from imtok.nn.norms import set_groups
 from imtok.nn.resampling import Downsampling, downsampler
@@ -29,10 +29,11 @@ class CNNEncoder(Encoder):
         downsample: How the resolution is halved (``imtok.nn.resampling``).
         bias: Whether the first convolution and those of the residual blocks have a bias.
         kernel_out: Side of the last convolution's kernel, odd.
-        latent_channels: Channels that the last convolution writes, and that a 1 x 1 convolution maps to ``out_dim``;
-            None = the last convolution writes the latents itself.
+        latent_channels: Channels that the last convolution writes, and that another one maps to ``out_dim``; None = the
+            last convolution writes the latents itself.
         image_channels: Channels of the images: 1, 3 or 4; the builder sets it.
         groups: Number of groups in each norm of maps; None = 32, and fewer if there are fewer than 128 channels.
+        latent_kernel: Side of the kernel of the convolution from ``latent_channels`` to ``out_dim``, odd.
 
     Raises:
         ValueError: If an argument has no such choice; in ``forward`` and ``num_latents``, if the image is no multiple
@@ -59,6 +60,7 @@ class CNNEncoder(Encoder):
         latent_channels: int | None = 256,
         image_channels: int = 3,
         groups: int | None = None,
+        latent_kernel: int = 1,
     ) -> None:
         super().__init__()
         if kernel_out % 2 == 0:
@@ -76,7 +78,7 @@ class CNNEncoder(Encoder):
         self.middle = ConvolutionStack(middle, widths[-1], widths[-1], bias)
         self.norm_out = activated_norm(widths[-1])
         self.conv_out = nn.Conv2d(widths[-1], latent_channels or out_dim, kernel_out, padding=kernel_out // 2)
-        self.project = nn.Conv2d(latent_channels, out_dim, 1) if latent_channels else nn.Identity()
+        self.project = latent_convolution(latent_channels, out_dim, latent_kernel) if latent_channels else nn.Identity()
         set_groups(self, groups)
 
     @override

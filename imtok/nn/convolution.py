@@ -155,6 +155,22 @@ def activated_norm(channels: int) -> nn.Sequential:
     return nn.Sequential(group_norm(channels), nn.SiLU())
 
 
+def latent_convolution(in_channels: int, out_channels: int, kernel: int) -> nn.Conv2d:
+    """The convolution between a net and the codes, which keeps height and width.
+
+    Args:
+        in_channels: Channels of the input.
+        out_channels: Channels of the output.
+        kernel: Side of its kernel, odd: 1 in VQGAN (arXiv 2012.09841), 3 in VAR (arXiv 2404.02905).
+
+    Raises:
+        ValueError: If ``kernel`` is even or below 1.
+    """
+    if kernel < 1 or kernel % 2 == 0:
+        raise ValueError(f"latent_kernel must be odd, got {kernel}")
+    return nn.Conv2d(in_channels, out_channels, kernel, padding=kernel // 2)
+
+
 def level_layers(levels: int, blocks: int, attention: Attention) -> list[list[Layer]]:
     """The layers of every resolution of a pyramid, full resolution first.
 

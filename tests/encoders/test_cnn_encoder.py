@@ -19,6 +19,8 @@ def parameters(module: torch.nn.Module) -> int:
         ("cnn_llamagen_f8", 8, 28_561_288),
         ("cnn_taming", 256, 29_298_176 + 256 * 256 + 256),
         ("cnn_ibq", 256, 46_752_256 + 256 * 256 + 256),
+        ("cnn_rq_vae", 256, 41_167_104),
+        ("cnn_var", 32, 44_117_120),
         ("cnn_magvit2", 18, 49_751_442),
         ("cnn_magvit2_f8", 18, 48_422_162),
     ],
@@ -71,6 +73,8 @@ def without_norms(module: torch.nn.Module) -> None:
 def test_an_even_last_kernel_is_refused():
     with pytest.raises(ValueError, match="kernel_out must be odd, got 2"):
         CNNEncoder(8, channels=8, multipliers=(1,), kernel_out=2)
+    with pytest.raises(ValueError, match="latent_kernel must be odd, got 2"):
+        CNNEncoder(8, channels=8, multipliers=(1,), latent_kernel=2)
 
 
 @pytest.mark.parametrize(
