@@ -1,15 +1,17 @@
 """Checkpoints of convolutional tokenizers: LlamaGen, VQGAN (taming-transformers), IBQ and Open-MAGVIT2."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from typing_extensions import override
 
 from imtok.zoo.averages import averaged
 from imtok.zoo.convolutions import Layout, decoder_rules, encoder_rules, sizes
 from imtok.zoo.files import Checkpoint
+from imtok.zoo.layouts import Rearrange
 from imtok.zoo.rules import Drop, Leave, Rename, Rule
 from imtok.zoo.source import Config, Source, State
-from imtok.zoo.table import Table
+from imtok.zoo.table import Table, TableError
 
 LLAMAGEN = Layout("conv_blocks", "conv_blocks", "res", "downsample.conv", "upsample.conv", ("mid.*",), True)
 TAMING = Layout("down", "up", "block", "downsample.conv", "upsample.conv", ("mid.block_1", "mid.attn_1", "mid.block_2"))
@@ -18,11 +20,18 @@ MAGVIT2 = Layout("down", "up", "block", "downsample", "upsample.conv1", ("mid_bl
 _PROJECTIONS: list[Rule] = [
     Rename("quant_conv", "encoder.project"),
     Rename("post_quant_conv", "decoder.project"),
-    Rename("quantize.embedding.weight", "quantizer.weight"),
 ]
+_CODEBOOK = Rename("quantize.embedding.weight", "quantizer.weight")
 _VQ_STATE: list[Rule] = [
     Leave("quantizer.usage", "running use of the codes, for restarts"),
     Leave("quantizer.restarts", "number of restarts"),
+]
+_GUMBEL = "quantize.proj.weight"
+_GUMBEL_CODES: list[Rule] = [
+    Rearrange(_GUMBEL, "quantizer.logits.weight", "v d 1 1", "v d"),
+    Rename("quantize.proj.bias", "quantizer.logits.bias"),
+    Rename("quantize.embed.weight", "quantizer.weight"),
+    Leave("quantizer.steps", "number of steps, for the temperature"),
 ]
 
 
@@ -57,7 +66,9 @@ class LlamaGen(Source):
     @override
     def table(self, config: Config) -> Table:
         nets = encoder_rules(self.layout, config["encoder"]) + decoder_rules(self.layout, config["decoder"])
-        return Table([*nets, *_PROJECTIONS, *_VQ_STATE, Drop("quantize.codebook_used", "window of used codes")])
+        return Table(
+            [*nets, *_PROJECTIONS, _CODEBOOK, *_VQ_STATE, Drop("quantize.codebook_used", "window of used codes")]
+        )
 
 
 def _normalize(state: State, published: bool) -> bool:
@@ -71,11 +82,11 @@ def _normalize(state: State, published: bool) -> bool:
 
 
 class Taming(LlamaGen):
-    """VQGAN f16 of taming-transformers, as its trainer saved it."""
+    """VQGANs of taming-transformers with a plain codebook or Gumbel-softmax, as its trainer saved them."""
 
     name = "taming"
-    title = "VQGAN f16 of taming-transformers (arXiv 2012.09841)"
-    marks = ("encoder.down.*.block.", "encoder.mid.attn_1.", "quantize.embedding.weight")
+    title = "VQGAN of taming-transformers (arXiv 2012.09841)"
+    marks = ("encoder.down.*.block.", "encoder.mid.block_1.", "quantize.embed*.weight")
     alike = "IBQ without averages (source=ibq), which chooses codes by dot product"
     keys = ("groups", "normalize")
     layout = TAMING
@@ -86,12 +97,43 @@ class Taming(LlamaGen):
 
     @override
     def recipe(self, state: State) -> Sequence[str]:
-        return ["encoder=cnn_taming", "quantizer=vq_taming", "decoder=cnn_taming", "image_size=256"]
+        codes = "gumbel" if _GUMBEL in state.tensors else "vq_taming"
+        return ["encoder=cnn_taming", f"quantizer={codes}", "decoder=cnn_taming", "image_size=256"]
+
+    @override
+    def settings(self, state: State, config: Config) -> Config:
+        middle = ["residual", "attention", "residual"]
+        if "encoder.mid.attn_1.norm.weight" not in state.tensors:
+            middle.remove("attention")
+        config = {**config, **{part: {**config[part], "middle": middle} for part in ("encoder", "decoder")}}
+        if _GUMBEL not in state.tensors:
+            return super().settings(state, config)
+        config = sizes(state, self.layout, config)
+        read, (codes, width) = state.shape(_GUMBEL)[1], state.shape("quantize.embed.weight")
+        if read != width:
+            raise TableError(f"codes of {width} channels are chosen by {read} channels; imtok has one width for both")
+        return {**config, "quantizer": {**config["quantizer"], "codebook_size": codes, "dim": width}}
 
     @override
     def table(self, config: Config) -> Table:
-        nets = encoder_rules(self.layout, config["encoder"]) + decoder_rules(self.layout, config["decoder"])
-        return Table([*nets, *_PROJECTIONS, *_VQ_STATE, Drop("loss.*", "loss")])
+        layout = self.layout
+        if len(config["encoder"]["middle"]) == 2:
+            layout = replace(layout, middle=(layout.middle[0], layout.middle[-1]))
+        nets = encoder_rules(layout, config["encoder"]) + decoder_rules(layout, config["decoder"])
+        codes = _GUMBEL_CODES if "anneal" in config["quantizer"] else [_CODEBOOK, *_VQ_STATE]
+        return Table([*nets, *_PROJECTIONS, *codes, Drop("loss.*", "loss")])
+
+
+class LDM(Taming):
+    """VQ-f4, VQ-f8 and VQ-f16 of latent diffusion, with or without attention; averages where the file has them."""
+
+    name = "ldm"
+    title = "VQ autoencoders of latent diffusion (arXiv 2112.10752)"
+    alike = "VQGAN of taming-transformers (source=taming), which is read in the same way"
+
+    @override
+    def open(self, checkpoint: Checkpoint) -> State:
+        return State(*averaged(checkpoint.tensors("state_dict")), kept=checkpoint.entry("state_dict"))
 
 
 class IBQ(Taming):
@@ -114,7 +156,7 @@ class IBQ(Taming):
     @override
     def table(self, config: Config) -> Table:
         nets = encoder_rules(self.layout, config["encoder"]) + decoder_rules(self.layout, config["decoder"])
-        return Table([*nets, *_PROJECTIONS, Drop("loss.*", "loss")])
+        return Table([*nets, *_PROJECTIONS, _CODEBOOK, Drop("loss.*", "loss")])
 
 
 class OpenMAGVIT2(Source):

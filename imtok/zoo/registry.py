@@ -2,7 +2,7 @@
 
 from imtok.errors import InputError
 from imtok.zoo.bsq_vit import BSQViT
-from imtok.zoo.cnn import IBQ, LlamaGen, OpenMAGVIT2, Taming
+from imtok.zoo.cnn import IBQ, LDM, LlamaGen, OpenMAGVIT2, Taming
 from imtok.zoo.flextok import FlexTok
 from imtok.zoo.gigatok import GigaTok
 from imtok.zoo.source import Source
@@ -13,6 +13,7 @@ from imtok.zoo.xqgan import XQGAN
 _ALL = (
     LlamaGen(),
     Taming(),
+    LDM(),
     IBQ(),
     OpenMAGVIT2(),
     TiTok(),

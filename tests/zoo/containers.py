@@ -151,6 +151,26 @@ CASES = {
         "last.ckpt",
         write_taming,
     ),
+    "taming with Gumbel-softmax": Case(
+        ["encoder=cnn_taming", "quantizer=gumbel", "decoder=cnn_taming", "image_size=256"],
+        {
+            "encoder": CNN | {"latent_channels": 8},
+            "decoder": CNN | {"latent_channels": 8},
+            "quantizer": CODES | {"dim": 8},
+        },
+        "last.ckpt",
+        write_taming,
+    ),
+    "ldm": Case(
+        ["encoder=cnn_taming", "quantizer=vq_taming", "decoder=cnn_taming", "image_size=256"],
+        {
+            "encoder": CNN | {"latent_channels": 3, "attention": "none", "middle": ["residual"] * 2},
+            "decoder": CNN | {"latent_channels": 3, "attention": "none", "middle": ["residual"] * 2},
+            "quantizer": CODES | {"dim": 3},
+        },
+        "model.ckpt",
+        write_taming,
+    ),
     "ibq": Case(
         ["experiment=ibq"], {"encoder": CNN, "decoder": CNN, "quantizer": CODES}, "last.ckpt", write_averages
     ),
