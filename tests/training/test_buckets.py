@@ -1,12 +1,14 @@
 """Runs on images of several shapes: resumed bit for bit, the same shapes on all ranks, refused where nets cannot."""
 
 import json
+import signal
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 from test_distributed import assert_same_run, run_ranks
+from training.launch import launch_train
 from training.runs import run_tiny, state_of, tiny_run, weights_of
 
 from imtok.data.photos import photograph
@@ -95,6 +97,19 @@ def test_two_ranks_train_like_one_process(given, tmp_path):
         (tmp_path / name).mkdir()
         run_ranks(world, "training.ranks:train_many", [str(tmp_path / name), runs], tmp_path / f"log{world}")
     assert_same_run(tmp_path / "one/run", tmp_path / "two/run", step=6)
+
+
+@pytest.mark.slow
+def test_a_run_that_is_killed_in_the_middle_ends_bit_for_bit_as_uninterrupted(given, tmp_path):
+    given = [*given, "trainer.save_every=3"]
+    assert launch_train(tmp_path / "straight", *given).wait(300) == 0
+    killed = launch_train(tmp_path / "run", *given, fault="training.faults:plant:step,9,kill")
+    assert killed.wait(300) == -signal.SIGKILL, killed.output
+    again = launch_train(tmp_path / "run", *given, "ckpt=last")
+    assert again.wait(300) == 0, again.output
+    assert "step 6" in again.output
+    assert state_of(tmp_path / "run") == state_of(tmp_path / "straight")
+    assert weights_of(tmp_path / "run") == weights_of(tmp_path / "straight")
 
 
 VIT = ("encoder=vit", "encoder.width=16", "encoder.depth=1", "encoder.heads=2", "encoder.patch_size=8")
