@@ -37,6 +37,9 @@ PARTS = {
     ("var", "encoder"): 44_117_120,
     ("var", "decoder"): 64_663_171,
     ("var", "quantizer"): 168_064,
+    # at the sizes of WeTok f32
+    ("uniwetok", "encoder"): 555_523_200,
+    ("uniwetok", "decoder"): 1_061_062_915,
     ("ait_mask", "encoder"): 861_936,
     ("ait_mask", "decoder"): 1_123_457,
     ("ait_depth", "encoder"): 3_320_560,

@@ -23,7 +23,6 @@ SMALL = {
 }  # fmt: skip
 SIDE = 64  # pixels: the size that small presets are for
 ENCODER_OF = {
-    "cnn_uniwetok": "cnn_wetok_f32",
     "rectifier": "space",
     "low_rank": "space",
 }  # decoders whose encoder has another name
