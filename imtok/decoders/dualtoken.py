@@ -90,7 +90,7 @@ class ResizedCNNDecoder(Decoder):
         if grid[0] != grid[1]:
             raise ValueError(f"image size must be that of a square for this decoder, got {size[0]} x {size[1]}")
         tokens = self.widen(latents[..., self.first :])
-        features = rearrange(tokens, "b (h w) d -> b d h w", h=isqrt(self.num_latents)).contiguous()
+        features = rearrange(tokens, "b (h w) d -> b d h w", h=isqrt(self.num_latents))
         if features.shape[-2:] != grid:
             features = F.interpolate(features, grid, mode="bilinear")
         return self.cnn(to_sequence(self.shortcut_map(features) + self.narrow(features)), size)

@@ -26,6 +26,8 @@ ENCODER_OF = {
     "rectifier": "space",
     "low_rank": "space",
 }  # decoders whose encoder has another name
+# Arguments that presets may leave out: their defaults are what all published nets have, and files of others differ.
+OF_FILES = {"groups", "latent_kernel"}
 DIM = 6
 
 

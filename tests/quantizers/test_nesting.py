@@ -18,6 +18,14 @@ def quantizer(request):
     return build(request.param)
 
 
+@pytest.fixture
+def certain(quantizer):
+    """One whose ids are not drawn at random in training."""
+    if quantizer.stochastic:
+        pytest.skip("draws its ids")
+    return quantizer
+
+
 def total(quantized):
     return sum(value * weight for value, weight in quantized.losses.values())
 
@@ -43,9 +51,9 @@ def test_a_product_of_residuals_is_the_residuals_side_by_side():
     assert quantizer.vocab_sizes == (15, 15, 16, 16, 16)
 
 
-def test_micro_batches_and_one_update_equal_one_big_batch(quantizer):
-    one, many = quantizer, copy.deepcopy(quantizer)
-    latents = torch.randn(6, length(quantizer), quantizer.dim) + 1
+def test_micro_batches_and_one_update_equal_one_big_batch(certain):
+    one, many = certain, copy.deepcopy(certain)
+    latents = torch.randn(6, length(certain), certain.dim) + 1
     for _ in range(3):
         whole, parts = one(latents).stats, [many(part).stats for part in latents.split([1, 3, 2])]
         assert whole
@@ -63,7 +71,7 @@ def test_counts_are_those_of_the_ids(quantizer):
     tables = sum(isinstance(module, VQ) for module in quantizer.modules())
     assert len(counts) == tables
     tokens = sum(int(count.sum()) for count in counts)
-    grid_slots = sum(size == 25 for size in quantizer.vocab_sizes)
+    grid_slots = sum(size in (8, 25) for size in quantizer.vocab_sizes)  # those without a table
     assert tokens == quantized.ids[..., grid_slots:].numel()
 
 

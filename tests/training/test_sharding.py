@@ -145,7 +145,7 @@ def test_a_recipes_objective_has_the_same_gradients_in_shards(mesh, recipe):
         generator = torch.Generator().manual_seed(1)
         run.objective(tokenizer.train(), batch, 10**6, generator).total.backward()
     kinds = [isinstance(parameter, DTensor) for parameter in sharded.parameters()]
-    assert sum(kinds) > len(kinds) / 2  # the share, since nets differ in size
+    assert sum(kinds) > len(kinds) / 3  # the share, since nets differ in size
     for (name, one), other in zip(whole_one.named_parameters(), sharded.parameters(), strict=True):
         assert (one.grad is None) == (other.grad is None), name
         if one.grad is not None and other.grad is not None:
