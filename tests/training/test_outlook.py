@@ -47,13 +47,13 @@ def test_every_schedule_of_a_recipe_fits_into_its_smallest_size(recipe):
         (["trainer.max_steps=20"], ["optimizer.warmup_steps=100", "trainer.max_steps=20"]),
         (["trainer.evaluate_every=2000", "trainer.best=psnr"], ["trainer.evaluate_every=2000", "trainer.best=psnr"]),
         (["trainer.stop_at=2000"], ["trainer.stop_at=2000", "trainer.max_steps=750"]),
-        (["experiment=vqgan_taming", "trainer.max_steps=250001"], ["objective.adversary.critic_start=250001"]),
+        (["experiment=var", "trainer.max_steps=250001"], ["objective.adversary.critic_start=250001"]),
         (
-            ["experiment=vqgan_taming", "objective.adversary.generator_start=2000000"],
+            ["experiment=var", "objective.adversary.generator_start=2000000"],
             ["adversary.generator_start=2000000"],
         ),
         (
-            ["experiment=vqgan_taming", "objective.adversary.ramp_steps=800000"],
+            ["experiment=var", "objective.adversary.ramp_steps=800000"],
             ["adversary.ramp_steps=800000", "=250001"],
         ),
         (["experiment=titok_bl64", "trainer.max_steps=205000"], ["optimizer.critic.warmup_steps=10000", "=200000"]),
