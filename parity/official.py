@@ -26,7 +26,7 @@ class Passed:
 
     Attributes:
         latents: What is quantized, ``b n d``.
-        ids: ``b n``.
+        ids: ``b n g``.
         image: ``b 3 h w``.
         loss: Of the quantizer, weighed as its code does it; None = that code gives none here.
     """
@@ -85,6 +85,13 @@ def source(tree: Path, path: str) -> ModuleType:
         sys.meta_path.pop()
 
 
+class _Empty(ModuleType):
+    """A module in which every name is a class that does nothing."""
+
+    def __getattr__(self, name: str) -> type[nn.Module]:
+        return type(name, (nn.Module,), {})
+
+
 class _Missing(importlib.abc.MetaPathFinder, importlib.abc.Loader):
     """Makes an empty module of a package that cannot be imported, such as a trainer's; its names are classes."""
 
@@ -94,9 +101,7 @@ class _Missing(importlib.abc.MetaPathFinder, importlib.abc.Loader):
         return importlib.util.spec_from_loader(name, self, is_package=True)
 
     def create_module(self, spec: Any) -> ModuleType:
-        made = ModuleType(spec.name)
-        made.__getattr__ = lambda name: type(name, (nn.Module,), {})  # type: ignore[method-assign]
-        return made
+        return _Empty(spec.name)
 
     def exec_module(self, module: ModuleType) -> None:
         pass
@@ -128,7 +133,7 @@ def grid_run(module: Any, quantize: Quantize) -> Callable[[Tensor], Passed]:
     def run(image: Tensor) -> Passed:
         maps = module.quant_conv(module.encoder(image))
         codes, ids, loss = quantize(maps)
-        return Passed(flat(maps), ids.reshape(len(image), -1), module.decoder(module.post_quant_conv(codes)), loss)
+        return Passed(flat(maps), ids.reshape(len(image), -1, 1), module.decoder(module.post_quant_conv(codes)), loss)
 
     return run
 
@@ -222,10 +227,8 @@ def open_magvit2(tree: Path) -> Iterator[Official]:
 
     def run(image: Tensor) -> Passed:
         maps = module.encoder(image)
-        passed = own(maps, return_loss=False)
-        bits = (flat(maps) > 0).long()
-        ids = (bits * 2 ** torch.arange(10)).sum(-1)
-        return Passed(flat(maps), ids, module.decoder(passed[0] if isinstance(passed, tuple) else passed.quantized))
+        codes, _, ids = own(maps, return_loss=False)
+        return Passed(flat(maps), ids.reshape(len(image), -1, 1), module.decoder(codes))
 
     yield Official("`VQModel`, 3 levels of 64 channels, 10 bits, averages", module, run, with_averages)
 
@@ -248,8 +251,8 @@ def bsq_vit(tree: Path) -> Iterator[Official]:
 
     def run(image: Tensor) -> Passed:
         latents = module.quant_embed(module.encoder(image))
-        codes, *_ = module.quantize.eval()(nn.functional.normalize(latents, dim=-1))
-        bits = (latents > 0).long().unflatten(-1, (2, 9))
+        codes, _, told = module.quantize.eval()(nn.functional.normalize(latents, dim=-1))
+        bits = told["group_indices"].long()[..., None] // 2 ** torch.arange(8, -1, -1) % 2  # the highest bit first
         return Passed(latents, (bits * 2 ** torch.arange(9)).sum(-1), module.decode(codes))
 
     def content(state: Mapping[str, Tensor]) -> Any:
@@ -301,7 +304,7 @@ def _titok(tree: Path, kinds: Mapping[str, bool]) -> Iterator[Official]:
         def run(image: Tensor, module: Any = module) -> Passed:
             latents = module.encoder(pixel_values=image, latent_tokens=module.latent_tokens)
             codes, told = module.quantize.eval()(latents)
-            ids = told["min_encoding_indices"].reshape(len(image), -1)
+            ids = told["min_encoding_indices"].reshape(len(image), -1, 1)
             return Passed(latents.squeeze(2).transpose(1, 2), ids, module.decode(codes))
 
         facts = f'{{"model": {{"vq_model": {{"is_legacy": {str(two).lower()}, "use_l2_norm": true}}}}}}'

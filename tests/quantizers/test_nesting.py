@@ -18,12 +18,10 @@ def quantizer(request):
     return build(request.param)
 
 
-@pytest.fixture
-def certain(quantizer):
+@pytest.fixture(params=[name for name in NESTED if not build(name).stochastic])
+def certain(request):
     """One whose ids are not drawn at random in training."""
-    if quantizer.stochastic:
-        pytest.skip("draws its ids")
-    return quantizer
+    return build(request.param)
 
 
 def total(quantized):
