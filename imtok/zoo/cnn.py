@@ -129,7 +129,7 @@ class LDM(Taming):
 
     name = "ldm"
     title = "VQ autoencoders of latent diffusion (arXiv 2112.10752)"
-    alike = "VQGAN of taming-transformers (source=taming), which is read in the same way"
+    alike = "VQGAN of taming-transformers (source=taming), which is read in the same way, and in IBQ without averages"
 
     @override
     def open(self, checkpoint: Checkpoint) -> State:

@@ -1,7 +1,7 @@
 """Sets of tokens as count vectors, for generators of fixed sum (TokenSet, arXiv 2503.16425).
 
-A set of ``t`` tokens of ``v`` ids, in which an id may stand several times, is the vector of how often each id stands in
-it. Every vector of ``v`` whole numbers, none negative, with the sum ``t`` is such a set, so the two say the same.
+A set of ``t`` tokens of ``v`` ids, in which an id may occur several times, is written as a vector that counts how often
+each id occurs. Every vector of ``v`` whole numbers, none negative, with the sum ``t`` is one such set, and only one.
 """
 
 from pathlib import Path
