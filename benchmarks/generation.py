@@ -328,7 +328,7 @@ def rank_correlation(rows: Sequence[dict[str, Any]], key: str, net: str, seed: i
 def draw(rows: Sequence[dict[str, Any]]) -> None:
     """Plot gFD by the classifier against each number, with a row of plots for each data set and a mark for each run."""
     matplotlib.use("Agg")
-    from matplotlib import pyplot
+    from matplotlib import pyplot, ticker
 
     sets = [name for name in SETS if any(row["data"] == name for row in rows)]
     figure, axes = pyplot.subplots(len(sets), len(NUMBERS), figsize=(13, 3.3 * len(sets)), squeeze=False)
@@ -343,6 +343,10 @@ def draw(rows: Sequence[dict[str, Any]]) -> None:
             plot.set_xlabel(title)
             plot.set_yscale("log")
             plot.set_xscale("linear" if key == "psnr" else "log")
+            for axis in [plot.yaxis] + [plot.xaxis] * (key != "psnr"):
+                axis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
+                axis.set_major_formatter("{x:g}")
+                axis.set_minor_formatter(ticker.NullFormatter())
         line[0].set_ylabel(f"gFD, {SETS[data]}")
     figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="upper center", ncols=len(TOKENIZERS), fontsize=8)
     figure.tight_layout(rect=(0, 0, 1, 0.94))

@@ -13,7 +13,7 @@ from imtok.distributed import device_name
 class Stopwatch:
     """Adds up the time of a tokenizer's passes over batches of images.
 
-    The first batch is left out if others follow, since it also pays for memory, kernels and compilation.
+    The first batch is left out, since it also pays for memory, kernels and compilation. A single batch gives no speed.
 
     Args:
         device: Where the tokenizer computes. Work that was handed to an accelerator is waited for.
@@ -42,8 +42,8 @@ class Stopwatch:
 
     @property
     def found(self) -> dict[str, Any]:
-        """``images_per_second``, over how many ``images``, and on which ``device``; empty without a pass."""
-        counted = self._passes[1:] or self._passes
+        """``images_per_second``, over how many ``images``, and on which ``device``; empty without a second pass."""
+        counted = self._passes[1:]
         seconds = sum(duration for _, duration in counted)
         if seconds <= 0:
             return {}
