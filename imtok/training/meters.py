@@ -126,7 +126,7 @@ class TokenizerMeters(Meters):
             self.terms.update(part.terms)
             for name, (value, weight) in part.terms.items():
                 values[name] = value
-                if weight not in (0, 1):  # a term of weight 0 is for the log alone
+                if weight != 1:
                     values[f"{name}_weighted"] = value.detach() * weight
             values |= part.numbers
         self.note(values, len(losses.shown.target))

@@ -95,3 +95,17 @@ def test_a_stored_state_goes_on_and_so_does_one_that_holds_all_ids(ranks):
 def test_an_id_of_no_code_is_refused():
     with pytest.raises(ValueError, match=r"ids of slot 1 must lie in \[0, 40\), got 40 to 40"):
         note(TokenizerMeters(SIZES), torch.tensor([[[0, 40]]]))
+
+
+def test_every_weight_but_one_has_a_weighted_value_even_zero():
+    """What reads a log takes a term without one at its full value."""
+    meters, image, ids = TokenizerMeters(SIZES), torch.zeros(3, 3, 4, 4), random_ids()
+    shown = Shown(image, image, Quantized(torch.zeros(3, 10, 2), ids))
+    value = torch.tensor(4.0)
+    terms = {"plain": Loss(value, 1.0), "half": Loss(value, 0.5), "idle": Loss(value, 0.0)}
+    meters.note_losses(Losses(torch.tensor(6.0), terms, shown))
+    meters.commit({})
+    row = meters.read()
+    assert (row["plain"], row["half"], row["idle"]) == (4, 4, 4)
+    assert (row["half_weighted"], row["idle_weighted"]) == (2, 0)
+    assert "plain_weighted" not in row
