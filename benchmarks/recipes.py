@@ -171,8 +171,9 @@ def overfit(name: str) -> dict[str, Any]:
 
 
 def without_nets(section: dict[str, Any]) -> dict[str, Any]:
-    """An objective whose image losses are those of pixels, without adversary and alignments, that hides nothing."""
-    plain = {key: value for key, value in copy.deepcopy(section).items() if key not in ("adversary", "alignments")}
+    """An objective with image losses of pixels alone, which hides nothing."""
+    left_out = ("adversary", "alignments", "prior")
+    plain = {key: value for key, value in copy.deepcopy(section).items() if key not in left_out}
     if "losses" in plain:
         plain["losses"] = {key: part for key, part in plain["losses"].items() if kind(part) in PIXELS}
     if kind(plain) == "MaskedReconstruction":
