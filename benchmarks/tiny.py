@@ -94,10 +94,14 @@ def fresh(rows: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
 def _composed_text(name: str, changes: tuple[str, ...]) -> str:
     config = composed(name, "size=tiny", *changes)
     config.name, config.note = "", None
-    plain: Any = OmegaConf.to_container(config, resolve=True)
-    if not plain["stages"]:
-        del plain["stages"]  # a recipe of one stage has none
-    return OmegaConf.to_yaml(OmegaConf.create(plain), sort_keys=True)
+    return OmegaConf.to_yaml(OmegaConf.create(said(OmegaConf.to_container(config, resolve=True))), sort_keys=True)
+
+
+def said(plain: Any) -> Any:
+    """A config without the keys that are null or empty: a new key that is off everywhere changes no recipe."""
+    if isinstance(plain, dict):
+        return {key: said(part) for key, part in plain.items() if part is not None and part != {}}
+    return [said(part) for part in plain] if isinstance(plain, list) else plain
 
 
 def digest(name: str, changes: list[str]) -> str:
