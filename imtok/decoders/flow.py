@@ -19,6 +19,7 @@ from imtok.nn.initialization import start_weights
 from imtok.nn.modulation import Modulation, modulate
 from imtok.nn.norms import token_norm
 from imtok.nn.patches import from_patches, to_patches
+from imtok.nn.positions import OtherSizes
 from imtok.nn.time import TimeEmbedding
 from imtok.nn.transformer import BlockStyle, Transformer
 from imtok.spaces.base import Space, hold
@@ -53,7 +54,8 @@ class FlowDecoder(GenerativeDecoder):
         modulated_segments: 2 = patches and tokens are modulated each in its own way (FlexTok); 1 = alike (DiT).
         time_period: Range of frequencies of the time (``imtok.nn.time``).
         axes: What the first half of a patch's position stands for (``imtok.nn.fixed_positions``).
-        positions: "fixed" = images of ``image_size`` only; "interpolated" = positions of patches are resized.
+        positions: Of patches. "fixed" = images of ``image_size`` only; "cropped" = smaller images take the first rows
+            and columns (FlexTok); "interpolated" = the positions are resized.
         seed: Of the noise that ``forward`` starts from: the same for every image, so that an image does not depend on
             its batch.
         checkpoint: Compute blocks again in the backward pass instead of keeping their activations.
@@ -98,7 +100,7 @@ class FlowDecoder(GenerativeDecoder):
         modulated_segments: Literal[1, 2] = 2,
         time_period: float = 256.0,
         axes: Axes = "row column",
-        positions: Literal["fixed", "interpolated"] = "fixed",
+        positions: OtherSizes = "fixed",
         seed: int = 0,
         checkpoint: bool = False,
         image_channels: int = 3,
@@ -106,6 +108,8 @@ class FlowDecoder(GenerativeDecoder):
         super().__init__()
         if missing not in get_args(Missing):
             raise ValueError(f"missing must be one of {', '.join(get_args(Missing))}, got {missing!r}")
+        if positions not in get_args(OtherSizes):
+            raise ValueError(f"positions must be one of {', '.join(get_args(OtherSizes))}, got {positions!r}")
         if not 0 <= condition_dropout <= 1:
             raise ValueError(f"condition_dropout must be in [0, 1], got {condition_dropout}")
         if steps < 1:
@@ -127,7 +131,8 @@ class FlowDecoder(GenerativeDecoder):
         grid = grid_size((image_size, image_size), self.factor)
         written = patch_size**2 * self.channels
         self.patch_embedding = nn.Linear(written, width)
-        self.positions = SincosPositions(grid, width, self.factor, positions == "interpolated", axes)
+        resized, cropped = positions == "interpolated", positions == "cropped"
+        self.positions = SincosPositions(grid, width, self.factor, resized, cropped, axes)
         self.latent_embedding = nn.Linear(in_dim, width)
         self.latent_positions = _learned(num_latents, width) if latent_positions == "learned" else None
         self.missing_vectors = _learned(num_latents, in_dim) if missing == "vector_per_position" else None

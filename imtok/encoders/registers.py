@@ -14,7 +14,7 @@ from imtok.nn.grid import grid_size
 from imtok.nn.initialization import Start, start_weights
 from imtok.nn.norms import token_norm
 from imtok.nn.patches import to_patches
-from imtok.nn.positions import GridPositions
+from imtok.nn.positions import GridPositions, OtherSizes
 from imtok.nn.transformer import BlockStyle, Transformer
 from imtok.nn.visibility import visibility
 from imtok.pixels import to_range
@@ -45,7 +45,8 @@ class RegisterEncoder(Encoder):
         style: Of the transformer's blocks; of its norm the last one is too.
         table: "sincos" = patches have fixed positions and registers are their own; "learned" = patches, registers and
             class tokens have learned positions.
-        positions: "fixed" = images of ``image_size`` only; "interpolated" = those of patches are resized.
+        positions: Of patches. "fixed" = images of ``image_size`` only; "cropped" = smaller images take the first rows
+            and columns (FlexTok); "interpolated" = the positions are resized.
         class_tokens: Learned tokens that stand before the patches and are like them.
         latent_norm: "standard" = each latent has mean 0 and (unbiased) deviation 1 over its channels; "none". Without
             it the last linear map starts at zero.
@@ -84,7 +85,7 @@ class RegisterEncoder(Encoder):
         patch_size: int = 2,
         style: BlockStyle | None = None,
         table: Table = "sincos",
-        positions: Literal["fixed", "interpolated"] = "fixed",
+        positions: OtherSizes = "fixed",
         class_tokens: int = 0,
         latent_norm: LatentNorm = "none",
         start: Start = "xavier",
@@ -97,6 +98,7 @@ class RegisterEncoder(Encoder):
         for name, value, choices in (
             ("reads", reads, get_args(Reads)),
             ("table", table, get_args(Table)),
+            ("positions", positions, get_args(OtherSizes)),
             ("latent_norm", latent_norm, get_args(LatentNorm)),
         ):
             if value not in choices:
@@ -117,7 +119,7 @@ class RegisterEncoder(Encoder):
         grid = grid_size((image_size, image_size), self.factor)
         kind = SincosPositions if table == "sincos" else GridPositions
         self.patch_embedding = nn.Linear(patch_size**2 * channels, width)
-        self.positions = kind(grid, width, self.factor, positions == "interpolated")
+        self.positions = kind(grid, width, self.factor, positions == "interpolated", crop=positions == "cropped")
         self.class_tokens = _learned(class_tokens, width) if class_tokens else None
         self.registers = _learned(latents, width)
         learned = table == "learned"

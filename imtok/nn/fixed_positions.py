@@ -17,10 +17,12 @@ class SincosPositions(GridPositions):
         width: Width of the vectors, a multiple of 4.
         factor: Pixels per row and per column, for the message alone.
         interpolate: Resize the table (bicubic) for other grids; else they are refused.
+        crop: Take the first rows and columns of the table for smaller grids.
         axes: Which axis the first half of the channels stands for: the row (FlexTok) or the column (DiT).
 
     Raises:
-        ValueError: If ``axes`` is neither; in ``forward``, for another grid without ``interpolate``.
+        ValueError: If ``axes`` is neither; in ``forward``, for another grid without ``interpolate``, and for a larger
+            one with ``crop``.
 
     Example:
         >>> positions = SincosPositions((4, 4), width=8, factor=16)
@@ -29,9 +31,15 @@ class SincosPositions(GridPositions):
     """
 
     def __init__(
-        self, grid: Grid, width: int, factor: int, interpolate: bool = False, axes: Axes = "row column"
+        self,
+        grid: Grid,
+        width: int,
+        factor: int,
+        interpolate: bool = False,
+        crop: bool = False,
+        axes: Axes = "row column",
     ) -> None:
-        super().__init__(grid, width, factor, interpolate)
+        super().__init__(grid, width, factor, interpolate, crop=crop)
         if axes not in get_args(Axes):
             raise ValueError(f"axes must be one of {', '.join(get_args(Axes))}, got {axes!r}")
         table = sincos_positions(grid, width)

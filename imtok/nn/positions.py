@@ -1,6 +1,7 @@
 """Where a token stands: learned tables, sines and cosines, rotations (RoPE, arXiv 2104.09864)."""
 
 from collections.abc import Sequence
+from typing import Literal
 
 import torch
 from einops import rearrange
@@ -10,6 +11,7 @@ from torch.nn import functional as F
 from typing_extensions import override
 
 Grid = tuple[int, int]
+OtherSizes = Literal["fixed", "cropped", "interpolated"]
 Rotation = Float[Tensor, "n c"] | Float[Tensor, "b n c"]
 
 
@@ -23,9 +25,11 @@ class GridPositions(nn.Module):
         interpolate: Resize the table (bicubic) for other grids; else they are refused.
         std: Standard deviation of the initial vectors.
         offset: Resized is by ``(n + offset) / trained`` for ``n`` positions, as the code of DINO does it with 0.1.
+        crop: Take the first rows and columns of the table for smaller grids, as the code of FlexTok does it.
+            ``interpolate`` goes first.
 
     Raises:
-        ValueError: In ``forward``, for another grid without ``interpolate``.
+        ValueError: In ``forward``, for another grid without ``interpolate``, and for a larger one with ``crop``.
 
     Example:
         >>> GridPositions((4, 4), width=8, factor=16, interpolate=True)((2, 3)).shape
@@ -33,10 +37,17 @@ class GridPositions(nn.Module):
     """
 
     def __init__(
-        self, grid: Grid, width: int, factor: int, interpolate: bool = False, std: float = 0.02, offset: float = 0.0
+        self,
+        grid: Grid,
+        width: int,
+        factor: int,
+        interpolate: bool = False,
+        std: float = 0.02,
+        offset: float = 0.0,
+        crop: bool = False,
     ) -> None:
         super().__init__()
-        self.grid, self.offset = grid, offset
+        self.grid, self.offset, self.crop = grid, offset, crop
         self.factor = factor
         self.interpolate = interpolate
         self.table = nn.Parameter(torch.randn(grid[0] * grid[1], width) * std)
@@ -45,11 +56,14 @@ class GridPositions(nn.Module):
     def forward(self, grid: Grid) -> Float[Tensor, "n d"]:
         if grid == self.grid:
             return self.table
+        if self.crop and not self.interpolate and grid[0] <= self.grid[0] and grid[1] <= self.grid[1]:
+            return rearrange(self.table, "(h w) d -> h w d", h=self.grid[0])[: grid[0], : grid[1]].flatten(0, 1)
         if not self.interpolate:
             trained, asked = (f"{rows * self.factor} x {columns * self.factor}" for rows, columns in (self.grid, grid))
+            most = "at most " if self.crop else ""
             raise ValueError(
-                f"image size must be {trained}, the size that the positions were trained on, got {asked}; resize the "
-                "images, or set positions=interpolated"
+                f"image size must be {most}{trained}, the size that the positions were trained on, got {asked}; "
+                "resize the images, or set positions=interpolated"
             )
         table = rearrange(self.table, "(h w) d -> 1 d h w", h=self.grid[0])
         if self.offset:

@@ -175,6 +175,18 @@ def test_another_size_is_drawn_where_positions_are_interpolated(latents):
         small()(latents, (32, 48))
 
 
+def test_a_smaller_image_is_drawn_where_positions_are_cropped(latents):
+    decoder = small(positions="cropped")
+    assert decoder(latents, (16, 32)).shape == (2, 3, 16, 32)
+    with pytest.raises(ValueError, match=r"image size must be at most 32 x 32, .* got 32 x 48"):
+        decoder(latents, (32, 48))
+    with (
+        unchecked(),
+        pytest.raises(ValueError, match="positions must be one of fixed, cropped, interpolated, got 'cut'"),
+    ):
+        small(positions="cut")
+
+
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")  # of torch itself
 def test_compile_compiles_the_transformer_that_training_runs(latents, image):
     decoder, backend = small(), []

@@ -90,6 +90,18 @@ def test_another_size_is_read_where_positions_are_interpolated():
         small()(image.float())
 
 
+def test_a_smaller_image_is_read_where_positions_are_cropped():
+    encoder = filled(small(positions="cropped"))
+    image = wave(1, 3, 16, 32)
+    assert encoder(image).values.shape == (1, 6, 4)
+    assert not torch.allclose(encoder(image).values, filled(small(positions="interpolated"))(image).values)
+    with (
+        unchecked(),
+        pytest.raises(ValueError, match="positions must be one of fixed, cropped, interpolated, got 'cut'"),
+    ):
+        small(positions="cut")
+
+
 def test_settings_that_make_no_sense_are_refused():
     with pytest.raises(ValueError, match=r"length must lie in \[1, 6\] latents, got 7"):
         small()(torch.zeros(1, 3, 32, 32), 7)

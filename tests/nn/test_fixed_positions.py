@@ -34,3 +34,14 @@ def test_another_grid_is_resized_or_refused_by_name():
     assert resized.shape == (16, 8)
     with unchecked(), pytest.raises(ValueError, match="axes must be one of row column, column row, got 'x y'"):
         SincosPositions((2, 2), width=8, factor=16, axes="x y")
+
+
+def test_a_smaller_grid_takes_the_first_rows_and_columns_where_the_table_is_cropped():
+    trained = SincosPositions((4, 4), width=8, factor=16, crop=True)
+    table = trained((4, 4)).unflatten(0, (4, 4))
+    torch.testing.assert_close(trained((3, 2)), table[:3, :2].flatten(0, 1), rtol=0, atol=0)
+    torch.testing.assert_close(trained((1, 4)), table[:1].flatten(0, 1), rtol=0, atol=0)
+    with pytest.raises(ValueError, match=r"image size must be at most 64 x 64, .* got 80 x 32"):
+        trained((5, 2))
+    trained.interpolate = True  # positions=interpolated of a command
+    assert not torch.equal(trained((3, 2)), table[:3, :2].flatten(0, 1))
