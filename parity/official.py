@@ -8,16 +8,20 @@ import importlib
 import importlib.util
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from torch import Tensor, nn
 
+from imtok.decoders.noise import steady_noise
+
 Quantize = Callable[[Tensor], tuple[Tensor, Tensor, Tensor | None]]
-UNUSED = ("pytorch_lightning", "ldm", "taming", "timm", "accelerate")  # imported by published files, for training
+# What published files import for training or for a GPU.
+UNUSED = ("pytorch_lightning", "ldm", "taming", "timm", "accelerate", "flash_attn")
 
 
 @dataclass(frozen=True)
@@ -54,6 +58,7 @@ class Official:
             passes its signs by the root of their number, which changes no direction.
         units: From [-1, 1] to what it reads.
         own_units: From what it writes back to [-1, 1].
+        given: What the user tells ``imtok import``, since no shape does.
     """
 
     what: str
@@ -67,6 +72,7 @@ class Official:
     factor: float = 1.0
     units: Callable[[Tensor], Tensor] = lambda image: image
     own_units: Callable[[Tensor], Tensor] = lambda image: image
+    given: Mapping[str, Any] = field(default_factory=dict)
 
 
 def flat(maps: Tensor) -> Tensor:
@@ -262,6 +268,34 @@ def bsq_vit(tree: Path) -> Iterator[Official]:
     yield Official(what, module, run, content, square=True, suffix=".pt", factor=18**0.5)
 
 
+def uniwetok(tree: Path) -> Iterator[Official]:
+    """UniWeTok's ``autoencoder_uni`` of BitDance, github.com/shallowdream204/BitDance, at the noise of imtok."""
+    code = source(tree, "modeling/vision_encoder/autoencoder_uni.py")
+    code.flash_attn_func = _attention
+    sizes = {"ch": 128, "out_ch": 3, "in_channels": 3, "num_res_blocks": 1, "z_channels": 24, "ch_mult": (1, 1, 2)}
+    module = nn.Module()
+    module.encoder = code.Encoder(resolution=64, n_heads=4, **sizes)
+    module.decoder = code.GANDecoder(resolution=64, n_heads=4, **sizes)
+
+    def run(image: Tensor) -> Passed:
+        latents = module.encoder(image)
+        signs = torch.where(latents > 0, 1.0, -1.0).to(latents)
+        bits = flat(signs > 0).unflatten(2, (-1, 8)).long()  # the lowest bit first
+        with patch.object(torch, "randn_like", lambda like: steady_noise(like[0]).expand_as(like)):
+            image = module.decoder(latents + (signs - latents).detach())
+        unbounded = torch.logit((latents + 1) / 2)  # the quantizer of imtok bounds latents, here the encoder does
+        return Passed(flat(unbounded), (bits * 2 ** torch.arange(8)).sum(-1), image)
+
+    what = "`autoencoder_uni`, 3 levels of 128 channels, 24 bits, averages; at the same noise"
+    yield Official(what, module, run, with_averages, given={"heads": 4})
+
+
+def _attention(query: Tensor, key: Tensor, value: Tensor, **_: Any) -> Tensor:
+    """What flash attention computes, by torch, for which heads come before positions."""
+    query, key, value = (part.transpose(1, 2) for part in (query, key, value))
+    return nn.functional.scaled_dot_product_attention(query, key, value).transpose(1, 2)
+
+
 def _compvis(nets: ModuleType, sizes: dict[str, Any]) -> tuple[nn.Module, nn.Module]:
     common = {"out_ch": 3, "num_res_blocks": 1, "in_channels": 3, "resolution": 64, "dropout": 0.0, "double_z": False}
     return nets.Encoder(**common, **sizes), nets.Decoder(**common, **sizes)
@@ -323,4 +357,5 @@ OFFICIAL: dict[str, Callable[[Path], Iterator[Official]]] = {
     "titok": titok,
     "one_d_piece": one_d_piece,
     "bsq_vit": bsq_vit,
+    "uniwetok": uniwetok,
 }

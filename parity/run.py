@@ -65,7 +65,7 @@ def compared(name: str, official: Official) -> dict[str, Any]:
         torch.save(official.content(official.module.state_dict()), path)
         if official.beside:
             (path.parent / "config.json").write_text(official.beside)
-        ours = import_checkpoint(SOURCES[name], path, compose_training).tokenizer.eval()
+        ours = import_checkpoint(SOURCES[name], path, compose_training, given=official.given).tokenizer.eval()
         state = SOURCES[name].open(read_checkpoint(path))
     back = SOURCES[name].table(ours.config).inverse().convert(ours.state_dict()).tensors
     same = all(torch.equal(value, state.tensors[key]) for key, value in back.items())

@@ -7,6 +7,7 @@ from torch import nn
 from imtok.decoders.noise import NoiseCNNDecoder
 from imtok.nn.convolution import Layer
 from imtok.nn.map_transformer import MapTransformer
+from imtok.nn.norms import set_groups
 
 
 class UniWeTokDecoder(NoiseCNNDecoder):
@@ -23,10 +24,11 @@ class UniWeTokDecoder(NoiseCNNDecoder):
         attention_blocks: Transformer blocks.
         heads: Attention heads of each.
         image_channels: Channels of the images: 1, 3 or 4; the builder sets it.
+        groups: Number of groups in each norm of maps; None = 32, and fewer if there are fewer than 128 channels.
 
     Raises:
-        ValueError: If ``heads`` do not fit the channels; in ``forward``, if the latents do not fill an image of that
-            size, or some were not kept.
+        ValueError: If ``heads`` or ``groups`` do not fit the channels; in ``forward``, if the latents do not fill an
+            image of that size, or some were not kept.
 
     Example:
         >>> import torch
@@ -44,8 +46,10 @@ class UniWeTokDecoder(NoiseCNNDecoder):
         attention_blocks: int = 2,
         heads: int = 16,
         image_channels: int = 3,
+        groups: int | None = None,
     ) -> None:
         middle: list[Layer] = ["residual"] * blocks
         super().__init__(in_dim, channels, multipliers, blocks, middle=middle, image_channels=image_channels)
         transformer = MapTransformer(channels * multipliers[-1], attention_blocks, heads, stretch="last")
         self.middle = nn.Sequential(transformer, self.middle)
+        set_groups(self, groups)

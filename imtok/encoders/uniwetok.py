@@ -11,7 +11,7 @@ from imtok.encoders.base import Encoder
 from imtok.nn.convolution import ResidualBlock
 from imtok.nn.grid import grid_size, to_sequence
 from imtok.nn.map_transformer import MapTransformer
-from imtok.nn.norms import group_norm
+from imtok.nn.norms import group_norm, set_groups
 from imtok.types import Condition, Latents
 
 
@@ -30,10 +30,11 @@ class UniWeTokEncoder(Encoder):
         attention_blocks: Transformer blocks.
         heads: Attention heads of each.
         image_channels: Channels of the images: 1, 3 or 4; the builder sets it.
+        groups: Number of groups in each norm of maps; None = 32, and fewer if there are fewer than 128 channels.
 
     Raises:
-        ValueError: If ``heads`` do not fit the channels; in ``forward`` and ``num_latents``, if the image is no
-            multiple of the pixels per latent.
+        ValueError: If ``heads`` or ``groups`` do not fit the channels; in ``forward`` and ``num_latents``, if the image
+            is no multiple of the pixels per latent.
 
     Example:
         >>> import torch
@@ -51,6 +52,7 @@ class UniWeTokEncoder(Encoder):
         attention_blocks: int = 2,
         heads: int = 16,
         image_channels: int = 3,
+        groups: int | None = None,
     ) -> None:
         super().__init__()
         self.factor = 2 ** (len(multipliers) - 1)
@@ -65,6 +67,7 @@ class UniWeTokEncoder(Encoder):
         self.middle = MapTransformer(widths[-1], attention_blocks, heads, stretch="ends")
         self.norm_out = group_norm(widths[-1])
         self.conv_out = nn.Conv2d(widths[-1], out_dim, 1)
+        set_groups(self, groups)
 
     @override
     def forward(

@@ -53,7 +53,7 @@ def sizes(state: State, layout: Layout, config: Config, encoder: str = "encoder"
     widths = [state.shape(f"{level}.{index}.{layout.block}.0.conv2.weight")[0] for index in range(number)]
     common = {"channels": channels, "multipliers": [width // channels for width in widths]}
     out = state.shape(f"{encoder}.conv_out.weight")[0]
-    if config["encoder"]["latent_channels"] is not None:
+    if config["encoder"].get("latent_channels") is not None:
         common["latent_channels"] = out
     blocks = state.count(f"{level}.0.{layout.block}.*.")
     decoder_blocks = state.count(f"{decoder}.{layout.decoder_level}.0.{layout.block}.*.")

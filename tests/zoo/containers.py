@@ -66,6 +66,12 @@ def write_averages(tensors, path):
     torch.save({"epoch": 3, "state_dict": with_averages(tensors), "loops": {}}, path)
 
 
+def write_uniwetok(tensors, path):
+    """Nets of the training beside what the public code reads."""
+    more = {"prior.blocks.0.weight": torch.ones(2), "model_ema.priorblocks0weight": torch.ones(2)}
+    torch.save({"epoch": 3, "state_dict": with_averages(tensors) | more, "loops": {}}, path)
+
+
 def write_flat(tensors, path):
     torch.save(tensors, path)
 
@@ -282,6 +288,16 @@ CASES = {
         },
         "imagenet-4096.pt",
         write_xqgan,
+    ),
+    "uniwetok": Case(
+        ["experiment=uniwetok"],
+        {
+            "encoder": CNN | {"blocks": 1, "attention_blocks": 1},
+            "decoder": CNN | {"blocks": 1, "attention_blocks": 1},
+            "quantizer": {"groups": 2},
+        },
+        "uniwetok.ckpt",
+        write_uniwetok,
     ),
 }  # fmt: skip
 

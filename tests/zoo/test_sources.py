@@ -11,6 +11,7 @@ from imtok.zoo.importing import import_checkpoint
 from imtok.zoo.registry import SOURCES
 from imtok.zoo.source import State
 
+CONVOLUTIONAL = ("llamagen", "taming", "ibq", "open_magvit2", "uniwetok")  # no shape tells their image size
 each = pytest.mark.parametrize("name", CASES)
 
 
@@ -38,7 +39,7 @@ def test_an_import_has_the_weights_and_the_sizes_of_its_checkpoint(name, tmp_pat
     expected = tokenizer.state_dict()
     assert all(torch.equal(value, expected[key]) for key, value in found.tokenizer.state_dict().items())
     found.tokenizer.save(tmp_path / "out")
-    side = found.tokenizer.image_size if name.split()[0] not in ("llamagen", "taming", "ibq", "open_magvit2") else 16
+    side = 16 if name.split()[0] in CONVOLUTIONAL else found.tokenizer.image_size
     image = torch.rand(1, 3, side, side) * 2 - 1
     loaded = Tokenizer.load(tmp_path / "out")
     # what the named text encoder would say; its weights are not here
@@ -124,6 +125,7 @@ PUBLISHED = {
     "bsq_vit": ["bsq_vit"],
     "vfmtok": ["vfmtok"],
     "xqgan": ["robusttok"],
+    "uniwetok": ["uniwetok"],
 }
 
 
