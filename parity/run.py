@@ -31,16 +31,18 @@ from imtok.zoo.files import read_checkpoint
 from imtok.zoo.importing import import_checkpoint
 from imtok.zoo.registry import SOURCES
 from parity.official import OFFICIAL, Official
+from parity.sequences import SEQUENCES
 
 PAGE, ROWS = ROOT / "docs" / "parity.md", ROOT / "docs" / "parity.jsonl"
 START, END = "<!-- parity -->", "<!-- end of parity -->"
+FAMILIES = OFFICIAL | SEQUENCES
 LIMIT = 1e-5  # of an error in float64
 
 
 def main() -> None:
     """Compare one family, and exit with 1 if an error is too large."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("name", choices=sorted(OFFICIAL))
+    parser.add_argument("name", choices=sorted(FAMILIES))
     parser.add_argument("tree", type=Path, help="folder of the published code")
     parser.add_argument("--page", action="store_true", help="write the rows into docs/parity.md")
     given = parser.parse_args()
@@ -48,7 +50,7 @@ def main() -> None:
         parser.error(f"{given.tree} is not a folder; give a checkout of the published code")
     torch.set_num_threads(1)
     torch.manual_seed(0)  # published modules draw their weights
-    rows = [compared(given.name, official) for official in OFFICIAL[given.name](given.tree.resolve())]
+    rows = [compared(given.name, official) for official in FAMILIES[given.name](given.tree.resolve())]
     print("\n".join(table([shown(row) for row in rows])))
     if given.page:
         others = [row for row in stored() if row["source"] != given.name]

@@ -11,6 +11,7 @@ from imtok.decoders.mask_tokens import MaskTokenDecoder
 from imtok.nn.grid import to_map
 from imtok.nn.initialization import Start, start_weights
 from imtok.nn.maskgit import MaskGITDecoder
+from imtok.nn.norms import set_groups
 from imtok.pixels import from_range
 from imtok.types import Condition
 
@@ -36,10 +37,11 @@ class TokenSetDecoder(MaskTokenDecoder):
         blocks: Residual blocks per level.
         start: How weights start (``imtok.nn.initialization``); the published "normal" is small for narrow nets.
         checkpoint: Compute transformer blocks again in the backward pass instead of keeping their activations.
+        groups: Number of groups in each norm of maps; None = 32, and fewer if there are fewer than 128 channels.
 
     Raises:
-        ValueError: If the image size is no multiple of the pixels per feature; in ``forward``, if latents or size do
-            not fit.
+        ValueError: If the image size is no multiple of the pixels per feature, or ``groups`` do not divide channels; in
+            ``forward``, if latents or size do not fit.
 
     Example:
         >>> import torch
@@ -66,6 +68,7 @@ class TokenSetDecoder(MaskTokenDecoder):
         blocks: int = 2,
         start: Start = "normal",
         checkpoint: bool = False,
+        groups: int | None = None,
     ) -> None:
         patch_size = 2 ** (len(multipliers) - 1)
         super().__init__(
@@ -84,6 +87,7 @@ class TokenSetDecoder(MaskTokenDecoder):
         self.head = nn.Sequential(nn.Linear(width, 2 * width), nn.Tanh(), nn.Linear(2 * width, feature_dim))
         start_weights(self.head, start)
         self.pixels = MaskGITDecoder(feature_dim, channels, multipliers, blocks)
+        set_groups(self.pixels, groups)
 
     @property
     @override

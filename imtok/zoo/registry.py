@@ -7,6 +7,7 @@ from imtok.zoo.flextok import FlexTok
 from imtok.zoo.gigatok import GigaTok
 from imtok.zoo.source import Source
 from imtok.zoo.titok import OneDPiece, TiTok
+from imtok.zoo.tokenset import TokenSet
 from imtok.zoo.uniwetok import UniWeTok
 from imtok.zoo.vfmtok import VFMTok
 from imtok.zoo.xqgan import XQGAN
@@ -25,6 +26,7 @@ _ALL = (
     VFMTok(),
     XQGAN(),
     UniWeTok(),
+    TokenSet(),
 )
 SOURCES: dict[str, Source] = {source.name: source for source in _ALL}
 

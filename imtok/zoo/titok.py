@@ -23,13 +23,14 @@ _PROXY = "pixel_quantize.embedding.weight"
 
 
 _CONTINUOUS = {"ta_titok": ["experiment=ta_titok_kl"], "titok_bl64": ["experiment=titok_bl64", "quantizer=gaussian"]}
-_CODE_RULES: list[Rule] = [
+CODE_RULES: list[Rule] = [
     *linear_of_convolution("encoder.conv_out", "encoder.project"),
     Rename(_CODES, "quantizer.weight"),
     Drop("quantize.embed_prob", "running use of the codes"),
     Leave("quantizer.usage", "running use of the codes, for restarts"),
     Leave("quantizer.restarts", "number of restarts"),
 ]
+MASK_TOKEN = Rearrange("decoder.mask_token", "decoder.mask_token", "1 1 d", "1 d")
 _MOMENT_RULES: list[Rule] = [
     Rearrange(_MOMENTS, "encoder.project.weight", "(two d) i 1 1", "(d two) i", {"two": 2}),
     Rearrange("encoder.conv_out.bias", "encoder.project.bias", "(two d)", "(d two)", {"two": 2}),
@@ -69,14 +70,15 @@ class TiTok(Source):
         side = isqrt(state.shape("encoder.positional_embedding")[0] - 1) * patch_size
         encoder = {
             **config["encoder"],
-            **_trunk(state, "encoder"),
+            **trunk_sizes(state, "encoder"),
             "latents": state.shape("latent_tokens")[0],
             "latent_layout": _layout(state),
             "patch_size": patch_size,
         }
-        decoder = {**config["decoder"], **_trunk(state, "decoder")}
+        decoder = {**config["decoder"], **trunk_sizes(state, "decoder")}
         if _CODE_HEAD in state.tensors:
-            decoder |= _pixel_net(state) | {"weights": "random"}
+            codes, code_dim = state.shape(_PROXY)
+            decoder |= pixel_sizes(state) | {"codes": codes, "code_dim": code_dim, "weights": "random"}
         else:
             decoder["patch_size"] = isqrt(state.shape("decoder.ffn.0.weight")[0] // 3)
         quantizer = _quantizer(state, config["quantizer"])
@@ -88,12 +90,12 @@ class TiTok(Source):
         rules = [
             Rename("latent_tokens", "encoder.latents"),
             Rename("encoder.patch_embed", "encoder.patches"),
-            *(_CODE_RULES if "codebook_size" in config["quantizer"] else _MOMENT_RULES),
+            *(CODE_RULES if "codebook_size" in config["quantizer"] else _MOMENT_RULES),
             Rename("decoder.decoder_embed", "decoder.embed"),
-            Rearrange("decoder.mask_token", "decoder.mask_token", "1 1 d", "1 d"),
+            MASK_TOKEN,
         ]
         for part in ("encoder", "decoder"):
-            rules += _trunk_rules(part, config[part]["depth"], grid)
+            rules += trunk_rules(part, config[part]["depth"], grid)
         if "codes" in config["decoder"]:
             return Table(rules + _two_stage_rules(config["decoder"]))
         rules += [*linear_of_convolution("decoder.ffn.0", "decoder.pixels"), _same("decoder.conv_out")]
@@ -115,7 +117,8 @@ class OneDPiece(TiTok):
     recipes: ClassVar[dict[int, str]] = {512: "one_d_piece_s256", 768: "one_d_piece_b256", 1024: "one_d_piece_l256"}
 
 
-def _trunk(state: State, part: str) -> Config:
+def trunk_sizes(state: State, part: str) -> Config:
+    """Width, depth and heads of the transformer of a part."""
     width = state.shape(f"{part}.class_embedding")[1]
     return {"width": width, "depth": state.count(f"{part}.transformer.*."), "heads": state.heads(width, part)}
 
@@ -159,8 +162,8 @@ def _layout(state: State) -> str:
     return "legacy_view" if legacy else "tokens"
 
 
-def _pixel_net(state: State) -> Config:
-    codes, code_dim = state.shape(_PROXY)
+def pixel_sizes(state: State) -> Config:
+    """Channels, levels and blocks of the decoder of MaskGIT's VQGAN."""
     levels = state.count("pixel_decoder.up.*.")
     widths = [state.shape(f"pixel_decoder.up.{level}.block.0.conv2.weight")[0] for level in range(levels)]
     return {
@@ -168,12 +171,11 @@ def _pixel_net(state: State) -> Config:
         **state.groups(widths, "pixel decoder"),
         "multipliers": [width // widths[0] for width in widths],
         "blocks": state.count("pixel_decoder.up.0.block.*."),
-        "codes": codes,
-        "code_dim": code_dim,
     }
 
 
-def _trunk_rules(part: str, depth: int, grid: int) -> list[Rule]:
+def trunk_rules(part: str, depth: int, grid: int) -> list[Rule]:
+    """What becomes of the transformer of a part, whose grid has that many positions."""
     names = {
         "class_embedding": "class_token",
         "latent_token_positional_embedding": "latent_positions",
@@ -189,13 +191,18 @@ def _trunk_rules(part: str, depth: int, grid: int) -> list[Rule]:
 
 
 def _two_stage_rules(settings: Config) -> list[Rule]:
-    net = {**settings, "attention": "none", "adaptive_norm": "none", "middle": ["residual"] * settings["blocks"]}
     return [
         *linear_of_convolution("decoder.ffn.0", "decoder.head.0"),
         *linear_of_convolution("decoder.ffn.2", "decoder.head.2"),
         Rename(_PROXY, "decoder.codebook.weight"),
-        *decoder_rules(MASKGIT, net, "pixel_decoder", "decoder.pixels"),
+        *pixel_rules(settings),
     ]
+
+
+def pixel_rules(settings: Config) -> list[Rule]:
+    """What becomes of the decoder of MaskGIT's VQGAN inside one of these settings."""
+    net = {**settings, "attention": "none", "adaptive_norm": "none", "middle": ["residual"] * settings["blocks"]}
+    return decoder_rules(MASKGIT, net, "pixel_decoder", "decoder.pixels")
 
 
 def _same(name: str) -> Rule:

@@ -3,13 +3,12 @@
 import copy
 import json
 from argparse import Namespace
-from collections.abc import Callable
-from dataclasses import dataclass
 from functools import cache
-from pathlib import Path
 
 import torch
 from safetensors.torch import save_file
+from zoo.case import CNN, CODES, LOSS, TRUNK, Case, with_averages, write_flat
+from zoo.later_containers import LATER
 
 from imtok.command_line import compose_training
 from imtok.nn.positions import sincos_positions
@@ -19,32 +18,6 @@ from imtok.zoo.rules import Leave
 from imtok.zoo.vfmtok import DINOV2
 
 PARTS = ("encoder", "quantizer", "regularizer", "decoder", "space", "condition", "image_size")
-LOSS = {"loss.discriminator.main.0.weight": torch.ones(3)}
-
-
-@dataclass(frozen=True)
-class Case:
-    """A small model of a source.
-
-    Attributes:
-        recipe: Overrides that give the published settings.
-        changes: Small numbers in their place, by section.
-        file: What the checkpoint is called.
-        write: Writes tensors into it as the source does.
-    """
-
-    recipe: list[str]
-    changes: dict
-    file: str
-    write: Callable[[dict, Path], None]
-
-
-def with_averages(tensors):
-    """Live weights that differ from the averages, which have no dots; the trainer's losses beside them."""
-    live = {name: torch.randn_like(value) for name, value in tensors.items()}
-    averages = {f"model_ema.{name.replace('.', '')}": value for name, value in tensors.items()}
-    counters = {"model_ema.decay": torch.tensor(0.999), "model_ema.num_updates": torch.tensor(7)}
-    return live | counters | averages | LOSS | {"model_ema.lossdiscriminatormain0weight": torch.ones(3)}
 
 
 def write_llamagen(tensors, path):
@@ -64,16 +37,6 @@ def write_taming(tensors, path):
 
 def write_averages(tensors, path):
     torch.save({"epoch": 3, "state_dict": with_averages(tensors), "loops": {}}, path)
-
-
-def write_uniwetok(tensors, path):
-    """Nets of the training beside what the public code reads."""
-    more = {"prior.blocks.0.weight": torch.ones(2), "model_ema.priorblocks0weight": torch.ones(2)}
-    torch.save({"epoch": 3, "state_dict": with_averages(tensors) | more, "loops": {}}, path)
-
-
-def write_flat(tensors, path):
-    torch.save(tensors, path)
 
 
 def write_hub(tensors, path):
@@ -129,9 +92,6 @@ def sincos(side, width):
     return sincos_positions((side, side), width).T.reshape(1, width, side, side)
 
 
-CNN = {"channels": 32, "multipliers": [1, 2], "groups": 32}
-TRUNK = {"width": 64, "depth": 2, "heads": 1}
-CODES = {"codebook_size": 50}
 MASKGIT = {"codes": 20, "code_dim": 12, "channels": 32, "multipliers": [1, 1, 2], "groups": 32}
 TITOK = {"encoder": {**TRUNK, "latents": 6, "patch_size": 4}, "quantizer": CODES, "image_size": 16}
 XQ = {**TRUNK, "patch_size": 4}
@@ -289,16 +249,7 @@ CASES = {
         "imagenet-4096.pt",
         write_xqgan,
     ),
-    "uniwetok": Case(
-        ["experiment=uniwetok"],
-        {
-            "encoder": CNN | {"blocks": 1, "attention_blocks": 1},
-            "decoder": CNN | {"blocks": 1, "attention_blocks": 1},
-            "quantizer": {"groups": 2},
-        },
-        "uniwetok.ckpt",
-        write_uniwetok,
-    ),
+    **LATER,
 }  # fmt: skip
 
 

@@ -126,6 +126,7 @@ PUBLISHED = {
     "vfmtok": ["vfmtok"],
     "xqgan": ["robusttok"],
     "uniwetok": ["uniwetok"],
+    "tokenset": ["tokenset"],
 }
 
 
