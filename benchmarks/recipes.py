@@ -178,6 +178,8 @@ def without_nets(section: dict[str, Any]) -> dict[str, Any]:
         plain["losses"] = {key: part for key, part in plain["losses"].items() if kind(part) in PIXELS}
     if kind(plain) == "MaskedReconstruction":
         plain["share"] = 0.0
+    if kind(plain) == "PostTrainingObjective":  # here all parts learn
+        plain["_target_"] = "imtok.objectives.reconstruction.ReconstructionObjective"
     return plain
 
 

@@ -119,3 +119,32 @@ def test_latents_and_gradients_follow_the_formula_of_the_paper():
         torch.testing.assert_close(ours, bounded.round() / (level // 2))
         slopes = [torch.autograd.grad(value.sum(), latents)[0] for value in (ours, bounded / (level // 2))]
         torch.testing.assert_close(*slopes)
+
+
+@pytest.mark.parametrize("level", range(2, 33))
+def test_symmetric_codes_spread_evenly_and_divide_at_the_middle(level):
+    """Code and boundaries by the formula of arXiv 2411.19842."""
+    quantizer = FSQ([level], symmetric=True)
+    latents = torch.linspace(-6, 6, 20_000)[None, :, None]  # 0 is not among them
+    quantized = quantizer(latents)
+    torch.testing.assert_close(quantizer.codebook()[0][:, 0], torch.linspace(-1, 1, level))
+    levels = ((level - 1) * (latents.tanh() + 1) / 2 + 0.5).floor()
+    torch.testing.assert_close(quantized.latents, 2 * levels / (level - 1) - 1)
+    assert torch.equal(quantized.ids[..., 0], levels[..., 0].long())
+    assert quantized.ids.unique().numel() == level
+
+
+def test_with_an_odd_number_of_levels_symmetric_codes_are_the_plain_ones():
+    torch.testing.assert_close(FSQ([5, 7]).codebook()[0], FSQ([5, 7], symmetric=True).codebook()[0])
+
+
+def test_latents_near_zero_have_all_codes_of_two_levels_only_if_these_are_symmetric():
+    latents = 0.1 * torch.randn(1, 5000, 4, generator=torch.Generator().manual_seed(0))
+    assert FSQ([2] * 4)(latents).ids.unique().numel() == 1
+    assert FSQ([2] * 4, symmetric=True)(latents).ids.unique().numel() == 16
+
+
+def test_the_gradient_of_symmetric_codes_is_that_of_the_tanh():
+    latents = torch.linspace(-2, 2, 9, dtype=torch.float64)[None, :, None].requires_grad_()
+    FSQ([4], symmetric=True).double()(latents).latents.sum().backward()
+    torch.testing.assert_close(latents.grad, 1 - latents.detach().tanh() ** 2)
