@@ -80,29 +80,53 @@ def flat(maps: Tensor) -> Tensor:
     return maps.flatten(2).transpose(1, 2)
 
 
-def source(tree: Path, path: str) -> ModuleType:
-    """A file of the checkout, as a module; packages of its trainer that are not installed are empty ones."""
-    sys.meta_path.append(_Missing())
+def source(tree: Path, path: str, without: tuple[str, ...] = ()) -> Any:
+    """A file of the checkout, as a module; packages of its trainer that are not installed are empty ones.
+
+    Args:
+        tree: The checkout.
+        path: The file in it.
+        without: Packages that are empty for it even if they are installed.
+    """
+    hidden = {name: sys.modules.pop(name) for name in list(sys.modules) if name.split(".")[0] in without}
+    sys.meta_path.insert(0, _Missing(without))
+    sys.meta_path.append(_Missing(UNUSED))
     sys.path.insert(0, str(tree))
     try:
-        name = path.removesuffix(".py").replace("/", ".")
-        return importlib.import_module(name)
+        return importlib.import_module(path.removesuffix(".py").replace("/", "."))
     finally:
-        sys.meta_path.pop()
+        del sys.meta_path[0], sys.meta_path[-1]
+        for name in [name for name in sys.modules if name.split(".")[0] in without]:
+            del sys.modules[name]
+        sys.modules.update(hidden)
+
+
+class _Nothing:
+    """Stands for a function or an object: called, it gives back what it was given, as a decorator does."""
+
+    def __call__(self, given: Any = None, *_: Any, **__: Any) -> Any:
+        return given
+
+    def __getattr__(self, name: str) -> "_Nothing":
+        return self
 
 
 class _Empty(ModuleType):
-    """A module in which every name is a class that does nothing."""
+    """A module in which every name in camel case is a class that does nothing."""
 
-    def __getattr__(self, name: str) -> type[nn.Module]:
-        return type(name, (nn.Module,), {})
+    def __getattr__(self, name: str) -> Any:
+        camel = name[0].isupper() and not name.isupper()
+        return type(name, (nn.Module,), {}) if camel else _Nothing()
 
 
 class _Missing(importlib.abc.MetaPathFinder, importlib.abc.Loader):
-    """Makes an empty module of a package that cannot be imported, such as a trainer's; its names are classes."""
+    """Makes an empty module of a package that cannot be imported, such as a trainer's."""
+
+    def __init__(self, packages: tuple[str, ...]) -> None:
+        self.packages = packages
 
     def find_spec(self, name: str, path: Any, target: Any = None) -> Any:
-        if name.split(".")[0] not in UNUSED:
+        if name.split(".")[0] not in self.packages:
             return None
         return importlib.util.spec_from_loader(name, self, is_package=True)
 
@@ -271,7 +295,7 @@ def bsq_vit(tree: Path) -> Iterator[Official]:
 def uniwetok(tree: Path) -> Iterator[Official]:
     """UniWeTok's ``autoencoder_uni`` of BitDance, github.com/shallowdream204/BitDance, at the noise of imtok."""
     code = source(tree, "modeling/vision_encoder/autoencoder_uni.py")
-    code.flash_attn_func = _attention
+    code.flash_attn_func = attend
     sizes = {"ch": 128, "out_ch": 3, "in_channels": 3, "num_res_blocks": 1, "z_channels": 24, "ch_mult": (1, 1, 2)}
     module = nn.Module()
     module.encoder = code.Encoder(resolution=64, n_heads=4, **sizes)
@@ -290,7 +314,7 @@ def uniwetok(tree: Path) -> Iterator[Official]:
     yield Official(what, module, run, with_averages, given={"heads": 4})
 
 
-def _attention(query: Tensor, key: Tensor, value: Tensor, **_: Any) -> Tensor:
+def attend(query: Tensor, key: Tensor, value: Tensor, **_: Any) -> Tensor:
     """What flash attention computes, by torch, for which heads come before positions."""
     query, key, value = (part.transpose(1, 2) for part in (query, key, value))
     return nn.functional.scaled_dot_product_attention(query, key, value).transpose(1, 2)

@@ -13,7 +13,8 @@ import argparse
 import json
 import sys
 import tempfile
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -110,9 +111,23 @@ def errors(official: Official, ours: Tokenizer, image: Tensor) -> dict[str, floa
     return {"ids": agree} | {key: error(*pair) for key, pair in wanted.items()}
 
 
-def lifted(kind: torch.dtype) -> AbstractContextManager[Any]:
-    """Let ``.float()``, which published code calls before norms and distances, keep double precision."""
-    return patch.object(Tensor, "float", Tensor.double) if kind is torch.float64 else nullcontext()
+@contextmanager
+def lifted(kind: torch.dtype) -> Iterator[None]:
+    """Let ``.float()``, ``.to(float32)`` and new tensors, which published code has in norms, be in double precision."""
+    to, usual = Tensor.to, torch.get_default_dtype()
+
+    def precise(value: Tensor, *given: Any, **named: Any) -> Tensor:
+        return to(value, *(kind if one is torch.float32 else one for one in given), **named)
+
+    if kind is not torch.float64:
+        yield
+        return
+    torch.set_default_dtype(kind)
+    try:
+        with patch.multiple(Tensor, float=Tensor.double, to=precise):
+            yield
+    finally:
+        torch.set_default_dtype(usual)
 
 
 def error(one: Tensor, other: Tensor) -> float:

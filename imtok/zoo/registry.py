@@ -5,6 +5,7 @@ from imtok.zoo.bsq_vit import BSQViT
 from imtok.zoo.cnn import IBQ, LDM, LlamaGen, OpenMAGVIT2, Taming
 from imtok.zoo.flextok import FlexTok
 from imtok.zoo.gigatok import GigaTok
+from imtok.zoo.instella import Instella
 from imtok.zoo.source import Source
 from imtok.zoo.titok import OneDPiece, TiTok
 from imtok.zoo.tokenset import TokenSet
@@ -27,6 +28,7 @@ _ALL = (
     XQGAN(),
     UniWeTok(),
     TokenSet(),
+    Instella(),
 )
 SOURCES: dict[str, Source] = {source.name: source for source in _ALL}
 

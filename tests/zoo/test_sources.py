@@ -3,6 +3,7 @@
 import pytest
 import torch
 from zoo.containers import CASES, WITHOUT, compose, fabricate, named_as, published, small_config, source_of
+from zoo.later_containers import INSTELLA
 
 from imtok.errors import InputError
 from imtok.tokenizer import Tokenizer
@@ -11,7 +12,7 @@ from imtok.zoo.importing import import_checkpoint
 from imtok.zoo.registry import SOURCES
 from imtok.zoo.source import State
 
-CONVOLUTIONAL = ("llamagen", "taming", "ibq", "open_magvit2", "uniwetok")  # no shape tells their image size
+ANY_SIZE = ("llamagen", "taming", "ibq", "open_magvit2", "uniwetok", "instella")  # no shape tells their image size
 each = pytest.mark.parametrize("name", CASES)
 
 
@@ -39,7 +40,7 @@ def test_an_import_has_the_weights_and_the_sizes_of_its_checkpoint(name, tmp_pat
     expected = tokenizer.state_dict()
     assert all(torch.equal(value, expected[key]) for key, value in found.tokenizer.state_dict().items())
     found.tokenizer.save(tmp_path / "out")
-    side = 16 if name.split()[0] in CONVOLUTIONAL else found.tokenizer.image_size
+    side = 16 if name.split()[0] in ANY_SIZE else found.tokenizer.image_size
     image = torch.rand(1, 3, side, side) * 2 - 1
     loaded = Tokenizer.load(tmp_path / "out")
     # what the named text encoder would say; its weights are not here
@@ -127,13 +128,14 @@ PUBLISHED = {
     "xqgan": ["robusttok"],
     "uniwetok": ["uniwetok"],
     "tokenset": ["tokenset"],
+    "instella": ["instella_1d"],
 }
 
 
 @pytest.mark.parametrize(("name", "recipe"), [(name, recipe) for name in PUBLISHED for recipe in PUBLISHED[name]])
 def test_full_size_weights_are_known_by_their_shapes_as_their_recipe(name, recipe):
     random = {"flextok": ["space.weights=random"], "vfmtok": ["encoder.net.weights=null"], "xqgan": WITHOUT}
-    random = random.get(name, [])
+    random = (random | {"instella": INSTELLA}).get(name, [])
     config = published([f"experiment={recipe}", *random])
     with torch.device("meta"):
         state = Tokenizer.from_config(config).state_dict()
