@@ -142,10 +142,16 @@ def in_lightning(state: Mapping[str, Tensor]) -> Any:
     return {"epoch": 1, "global_step": 2, "state_dict": dict(state)}
 
 
-def with_averages(state: Mapping[str, Tensor]) -> Any:
-    """The same with averages beside the live weights, which differ: their names have no dots."""
-    live = {name: value + 1 if value.is_floating_point() else value for name, value in state.items()}
-    averages = {f"model_ema.{name.replace('.', '')}": value for name, value in state.items()}
+def with_averages(state: Mapping[str, Tensor], frozen: tuple[str, ...] = ()) -> Any:
+    """The same with averages beside the live weights, which differ: their names have no dots.
+
+    Args:
+        state: The averages.
+        frozen: How the names of weights begin that do not learn, and have none.
+    """
+    learnt = {name: value for name, value in state.items() if not name.startswith(frozen)}
+    live = {**state, **{name: value + 1 for name, value in learnt.items() if value.is_floating_point()}}
+    averages = {f"model_ema.{name.replace('.', '')}": value for name, value in learnt.items()}
     return in_lightning(live | averages | {"model_ema.decay": torch.tensor(0.9)})
 
 

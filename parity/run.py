@@ -31,9 +31,11 @@ from imtok.tokenizer import Tokenizer
 from imtok.zoo.files import read_checkpoint
 from imtok.zoo.importing import import_checkpoint
 from imtok.zoo.registry import SOURCES
+from parity.grids import GRIDS
 from parity.official import OFFICIAL, Official
 from parity.sequences import SEQUENCES
 
+FAMILIES = OFFICIAL | GRIDS
 PAGE, ROWS = ROOT / "docs" / "parity.md", ROOT / "docs" / "parity.jsonl"
 START, END = "<!-- parity -->", "<!-- end of parity -->"
 FAMILIES = OFFICIAL | SEQUENCES

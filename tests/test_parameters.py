@@ -37,6 +37,8 @@ PARTS = {
     ("var", "encoder"): 44_117_120,
     ("var", "decoder"): 64_663_171,
     ("var", "quantizer"): 168_064,
+    ("simvq", "encoder"): 24_282_496,
+    ("simvq", "decoder"): 39_851_907,
     # at the sizes of WeTok f32
     ("uniwetok", "encoder"): 555_523_200,
     ("uniwetok", "decoder"): 1_061_062_915,

@@ -32,6 +32,7 @@ class NoiseCNNDecoder(CNNDecoder):
         bias: See there.
         latent_channels: See there.
         image_channels: See there.
+        groups: See there.
 
     Example:
         >>> decoder = NoiseCNNDecoder(in_dim=8, channels=32, multipliers=(1, 2), blocks=1).eval()
@@ -53,6 +54,7 @@ class NoiseCNNDecoder(CNNDecoder):
         bias: bool = False,
         latent_channels: int | None = None,
         image_channels: int = 3,
+        groups: int | None = None,
     ) -> None:
         super().__init__(
             in_dim,
@@ -66,6 +68,7 @@ class NoiseCNNDecoder(CNNDecoder):
             bias,
             latent_channels,
             image_channels,
+            groups,
         )
         self.conv_in = NoiseConvolution(latent_channels or in_dim, channels * multipliers[-1])
 

@@ -12,13 +12,14 @@ _COUNTERS = ("decay", "num_updates")
 
 
 def averaged(
-    tensors: Mapping[str, Tensor], ignored: tuple[str, ...] = ("loss",)
+    tensors: Mapping[str, Tensor], ignored: tuple[str, ...] = ("loss",), frozen: tuple[str, ...] = ()
 ) -> tuple[dict[str, Tensor], dict[str, str]]:
     """The averaged weights under the names of the live ones, which tell where the dots were.
 
     Args:
         tensors: A state dict, live and averaged weights together.
         ignored: How the names of averages begin that nobody wants; their live weights may be missing.
+        frozen: Weights that may lack an average where others of their part have one, since they do not learn.
 
     Returns:
         The weights, the live ones where there is no average (what was frozen has none), and the keys that have no
@@ -56,9 +57,8 @@ def averaged(
         raise TableError(f"{len(unknown)} averages belong to no live weight, or to two: {', '.join(unknown)}")
     taken = {key for key, reason in dropped.items() if reason == TAKEN}
     parts = {key.split(".")[0] for key in taken}
-    without = [
-        key for key in live if key.split(".")[0] in parts and key not in taken and key.endswith((".weight", ".bias"))
-    ]
+    learnt = [key for key in live if key.endswith((".weight", ".bias")) and key not in frozen]
+    without = [key for key in learnt if key.split(".")[0] in parts and key not in taken]
     if without:
         raise TableError(f"the average is not whole: {len(without)} weights have none: {', '.join(without[:6])}")
     return weights, dropped

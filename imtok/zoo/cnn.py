@@ -1,4 +1,4 @@
-"""Checkpoints of convolutional tokenizers: LlamaGen, VQGAN (taming-transformers), IBQ and Open-MAGVIT2."""
+"""Checkpoints of convolutional tokenizers: LlamaGen, VQGAN (taming-transformers), latent diffusion and IBQ."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -15,7 +15,6 @@ from imtok.zoo.table import Table, TableError
 
 LLAMAGEN = Layout("conv_blocks", "conv_blocks", "res", "downsample.conv", "upsample.conv", ("mid.*",), True)
 TAMING = Layout("down", "up", "block", "downsample.conv", "upsample.conv", ("mid.block_1", "mid.attn_1", "mid.block_2"))
-MAGVIT2 = Layout("down", "up", "block", "downsample", "upsample.conv1", ("mid_block.*",))
 
 _PROJECTIONS: list[Rule] = [
     Rename("quant_conv", "encoder.project"),
@@ -157,41 +156,3 @@ class IBQ(Taming):
     def table(self, config: Config) -> Table:
         nets = encoder_rules(self.layout, config["encoder"]) + decoder_rules(self.layout, config["decoder"])
         return Table([*nets, *_PROJECTIONS, _CODEBOOK, Drop("loss.*", "loss")])
-
-
-class OpenMAGVIT2(Source):
-    """Open-MAGVIT2, with averaged weights; its codes are signs and have no weights."""
-
-    name = "open_magvit2"
-    title = "Open-MAGVIT2 of SEED-Voken (arXiv 2409.04410)"
-    marks = ("encoder.down.*.block.", "encoder.mid_block.")
-    alike = "WeTok, whose codes have groups of bits"
-    keys = ("groups",)
-
-    @override
-    def open(self, checkpoint: Checkpoint) -> State:
-        return State(*averaged(checkpoint.tensors("state_dict")), kept=checkpoint.entry("state_dict"))
-
-    @override
-    def recipe(self, state: State) -> Sequence[str]:
-        small = state.count("encoder.down.*.") == 4  # the 8 x 8 pixels per latent of the 128 px model
-        net, side = ("cnn_magvit2_f8", 128) if small else ("cnn_magvit2", 256)
-        bits = state.shape("encoder.conv_out.weight")[0]
-        quantizer = "lfq_18" if bits == 18 else "lfq_14"
-        return [f"encoder={net}", f"quantizer={quantizer}", f"decoder={net}", f"image_size={side}"]
-
-    @override
-    def settings(self, state: State, config: Config) -> Config:
-        config = sizes(state, MAGVIT2, config)
-        middle = ["residual"] * state.count("encoder.mid_block.*.")
-        for part in ("encoder", "decoder"):
-            config[part]["middle"] = middle
-        bits = state.shape("encoder.conv_out.weight")[0]
-        if bits != sum(config["quantizer"]["slot_bits"]):
-            config["quantizer"] = {**config["quantizer"], "slot_bits": [bits]}
-        return config
-
-    @override
-    def table(self, config: Config) -> Table:
-        nets = encoder_rules(MAGVIT2, config["encoder"]) + decoder_rules(MAGVIT2, config["decoder"])
-        return Table([*nets, Drop("loss.*", "loss")])

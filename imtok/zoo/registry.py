@@ -2,10 +2,11 @@
 
 from imtok.errors import InputError
 from imtok.zoo.bsq_vit import BSQViT
-from imtok.zoo.cnn import IBQ, LDM, LlamaGen, OpenMAGVIT2, Taming
+from imtok.zoo.cnn import IBQ, LDM, LlamaGen, Taming
 from imtok.zoo.flextok import FlexTok
 from imtok.zoo.gigatok import GigaTok
 from imtok.zoo.instella import Instella
+from imtok.zoo.magvit2 import OpenMAGVIT2, SimVQ, WeTok
 from imtok.zoo.source import Source
 from imtok.zoo.titok import OneDPiece, TiTok
 from imtok.zoo.tokenset import TokenSet
@@ -19,6 +20,8 @@ _ALL = (
     LDM(),
     IBQ(),
     OpenMAGVIT2(),
+    WeTok(),
+    SimVQ(),
     TiTok(),
     OneDPiece(),
     GigaTok(),

@@ -35,8 +35,23 @@ def write_taming(tensors, path):
     torch.save({"epoch": 3, "state_dict": tensors | LOSS, "optimizer_states": [{}]}, path)
 
 
+def write_finetuned(tensors, path):
+    """Its encoder is frozen and has no averages."""
+    state = {name: value for name, value in with_averages(tensors).items() if not name.startswith("model_ema.encoder")}
+    own = {name: value for name, value in tensors.items() if name.startswith("encoder.")}
+    torch.save({"epoch": 3, "state_dict": state | own}, path)
+
+
 def write_averages(tensors, path):
     torch.save({"epoch": 3, "state_dict": with_averages(tensors), "loops": {}}, path)
+
+
+def write_simvq(tensors, path):
+    """Its frozen codebook has no average."""
+    state = with_averages(tensors)
+    state |= {"quantize.embedding.weight": tensors["quantize.embedding.weight"]}
+    del state["model_ema.quantizeembeddingweight"]
+    torch.save({"epoch": 3, "state_dict": state}, path)
 
 
 def write_hub(tensors, path):
@@ -142,6 +157,16 @@ CASES = {
     ),
     "open_magvit2": Case(
         ["experiment=open_magvit2"], {"encoder": CNN, "decoder": CNN}, "last.ckpt", write_averages
+    ),
+    "wetok": Case(["experiment=wetok"], {"encoder": CNN, "decoder": CNN}, "last.ckpt", write_averages),
+    "wetok generative": Case(
+        ["experiment=wetok_generative"],
+        {"encoder": CNN, "decoder": CNN, "quantizer": {"groups": 8}},
+        "epoch=3.ckpt",
+        write_finetuned,
+    ),
+    "simvq": Case(
+        ["experiment=simvq"], {"encoder": CNN, "decoder": CNN, "quantizer": CODES | {"dim": 6}}, "a.ckpt", write_simvq
     ),
     "titok": Case(
         ["experiment=titok_l32"], TITOK | {"decoder": TRUNK | MASKGIT | {"weights": "random"}}, "a.bin", write_flat

@@ -101,7 +101,9 @@ def test_the_checkpoint_of_another_family_is_refused_with_its_own_name(name, tmp
     other = SOURCES["llamagen" if own.name != "llamagen" else "gigatok"]
     with pytest.raises(InputError) as caught:
         import_checkpoint(other, path, compose, others=tuple(SOURCES.values()))
-    meant = {"one_d_piece": "titok", "ldm": "taming"}.get(own.name, own.name)  # whose names are the same
+    meant = {"one_d_piece": "titok", "ldm": "taming", "wetok": "open_magvit2"}.get(
+        own.name, own.name
+    )  # whose names are the same
     if "must hold tensors" not in str(caught.value):
         assert f"is not a checkpoint of {other.title}, but of {SOURCES[meant].title}; give source={meant}:" in str(
             caught.value
@@ -119,6 +121,8 @@ PUBLISHED = {
     "llamagen": ["llamagen_vq16", "llamagen_vq8"],
     "ibq": ["ibq"],
     "open_magvit2": ["open_magvit2"],
+    "wetok": ["wetok", "wetok_generative"],
+    "simvq": ["simvq"],
     "titok": ["titok_l32", "titok_b64", "titok_s128", "titok_bl64", "ta_titok", "ta_titok_kl"],
     "one_d_piece": ["one_d_piece_s256", "one_d_piece_b256", "one_d_piece_l256"],
     "gigatok": ["gigatok_ss", "gigatok_sb", "gigatok_bl", "gigatok_xlxxl", "retok"],

@@ -129,3 +129,28 @@ def test_an_average_of_some_weights_alone_is_refused(tmp_path):
     torch.save({"state_dict": whole}, tmp_path / "part.ckpt")
     with pytest.raises(InputError, match=r"the average is not whole: 1 weights have none: decoder\.conv_in\.weight"):
         imported("ibq", tmp_path / "part.ckpt")
+
+
+@pytest.mark.parametrize(
+    ("source", "other", "said"),
+    [
+        ("open_magvit2", "wetok", r"its codes have 32 bits, which only WeTok's have \(source=wetok\)"),
+        (
+            "wetok",
+            "open_magvit2",
+            r"its 18 bits are no whole number of WeTok's groups of 8; .* \(source=open_magvit2\)",
+        ),
+    ],
+)
+def test_families_of_the_same_names_are_told_apart_by_their_bits(tmp_path, source, other, said):
+    net = cnn(32, groups=32)
+    fabricated(other, tmp_path / "a.ckpt", CASES[other].recipe, {"encoder": net, "decoder": net})
+    with pytest.raises(InputError, match=said):
+        imported(source, tmp_path / "a.ckpt")
+    assert any("groups of 8 bits" in words for words in imported("wetok", write_wetok(tmp_path)).assumed)
+
+
+def write_wetok(folder):
+    net = cnn(32, groups=32)
+    fabricated("wetok", folder / "b.ckpt", CASES["wetok"].recipe, {"encoder": net, "decoder": net})
+    return folder / "b.ckpt"
