@@ -39,6 +39,9 @@ PARTS = {
     ("var", "quantizer"): 168_064,
     ("simvq", "encoder"): 24_282_496,
     ("simvq", "decoder"): 39_851_907,
+    ("mgvq", "encoder"): 87_070_272,
+    ("mgvq", "decoder"): 128_688_684,
+    ("mgvq", "quantizer"): 32768 * 8,
     # at the sizes of WeTok f32
     ("uniwetok", "encoder"): 555_523_200,
     ("uniwetok", "decoder"): 1_061_062_915,

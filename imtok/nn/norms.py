@@ -1,4 +1,4 @@
-"""Norms of maps, plain and adaptive (Open-MAGVIT2, arXiv 2409.04410), and of tokens."""
+"""Norms of maps, plain and adaptive (Open-MAGVIT2, arXiv 2409.04410), by batch and by channels, and of tokens."""
 
 from typing import Literal, get_args
 
@@ -6,7 +6,10 @@ import torch
 from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.nn import functional as F
 from typing_extensions import override
+
+from imtok.distributed import mean_over_ranks
 
 TokenNorm = Literal["layer", "layer_plain", "rms", "none"]
 
@@ -98,3 +101,73 @@ def token_norm(kind: TokenNorm, width: int, eps: float = 1e-5) -> nn.Module:
     if kind == "none":
         return nn.Identity()
     raise ValueError(f"norm must be one of {', '.join(get_args(TokenNorm))}, got {kind!r}")
+
+
+class ChannelRMSNorm(nn.Module):
+    """Divides each position by the root mean square of its channels; a scale and a bias per channel.
+
+    It computes in at least float32.
+
+    Args:
+        channels: Number of channels.
+        eps: Added to the mean square.
+
+    Example:
+        >>> ChannelRMSNorm(2)(torch.tensor([[[[3.0]], [[4.0]]]])).flatten()
+        tensor([0.8485, 1.1314], grad_fn=<ViewBackward0>)
+    """
+
+    def __init__(self, channels: int, eps: float = 1e-5) -> None:
+        super().__init__()
+        self.eps = eps
+        self.weight = nn.Parameter(torch.ones(channels))
+        self.bias = nn.Parameter(torch.zeros(channels))
+
+    @override
+    def forward(self, features: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
+        exact = features.to(torch.promote_types(features.dtype, self.weight.dtype))
+        scale = (exact.square().mean(1, keepdim=True) + self.eps).rsqrt()
+        return (exact * scale * self.weight[:, None, None] + self.bias[:, None, None]).to(features.dtype)
+
+
+class BatchNorm(nn.Module):
+    """Batch normalisation of maps (arXiv 1502.03167): by the batch in training, by running averages in evaluation.
+
+    In training each rank normalises by the mean and variance of its own micro-batch. The running averages are moved
+    towards the means over ranks, only where gradients are wanted, so that all ranks hold the same.
+
+    Args:
+        channels: Number of channels.
+        eps: Added to the variance.
+        momentum: Weight of a micro-batch in the running averages.
+
+    Example:
+        >>> BatchNorm(8)(torch.randn(2, 8, 4, 4)).shape
+        torch.Size([2, 8, 4, 4])
+    """
+
+    mean: Float[Tensor, " c"]
+    variance: Float[Tensor, " c"]
+
+    def __init__(self, channels: int, eps: float = 1e-5, momentum: float = 0.1) -> None:
+        super().__init__()
+        self.eps = eps
+        self.momentum = momentum
+        self.weight = nn.Parameter(torch.ones(channels))
+        self.bias = nn.Parameter(torch.zeros(channels))
+        self.register_buffer("mean", torch.zeros(channels))
+        self.register_buffer("variance", torch.ones(channels))
+
+    @override
+    def forward(self, features: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
+        if not self.training:
+            return F.batch_norm(features, self.mean, self.variance, self.weight, self.bias, eps=self.eps)
+        if torch.is_grad_enabled():
+            self._follow(features.detach())
+        return F.batch_norm(features, None, None, self.weight, self.bias, training=True, eps=self.eps)
+
+    @torch.no_grad()
+    def _follow(self, features: Float[Tensor, "b c h w"]) -> None:
+        variance, mean = torch.var_mean(features.to(self.mean.dtype), dim=(0, 2, 3))
+        self.mean.lerp_(mean_over_ranks(mean), self.momentum)
+        self.variance.lerp_(mean_over_ranks(variance), self.momentum)

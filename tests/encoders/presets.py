@@ -19,7 +19,7 @@ CONFIGS = Path(__file__).parents[2] / "configs"
 SMALL = {
     "channels": 16, "latent_channels": 12, "width": 16, "blocks": 1, "depth": 1, "heads": 2, "latents": 5,
     "redundant": 2, "patch_dim": 6, "steps": 2, "budgets": [1, 3, 5],
-    "stages": [1, 1, 1], "layers": [0, 0, 0],
+    "stages": [1, 1, 1], "layers": [0, 0, 0], "depths": [1, 1, 1, 1],
 }  # fmt: skip
 SIDE = 64  # pixels: the size that small presets are for
 ENCODER_OF = {
