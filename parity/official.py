@@ -4,6 +4,7 @@ None of that code is in this repository. Each function below imports it from the
 how its parts are put together: what are latents, ids and images, and what its trainer saves.
 """
 
+import contextlib
 import importlib
 import importlib.util
 import sys
@@ -59,6 +60,7 @@ class Official:
         units: From [-1, 1] to what it reads.
         own_units: From what it writes back to [-1, 1].
         given: What the user tells ``imtok import``, since no shape does.
+        files: Writes further files into the folder of the checkpoint.
     """
 
     what: str
@@ -73,6 +75,7 @@ class Official:
     units: Callable[[Tensor], Tensor] = lambda image: image
     own_units: Callable[[Tensor], Tensor] = lambda image: image
     given: Mapping[str, Any] = field(default_factory=dict)
+    files: Callable[[Path], None] = lambda folder: None
 
 
 def flat(maps: Tensor) -> Tensor:
@@ -93,7 +96,8 @@ def source(tree: Path, path: str, without: tuple[str, ...] = ()) -> Any:
     sys.meta_path.append(_Missing(UNUSED))
     sys.path.insert(0, str(tree))
     try:
-        return importlib.import_module(path.removesuffix(".py").replace("/", "."))
+        with contextlib.chdir(tree):
+            return importlib.import_module(path.removesuffix(".py").replace("/", "."))
     finally:
         del sys.meta_path[0], sys.meta_path[-1]
         for name in [name for name in sys.modules if name.split(".")[0] in without]:

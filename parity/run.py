@@ -68,6 +68,7 @@ def compared(name: str, official: Official) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / f"published{official.suffix}"
         torch.save(official.content(official.module.state_dict()), path)
+        official.files(path.parent)
         if official.beside:
             (path.parent / "config.json").write_text(official.beside)
         ours = import_checkpoint(SOURCES[name], path, compose_training, given=official.given).tokenizer.eval()

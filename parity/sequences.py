@@ -2,14 +2,19 @@
 
 import importlib
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from torch import Tensor, nn
 
-from parity.official import Official, Passed, attend, source
+from imtok.spaces.dino import MEAN, STD, resize
+from imtok.zoo.vfmtok import DINOV2
+from parity.official import Official, Passed, attend, flat, source
 
 SQUARE: dict[str, Any] = {"square": True, "suffix": ".bin"}
 
@@ -58,6 +63,68 @@ def instella(tree: Path) -> Iterator[Official]:
     yield Official(what, module, run, dict, suffix=".bin")
 
 
+def hita(tree: Path) -> Iterator[Official]:
+    """VQModel of Hita, github.com/CVMI-Lab/Hita, with its DINOv2; kornia's resize is that of imtok."""
+    without = ("refile", "kornia", "cv2", "tensorflow", "torch_fidelity")
+    parts = source(tree, "hita/core/layers.py", without)
+    code = source(tree, "hita/tokenizer/tokenizer_image/vq_model.py", without)
+    net = source(tree, "hita/modules/pretrained_enc/dino_v2/vision_transformer.py", without)
+    seen = _Seen(net.vit_small(img_size=224, patch_size=14, init_values=1.0, block_chunks=0, num_register_tokens=4))
+    seen.net.blocks = shorter(seen.net.blocks)
+    parts.instantiate_from_config = lambda made: made
+    code.instantiate_from_config = lambda made: made()
+    sizes = {
+        "layer_type": "normal", "image_size": 64, "patch_size": 8, "dim": 128, "depth": 2, "num_head": 2,
+        "mlp_dim": 512, "n_carrier": 12,
+    }  # fmt: skip
+    made = SimpleNamespace(
+        encoder_config=lambda: parts.Encoder(in_channels=384, visual_encoder_config=seen, **sizes),
+        decoder_config=lambda: parts.Decoder(shift_k=4, **sizes),
+    )
+    levels = [1, 1, 1, 2]
+    module = code.VQModel(
+        code.ModelArgs(300, encoder_ch_mult=levels, decoder_ch_mult=levels, z_channels=128, transformer_config=made)
+    )
+
+    def run(image: Tensor) -> Passed:
+        with patch.object(torch, "no_grad", nullcontext):  # of the frozen net: its gradients pass in imtok
+            return passed(image)
+
+    def passed(image: Tensor) -> Passed:
+        patches, holistic, _ = module.encode_transformer(image, module.encoder(image))
+        first, second = module.pre_slots_quant(holistic), flat(module.quant_conv(patches))
+        latents = torch.cat([first, nn.functional.pad(second, (0, 4))], 1)
+        (codes, slots, _), loss, ids = module.train().encode(image)
+        second, first = (found.reshape(len(image), -1, 1) for found in ids)
+        ids = torch.cat([first, second + 300], 1)  # in imtok the codes of patches are counted on
+        return Passed(latents, ids, module.decode(codes, slots)[0], loss[0] + loss[1])
+
+    def content(state: Mapping[str, Tensor]) -> Any:
+        return {"model": {name: value for name, value in state.items() if "backbone" not in name}, "steps": 1}
+
+    def files(folder: Path) -> None:
+        torch.save(seen.net.state_dict(), folder / DINOV2)
+
+    what = "`VQModel`, 12 and 64 tokens, 3 trunks of 2 blocks of width 128"
+    yield Official(what, module, run, content, square=True, suffix=".pt", files=files)
+
+
+class _Seen(nn.Module):
+    """Hita's frozen features: the class token and the patches of DINOv2."""
+
+    is_trainable = False
+
+    def __init__(self, net: Any) -> None:
+        super().__init__()
+        self.net = net
+
+    def forward(self, image: Tensor) -> Tensor:
+        pixels = (resize(image, 224).clamp(-1, 1) + 1) / 2
+        mean, std = (torch.tensor(values)[:, None, None].to(pixels) for values in (MEAN, STD))
+        found = self.net.forward_features((pixels - mean) / std)
+        return torch.cat([found["x_norm_clstoken"][:, None], found["x_norm_patchtokens"]], 1)
+
+
 class _Waves(nn.Module):
     """FluxPosEmbed of diffusers: cosines and sines of the coordinates, each twice."""
 
@@ -72,4 +139,4 @@ class _Waves(nn.Module):
         return angles.cos().to(places), angles.sin().to(places)
 
 
-SEQUENCES: dict[str, Callable[[Path], Iterator[Official]]] = {"tokenset": tokenset, "instella": instella}
+SEQUENCES: dict[str, Callable[[Path], Iterator[Official]]] = {"tokenset": tokenset, "instella": instella, "hita": hita}

@@ -38,6 +38,7 @@ class HitaDecoder(Decoder):
         blocks: Residual blocks per level.
         positions: "fixed" = images of ``image_size`` only; "interpolated" = positions of the patches are resized.
         checkpoint: Compute blocks again in the backward pass instead of keeping their activations.
+        groups: Number of groups in each norm of maps; None = 32, and fewer if there are fewer than 128 channels.
 
     Raises:
         ValueError: If ``shift`` or ``patch_dim`` is out of range; in ``forward``, if the latents do not fill an image
@@ -65,9 +66,10 @@ class HitaDecoder(Decoder):
         blocks: int = 3,
         positions: Literal["fixed", "interpolated"] = "fixed",
         checkpoint: bool = False,
+        groups: int | None = None,
     ) -> None:
         super().__init__()
-        self.cnn = CNNDecoder(width, channels, multipliers, blocks, latent_channels=None)
+        self.cnn = CNNDecoder(width, channels, multipliers, blocks, latent_channels=None, groups=groups)
         grid = grid_size((image_size, image_size), self.cnn.factor)
         self.holistic = num_latents - grid[0] * grid[1]
         if not 0 <= shift <= self.holistic:

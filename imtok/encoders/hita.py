@@ -43,6 +43,7 @@ class HitaEncoder(Encoder):
         blocks: Residual blocks per level.
         positions: "fixed" = images of ``image_size`` only; "interpolated" = positions of the patches are resized.
         checkpoint: Compute blocks again in the backward pass instead of keeping their activations.
+        groups: Number of groups in each norm of maps; None = 32, and fewer if there are fewer than 128 channels.
 
     Raises:
         ValueError: If ``patch_dim`` exceeds ``out_dim``; in ``forward`` and ``num_latents``, for images of a size that
@@ -73,6 +74,7 @@ class HitaEncoder(Encoder):
         blocks: int = 2,
         positions: Literal["fixed", "interpolated"] = "fixed",
         checkpoint: bool = False,
+        groups: int | None = None,
     ) -> None:
         super().__init__()
         if patch_dim is not None and not 1 <= patch_dim <= out_dim:
@@ -80,7 +82,7 @@ class HitaEncoder(Encoder):
         hold(self, space)
         self.latents = latents
         self.out_dim = out_dim
-        self.cnn = CNNEncoder(width, channels, multipliers, blocks, latent_channels=None)
+        self.cnn = CNNEncoder(width, channels, multipliers, blocks, latent_channels=None, groups=groups)
         self.embed = nn.Sequential(
             nn.Linear(space.dim, width, bias=False),
             nn.LayerNorm(width),

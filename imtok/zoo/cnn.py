@@ -40,7 +40,7 @@ class LlamaGen(Source):
     name = "llamagen"
     title = "LlamaGen VQ-16 and VQ-8 (arXiv 2406.06525)"
     marks = ("encoder.conv_blocks.", "quantize.embedding.weight")
-    foreign = ("s2to1encoder.",)  # GigaTok has the same convolutions
+    foreign = ("s2to1encoder.", "encode_transformer.")  # GigaTok and Hita have the same convolutions
     keys = ("groups", "normalize")
     layout = LLAMAGEN
 

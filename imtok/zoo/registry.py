@@ -5,6 +5,7 @@ from imtok.zoo.bsq_vit import BSQViT
 from imtok.zoo.cnn import IBQ, LDM, LlamaGen, Taming
 from imtok.zoo.flextok import FlexTok
 from imtok.zoo.gigatok import GigaTok
+from imtok.zoo.hita import Hita
 from imtok.zoo.instella import Instella
 from imtok.zoo.magvit2 import OpenMAGVIT2, SimVQ, WeTok
 from imtok.zoo.source import Source
@@ -32,6 +33,7 @@ _ALL = (
     UniWeTok(),
     TokenSet(),
     Instella(),
+    Hita(),
 )
 SOURCES: dict[str, Source] = {source.name: source for source in _ALL}
 

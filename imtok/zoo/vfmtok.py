@@ -51,13 +51,15 @@ class VFMTok(Source):
     name = "vfmtok"
     title = "VFMTok (arXiv 2507.08441)"
     marks = ("encode_transformer.", "slot_quantize.")
+    foreign = ("encode_transformer.pos_embed",)  # Hita has it
     keys = ("heads", "groups")
 
     @override
     def open(self, checkpoint: Checkpoint) -> State:
         tensors = checkpoint.tensors(*_ENTRIES)
         if _OWN_POSITIONS in tensors and not any(key.startswith(f"{_NET}.") for key in tensors):
-            tensors |= {f"{_NET}.{key}": value for key, value in _dinov2(checkpoint.path).items()}
+            net = read_tensors(dinov2_file(checkpoint.path, "VFMTok"))
+            tensors |= {f"{_NET}.{key}": value for key, value in net.items()}
         if _POSITIONS in tensors and _OWN_POSITIONS in tensors:
             tensors[_POSITIONS] = _resized(tensors[_POSITIONS], isqrt(tensors[_OWN_POSITIONS].shape[1] - 1))
         return State(tensors, kept=checkpoint.entry(*_ENTRIES))
@@ -137,15 +139,23 @@ class VFMTok(Source):
         )
 
 
-def _dinov2(path: Path) -> dict[str, Tensor]:
-    """The weights of DINOv2 from the file beside a checkpoint."""
+def dinov2_file(path: Path, whose: str) -> Path:
+    """The authors' file of DINOv2 beside a checkpoint.
+
+    Args:
+        path: The checkpoint.
+        whose: The family that reads it.
+
+    Raises:
+        InputError: If it is not there.
+    """
     beside = path.parent / DINOV2
     if not beside.is_file():
         raise InputError(
-            f"{path} leaves out the weights of DINOv2-L, which VFMTok reads; put the authors' {DINOV2} beside it "
+            f"{path} leaves out the weights of DINOv2-L, which {whose} reads; put the authors' {DINOV2} beside it "
             f"({_FROM}/{DINOV2})"
         )
-    return read_tensors(beside)
+    return beside
 
 
 def _resized(table: Tensor, side: int) -> Tensor:

@@ -4,6 +4,9 @@ import torch
 from safetensors.torch import save_file
 from zoo.case import CNN, CODES, TRUNK, Case, with_averages, write_flat
 
+from imtok.zoo.blocks import VIT_BLOCK
+from imtok.zoo.vfmtok import DINOV2
+
 INSTELLA = ["encoder.rotary=published", "decoder.rotary=published", "image_size=1024"]
 
 
@@ -19,6 +22,30 @@ def write_instella(tensors, path):
     save_file({name: value.contiguous() for name, value in (tensors | more).items()}, path)
 
 
+def write_hita(tensors, path):
+    """The trainer leaves out DINOv2, which lies in a file of its own; what predicts its features is there."""
+    net = {name.removeprefix("space."): value for name, value in tensors.items() if name.startswith("space.")}
+    own = {name: value for name, value in tensors.items() if not name.startswith("space.")}
+    own |= {"quantize.codebook_used": torch.zeros(9), "decode_transformer.norm_vfm.weight": torch.ones(3)}
+    torch.save({"model": {name: value * 0 for name, value in own.items()}, "ema": own}, path)
+    blocks = {new: old for old, new in VIT_BLOCK.items()}
+    found = {
+        "cls_token": net["class_token"][None],
+        "register_tokens": net["registers"][None],
+        "pos_embed": torch.nn.functional.pad(net["positions"], (0, 0, 1, 0))[None],
+        "mask_token": torch.zeros(1, 64),
+    }
+    for name, value in net.items():
+        if name.startswith(("patches.", "norm.")):
+            found[name.replace("patches.", "patch_embed.proj.")] = value
+        elif name.startswith("trunk.blocks."):
+            _, _, block, *module, kind = name.split(".")
+            found[f"blocks.{block}.{blocks['.'.join(module)]}.{kind}"] = value
+            found |= {f"blocks.{block}.ls{scale}.gamma": torch.ones(64) for scale in (1, 2)}
+    torch.save(found, path.parent / DINOV2)
+
+
+HITA = TRUNK | {"channels": 32, "multipliers": [1, 2], "groups": 32, "patch_dim": 5, "mlp_ratio": 1.5, "depth": 1}
 LATER = {
     "uniwetok": Case(
         ["experiment=uniwetok"],
@@ -50,5 +77,23 @@ LATER = {
         },
         "model.safetensors",
         write_instella,
+    ),
+    "hita": Case(
+        ["experiment=hita", "space.weights=null"],
+        {
+            "encoder": HITA | {"latents": 6},
+            "decoder": HITA,
+            "quantizer": {
+                "parts": [
+                    {"_target_": "imtok.quantizers.vq.VQ", "dim": 7, "codebook_size": 50},
+                    {"_target_": "imtok.quantizers.vq.VQ", "dim": 5, "codebook_size": 40},
+                ],
+                "lengths": [6, 64],
+            },
+            "space": TRUNK,
+            "image_size": 16,
+        },
+        "hita-tokenizer.pt",
+        write_hita,
     ),
 }

@@ -133,14 +133,22 @@ PUBLISHED = {
     "uniwetok": ["uniwetok"],
     "tokenset": ["tokenset"],
     "instella": ["instella_1d"],
+    "hita": ["hita"],
+}
+
+
+AS_IMPORTED = {
+    "flextok": ["space.weights=random"],
+    "vfmtok": ["encoder.net.weights=null"],
+    "xqgan": WITHOUT,
+    "instella": INSTELLA,
+    "hita": ["space.weights=null"],
 }
 
 
 @pytest.mark.parametrize(("name", "recipe"), [(name, recipe) for name in PUBLISHED for recipe in PUBLISHED[name]])
 def test_full_size_weights_are_known_by_their_shapes_as_their_recipe(name, recipe):
-    random = {"flextok": ["space.weights=random"], "vfmtok": ["encoder.net.weights=null"], "xqgan": WITHOUT}
-    random = (random | {"instella": INSTELLA}).get(name, [])
-    config = published([f"experiment={recipe}", *random])
+    config = published([f"experiment={recipe}", *AS_IMPORTED.get(name, [])])
     with torch.device("meta"):
         state = Tokenizer.from_config(config).state_dict()
     found = State(named_as(name, config, state))
