@@ -42,6 +42,9 @@ PARTS = {
     ("mgvq", "encoder"): 87_070_272,
     ("mgvq", "decoder"): 128_688_684,
     ("mgvq", "quantizer"): 32768 * 8,
+    ("elm", "encoder"): 29_304_344,
+    # without shortcuts of blocks that keep their channels, which are never used, and without the net of variances
+    ("elm", "decoder"): 33_729_411,
     # at the sizes of WeTok f32
     ("uniwetok", "encoder"): 555_523_200,
     ("uniwetok", "decoder"): 1_061_062_915,
