@@ -117,6 +117,35 @@ class Constant(Schedule):
         return warmup_cosine(step, peak, self.warmup_steps, steps, peak)
 
 
+class Exponential(Schedule):
+    """Linear warm-up, then the same factor per step down to ``final_lr``.
+
+    Args:
+        warmup_steps: Steps of the warm-up.
+        final_lr: Learning rate at the last step, as a fraction of the peak, above 0.
+
+    Raises:
+        ValueError: If ``final_lr`` is not positive.
+
+    Example:
+        >>> [round(Exponential(warmup_steps=2, final_lr=0.25)(step, 6, 1.0), 3) for step in range(7)]
+        [0.5, 1.0, 1.0, 0.707, 0.5, 0.354, 0.25]
+    """
+
+    def __init__(self, warmup_steps: int = 0, final_lr: float = 0.1) -> None:
+        if final_lr <= 0:
+            raise ValueError(f"final_lr must be above 0 to be reached exponentially, got {final_lr}")
+        self.warmup_steps = warmup_steps
+        self.final_lr = final_lr
+
+    @override
+    def __call__(self, step: int, steps: int, peak: float) -> float:
+        if step < self.warmup_steps:
+            return warmup_cosine(step, peak, self.warmup_steps, steps, peak)
+        done = min(1.0, (step - self.warmup_steps) / max(1, steps - self.warmup_steps))
+        return float(peak * self.final_lr**done)
+
+
 class WSD(Schedule):
     """Linear warm-up, the peak, and a decay at the end (arXiv 2404.06395).
 

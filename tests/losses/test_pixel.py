@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from imtok.losses.logit_laplace import LogitLaplaceLoss
 from imtok.losses.pixel import KnownL2Loss, L1Loss, L2Loss
 from imtok.pixels import to_float
 
@@ -24,7 +25,26 @@ def test_pixels_of_unknown_depth_do_not_count():
     assert KnownL2Loss()(image, torch.full_like(image, -1.0)) == 0
 
 
-@pytest.mark.parametrize("loss", [L1Loss, L2Loss, KnownL2Loss])
+@pytest.mark.parametrize("loss", [L1Loss, L2Loss, KnownL2Loss, LogitLaplaceLoss])
 def test_a_negative_weight_is_refused(loss):
     with pytest.raises(ValueError, match=r"weight must not be negative, got -0\.5"):
         loss(weight=-0.5)
+
+
+def test_logit_laplace_is_the_likelihood_of_a_laplace_distribution_of_logits():
+    """Up to what does not depend on the reconstruction: the density of x is Laplace(logit x) / (x (1 - x))."""
+    image, target = torch.rand(2, 2, 3, 5, 7, dtype=torch.float64) * 2 - 1
+    inside, wanted = (0.1 + 0.8 * (values + 1) / 2 for values in (image, target))
+    density = torch.distributions.Laplace(inside.logit(), 1.0).log_prob(wanted.logit())
+    constant = torch.log(torch.tensor(2.0, dtype=torch.float64))
+    torch.testing.assert_close(LogitLaplaceLoss()(image, target), -density.mean() - constant)
+
+
+def test_overshoot_has_a_finite_logit_laplace_loss_and_a_gradient_that_does_not_jump():
+    image = torch.tensor([[[[0.999, 1.0, 1.001, 3.0]]]], dtype=torch.float64, requires_grad=True)
+    loss = LogitLaplaceLoss()(image, torch.zeros_like(image))
+    (gradient,) = torch.autograd.grad(loss, image)
+    assert torch.isfinite(loss)
+    torch.testing.assert_close(gradient, torch.full_like(gradient, 0.4 / 0.09 / 4), atol=0.01, rtol=0)
+    with pytest.raises(ValueError, match=r"margin must be above 0 and below 0\.5, got 0\.5"):
+        LogitLaplaceLoss(margin=0.5)

@@ -12,7 +12,7 @@ from training.runs import run_tiny, state_of
 from imtok.config import check_command, register_schemas
 from imtok.errors import InputError
 from imtok.folders import config_folder
-from imtok.schedules import drops
+from imtok.schedules import Exponential, drops
 from imtok.training.checkpoints import load
 from imtok.training.run import train
 from imtok.training.settings import NetSettings, OptimizerSettings
@@ -177,3 +177,18 @@ def test_recipes_warm_the_critic_up_for_four_epochs_from_epoch_56_to_200(recipe)
     assert at(60 * epoch - 1) == pytest.approx(8e-4)
     assert at(130 * epoch) == pytest.approx((8e-4 + 5e-5) / 2, rel=1e-3)  # half way from the warm-up to the end
     assert at(trainer.max_steps - 1) == pytest.approx(5e-5, rel=1e-3)
+
+
+def test_an_exponential_schedule_is_that_of_torch():
+    schedule = Exponential(warmup_steps=3, final_lr=0.5)
+    parameter = torch.nn.Parameter(torch.zeros(()))
+    optimizer = torch.optim.SGD([parameter], lr=2.0)
+    theirs = torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.5 ** (1 / 7))
+    assert [schedule(step, 10, 2.0) for step in range(3)] == pytest.approx([2 / 3, 4 / 3, 2.0])
+    for step in range(3, 11):
+        assert schedule(step, 10, 2.0) == pytest.approx(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        theirs.step()
+    assert schedule(20, 10, 2.0) == 1.0
+    with pytest.raises(ValueError, match="final_lr must be above 0 to be reached exponentially, got 0"):
+        Exponential(final_lr=0.0)
