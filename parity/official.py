@@ -119,6 +119,8 @@ class _Empty(ModuleType):
     """A module in which every name in camel case is a class that does nothing."""
 
     def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
         camel = name[0].isupper() and not name.isupper()
         return type(name, (nn.Module,), {}) if camel else _Nothing()
 

@@ -33,12 +33,13 @@ from imtok.zoo.importing import import_checkpoint
 from imtok.zoo.registry import SOURCES
 from parity.grids import GRIDS
 from parity.official import OFFICIAL, Official
+from parity.on_mage import ON_MAGE
 from parity.sequences import SEQUENCES
 
 FAMILIES = OFFICIAL | GRIDS
 PAGE, ROWS = ROOT / "docs" / "parity.md", ROOT / "docs" / "parity.jsonl"
 START, END = "<!-- parity -->", "<!-- end of parity -->"
-FAMILIES = OFFICIAL | SEQUENCES
+FAMILIES = OFFICIAL | SEQUENCES | ON_MAGE
 LIMIT = 1e-5  # of an error in float64
 
 

@@ -40,7 +40,7 @@ class LlamaGen(Source):
     name = "llamagen"
     title = "LlamaGen VQ-16 and VQ-8 (arXiv 2406.06525)"
     marks = ("encoder.conv_blocks.", "quantize.embedding.weight")
-    foreign = ("s2to1encoder.", "encode_transformer.")  # GigaTok and Hita have the same convolutions
+    foreign = ("s2to1encoder.", "encode_transformer.", "base_tokenizer.")  # GigaTok, Hita and ALIT have such nets, too
     keys = ("groups", "normalize")
     layout = LLAMAGEN
 

@@ -1,6 +1,7 @@
 """The sources that ``imtok import`` knows, by name."""
 
 from imtok.errors import InputError
+from imtok.zoo.alit import ALIT, KARL
 from imtok.zoo.bsq_vit import BSQViT
 from imtok.zoo.cnn import IBQ, LDM, LlamaGen, Taming
 from imtok.zoo.flextok import FlexTok
@@ -34,6 +35,8 @@ _ALL = (
     TokenSet(),
     Instella(),
     Hita(),
+    ALIT(),
+    KARL(),
 )
 SOURCES: dict[str, Source] = {source.name: source for source in _ALL}
 

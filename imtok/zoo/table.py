@@ -8,6 +8,7 @@ import torch
 from einops import EinopsError
 from torch import Tensor
 
+from imtok.zoo.copies import Twice
 from imtok.zoo.layouts import Split
 from imtok.zoo.rules import Drop, Leave, Names, Rule
 
@@ -115,6 +116,8 @@ class Table:
         for rule in self.rules:
             if isinstance(rule, Split) and target in rule.targets:
                 return rule.source
+            if isinstance(rule, Twice):
+                rule = rule.first if any(True for _ in rule.first.inverse().match([target])) else rule.second
             for _, sources in rule.inverse().match([target]):
                 return " + ".join(sources)
         return target

@@ -1,7 +1,7 @@
 """What small checkpoints of all sources share."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -21,12 +21,14 @@ class Case:
         changes: Small numbers in their place, by section.
         file: What the checkpoint is called.
         write: Writes tensors into it as the source does.
+        same: Parts of the tokenizer that the file has once: modules, each with that which it equals.
     """
 
     recipe: list[str]
     changes: dict
     file: str
     write: Callable[[dict, Path], None]
+    same: dict[str, str] = field(default_factory=dict)
 
 
 def with_averages(tensors):

@@ -332,6 +332,10 @@ def fabricate(name, folder):
         for key, value in tokenizer.named_parameters():
             if not any(rule.stays(key) for rule in stay):
                 value.normal_(std=0.3)
+    for one, other in CASES[name].same.items():
+        tokenizer.get_submodule(one).load_state_dict(tokenizer.get_submodule(other).state_dict())
+    if CASES[name].same:
+        tokenizer.decoder.codebook.weight.data.copy_(tokenizer.space.codebook)
     tensors = named_as(name, config, tokenizer.state_dict())
     path = folder / CASES[name].file
     CASES[name].write(tensors, path)

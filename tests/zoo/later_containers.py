@@ -45,6 +45,14 @@ def write_hita(tensors, path):
     torch.save(found, path.parent / DINOV2)
 
 
+def write_alit(tensors, path):
+    """The critics of the second stage beside the weights."""
+    average = tensors | {"gan_losses.0.discriminator.main.0.weight": torch.ones(3)}
+    torch.save({"model": {name: value * 0 for name, value in average.items()}, "ema": average, "epoch": 3}, path)
+
+
+MAGE = {"channels": 128, "multipliers": [1, 1], "blocks": 1, "codes": 20, "code_dim": 12}
+ON_MAGE = ["space.weights=null", "decoder.weights=null"]
 HITA = TRUNK | {"channels": 32, "multipliers": [1, 2], "groups": 32, "patch_dim": 5, "mlp_ratio": 1.5, "depth": 1}
 LATER = {
     "uniwetok": Case(
@@ -95,5 +103,31 @@ LATER = {
         },
         "hita-tokenizer.pt",
         write_hita,
+    ),
+    "alit": Case(
+        ["experiment=alit", *ON_MAGE],
+        {
+            "encoder": TRUNK | {"latents": 3, "rollouts": 2},
+            "decoder": TRUNK | MAGE,
+            "quantizer": CODES,
+            "space": MAGE,
+            "image_size": 8,
+        },
+        "alit.pth",
+        write_alit,
+        {"decoder.pixels": "space.decoder"},
+    ),
+    "karl": Case(
+        ["experiment=karl", *ON_MAGE],
+        {
+            "encoder": TRUNK | {"latents": 6},
+            "decoder": TRUNK | MAGE,
+            "quantizer": CODES,
+            "space": MAGE,
+            "image_size": 32,
+        },
+        "karl.pth",
+        write_alit,
+        {"decoder.pixels": "space.decoder"},
     ),
 }

@@ -3,7 +3,7 @@
 import pytest
 import torch
 from zoo.containers import CASES, WITHOUT, compose, fabricate, named_as, published, small_config, source_of
-from zoo.later_containers import INSTELLA
+from zoo.later_containers import INSTELLA, ON_MAGE
 
 from imtok.errors import InputError
 from imtok.tokenizer import Tokenizer
@@ -134,6 +134,8 @@ PUBLISHED = {
     "tokenset": ["tokenset"],
     "instella": ["instella_1d"],
     "hita": ["hita"],
+    "alit": ["alit"],
+    "karl": ["karl"],
 }
 
 
@@ -143,6 +145,8 @@ AS_IMPORTED = {
     "xqgan": WITHOUT,
     "instella": INSTELLA,
     "hita": ["space.weights=null"],
+    "alit": ON_MAGE,
+    "karl": ON_MAGE,
 }
 
 
@@ -211,6 +215,17 @@ def test_positions_of_dinov2_are_resized_as_the_code_of_vfmtok_does_it(tmp_path)
     expected = torch.nn.functional.interpolate(maps, scale_factor=(4.1 / 6, 4.1 / 6), mode="bicubic")
     assert torch.equal(found.positions.table, expected.flatten(2).mT[0])
     assert torch.equal(found.class_position, table[0, :1])
+
+
+def test_latents_of_karl_that_its_code_never_asks_for_are_left_out(tmp_path):
+    _, tensors, path = fabricate("karl", tmp_path)
+    queries, places = torch.randn(300, 64), torch.randn(300, 64)
+    more = {"latent_tokens": queries, "decoder_latent_tokens_timestep_embed": places}
+    CASES["karl"].write(tensors | more, path)
+    found = imported("karl", path)
+    assert torch.equal(found.tokenizer.encoder.queries, queries[:256])
+    assert torch.equal(found.tokenizer.decoder.latent_positions, places[:256])
+    assert "256 latents of 300: the public code asks for no more" in found.assumed
 
 
 def test_binary_codes_of_xqgan_are_refused_by_name(tmp_path):

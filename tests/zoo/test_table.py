@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from imtok.zoo.averages import averaged
+from imtok.zoo.copies import Twice
 from imtok.zoo.layouts import Join, Rearrange, Reorder, Split
 from imtok.zoo.rules import Drop, Leave, Rename
 from imtok.zoo.table import Table, TableError
@@ -101,3 +102,11 @@ def test_an_average_of_no_live_weight_or_of_two_is_an_error():
         averaged({"a": torch.zeros(1), "model_ema.gone": torch.zeros(1)})
     with pytest.raises(TableError, match=r"model_ema\.ab"):
         averaged({"a.b": torch.zeros(1), "ab": torch.zeros(1), "model_ema.ab": torch.zeros(1)})
+
+
+def test_weights_that_a_file_has_once_must_be_equal_on_the_way_back():
+    table = Table([Twice(Rename("net", "space.net"), Rename("net", "decoder.net"))])
+    made = table.convert({"net.weight": torch.ones(2)}).tensors
+    assert table.inverse().convert(made).tensors.keys() == {"net.weight"}
+    with pytest.raises(TableError, match="both places must hold the same"):
+        table.inverse().convert(made | {"decoder.net.weight": torch.zeros(2)})
