@@ -9,6 +9,7 @@ from imtok.zoo.gigatok import GigaTok
 from imtok.zoo.hita import Hita
 from imtok.zoo.instella import Instella
 from imtok.zoo.magvit2 import OpenMAGVIT2, SimVQ, WeTok
+from imtok.zoo.semanticist import Semanticist
 from imtok.zoo.source import Source
 from imtok.zoo.titok import OneDPiece, TiTok
 from imtok.zoo.tokenset import TokenSet
@@ -37,6 +38,7 @@ _ALL = (
     Hita(),
     ALIT(),
     KARL(),
+    Semanticist(),
 )
 SOURCES: dict[str, Source] = {source.name: source for source in _ALL}
 

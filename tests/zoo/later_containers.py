@@ -5,6 +5,7 @@ from safetensors.torch import save_file
 from zoo.case import CNN, CODES, TRUNK, Case, with_averages, write_flat
 
 from imtok.zoo.blocks import VIT_BLOCK
+from imtok.zoo.semanticist import VAE
 from imtok.zoo.vfmtok import DINOV2
 
 INSTELLA = ["encoder.rotary=published", "decoder.rotary=published", "image_size=1024"]
@@ -49,6 +50,15 @@ def write_alit(tensors, path):
     """The critics of the second stage beside the weights."""
     average = tensors | {"gan_losses.0.discriminator.main.0.weight": torch.ones(3)}
     torch.save({"model": {name: value * 0 for name, value in average.items()}, "ema": average, "epoch": 3}, path)
+
+
+def write_semanticist(tensors, path):
+    """Averages of what learns, with names of a compiled model; the file of the autoencoder beside them."""
+    vae = {name.removeprefix("vae."): value.contiguous() for name, value in tensors.items() if name.startswith("vae.")}
+    own = {name: value for name, value in tensors.items() if not name.startswith("vae.")}
+    own |= {"dit.projector.0.weight": torch.ones(2, 2)}
+    torch.save({name.replace("dit.", "dit._orig_mod.", 1): value for name, value in own.items()}, path)
+    save_file(vae, path.parent / VAE)
 
 
 MAGE = {"channels": 128, "multipliers": [1, 1], "blocks": 1, "codes": 20, "code_dim": 12}
@@ -129,5 +139,17 @@ LATER = {
         "karl.pth",
         write_alit,
         {"decoder.pixels": "space.decoder"},
+    ),
+    "semanticist": Case(
+        ["experiment=semanticist", "decoder=semanticist_l", "space.weights=random"],
+        {
+            "encoder": TRUNK | {"latents": 6, "patch_size": 4},
+            "decoder": TRUNK,
+            "quantizer": {"dim": 5},
+            "space": {"dim": 4, "channels": 32, "groups": 32, "multipliers": [1, 2], "blocks": 1},
+            "image_size": 16,
+        },
+        "semanticist_tok_L.pkl",
+        write_semanticist,
     ),
 }

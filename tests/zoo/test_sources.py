@@ -136,6 +136,7 @@ PUBLISHED = {
     "hita": ["hita"],
     "alit": ["alit"],
     "karl": ["karl"],
+    "semanticist": ["semanticist"],
 }
 
 
@@ -147,6 +148,7 @@ AS_IMPORTED = {
     "hita": ["space.weights=null"],
     "alit": ON_MAGE,
     "karl": ON_MAGE,
+    "semanticist": ["decoder=semanticist_l", "space.weights=random"],
 }
 
 
@@ -203,6 +205,19 @@ def test_a_file_of_vfmtok_without_dinov2_beside_it_is_refused_with_where_to_get_
     (tmp_path / "dinov2_vitl14_reg4_pretrain.pth").unlink()
     message = refused("vfmtok", path)
     assert "leaves out the weights of DINOv2-L, which VFMTok reads; put the authors' dinov2_vitl14_reg4" in message
+
+
+@pytest.mark.parametrize(
+    ("name", "beside", "said"),
+    [
+        ("hita", "dinov2_vitl14_reg4_pretrain.pth", "leaves out the weights of DINOv2-L, which Hita reads; put the"),
+        ("semanticist", "diffusion_pytorch_model.safetensors", "leaves out the weights of MAR's autoencoder, which"),
+    ],
+)
+def test_a_file_without_the_frozen_net_beside_it_is_refused_with_where_to_get_that(name, beside, said, tmp_path):
+    _, _, path = fabricate(name, tmp_path)
+    (tmp_path / beside).unlink()
+    assert said in refused(name, path)
 
 
 def test_positions_of_dinov2_are_resized_as_the_code_of_vfmtok_does_it(tmp_path):
