@@ -1,5 +1,6 @@
 """The published modules of further tokenizers whose latents are a grid; see ``official.py``."""
 
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
@@ -7,10 +8,11 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
+import torch
 from torch import Tensor, nn
 
 from imtok.decoders.noise import steady_noise
-from parity.official import Official, Passed, flat, source, with_averages
+from parity.official import Empty, Official, Passed, flat, source, with_averages
 
 
 def wetok(tree: Path) -> Iterator[Official]:
@@ -52,6 +54,52 @@ def simvq(tree: Path) -> Iterator[Official]:
         yield Official(what, module, run, partial(with_averages, frozen=("quantize.embedding.",)))
 
 
+def rq_vae(tree: Path) -> Iterator[Official]:
+    """RQ-VAE of RQ-Transformer, github.com/kakaobrain/rq-vae-transformer."""
+    generator = "rqvae.models.rqtransformer"  # which today's Python refuses, and no tokenizer needs
+    with patch.dict(sys.modules, {generator: Empty(generator)}):
+        code = source(tree, "rqvae/models/rqvae/rqvae.py")
+    for channels, levels, attended, shared in (
+        (32, (1, 2, 2), 16, True),
+        (64, (1, 2), 32, False),
+        (128, (1, 2), 16, True),
+    ):
+        net = {"ch": channels, "out_ch": 3, "ch_mult": levels, "num_res_blocks": 1, "attn_resolutions": [attended]}
+        net |= {"in_channels": 3, "resolution": 64, "z_channels": 16, "double_z": False}
+        shapes = {"latent_shape": [16, 24, 12], "code_shape": [16, 24, 4]}
+        module = code.RQVAE(
+            embed_dim=12, n_embed=150, ddconfig=net, shared_codebook=shared, restart_unused_codes=True, **shapes
+        ).eval()
+
+        def run(image: Tensor, module: Any = module) -> Passed:
+            latents = module.encode(image)
+            values, loss, ids = module.quantizer(latents)
+            return Passed(latents.flatten(1, 2), ids.flatten(1, 2), module.decode(values), 0.25 * loss)
+
+        books = "a codebook of all depths" if shared else "four codebooks"
+        what = f"`RQVAE`, {len(levels)} levels of {channels} channels, {books}"
+        yield Official(what, module, run, lambda state: {"epoch": 1, "state_dict": dict(state)}, suffix=".pt")
+
+
+def var(tree: Path) -> Iterator[Official]:
+    """The VQVAE of VAR, github.com/FoundationVision/VAR, of three levels: images of 64 pixels fill its scales."""
+    code, nets = source(tree, "models/vqvae.py"), source(tree, "models/basic_vae.py")
+    for channels in (32, 64, 128):
+        module = code.VQVAE(vocab_size=300, z_channels=16, ch=32)
+        sizes = {"ch": channels, "ch_mult": (1, 1, 2), "num_res_blocks": 1, "z_channels": 16}
+        module.encoder, module.decoder = nets.Encoder(**sizes), nets.Decoder(**sizes)
+
+        def run(image: Tensor, module: Any = module) -> Passed:
+            maps = module.quant_conv(module.encoder(image))
+            with patch("torch.distributed.get_world_size", return_value=1):
+                values, _, loss = module.quantize(maps)
+            ids = torch.cat(module.quantize.f_to_idxBl_or_fhat(maps, to_fhat=False), 1)[..., None]
+            return Passed(flat(maps), ids, module.decoder(module.post_quant_conv(values)), loss)
+
+        what = f"`VQVAE`, 3 levels of {channels} channels, ten scales"
+        yield Official(what, module.eval().requires_grad_(False), run, dict, square=True, suffix=".pth")
+
+
 def _magvit2(encoder: Any, decoder: Any, channels: int, bits: int) -> nn.Module:
     sizes = {"ch": channels, "out_ch": 3, "in_channels": 3, "num_res_blocks": 1, "z_channels": bits}
     module = nn.Module()
@@ -65,4 +113,9 @@ def _noise() -> AbstractContextManager[Any]:
     return patch("torch.randn_like", lambda maps: steady_noise(maps[0]).expand_as(maps))
 
 
-GRIDS: dict[str, Callable[[Path], Iterator[Official]]] = {"wetok": wetok, "simvq": simvq}
+GRIDS: dict[str, Callable[[Path], Iterator[Official]]] = {
+    "wetok": wetok,
+    "simvq": simvq,
+    "rq_vae": rq_vae,
+    "var": var,
+}

@@ -115,7 +115,7 @@ class _Nothing:
         return self
 
 
-class _Empty(ModuleType):
+class Empty(ModuleType):
     """A module in which every name in camel case is a class that does nothing."""
 
     def __getattr__(self, name: str) -> Any:
@@ -137,7 +137,7 @@ class _Missing(importlib.abc.MetaPathFinder, importlib.abc.Loader):
         return importlib.util.spec_from_loader(name, self, is_package=True)
 
     def create_module(self, spec: Any) -> ModuleType:
-        return _Empty(spec.name)
+        return Empty(spec.name)
 
     def exec_module(self, module: ModuleType) -> None:
         pass

@@ -36,10 +36,9 @@ from parity.official import OFFICIAL, Official
 from parity.on_mage import ON_MAGE
 from parity.sequences import SEQUENCES
 
-FAMILIES = OFFICIAL | GRIDS
 PAGE, ROWS = ROOT / "docs" / "parity.md", ROOT / "docs" / "parity.jsonl"
 START, END = "<!-- parity -->", "<!-- end of parity -->"
-FAMILIES = OFFICIAL | SEQUENCES | ON_MAGE
+FAMILIES = OFFICIAL | GRIDS | SEQUENCES | ON_MAGE
 LIMIT = 1e-5  # of an error in float64
 
 

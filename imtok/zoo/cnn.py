@@ -16,12 +16,12 @@ from imtok.zoo.table import Table, TableError
 LLAMAGEN = Layout("conv_blocks", "conv_blocks", "res", "downsample.conv", "upsample.conv", ("mid.*",), True)
 TAMING = Layout("down", "up", "block", "downsample.conv", "upsample.conv", ("mid.block_1", "mid.attn_1", "mid.block_2"))
 
-_PROJECTIONS: list[Rule] = [
+PROJECTIONS: list[Rule] = [
     Rename("quant_conv", "encoder.project"),
     Rename("post_quant_conv", "decoder.project"),
 ]
 _CODEBOOK = Rename("quantize.embedding.weight", "quantizer.weight")
-_VQ_STATE: list[Rule] = [
+VQ_STATE: list[Leave] = [
     Leave("quantizer.usage", "running use of the codes, for restarts"),
     Leave("quantizer.restarts", "number of restarts"),
 ]
@@ -66,7 +66,7 @@ class LlamaGen(Source):
     def table(self, config: Config) -> Table:
         nets = encoder_rules(self.layout, config["encoder"]) + decoder_rules(self.layout, config["decoder"])
         return Table(
-            [*nets, *_PROJECTIONS, _CODEBOOK, *_VQ_STATE, Drop("quantize.codebook_used", "window of used codes")]
+            [*nets, *PROJECTIONS, _CODEBOOK, *VQ_STATE, Drop("quantize.codebook_used", "window of used codes")]
         )
 
 
@@ -86,6 +86,7 @@ class Taming(LlamaGen):
     name = "taming"
     title = "VQGAN of taming-transformers (arXiv 2012.09841)"
     marks = ("encoder.down.*.block.", "encoder.mid.block_1.", "quantize.embed*.weight")
+    foreign = ("quantize.quant_resi.", "base_tokenizer.")  # VAR has the same nets and scales, and ALIT holds such nets
     alike = "IBQ without averages (source=ibq), which chooses codes by dot product"
     keys = ("groups", "normalize")
     layout = TAMING
@@ -119,8 +120,8 @@ class Taming(LlamaGen):
         if len(config["encoder"]["middle"]) == 2:
             layout = replace(layout, middle=(layout.middle[0], layout.middle[-1]))
         nets = encoder_rules(layout, config["encoder"]) + decoder_rules(layout, config["decoder"])
-        codes = _GUMBEL_CODES if "anneal" in config["quantizer"] else [_CODEBOOK, *_VQ_STATE]
-        return Table([*nets, *_PROJECTIONS, *codes, Drop("loss.*", "loss")])
+        codes = _GUMBEL_CODES if "anneal" in config["quantizer"] else [_CODEBOOK, *VQ_STATE]
+        return Table([*nets, *PROJECTIONS, *codes, Drop("loss.*", "loss")])
 
 
 class LDM(Taming):
@@ -155,4 +156,4 @@ class IBQ(Taming):
     @override
     def table(self, config: Config) -> Table:
         nets = encoder_rules(self.layout, config["encoder"]) + decoder_rules(self.layout, config["decoder"])
-        return Table([*nets, *_PROJECTIONS, _CODEBOOK, Drop("loss.*", "loss")])
+        return Table([*nets, *PROJECTIONS, _CODEBOOK, Drop("loss.*", "loss")])

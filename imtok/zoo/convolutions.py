@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from imtok.nn.convolution import Attention, attended_levels
 from imtok.zoo.blocks import named
+from imtok.zoo.layouts import Split
 from imtok.zoo.rules import Rename, Rule
 from imtok.zoo.source import Config, State
 
@@ -21,6 +22,7 @@ class Layout:
         double: What raises it, in a level of the decoder.
         middle: The modules at the lowest resolution, in order; ``*`` = any number of them.
         lowest_first: Whether the decoder's levels are counted from the lowest resolution.
+        fused: Whether one convolution of attention writes queries, keys and values.
     """
 
     encoder_level: str
@@ -30,6 +32,7 @@ class Layout:
     double: str
     middle: tuple[str, ...]
     lowest_first: bool = False
+    fused: bool = False
 
 
 _RESIDUAL = {"norm1": "norm1", "conv1": "conv1", "norm2": "norm2", "conv2": "conv2", "nin_shortcut": "shortcut"}
@@ -123,14 +126,27 @@ def _level(layout: Layout, source: str, target: str, blocks: int, attention: boo
         place = block * (2 if attention else 1)
         rules += named(_RESIDUAL, f"{source}.{layout.block}.{block}", f"{target}.{place}")
         if attention:
-            rules += named(_ATTENTION, f"{source}.attn.{block}", f"{target}.{place + 1}")
+            rules += _attention_rules(layout, f"{source}.attn.{block}", f"{target}.{place + 1}")
     return rules
+
+
+def _attention_rules(layout: Layout, source: str, target: str) -> list[Rule]:
+    if not layout.fused:
+        return named(_ATTENTION, source, target)
+    parts = ("query", "key", "value")
+    return [
+        *named({"norm": "norm", "proj_out": "project"}, source, target),
+        *(
+            Split(f"{source}.qkv.{kind}", tuple(f"{target}.{part}.{kind}" for part in parts))
+            for kind in ("weight", "bias")
+        ),
+    ]
 
 
 def _middle(layout: Layout, source: str, target: str, layers: Sequence[str]) -> list[Rule]:
     rules: list[Rule] = []
     for index, layer in enumerate(layers):
         name = layout.middle[0].replace("*", str(index)) if len(layout.middle) == 1 else layout.middle[index]
-        names = _RESIDUAL if layer == "residual" else _ATTENTION
-        rules += named(names, f"{source}.{name}", f"{target}.middle.{index}")
+        old, new = f"{source}.{name}", f"{target}.middle.{index}"
+        rules += named(_RESIDUAL, old, new) if layer == "residual" else _attention_rules(layout, old, new)
     return rules

@@ -9,6 +9,7 @@ from imtok.zoo.gigatok import GigaTok
 from imtok.zoo.hita import Hita
 from imtok.zoo.instella import Instella
 from imtok.zoo.magvit2 import OpenMAGVIT2, SimVQ, WeTok
+from imtok.zoo.residual import RQVAE, VAR
 from imtok.zoo.semanticist import Semanticist
 from imtok.zoo.source import Source
 from imtok.zoo.titok import OneDPiece, TiTok
@@ -25,6 +26,8 @@ _ALL = (
     OpenMAGVIT2(),
     WeTok(),
     SimVQ(),
+    RQVAE(),
+    VAR(),
     TiTok(),
     OneDPiece(),
     GigaTok(),

@@ -4,9 +4,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import torch
-
-LOSS = {"loss.discriminator.main.0.weight": torch.ones(3)}
 CNN = {"channels": 32, "multipliers": [1, 2], "groups": 32}
 TRUNK = {"width": 64, "depth": 2, "heads": 1}
 CODES = {"codebook_size": 50}
@@ -29,15 +26,3 @@ class Case:
     file: str
     write: Callable[[dict, Path], None]
     same: dict[str, str] = field(default_factory=dict)
-
-
-def with_averages(tensors):
-    """Live weights that differ from the averages, which have no dots; the trainer's losses beside them."""
-    live = {name: torch.randn_like(value) for name, value in tensors.items()}
-    averages = {f"model_ema.{name.replace('.', '')}": value for name, value in tensors.items()}
-    counters = {"model_ema.decay": torch.tensor(0.999), "model_ema.num_updates": torch.tensor(7)}
-    return live | counters | averages | LOSS | {"model_ema.lossdiscriminatormain0weight": torch.ones(3)}
-
-
-def write_flat(tensors, path):
-    torch.save(tensors, path)

@@ -1,110 +1,19 @@
 """Fabricated checkpoints: our own small tokenizers under the names, and in the files, of other code."""
 
 import copy
-import json
-from argparse import Namespace
 from functools import cache
 
 import torch
-from safetensors.torch import save_file
-from zoo.case import CNN, CODES, LOSS, TRUNK, Case, with_averages, write_flat
+from zoo import writers
+from zoo.case import CNN, CODES, TRUNK, Case
 from zoo.later_containers import LATER
 
 from imtok.command_line import compose_training
-from imtok.nn.positions import sincos_positions
 from imtok.tokenizer import Tokenizer
 from imtok.zoo.registry import SOURCES
 from imtok.zoo.rules import Leave
-from imtok.zoo.vfmtok import DINOV2
 
 PARTS = ("encoder", "quantizer", "regularizer", "decoder", "space", "condition", "image_size")
-
-
-def write_llamagen(tensors, path):
-    model = tensors | {"quantize.codebook_used": torch.zeros(9)}
-    torch.save({"model": model, "optimizer": {"state": {0: {}}}, "steps": 3, "args": Namespace(lr=1e-4)}, path)
-
-
-def write_gigatok(tensors, path):
-    average = tensors | {"s1to2decoder.distill_mlp.0.weight": torch.zeros(2, 2)}
-    live = {name: torch.zeros_like(value) for name, value in average.items()}
-    torch.save({"model": live, "ema": average, "args": Namespace(lr=1e-4)}, path)
-
-
-def write_taming(tensors, path):
-    torch.save({"epoch": 3, "state_dict": tensors | LOSS, "optimizer_states": [{}]}, path)
-
-
-def write_finetuned(tensors, path):
-    """Its encoder is frozen and has no averages."""
-    state = {name: value for name, value in with_averages(tensors).items() if not name.startswith("model_ema.encoder")}
-    own = {name: value for name, value in tensors.items() if name.startswith("encoder.")}
-    torch.save({"epoch": 3, "state_dict": state | own}, path)
-
-
-def write_averages(tensors, path):
-    torch.save({"epoch": 3, "state_dict": with_averages(tensors), "loops": {}}, path)
-
-
-def write_simvq(tensors, path):
-    """Its frozen codebook has no average."""
-    state = with_averages(tensors)
-    state |= {"quantize.embedding.weight": tensors["quantize.embedding.weight"]}
-    del state["model_ema.quantizeembeddingweight"]
-    torch.save({"epoch": 3, "state_dict": state}, path)
-
-
-def write_hub(tensors, path):
-    save_file({name: value.contiguous() for name, value in tensors.items()}, path)
-    legacy = "decoder.ffn.2.weight" in tensors
-    facts = {"is_legacy": legacy, "use_l2_norm": legacy, "num_latent_tokens": len(tensors["latent_tokens"])}
-    facts["quantize_mode"] = "vq" if "quantize.embedding.weight" in tensors else "vae"
-    (path.parent / "config.json").write_text(json.dumps({"model": {"vq_model": facts}}))
-
-
-def write_bsq_vit(tensors, path):
-    counters = {"quantize.basis": torch.ones(3), "quantize.group_basis": torch.ones(1)}
-    average = {f"module.module.{name}": value for name, value in (tensors | counters).items()}
-    live = {f"module.{name}": torch.zeros_like(value) for name, value in (tensors | counters).items()}
-    torch.save({"state_dict": live, "ema_state_dict": average, "args": Namespace(gpu=0)}, path)
-
-
-def write_flextok(tensors, path):
-    tables = {f"{part}.posembs": sincos(4, 64) for part in ("encoder.module_dict.enc_posemb_module",)}
-    tables["decoder.module_dict.dec_patches_posemb_module.posembs"] = sincos(4, 64)
-    facts = {
-        "vae": {"scaling_factor": 0.5},
-        "regularizer": {"levels": [8, 8, 8, 5, 5, 5]},
-        "_target_": "flextok.FlexTok",
-    }
-    values = {name: value.contiguous() for name, value in (tensors | tables).items()}
-    save_file(values, path, {name: str(value) for name, value in facts.items()})
-
-
-def write_vfmtok(tensors, path):
-    """The trainer leaves out the frozen net, which lies in a file of its own."""
-    prefix = "encode_transformer.backbone.pretrained_encoder."
-    net = {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
-    own = {name: value for name, value in tensors.items() if not name.startswith(prefix)}
-    own["slot_quantize.codebook_used"] = torch.zeros(9)
-    own["decode_transformer.register_tokens"] = torch.zeros(1, 4, 64)
-    torch.save({"model": {name: value * 0 for name, value in own.items()}, "ema": own, "steps": 3}, path)
-    torch.save(net | {"mask_token": torch.zeros(1, 64)}, path.parent / DINOV2)
-
-
-def write_xqgan(tensors, path):
-    """Usage and numbers of levels beside the weights, and the frozen teacher."""
-    more = {f"{part}.lvl1LC": torch.zeros(1, 9, dtype=torch.int64) for part in ("encoder", "decoder")}
-    names = [name for name in tensors if name.endswith(".embedding.weight")]
-    more |= {name.replace("embedding.weight", "ema_vocab_hit_SV"): torch.zeros(9) for name in names}
-    average = tensors | more | {"semantic_model.norm.weight": torch.ones(3)}
-    live = {name: value * 0 for name, value in average.items()}
-    torch.save({"model": live, "ema": average, "steps": 3, "args": Namespace(lr=1e-4)}, path)
-
-
-def sincos(side, width):
-    """The table of FlexTok for a grid of side x side, as its code stores it."""
-    return sincos_positions((side, side), width).T.reshape(1, width, side, side)
 
 
 MASKGIT = {"codes": 20, "code_dim": 12, "channels": 32, "multipliers": [1, 1, 2], "groups": 32}
@@ -121,16 +30,21 @@ SCALES = {
     "sizes": [1, 1, 2, 3, 3, 4, 5, 6, 8, 11], "convolutions": 4, "mix": 0.5, "codebook_weight": 1.0,
     "commit_weight": 2.5,
 }  # fmt: skip
+EMA_PART = {
+    "_target_": "imtok.quantizers.ema_vq.EMAVQ", "dim": 6, "codebook_size": 50, "normalize": False,
+    "commit_weight": 0.25, "decay": 0.99, "restart_below": 0.5, "kmeans_start": True,
+}  # fmt: skip
+RESIDUAL = {"stages": [EMA_PART]}
 GIGATOK = {"groups": 32, "channels": 32, "multipliers": [1, 2], "latent_channels": 16, **TRUNK}
 CASES = {
     "llamagen": Case(
-        ["experiment=llamagen_vq16"], {"encoder": CNN, "decoder": CNN, "quantizer": CODES}, "vq.pt", write_llamagen
+        ["experiment=llamagen_vq16"], {"encoder": CNN, "decoder": CNN, "quantizer": CODES}, "vq.pt", writers.llamagen
     ),
     "taming": Case(
         ["encoder=cnn_taming", "quantizer=vq_taming", "decoder=cnn_taming", "image_size=256"],
         {"encoder": CNN, "decoder": CNN, "quantizer": CODES},
         "last.ckpt",
-        write_taming,
+        writers.taming,
     ),
     "taming with Gumbel-softmax": Case(
         ["encoder=cnn_taming", "quantizer=gumbel", "decoder=cnn_taming", "image_size=256"],
@@ -140,7 +54,7 @@ CASES = {
             "quantizer": CODES | {"dim": 8},
         },
         "last.ckpt",
-        write_taming,
+        writers.taming,
     ),
     "ldm": Case(
         ["encoder=cnn_taming", "quantizer=vq_taming", "decoder=cnn_taming", "image_size=256"],
@@ -150,56 +64,83 @@ CASES = {
             "quantizer": CODES | {"dim": 3},
         },
         "model.ckpt",
-        write_taming,
+        writers.taming,
     ),
     "ibq": Case(
-        ["experiment=ibq"], {"encoder": CNN, "decoder": CNN, "quantizer": CODES}, "last.ckpt", write_averages
+        ["experiment=ibq"], {"encoder": CNN, "decoder": CNN, "quantizer": CODES}, "last.ckpt", writers.averages
     ),
     "open_magvit2": Case(
-        ["experiment=open_magvit2"], {"encoder": CNN, "decoder": CNN}, "last.ckpt", write_averages
+        ["experiment=open_magvit2"], {"encoder": CNN, "decoder": CNN}, "last.ckpt", writers.averages
     ),
-    "wetok": Case(["experiment=wetok"], {"encoder": CNN, "decoder": CNN}, "last.ckpt", write_averages),
+    "wetok": Case(["experiment=wetok"], {"encoder": CNN, "decoder": CNN}, "last.ckpt", writers.averages),
     "wetok generative": Case(
         ["experiment=wetok_generative"],
         {"encoder": CNN, "decoder": CNN, "quantizer": {"groups": 8}},
         "epoch=3.ckpt",
-        write_finetuned,
+        writers.finetuned,
     ),
     "simvq": Case(
-        ["experiment=simvq"], {"encoder": CNN, "decoder": CNN, "quantizer": CODES | {"dim": 6}}, "a.ckpt", write_simvq
+        ["experiment=simvq"], {"encoder": CNN, "decoder": CNN, "quantizer": CODES | {"dim": 6}}, "a.ckpt", writers.simvq
+    ),
+    "rq_vae": Case(
+        ["experiment=rq_vae"],
+        {"encoder": CNN | {"latent_channels": 8}, "decoder": CNN | {"latent_channels": 8}, "quantizer": RESIDUAL},
+        "model.pt",
+        writers.rq_vae,
+    ),
+    "rq_vae with a codebook for each depth": Case(
+        ["experiment=rq_vae"],
+        {
+            "encoder": CNN | {"latent_channels": 8},
+            "decoder": CNN | {"latent_channels": 8},
+            "quantizer": {"stages": [EMA_PART, EMA_PART | {"codebook_size": 40}], "depth": 2},
+        },
+        "model.pt",
+        writers.rq_vae,
+    ),
+    "var": Case(
+        ["experiment=var"],
+        {
+            "encoder": CNN | {"latent_channels": 6},
+            "decoder": CNN | {"latent_channels": 6},
+            "quantizer": {"quantizer": CODES | {"dim": 6}},
+            "image_size": 32,
+        },
+        "vae_ch160v4096z32.pth",
+        writers.var,
     ),
     "titok": Case(
-        ["experiment=titok_l32"], TITOK | {"decoder": TRUNK | MASKGIT | {"weights": "random"}}, "a.bin", write_flat
+        ["experiment=titok_l32"], TITOK | {"decoder": TRUNK | MASKGIT | {"weights": "random"}}, "a.bin", writers.flat
     ),
     "titok one-stage": Case(
-        ["experiment=titok_bl64"], TITOK | {"decoder": TRUNK | {"patch_size": 4}}, "model.safetensors", write_hub
+        ["experiment=titok_bl64"], TITOK | {"decoder": TRUNK | {"patch_size": 4}}, "model.safetensors", writers.hub
     ),
     "titok with text": Case(
-        ["experiment=ta_titok"], TITOK | {"decoder": TRUNK | {"patch_size": 4}}, "model.safetensors", write_hub
+        ["experiment=ta_titok"], TITOK | {"decoder": TRUNK | {"patch_size": 4}}, "model.safetensors", writers.hub
     ),
     "titok continuous": Case(
         ["experiment=titok_bl64", "quantizer=gaussian"],
         TITOK | {"decoder": TRUNK | {"patch_size": 4}, "quantizer": {"dim": 5}},
         "titok_ll32_vae_c16.bin",
-        write_flat,
+        writers.flat,
     ),
     "titok continuous with text": Case(
         ["experiment=ta_titok_kl"],
         TITOK | {"decoder": TRUNK | {"patch_size": 4}, "quantizer": {"dim": 5}},
         "model.safetensors",
-        write_hub,
+        writers.hub,
     ),
     "one_d_piece": Case(
         ["experiment=one_d_piece_l256"],
         TITOK | {"decoder": TRUNK | MASKGIT | {"weights": "random"}},
         "model.safetensors",
-        write_hub,
+        writers.hub,
     ),
     "gigatok": Case(
         ["experiment=gigatok_xlxxl"],
         {"encoder": GIGATOK | {"latents": 8}, "decoder": GIGATOK, "quantizer": CODES, "image_size": 8},
         "model.pt",
-        write_gigatok,
+        writers.gigatok,
     ),
     "gigatok with redundant latents": Case(
         ["experiment=retok"],
@@ -210,7 +151,7 @@ CASES = {
             "image_size": 8,
         },
         "model.pt",
-        write_gigatok,
+        writers.gigatok,
     ),
     "flextok": Case(
         ["experiment=flextok_d12", "space.weights=random"],
@@ -221,13 +162,13 @@ CASES = {
             "image_size": 16,
         },
         "model.safetensors",
-        write_flextok,
+        writers.flextok,
     ),
     "bsq_vit": Case(
         ["experiment=bsq_vit"],
         {"encoder": {**TRUNK, "patch_size": 4}, "decoder": {**TRUNK, "patch_size": 4, "hidden": 24}, "image_size": 16},
         "checkpoint.pt",
-        write_bsq_vit,
+        writers.bsq_vit,
     ),
     "vfmtok": Case(
         ["experiment=vfmtok", "encoder.net.weights=null"],
@@ -244,13 +185,13 @@ CASES = {
             "image_size": 56,
         },
         "vfmtok-tokenizer.pt",
-        write_vfmtok,
+        writers.vfmtok,
     ),
     "xqgan": Case(
         ["experiment=robusttok", *WITHOUT],
         {"encoder": XQ | {"latents": 9}, "decoder": XQ, "quantizer": CODES | {"dim": 6}, "image_size": 16},
         "RobustTok-zero.pt",
-        write_xqgan,
+        writers.xqgan,
     ),
     "xqgan with two branches": Case(
         ["experiment=imagefolder", "quantizer=imagefolder_vp2", "regularizer=none", *WITHOUT],
@@ -261,7 +202,7 @@ CASES = {
             "image_size": 16,
         },
         "best_ckpt.pt",
-        write_xqgan,
+        writers.xqgan,
     ),
     "xqgan with scales": Case(
         ["experiment=imagefolder", *WITHOUT],
@@ -272,7 +213,7 @@ CASES = {
             "image_size": 16,
         },
         "imagenet-4096.pt",
-        write_xqgan,
+        writers.xqgan,
     ),
     **LATER,
 }  # fmt: skip

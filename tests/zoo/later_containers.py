@@ -2,7 +2,8 @@
 
 import torch
 from safetensors.torch import save_file
-from zoo.case import CNN, CODES, TRUNK, Case, with_averages, write_flat
+from zoo.case import CNN, CODES, TRUNK, Case
+from zoo.writers import flat, with_averages
 
 from imtok.zoo.blocks import VIT_BLOCK
 from imtok.zoo.semanticist import VAE
@@ -84,7 +85,7 @@ LATER = {
             "image_size": 16,
         },
         "tokenset.bin",
-        write_flat,
+        flat,
     ),
     "instella": Case(
         ["experiment=instella_1d", *INSTELLA],

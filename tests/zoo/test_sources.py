@@ -12,7 +12,18 @@ from imtok.zoo.importing import import_checkpoint
 from imtok.zoo.registry import SOURCES
 from imtok.zoo.source import State
 
-ANY_SIZE = ("llamagen", "taming", "ibq", "open_magvit2", "uniwetok", "instella")  # no shape tells their image size
+ANY_SIZE = (  # no shape tells their image size
+    "llamagen",
+    "taming",
+    "ldm",
+    "ibq",
+    "open_magvit2",
+    "wetok",
+    "simvq",
+    "rq_vae",
+    "uniwetok",
+    "instella",
+)
 each = pytest.mark.parametrize("name", CASES)
 
 
@@ -123,6 +134,8 @@ PUBLISHED = {
     "open_magvit2": ["open_magvit2"],
     "wetok": ["wetok", "wetok_generative"],
     "simvq": ["simvq"],
+    "rq_vae": ["rq_vae"],
+    "var": ["var"],
     "titok": ["titok_l32", "titok_b64", "titok_s128", "titok_bl64", "ta_titok", "ta_titok_kl"],
     "one_d_piece": ["one_d_piece_s256", "one_d_piece_b256", "one_d_piece_l256"],
     "gigatok": ["gigatok_ss", "gigatok_sb", "gigatok_bl", "gigatok_xlxxl", "retok"],

@@ -5,7 +5,8 @@ from argparse import Namespace
 
 import pytest
 import torch
-from zoo.containers import CASES, compose, published, with_averages
+from zoo.containers import CASES, compose, published
+from zoo.writers import with_averages
 
 from imtok.errors import InputError
 from imtok.tokenizer import Tokenizer
