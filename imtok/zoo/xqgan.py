@@ -1,45 +1,42 @@
-"""Checkpoints of ImageFolder, XQ-GAN and RobustTok, but for those with binary codes."""
+"""Checkpoints of ImageFolder, XQ-GAN and RobustTok."""
 
 from collections.abc import Sequence
 from math import isqrt
 
+import torch
 from typing_extensions import override
 
-from imtok.errors import InputError
 from imtok.zoo.blocks import VIT_BLOCK, linear_of_convolution, named
 from imtok.zoo.files import Checkpoint
 from imtok.zoo.layouts import Rearrange, Split
 from imtok.zoo.rules import Drop, Leave, Rename, Rule
 from imtok.zoo.source import Config, Source, State
-from imtok.zoo.table import Table
+from imtok.zoo.table import Table, TableError
 
 _CONVOLUTIONS = "quant_resi.qresi_ls"
 _WITHOUT = ["encoder.weights=null", "decoder.weights=null"]
+_MAGNITUDES = "quantizes.0.scaler"
 _ENTRIES = ("ema", "model", "state_dict")
 
 
 class XQGAN(Source):
-    """RobustTok, ImageFolder, and V, VP2 and MSVR of XQ-GAN, whose nets are those of ImageFolder."""
+    """RobustTok, ImageFolder, and V, VP2, MSVR and MSBR of XQ-GAN, whose nets are those of ImageFolder."""
 
     name = "xqgan"
-    title = "ImageFolder (arXiv 2410.01756), XQ-GAN V, VP2 and MSVR (arXiv 2412.01762) or RobustTok (arXiv 2503.08354)"
+    title = "ImageFolder (arXiv 2410.01756), XQ-GAN (arXiv 2412.01762) or RobustTok (arXiv 2503.08354)"
     marks = ("encoder.lvl_embed.weight",)
     keys = ("heads",)
 
     @override
     def open(self, checkpoint: Checkpoint) -> State:
-        tensors = checkpoint.tensors(*_ENTRIES)
-        if "quantizes.0.scaler" in tensors:
-            raise InputError(
-                f"{checkpoint.path} has the binary codes of XQ-GAN's MSBR, whose levels imtok has not; it reads V, "
-                "VP2, MSVR (ImageFolder) and RobustTok"
-            )
-        return State(tensors, kept=checkpoint.entry(*_ENTRIES))
+        return State(checkpoint.tensors(*_ENTRIES), kept=checkpoint.entry(*_ENTRIES))
 
     @override
     def recipe(self, state: State) -> Sequence[str]:
         if "quantize.embedding.weight" in state.tensors:
             return ["experiment=robusttok", *_WITHOUT]
+        if _MAGNITUDES in state.tensors:
+            return ["experiment=imagefolder", "quantizer=xqgan_msbr10p2", *_WITHOUT]
         if f"quantizes.0.{_CONVOLUTIONS}.0.weight" in state.tensors:
             return ["experiment=imagefolder", *_WITHOUT]
         return ["experiment=imagefolder", "quantizer=imagefolder_vp2", "regularizer=none", *_WITHOUT]
@@ -51,7 +48,10 @@ class XQGAN(Source):
         trunk = {"width": width, "heads": state.heads(width, "encoder and decoder"), "patch_size": patch}
         own = {"latents": state.shape("encoder.latent_tokens")[1] // branches, "branches": branches}
         quantizer = dict(config["quantizer"])
-        if "parts" in quantizer:
+        if _MAGNITUDES in state.tensors:
+            quantizer["parts"] = [_signs(quantizer["parts"][0], state, branch) for branch in range(branches)]
+            quantizer["loss_weight"] = 1 / branches
+        elif "parts" in quantizer:
             shapes = [state.shape(f"quantizes.{branch}.embedding.weight") for branch in range(branches)]
             part = quantizer["parts"][0]
             quantizer["parts"] = [_codebook(part, codes, dim) for codes, dim in shapes]
@@ -82,6 +82,9 @@ class XQGAN(Source):
             *linear_of_convolution("post_quant_conv", "decoder.embed"),
             Rename("decoder.to_pixel.model", "decoder.pixels"),
             Drop("semantic_model.*", "the frozen teacher"),
+            Drop("detail_model.*", "the frozen teacher"),
+            Drop("quantizes.*.scaler", "magnitudes of codes, computed here"),
+            *(Drop(f"quantizes.{part}.ema_vocab_hit_SV", "counts of used codes") for part in range(parts)),
         ]
         if scaled:
             rules += [
@@ -90,14 +93,31 @@ class XQGAN(Source):
             ]
         for part in ("encoder", "decoder"):
             rules += _net(part, config[part]["depth"], grid)
+        if not parts:
+            rules.append(Drop("quantize.ema_vocab_hit_SV", "counts of used codes"))
         for source, target in codebooks or [("quantize", "quantizer")]:
             rules += [
                 Rename(f"{source}.embedding.weight", f"{target}.weight"),
-                Drop(f"{source}.ema_vocab_hit_SV", "counts of used codes"),
                 Leave(f"{target}.usage", "running use of the codes, for restarts"),
                 Leave(f"{target}.restarts", "number of restarts"),
             ]
         return Table(rules)
+
+
+def _signs(part: Config, state: State, branch: int) -> Config:
+    """The section of one branch of binary codes, whose bits are as large at every scale.
+
+    Raises:
+        TableError: If the file says otherwise.
+    """
+    bits = state.shape("quant_conv.weight")[0]
+    magnitudes = state.tensors.get(f"quantizes.{branch}.scaler", torch.empty(0))
+    expected = torch.full((len(part["sizes"]),), bits**-0.5, device=magnitudes.device)
+    if magnitudes.shape != expected.shape or not torch.allclose(magnitudes.float(), expected, atol=1e-5):
+        raise TableError(
+            f"quantizes.{branch}.scaler must be {len(expected)} times 1 / sqrt({bits}), the length of its binary codes"
+        )
+    return {**part, "quantizer": {**part["quantizer"], "slot_bits": [bits]}}
 
 
 def _codebook(part: Config, codes: int, dim: int) -> Config:

@@ -35,6 +35,15 @@ EMA_PART = {
     "commit_weight": 0.25, "decay": 0.99, "restart_below": 0.5, "kmeans_start": True,
 }  # fmt: skip
 RESIDUAL = {"stages": [EMA_PART]}
+SIGNS = {
+    "_target_": "imtok.quantizers.multiscale.MultiScale",
+    "quantizer": {
+        "_target_": "imtok.quantizers.bsq.BSQ", "slot_bits": [5], "commit_weight": 0.0, "entropy_weight": 0.0,
+        "temperature": 1.0,
+    },
+    "sizes": [1, 1, 2, 3, 3, 4, 5, 6, 8, 11], "convolutions": 4, "mix": 0.5, "codebook_weight": 1.0,
+    "commit_weight": 0.25, "normalize": True, "entropy_weight": 0.1,
+}  # fmt: skip
 GIGATOK = {"groups": 32, "channels": 32, "multipliers": [1, 2], "latent_channels": 16, **TRUNK}
 CASES = {
     "llamagen": Case(
@@ -213,6 +222,17 @@ CASES = {
             "image_size": 16,
         },
         "imagenet-4096.pt",
+        writers.xqgan,
+    ),
+    "xqgan with binary codes": Case(
+        ["experiment=imagefolder", "quantizer=xqgan_msbr10p2", *WITHOUT],
+        {
+            "encoder": XQ | {"latents": 121},
+            "decoder": XQ,
+            "quantizer": {"parts": [SIGNS, SIGNS]},
+            "image_size": 16,
+        },
+        "best_ckpt.pt",
         writers.xqgan,
     ),
     **LATER,

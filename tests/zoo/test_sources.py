@@ -256,7 +256,9 @@ def test_latents_of_karl_that_its_code_never_asks_for_are_left_out(tmp_path):
     assert "256 latents of 300: the public code asks for no more" in found.assumed
 
 
-def test_binary_codes_of_xqgan_are_refused_by_name(tmp_path):
-    _, tensors, path = fabricate("xqgan with two branches", tmp_path)
-    CASES["xqgan"].write(tensors | {"quantizes.0.scaler": torch.ones(10)}, path)
-    assert "has the binary codes of XQ-GAN's MSBR, whose levels imtok has not" in refused("xqgan", path)
+def test_binary_codes_of_another_length_are_refused(tmp_path):
+    _, _, path = fabricate("xqgan with binary codes", tmp_path)
+    content = torch.load(path, weights_only=False)
+    content["ema"]["quantizes.1.scaler"][3] *= 2
+    torch.save(content, path)
+    assert "quantizes.1.scaler must be 10 times 1 / sqrt(5), the length of its binary codes" in refused("xqgan", path)

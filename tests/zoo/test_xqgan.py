@@ -1,5 +1,6 @@
-"""ImageFolder by hand: what its published tensors make of an image, written from facts about the layout alone."""
+"""ImageFolder and MSBR by hand: what published tensors make of an image, written from facts about the layout alone."""
 
+import pytest
 import torch
 from torch.nn import functional as F
 from zoo.containers import fabricate
@@ -36,12 +37,19 @@ def places(table):
 
 
 def quantized(tensors, branch, rest):
-    """Codes of all scales, and their sum: cosine decides, and the code keeps its length."""
-    table, total, ids = tensors[f"quantizes.{branch}.embedding.weight"], torch.zeros_like(rest), []
+    """Codes of all scales, and their sum: cosine decides, and codes keep their length; or signs do, of unit latents."""
+    table, total, ids = tensors.get(f"quantizes.{branch}.embedding.weight"), torch.zeros_like(rest), []
+    rest = rest if table is not None else F.normalize(rest, dim=1)
     for size, which in zip(SIZES, CONVOLUTIONS, strict=True):
         small = F.interpolate(rest, (size, size), mode="area").flatten(2).mT
-        ids.append((F.normalize(small, dim=-1) @ F.normalize(table, dim=-1).T).argmax(-1))
-        codes = table[ids[-1]].mT.unflatten(2, (size, size))
+        if table is None:
+            bits = small > 0
+            ids.append((bits * 2 ** torch.arange(5)).sum(-1))
+            chosen = torch.where(bits, 5**-0.5, -(5**-0.5)).to(rest)
+        else:
+            ids.append((F.normalize(small, dim=-1) @ F.normalize(table, dim=-1).T).argmax(-1))
+            chosen = table[ids[-1]]
+        codes = chosen.mT.unflatten(2, (size, size))
         codes = F.interpolate(codes, (11, 11), mode="bicubic") if size < 11 else codes
         kernel = f"quantizes.{branch}.quant_resi.qresi_ls.{which}"
         codes = codes / 2 + F.conv2d(codes, tensors[f"{kernel}.weight"], tensors[f"{kernel}.bias"], padding=1) / 2
@@ -76,9 +84,10 @@ def imagefolder(tensors, image):
     return torch.stack([ids for ids, _ in parts], -1), rows
 
 
-def test_an_imported_imagefolder_is_what_its_tensors_say(tmp_path):
-    _, tensors, path = fabricate("xqgan with scales", tmp_path)
-    tokenizer = imported("xqgan with scales", path).tokenizer.double()
+@pytest.mark.parametrize("name", ["xqgan with scales", "xqgan with binary codes"])
+def test_an_imported_tokenizer_of_scales_is_what_its_tensors_say(name, tmp_path):
+    _, tensors, path = fabricate(name, tmp_path)
+    tokenizer = imported(name, path).tokenizer.double()
     image = torch.rand(1, 3, 16, 16, dtype=torch.float64) * 2 - 1
     with torch.no_grad():
         ids, expected = imagefolder({name: value.double() for name, value in tensors.items()}, image)

@@ -119,6 +119,11 @@ def xqgan(tensors, path):
     """Usage and numbers of levels beside the weights, and the frozen teacher."""
     more = {f"{part}.lvl1LC": torch.zeros(1, 9, dtype=torch.int64) for part in ("encoder", "decoder")}
     names = [name for name in tensors if name.endswith(".embedding.weight")]
+    if not names:  # binary codes: their lengths, and what they count
+        names = [f"quantizes.{branch}.embedding.weight" for branch in range(2)]
+        bits = len(tensors["quant_conv.bias"])
+        more |= {f"quantizes.{branch}.scaler": torch.full((10,), bits**-0.5) for branch in range(2)}
+        more |= {"detail_model.head.bias": torch.ones(3)}
     more |= {name.replace("embedding.weight", "ema_vocab_hit_SV"): torch.zeros(9) for name in names}
     average = tensors | more | {"semantic_model.norm.weight": torch.ones(3)}
     live = {name: value * 0 for name, value in average.items()}
