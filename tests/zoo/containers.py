@@ -6,7 +6,7 @@ from functools import cache
 import torch
 from zoo import writers
 from zoo.case import CNN, CODES, TRUNK, Case
-from zoo.later_containers import LATER
+from zoo.transformer_containers import TRANSFORMERS
 
 from imtok.command_line import compose_training
 from imtok.tokenizer import Tokenizer
@@ -235,7 +235,7 @@ CASES = {
         "best_ckpt.pt",
         writers.xqgan,
     ),
-    **LATER,
+    **TRANSFORMERS,
 }  # fmt: skip
 
 

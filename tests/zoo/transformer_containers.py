@@ -1,4 +1,4 @@
-"""Fabricated checkpoints of the sources that came later: transformers, and nets of transformers and convolutions."""
+"""Fabricated checkpoints of transformers, and of nets of transformers and convolutions."""
 
 import torch
 from safetensors.torch import save_file
@@ -65,7 +65,7 @@ def write_semanticist(tensors, path):
 MAGE = {"channels": 128, "multipliers": [1, 1], "blocks": 1, "codes": 20, "code_dim": 12}
 ON_MAGE = ["space.weights=null", "decoder.weights=null"]
 HITA = TRUNK | {"channels": 32, "multipliers": [1, 2], "groups": 32, "patch_dim": 5, "mlp_ratio": 1.5, "depth": 1}
-LATER = {
+TRANSFORMERS = {
     "uniwetok": Case(
         ["experiment=uniwetok"],
         {
