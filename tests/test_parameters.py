@@ -45,6 +45,10 @@ PARTS = {
     ("elm", "encoder"): 29_304_344,
     # without shortcuts of blocks that keep their channels, which are never used, and without the net of variances
     ("elm", "decoder"): 33_729_411,
+    ("alitok", "encoder"): 86_288_672,
+    ("alitok", "decoder"): 303_479_564,
+    ("alitok_stage1", "encoder"): 86_288_672,
+    ("alitok_stage1", "decoder"): 304_203_288,
     # at the sizes of WeTok f32
     ("uniwetok", "encoder"): 555_523_200,
     ("uniwetok", "decoder"): 1_061_062_915,

@@ -24,6 +24,7 @@ from encoders.presets import (
 from encoders.test_encoder_contract import wake
 
 from imtok.construct import construct
+from imtok.decoders.alitok import AliTokDecoder
 from imtok.decoders.base import GenerativeDecoder
 from imtok.signatures import PROVIDED
 
@@ -118,10 +119,15 @@ def test_last_layer_writes_the_pixels(decoder, latents):
     latents = latents.double()
     if not decoder.last_layer.any():  # it starts at zero
         wake(decoder)
-    with torch.no_grad():
+
+    def decoded():
         image = decoder(latents, SIZE)
+        return ((image + 1) / 2).logit() if isinstance(decoder, AliTokDecoder) else image  # before its sigmoid
+
+    with torch.no_grad():
+        image = decoded()
         decoder.last_layer.zero_()
-        rest = decoder(latents, SIZE)
+        rest = decoded()
         # a convolution to colours; a linear head has a bias for each pixel of a patch
         to_colours = decoder.last_layer.ndim == 4 and decoder.last_layer.shape[0] == 3
         if to_colours and getattr(decoder, "shortcut", None) is None:
@@ -130,9 +136,9 @@ def test_last_layer_writes_the_pixels(decoder, latents):
             1
         ).min() > 1e-4  # nets that compute in metres begin with small steps
         decoder.last_layer.normal_()
-        once = decoder(latents, SIZE) - rest
+        once = decoded() - rest
         decoder.last_layer.mul_(2)
-        torch.testing.assert_close(decoder(latents, SIZE) - rest, 2 * once)
+        torch.testing.assert_close(decoded() - rest, 2 * once)
 
 
 def test_gradients_reach_every_parameter_and_every_latent(name, decoder, latents):
@@ -155,7 +161,8 @@ def test_gradients_reach_every_parameter_and_every_latent(name, decoder, latents
     # What a missing latent becomes is in the graph (DDP waits for it), with no gradient while none is missing.
     # What makes VFMTok's features has none from the image.
     # A coarser map has none while images are read off the finest.
-    apart = ("missing", "feature", "coarser")
+    # AliTok's prefix has patches of its own.
+    apart = ("missing", "feature", "coarser", "prefix")
     assert [key for key in unreached if not key.endswith("key.bias") and not key.startswith(apart)] == []
     # Hita reads its causal trunk four positions early, so that it sees all latents but the last four.
     # DualToken's image is made of the second half of the channels alone.

@@ -25,6 +25,7 @@ SIDE = 64  # pixels: the size that small presets are for
 ENCODER_OF = {
     "rectifier": "space",
     "low_rank": "space",
+    "alitok_causal": "alitok",
 }  # decoders whose encoder has another name
 # Arguments that presets may leave out: their defaults are what all published nets have, and files of others differ.
 OF_FILES = {"groups", "latent_kernel"}
