@@ -1,5 +1,6 @@
 """The published modules of further tokenizers whose latents are a grid; see ``official.py``."""
 
+import json
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
@@ -12,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from imtok.decoders.noise import steady_noise
-from parity.official import Empty, Official, Passed, flat, source, with_averages
+from parity.official import Empty, Official, Passed, flat, grid_run, source, with_averages
 
 
 def wetok(tree: Path) -> Iterator[Official]:
@@ -100,6 +101,28 @@ def var(tree: Path) -> Iterator[Official]:
         yield Official(what, module.eval().requires_grad_(False), run, dict, square=True, suffix=".pth")
 
 
+def diffusers(tree: Path) -> Iterator[Official]:
+    """VQModel of diffusers, github.com/huggingface/diffusers."""
+    code = source(tree / "src", "diffusers/models/autoencoders/vq_model.py")
+    for channels, attended, groups in ((32, True, 8), (64, False, 32), (128, True, 32)):
+        down, up = ["DownEncoderBlock2D"] * 2, ["UpDecoderBlock2D"] * 2
+        if attended:
+            down[1], up[0] = "AttnDownEncoderBlock2D", "AttnUpDecoderBlock2D"
+        sizes = {"block_out_channels": [channels, 2 * channels], "norm_num_groups": groups, "num_vq_embeddings": 200}
+        sizes |= {"latent_channels": 8, "vq_embed_dim": 4, "mid_block_add_attention": attended, "norm_type": "group"}
+        module = code.VQModel(down_block_types=down, up_block_types=up, **sizes).eval()
+        own = module.quantize
+
+        def quantize(maps: Tensor, own: Any = own) -> tuple[Tensor, Tensor, Tensor | None]:
+            values, loss, (*_, ids) = own(maps)
+            return values, ids, loss
+
+        where = "attention at the lowest level" if attended else "no attention"
+        what = f"`VQModel`, 2 levels of {channels} channels, {groups} groups, {where}"
+        run = grid_run(module, quantize)
+        yield Official(what, module, run, dict, side=32, suffix=".bin", beside=json.dumps(sizes))
+
+
 def _magvit2(encoder: Any, decoder: Any, channels: int, bits: int) -> nn.Module:
     sizes = {"ch": channels, "out_ch": 3, "in_channels": 3, "num_res_blocks": 1, "z_channels": bits}
     module = nn.Module()
@@ -116,6 +139,7 @@ def _noise() -> AbstractContextManager[Any]:
 GRIDS: dict[str, Callable[[Path], Iterator[Official]]] = {
     "wetok": wetok,
     "simvq": simvq,
+    "diffusers": diffusers,
     "rq_vae": rq_vae,
     "var": var,
 }

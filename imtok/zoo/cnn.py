@@ -20,7 +20,7 @@ PROJECTIONS: list[Rule] = [
     Rename("quant_conv", "encoder.project"),
     Rename("post_quant_conv", "decoder.project"),
 ]
-_CODEBOOK = Rename("quantize.embedding.weight", "quantizer.weight")
+CODEBOOK = Rename("quantize.embedding.weight", "quantizer.weight")
 VQ_STATE: list[Leave] = [
     Leave("quantizer.usage", "running use of the codes, for restarts"),
     Leave("quantizer.restarts", "number of restarts"),
@@ -65,9 +65,7 @@ class LlamaGen(Source):
     @override
     def table(self, config: Config) -> Table:
         nets = encoder_rules(self.layout, config["encoder"]) + decoder_rules(self.layout, config["decoder"])
-        return Table(
-            [*nets, *PROJECTIONS, _CODEBOOK, *VQ_STATE, Drop("quantize.codebook_used", "window of used codes")]
-        )
+        return Table([*nets, *PROJECTIONS, CODEBOOK, *VQ_STATE, Drop("quantize.codebook_used", "window of used codes")])
 
 
 def _normalize(state: State, published: bool) -> bool:
@@ -120,7 +118,7 @@ class Taming(LlamaGen):
         if len(config["encoder"]["middle"]) == 2:
             layout = replace(layout, middle=(layout.middle[0], layout.middle[-1]))
         nets = encoder_rules(layout, config["encoder"]) + decoder_rules(layout, config["decoder"])
-        codes = _GUMBEL_CODES if "anneal" in config["quantizer"] else [_CODEBOOK, *VQ_STATE]
+        codes = _GUMBEL_CODES if "anneal" in config["quantizer"] else [CODEBOOK, *VQ_STATE]
         return Table([*nets, *PROJECTIONS, *codes, Drop("loss.*", "loss")])
 
 
@@ -156,4 +154,4 @@ class IBQ(Taming):
     @override
     def table(self, config: Config) -> Table:
         nets = encoder_rules(self.layout, config["encoder"]) + decoder_rules(self.layout, config["decoder"])
-        return Table([*nets, *PROJECTIONS, _CODEBOOK, Drop("loss.*", "loss")])
+        return Table([*nets, *PROJECTIONS, CODEBOOK, Drop("loss.*", "loss")])

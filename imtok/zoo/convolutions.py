@@ -5,9 +5,43 @@ from dataclasses import dataclass
 
 from imtok.nn.convolution import Attention, attended_levels
 from imtok.zoo.blocks import named
-from imtok.zoo.layouts import Split
+from imtok.zoo.layouts import Rearrange, Split
 from imtok.zoo.rules import Rename, Rule
 from imtok.zoo.source import Config, State
+
+
+@dataclass(frozen=True)
+class Modules:
+    """What a code calls the modules inside its blocks, each with the name in imtok.
+
+    Attributes:
+        residual: Of a residual block.
+        attention: Of attention.
+        ends: Of a net, apart from its levels and its middle.
+        attentions: What a level calls its attention blocks.
+        linear: Whether the maps of attention are linear ones; elsewhere they are 1 x 1 convolutions.
+    """
+
+    residual: dict[str, str]
+    attention: dict[str, str]
+    ends: dict[str, str]
+    attentions: str = "attn"
+    linear: bool = False
+
+
+_RESIDUAL = {"norm1": "norm1", "conv1": "conv1", "norm2": "norm2", "conv2": "conv2"}
+COMPVIS = Modules(
+    _RESIDUAL | {"nin_shortcut": "shortcut"},
+    {"norm": "norm", "q": "query", "k": "key", "v": "value", "proj_out": "project"},
+    {"conv_in": "conv_in", "norm_out": "norm_out.0", "conv_out": "conv_out"},
+)
+DIFFUSERS = Modules(
+    _RESIDUAL | {"conv_shortcut": "shortcut"},
+    {"group_norm": "norm", "to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "project"},
+    {"conv_in": "conv_in", "conv_norm_out": "norm_out.0", "conv_out": "conv_out"},
+    attentions="attentions",
+    linear=True,
+)
 
 
 @dataclass(frozen=True)
@@ -23,6 +57,7 @@ class Layout:
         middle: The modules at the lowest resolution, in order; ``*`` = any number of them.
         lowest_first: Whether the decoder's levels are counted from the lowest resolution.
         fused: Whether one convolution of attention writes queries, keys and values.
+        modules: What it calls the modules inside these.
     """
 
     encoder_level: str
@@ -33,11 +68,7 @@ class Layout:
     middle: tuple[str, ...]
     lowest_first: bool = False
     fused: bool = False
-
-
-_RESIDUAL = {"norm1": "norm1", "conv1": "conv1", "norm2": "norm2", "conv2": "conv2", "nin_shortcut": "shortcut"}
-_ATTENTION = {"norm": "norm", "q": "query", "k": "key", "v": "value", "proj_out": "project"}
-_ENDS = {"conv_in": "conv_in", "norm_out": "norm_out.0", "conv_out": "conv_out"}
+    modules: Modules = COMPVIS
 
 
 def sizes(state: State, layout: Layout, config: Config, encoder: str = "encoder", decoder: str = "decoder") -> Config:
@@ -70,7 +101,8 @@ def sizes(state: State, layout: Layout, config: Config, encoder: str = "encoder"
 
 def _attention(state: State, level: str, levels: int, part: str, layout: Layout) -> Attention:
     """Where attention follows every residual block, by the keys that are there."""
-    found = {index for index in range(levels) if f"{level}.{index}.attn.0.norm.weight" in state.tensors}
+    norm = f"{layout.modules.attentions}.0.{next(iter(layout.modules.attention))}.weight"
+    found = {index for index in range(levels) if f"{level}.{index}.{norm}" in state.tensors}
     if part == "decoder" and layout.lowest_first:
         found = {levels - 1 - index for index in found}
     if not found:
@@ -87,7 +119,7 @@ def encoder_rules(layout: Layout, settings: Config, source: str = "encoder", tar
         source: The name of the net in its code.
         target: Its name in imtok.
     """
-    rules = _ends(source, target)
+    rules = named(layout.modules.ends, source, target)
     levels = len(settings["multipliers"])
     for level in range(levels):
         attention = level in attended_levels(levels, settings["attention"])
@@ -101,7 +133,7 @@ def encoder_rules(layout: Layout, settings: Config, source: str = "encoder", tar
 
 def decoder_rules(layout: Layout, settings: Config, source: str = "decoder", target: str = "decoder") -> list[Rule]:
     """What becomes of the keys of a convolutional decoder; arguments as :func:`encoder_rules`."""
-    rules = _ends(source, target)
+    rules = named(layout.modules.ends, source, target)
     levels = len(settings["multipliers"])
     for level in range(levels):
         attention = levels - 1 - level in attended_levels(levels, settings["attention"])
@@ -116,31 +148,34 @@ def decoder_rules(layout: Layout, settings: Config, source: str = "decoder", tar
     return rules + _middle(layout, source, target, settings["middle"])
 
 
-def _ends(source: str, target: str) -> list[Rule]:
-    return named(_ENDS, source, target)
-
-
 def _level(layout: Layout, source: str, target: str, blocks: int, attention: bool) -> list[Rule]:
     rules: list[Rule] = []
     for block in range(blocks):
         place = block * (2 if attention else 1)
-        rules += named(_RESIDUAL, f"{source}.{layout.block}.{block}", f"{target}.{place}")
+        rules += named(layout.modules.residual, f"{source}.{layout.block}.{block}", f"{target}.{place}")
         if attention:
-            rules += _attention_rules(layout, f"{source}.attn.{block}", f"{target}.{place + 1}")
+            rules += _attention_rules(layout, f"{source}.{layout.modules.attentions}.{block}", f"{target}.{place + 1}")
     return rules
 
 
 def _attention_rules(layout: Layout, source: str, target: str) -> list[Rule]:
-    if not layout.fused:
-        return named(_ATTENTION, source, target)
-    parts = ("query", "key", "value")
-    return [
-        *named({"norm": "norm", "proj_out": "project"}, source, target),
-        *(
-            Split(f"{source}.qkv.{kind}", tuple(f"{target}.{part}.{kind}" for part in parts))
-            for kind in ("weight", "bias")
-        ),
-    ]
+    if layout.fused:
+        parts = [f"{target}.{part}" for part in ("query", "key", "value")]
+        fused = [
+            Split(f"{source}.qkv.{kind}", tuple(f"{part}.{kind}" for part in parts)) for kind in ("weight", "bias")
+        ]
+        return [*named({"norm": "norm", "proj_out": "project"}, source, target), *fused]
+    names = layout.modules.attention
+    if not layout.modules.linear:
+        return named(names, source, target)
+    rules: list[Rule] = []
+    for old, new in names.items():
+        if new == "norm":
+            rules += named({old: new}, source, target)
+        else:
+            rules.append(Rearrange(f"{source}.{old}.weight", f"{target}.{new}.weight", "o i", "o i 1 1"))
+            rules.append(Rename(f"{source}.{old}.bias", f"{target}.{new}.bias"))
+    return rules
 
 
 def _middle(layout: Layout, source: str, target: str, layers: Sequence[str]) -> list[Rule]:
@@ -148,5 +183,5 @@ def _middle(layout: Layout, source: str, target: str, layers: Sequence[str]) -> 
     for index, layer in enumerate(layers):
         name = layout.middle[0].replace("*", str(index)) if len(layout.middle) == 1 else layout.middle[index]
         old, new = f"{source}.{name}", f"{target}.middle.{index}"
-        rules += named(_RESIDUAL, old, new) if layer == "residual" else _attention_rules(layout, old, new)
+        rules += named(layout.modules.residual, old, new) if layer == "residual" else _attention_rules(layout, old, new)
     return rules

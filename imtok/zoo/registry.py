@@ -4,6 +4,7 @@ from imtok.errors import InputError
 from imtok.zoo.alit import ALIT, KARL
 from imtok.zoo.bsq_vit import BSQViT
 from imtok.zoo.cnn import IBQ, LDM, LlamaGen, Taming
+from imtok.zoo.diffusers import DiffusersVQ
 from imtok.zoo.flextok import FlexTok
 from imtok.zoo.gigatok import GigaTok
 from imtok.zoo.hita import Hita
@@ -22,6 +23,7 @@ _ALL = (
     LlamaGen(),
     Taming(),
     LDM(),
+    DiffusersVQ(),
     IBQ(),
     OpenMAGVIT2(),
     WeTok(),

@@ -75,6 +75,26 @@ CASES = {
         "model.ckpt",
         writers.taming,
     ),
+    "diffusers": Case(
+        ["encoder=cnn_taming", "quantizer=vq_taming", "decoder=cnn_taming", "image_size=256"],
+        {
+            "encoder": CNN | {"latent_channels": 4, "attention": [0, 1], "groups": 8},
+            "decoder": CNN | {"latent_channels": 4, "attention": [0, 1], "groups": 8},
+            "quantizer": CODES | {"dim": 6},
+        },
+        "diffusion_pytorch_model.safetensors",
+        writers.diffusers,
+    ),
+    "diffusers without attention": Case(
+        ["encoder=cnn_taming", "quantizer=vq_taming", "decoder=cnn_taming", "image_size=256"],
+        {
+            "encoder": CNN | {"latent_channels": 3, "attention": "none", "middle": ["residual"] * 2, "groups": 8},
+            "decoder": CNN | {"latent_channels": 3, "attention": "none", "middle": ["residual"] * 2, "groups": 8},
+            "quantizer": CODES | {"dim": 3},
+        },
+        "diffusion_pytorch_model.safetensors",
+        writers.diffusers,
+    ),
     "ibq": Case(
         ["experiment=ibq"], {"encoder": CNN, "decoder": CNN, "quantizer": CODES}, "last.ckpt", writers.averages
     ),

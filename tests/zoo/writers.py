@@ -73,6 +73,19 @@ def var(tensors, path):
     torch.save(tensors | {"quantize.ema_vocab_hit_SV": torch.zeros(10, 50)}, path)
 
 
+def diffusers(tensors, path):
+    """With the names that attention had before 2023 in its encoder, as old files have them."""
+    old = {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"}
+    named = {}
+    for name, value in tensors.items():
+        for new, earlier in old.items():
+            if name.startswith("encoder."):
+                name = name.replace(new, earlier)
+        named[name] = value.contiguous()
+    save_file(named, path)
+    (path.parent / "config.json").write_text(json.dumps({"norm_num_groups": 8, "norm_type": "group", "act_fn": "silu"}))
+
+
 def flat(tensors, path):
     torch.save(tensors, path)
 
