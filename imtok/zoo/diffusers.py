@@ -24,7 +24,7 @@ class DiffusersVQ(Source):
     """VQModel of diffusers; the config.json beside it tells the groups of its norms."""
 
     name = "diffusers"
-    title = "VQModel of diffusers"
+    title = "VQModel of diffusers (VQ-VAE, arXiv 1711.00937)"
     marks = ("encoder.down_blocks.", "encoder.mid_block.", _CODES)
     keys = ("groups",)
 

@@ -10,6 +10,7 @@ from zoo.transformer_containers import TRANSFORMERS
 
 from imtok.command_line import compose_training
 from imtok.tokenizer import Tokenizer
+from imtok.zoo.importing import import_checkpoint
 from imtok.zoo.registry import SOURCES
 from imtok.zoo.rules import Leave
 
@@ -273,6 +274,10 @@ def composed(overrides):
 def compose(overrides):
     """A training config of one's own."""
     return copy.deepcopy(composed(tuple(overrides)))
+
+
+def imported(name, path):
+    return import_checkpoint(source_of(name), path, compose)
 
 
 def published(overrides):

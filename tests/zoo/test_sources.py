@@ -2,8 +2,8 @@
 
 import pytest
 import torch
-from zoo.containers import CASES, WITHOUT, compose, fabricate, named_as, published, small_config, source_of
-from zoo.later_containers import INSTELLA, ON_MAGE
+from zoo.containers import CASES, WITHOUT, compose, fabricate, imported, named_as, published, small_config, source_of
+from zoo.transformer_containers import INSTELLA, ON_MAGE
 
 from imtok.errors import InputError
 from imtok.tokenizer import Tokenizer
@@ -16,6 +16,7 @@ ANY_SIZE = (  # no shape tells their image size
     "llamagen",
     "taming",
     "ldm",
+    "diffusers",
     "ibq",
     "open_magvit2",
     "wetok",
@@ -24,12 +25,7 @@ ANY_SIZE = (  # no shape tells their image size
     "uniwetok",
     "instella",
 )
-ANY_SIDE = ("llamagen", "taming", "ldm", "diffusers", "ibq", "open_magvit2", "wetok", "simvq", "rq_vae")
 each = pytest.mark.parametrize("name", CASES)
-
-
-def imported(name, path):
-    return import_checkpoint(source_of(name), path, compose)
 
 
 def refused(name, path):
@@ -263,14 +259,10 @@ def test_binary_codes_of_another_length_are_refused(tmp_path):
     content["ema"]["quantizes.1.scaler"][3] *= 2
     torch.save(content, path)
     assert "quantizes.1.scaler must be 10 times 1 / sqrt(5), the length of its binary codes" in refused("xqgan", path)
+
+
 @pytest.mark.parametrize(("key", "told"), [("norm_type", "spatial"), ("act_fn", "gelu")])
 def test_a_model_of_diffusers_with_other_norms_or_activations_is_refused(key, told, tmp_path):
     _, _, path = fabricate("diffusers", tmp_path)
     (tmp_path / "config.json").write_text(f'{{"{key}": "{told}"}}')
     assert f"config.json beside it says {key}: {told}" in refused("diffusers", path)
-
-
-def test_binary_codes_of_xqgan_are_refused_by_name(tmp_path):
-    _, tensors, path = fabricate("xqgan with two branches", tmp_path)
-    CASES["xqgan"].write(tensors | {"quantizes.0.scaler": torch.ones(10)}, path)
-    assert "has the binary codes of XQ-GAN's MSBR, whose levels imtok has not" in refused("xqgan", path)

@@ -3,8 +3,7 @@
 import pytest
 import torch
 from torch.nn import functional as F
-from zoo.containers import fabricate
-from zoo.test_sources import imported
+from zoo.containers import fabricate, imported
 
 SIZES = (1, 1, 2, 3, 3, 4, 5, 6, 8, 11)
 CONVOLUTIONS = (0, 0, 1, 1, 1, 2, 2, 3, 3, 3)  # of four, that which a scale passes
