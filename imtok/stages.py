@@ -47,7 +47,7 @@ def first_stages(config: DictConfig, folder: Path, console: Console) -> str | No
         InputError: If a stage is refused, or stages are in the way of another run.
     """
     place, ckpt = folder / STAGES, config.ckpt
-    if config.init_from is not None or ckpt not in (None, "last") or has_begun(folder):
+    if names_a_run(config.init_from) or ckpt not in (None, "last") or has_begun(folder):
         return None
     names = list(config.stages or {})
     if not names:
@@ -63,6 +63,11 @@ def first_stages(config: DictConfig, folder: Path, console: Console) -> str | No
                 _carry_out(stage_words(config, place, number - 1), place / name, what, console)
         console.print(f"stage {len(names) + 1} of {len(names) + 1}, {config.name}", soft_wrap=True, markup=False)
     return str(place / names[-1])
+
+
+def names_a_run(init_from: Any) -> bool:
+    """Whether ``init_from`` of a config says whose weights are taken, and not only of which parts."""
+    return bool(init_from.get("path")) if isinstance(init_from, Mapping | DictConfig) else init_from is not None
 
 
 def stage_words(config: DictConfig, place: Path, index: int) -> list[str]:

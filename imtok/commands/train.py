@@ -1,7 +1,7 @@
 """``imtok train``, the same as ``python train.py``: trains a tokenizer and measures it."""
 
 import sys
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -23,7 +23,7 @@ from imtok.objectives.judges import build_with_found
 from imtok.optimizer_section import read_optimizer, typed_section
 from imtok.paste import imtok_line
 from imtok.pixels import CHANNELS
-from imtok.stages import first_stages
+from imtok.stages import first_stages, names_a_run
 from imtok.sweeps import chosen, note_job
 from imtok.text import terminal
 from imtok.training.buckets import read_buckets
@@ -97,7 +97,7 @@ class Keys:
         if self.ckpt and not self.out and self.ckpt == "last":
             problems.append("ckpt=last needs out=DIR: the run folder to go on with")
         try:
-            source = InitFrom.read(self.init_from)
+            source = InitFrom.read(self.init_from, before="the stage before" if self.stages else None)
         except ValueError as error:
             problems.append(str(error))
             source = None
@@ -130,7 +130,10 @@ def run(config: DictConfig) -> float | None:
     folder = output_folder(config, config.name)
     source = first_stages(config, folder, console)
     if source is not None:
-        config.init_from = source
+        begun = cast(InitFrom, InitFrom.read(config.init_from, source))
+        config.init_from = asdict(begun) if begun.parts else begun.path
+    elif not names_a_run(config.init_from):
+        config.init_from = None
     again = imtok_line("eval", tokenizer=folder, split="val")
     made = replace(build_run(config, folder), measured_by=again)
     outcome, shown = train(made), escape(str(folder))

@@ -1,6 +1,6 @@
 """What can be set about a training run, with its units; the config's schema is made of these."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -285,22 +285,26 @@ class InitFrom:
     parts: tuple[str, ...] = ()
 
     @classmethod
-    def read(cls, value: Any) -> "InitFrom | None":
+    def read(cls, value: Any, before: str | None = None) -> "InitFrom | None":
         """What ``init_from`` of a config means: a path, or ``path`` and ``parts``; None = nothing.
+
+        Args:
+            value: Of the config.
+            before: The stage before this run, whose weights are taken where the config names no path.
 
         Raises:
             ValueError: If it is neither.
         """
         if value is None:
-            return None
-        if not isinstance(value, dict):
+            return None if before is None else cls(before)
+        if not isinstance(value, Mapping):
             return cls(str(value))
         unread, parts = value.keys() - {"path", "parts"}, value.get("parts") or ()
         if unread:
             raise ValueError(f"init_from.{min(unread)}: nothing reads it; there are init_from.path and init_from.parts")
-        if not value.get("path"):
+        if not (path := value.get("path") or before):
             raise ValueError("init_from.parts needs the tokenizer whose parts they are; give init_from=RUN as well")
-        return cls(str(value["path"]), (parts,) if isinstance(parts, str) else tuple(map(str, parts)))
+        return cls(str(path), (parts,) if isinstance(parts, str) else tuple(map(str, parts)))
 
     def takes(self, part: str) -> bool:
         """Whether the weights of a part are taken, all of them."""

@@ -174,3 +174,39 @@ def test_wetok_s_generative_decoder_begins_with_the_weights_of_its_first_stage_a
     image = torch.rand(2, 3, 32, 32) * 2 - 1
     with torch.inference_mode():
         torch.testing.assert_close(after.eval()(image).image, before.eval()(image).image)
+
+
+def test_a_stage_can_begin_with_some_parts_of_the_one_before(tmp_path):
+    """AliTok's second decoder has another shape than its first."""
+    first, words = "alitok_stage1", [word for word in TINY[2:] if STAGE not in word]
+    words = [
+        "experiment=alitok",
+        "size=tiny",
+        *words,
+        f"stages={{{first}:{{}}}}",
+        f"stages.{first}.trainer.max_steps=4",
+    ]
+    words += ["init_from.parts=[encoder,quantizer]", "freeze=[encoder,quantizer]", f"out={tmp_path}", "ckpt=last"]
+    call = [sys.executable, "-m", "imtok.cli", "train", *words]
+    done = subprocess.run(call, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    before, after = (
+        load_file(tmp_path / name / "model.safetensors") for name in (f"stages/{first}/tokenizer", "tokenizer")
+    )
+    kept = [name for name in before if name.startswith(("encoder.", "quantizer."))]
+    assert len(kept) > 10
+    assert all(torch.equal(before[name], after[name]) for name in kept)
+    assert any(before[name].shape != after[name].shape for name in before.keys() & after.keys())
+    again = subprocess.run(call, capture_output=True, text=True)
+    assert again.returncode == 0
+    assert "already finished" in again.stdout
+
+
+def test_parts_without_a_run_need_a_stage_before():
+    register_schemas("train")
+    with initialize_config_dir(str(config_folder()), version_base="1.3"):
+        staged = compose("train", overrides=["experiment=alitok", "data.path=."])
+        alone = compose("train", overrides=["experiment=alitok", "data.path=.", "stages=null"])
+    said = "init_from.parts needs the tokenizer whose parts they are; give init_from=RUN"
+    assert not any(said in line for line in check_config(staged, "train"))
+    assert any(said in line for line in check_config(alone, "train"))
