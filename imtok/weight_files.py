@@ -143,9 +143,14 @@ def shards_of(path: Path) -> list[Path] | None:
     return parts
 
 
+def plain_name(name: str) -> str:
+    """A name without what compiling and wrapping put into it."""
+    return _WITHIN.sub("", name)
+
+
 def plain_names(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Tensors whose names have no prefixes of compiling (anywhere) and wrapping (before all names)."""
-    found = {_WITHIN.sub("", name): tensor for name, tensor in tensors.items()}
+    found = {plain_name(name): tensor for name, tensor in tensors.items()}
     while prefix := next((one for one in _AROUND if found and all(name.startswith(one) for name in found)), None):
         found = {name.removeprefix(prefix): tensor for name, tensor in found.items()}
     return found

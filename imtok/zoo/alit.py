@@ -34,7 +34,10 @@ class _OnMAGE(Source):
 
     @override
     def open(self, checkpoint: Checkpoint) -> State:
-        return State(checkpoint.tensors("ema", "model"), kept=checkpoint.entry("ema", "model"))
+        tensors = checkpoint.tensors("ema", "model")
+        if f"{_BASE}.encoder.conv_in.weight" in tensors and "quantize.embedding.weight" not in tensors:
+            raise TableError("its latents are continuous, and imtok reads this net with codes alone")
+        return State(tensors, kept=checkpoint.entry("ema", "model"))
 
     @override
     def recipe(self, state: State) -> Sequence[str]:

@@ -54,7 +54,7 @@ def averaged(
         else:
             unknown.append(key)
     if unknown:
-        raise TableError(f"{len(unknown)} averages belong to no live weight, or to two: {', '.join(unknown)}")
+        raise TableError(f"{len(unknown)} averages belong to no live weight, or to two: {', '.join(unknown[:6])}")
     taken = {key for key, reason in dropped.items() if reason == TAKEN}
     parts = {key.split(".")[0] for key in taken}
     learnt = [key for key in live if key.endswith((".weight", ".bias")) and key not in frozen]

@@ -85,7 +85,10 @@ class Taming(LlamaGen):
     title = "VQGAN of taming-transformers (arXiv 2012.09841)"
     marks = ("encoder.down.*.block.", "encoder.mid.block_1.", "quantize.embed*.weight")
     foreign = ("quantize.quant_resi.", "base_tokenizer.")  # VAR has the same nets and scales, and ALIT holds such nets
-    alike = "IBQ without averages (source=ibq), which chooses codes by dot product"
+    alike = (
+        "IBQ without averages (source=ibq), which chooses codes by dot product, and latent diffusion (source=ldm), "
+        "whose averages are taken"
+    )
     keys = ("groups", "normalize")
     layout = TAMING
 
@@ -140,7 +143,9 @@ class IBQ(Taming):
     name = "ibq"
     title = "IBQ of SEED-Voken (arXiv 2412.02692)"
     marks = ("encoder.down.*.block.", "encoder.mid.attn_1.", "quantize.embedding.weight", "model_ema.")
-    alike = "VQGAN of taming-transformers (source=taming), which chooses the nearest code"
+    alike = (
+        "VQGAN of taming-transformers and latent diffusion (source=taming, source=ldm), which choose the nearest code"
+    )
     keys = ("groups",)
 
     @override

@@ -43,7 +43,9 @@ class DiffusersVQ(Source):
             if (told := state.facts.get(key, wanted)) != wanted:
                 raise TableError(f"config.json beside it says {key}: {told}, and imtok has {wanted} alone")
         groups = state.given.get("groups", state.facts.get("norm_num_groups"))
-        if groups is not None:
+        if groups is None:
+            state.assume("there is no config.json beside it: 32 groups in each norm of maps, and SiLU (groups=NUMBER)")
+        else:
             state = replace(state, given={**state.given, "groups": groups})
         middle = ["residual", "attention", "residual"]
         if "encoder.mid_block.attentions.0.group_norm.weight" not in state.tensors:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from imtok.errors import InputError
 from imtok.files import read_json
-from imtok.weight_files import Leftover, plain_names, read_content
+from imtok.weight_files import Leftover, plain_name, plain_names, read_content
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Checkpoint:
     def names(self) -> list[str]:
         """The names of all tensors, also of those one level below."""
         inner = [name for value in self.content.values() if isinstance(value, Mapping) for name in value]
-        return [str(name) for name in (*self.content, *inner)]
+        return [plain_name(str(name)) for name in (*self.content, *inner)]
 
     def arguments(self, entry: str) -> dict[str, Any]:
         """The plain values of an object in the file, as the command line of a trainer is; empty without one."""

@@ -7,6 +7,7 @@ from pathlib import Path
 from torch import Tensor
 from typing_extensions import override
 
+from imtok.errors import InputError
 from imtok.pretrained import read_tensors
 from imtok.spaces.dino import DINOv2
 from imtok.zoo.blocks import linear_of_convolution, named
@@ -17,7 +18,7 @@ from imtok.zoo.layouts import Join, Rearrange, Split
 from imtok.zoo.rules import Drop, Leave, Rename, Rule
 from imtok.zoo.source import Config, Source, State
 from imtok.zoo.table import Table
-from imtok.zoo.vfmtok import dinov2_file
+from imtok.zoo.vfmtok import DINOV2, dinov2_file
 
 _ENCODER, _DECODER = "encode_transformer", "decode_transformer"
 _ENTRIES = ("ema", "model", "state_dict")
@@ -78,7 +79,7 @@ class Hita(Source):
         space = {
             "width": seen,
             "depth": state.count("space.trunk.blocks.*."),
-            "heads": state.heads(seen, "frozen net"),
+            "heads": seen // 64,  # of every DINOv2
             "registers": state.shape("space.registers")[0],
         }
         return {
@@ -148,6 +149,8 @@ def _block(source: str, target: str, all_see_all: bool) -> list[Rule]:
 def _dinov2(path: Path) -> dict[str, Tensor]:
     """The weights of DINOv2 by imtok's names, with what scales its residuals folded in."""
     tensors = read_tensors(path)
+    if missing := [name for name in ("cls_token", "register_tokens") if name not in tensors]:
+        raise InputError(f"{path} has no {missing[0]}; give DINOv2 with registers in its authors' file, {DINOV2}")
     blocks = {name.split(".")[1] for name in tensors if name.startswith("blocks.")}
     width, registers = tensors["cls_token"].shape[-1], tensors["register_tokens"].shape[1]
     space = DINOv2(width=width, depth=len(blocks), heads=1, registers=registers)

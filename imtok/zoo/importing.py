@@ -114,4 +114,5 @@ def _family(checkpoint: Checkpoint, source: Source, others: Sequence[Source]) ->
     if not found or source.recognizes(names):
         return ""
     best = max(found, key=lambda other: len(other.marks))
-    return f", but of {best.title}; give source={best.name}"
+    alike = f" or, as the names are the same, of {best.alike}" if best.alike else ""
+    return f", but of {best.title}; give source={best.name}{alike}"

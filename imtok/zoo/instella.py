@@ -31,7 +31,6 @@ class Instella(Source):
     name = "instella"
     title = "Instella-T2I's tokenizer (arXiv 2506.21022)"
     marks = ("encoder.patch_embedder.", "encoder.latent_tokens", _EMBED)
-    keys = ("heads",)
 
     @override
     def open(self, checkpoint: Checkpoint) -> State:
@@ -54,9 +53,14 @@ class Instella(Source):
         if min(rest) < 1:
             raise TableError(f"there must be more than {before} blocks in the encoder and {after} in the decoder")
         state.assume(f"patches are halved after {before} blocks and doubled after {after}, as in the published net")
-        encoder = {"width": width, "heads": state.heads(width, "encoder"), "coarse_depth": rest[0]}
+        encoder = {"width": width, "heads": _heads(state, "encoder", width), "coarse_depth": rest[0]}
         encoder["latents"] = state.shape("encoder.latent_tokens")[1]
-        decoder = {"width": wide, "heads": state.heads(wide, "decoder"), "depth": rest[1], "latent_width": latent_width}
+        decoder = {
+            "width": wide,
+            "heads": _heads(state, "decoder", wide),
+            "depth": rest[1],
+            "latent_width": latent_width,
+        }
         whole, left = divmod(bits, _SLOT_BITS)
         return {
             **config,
@@ -84,6 +88,11 @@ class Instella(Source):
                 *_blocks("decoder", ("coarse_trunk", decoder["coarse_depth"]), ("trunk", decoder["depth"])),
             ]
         )
+
+
+def _heads(state: State, part: str, width: int) -> int:
+    """Heads of a part: each query is normed over the channels of a head."""
+    return width // state.shape(f"{part}.transformer_blocks.0.attn.norm_q.weight")[0]
 
 
 def _blocks(part: str, first: tuple[str, int], second: tuple[str, int]) -> list[Rule]:

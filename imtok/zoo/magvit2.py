@@ -41,7 +41,7 @@ class OpenMAGVIT2(Source):
         net, side = ("cnn_magvit2_f8", 128) if small else ("cnn_magvit2", 256)
         bits = state.shape(_BITS)[0]
         if bits > _LONGEST:
-            raise TableError(f"its codes have {bits} bits, which only WeTok's have (source=wetok)")
+            raise TableError(f"its codes have {bits} bits, as those of WeTok (source=wetok) and of BitDance have")
         quantizer = "lfq_18" if bits == 18 else "lfq_14"
         return [f"encoder={net}", f"quantizer={quantizer}", f"decoder={net}", f"image_size={side}"]
 
@@ -69,7 +69,7 @@ class WeTok(OpenMAGVIT2):
 
     name = "wetok"
     title = "WeTok (arXiv 2508.05599)"
-    alike = "Open-MAGVIT2 (source=open_magvit2), whose ids have 18 or 14 bits"
+    alike = "Open-MAGVIT2 (source=open_magvit2), whose ids have 18 or 14 bits, and in BitDance's tokenizers"
 
     @override
     def recipe(self, state: State) -> Sequence[str]:

@@ -18,7 +18,7 @@ _CODES = "quantize.embedding.weight"
 _PHI = "quantize.quant_resi.qresi_ls"
 _HITS = "quantize.ema_vocab_hit_SV"
 _TABLES = "quantizer.codebooks"
-_ENTRIES = ("state_dict_ema", "state_dict")
+_ENTRIES = ("state_dict", "state_dict_ema")  # the public generators read the first also where both are there
 
 
 class VAR(Source):

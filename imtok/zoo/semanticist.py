@@ -35,15 +35,16 @@ class Semanticist(Source):
 
     name = "semanticist"
     title = "Semanticist (arXiv 2503.08685)"
-    marks = ("dit.*autoenc_cond_embedder.", "encoder2slot.", "encoder.slot_embed")
+    marks = ("dit.autoenc_cond_embedder.", "encoder2slot.", "encoder.slot_embed")
     keys = ("heads", "groups")
 
     @override
     def open(self, checkpoint: Checkpoint) -> State:
-        tensors = {key.replace("._orig_mod", ""): value for key, value in checkpoint.tensors("state_dict").items()}
+        tensors = checkpoint.tensors("state_dict")
         if "encoder.slot_embed" in tensors and not any(key.startswith(_VAE) for key in tensors):
             tensors |= {f"{_VAE}{key}": value for key, value in _autoencoder(checkpoint.path).items()}
-        return State({modern(key) if key.startswith(_VAE) else key: value for key, value in tensors.items()})
+        named = {modern(key) if key.startswith(_VAE) else key: value for key, value in tensors.items()}
+        return State(named, kept=checkpoint.entry("state_dict"))
 
     @override
     def recipe(self, state: State) -> Sequence[str]:
@@ -64,7 +65,11 @@ class Semanticist(Source):
         }
         drawn, patch = (state.shape(f"{_PATCHES['decoder']}.weight")[place] for place in (0, -1))
         decoder = {"width": drawn, "depth": state.count("dit.blocks.*."), "patch_size": patch}
-        decoder["heads"] = config["decoder"]["heads"] if drawn == _XL else state.heads(drawn, "decoder")
+        if drawn == _XL and state.given.get("heads") is None:
+            state.assume("decoder: 16 heads of 72 channels, as in DiT-XL (heads=NUMBER)")
+            decoder["heads"] = config["decoder"]["heads"]
+        else:
+            decoder["heads"] = state.heads(drawn, "decoder")
         return {
             **config,
             "encoder": {**config["encoder"], **encoder},

@@ -75,7 +75,7 @@ class VFMTok(Source):
         net = {
             "width": seen,
             "depth": depth,
-            "heads": state.heads(seen, "frozen net"),
+            "heads": seen // 64,  # of every DINOv2
             "registers": state.shape(f"{_NET}.register_tokens")[1],
             "patch_size": patch,
             "factor": patch,

@@ -4,6 +4,7 @@ import pytest
 import torch
 from zoo.containers import CASES, WITHOUT, compose, fabricate, imported, named_as, published, small_config, source_of
 from zoo.transformer_containers import INSTELLA, ON_MAGE
+from zoo.writers import with_averages
 
 from imtok.errors import InputError
 from imtok.tokenizer import Tokenizer
@@ -11,6 +12,7 @@ from imtok.types import Condition
 from imtok.zoo.importing import import_checkpoint
 from imtok.zoo.registry import SOURCES
 from imtok.zoo.source import State
+from imtok.zoo.vfmtok import DINOV2
 
 ANY_SIZE = (  # no shape tells their image size
     "llamagen",
@@ -112,10 +114,9 @@ def test_the_checkpoint_of_another_family_is_refused_with_its_own_name(name, tmp
     meant = {"one_d_piece": "titok", "ldm": "taming", "wetok": "open_magvit2"}.get(
         own.name, own.name
     )  # whose names are the same
-    if "must hold tensors" not in str(caught.value):
-        assert f"is not a checkpoint of {other.title}, but of {SOURCES[meant].title}; give source={meant}:" in str(
-            caught.value
-        )
+    assert f"is not a checkpoint of {other.title}, but of {SOURCES[meant].title}; give source={meant}" in str(
+        caught.value
+    )
 
 
 def test_names_that_two_families_share_are_said_to_be_so(tmp_path):
@@ -228,6 +229,35 @@ def test_a_file_without_the_frozen_net_beside_it_is_refused_with_where_to_get_th
     _, _, path = fabricate(name, tmp_path)
     (tmp_path / beside).unlink()
     assert said in refused(name, path)
+
+
+@pytest.mark.parametrize("key", ["cls_token", "register_tokens"])
+def test_a_frozen_net_in_another_layout_or_without_registers_is_refused(key, tmp_path):
+    _, _, path = fabricate("hita", tmp_path)
+    net = torch.load(tmp_path / DINOV2, weights_only=True)
+    torch.save({name: value for name, value in net.items() if name != key}, tmp_path / DINOV2)
+    with pytest.raises(InputError, match=f"{DINOV2} has no {key}; give DINOv2 with registers"):
+        imported("hita", path)
+
+
+def test_averages_of_ldm_are_taken_and_another_family_of_the_same_names_is_not_named_alone(tmp_path):
+    _, tensors, path = fabricate("ldm", tmp_path)
+    torch.save({"state_dict": with_averages(tensors)}, path)
+    with pytest.raises(InputError, match=r"give source=taming or, as the names are the same, of .* \(source=ldm\)"):
+        import_checkpoint(SOURCES["llamagen"], path, compose, others=tuple(SOURCES.values()))
+    assert imported("ldm", path).kept.startswith("averages")
+
+
+def test_a_model_of_diffusers_without_its_config_says_what_is_assumed(tmp_path):
+    _, _, path = fabricate("diffusers", tmp_path)
+    (tmp_path / "config.json").unlink()
+    assert any("no config.json beside it: 32 groups" in words for words in imported("diffusers", path).assumed)
+
+
+def test_latents_of_alit_without_codes_are_named_as_such(tmp_path):
+    _, tensors, path = fabricate("alit", tmp_path)
+    CASES["alit"].write({name: value for name, value in tensors.items() if "quantize." not in name}, path)
+    assert "its latents are continuous" in refused("alit", path)
 
 
 def test_positions_of_dinov2_are_resized_as_the_code_of_vfmtok_does_it(tmp_path):

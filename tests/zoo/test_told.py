@@ -135,7 +135,7 @@ def test_an_average_of_some_weights_alone_is_refused(tmp_path):
 @pytest.mark.parametrize(
     ("source", "other", "said"),
     [
-        ("open_magvit2", "wetok", r"its codes have 32 bits, which only WeTok's have \(source=wetok\)"),
+        ("open_magvit2", "wetok", r"its codes have 32 bits, as those of WeTok \(source=wetok\) and of BitDance have"),
         (
             "wetok",
             "open_magvit2",

@@ -65,8 +65,8 @@ def rq_vae(tensors, path):
         more[name.replace("weight", "cluster_size_ema")] = torch.ones(len(table))
         more[name.replace("weight", "embed_ema")] = table * 3
     state = tensors | more
-    live = {name: value * 0 for name, value in state.items()}
-    torch.save({"epoch": 3, "state_dict": live, "state_dict_ema": state, "discriminator": LOSS}, path)
+    averages = {name: value * 0 for name, value in state.items()}  # which the public generators do not read
+    torch.save({"epoch": 3, "state_dict": state, "state_dict_ema": averages, "discriminator": LOSS}, path)
 
 
 def var(tensors, path):
