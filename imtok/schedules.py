@@ -134,7 +134,9 @@ class Exponential(Schedule):
 
     def __init__(self, warmup_steps: int = 0, final_lr: float = 0.1) -> None:
         if final_lr <= 0:
-            raise ValueError(f"final_lr must be above 0 to be reached exponentially, got {final_lr}")
+            raise ValueError(
+                f"final_lr must be above 0 to be reached exponentially, got {final_lr}; give optimizer.final_lr=0.01"
+            )
         self.warmup_steps = warmup_steps
         self.final_lr = final_lr
 

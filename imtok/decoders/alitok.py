@@ -101,6 +101,8 @@ class AliTokDecoder(Decoder):
         self.rows, self.columns = grid_size((image_size, image_size), patch_size)
         patches = self.rows * self.columns
         self.before = num_latents - patches
+        if class_tokens < 0:
+            raise ValueError(f"class_tokens must not be negative, got {class_tokens}")
         if self.before < 0:
             raise ValueError(f"latents must be at least the {patches} patches, got {num_latents}")
         self.image_size = image_size

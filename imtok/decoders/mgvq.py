@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from typing_extensions import override
 
 from imtok.decoders.base import Decoder
-from imtok.nn.dc_ae import check_levels, level
+from imtok.nn.dc_ae import check_groups, check_levels, level
 from imtok.nn.grid import to_map
 from imtok.nn.norms import ChannelRMSNorm
 from imtok.nn.shuffled_resampling import ShuffledDoubling, check_share, repeated
@@ -60,6 +60,7 @@ class MGVQDecoder(Decoder):
         super().__init__()
         check_levels(len(multipliers), len(depths), transformers)
         widths = [channels * multiplier for multiplier in reversed(multipliers)]
+        check_groups(groups, latent_width)
         check_share(widths[0], latent_width)
         self.factor = 2 ** len(widths)
         self.project = nn.Conv2d(in_dim, latent_width, 1, groups=math.gcd(groups, in_dim))

@@ -73,10 +73,18 @@ class AliTokEncoder(TiTokEncoder):
         del self.class_token, self.class_position
 
     @override
+    def num_latents(self, size: tuple[int, int]) -> int:
+        if grid_size(size, self.patch_size) != self.positions.grid:
+            rows, columns = (side * self.patch_size for side in self.positions.grid)
+            raise ValueError(f"image size must be {rows} x {columns} for this encoder, got {size[0]} x {size[1]}")
+        return len(self.latents)
+
+    @override
     def sequence(
         self, image: Float[Tensor, "b c h w"], visible: Bool[Tensor, "m m"] | None = None
     ) -> Float[Tensor, "b m d"]:
-        positions = self.positions(grid_size((image.shape[-2], image.shape[-1]), self.patch_size))
+        self.num_latents((image.shape[-2], image.shape[-1]))
+        positions = self.positions(self.positions.grid)
         patches = to_sequence(self.patches(to_range(image, self.value_range))) + positions
         assert self.latent_positions is not None, "as in __init__"
         last = repeat(self.latents + self.latent_positions, "n d -> b n d", b=image.shape[0]).to(patches.dtype)

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from imtok.encoders.base import Encoder
-from imtok.nn.dc_ae import check_levels, level
+from imtok.nn.dc_ae import check_groups, check_levels, level
 from imtok.nn.grid import grid_size, to_sequence
 from imtok.nn.shuffled_resampling import ShuffledHalving, averaged, check_share
 from imtok.types import Condition, Latents
@@ -60,6 +60,7 @@ class MGVQEncoder(Encoder):
         widths = [channels * multiplier for multiplier in multipliers]
         if channels % 4:
             raise ValueError(f"channels must be a multiple of 4, got {channels}")
+        check_groups(groups, latent_width)
         check_share(widths[-1], latent_width)
         kept = math.gcd(groups, out_dim)
         self.factor = 2 ** len(widths)

@@ -38,7 +38,11 @@ class NormedLastBlock(nn.Module):
         return features + self.norm(self.conv2(self.activation(self.conv1(features))))
 
 
-def level(kind: LevelBlock, channels: int, depth: int, head_width: int) -> nn.Sequential:
+class Level(nn.Sequential):
+    """The blocks of one resolution, one after another; a unit that ``trainer=fsdp`` shards."""
+
+
+def level(kind: LevelBlock, channels: int, depth: int, head_width: int) -> Level:
     """The blocks of one resolution.
 
     Args:
@@ -52,10 +56,20 @@ def level(kind: LevelBlock, channels: int, depth: int, head_width: int) -> nn.Se
     """
     if kind == "transformer":
         halves = [(LinearAttention(channels, head_width), GatedConvolution(channels)) for _ in range(depth)]
-        return nn.Sequential(*(half for block in halves for half in block))
+        return Level(*(half for block in halves for half in block))
     if kind in ("rms", "batch"):
-        return nn.Sequential(*(NormedLastBlock(channels, kind) for _ in range(depth)))
+        return Level(*(NormedLastBlock(channels, kind) for _ in range(depth)))
     raise ValueError(f"blocks of a level must be one of {', '.join(get_args(LevelBlock))}, got {kind!r}")
+
+
+def check_groups(groups: int, latent_width: int) -> None:
+    """Refuse groups that do not share the channels of the latent map evenly.
+
+    Raises:
+        ValueError: If ``groups`` is no divisor of ``latent_width``.
+    """
+    if latent_width < 1 or groups < 1 or latent_width % groups:
+        raise ValueError(f"groups must divide latent_width, got {groups} and {latent_width}")
 
 
 def check_levels(multipliers: int, depths: int, transformers: int) -> None:

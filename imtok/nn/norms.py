@@ -125,16 +125,18 @@ class ChannelRMSNorm(nn.Module):
 
     @override
     def forward(self, features: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
-        exact = features.to(torch.promote_types(features.dtype, self.weight.dtype))
+        precise = torch.promote_types(torch.promote_types(features.dtype, self.weight.dtype), torch.float32)
+        exact, weight, bias = (part.to(precise) for part in (features, self.weight, self.bias))
         scale = (exact.square().mean(1, keepdim=True) + self.eps).rsqrt()
-        return (exact * scale * self.weight[:, None, None] + self.bias[:, None, None]).to(features.dtype)
+        return (exact * scale * weight[:, None, None] + bias[:, None, None]).to(features.dtype)
 
 
 class BatchNorm(nn.Module):
     """Batch normalisation of maps (arXiv 1502.03167): by the batch in training, by running averages in evaluation.
 
     In training each rank normalises by the mean and variance of its own micro-batch. The running averages are moved
-    towards the means over ranks, only where gradients are wanted, so that all ranks hold the same.
+    towards the means over ranks, only where gradients are wanted, so that all ranks hold the same. A channel whose
+    mean or variance is not finite leaves its averages as they were.
 
     Args:
         channels: Number of channels.
@@ -162,12 +164,16 @@ class BatchNorm(nn.Module):
     def forward(self, features: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
         if not self.training:
             return F.batch_norm(features, self.mean, self.variance, self.weight, self.bias, eps=self.eps)
+        normed = F.batch_norm(features, None, None, self.weight, self.bias, training=True, eps=self.eps)
         if torch.is_grad_enabled():
             self._follow(features.detach())
-        return F.batch_norm(features, None, None, self.weight, self.bias, training=True, eps=self.eps)
+        return normed
 
     @torch.no_grad()
     def _follow(self, features: Float[Tensor, "b c h w"]) -> None:
         variance, mean = torch.var_mean(features.to(self.mean.dtype), dim=(0, 2, 3))
-        self.mean.lerp_(mean_over_ranks(mean), self.momentum)
-        self.variance.lerp_(mean_over_ranks(variance), self.momentum)
+        seen = mean_over_ranks(torch.stack([mean, variance]))
+        averages = torch.stack([self.mean, self.variance])
+        moved = torch.where(seen.isfinite().all(0), averages.lerp(seen, self.momentum), averages)
+        self.mean.copy_(moved[0])
+        self.variance.copy_(moved[1])

@@ -65,7 +65,7 @@ class ShuffledDoubling(nn.Module):
 
 
 def averaged(features: Float[Tensor, "b c h w"], channels: int) -> Float[Tensor, "b c2 h w"]:
-    """Fewer channels: the mean of as many neighbouring ones as there are of them."""
+    """Fewer channels: each is the mean of ``c / channels`` neighbouring ones."""
     return reduce(features, "b (d k) h w -> b d h w", "mean", d=channels)
 
 

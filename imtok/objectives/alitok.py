@@ -58,6 +58,10 @@ class AliTokObjective(ReconstructionObjective):
                 "the decoder must write patches for a prefix of one patch and a row; give decoder=alitok_causal, and "
                 "encoder.prefix = 1 + patches in a row"
             )
+        if not decoder.training:
+            raise ValueError(
+                "the decoder must learn, since this objective is that of its patches; take it out of freeze"
+            )
         return super().forward(tokenizer, batch, step, generator)
 
     @override

@@ -89,6 +89,11 @@ class FSQ(Quantizer):
         grid = self._digits(torch.arange(self.vocab_sizes[0], device=ids.device)[:, None]).float()
         return nearest_codes(ids, grid, count)
 
+    def values(self) -> Float[Tensor, "d levels"]:
+        """The values of each channel's levels; beyond its last level, a channel's row holds no codes."""
+        levels = torch.arange(max(self.level_counts), device=self.levels.device)[:, None]
+        return self._codes(levels - self.levels // 2).T
+
     def _digits(self, ids: Int64[Tensor, "*shape 1"]) -> Int64[Tensor, "*shape d"]:
         return ids // self.places % self.levels - self.levels // 2
 

@@ -303,7 +303,9 @@ class InitFrom:
         if unread:
             raise ValueError(f"init_from.{min(unread)}: nothing reads it; there are init_from.path and init_from.parts")
         if not (path := value.get("path") or before):
-            raise ValueError("init_from.parts needs the tokenizer whose parts they are; give init_from=RUN as well")
+            raise ValueError(
+                "init_from.parts needs the tokenizer whose parts they are; give init_from.path=RUN as well"
+            )
         return cls(str(path), (parts,) if isinstance(parts, str) else tuple(map(str, parts)))
 
     def takes(self, part: str) -> bool:

@@ -15,10 +15,11 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 
 from imtok.distributed import sum_over_ranks, world_size
 from imtok.nn.convolution import ConvolutionStack
+from imtok.nn.dc_ae import Level
 from imtok.nn.qformer import QFormer, QFormerBlock
 from imtok.nn.transformer import Block, Transformer
 
-_UNITS = (Block, QFormerBlock, ConvolutionStack)  # gathered whole, one at a time, while they compute
+_UNITS = (Block, QFormerBlock, ConvolutionStack, Level)  # gathered whole, one at a time, while they compute
 _TRUNKS = (Transformer, QFormer)  # they let one unit be gathered while the one before computes
 _BUCKET = 32 * 2**20  # elements that are averaged at a time
 

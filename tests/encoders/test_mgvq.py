@@ -70,6 +70,17 @@ def test_batch_norm_follows_torch_in_training_and_afterwards():
     torch.testing.assert_close(ours.eval()(features), theirs.eval()(features))
 
 
+def test_a_batch_with_infinity_leaves_the_running_averages_of_its_channel():
+    norm, features = BatchNorm(2), torch.randn(2, 2, 3, 3)
+    norm(features)
+    before = norm.mean.clone()
+    features[0, 0, 0, 0] = float("inf")
+    norm(features)
+    assert norm.mean[0] == before[0]
+    assert norm.mean[1] != before[1]
+    assert norm.variance.isfinite().all()
+
+
 def test_channels_are_divided_by_their_root_mean_square():
     features = torch.randn(1, 4, 2, 2)
     squares = features.square().mean(1, keepdim=True)

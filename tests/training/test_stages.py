@@ -207,6 +207,6 @@ def test_parts_without_a_run_need_a_stage_before():
     with initialize_config_dir(str(config_folder()), version_base="1.3"):
         staged = compose("train", overrides=["experiment=alitok", "data.path=."])
         alone = compose("train", overrides=["experiment=alitok", "data.path=.", "stages=null"])
-    said = "init_from.parts needs the tokenizer whose parts they are; give init_from=RUN"
+    said = "init_from.parts needs the tokenizer whose parts they are; give init_from.path=RUN"
     assert not any(said in line for line in check_config(staged, "train"))
     assert any(said in line for line in check_config(alone, "train"))

@@ -132,8 +132,8 @@ def code_scores(quantizer: Quantizer, temperature: float) -> CodeScores:
             values = quantizer.anchor.new_tensor([[quantizer.low, quantizer.high]]).expand(quantizer.dim, 2)
             return ChannelScores(values, torch.ones_like(values, dtype=torch.bool), temperature)
         if isinstance(quantizer, FSQ):
-            levels = torch.arange(max(quantizer.level_counts), device=quantizer.levels.device)
-            values = (levels - (quantizer.levels // 2)[:, None]).to(quantizer.halves.dtype) / quantizer.halves[:, None]
+            values = quantizer.values()
+            levels = torch.arange(values.shape[1], device=values.device)
             return ChannelScores(values, levels < quantizer.levels[:, None], temperature)
         return TableScores(quantizer.codebook(), temperature)
 

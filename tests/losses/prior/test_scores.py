@@ -15,7 +15,15 @@ from imtok.quantizers.residual import Residual
 from imtok.quantizers.signs import ids_to_bits
 from imtok.quantizers.vq import VQ
 
-BY_CHANNEL = [FSQ([3, 4, 2, 5]), LFQ([10]), LFQ([4, 2]), BSQ([6]), GQ(groups=2, group_bits=3), Binary([7])]
+BY_CHANNEL = [
+    FSQ([3, 4, 2, 5]),
+    FSQ([2, 3, 4], symmetric=True),
+    LFQ([10]),
+    LFQ([4, 2]),
+    BSQ([6]),
+    GQ(groups=2, group_bits=3),
+    Binary([7]),
+]
 
 
 @pytest.mark.parametrize("quantizer", BY_CHANNEL, ids=lambda one: f"{type(one).__name__}{one.dim}")
