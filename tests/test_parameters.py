@@ -29,6 +29,8 @@ TOTALS = {
     "gigatok_bl": 597_510_923,
     "gigatok_xlxxl": 2_842_052_875,
     "llamagen_vq16": 71_883_403,
+    "fqgan_dual": 111_294_355,
+    "fqgan_triple": 131_657_883,
     "open_magvit2": 49_751_442 + 65_376_387,
 }
 PARTS = {
@@ -37,6 +39,11 @@ PARTS = {
     ("var", "encoder"): 44_117_120,
     ("var", "decoder"): 64_663_171,
     ("var", "quantizer"): 168_064,
+    # with the 1 x 1 convolutions around the quantizer, which are counted apart
+    ("fqgan_dual", "encoder"): 68_573_952 + 2 * 2_056,
+    ("fqgan_dual", "decoder"): 42_449_795 + 4_352,
+    ("fqgan_triple", "encoder"): 88_802_304 + 3 * 2_056,
+    ("fqgan_triple", "decoder"): 42_449_795 + 6_400,
     ("simvq", "encoder"): 24_282_496,
     ("simvq", "decoder"): 39_851_907,
     ("mgvq", "encoder"): 87_070_272,

@@ -8,47 +8,49 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from typing_extensions import override
 
-from imtok.encoders.base import Encoder
-from imtok.encoders.cnn import CNNEncoder
-from imtok.nn.convolution import Attention, Layer
-from imtok.nn.grid import grid_size
+from imtok.encoders.cnn import ConvolutionTrunk
+from imtok.nn.convolution import Attention, Layer, activated_norm, latent_convolution
+from imtok.nn.grid import grid_size, to_map, to_sequence
 from imtok.nn.initialization import Start, start_weights
-from imtok.nn.positions import Grid, GridPositions
+from imtok.nn.norms import set_groups
+from imtok.nn.positions import GridPositions
 from imtok.nn.resampling import Downsampling
 from imtok.nn.transformer import Transformer
 from imtok.types import Condition, Latents
 
 
-class AdapterEncoder(Encoder):
+class AdapterEncoder(ConvolutionTrunk):
     """A CNN reads the image once; adapters make of its map what each part of a product quantizer is to code.
 
-    The latents of the adapters stand side by side in channels, those of the first part first.
+    An adapter adds positions to the map and goes through a layer norm, blocks and a layer norm, all as wide as the map.
+    What closes ``CNNEncoder`` follows in each: a group norm, SiLU, a 3 x 3 convolution and one of 1 x 1. The latents
+    of the adapters stand side by side in channels, those of the first part first.
 
     Args:
         out_dim: Width of the latents, a multiple of ``branches``; the builder sets it to the quantizer's.
         image_size: Side of the images that the adapters' positions are for, in pixels; the builder sets it.
         branches: Number of adapters.
-        width: Channels of the CNN's map and width of the adapters.
         depth: Transformer blocks of each adapter.
         heads: Attention heads of each block.
-        channels: The CNN's at full resolution; this and what follows as in ``CNNEncoder``.
+        channels: Channels of the CNN at full resolution; this and what follows as in ``CNNEncoder``.
         multipliers: Channels of each level as a multiple of ``channels``, full resolution first.
         blocks: Residual blocks per level.
         attention: Where the CNN attends: "lowest" resolution or "none".
         middle: Layers at the lowest resolution, after its level.
         downsample: How the resolution is halved.
         bias: Whether the CNN's convolutions have a bias.
-        kernel_out: Side of the kernel that writes the map, odd.
+        latent_channels: Channels between the last two convolutions.
         positions: "fixed" = other image sizes are refused; "interpolated" = the positions are resized for them.
-        start: How the adapters' weights start (``imtok.nn.initialization``).
+        start: How the weights of the adapters' blocks start (``imtok.nn.initialization``).
         checkpoint: Compute the adapters' blocks again in the backward pass instead of keeping their activations.
+        groups: Number of groups in each norm of maps; None = 32, and fewer if there are fewer than 128 channels.
 
     Raises:
         ValueError: If an argument has no such choice or ``out_dim`` is no multiple of ``branches``; in ``forward`` and
             ``num_latents``, for images of another size unless positions are interpolated.
 
     Example:
-        >>> encoder = AdapterEncoder(16, image_size=32, width=32, depth=1, heads=2, channels=32, multipliers=(1, 2))
+        >>> encoder = AdapterEncoder(16, image_size=32, depth=1, heads=2, channels=32, multipliers=(1, 2))
         >>> encoder(torch.rand(1, 3, 32, 32) * 2 - 1).values.shape
         torch.Size([1, 256, 16])
     """
@@ -58,7 +60,6 @@ class AdapterEncoder(Encoder):
         out_dim: int,
         image_size: int,
         branches: int = 2,
-        width: int = 256,
         depth: int = 6,
         heads: int = 8,
         channels: int = 128,
@@ -68,59 +69,62 @@ class AdapterEncoder(Encoder):
         middle: Sequence[Layer] = ("residual", "attention", "residual"),
         downsample: Downsampling = "padded_end",
         bias: bool = True,
-        kernel_out: int = 3,
+        latent_channels: int = 256,
         positions: Literal["fixed", "interpolated"] = "fixed",
         start: Start = "xavier",
         checkpoint: bool = False,
+        groups: int | None = None,
     ) -> None:
-        super().__init__()
+        super().__init__(channels, multipliers, blocks, attention, middle, downsample, bias)
         if branches < 1 or out_dim % branches:
             raise ValueError(f"branches must be a divisor of the latents' width {out_dim}, got {branches}")
-        self.trunk = CNNEncoder(
-            width, channels, multipliers, blocks, attention, middle, downsample, bias, kernel_out, latent_channels=None
-        )
-        grid = grid_size((image_size, image_size), self.trunk.factor)
+        width = channels * multipliers[-1]
+        grid = grid_size((image_size, image_size), self.factor)
         adapters = (
             _Adapter(
-                GridPositions(grid, width, self.trunk.factor, positions == "interpolated"),
+                GridPositions(grid, width, self.factor, positions == "interpolated"),
                 Transformer(width, depth, heads, checkpoint=checkpoint),
-                nn.Linear(width, out_dim // branches),
+                nn.Conv2d(width, latent_channels, 3, padding=1),
+                latent_convolution(latent_channels, out_dim // branches, 1),
             )
             for _ in range(branches)
         )
         self.adapters = nn.ModuleList(adapters)
-        start_weights(self.adapters, start)
+        for adapter in self.adapters:
+            start_weights(cast(_Adapter, adapter).transformer, start)
+        set_groups(self, groups)
 
     @override
     def forward(
         self, image: Float[Tensor, "b 3 h w"], length: int | None = None, condition: Condition | None = None
     ) -> Latents:
-        grid = self._grid((image.shape[-2], image.shape[-1]))
-        features = self.trunk(image).values
-        return Latents(torch.cat([adapter(features, grid) for adapter in self.adapters], -1))
+        self.num_latents((image.shape[-2], image.shape[-1]))
+        features = self.features(image)
+        return Latents(torch.cat([to_sequence(adapter(features)) for adapter in self.adapters], -1))
 
     @override
     def num_latents(self, size: tuple[int, int]) -> int:
-        rows, columns = self._grid(size)
+        rows, columns = grid_size(size, self.factor)
+        cast(_Adapter, self.adapters[0]).positions((rows, columns))  # refuses sizes without positions
         return rows * columns
-
-    def _grid(self, size: tuple[int, int]) -> Grid:
-        """Rows and columns of the map; refuses sizes without positions."""
-        grid = grid_size(size, self.trunk.factor)
-        cast(_Adapter, self.adapters[0]).positions(grid)
-        return grid
 
 
 class _Adapter(nn.Module):
-    """Positions, blocks, a norm and a linear map."""
+    """The transformer of one kind of code, and the convolutions that write its latents."""
 
-    def __init__(self, positions: GridPositions, blocks: Transformer, project: nn.Linear) -> None:
+    def __init__(self, positions: GridPositions, blocks: Transformer, conv_out: nn.Conv2d, project: nn.Conv2d) -> None:
         super().__init__()
         self.positions = positions
+        self.norm_pre = nn.LayerNorm(conv_out.in_channels)
         self.transformer = blocks
-        self.norm = nn.LayerNorm(project.in_features)
+        self.norm_post = nn.LayerNorm(conv_out.in_channels)
+        self.norm_out = activated_norm(conv_out.in_channels)
+        self.conv_out = conv_out
         self.project = project
 
     @override
-    def forward(self, features: Float[Tensor, "b n d"], grid: Grid) -> Float[Tensor, "b n d2"]:
-        return self.project(self.norm(self.transformer(features + self.positions(grid))))
+    def forward(self, features: Float[Tensor, "b d h w"]) -> Float[Tensor, "b d2 h w"]:
+        grid = (features.shape[-2], features.shape[-1])
+        tokens = self.norm_pre(to_sequence(features) + self.positions(grid))
+        tokens = self.norm_post(self.transformer(tokens))
+        return self.project(self.conv_out(self.norm_out(to_map(tokens, grid, factor=1))))

@@ -15,7 +15,59 @@ from imtok.nn.resampling import Downsampling, downsampler
 from imtok.types import Condition, Latents
 
 
-class CNNEncoder(Encoder):
+class ConvolutionTrunk(Encoder):
+    """What convolutional encoders share: a map of the lowest resolution, after the layers at its end.
+
+    Args:
+        channels: Channels at full resolution; this and what follows as in ``CNNEncoder``.
+        multipliers: Channels of each level as a multiple of ``channels``, full resolution first.
+        blocks: Residual blocks per level.
+        attention: Where the levels attend.
+        middle: Layers at the lowest resolution, after its level.
+        downsample: How the resolution is halved.
+        bias: Whether the convolutions have a bias.
+        image_channels: Channels of the images.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        multipliers: Sequence[int],
+        blocks: int,
+        attention: Attention,
+        middle: Sequence[Layer],
+        downsample: Downsampling,
+        bias: bool,
+        image_channels: int = 3,
+    ) -> None:
+        super().__init__()
+        self.factor = 2 ** (len(multipliers) - 1)
+        widths = [channels * multiplier for multiplier in multipliers]
+        self.conv_in = nn.Conv2d(image_channels, channels, 3, padding=1, bias=bias)
+        self.levels = nn.ModuleList(
+            ConvolutionStack(layers, before, after, bias)
+            for layers, (before, after) in zip(
+                level_layers(len(widths), blocks, attention), pairwise([channels, *widths]), strict=True
+            )
+        )
+        self.downsamplers = nn.ModuleList(downsampler(downsample, width) for width in widths[:-1])
+        self.middle = ConvolutionStack(middle, widths[-1], widths[-1], bias)
+
+    def features(self, image: Float[Tensor, "b c h w"]) -> Float[Tensor, "b d h2 w2"]:
+        """The map behind the middle; ValueError if the image is no multiple of the pixels per latent."""
+        grid_size((image.shape[-2], image.shape[-1]), self.factor)
+        features = self.levels[0](self.conv_in(image))
+        for halve, level in zip(self.downsamplers, self.levels[1:], strict=True):
+            features = level(halve(features))
+        return self.middle(features)
+
+    @override
+    def num_latents(self, size: tuple[int, int]) -> int:
+        rows, columns = grid_size(size, self.factor)
+        return rows * columns
+
+
+class CNNEncoder(ConvolutionTrunk):
     """Residual blocks at full, half, quarter, ... resolution; latents are read off the lowest, row by row.
 
     Args:
@@ -62,22 +114,12 @@ class CNNEncoder(Encoder):
         groups: int | None = None,
         latent_kernel: int = 1,
     ) -> None:
-        super().__init__()
+        super().__init__(channels, multipliers, blocks, attention, middle, downsample, bias, image_channels)
         if kernel_out % 2 == 0:
             raise ValueError(f"kernel_out must be odd, got {kernel_out}")
-        self.factor = 2 ** (len(multipliers) - 1)
-        widths = [channels * multiplier for multiplier in multipliers]
-        self.conv_in = nn.Conv2d(image_channels, channels, 3, padding=1, bias=bias)
-        self.levels = nn.ModuleList(
-            ConvolutionStack(layers, before, after, bias)
-            for layers, (before, after) in zip(
-                level_layers(len(widths), blocks, attention), pairwise([channels, *widths]), strict=True
-            )
-        )
-        self.downsamplers = nn.ModuleList(downsampler(downsample, width) for width in widths[:-1])
-        self.middle = ConvolutionStack(middle, widths[-1], widths[-1], bias)
-        self.norm_out = activated_norm(widths[-1])
-        self.conv_out = nn.Conv2d(widths[-1], latent_channels or out_dim, kernel_out, padding=kernel_out // 2)
+        width = channels * multipliers[-1]
+        self.norm_out = activated_norm(width)
+        self.conv_out = nn.Conv2d(width, latent_channels or out_dim, kernel_out, padding=kernel_out // 2)
         self.project = latent_convolution(latent_channels, out_dim, latent_kernel) if latent_channels else nn.Identity()
         set_groups(self, groups)
 
@@ -85,13 +127,4 @@ class CNNEncoder(Encoder):
     def forward(
         self, image: Float[Tensor, "b c h w"], length: int | None = None, condition: Condition | None = None
     ) -> Latents:
-        grid_size((image.shape[-2], image.shape[-1]), self.factor)
-        features = self.levels[0](self.conv_in(image))
-        for halve, level in zip(self.downsamplers, self.levels[1:], strict=True):
-            features = level(halve(features))
-        return Latents(to_sequence(self.project(self.conv_out(self.norm_out(self.middle(features))))))
-
-    @override
-    def num_latents(self, size: tuple[int, int]) -> int:
-        rows, columns = grid_size(size, self.factor)
-        return rows * columns
+        return Latents(to_sequence(self.project(self.conv_out(self.norm_out(self.features(image))))))

@@ -4,11 +4,14 @@ import pytest
 import torch
 from encoders.presets import preset
 from torch import nn
+from torch.nn import functional as F
 
 from imtok.construct import construct
 from imtok.encoders.adapters import AdapterEncoder
+from imtok.encoders.cnn import CNNEncoder
 
-SMALL = {"image_size": 16, "width": 16, "depth": 2, "heads": 2, "channels": 16, "multipliers": (1, 2), "blocks": 1}
+CNN = {"channels": 16, "multipliers": (1, 2), "blocks": 1}
+SMALL = CNN | {"image_size": 16, "depth": 2, "heads": 2, "latent_channels": 12}
 
 
 def encoder(**arguments):
@@ -37,30 +40,51 @@ def test_an_adapter_makes_its_own_channels_alone(branch, channels, image):
 
 def test_all_adapters_read_the_same_map(image):
     net = encoder(branches=3)
-    assert changed(net, image, net.trunk.conv_in.weight) == [True] * 6
+    assert changed(net, image, net.conv_in.weight) == [True] * 6
     calls = []
-    net.trunk.register_forward_hook(lambda *_: calls.append(1))
+    net.conv_in.register_forward_hook(lambda *_: calls.append(1))
     net(image)
     assert len(calls) == 1
 
 
-def test_without_blocks_it_is_the_cnn_with_a_norm_and_a_linear_map_of_each_position(image):
-    net = encoder(depth=0)
-    maps = net.trunk.conv_out(net.trunk.norm_out(net.trunk.middle(features(net.trunk, image))))
-    rows = maps.flatten(2).transpose(1, 2)
-    assert rows.shape == (2, 64, 16)
-    parts = []
-    for adapter in net.adapters:
-        seen = nn.functional.layer_norm(rows + adapter.positions.table, (16,), adapter.norm.weight, adapter.norm.bias)
-        parts.append(seen @ adapter.project.weight.T + adapter.project.bias)
-    torch.testing.assert_close(net(image).values, torch.cat(parts, -1))
+def test_an_adapter_is_positions_a_norm_blocks_a_norm_and_what_ends_the_cnn(image):
+    net = encoder().eval()
+    with torch.no_grad():
+        for parameter in net.parameters():
+            parameter.normal_(std=0.3)
+        maps = net.features(image)
+        expected = [by_hand(adapter, maps) for adapter in net.adapters]
+    torch.testing.assert_close(net(image).values, torch.cat(expected, 1).flatten(2).mT, rtol=1e-9, atol=1e-9)
 
 
-def features(cnn, image):
-    seen = cnn.levels[0](cnn.conv_in(image))
-    for halve, level in zip(cnn.downsamplers, cnn.levels[1:], strict=True):
-        seen = level(halve(seen))
-    return seen
+def by_hand(adapter, maps):
+    tokens = maps.flatten(2).mT + adapter.positions.table
+    tokens = layer_norm(tokens, adapter.norm_pre)
+    for block in adapter.transformer.blocks:
+        attention = nn.MultiheadAttention(32, 2, batch_first=True).double()
+        attention.in_proj_weight.data = block.attention.query_key_value.weight.data
+        attention.in_proj_bias.data = block.attention.query_key_value.bias.data
+        attention.out_proj = block.attention.project
+        seen = layer_norm(tokens, block.norm1)
+        tokens = tokens + attention(seen, seen, seen, need_weights=False)[0]
+        tokens = tokens + block.mlp[2](F.gelu(block.mlp[0](layer_norm(tokens, block.norm2))))
+    written = layer_norm(tokens, adapter.norm_post).mT.unflatten(2, (8, 8))
+    norm = adapter.norm_out[0]
+    written = F.silu(F.group_norm(written, 8, norm.weight, norm.bias, 1e-6))
+    written = F.conv2d(written, adapter.conv_out.weight, adapter.conv_out.bias, padding=1)
+    return F.conv2d(written, adapter.project.weight, adapter.project.bias)
+
+
+def layer_norm(tokens, norm):
+    return F.layer_norm(tokens, (32,), norm.weight, norm.bias, 1e-5)
+
+
+def test_the_map_is_that_of_a_cnn_up_to_its_middle(image):
+    net, cnn = encoder(), CNNEncoder(6, **CNN).double()
+    loaded = cnn.load_state_dict(net.state_dict(), strict=False)
+    assert {name.split(".")[0] for name in loaded.missing_keys} == {"norm_out", "conv_out", "project"}
+    assert {name.split(".")[0] for name in loaded.unexpected_keys} == {"adapters"}
+    assert torch.equal(net.features(image), cnn.features(image))
 
 
 def test_interpolated_positions_read_other_sizes():
@@ -86,15 +110,20 @@ def test_a_width_that_branches_do_not_share_evenly_is_refused():
             encoder(branches=branches)
 
 
-def test_the_preset_is_llamagens_cnn_and_six_blocks_for_each_code():
+def test_each_adapter_of_the_preset_has_the_published_number_of_parameters():
     with torch.device("meta"):
         net = construct(preset("encoder", "fqgan_dual"), provided={"out_dim": 16, "image_size": 256})
-    # 29,300,232 with a 1 x 1 convolution from 256 channels to 8, which is no part of the trunk here
-    assert count(net.trunk) == 29_300_232 - (256 * 8 + 8)
-    block = 12 * 256**2 + 13 * 256  # attention, MLP four times as wide, two norms, all biases
-    adapter = 6 * block + 256 * 256 + 2 * 256 + 256 * 8 + 8
-    assert [count(part) for part in net.adapters] == [adapter, adapter]
+    # what a third code adds to the published encoder, and the 1 x 1 convolution to its codes, which is counted apart
+    assert [count(part) for part in net.adapters] == [88_802_304 - 68_573_952 + 2_056] * 2
 
 
 def count(module):
     return sum(parameter.numel() for parameter in module.parameters())
+
+
+def test_groups_are_those_of_every_norm_of_maps():
+    net = encoder(groups=2)
+    found = {part.num_groups for part in net.modules() if isinstance(part, nn.GroupNorm)}
+    assert found == {2}
+    with pytest.raises(ValueError, match="groups must divide the 16 channels of every norm, got 3"):
+        encoder(groups=3)
