@@ -71,7 +71,14 @@ class Layout:
     modules: Modules = COMPVIS
 
 
-def sizes(state: State, layout: Layout, config: Config, encoder: str = "encoder", decoder: str = "decoder") -> Config:
+def sizes(
+    state: State,
+    layout: Layout,
+    config: Config,
+    encoder: str = "encoder",
+    decoder: str = "decoder",
+    last: str = "conv_out",
+) -> Config:
     """The sections ``encoder`` and ``decoder`` of ``config`` with channels, levels and blocks as the weights have them.
 
     Args:
@@ -80,13 +87,14 @@ def sizes(state: State, layout: Layout, config: Config, encoder: str = "encoder"
         config: The published settings.
         encoder: What the code calls its convolutional encoder.
         decoder: What it calls its convolutional decoder.
+        last: What it calls the last convolution of the encoder.
     """
     first, level = f"{encoder}.conv_in.weight", f"{encoder}.{layout.encoder_level}"
     channels = state.shape(first)[0]
     number = state.count(f"{level}.*.")
     widths = [state.shape(f"{level}.{index}.{layout.block}.0.conv2.weight")[0] for index in range(number)]
     common = {"channels": channels, "multipliers": [width // channels for width in widths]}
-    out = state.shape(f"{encoder}.conv_out.weight")[0]
+    out = state.shape(f"{encoder}.{last}.weight")[0]
     if config["encoder"].get("latent_channels") is not None:
         common["latent_channels"] = out
     blocks = state.count(f"{level}.0.{layout.block}.*.")

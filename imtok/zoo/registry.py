@@ -6,6 +6,7 @@ from imtok.zoo.bsq_vit import BSQViT
 from imtok.zoo.cnn import IBQ, LDM, LlamaGen, Taming
 from imtok.zoo.diffusers import DiffusersVQ
 from imtok.zoo.flextok import FlexTok
+from imtok.zoo.fqgan import FQGAN
 from imtok.zoo.gigatok import GigaTok
 from imtok.zoo.hita import Hita
 from imtok.zoo.instella import Instella
@@ -37,6 +38,7 @@ _ALL = (
     BSQViT(),
     VFMTok(),
     XQGAN(),
+    FQGAN(),
     UniWeTok(),
     TokenSet(),
     Instella(),

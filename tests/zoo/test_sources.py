@@ -141,6 +141,7 @@ PUBLISHED = {
     "bsq_vit": ["bsq_vit"],
     "vfmtok": ["vfmtok"],
     "xqgan": ["robusttok"],
+    "fqgan": ["fqgan_dual", "fqgan_triple"],
     "uniwetok": ["uniwetok"],
     "tokenset": ["tokenset"],
     "instella": ["instella_1d"],

@@ -1,5 +1,7 @@
 """Fabricated checkpoints of transformers, and of nets of transformers and convolutions."""
 
+from argparse import Namespace
+
 import torch
 from safetensors.torch import save_file
 from zoo.case import CNN, CODES, TRUNK, Case
@@ -62,6 +64,30 @@ def write_semanticist(tensors, path):
     save_file(vae, path.parent / VAE)
 
 
+def write_fqgan(tensors, path):
+    """What the trainer saves; the published scripts keep no averages."""
+    torch.save({"model": _with_heads(tensors), "optimizer": {"state": {}}, "steps": 3, "args": Namespace(lr=1)}, path)
+
+
+def write_fqgan_averages(tensors, path):
+    """The same with averages, which its evaluation takes first."""
+    torch.save({"model": {name: value * 0 for name, value in tensors.items()}, "ema": _with_heads(tensors)}, path)
+
+
+def _with_heads(tensors):
+    """Rings of used codes, and what predicts the features of teachers."""
+    used = {f"quantize_{code}.codebook_used": torch.zeros(9) for code in ("vis", "sem", "sem_mid", "sem_high")}
+    used = {name: value for name, value in used.items() if name.replace("codebook_used", "embedding.weight") in tensors}
+    heads = ("feat_pred_head", "mid_sem_feat_pred", "high_sem_feat_pred")
+    return tensors | used | {f"{head}.ln_pre.weight": torch.ones(3) for head in heads}
+
+
+FQ_NETS = {
+    "encoder": CNN | {"depth": 2, "heads": 1, "latent_channels": 16},
+    "decoder": CNN | {"latent_channels": 16},
+    "image_size": 16,
+}
+FQ_PART = {"_target_": "imtok.quantizers.vq.VQ", "dim": 6, "codebook_size": 50, "entropy_weight": 0.03}
 MAGE = {"channels": 128, "multipliers": [1, 1], "blocks": 1, "codes": 20, "code_dim": 12}
 ON_MAGE = ["space.weights=null", "decoder.weights=null"]
 HITA = TRUNK | {"channels": 32, "multipliers": [1, 2], "groups": 32, "patch_dim": 5, "mlp_ratio": 1.5, "depth": 1}
@@ -75,6 +101,18 @@ TRANSFORMERS = {
         },
         "uniwetok.ckpt",
         write_uniwetok,
+    ),
+    "fqgan": Case(
+        ["experiment=fqgan_dual"],
+        FQ_NETS | {"quantizer": {"parts": [FQ_PART, FQ_PART | {"codebook_size": 40}]}},
+        "fqgan_dual_ds16.pt",
+        write_fqgan,
+    ),
+    "fqgan with three codes": Case(
+        ["experiment=fqgan_triple"],
+        FQ_NETS | {"quantizer": {"parts": [FQ_PART] * 3}},
+        "fqgan_triple_ds16.pt",
+        write_fqgan_averages,
     ),
     "tokenset": Case(
         ["experiment=tokenset"],
