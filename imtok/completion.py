@@ -24,8 +24,8 @@ def complete(line: str, commands: tuple[str, ...]) -> list[str]:
     Example:
         >>> complete("imtok in", ("info", "train"))
         ['info ']
-        >>> complete("imtok train quantizer=fsq_", ("train",))
-        ['fsq_15360', 'fsq_240', 'fsq_4375', 'fsq_64000']
+        >>> complete("imtok train quantizer=fsq_b", ("train",))
+        ['fsq_bits_10', 'fsq_bits_12', 'fsq_bits_16']
     """
     words = line.split(" ")
     typed = words[-1]

@@ -44,6 +44,7 @@ class AdapterEncoder(ConvolutionTrunk):
         start: How the weights of the adapters' blocks start (``imtok.nn.initialization``).
         checkpoint: Compute the adapters' blocks again in the backward pass instead of keeping their activations.
         groups: Number of groups in each norm of maps; None = 32, and fewer if there are fewer than 128 channels.
+        image_channels: Channels of the images: 1, 3 or 4; the builder sets it.
 
     Raises:
         ValueError: If an argument has no such choice or ``out_dim`` is no multiple of ``branches``; in ``forward`` and
@@ -74,8 +75,9 @@ class AdapterEncoder(ConvolutionTrunk):
         start: Start = "xavier",
         checkpoint: bool = False,
         groups: int | None = None,
+        image_channels: int = 3,
     ) -> None:
-        super().__init__(channels, multipliers, blocks, attention, middle, downsample, bias)
+        super().__init__(channels, multipliers, blocks, attention, middle, downsample, bias, image_channels)
         if branches < 1 or out_dim % branches:
             raise ValueError(f"branches must be a divisor of the latents' width {out_dim}, got {branches}")
         width = channels * multipliers[-1]
@@ -96,7 +98,7 @@ class AdapterEncoder(ConvolutionTrunk):
 
     @override
     def forward(
-        self, image: Float[Tensor, "b 3 h w"], length: int | None = None, condition: Condition | None = None
+        self, image: Float[Tensor, "b c h w"], length: int | None = None, condition: Condition | None = None
     ) -> Latents:
         self.num_latents((image.shape[-2], image.shape[-1]))
         features = self.features(image)

@@ -175,7 +175,10 @@ def test_a_part_of_which_next_to_nothing_fits_is_refused(tmp_path, source, overr
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["init_from.parts=[encoder]"], "init_from.parts needs the tokenizer whose parts they are; give init_from=RUN"),
+        (
+            ["init_from.parts=[encoder]"],
+            "init_from.parts needs the tokenizer whose parts they are; give init_from.path=RUN",
+        ),
         (["init_from.path=RUN", "++init_from.part=[encoder]"], "init_from.part: nothing reads it"),
         (["init_from=RUN", "init_from.parts=[decoder]", "freeze=[encoder]"], "needs init_from.parts to hold encoder"),
     ],
