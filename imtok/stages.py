@@ -67,7 +67,7 @@ def first_stages(config: DictConfig, folder: Path, console: Console) -> str | No
 
 def names_a_run(init_from: Any) -> bool:
     """Whether ``init_from`` of a config says whose weights are taken, and not only of which parts."""
-    return bool(init_from.get("path")) if isinstance(init_from, Mapping | DictConfig) else init_from is not None
+    return bool(init_from.get("path")) if isinstance(init_from, Mapping) else init_from is not None
 
 
 def stage_words(config: DictConfig, place: Path, index: int) -> list[str]:

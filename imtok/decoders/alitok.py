@@ -49,9 +49,9 @@ class Patches(nn.Module):
 class AliTokDecoder(Decoder):
     """Class tokens and latents in one transformer; the last latents become the patches, row by row.
 
-    Where ``order`` is "causal", each patch is made of the class tokens, the latents before its own and its own. In
-    training what the latents in front of the patches' have become then writes patches of its own: ``prefix``, which
-    ``AliTokObjective`` compares with the first patch and the first row.
+    Where ``order`` is "causal", each patch is made of the class tokens, the latents before its own and its own. The
+    first latents stand for no patch. In training their tokens write patches, too (``prefix``), which
+    ``AliTokObjective`` compares with the first patch and the first row of the image.
 
     Args:
         in_dim: Width of the latents; the builder sets it to the quantizer's.

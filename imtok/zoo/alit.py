@@ -91,7 +91,10 @@ class _OnMAGE(Source):
 
 
 class ALIT(_OnMAGE):
-    """ALIT on MAGE's VQGAN, of the second stage. Its code encodes with random halting, which imtok does not."""
+    """ALIT on MAGE's VQGAN, of the second stage. Its code encodes with random halting, which imtok does not.
+
+    Only the second stage has critics. A file without them may be of the first, whose code decodes codes that it draws.
+    """
 
     name = "alit"
     title = "ALIT (arXiv 2411.02393)"
@@ -110,6 +113,10 @@ class ALIT(_OnMAGE):
 
     @override
     def placed(self, state: State, config: Config, factor: int) -> Config:
+        if not any(name.startswith("gan_losses.") for name in state.tensors):
+            state.assume(
+                "no critics are in it: if it is of stage 1, the public code draws codes where imtok takes their mean"
+            )
         rollouts = state.shape("timestep_embedding")[0]
         side = isqrt(state.shape("encoder_positional_embedding")[0] - 1) * factor
         return {**config, "encoder": {**config["encoder"], "rollouts": rollouts}, "image_size": side}

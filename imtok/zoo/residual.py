@@ -52,11 +52,13 @@ class VAR(Source):
             "convolutions": state.count(f"{_PHI}.*."),
         }
         parts = {part: {**config[part], **kernel} for part in ("encoder", "decoder")}
-        side = scales[-1] * 2 ** (len(config["encoder"]["multipliers"]) - 1)
-        return {**config, **parts, "quantizer": quantizer, "image_size": side}
+        return {**config, **parts, "quantizer": quantizer, "image_size": _side(config, scales)}
 
     @override
     def table(self, config: Config) -> Table:
+        side = _side(config, config["quantizer"]["sizes"])
+        if config["image_size"] != side:
+            raise TableError(f"its scales fill images of {side} pixels and no others; leave out image_size")
         nets = encoder_rules(_VAR, config["encoder"]) + decoder_rules(_VAR, config["decoder"])
         return Table(
             [
@@ -125,6 +127,11 @@ class RQVAE(Source):
                 *(replace(rule, pattern=rule.pattern.replace(".", ".stages.*.", 1)) for rule in VQ_STATE),
             ]
         )
+
+
+def _side(config: Config, scales: Sequence[int]) -> int:
+    """Side of the images whose map the last scale fills, in pixels."""
+    return scales[-1] * 2 ** (len(config["encoder"]["multipliers"]) - 1)
 
 
 def _number(tensors: Mapping[str, Tensor]) -> int:

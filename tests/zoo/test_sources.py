@@ -255,6 +255,19 @@ def test_a_model_of_diffusers_without_its_config_says_what_is_assumed(tmp_path):
     assert any("no config.json beside it: 32 groups" in words for words in imported("diffusers", path).assumed)
 
 
+def test_a_file_of_alit_without_critics_may_be_of_its_first_stage(tmp_path):
+    _, tensors, path = fabricate("alit", tmp_path)
+    assert not any("stage 1" in words for words in imported("alit", path).assumed)
+    torch.save({"model": tensors}, path)
+    assert any("if it is of stage 1" in words for words in imported("alit", path).assumed)
+
+
+def test_scales_of_var_do_not_fill_images_of_another_size(tmp_path):
+    tokenizer, _, path = fabricate("var", tmp_path)
+    with pytest.raises(InputError, match=f"its scales fill images of {tokenizer.image_size} pixels and no others"):
+        import_checkpoint(SOURCES["var"], path, compose, image_size=2 * tokenizer.image_size)
+
+
 def test_latents_of_alit_without_codes_are_named_as_such(tmp_path):
     _, tensors, path = fabricate("alit", tmp_path)
     CASES["alit"].write({name: value for name, value in tensors.items() if "quantize." not in name}, path)
