@@ -132,8 +132,8 @@ REGISTERS = {"_target_": "imtok.encoders.registers.RegisterEncoder", "latents": 
         ({"space": None}, r"in_space=\[encoder\] needs a space, and there is none; give space=kl_f8c16"),
         ({"encoder": REGISTERS}, r"encoder \(RegisterEncoder\) deals with the space by itself; leave it out of in_"),
         (
-            {"encoder": {"_target_": "imtok.encoders.adapters.AdapterEncoder"}},
-            r"encoder \(AdapterEncoder\) is made for RGB images and cannot read or write maps; give another encoder",
+            {"encoder": {"_target_": "imtok.encoders.pretrained_vit.PretrainedViTEncoder"}},
+            r"encoder \(PretrainedViTEncoder\) is made for RGB images and cannot read or write maps; give another",
         ),
         (
             {"encoder": VIT, "image_size": 8},
