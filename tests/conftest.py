@@ -5,7 +5,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from imtok.data.photos import _Tiles
 from imtok.system import keep_memory
+
+MOST_TILES, EVERY_TILE = 200, _Tiles.__init__
 
 # Folder: modules without "test_". What takes seconds, starts processes or trains is not among them.
 QUICK = """
@@ -36,6 +39,7 @@ zoo: files import_command
 def pytest_configure(config: pytest.Config) -> None:
     """``pytest -m quick`` imports only modules that hold quick tests: to collect all takes longer than to run them."""
     keep_memory()
+    pytest.MonkeyPatch().setattr(_Tiles, "__init__", _few_tiles)
     if config.option.markexpr == "quick" and config.args_source is pytest.Config.ArgsSource.TESTPATHS:
         config.args = [str(module) for module in _quick()]
 
@@ -49,6 +53,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.quick)
 
 
+def _few_tiles(tiles: _Tiles, files: list[Path], size: int) -> None:
+    """At most 200 of the bundled held-out tiles, of which 16 pixels give 2,584: most of a small run would be these."""
+    EVERY_TILE(tiles, files, size)
+    tiles.places = tiles.places[:: -(-len(tiles.places) // MOST_TILES)]
+
+
 def _quick() -> list[Path]:
     found, folder = [], Path(__file__).parent
     for word in QUICK.split():
@@ -57,6 +67,12 @@ def _quick() -> list[Path]:
         else:
             found += sorted(folder.glob(f"test_{word}.py"))
     return found
+
+
+@pytest.fixture
+def every_tile(monkeypatch):
+    """All bundled held-out tiles."""
+    monkeypatch.setattr(_Tiles, "__init__", EVERY_TILE)
 
 
 @pytest.fixture(autouse=True)

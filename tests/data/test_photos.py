@@ -32,6 +32,7 @@ def test_no_photograph_is_on_both_sides():
     assert len(set(train)) == len(train)
 
 
+@pytest.mark.usefixtures("every_tile")
 @pytest.mark.parametrize(("size", "tiles"), [(32, 5385), (64, 1295), (128, 304), (256, 59)])
 def test_all_photographs_have_the_known_number_of_tiles(size: int, tiles: int):
     images = Photos().evaluation(size, "all")

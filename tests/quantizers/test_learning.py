@@ -3,6 +3,7 @@
 import jaxtyping
 import pytest
 import torch
+from encoders.presets import slow_but_one_of_each_class
 from quantizers.contract import NAMES, config, length, smaller
 
 from imtok.construct import construct
@@ -65,7 +66,7 @@ def _without_shape_checks(monkeypatch):
     monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", slow_but_one_of_each_class("quantizer", NAMES))
 def test_a_preset_learns_and_keeps_its_codes_in_use(name):
     before, after, used = learn(construct(smaller(config(name))))
     assert after < 0.8 * before

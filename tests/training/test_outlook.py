@@ -79,7 +79,7 @@ def test_a_run_says_at_its_start_what_it_will_do(tmp_path, caplog):
         line.split(maxsplit=1) for line in caplog.messages[: caplog.messages.index(f"folder      {tmp_path}") + 1]
     )
     assert lines["device"] == "cpu with 1 thread, fp32"
-    assert lines["images"].startswith("18 to train on, 2,584 held out, 16 x 16")
+    assert lines["images"].startswith("18 to train on, 199 held out, 16 x 16")
     assert lines["tokens"] == "4 per image of 5 bits, 20 bits"
     assert lines["parameters"] == "encoder 7,960 (PatchEncoder), quantizer 256 (VQ), decoder 7,955 (PatchDecoder)"
     assert lines["steps"] == "2 of 4 images (0.444 epochs)"
