@@ -72,9 +72,9 @@ def losses(quantizer: Quantizer, latents: Tensor, keep: Tensor | None) -> tuple[
 
 
 def prepared(name: str) -> Quantizer:
-    """The quantizer of that name, the same in every process."""
+    """The quantizer of that name, the same in every process, in float64: ranks add up in another order than one."""
     torch.manual_seed(2)
-    return build(name)
+    return build(name).double()
 
 
 def compare(name: str) -> dict[str, object]:
