@@ -91,8 +91,8 @@ class Quantized:
     """What a quantizer returns.
 
     Attributes:
-        latents: Quantized latents. Bit for bit what ``Quantizer.decode(ids)`` returns; gradients reach the
-            encoder through them.
+        latents: Quantized latents. Bit for bit what ``Quantizer.decode(ids)`` returns, or with noise in training of a
+            quantizer that is ``noisy``; gradients reach the encoder through them.
         ids: Token ids in ``[0, vocabulary of the slot)``. Slot 0 stands for the first channels; inside a slot,
             channel 0 is the least significant digit.
         keep: True where a latent is transmitted; None for fixed-length tokenizers. Where it is False, latents

@@ -26,7 +26,7 @@ measures: codes compare evaluate frechet generated grid images inception_score k
 nn: *
 objectives: adatok_objective alit_objective flow_objective post_training proxy reconstruction
 priors: heads ngrams sampling
-quantizers: binary binary_entropy bsq ema_vq estimators fsq fvq gq gumbel ibq kmeans lfq multiscale nesting packing
+quantizers: binary binary_entropy bsq ema_vq estimators fsp fsq fvq gq gumbel ibq kmeans lfq multiscale nesting packing
     product reparametrized residual restart search segments shared_vq signs simvq sphere tokenbridge vq
 regularizers: perturbation prefix prefix_dropout
 spaces: *

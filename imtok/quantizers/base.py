@@ -59,7 +59,7 @@ class Quantizer(nn.Module, ABC):
 
     @abstractmethod
     def decode(self, ids: Int64[Tensor, "b t g"], slots: int | None = None) -> Float[Tensor, "b n d"]:
-        """The latents of ``ids``: exactly what ``forward`` returned with them.
+        """The latents of ``ids``: exactly what ``forward`` returned with them, unless it is :attr:`noisy` in training.
 
         Args:
             ids: Token ids.
@@ -132,6 +132,11 @@ class Quantizer(nn.Module, ABC):
     def stochastic(self) -> bool:
         """Whether codes are drawn at random in training: by itself, or by a quantizer inside it."""
         return any(part.stochastic for part in self.modules() if part is not self and isinstance(part, Quantizer))
+
+    @property
+    def noisy(self) -> bool:
+        """Whether latents have noise in training, and so are near :meth:`decode` of their ids: here or inside it."""
+        return any(part.noisy for part in self.modules() if part is not self and isinstance(part, Quantizer))
 
     @property
     def in_dim(self) -> int:

@@ -30,7 +30,7 @@ def latents(quantizer):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("training", [True, False])
 def test_decode_returns_the_latents_of_forward_bit_for_bit(quantizer, latents, dtype, training):
-    quantized = quantizer.train(training)(latents.to(dtype))
+    quantized = quantizer.train(training and not quantizer.noisy)(latents.to(dtype))
     assert quantized.latents.dtype == dtype
     if dtype is torch.float64:  # the table is kept in float32
         torch.testing.assert_close(quantizer.decode(quantized.ids).double(), quantized.latents, rtol=1e-6, atol=1e-6)
@@ -40,7 +40,7 @@ def test_decode_returns_the_latents_of_forward_bit_for_bit(quantizer, latents, d
 
 @pytest.mark.parametrize("training", [True, False])
 def test_in_float64_nothing_is_rounded_to_float32(quantizer, latents, training):
-    quantizer.double().train(training)
+    quantizer.double().train(training and not quantizer.noisy)
     quantized = quantizer(latents.double())
     assert quantizer.decode(quantized.ids).dtype == quantized.latents.dtype == torch.float64
     assert torch.equal(quantizer.decode(quantized.ids), quantized.latents)
@@ -71,7 +71,7 @@ def test_ids_are_whole_numbers_inside_the_vocabulary(quantizer, latents):
 
 
 def test_codebooks_sum_to_the_latents(quantizer, latents):
-    quantized = quantizer(latents)
+    quantized = quantizer.train(not quantizer.noisy)(latents)
     tables = quantizer.codebook()
     assert [tuple(table.shape) for table in tables] == [(size, quantizer.dim) for size in quantizer.vocab_sizes]
     if multi_scale(quantizer):
@@ -86,6 +86,16 @@ def test_bits_follow_from_the_vocabulary(quantizer):
         assert quantizer.bits_per_token == pytest.approx(nominal)
     else:  # what a token's place says of its id is no information
         assert quantizer.bits_per_token < nominal
+
+
+def test_latents_with_noise_are_near_the_codes_of_their_ids(quantizer, latents):
+    if not quantizer.noisy:
+        pytest.skip("adds no noise")
+    quantized = quantizer(latents)
+    codes = quantizer.decode(quantized.ids)
+    assert not torch.equal(quantized.latents, codes)
+    assert torch.equal(quantizer.eval()(latents).latents, codes)
+    assert (quantized.latents - codes).square().mean() < 0.25 * codes.square().mean()
 
 
 @also_without_ids
