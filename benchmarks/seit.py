@@ -1,7 +1,7 @@
 """Classifiers that learn from the tokens of Fashion-MNIST, with and without augmentation; writes docs/seit.jsonl.
 
 python benchmarks/generation.py vq --runs DIR     first: the tokenizers, and the tokens of their 10,000 training images
-python benchmarks/seit.py --runs DIR              three seeds, about five minutes of one core for each run
+python benchmarks/seit.py --runs DIR --steps 6000 three seeds, about eight minutes of one core for each run
 python benchmarks/seit.py --page                  the table of docs/seit.md
 
 The same small vision transformer (imtok classify) learns twice from the same store: from the tokens as they are, and
