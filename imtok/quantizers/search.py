@@ -1,13 +1,19 @@
 """Nearest codes without ever holding a tokens x codes matrix."""
 
+from collections.abc import Callable
+
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-TOKENS = 512  # a block of scores is TOKENS x CODES floats, 8 MiB in float32: it stays in the processor's cache
-CODES = 4096
-DEVICE_TOKENS = 4096  # an accelerator wants few large blocks: 64 MiB
+from imtok.nn.threads import on_threads
+
+SCORES = 2**20  # in a block on a processor: 4 MiB in float32, which stay in its cache
+TOKENS, CODES = 512, 2**14  # at most in such a block
+DEVICE_TOKENS, DEVICE_CODES = 4096, 4096  # an accelerator wants few large blocks: 64 MiB
 GROUP = 64
+WORTH_A_THREAD = 2**25  # products of numbers, some milliseconds
+FEW = 16  # tokens for which a product has other kernels, which round in other ways
 
 
 def nearest(latents: Float[Tensor, "m d"], table: Float[Tensor, "v d"]) -> Int64[Tensor, " m"]:
@@ -24,48 +30,80 @@ def most_similar(
 ) -> Int64[Tensor, " m"]:
     """Index of the code with the greatest ``z . e + offset``; the lowest index where codes tie, 0 for NaN.
 
-    Codes are streamed in blocks with a running best, so memory is linear in tokens plus codes.
+    Codes are streamed in blocks with a running best, so memory is linear in tokens plus codes. On a processor each
+    thread takes whole blocks of tokens.
     """
-    rows = TOKENS if latents.device.type == "cpu" else DEVICE_TOKENS
-    memory = _scratch(latents, table, rows)
-    found = []
-    for block in latents.split(rows):
-        best, ids = block.new_full(block.shape[:1], -torch.inf), block.new_zeros(block.shape[:1], dtype=torch.long)
-        for start in range(0, table.shape[0], CODES):
-            codes = table[start : start + CODES]
-            out = None if memory is None else memory[: len(block) * len(codes)].view(len(block), len(codes))
-            scores = torch.addmm(offsets[start : start + CODES], block, codes.T, out=out)
-            score, index = _row_max(scores)
-            better = score > best  # strictly: an earlier block keeps a tie
+    latents, table, offsets = latents.detach(), table.detach(), offsets.detach()  # no_grad does not reach other threads
+    if not len(latents):
+        return latents.new_zeros(0, dtype=torch.long)
+    if latents.device.type != "cpu":
+        search = _searcher(latents[:DEVICE_TOKENS], table, offsets, DEVICE_CODES)
+        return torch.cat([search(block) for block in latents.split(DEVICE_TOKENS)])
+    rows = min(TOKENS, SCORES // min(CODES, len(table)))
+    blocks = latents.tensor_split(-(-len(latents) // rows))  # as even as can be: no block has only a FEW tokens
+    threads = _worth(len(latents), table)
+    return torch.cat(on_threads(blocks, lambda: _searcher(blocks[0], table, offsets, CODES), threads))
+
+
+def _worth(tokens: int, table: Float[Tensor, "v d"]) -> int:
+    """How many threads a search is worth; a device other than the processor is told what to do by one."""
+    return 1 + tokens * table.numel() // WORTH_A_THREAD if table.device.type == "cpu" else 1
+
+
+def _searcher(largest: Tensor, table: Tensor, offsets: Tensor, width: int) -> Callable[[Tensor], Tensor]:
+    """What finds the codes of one block of tokens after another.
+
+    All blocks of scores use one piece of memory: new pages cost a processor more than the scores themselves. Under
+    torch.compile, which plans memory itself, there is none.
+    """
+    parts = [
+        (start, table[start : start + width], offsets[start : start + width]) for start in range(0, len(table), width)
+    ]
+    memory = None
+    if not torch.compiler.is_compiling():
+        size = len(largest) * len(parts[0][1])
+        memory = torch.empty(size, dtype=torch.result_type(largest, table), device=largest.device)
+
+    def search(block: Tensor) -> Tensor:
+        best, ids = _greatest(_scores(block, *parts[0][1:], memory))
+        for start, codes, offset in parts[1:]:
+            score, index = _greatest(_scores(block, codes, offset, memory))
+            better = score > best  # strictly: an earlier part keeps a tie
             best, ids = torch.where(better, score, best), torch.where(better, index + start, ids)
-        found.append(ids)
-    return torch.cat(found) if found else latents.new_zeros(0, dtype=torch.long)
+        return ids.masked_fill(best.isnan(), 0)
+
+    return search
 
 
-def _scratch(latents: Float[Tensor, "m d"], table: Float[Tensor, "v d"], rows: int) -> Tensor | None:
-    """One piece of memory for all blocks of scores: new pages cost a processor more than the scores themselves.
+def _scores(
+    block: Float[Tensor, "m d"], codes: Float[Tensor, "v d"], offsets: Float[Tensor, " v"], memory: Tensor | None
+) -> Float[Tensor, "v m"]:
+    """``codes block^T + offsets``; a processor writes rows that are as short as a block of tokens in half the time."""
+    out = None if memory is None else memory[: len(codes) * len(block)]
+    if block.device.type == "cpu" and len(block) >= FEW:
+        return torch.addmm(offsets[:, None], codes, block.T, out=None if out is None else out.view(len(codes), -1))
+    scores = torch.addmm(offsets, block, codes.T, out=None if out is None else out.view(len(block), -1)).T
+    return scores.contiguous() if block.device.type == "cpu" else scores
 
-    None where torch.compile plans the memory itself.
+
+def _greatest(scores: Float[Tensor, "v m"]) -> tuple[Float[Tensor, " m"], Int64[Tensor, " m"]]:
+    """``scores.max(0)``, faster: a maximum alone is found by vector instructions, a maximum with its place is not.
+
+    So the place is sought among the maxima of groups, and then in one group. Codes that fill no group come last.
     """
-    if torch.compiler.is_compiling():
-        return None
-    size = min(rows, len(latents)) * min(CODES, len(table))
-    return torch.empty(size, dtype=torch.result_type(latents, table), device=latents.device)
-
-
-def _row_max(scores: Float[Tensor, "m v"]) -> tuple[Float[Tensor, " m"], Int64[Tensor, " m"]]:
-    """``scores.max(-1)``, faster: a maximum alone is found by vector instructions, a maximum with its place is not.
-
-    So the place is sought among the maxima of groups, and then in one group.
-    """
-    tokens, codes = scores.shape
-    if codes <= GROUP or codes % GROUP:
-        score, index = scores.max(dim=-1)
+    whole = len(scores) - len(scores) % GROUP
+    if not whole:
+        score, index = scores.max(dim=0)
         return score, index
-    groups = scores.view(tokens, codes // GROUP, GROUP)
-    score, group = groups.amax(-1).max(-1)
-    within = groups[torch.arange(tokens, device=scores.device), group].argmax(-1)
-    return score, group * GROUP + within
+    groups = scores[:whole].unflatten(0, (-1, GROUP))
+    score, group = groups.amax(1).max(0)
+    within = groups[group, :, torch.arange(scores.shape[1], device=scores.device)].argmax(-1)
+    index = group * GROUP + within
+    if whole == len(scores):
+        return score, index
+    last, place = scores[whole:].max(dim=0)
+    better = last > score
+    return torch.where(better, last, score), torch.where(better, place + whole, index)
 
 
 @torch.no_grad()
@@ -78,11 +116,12 @@ def nearest_codes(ids: Int64[Tensor, "*shape"], table: Float[Tensor, "v d"], cou
     if not 1 <= count <= table.shape[0]:
         raise ValueError(f"count of neighbours must be between 1 and the vocabulary {table.shape[0]}, got {count}")
     wanted, place = ids.unique(return_inverse=True)
+    table = table.detach()
     half_norms = table.square().sum(-1) / 2
-    rows = max(1, TOKENS * CODES // table.shape[0])
-    found = []
-    for block in wanted.split(rows):
+
+    def search(block: Tensor) -> Tensor:
         scores = torch.addmm(-half_norms, table[block], table.T)
-        scores.scatter_(1, block[:, None], torch.inf)
-        found.append(scores.topk(count, dim=-1).indices)
-    return torch.cat(found)[place] if found else ids.new_zeros(*ids.shape, count)
+        return scores.scatter_(1, block[:, None], torch.inf).topk(count, dim=-1).indices
+
+    blocks = wanted.split(max(1, 2 * SCORES // len(table)))
+    return torch.cat(on_threads(blocks, lambda: search, _worth(len(wanted), table)))[place]

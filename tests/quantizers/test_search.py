@@ -22,6 +22,39 @@ def test_blocks_change_nothing(monkeypatch):
     assert torch.equal(nearest(latents, table), whole)
 
 
+@pytest.mark.parametrize("threads", [2, 3])
+def test_threads_change_nothing(threads, monkeypatch):
+    monkeypatch.setattr(search, "WORTH_A_THREAD", 1)
+    latents, table = torch.randn(3000, 8), torch.randn(1000, 8, requires_grad=True)
+    ids = torch.randint(1000, (3, 2000))
+    alone = nearest(latents, table), nearest_codes(ids, table, 3)
+    torch.set_num_threads(threads)
+    try:
+        several = nearest(latents, table), nearest_codes(ids, table, 3)
+    finally:
+        torch.set_num_threads(1)
+    assert torch.equal(several[0], alone[0])
+    assert torch.equal(several[1], alone[1])
+
+
+@pytest.mark.parametrize("width", [2, 8, 256])
+def test_a_token_has_the_same_code_in_any_company(width):
+    latents, table = torch.randn(1500, width), torch.randn(5000, width)
+    whole = nearest(latents, table)
+    for count in (1, 2, 5, 12, 40, 700):
+        assert torch.equal(nearest(latents[-count:], table), whole[-count:])
+
+
+def test_no_block_is_much_smaller_than_the_others(monkeypatch):
+    seen = []
+    scores = search._scores
+    monkeypatch.setattr(search, "_scores", lambda block, *rest: seen.append(len(block)) or scores(block, *rest))
+    nearest(torch.randn(1025, 4), torch.randn(4096, 4))
+    assert sum(seen) == 1025
+    assert max(seen) <= 256
+    assert min(seen) > 200
+
+
 @pytest.mark.parametrize("codes", [64, 200, 2048, 5000])
 def test_the_lowest_index_wins_a_tie(codes):
     table = torch.randn(codes, 4)
