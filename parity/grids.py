@@ -1,5 +1,6 @@
 """The published modules of further tokenizers whose latents are a grid; see ``official.py``."""
 
+import importlib
 import json
 import sys
 from collections.abc import Callable, Iterator
@@ -101,6 +102,43 @@ def var(tree: Path) -> Iterator[Official]:
         yield Official(what, module.eval().requires_grad_(False), run, dict, square=True, suffix=".pth")
 
 
+def mgvq(tree: Path) -> Iterator[Official]:
+    """MGVQ, github.com/MKJia/MGVQ, whose norm in Triton is written out here."""
+    code: Any = source(tree, "efficientvit/models/tokenizer/mgvq.py", without=("triton",))
+    sys.modules["efficientvit.models.nn.norm"].TritonRMSNorm2dFunc = _RMSNorm  # type: ignore[attr-defined]
+    config = importlib.import_module("omegaconf").OmegaConf
+    for levels, groups in ((3, 4), (2, 8)):
+        blocks, norms, acts = ["ResBlock"] * 2, ["bn2d"] * 2, ["relu"] * 2
+        for _ in range(levels - 1):
+            blocks, norms, acts = [*blocks, "EViT_GLU"], [*norms, "trms2d"], [*acts, "silu"]
+        shared = {"width_list": [16, 32, 64, 64][: levels + 1], "block_type": blocks}
+        sizes = {
+            "latent_channels": 32, "codebook_size": 100 * groups, "codebook_groups": groups,
+            "encoder": {**shared, "depth_list": [0, 2, 1, 2][: levels + 1]},
+            "decoder": {**shared, "depth_list": [0, 1, 2, 1][: levels + 1], "norm": norms, "act": acts},
+        }  # fmt: skip
+        module = code.MGVQ(config.to_object(config.merge(config.structured(code.MGVQConfig), sizes))).eval()
+        for name, value in module.named_buffers():
+            if "running" in name:
+                value.copy_(1 + torch.rand_like(value))
+
+        def run(image: Tensor, module: Any = module, groups: int = groups) -> Passed:
+            maps = module.quant_conv(module.encoder(image))
+            values, _, (*_, ids) = module.quantize(maps)
+            return Passed(flat(maps), ids.reshape(len(image), -1, groups), module.decode(values))
+
+        what = f"`MGVQ`, {levels} levels of up to 64 channels, {groups} groups of 100 codes; its norm written out"
+        yield Official(what, module, run, lambda state: {"model": dict(state)}, suffix=".pt")
+
+
+class _RMSNorm:
+    @staticmethod
+    def apply(maps: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
+        """Each position over the root mean square of its channels."""
+        scale = (maps.square().mean(1, keepdim=True) + eps).rsqrt()
+        return maps * scale * weight[:, None, None] + bias[:, None, None]
+
+
 def diffusers(tree: Path) -> Iterator[Official]:
     """VQModel of diffusers, github.com/huggingface/diffusers."""
     code = source(tree / "src", "diffusers/models/autoencoders/vq_model.py")
@@ -142,4 +180,5 @@ GRIDS: dict[str, Callable[[Path], Iterator[Official]]] = {
     "diffusers": diffusers,
     "rq_vae": rq_vae,
     "var": var,
+    "mgvq": mgvq,
 }

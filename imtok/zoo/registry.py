@@ -11,6 +11,7 @@ from imtok.zoo.gigatok import GigaTok
 from imtok.zoo.hita import Hita
 from imtok.zoo.instella import Instella
 from imtok.zoo.magvit2 import OpenMAGVIT2, SimVQ, WeTok
+from imtok.zoo.mgvq import MGVQ
 from imtok.zoo.residual import RQVAE, VAR
 from imtok.zoo.semanticist import Semanticist
 from imtok.zoo.source import Source
@@ -46,6 +47,7 @@ _ALL = (
     ALIT(),
     KARL(),
     Semanticist(),
+    MGVQ(),
 )
 SOURCES: dict[str, Source] = {source.name: source for source in _ALL}
 

@@ -26,6 +26,7 @@ ANY_SIZE = (  # no shape tells their image size
     "rq_vae",
     "uniwetok",
     "instella",
+    "mgvq",
 )
 each = pytest.mark.parametrize("name", CASES)
 
@@ -149,6 +150,7 @@ PUBLISHED = {
     "alit": ["alit"],
     "karl": ["karl"],
     "semanticist": ["semanticist"],
+    "mgvq": ["mgvq"],
 }
 
 
@@ -161,6 +163,7 @@ AS_IMPORTED = {
     "alit": ON_MAGE,
     "karl": ON_MAGE,
     "semanticist": ["decoder=semanticist_l", "space.weights=random"],
+    "mgvq": ["regularizer=none"],
 }
 
 

@@ -74,6 +74,14 @@ def write_fqgan_averages(tensors, path):
     torch.save({"model": {name: value * 0 for name, value in tensors.items()}, "ema": _with_heads(tensors)}, path)
 
 
+def write_mgvq(tensors, path):
+    """What its code keeps of use and of batches beside the weights."""
+    more = {"quantize.codebook_used": torch.zeros(2, 9), "quantize.embed_prob": torch.zeros(2, 50)}
+    norms = [name for name in tensors if name.endswith(".running_var")]
+    more |= {name.replace("running_var", "num_batches_tracked"): torch.tensor(7) for name in norms}
+    torch.save({"model": tensors | more}, path)
+
+
 def _with_heads(tensors):
     """Rings of used codes, and what predicts the features of teachers."""
     used = {f"quantize_{code}.codebook_used": torch.zeros(9) for code in ("vis", "sem", "sem_mid", "sem_high")}
@@ -88,6 +96,8 @@ FQ_NETS = {
     "image_size": 16,
 }
 FQ_PART = {"_target_": "imtok.quantizers.vq.VQ", "dim": 6, "codebook_size": 50, "entropy_weight": 0.03}
+MG_PART = {"_target_": "imtok.quantizers.vq.VQ", "dim": 8, "restart_below": 0.1}
+DC_AE = {"channels": 32, "multipliers": [1, 2], "transformers": 1, "latent_width": 16, "groups": 2}
 MAGE = {"channels": 128, "multipliers": [1, 1], "blocks": 1, "codes": 20, "code_dim": 12}
 ON_MAGE = ["space.weights=null", "decoder.weights=null"]
 HITA = TRUNK | {"channels": 32, "multipliers": [1, 2], "groups": 32, "patch_dim": 5, "mlp_ratio": 1.5, "depth": 1}
@@ -178,6 +188,16 @@ TRANSFORMERS = {
         "karl.pth",
         write_alit,
         {"decoder.pixels": "space.decoder"},
+    ),
+    "mgvq": Case(
+        ["experiment=mgvq", "regularizer=none"],
+        {
+            "encoder": DC_AE | {"depths": [2, 1]},
+            "decoder": DC_AE | {"depths": [1, 2]},
+            "quantizer": {"parts": [{**MG_PART, "codebook_size": 25}] * 2},
+        },
+        "mgvq_f4.pt",
+        write_mgvq,
     ),
     "semanticist": Case(
         ["experiment=semanticist", "decoder=semanticist_l", "space.weights=random"],
