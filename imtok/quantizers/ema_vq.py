@@ -14,13 +14,13 @@ from imtok.quantizers.kmeans import kmeans
 from imtok.quantizers.restart import code_stats, drawn_tokens, restart
 from imtok.quantizers.search import nearest
 from imtok.quantizers.sphere import SHORT_CODE, SHORT_LATENT, unit_length
-from imtok.quantizers.table import TableQuantizer
+from imtok.quantizers.table import NearestQuantizer
 from imtok.types import Loss, Quantized
 
 EPSILON = 1e-5
 
 
-class EMAVQ(TableQuantizer):
+class EMAVQ(NearestQuantizer):
     """Replaces each latent by its nearest code; no gradient moves the codes.
 
     Once per step, over the tokens of all ranks and micro-batches, with counts n_k and sums s_k of a code's latents::
@@ -89,10 +89,16 @@ class EMAVQ(TableQuantizer):
         self.register_buffer("restarts", torch.zeros((), dtype=torch.long))
 
     @override
-    def quantize(self, latents: Float[Tensor, "b n d"], keep: Bool[Tensor, "b n"] | None) -> Quantized:
+    def quantize(
+        self,
+        latents: Float[Tensor, "b n d"],
+        keep: Bool[Tensor, "b n"] | None,
+        ids: Int64[Tensor, "b n"] | None = None,
+    ) -> Quantized:
         latents = self._place(latents)
         table = self.table().to(latents.dtype)
-        ids = nearest(latents.flatten(0, 1), table).view(latents.shape[:2])
+        if ids is None:
+            ids = nearest(latents.flatten(0, 1), table).view(latents.shape[:2])
         codes = F.embedding(ids, table)
         commit = token_mean((codes - latents).square().mean(-1), keep)
         stats = code_stats(latents, ids, keep, len(table)) if self.training else {}

@@ -12,13 +12,13 @@ from typing_extensions import override
 from imtok.quantizers.base import token_mean
 from imtok.quantizers.estimators import find_estimator
 from imtok.quantizers.search import nearest
-from imtok.quantizers.table import TableQuantizer
+from imtok.quantizers.table import NearestQuantizer
 from imtok.types import Loss, Quantized
 
 _Kept = tuple[list[tuple[Any, ...]], Float[Tensor, "v d"]]
 
 
-class ReparametrizedVQ(TableQuantizer):
+class ReparametrizedVQ(NearestQuantizer):
     """The nearest of codes that a map makes of a basis (SimVQ, arXiv 2411.02038; FVQ, arXiv 2509.10140).
 
     A codebook that is trained row by row moves only the rows in use, and the others die. Here the loss of any row moves
@@ -55,9 +55,15 @@ class ReparametrizedVQ(TableQuantizer):
         """The codes, made of the weights, with gradients to these."""
 
     @override
-    def quantize(self, latents: Float[Tensor, "b n d"], keep: Bool[Tensor, "b n"] | None) -> Quantized:
+    def quantize(
+        self,
+        latents: Float[Tensor, "b n d"],
+        keep: Bool[Tensor, "b n"] | None,
+        ids: Int64[Tensor, "b n"] | None = None,
+    ) -> Quantized:
         table = self.searched().to(latents.dtype)
-        ids = nearest(latents.flatten(0, 1), table.detach()).view(latents.shape[:2])
+        if ids is None:
+            ids = nearest(latents.flatten(0, 1), table.detach()).view(latents.shape[:2])
         codes = self.rows(ids, table)
         losses = {
             "codebook": Loss(token_mean((codes - latents.detach()).square().mean(-1), keep), self.codebook_weight),

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from imtok.quantizers.base import Quantizer, straight_through
+from imtok.quantizers.beam import ordered_search
 from imtok.quantizers.composition import (
     add_stats,
     as_images,
@@ -18,7 +19,10 @@ from imtok.quantizers.composition import (
     slot_ranges,
     stats_of,
 )
+from imtok.quantizers.table import NearestQuantizer
 from imtok.types import Loss, Quantized
+
+SCORES = ("last", "sum")
 
 
 class Residual(Quantizer):
@@ -31,16 +35,25 @@ class Residual(Quantizer):
 
     A stage that all depths share (as in RQ-VAE) learns once per step from the residuals of all depths.
 
+    Each depth takes the code nearest to its residual. With ``beam=N`` the N best partial sums are followed instead, in
+    training too unless ``training_beam`` says otherwise. It lowers the error for N times the work, and decoding stays
+    as it is. The first slots alone are then no longer what a quantizer of that depth would choose.
+
     Args:
         stages: A quantizer for each depth, coarsest first; or a single one that all depths share.
         depth: Number of depths; None = as many as stages.
         ratio: ``s_{i+1} / s_i``, a number or one per channel, positive; ``s_1 = 1``. Codes of a learned codebook find
             their own scale (1); those of a grid have to shrink by its step.
         bound: If given, latents pass ``bound * tanh(z / bound)`` first, so that grids of limited range can follow.
+        beam: Number of partial sums that are followed; 1 = the nearest code of each depth.
+        training_beam: The same in training; None = ``beam``.
+        beam_score: By what partial sums are best: ``last``: their squared error; ``sum``: that of all depths so far, as
+            in vector-quantize-pytorch, which also serves those who use the first slots alone.
 
     Raises:
         ValueError: Without stages, for stages that differ in width or number of tokens or that take more than their
-            codes' width, for a depth that is not their number, or a ratio or bound that is not positive.
+            codes' width, for a depth that is not their number, or a ratio or bound that is not positive; for a beam
+            below 1, an unknown score, or a beam over stages that do not choose the nearest code of a table.
 
     Example:
         >>> from imtok.quantizers.vq import VQ
@@ -59,6 +72,9 @@ class Residual(Quantizer):
         depth: int | None = None,
         ratio: float | Sequence[float] = 1.0,
         bound: float | None = None,
+        beam: int = 1,
+        training_beam: int | None = None,
+        beam_score: str = "last",
     ) -> None:
         super().__init__()
         if not stages or len({(stage.dim, stage.num_latents) for stage in stages}) > 1:
@@ -70,11 +86,22 @@ class Residual(Quantizer):
         ratios = ratio if isinstance(ratio, Sequence) else [ratio]
         if not all(value > 0 for value in ratios) or (bound is not None and bound <= 0):
             raise ValueError(f"ratio and bound must be positive, got {ratio} and {bound}")
+        training_beam = beam if training_beam is None else training_beam
+        if min(beam, training_beam) < 1 or beam_score not in SCORES:
+            raise ValueError(
+                f"beams must be at least 1 and beam_score {' or '.join(SCORES)}, got {beam}, {training_beam} and "
+                f"{beam_score}"
+            )
+        if max(beam, training_beam) > 1:
+            require_nearest(stages)
         factors = torch.tensor(ratios, dtype=torch.float32).expand(stages[0].dim)
         self.stages = nn.ModuleList(stages)
         self.dim = stages[0].dim
         self.depth = depth
         self.bound = bound
+        self.beam = beam
+        self.training_beam = training_beam
+        self.beam_score = beam_score
         self.num_latents = stages[0].num_latents
         self.vocab_sizes = tuple(size for stage in self._depths for size in stage.vocab_sizes)
         self.register_buffer("scales", factors ** torch.arange(depth)[:, None], persistent=False)
@@ -82,13 +109,15 @@ class Residual(Quantizer):
     @override
     def quantize(self, latents: Float[Tensor, "b n d"], keep: Bool[Tensor, "b n"] | None) -> Quantized:
         target = self._bounded(latents)
+        chosen = self._chosen(target)
         total = torch.zeros_like(target)
         ids: list[Tensor] = []
         losses: list[dict[str, Loss]] = []
         stats: dict[str, Tensor] = {}
         for index, (stage, scale) in enumerate(zip(self._depths, self.scales.to(target.dtype), strict=True)):
             rest = (target - total) / scale
-            result = stage.quantize(rest if keep is None else rest.masked_fill(~keep[..., None], 0), keep)
+            rest = rest if keep is None else rest.masked_fill(~keep[..., None], 0)
+            result = stage.quantize(rest, keep, **({} if chosen is None else {"ids": chosen[..., index]}))
             total = total + result.latents.detach() * scale
             ids.append(result.ids)
             losses.append(result.losses)
@@ -149,6 +178,15 @@ class Residual(Quantizer):
     def part_dims(self) -> tuple[int, ...]:
         return self._depths[0].part_dims
 
+    def _chosen(self, target: Float[Tensor, "b n d"]) -> Int64[Tensor, "b n g"] | None:
+        """The codes of a beam search; None where each depth chooses by itself."""
+        width = self.training_beam if self.training else self.beam
+        if width == 1:
+            return None
+        tables = [table.to(target.dtype) for table in self.codebook()]
+        found = ordered_search(target.flatten(0, 1), tables, width, self.beam_score)
+        return found.view(*target.shape[:2], -1)
+
     @property
     def _depths(self) -> list[Quantizer]:
         stages = [stage for stage in self.stages if isinstance(stage, Quantizer)]
@@ -156,3 +194,17 @@ class Residual(Quantizer):
 
     def _bounded(self, latents: Float[Tensor, "*shape d"]) -> Float[Tensor, "*shape d"]:
         return latents if self.bound is None else (latents / self.bound).tanh() * self.bound
+
+
+def require_nearest(stages: Sequence[Quantizer]) -> None:
+    """Refuse stages whose codes a search over several tables cannot choose.
+
+    Raises:
+        ValueError: That names the class of the first.
+    """
+    for stage in stages:
+        if not isinstance(stage, NearestQuantizer):
+            raise ValueError(
+                f"stages must each choose the nearest code of one table (VQ, EMAVQ, SimVQ, FVQ) for a beam search, got "
+                f"{type(stage).__name__}; set beam=1 or change the stages"
+            )

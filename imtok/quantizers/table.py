@@ -3,12 +3,13 @@
 from abc import abstractmethod
 
 import torch.nn.functional as F
-from jaxtyping import Float, Int64
+from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 from typing_extensions import override
 
 from imtok.quantizers.base import Quantizer
 from imtok.quantizers.search import nearest_codes
+from imtok.types import Quantized
 
 
 class TableQuantizer(Quantizer):
@@ -48,3 +49,23 @@ class TableQuantizer(Quantizer):
     @override
     def neighbours(self, ids: Int64[Tensor, "b t g"], count: int) -> Int64[Tensor, "b t g count"]:
         return nearest_codes(ids, self.table(), count)
+
+
+class NearestQuantizer(TableQuantizer):
+    """A quantizer of one table that takes the nearest code, unless a search over several tables has chosen another."""
+
+    @abstractmethod
+    @override
+    def quantize(
+        self,
+        latents: Float[Tensor, "b n d"],
+        keep: Bool[Tensor, "b n"] | None,
+        ids: Int64[Tensor, "b n"] | None = None,
+    ) -> Quantized:
+        """As :meth:`Quantizer.quantize`.
+
+        Args:
+            latents: The encoder's latents; zero where they are not kept.
+            keep: True = transmitted.
+            ids: The codes; None = the nearest ones.
+        """

@@ -15,11 +15,11 @@ from imtok.quantizers.kmeans import kmeans
 from imtok.quantizers.restart import code_stats, drawn_tokens, restart
 from imtok.quantizers.search import nearest, nearest_codes
 from imtok.quantizers.sphere import SHORT_CODE, SHORT_LATENT, unit_length
-from imtok.quantizers.table import TableQuantizer
+from imtok.quantizers.table import NearestQuantizer
 from imtok.types import Loss, Quantized
 
 
-class VQ(TableQuantizer):
+class VQ(NearestQuantizer):
     """Replaces each latent ``z`` by its nearest code ``e``.
 
     ``codebook = mean |e - sg z|^2`` moves the codes, ``commit = mean |z - sg e|^2`` the encoder, both means over
@@ -95,10 +95,16 @@ class VQ(TableQuantizer):
         self.register_buffer("restarts", torch.zeros((), dtype=torch.long))
 
     @override
-    def quantize(self, latents: Float[Tensor, "b n d"], keep: Bool[Tensor, "b n"] | None) -> Quantized:
+    def quantize(
+        self,
+        latents: Float[Tensor, "b n d"],
+        keep: Bool[Tensor, "b n"] | None,
+        ids: Int64[Tensor, "b n"] | None = None,
+    ) -> Quantized:
         latents = self.place(latents)
         table = self.table().to(latents.dtype)
-        ids = self.choose(latents.flatten(0, 1), table).view(latents.shape[:2])
+        if ids is None:
+            ids = self.choose(latents.flatten(0, 1), table).view(latents.shape[:2])
         codes = F.embedding(ids, table)
         losses = {
             "codebook": Loss(token_mean((codes - latents.detach()).square().mean(-1), keep), self.codebook_weight),

@@ -24,6 +24,7 @@ _SCALES = {"_target_": f"{_Q}.multiscale.MultiScale", "sizes": [1, 2, 4], "convo
 NESTED: dict[str, dict[str, Any]] = {
     "product_of_residual_of_grid": {"_target_": f"{_Q}.product.Product", "parts": [_DEPTHS, _TABLES]},
     "residual_of_product": {"_target_": f"{_Q}.residual.Residual", "stages": [_PAIR], "depth": 2},
+    "residual_with_beam": {"_target_": f"{_Q}.residual.Residual", "stages": [_TABLE], "depth": 3, "beam": 3},
     "multi_scale_of_residual": _SCALES | {"quantizer": _TABLES},
     "product_of_draws": {"_target_": f"{_Q}.product.Product", "parts": [_BITS, _TABLE]},
     "segments_of_product": {"_target_": f"{_Q}.segments.Segments", "parts": [_PAIR, _TABLES], "lengths": [9, 3]},
