@@ -27,7 +27,7 @@ nn: *
 objectives: adatok_objective alit_objective flow_objective post_training proxy reconstruction
 priors: heads ngrams sampling
 quantizers: binary binary_entropy bsq ema_vq estimators fsp fsq fvq gq gumbel ibq kmeans lfq multiscale nesting packing
-    product reparametrized residual restart search segments shared_vq signs simvq sphere tokenbridge vq
+    product reparametrized residual restart search segments shared_vq signs simvq sphere table_estimators tokenbridge vq
 regularizers: perturbation prefix prefix_dropout
 spaces: *
 .: architecture files metadata overrides package paste pictures plain plain_ids tokenizer

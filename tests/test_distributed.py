@@ -22,7 +22,7 @@ SIZES = {"var_msvq": 128, "tokenflow": 112} | dict.fromkeys(
     ("xqgan_msbr10p2", "xqgan_msvr10p2", "xqgan_msvr10p2_16384"), 88
 )
 # takes its own encoder's 569 latents; sample their codes or noise, each rank its own
-OTHERS = {"hita", "binary_64", "elm_2", "elm_3", "elm_4", "fsp", "gumbel"}
+OTHERS = {"hita", "binary_64", "elm_2", "elm_3", "elm_4", "fsp", "gumbel", "vq_diveq", "vq_gumbel_softmax"}
 QUANTIZERS = sorted({path.stem for path in (config_folder() / "quantizer").glob("*.yaml")} - OTHERS)
 
 

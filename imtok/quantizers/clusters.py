@@ -1,14 +1,11 @@
 """Nearest of the centres of clusters: k-means on features of a frozen net (DiGIT, arXiv 2410.12490)."""
 
 import torch
-import torch.nn.functional as F
-from jaxtyping import Bool, Float, Int64
+from jaxtyping import Bool, Float
 from torch import Tensor
 from typing_extensions import override
 
-from imtok.quantizers.base import straight_through
 from imtok.quantizers.kmeans import kmeans
-from imtok.quantizers.search import nearest
 from imtok.quantizers.table import TableQuantizer
 from imtok.types import Quantized
 
@@ -47,8 +44,8 @@ class KMeans(TableQuantizer):
     @override
     def quantize(self, latents: Float[Tensor, "b n d"], keep: Bool[Tensor, "b n"] | None) -> Quantized:
         centres = self.centres.to(latents.dtype)
-        ids: Int64[Tensor, "b n"] = nearest(latents.flatten(0, 1), centres).view(latents.shape[:2])
-        return Quantized(straight_through(F.embedding(ids, centres), latents), ids[..., None])
+        chosen = self.estimate(latents, centres, self)
+        return Quantized(chosen.latents, chosen.ids[..., None])
 
     @override
     @torch.no_grad()

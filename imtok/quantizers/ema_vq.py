@@ -3,18 +3,15 @@
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 from typing_extensions import override
 
 from imtok.quantizers.base import token_mean
-from imtok.quantizers.estimators import find_estimator
 from imtok.quantizers.kmeans import kmeans
 from imtok.quantizers.restart import code_stats, drawn_tokens, restart
-from imtok.quantizers.search import nearest
 from imtok.quantizers.sphere import SHORT_CODE, SHORT_LATENT, unit_length
-from imtok.quantizers.table import NearestQuantizer
+from imtok.quantizers.table import Given, NearestQuantizer
 from imtok.types import Loss, Quantized
 
 EPSILON = 1e-5
@@ -44,7 +41,7 @@ class EMAVQ(NearestQuantizer):
         restart_below: Share of the tokens, relative to an even share, below which a code is dead; 0 = never. RQ-VAE
             (arXiv 2203.01941) takes one token per step instead: K / tokens in this measure.
         kmeans_start: Start from the cluster centres of the first latents instead of normal noise.
-        estimator: Gradient past the choice of a code: ``straight_through`` or ``rotation``.
+        estimator: Gradient past the choice of a code (:func:`imtok.quantizers.table.find_estimator`).
 
     Raises:
         ValueError: For a setting out of range.
@@ -71,9 +68,9 @@ class EMAVQ(NearestQuantizer):
         decay: float = 0.99,
         restart_below: float = 0.0,
         kmeans_start: bool = False,
-        estimator: str = "straight_through",
+        estimator: Given = "straight_through",
     ) -> None:
-        super().__init__(dim, codebook_size, (commit_weight,))
+        super().__init__(dim, codebook_size, (commit_weight,), estimator)
         if not 0 <= decay < 1 or not 0 <= restart_below < 1:
             raise ValueError(f"decay and restart_below must be in [0, 1), got {decay} and {restart_below}")
         self.normalize = normalize
@@ -81,7 +78,6 @@ class EMAVQ(NearestQuantizer):
         self.decay = decay
         self.restart_below = restart_below
         self.kmeans_start = kmeans_start
-        self.estimate = find_estimator(estimator)
         self.register_buffer("counts", torch.ones(codebook_size))
         self.register_buffer("sums", torch.randn(codebook_size, dim))
         self.register_buffer("usage", torch.full((codebook_size,), 1 / codebook_size))
@@ -97,15 +93,14 @@ class EMAVQ(NearestQuantizer):
     ) -> Quantized:
         latents = self._place(latents)
         table = self.table().to(latents.dtype)
-        if ids is None:
-            ids = nearest(latents.flatten(0, 1), table).view(latents.shape[:2])
-        codes = F.embedding(ids, table)
+        chosen = self.estimate(latents, table, self, ids)
+        ids, codes = chosen.ids, chosen.codes
         commit = token_mean((codes - latents).square().mean(-1), keep)
         stats = code_stats(latents, ids, keep, len(table)) if self.training else {}
         if self.training and self.restart_below:
             stats |= drawn_tokens(latents, codes, keep, len(table), self.restarts)
         losses = {"commit": Loss(commit, self.commit_weight)}
-        return Quantized(self.estimate(codes, latents), ids[..., None], losses=losses, stats=stats)
+        return Quantized(chosen.latents, ids[..., None], losses=losses, stats=stats)
 
     @override
     def table(self) -> Float[Tensor, "v d"]:

@@ -12,6 +12,7 @@ from imtok.nn.norms import token_norm
 from imtok.nn.patches import from_patches, to_patches
 from imtok.nn.transformer import BlockStyle, Transformer
 from imtok.quantizers.reparametrized import ReparametrizedVQ
+from imtok.quantizers.table import Given
 
 _EPS = 1e-6
 _NEAR_ZERO = 1e-3  # of the range that the other layers start in
@@ -106,7 +107,7 @@ class FVQ(ReparametrizedVQ):
         mlp_ratio: Hidden width of their MLPs over ``width``.
         codebook_weight: Weight of the codebook loss.
         commit_weight: Weight of the commitment loss.
-        estimator: Gradient past the choice of a code: ``straight_through`` or ``rotation``.
+        estimator: Gradient past the choice of a code (:func:`imtok.quantizers.table.find_estimator`).
 
     Raises:
         ValueError: For a size or weight out of range, codes that fill no groups, or an unknown estimator.
@@ -129,7 +130,7 @@ class FVQ(ReparametrizedVQ):
         mlp_ratio: float = 2.0,
         codebook_weight: float = 1.0,
         commit_weight: float = 0.25,
-        estimator: str = "straight_through",
+        estimator: Given = "straight_through",
     ) -> None:
         super().__init__(dim, codebook_size, codebook_weight, commit_weight, estimator)
         self.weight = nn.Parameter(torch.empty(codebook_size, dim).uniform_(-1 / codebook_size, 1 / codebook_size))

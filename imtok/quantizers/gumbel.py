@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from imtok.quantizers.base import token_mean
+from imtok.quantizers.soft_estimators import relaxed, with_gumbel_noise
 from imtok.quantizers.table import TableQuantizer
 from imtok.types import Loss, Quantized
 
@@ -59,6 +60,7 @@ class GumbelVQ(TableQuantizer):
         anneal: int = 0,
     ) -> None:
         super().__init__(dim, codebook_size, (kl_weight,))
+        self.moves_codes = True
         if min(temperature, final_temperature) <= 0:
             raise ValueError(f"temperatures must be positive, got {temperature} and {final_temperature}")
         if anneal < 0:
@@ -75,11 +77,9 @@ class GumbelVQ(TableQuantizer):
         logits = F.linear(latents, self.logits.weight.to(latents.dtype), self.logits.bias.to(latents.dtype))
         scores, temperature = logits, self.temperature()
         if self.training:
-            # -log of an exponential variable is Gumbel noise
-            scores = logits - torch.empty_like(logits).exponential_(generator=self.generator).log()
+            scores = with_gumbel_noise(logits, self.generator)
         ids = scores.argmax(-1)
-        soft = (scores / temperature).softmax(-1) @ table.detach()
-        codes = F.embedding(ids, table) + (soft - soft.detach())
+        codes = relaxed(F.embedding(ids, table), (scores / temperature).softmax(-1), table)
         chances = logits.softmax(-1)
         divergence = (chances * (chances.clamp_min(_LEAST).log() + math.log(len(table)))).sum(-1)
         stats = {"steps": latents.new_ones(())} if self.training and self.anneal else {}

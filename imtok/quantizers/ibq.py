@@ -4,7 +4,6 @@ from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
-from einops import rearrange
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from typing_extensions import override
@@ -12,6 +11,7 @@ from typing_extensions import override
 from imtok.quantizers.base import token_mean
 from imtok.quantizers.entropy import EntropyWeights, assignment_entropies
 from imtok.quantizers.search import most_similar
+from imtok.quantizers.soft_estimators import index_backpropagation
 from imtok.quantizers.table import TableQuantizer
 from imtok.types import Loss, Quantized
 
@@ -58,6 +58,7 @@ class IBQ(TableQuantizer):
         temperature: float = 0.01,
     ) -> None:
         super().__init__(dim, codebook_size, (commit_soft_weight, commit_weight, codebook_weight))
+        self.moves_codes = True
         if temperature <= 0:
             raise ValueError(f"temperature must be positive, got {temperature}")
         self.commit_soft_weight = commit_soft_weight
@@ -73,7 +74,7 @@ class IBQ(TableQuantizer):
         queries, keys = self.scored(latents, table)
         ids = most_similar(queries.flatten(0, 1), keys, keys.new_zeros(len(keys))).view(latents.shape[:2])
         hard = F.embedding(ids, table)
-        codes = self._index_backpropagation(hard, queries, keys, table)
+        codes = index_backpropagation(hard, queries, keys, table)
         losses = {
             "commit_soft": Loss(token_mean((codes - latents).square().mean(-1), keep), self.commit_soft_weight),
             "commit": Loss(token_mean((hard.detach() - latents).square().mean(-1), keep), self.commit_weight),
@@ -95,11 +96,3 @@ class IBQ(TableQuantizer):
     ) -> tuple[Float[Tensor, "b n d2"], Float[Tensor, "v d2"]]:
         """Queries and keys, whose dot products choose the code of a latent: here the latents and the codes."""
         return latents, table
-
-    @staticmethod
-    def _index_backpropagation(hard: Tensor, queries: Tensor, keys: Tensor, table: Tensor) -> Tensor:
-        if not torch.is_grad_enabled():
-            return hard + (queries - queries).sum(-1, keepdim=True)  # NaN latents give NaN
-        tokens, known, codes = rearrange(queries, "b n d -> 1 1 (b n) d"), keys[None, None], table.detach()[None, None]
-        soft = F.scaled_dot_product_attention(tokens, known, codes, scale=1.0).view_as(hard)
-        return hard + (soft - soft.detach())

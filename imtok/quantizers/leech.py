@@ -7,10 +7,9 @@ from torch import Tensor
 from typing_extensions import override
 
 from imtok.quantizers.base import token_mean
-from imtok.quantizers.estimators import find_estimator
 from imtok.quantizers.leech_search import CODES, DIM, LeechSearch, minimal_vectors
 from imtok.quantizers.sphere import unit_length
-from imtok.quantizers.table import TableQuantizer
+from imtok.quantizers.table import Given, TableQuantizer
 from imtok.types import Loss, Quantized
 
 _SCALE = 32**-0.5
@@ -28,7 +27,8 @@ class Leech(TableQuantizer):
 
     Args:
         commit_weight: Weight of the commitment loss; 0 as in the paper.
-        estimator: Gradient past the choice of a code: ``straight_through`` or ``rotation``.
+        estimator: Gradient past the choice of a code (:func:`imtok.quantizers.table.find_estimator`). ``softmax`` and
+            ``gumbel_softmax`` score all codes.
 
     Raises:
         ValueError: If the weight is negative, or for an unknown estimator.
@@ -42,20 +42,27 @@ class Leech(TableQuantizer):
 
     vectors: Float[Tensor, "v d"]
 
-    def __init__(self, commit_weight: float = 0.0, estimator: str = "straight_through") -> None:
-        super().__init__(DIM, CODES, (commit_weight,))
+    def __init__(self, commit_weight: float = 0.0, estimator: Given = "straight_through") -> None:
+        super().__init__(DIM, CODES, (commit_weight,), estimator)
         self.commit_weight = commit_weight
-        self.estimate = find_estimator(estimator)
         self.search = LeechSearch()
         self.register_buffer("vectors", torch.tensor(minimal_vectors(), dtype=torch.float32), persistent=False)
 
     @override
     def quantize(self, latents: Float[Tensor, "b n d"], keep: Bool[Tensor, "b n"] | None) -> Quantized:
         latents = unit_length(latents)
-        ids = self.search(latents.flatten(0, 1)).view(*latents.shape[:2], 1)
-        codes = self.look_up(ids).to(latents.dtype)
-        losses = {"commit": Loss(token_mean((codes - latents).square().mean(-1), keep), self.commit_weight)}
-        return Quantized(self.estimate(codes, latents), ids, losses=losses)
+        table = self.table() if self.estimate.soft else self.vectors[:1]  # other estimators do not read it
+        chosen = self.estimate(latents, table.to(latents.dtype), self)
+        losses = {"commit": Loss(token_mean((chosen.codes - latents).square().mean(-1), keep), self.commit_weight)}
+        return Quantized(chosen.latents, chosen.ids[..., None], losses=losses)
+
+    @override
+    def choose(self, latents: Float[Tensor, "m d"], table: Float[Tensor, "v d"]) -> Int64[Tensor, " m"]:
+        return self.search(latents)
+
+    @override
+    def rows(self, ids: Int64[Tensor, "b n"], table: Float[Tensor, "v d"]) -> Float[Tensor, "b n d"]:
+        return (F.embedding(ids, self.vectors) * _SCALE).to(table.dtype)  # the whole table is not scaled for a few rows
 
     @override
     def table(self) -> Float[Tensor, "v d"]:
@@ -63,5 +70,5 @@ class Leech(TableQuantizer):
 
     @override
     def decode(self, ids: Int64[Tensor, "b t g"], slots: int | None = None) -> Float[Tensor, "b n d"]:
-        codes = F.embedding(ids[..., 0], self.vectors) * _SCALE  # the whole table is not scaled for a few rows
+        codes = self.rows(ids[..., 0], self.vectors)
         return codes if slots is None or slots > 0 else codes * 0

@@ -4,15 +4,12 @@ from abc import abstractmethod
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 from typing_extensions import override
 
 from imtok.quantizers.base import token_mean
-from imtok.quantizers.estimators import find_estimator
-from imtok.quantizers.search import nearest
-from imtok.quantizers.table import NearestQuantizer
+from imtok.quantizers.table import Given, NearestQuantizer
 from imtok.types import Loss, Quantized
 
 _Kept = tuple[list[tuple[Any, ...]], Float[Tensor, "v d"]]
@@ -34,20 +31,19 @@ class ReparametrizedVQ(NearestQuantizer):
         codebook_size: Number of codes.
         codebook_weight: Weight of the codebook loss.
         commit_weight: Weight of the commitment loss.
-        estimator: Gradient past the choice of a code: ``straight_through`` or ``rotation``.
+        estimator: Gradient past the choice of a code (:func:`imtok.quantizers.table.find_estimator`).
 
     Raises:
         ValueError: For a size or weight out of range, or an unknown estimator.
     """
 
     def __init__(
-        self, dim: int, codebook_size: int, codebook_weight: float, commit_weight: float, estimator: str
+        self, dim: int, codebook_size: int, codebook_weight: float, commit_weight: float, estimator: Given
     ) -> None:
-        super().__init__(dim, codebook_size, (codebook_weight, commit_weight))
+        super().__init__(dim, codebook_size, (codebook_weight, commit_weight), estimator)
         self.codebook_weight = codebook_weight
         self.commit_weight = commit_weight
         self.estimator = estimator
-        self.estimate = find_estimator(estimator)
         self._kept: _Kept | None = None
 
     @abstractmethod
@@ -61,23 +57,17 @@ class ReparametrizedVQ(NearestQuantizer):
         keep: Bool[Tensor, "b n"] | None,
         ids: Int64[Tensor, "b n"] | None = None,
     ) -> Quantized:
-        table = self.searched().to(latents.dtype)
-        if ids is None:
-            ids = nearest(latents.flatten(0, 1), table.detach()).view(latents.shape[:2])
-        codes = self.rows(ids, table)
+        chosen = self.estimate(latents, self.searched().to(latents.dtype), self, ids)
+        codes = chosen.codes
         losses = {
             "codebook": Loss(token_mean((codes - latents.detach()).square().mean(-1), keep), self.codebook_weight),
             "commit": Loss(token_mean((codes.detach() - latents).square().mean(-1), keep), self.commit_weight),
         }
-        return Quantized(self.estimate(codes, latents), ids[..., None], losses=losses)
+        return Quantized(chosen.latents, chosen.ids[..., None], losses=losses)
 
     def searched(self) -> Float[Tensor, "v d"]:
         """The table that codes are searched in during a step."""
         return self.table()
-
-    def rows(self, ids: Int64[Tensor, "b n"], table: Float[Tensor, "v d"]) -> Float[Tensor, "b n d"]:
-        """Rows of the table, with gradients to the weights that make them."""
-        return F.embedding(ids, table)
 
     @override
     def table(self) -> Float[Tensor, "v d"]:

@@ -208,3 +208,8 @@ def require_nearest(stages: Sequence[Quantizer]) -> None:
                 f"stages must each choose the nearest code of one table (VQ, EMAVQ, SimVQ, FVQ) for a beam search, got "
                 f"{type(stage).__name__}; set beam=1 or change the stages"
             )
+        if stage.estimate.chooses:
+            raise ValueError(
+                f"stages must take the codes of a beam search, and the estimator of {type(stage).__name__} draws its "
+                "own; set beam=1 or another estimator"
+            )

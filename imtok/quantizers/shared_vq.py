@@ -3,12 +3,12 @@
 from collections.abc import Sequence
 
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Float
 from torch import Tensor
 from typing_extensions import override
 
-from imtok.quantizers.search import nearest, nearest_codes
 from imtok.quantizers.sphere import SHORT_LATENT, unit_length
+from imtok.quantizers.table import Given
 from imtok.quantizers.vq import VQ
 
 
@@ -17,7 +17,7 @@ class SharedVQ(VQ):
 
     The id is ``argmin_k sum_p w_p |z_p - e_p,k|^2`` over parts p: the code that suits all parts together, so that
     ids that a semantic part brings together stay alike in appearance. Losses are means over all channels, so that a
-    part counts by its width; entropies take the distance over all channels.
+    part counts by its width; entropies take the weighted distance.
 
     Args:
         part_dims: Widths of the parts, first the semantic, then the pixels.
@@ -30,7 +30,7 @@ class SharedVQ(VQ):
         restart_below: Share of an even share of tokens below which a code is drawn anew.
         usage_decay: Decay per step of the running share.
         kmeans_start: Start from the cluster centres of the first latents.
-        estimator: ``straight_through`` or ``rotation``.
+        estimator: Gradient past the choice of a code (:func:`imtok.quantizers.table.find_estimator`).
 
     Raises:
         ValueError: For a setting out of range.
@@ -54,7 +54,7 @@ class SharedVQ(VQ):
         restart_below: float = 0.0,
         usage_decay: float = 0.99,
         kmeans_start: bool = False,
-        estimator: str = "straight_through",
+        estimator: Given = "straight_through",
     ) -> None:
         weights = [1.0] * len(part_dims) if part_weights is None else list(part_weights)
         if not part_dims or min(part_dims) < 1:
@@ -89,12 +89,10 @@ class SharedVQ(VQ):
         return torch.cat([unit_length(part, short) for part in parts], dim=-1)
 
     @override
-    def choose(self, latents: Float[Tensor, "m d"], table: Float[Tensor, "v d"]) -> Int64[Tensor, " m"]:
-        return nearest(self._weighted(latents), self._weighted(table))
-
-    @override
-    def neighbours(self, ids: Int64[Tensor, "b t g"], count: int) -> Int64[Tensor, "b t g count"]:
-        return nearest_codes(ids, self._weighted(self.table()), count)
+    def compared(
+        self, latents: Float[Tensor, "m d"], table: Float[Tensor, "v d"]
+    ) -> tuple[Float[Tensor, "m d"], Float[Tensor, "v d"]]:
+        return self._weighted(latents), self._weighted(table)
 
     def _weighted(self, vectors: Float[Tensor, "*shape d"]) -> Float[Tensor, "*shape d"]:
         """Vectors whose squared distance is the weighted sum over parts."""

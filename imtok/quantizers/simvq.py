@@ -8,6 +8,7 @@ from typing_extensions import override
 
 from imtok.quantizers.base import straight_through
 from imtok.quantizers.reparametrized import ReparametrizedVQ
+from imtok.quantizers.table import Given
 
 
 class SimVQ(ReparametrizedVQ):
@@ -21,7 +22,7 @@ class SimVQ(ReparametrizedVQ):
         codebook_size: Number of codes.
         codebook_weight: Weight of the codebook loss.
         commit_weight: Weight of the commitment loss.
-        estimator: Gradient past the choice of a code: ``straight_through`` or ``rotation``.
+        estimator: Gradient past the choice of a code (:func:`imtok.quantizers.table.find_estimator`).
 
     Raises:
         ValueError: For a size or weight out of range, or an unknown estimator.
@@ -40,7 +41,7 @@ class SimVQ(ReparametrizedVQ):
         codebook_size: int,
         codebook_weight: float = 1.0,
         commit_weight: float = 0.25,
-        estimator: str = "straight_through",
+        estimator: Given = "straight_through",
     ) -> None:
         super().__init__(dim, codebook_size, codebook_weight, commit_weight, estimator)
         self.register_buffer("basis", torch.randn(codebook_size, dim) * dim**-0.5)
@@ -51,9 +52,9 @@ class SimVQ(ReparametrizedVQ):
         return self.projection(self.basis)
 
     @override
-    @torch.no_grad()
     def searched(self) -> Float[Tensor, "v d"]:
-        return self.table()
+        with torch.set_grad_enabled(torch.is_grad_enabled() and self.estimate.soft):
+            return self.table()
 
     @override
     def rows(self, ids: Int64[Tensor, "b n"], table: Float[Tensor, "v d"]) -> Float[Tensor, "b n d"]:

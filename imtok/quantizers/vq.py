@@ -3,19 +3,16 @@
 from collections.abc import Sequence
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 from typing_extensions import override
 
 from imtok.quantizers.base import token_mean
 from imtok.quantizers.entropy import EntropyWeights, assignment_entropies
-from imtok.quantizers.estimators import find_estimator
 from imtok.quantizers.kmeans import kmeans
 from imtok.quantizers.restart import code_stats, drawn_tokens, restart
-from imtok.quantizers.search import nearest, nearest_codes
 from imtok.quantizers.sphere import SHORT_CODE, SHORT_LATENT, unit_length
-from imtok.quantizers.table import NearestQuantizer
+from imtok.quantizers.table import Given, NearestQuantizer
 from imtok.types import Loss, Quantized
 
 
@@ -43,10 +40,10 @@ class VQ(NearestQuantizer):
         restart_below: Share of the tokens, relative to an even share, below which a code is dead; 0 = never.
         usage_decay: Decay per step of the running share.
         kmeans_start: Start from the cluster centres of the first latents instead of uniform noise.
-        estimator: Gradient past the choice of a code: ``straight_through`` or ``rotation``.
+        estimator: Gradient past the choice of a code (:func:`imtok.quantizers.table.find_estimator`).
 
     Raises:
-        ValueError: For a size, weight or temperature out of range, or an unknown estimator.
+        ValueError: For a setting out of range, or an unknown estimator.
 
     Example:
         >>> quantizer = VQ(dim=8, codebook_size=64)
@@ -71,9 +68,9 @@ class VQ(NearestQuantizer):
         restart_below: float = 0.0,
         usage_decay: float = 0.99,
         kmeans_start: bool = False,
-        estimator: str = "straight_through",
+        estimator: Given = "straight_through",
     ) -> None:
-        super().__init__(dim, codebook_size, (codebook_weight, commit_weight))
+        super().__init__(dim, codebook_size, (codebook_weight, commit_weight), estimator)
         if search not in ("distance", "cosine"):
             raise ValueError(f"search must be distance or cosine, got {search!r}")
         if temperature <= 0:
@@ -89,7 +86,6 @@ class VQ(NearestQuantizer):
         self.restart_below = restart_below
         self.usage_decay = usage_decay
         self.kmeans_start = kmeans_start
-        self.estimate = find_estimator(estimator)
         self.weight = nn.Parameter(torch.empty(codebook_size, dim).uniform_(-1 / codebook_size, 1 / codebook_size))
         self.register_buffer("usage", torch.full((codebook_size,), 1 / codebook_size))
         self.register_buffer("restarts", torch.zeros((), dtype=torch.long))
@@ -103,9 +99,8 @@ class VQ(NearestQuantizer):
     ) -> Quantized:
         latents = self.place(latents)
         table = self.table().to(latents.dtype)
-        if ids is None:
-            ids = self.choose(latents.flatten(0, 1), table).view(latents.shape[:2])
-        codes = F.embedding(ids, table)
+        chosen = self.estimate(latents, table, self, ids)
+        ids, codes = chosen.ids, chosen.codes
         losses = {
             "codebook": Loss(token_mean((codes - latents.detach()).square().mean(-1), keep), self.codebook_weight),
             "commit": Loss(token_mean((codes.detach() - latents).square().mean(-1), keep), self.commit_weight),
@@ -123,7 +118,7 @@ class VQ(NearestQuantizer):
         if counting:
             stats = {"counts": code_stats(latents, ids, keep, len(table))["counts"]}
             stats |= drawn_tokens(latents, codes, keep, len(table), self.restarts)
-        return Quantized(self.estimate(codes, latents), ids[..., None], losses=losses, stats=stats)
+        return Quantized(chosen.latents, ids[..., None], losses=losses, stats=stats)
 
     def place(self, vectors: Float[Tensor, "*shape d"], short: float = SHORT_LATENT) -> Float[Tensor, "*shape d"]:
         """Where latents and codes are compared: on the unit sphere, or where they are.
@@ -134,22 +129,13 @@ class VQ(NearestQuantizer):
         """
         return unit_length(vectors, short) if self.normalize else vectors
 
-    def choose(self, latents: Float[Tensor, "m d"], table: Float[Tensor, "v d"]) -> Int64[Tensor, " m"]:
-        """The code of each latent."""
-        return nearest(*self.compared(latents, table))
-
+    @override
     def compared(
         self, latents: Float[Tensor, "m d"], table: Float[Tensor, "v d"]
     ) -> tuple[Float[Tensor, "m d"], Float[Tensor, "v d"]]:
-        """Latents and codes as distances compare them: scaled to one length if only angles decide."""
         if self.search == "distance":
             return latents, table
         return unit_length(latents, SHORT_LATENT), unit_length(table, SHORT_CODE)
-
-    @override
-    def neighbours(self, ids: Int64[Tensor, "b t g"], count: int) -> Int64[Tensor, "b t g count"]:
-        table = self.table()
-        return nearest_codes(ids, self.compared(table[:1], table)[1], count)
 
     @override
     def table(self) -> Float[Tensor, "v d"]:

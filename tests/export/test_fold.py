@@ -17,7 +17,7 @@ SIMVQ = {"_target_": f"{_Q}.simvq.SimVQ", "dim": 4, "codebook_size": 64}
 GRID = {"_target_": f"{_Q}.fsq.FSQ", "levels": [5, 5, 3, 3]}
 SECTIONS = {
     "fvq": FVQ | {"commit_weight": 0.5, "estimator": "rotation"},
-    "simvq": SIMVQ,
+    "simvq": SIMVQ | {"estimator": {"name": "softmax", "temperature": 0.5}},
     "product": {"_target_": f"{_Q}.product.Product", "parts": [FVQ, GRID]},
     "residual": {"_target_": f"{_Q}.residual.Residual", "stages": [FVQ], "depth": 3},
     "multi_scale": {

@@ -123,6 +123,11 @@ def test_a_beam_over_other_stages_is_refused(stage):
         Residual([stage], depth=2, beam=2)
 
 
+def test_an_estimator_that_draws_codes_is_refused():
+    with pytest.raises(ValueError, match=r"the estimator of VQ draws its own; set beam=1 or another estimator"):
+        Residual([vq(estimator="gumbel_softmax")], depth=2, beam=2)
+
+
 @pytest.mark.parametrize("wrong", [{"beam": 0}, {"training_beam": 0}, {"beam_score": "best"}])
 def test_wrong_settings_are_refused(wrong):
     with pytest.raises(ValueError, match="beams must be at least 1 and beam_score last or sum"):

@@ -9,6 +9,7 @@ from encoders.presets import unchecked
 from imtok.quantizers.leech import Leech
 from imtok.quantizers.leech_search import LeechSearch, golay_code, minimal_vectors, octads
 from imtok.quantizers.search import most_similar
+from imtok.quantizers.table import ESTIMATORS
 
 PAIRS, OCTADS = 1104, 97_152
 
@@ -144,3 +145,14 @@ def test_bad_settings_are_refused():
         Leech(commit_weight=-1.0)
     with pytest.raises(ValueError, match="estimator must be one of"):
         Leech(estimator="exact")
+
+
+@pytest.mark.parametrize("estimator", sorted(ESTIMATORS))
+def test_every_estimator_gives_the_codes_in_evaluation_and_a_gradient_in_training(estimator):
+    quantizer, latents = Leech(estimator=estimator), torch.randn(1, 3, 24, requires_grad=True)
+    quantizer(latents).latents.square().mean().backward()
+    assert latents.grad is not None
+    assert latents.grad.isfinite().all()
+    quantized = quantizer.eval()(latents)
+    assert torch.equal(quantized.latents, Leech()(latents).latents)
+    assert torch.equal(quantizer.decode(quantized.ids), quantized.latents)

@@ -11,7 +11,6 @@ from imtok.losses.prior.start import StartedGPT
 from imtok.nn.exact import exact_backward
 from imtok.nn.initialization import start_weights
 from imtok.quantizers.base import Quantizer, token_mean
-from imtok.quantizers.ibq import IBQ
 from imtok.quantizers.table import TableQuantizer
 from imtok.types import Quantized
 
@@ -73,7 +72,7 @@ class ETTPrior(PriorLoss):
             )
         table = quantizer.table()
         through = quantized.latents.to(table.dtype)
-        if not isinstance(quantizer, IBQ):  # whose latents have the gradient of the codebook themselves
+        if not quantizer.moves_codes:  # else the latents have the gradient of the codebook themselves
             through = F.embedding(quantized.ids[..., 0], table) + (through - through.detach())
         if quantized.keep is not None:
             through = through.masked_fill(~quantized.keep[..., None], 0)

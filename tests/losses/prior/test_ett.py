@@ -7,6 +7,7 @@ from torch.nn import functional as F
 from imtok.losses.prior.ett import ETTPrior
 from imtok.quantizers.ema_vq import EMAVQ
 from imtok.quantizers.fsq import FSQ
+from imtok.quantizers.gumbel import GumbelVQ
 from imtok.quantizers.ibq import IBQ
 from imtok.quantizers.simvq import SimVQ
 from imtok.quantizers.vq import VQ
@@ -111,6 +112,24 @@ def test_a_codes_gradient_is_counted_once():
         one = torch.autograd.grad(seen.vectors.sum(), learned(quantizer))[0]
         found[name] = one.sum()
     torch.testing.assert_close(found["ibq"], found["vq"])  # IBQ's softmax moves codes among each other
+
+
+@pytest.mark.parametrize(
+    "quantizer",
+    [IBQ(4, 8), GumbelVQ(4, 8), *(VQ(4, 8, estimator=name) for name in ("diveq", "softmax", "gumbel_softmax"))],
+    ids=["ibq", "gumbel", "diveq", "softmax", "gumbel_softmax"],
+)
+def test_latents_with_the_codes_gradient_are_read_as_they_are(quantizer):
+    quantizer, given, direction = quantizer.double(), latents(), torch.randn(2, 6, 4, dtype=torch.float64)
+    quantized = quantizer(given)
+    seen = prior().look(quantized, quantizer, given)
+    assert torch.equal(seen.vectors, quantized.latents)
+    read, own = (
+        torch.autograd.grad((vectors * direction).sum(), quantizer.weight, retain_graph=True)[0]
+        for vectors in (seen.vectors, quantized.latents)
+    )
+    assert own.any()
+    torch.testing.assert_close(read, own)
 
 
 @pytest.mark.parametrize("quantizer", [EMAVQ(4, 8), FSQ([2, 2, 2, 2])], ids=lambda quantizer: type(quantizer).__name__)
