@@ -1,8 +1,9 @@
 """Weights, gradients and optimiser state in shards, one per device (FSDP2): for tokenizers too large for one device.
 
 The blocks of transformers and the stages of convolutional nets are sharded: they hold nearly all weights and are
-always called as modules. What is left (embeddings, last layers, codebooks, critics, small heads) stays whole on every
-device, so that objectives may look at it at any time; its gradients are averaged once per step.
+always called as modules. What is left (embeddings, last layers, quantizers with all that they hold, critics, small
+heads) stays whole on every device, so that objectives may look at it at any time; its gradients are averaged once per
+step.
 """
 
 from collections.abc import Iterable, Iterator
@@ -18,6 +19,7 @@ from imtok.nn.convolution import ConvolutionStack
 from imtok.nn.dc_ae import Level
 from imtok.nn.qformer import QFormer, QFormerBlock
 from imtok.nn.transformer import Block, Transformer
+from imtok.quantizers.base import Quantizer
 
 _UNITS = (Block, QFormerBlock, ConvolutionStack, Level)  # gathered whole, one at a time, while they compute
 _TRUNKS = (Transformer, QFormer)  # they let one unit be gathered while the one before computes
@@ -112,8 +114,9 @@ def _square(values: list[Tensor]) -> Tensor:
 
 
 def _outermost(module: nn.Module, kinds: tuple[type[nn.Module], ...]) -> list[nn.Module]:
-    """Modules of these kinds that have weights and lie in no other one, each once."""
-    inside: set[int] = set()
+    """Modules of these kinds that have weights and lie in no other one and in no quantizer, each once."""
+    quantizers = [part for part in module.modules() if isinstance(part, Quantizer)]
+    inside = {id(child) for part in quantizers for child in part.modules()}
     found = []
     for part in module.modules():  # parents come before their children, and a shared module comes once
         if isinstance(part, kinds) and id(part) not in inside and next(part.parameters(), None) is not None:

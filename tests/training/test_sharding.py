@@ -20,6 +20,7 @@ from imtok.config import register_schemas
 from imtok.folders import config_folder
 from imtok.nn.transformer import Transformer
 from imtok.pretrained import fetch_weights
+from imtok.quantizers.fvq import FVQ
 from imtok.training.checkpoints import load
 from imtok.training.optimizer_state import optimizer_state, restore_optimizer
 from imtok.training.optimizers import make_optimizer
@@ -34,6 +35,12 @@ BASE = [
 ]
 ALONG = ["trainer.evaluate_every=2", "trainer.evaluate_images=4", "trainer.pictures_every=4"]
 RUNS = {"vit": ALONG, "vit_critic": ["trainer.accumulate=2"], "cnn": []}
+
+
+def test_the_net_that_makes_a_codebook_stays_whole():
+    """Each device may look up codes when the others do not."""
+    net = nn.ModuleList([Transformer(8, depth=2, heads=2), FVQ(4, 16, width=8, heads=2)])
+    assert units(net) == list(net[0].blocks)
 
 
 def carry_out(world, root, runs, log):
