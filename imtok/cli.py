@@ -33,7 +33,7 @@ _USAGE = f"""imtok {__version__}: train, evaluate and export discrete image toke
   imtok sample PRIOR tokenizer=RUN [n=64] [out=DIR]    images of a prior
   imtok probe  RUN [data=folder data.path=DIR] [out=DIR]  all of this in one command: what a generator makes of RUN
   imtok decode RUN ids=FILE_OR_EXPORT out=DIR
-  imtok quantize RUN [quantizer=tokenbridge_6|kmeans] [data=folder data.path=DIR] [out=DIR]
+  imtok quantize RUN [quantizer=tokenbridge_6|gaussian_codebook|kmeans] [data=folder data.path=DIR] [out=DIR]
   imtok import source=NAME path=FILE out=DIR           a public checkpoint (docs/zoo.md)
   imtok pack   PICTURES out=DIR                        WebDataset shards of any data set (docs/data.md)
   imtok check  PATH [workers=N]                        counts, sizes, classes and every fault of a data set

@@ -100,10 +100,10 @@ def run(config: DictConfig) -> None:
         loaders = [evaluation_loader(images, config.batch_size, config.workers) for images in both]
         most = config.images or _FITTED
         report = fit_and_save(before, quantized, loaders[0], loaders[1], folder, most, device, given.missing)
-        fitted = f"the latents of {report['images_fitted']}"
+        fitted = report["images_fitted"] and f"the latents of {report['images_fitted']}"
     _show(
         report,
-        f"{size}x{size} pixels, {quantized.quantizer.bits_per_token:g} bits per token, fitted to {fitted}",
+        f"{size}x{size} pixels, {quantized.quantizer.bits_per_token:g} bits per token, fitted to {fitted or 'nothing'}",
         console,
     )
     console.print(f"  {folder / 'tokenizer'}", soft_wrap=True, markup=False)

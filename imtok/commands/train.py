@@ -16,6 +16,7 @@ from imtok.conditions.base import pinned
 from imtok.config import read_keys
 from imtok.data.augment import build_augment
 from imtok.distributed import launched_rank
+from imtok.export.quantize import words_for_ids
 from imtok.measures.report.writing import BESIDE, PAGE, show
 from imtok.measures.schema import NO_MEASURE
 from imtok.objectives.base import Objective
@@ -163,9 +164,7 @@ def run(config: DictConfig) -> float | None:
         following = imtok_line("export", tokenizer=folder, split="train", out=folder / "tokens")
         console.print(f"export:   {following}", soft_wrap=True, markup=False)
     else:
-        following = imtok_line(
-            "quantize", tokenizer=folder, **{"quantizer.dim": quantizer.dim}, out=folder / "quantized"
-        )
+        following = imtok_line("quantize", tokenizer=folder, **words_for_ids(quantizer), out=folder / "quantized")
         console.print(f"give ids: {following}", soft_wrap=True, markup=False)
     value, numbers = chosen(outcome.report.metrics, made.trainer.best)
     note_job(job_words(), numbers, folder)

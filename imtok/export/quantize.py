@@ -1,10 +1,13 @@
-"""Give a tokenizer ids after its training (TokenBridge, arXiv 2503.16430) or before it (k-means, arXiv 2410.12490)."""
+"""Give a tokenizer ids after its training (TokenBridge, Gaussian quantization) or before it (k-means).
+
+arXiv 2503.16430, 2512.06609 and 2410.12490.
+"""
 
 import copy
 from collections.abc import Iterable, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -25,6 +28,8 @@ from imtok.quantizers.base import Quantizer
 from imtok.quantizers.clusters import KMeans
 from imtok.quantizers.continuous import Continuous
 from imtok.quantizers.gaussian import Gaussian
+from imtok.quantizers.gaussian_codebook import GaussianCodebook
+from imtok.quantizers.target_divergence import TargetDivergence
 from imtok.quantizers.tokenbridge import TokenBridge
 from imtok.tokenizer import Tokenizer
 from imtok.types import Batch
@@ -37,7 +42,8 @@ def with_ids(tokenizer: Tokenizer, section: dict[str, Any]) -> Tokenizer:
 
     Args:
         tokenizer: Its quantizer is :class:`Continuous`, or :class:`Gaussian`, whose means get ids.
-        section: Config of a :class:`TokenBridge` or :class:`KMeans`, which is still to be fitted.
+        section: Config of a :class:`TokenBridge` or :class:`KMeans`, which is still to be fitted, or of a
+            :class:`GaussianCodebook`.
 
     Raises:
         InputError: If the tokenizer has ids already, or the quantizer does not suit it.
@@ -51,9 +57,9 @@ def with_ids(tokenizer: Tokenizer, section: dict[str, Any]) -> Tokenizer:
         quantizer = construct(section)
     except (TypeError, ValueError) as error:
         raise InputError(f"quantizer: {error}") from None
-    if not isinstance(quantizer, TokenBridge | KMeans):
+    if not isinstance(quantizer, TokenBridge | KMeans | GaussianCodebook):
         raise InputError(
-            f"quantizer must be one that is fitted to finished latents (quantizer=tokenbridge_6 or kmeans), got "
+            f"quantizer must be one for finished latents (quantizer=tokenbridge_6, gaussian_codebook or kmeans), got "
             f"{type(quantizer).__name__}; train with that one"
         )
     width = tokenizer.quantizer.dim
@@ -63,17 +69,31 @@ def with_ids(tokenizer: Tokenizer, section: dict[str, Any]) -> Tokenizer:
             f"give quantizer.dim={width}"
         )
     moments = isinstance(tokenizer.quantizer, Gaussian)
-    if moments and not isinstance(quantizer, TokenBridge):
+    if moments and isinstance(quantizer, KMeans):
         raise InputError(
-            "quantizer must be tokenbridge_6 for a tokenizer trained with quantizer=gaussian, whose encoder gives a "
-            "mean and a log variance, got kmeans; train with quantizer=continuous"
+            "quantizer must be tokenbridge_6 or gaussian_codebook for a tokenizer trained with quantizer=gaussian, "
+            "whose encoder gives a mean and a log variance, got kmeans; train with quantizer=continuous"
+        )
+    if not moments and isinstance(quantizer, GaussianCodebook):
+        raise InputError(
+            "quantizer must be tokenbridge_6 or kmeans for a tokenizer trained with quantizer=continuous, whose "
+            "encoder gives no variance, got gaussian_codebook; train with quantizer=gaussian_target"
         )
     if isinstance(quantizer, TokenBridge):
         section = section | {"reads": "moments" if moments else "latents"}
     quantized = Tokenizer.from_config({**(tokenizer.config or {}), "quantizer": section})
+    kept = {name: value for name, value in tokenizer.state_dict().items() if not name.startswith("quantizer.")}
     own = {f"quantizer.{name}": value for name, value in quantizer.state_dict().items()}
-    quantized.load_state_dict(tokenizer.state_dict() | own)  # a continuous quantizer has no state
+    quantized.load_state_dict(kept | own)
     return quantized.to(tokenizer.decoder.last_layer.device).eval()
+
+
+def words_for_ids(quantizer: Quantizer) -> dict[str, Any]:
+    """The words of ``imtok quantize`` that suit a quantizer without ids: its own sizes, and its target's codebook."""
+    if not isinstance(quantizer, TargetDivergence):
+        return {"quantizer.dim": quantizer.dim}
+    sizes = {f"quantizer.{name}": getattr(quantizer, name) for name in ("dim", "code_dim", "codebook_size")}
+    return {"quantizer": "gaussian_codebook", **sizes}
 
 
 def fit_and_save(
@@ -86,11 +106,11 @@ def fit_and_save(
     device: torch.device,
     missing: bool = False,
 ) -> dict[str, Any]:
-    """Fit, measure and write ``tokenizer/`` and ``quantize.json``.
+    """Fit what is fitted, measure and write ``tokenizer/`` and ``quantize.json``.
 
     Args:
         tokenizer: The continuous tokenizer, on ``device``.
-        quantized: What :func:`with_ids` made of it; its quantizer is fitted.
+        quantized: What :func:`with_ids` made of it; a :class:`TokenBridge` is fitted.
         fitting: Images to fit to.
         measuring: Images to measure on.
         folder: Appears whole or not at all; an earlier result in it is replaced.
@@ -105,14 +125,17 @@ def fit_and_save(
         InputError: If the folder holds something else, there is no image to read, or the latents cannot be fitted.
     """
     claim_output(folder, REPORT)
-    latents, images = latents_of(tokenizer, fitting, device, most, missing)
-    fitted = cast(TokenBridge, quantized.quantizer)
-    given = copy.deepcopy(fitted)
-    try:
-        fitted.fit(latents)
-    except ValueError as error:
-        raise InputError(f"the quantizer cannot be fitted: {error}; is the tokenizer trained?") from None
-    steps = {"continuous": tokenizer.quantizer, "quantized, as given": given, "quantized, fitted": fitted}
+    quantizer, images = quantized.quantizer, 0
+    steps: dict[str, Quantizer] = {"continuous": tokenizer.quantizer}
+    if isinstance(quantizer, TokenBridge):
+        latents, images = latents_of(tokenizer, fitting, device, most, missing)
+        steps |= {"quantized, as given": copy.deepcopy(quantizer), "quantized, fitted": quantizer}
+        try:
+            quantizer.fit(latents)
+        except ValueError as error:
+            raise InputError(f"the quantizer cannot be fitted: {error}; is the tokenizer trained?") from None
+    else:
+        steps["quantized"] = quantizer
     psnr, measured = compare_psnr(tokenizer, steps, measuring, device, missing)
     report = {
         "continuous_tokenizer_sha256": tokenizer.fingerprint(),

@@ -66,16 +66,27 @@ class Gaussian(Continuous):
 
     @override
     def quantize(self, latents: Float[Tensor, "b n d2"], keep: Bool[Tensor, "b n"] | None) -> Quantized:
-        mean = means(latents)
-        log_variance = latents[..., 1::2].clamp(_LEAST, _MOST)
+        mean, log_variance = means(latents), log_variances(latents)
         # Latents that are not kept are all zero here: a standard normal, of divergence 0.
-        divergence = (mean.square() + log_variance.expm1() - log_variance).flatten(1).sum(1) / 2
+        divergence = (mean.square() + log_variance.expm1() - log_variance) / 2
+        losses, stats = self.penalty(divergence, keep)
         if self.training and self.draw == "sample":
             mean = mean + (log_variance / 2).exp() * torch.randn_like(mean, generator=self.generator)
         ids = latents.new_empty((*latents.shape[:2], 0)).long()
-        return Quantized(mean, ids, losses={"kl": Loss(divergence.mean(), self.kl_weight)})
+        return Quantized(mean, ids, losses=losses, stats=stats)
+
+    def penalty(
+        self, divergence: Float[Tensor, "b n d"], keep: Bool[Tensor, "b n"] | None
+    ) -> tuple[dict[str, Loss], dict[str, Tensor]]:
+        """The losses that come of the divergence of each channel, in nats, and the statistics of a step."""
+        return {"kl": Loss(divergence.flatten(1).sum(1).mean(), self.kl_weight)}, {}
 
 
 def means(moments: Float[Tensor, "*shape d2"]) -> Float[Tensor, "*shape d"]:
     """The mean of each channel, of latents that hold mean and log variance in turn."""
     return moments[..., 0::2]
+
+
+def log_variances(moments: Float[Tensor, "*shape d2"]) -> Float[Tensor, "*shape d"]:
+    """The log variance of each channel of such latents, cut off as in LDM."""
+    return moments[..., 1::2].clamp(_LEAST, _MOST)

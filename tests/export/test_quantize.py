@@ -16,6 +16,7 @@ from imtok.measures.evaluate import evaluate
 from imtok.tokenizer import Tokenizer
 
 CPU = torch.device("cpu")
+KINDS = ["continuous.Continuous", "gaussian.Gaussian"]
 BRIDGE = {"_target_": "imtok.quantizers.tokenbridge.TokenBridge", "dim": 4, "bits": 6}
 
 
@@ -27,7 +28,7 @@ def tokenizer_of(quantizer):
     return Tokenizer.from_config({**parts, "quantizer": quantizer, "image_size": 16}).eval()
 
 
-@pytest.fixture(params=["continuous.Continuous", "gaussian.Gaussian"])
+@pytest.fixture(params=KINDS)
 def tokenizer(request):
     return tokenizer_of({"_target_": f"imtok.quantizers.{request.param}", "dim": 4})
 
@@ -62,8 +63,19 @@ def test_a_quantizer_that_does_not_suit_is_refused(tokenizer, change, message):
 
 
 def test_only_a_quantizer_that_can_be_fitted_is_taken(tokenizer):
-    with pytest.raises(InputError, match=r"quantizer must be one that is fitted to finished latents .*, got FSQ"):
+    with pytest.raises(InputError, match=r"quantizer must be one for finished latents .*, got FSQ"):
         with_ids(tokenizer, {"_target_": "imtok.quantizers.fsq.FSQ", "levels": [5, 5, 5, 5]})
+
+
+def test_a_codebook_of_noise_takes_only_an_encoder_with_a_variance():
+    codes = {"_target_": "imtok.quantizers.gaussian_codebook.GaussianCodebook", "dim": 4, "code_dim": 2}
+    codes |= {"codebook_size": 16}
+    both = [tokenizer_of({"_target_": f"imtok.quantizers.{name}", "dim": 4}) for name in KINDS]
+    assert with_ids(both[1], codes).quantizer.vocab_sizes == (16, 16)
+    with pytest.raises(
+        InputError, match="encoder gives no variance, got gaussian_codebook; train with quantizer=gaussian_tar"
+    ):
+        with_ids(both[0], codes)
 
 
 def test_a_tokenizer_with_ids_needs_none():

@@ -29,7 +29,7 @@ NESTED: dict[str, dict[str, Any]] = {
     "product_of_draws": {"_target_": f"{_Q}.product.Product", "parts": [_BITS, _TABLE]},
     "segments_of_product": {"_target_": f"{_Q}.segments.Segments", "parts": [_PAIR, _TABLES], "lengths": [9, 3]},
 }
-WITHOUT_IDS = ["continuous", "gaussian"]
+WITHOUT_IDS = ["continuous", "gaussian", "gaussian_target"]
 PRESETS = sorted(path.stem for path in CONFIGS.glob("*.yaml") if path.stem not in WITHOUT_IDS)
 NAMES = [*PRESETS, *NESTED]
 MOST = {"codebook_size": 64, "convolutions": 3}

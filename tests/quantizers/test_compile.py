@@ -22,7 +22,7 @@ torch.set_num_threads(1)
 for name in sys.argv[1:]:
     torch.compiler.reset()
     quantizer = construct(smaller(config(name))).eval()
-    latents = torch.randn(2, length(quantizer), quantizer.dim)
+    latents = torch.randn(2, length(quantizer), quantizer.in_dim)
     compiled, plain = torch.compile(quantizer, backend="eager", fullgraph=True)(latents), quantizer(latents)
     assert torch.equal(compiled.ids, plain.ids) and torch.equal(compiled.latents, plain.latents), name
     print(name)

@@ -36,7 +36,7 @@ def usage(quantizer: Quantizer, ids: torch.Tensor) -> float:
 def learn(quantizer: Quantizer) -> tuple[float, float, float]:
     """Distortion before and after training between two linear maps, and usage after it."""
     vectors = mixture(VECTORS // length(quantizer), length(quantizer))
-    encoder, decoder = torch.nn.Linear(WIDTH, quantizer.dim), torch.nn.Linear(quantizer.dim, WIDTH)
+    encoder, decoder = torch.nn.Linear(WIDTH, quantizer.in_dim), torch.nn.Linear(quantizer.dim, WIDTH)
     parts = torch.nn.ModuleList([encoder, quantizer, decoder])
     optimizer = torch.optim.Adam(parts.parameters(), lr=3e-3)
 

@@ -51,7 +51,7 @@ def learn(quantizer: Quantizer, parts: range) -> list[dict[str, Tensor]]:
 def inputs(quantizer: Quantizer) -> tuple[Tensor, dict[str, Tensor | None]]:
     """Four images, and masks by name, uneven over two ranks: the last two images, the second rank's, keep nothing."""
     generator = torch.Generator().manual_seed(3)
-    latents = torch.randn(4, length(quantizer), quantizer.dim, generator=generator, dtype=torch.float64)
+    latents = torch.randn(4, length(quantizer), quantizer.in_dim, generator=generator, dtype=torch.float64)
     some = torch.rand(4, length(quantizer), generator=generator) < 0.5
     some[2:] = False
     single = torch.zeros_like(some)
