@@ -8,6 +8,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from imtok.nn.threads import on_threads
+from imtok.quantizers.search import nearest
 
 SCORES = 2**21  # tokens x partial sums x codes at a time, on a processor
 DEVICE_SCORES = 2**24
@@ -115,9 +116,35 @@ def free_search(
             ids = torch.cat([each.ids for each in grown], 1)
             joined = Beam(totals, torch.cat(errors, 1), past, ids).without_doubles()
             beam = joined.best(width, joined.errors)
-        return beam.ids[:, 0]
+        return beam.ids[:, 0].clamp_min(0)  # some stay -1 where latents are not finite
 
     return _in_blocks(latents.detach(), search, width * max(*map(len, tables), width * len(tables) * latents.shape[-1]))
+
+
+@torch.no_grad()
+def improved(
+    latents: Float[Tensor, "m d"], tables: Sequence[Float[Tensor, "v d"]], ids: Int64[Tensor, "m g"], rounds: int
+) -> Int64[Tensor, "m g"]:
+    """Codes whose sum is at least as near: iterated conditional modes, as in LSQ (Martinez et al., ECCV 2016).
+
+    Each table in turn takes the code that is best beside those of the others.
+
+    Args:
+        latents: What the sums are to be near to.
+        tables: One for each slot.
+        ids: The codes so far.
+        rounds: How often each table has its turn.
+    """
+    chosen = list(ids.unbind(-1))
+    codes = [table[own] for table, own in zip(tables, chosen, strict=True)]
+    for slot, table in list(enumerate(tables)) * rounds:
+        others = [code for place, code in enumerate(codes) if place != slot]
+        rest = latents - torch.stack(others).sum(0) if others else latents
+        found = nearest(rest, table)
+        better = (rest - table[found]).square().sum(-1) < (rest - codes[slot]).square().sum(-1)
+        chosen[slot] = torch.where(better, found, chosen[slot])
+        codes[slot] = table[chosen[slot]]
+    return torch.stack(chosen, -1)
 
 
 def _in_blocks(latents: Float[Tensor, "m d"], search: Callable[[Tensor], Tensor], scores: int) -> Int64[Tensor, "m g"]:

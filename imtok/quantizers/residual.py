@@ -93,7 +93,7 @@ class Residual(Quantizer):
                 f"{beam_score}"
             )
         if max(beam, training_beam) > 1:
-            require_nearest(stages)
+            require_nearest(stages, "other stages or beam=1")
         factors = torch.tensor(ratios, dtype=torch.float32).expand(stages[0].dim)
         self.stages = nn.ModuleList(stages)
         self.dim = stages[0].dim
@@ -196,8 +196,12 @@ class Residual(Quantizer):
         return latents if self.bound is None else (latents / self.bound).tanh() * self.bound
 
 
-def require_nearest(stages: Sequence[Quantizer]) -> None:
+def require_nearest(stages: Sequence[Quantizer], instead: str) -> None:
     """Refuse stages whose codes a search over several tables cannot choose.
+
+    Args:
+        stages: The quantizers.
+        instead: What to choose instead.
 
     Raises:
         ValueError: That names the class of the first.
@@ -205,11 +209,11 @@ def require_nearest(stages: Sequence[Quantizer]) -> None:
     for stage in stages:
         if not isinstance(stage, NearestQuantizer):
             raise ValueError(
-                f"stages must each choose the nearest code of one table (VQ, EMAVQ, SimVQ, FVQ) for a beam search, got "
-                f"{type(stage).__name__}; set beam=1 or change the stages"
+                f"stages must each choose the nearest code of one table (VQ, EMAVQ, SimVQ, FVQ) to be searched together, "
+                f"got {type(stage).__name__}; choose {instead}"
             )
         if stage.estimate.chooses:
             raise ValueError(
                 f"stages must take the codes of a beam search, and the estimator of {type(stage).__name__} draws its "
-                "own; set beam=1 or another estimator"
+                f"own; choose another estimator or {instead}"
             )

@@ -119,12 +119,12 @@ def test_latents_that_are_not_kept_take_no_part():
 
 @pytest.mark.parametrize("stage", [FSQ([5, 5]), IBQ(2, 16)])
 def test_a_beam_over_other_stages_is_refused(stage):
-    with pytest.raises(ValueError, match=f"nearest code of one table .* got {type(stage).__name__}; set beam=1"):
+    with pytest.raises(ValueError, match=f"nearest code of one table .* got {type(stage).__name__}; choose .* beam=1"):
         Residual([stage], depth=2, beam=2)
 
 
 def test_an_estimator_that_draws_codes_is_refused():
-    with pytest.raises(ValueError, match=r"the estimator of VQ draws its own; set beam=1 or another estimator"):
+    with pytest.raises(ValueError, match=r"the estimator of VQ draws its own; choose another estimator or"):
         Residual([vq(estimator="gumbel_softmax")], depth=2, beam=2)
 
 
