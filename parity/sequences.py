@@ -63,6 +63,31 @@ def instella(tree: Path) -> Iterator[Official]:
     yield Official(what, module, run, dict, suffix=".bin")
 
 
+def alitok(tree: Path) -> Iterator[Official]:
+    """Both stages of AliTok, github.com/ali-vilab/alitok; the second as its generators read it."""
+    trained = source(tree / "train_tokenizer", "model/vae_stage1.py")
+    read = source(tree, "modeling/alitok.py")
+    trained.range = read.range = lambda number: range(min(number, 2))  # of blocks: the code gives no choice of how many
+    sizes = {"img_size": 64, "patch_size": 16, "aux_tokens_num": 5, "codebook_size": 200, "token_size": 32}
+    units: dict[str, Any] = {"units": lambda image: (image + 1) / 2, "own_units": lambda image: 2 * image - 1}
+    for first in (True, False):
+        module: Any = trained.AliTok_Stage1(SimpleNamespace(**sizes, clustering_vq=True)) if first else read.AliTok()
+        module.eval()
+
+        def run(image: Tensor, module: Any = module) -> Passed:
+            latents = module.encoder(image, module.latent_tokens)
+            codes, told = module.quantize(latents)
+            shown = module.decode(codes)
+            shown = shown[0] if isinstance(shown, tuple) else shown  # the first stage gives patches of the prefix, too
+            ids = told["min_encoding_indices"].reshape(len(image), -1, 1)
+            return Passed(latents.squeeze(2).transpose(1, 2), ids, shown, told["quantizer_loss"].mean())
+
+        what = "first stage, 21 tokens of 64 pixels" if first else "second stage, 273 tokens of 256 pixels"
+        kind = {"suffix": ".pth", "square": True, "side": 64 if first else 256}
+        content = (lambda state: {"model_state": dict(state)}) if first else dict
+        yield Official(f"{what}, 2 blocks of widths 768 and 1024", module, run, content, **kind, **units)
+
+
 def hita(tree: Path) -> Iterator[Official]:
     """VQModel of Hita, github.com/CVMI-Lab/Hita, with its DINOv2; kornia's resize is that of imtok."""
     without = ("refile", "kornia", "cv2", "tensorflow", "torch_fidelity")
@@ -139,4 +164,9 @@ class _Waves(nn.Module):
         return angles.cos().to(places), angles.sin().to(places)
 
 
-SEQUENCES: dict[str, Callable[[Path], Iterator[Official]]] = {"tokenset": tokenset, "instella": instella, "hita": hita}
+SEQUENCES: dict[str, Callable[[Path], Iterator[Official]]] = {
+    "tokenset": tokenset,
+    "instella": instella,
+    "hita": hita,
+    "alitok": alitok,
+}

@@ -10,6 +10,7 @@ from torch import Tensor
 from imtok.errors import InputError
 from imtok.files import read_json
 from imtok.weight_files import Leftover, plain_name, plain_names, read_content
+from imtok.zoo.table import TableError
 
 
 @dataclass(frozen=True)
@@ -44,14 +45,14 @@ class Checkpoint:
         """The tensors of the first of ``entries`` that the file has; of the file itself where it has none of them.
 
         Raises:
-            InputError: If what is there is no dict of tensors.
+            TableError: If what is there is no dict of tensors.
         """
         name = self.entry(*entries)
         found = self.content[name] if name else self.content
         if not found or not all(isinstance(value, Tensor) for value in found.values()):
             held = ", ".join(map(str, list(found)[:8])) or "nothing"
             wanted = f" or one below {', '.join(entries)}" if entries else ""
-            raise InputError(f"{self.path} must hold tensors by name{wanted}, got {held}")
+            raise TableError(f"it must hold tensors by name{wanted}, got {held}")
         return plain_names(found)
 
     def beside(self, name: str = "config.json") -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from imtok.errors import InputError
 from imtok.zoo.alit import ALIT, KARL
+from imtok.zoo.alitok import AliTok
 from imtok.zoo.bsq_vit import BSQViT
 from imtok.zoo.cnn import IBQ, LDM, LlamaGen, Taming
 from imtok.zoo.diffusers import DiffusersVQ
@@ -48,6 +49,7 @@ _ALL = (
     KARL(),
     Semanticist(),
     MGVQ(),
+    AliTok(),
 )
 SOURCES: dict[str, Source] = {source.name: source for source in _ALL}
 

@@ -47,6 +47,7 @@ class TiTok(Source):
     name = "titok"
     title = "TiTok (arXiv 2406.07550) or TA-TiTok (arXiv 2501.07730)"
     marks = ("latent_tokens", "encoder.latent_token_positional_embedding")
+    foreign = ("transformer.*.attn.in_proj.",)  # AliTok has them
     alike = "One-D-Piece (source=one_d_piece)"
     keys = ("heads", "groups")
     recipes: ClassVar[dict[int, str]] = {512: "titok_s128", 768: "titok_b64", 1024: "titok_l32"}

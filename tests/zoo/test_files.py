@@ -20,6 +20,7 @@ from safetensors.torch import save_file
 from imtok.errors import InputError
 from imtok.weights import read_weights
 from imtok.zoo.files import read_checkpoint
+from imtok.zoo.table import TableError
 
 
 class Calls:
@@ -197,7 +198,7 @@ def test_numbers_of_numpy_beside_the_weights_do_not_matter(tmp_path, legacy):
 def test_a_missing_file_and_one_without_tensors_are_refused(tmp_path):
     assert "not a file" in refused(tmp_path / "none.pt")
     torch.save({"model": {"a": 1}}, tmp_path / "a.pt")
-    with pytest.raises(InputError, match="must hold tensors by name"):
+    with pytest.raises(TableError, match="must hold tensors by name"):
         read_checkpoint(tmp_path / "a.pt").tensors("model")
     torch.save([torch.zeros(1)], tmp_path / "list.pt")
     assert "must hold a dict" in refused(tmp_path / "list.pt")

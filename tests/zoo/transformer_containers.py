@@ -82,6 +82,13 @@ def write_mgvq(tensors, path):
     torch.save({"model": tensors | more}, path)
 
 
+def write_alitok(tensors, path):
+    """What its trainer saves: also the critic, and the use of the codes in the first stage."""
+    used = {"quantize.embed_prob": torch.zeros(9)}
+    critic = {"discriminator.main.0.weight": torch.ones(3)}
+    torch.save({"step": 3, "model_state": tensors | used, "criterion_state": critic, "scaler_state": {}}, path)
+
+
 def _with_heads(tensors):
     """Rings of used codes, and what predicts the features of teachers."""
     used = {f"quantize_{code}.codebook_used": torch.zeros(9) for code in ("vis", "sem", "sem_mid", "sem_high")}
@@ -96,6 +103,12 @@ FQ_NETS = {
     "image_size": 16,
 }
 FQ_PART = {"_target_": "imtok.quantizers.vq.VQ", "dim": 6, "codebook_size": 50, "entropy_weight": 0.03}
+ALITOK = {
+    "encoder": TRUNK | {"prefix": 5, "patch_size": 4},
+    "decoder": TRUNK | {"depth": 3, "patch_size": 4, "class_tokens": 2},
+    "quantizer": CODES,
+    "image_size": 16,
+}
 MG_PART = {"_target_": "imtok.quantizers.vq.VQ", "dim": 8, "restart_below": 0.1}
 DC_AE = {"channels": 32, "multipliers": [1, 2], "transformers": 1, "latent_width": 16, "groups": 2}
 MAGE = {"channels": 128, "multipliers": [1, 1], "blocks": 1, "codes": 20, "code_dim": 12}
@@ -199,6 +212,8 @@ TRANSFORMERS = {
         "mgvq_f4.pt",
         write_mgvq,
     ),
+    "alitok": Case(["experiment=alitok"], ALITOK, "AliTok.pth", flat),
+    "alitok first stage": Case(["experiment=alitok_stage1"], ALITOK, "last.pth", write_alitok),
     "semanticist": Case(
         ["experiment=semanticist", "decoder=semanticist_l", "space.weights=random"],
         {
