@@ -8,10 +8,10 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from typing_extensions import override
 
+from imtok.quantizers.attended import attention_gradient
 from imtok.quantizers.base import token_mean
-from imtok.quantizers.entropy import EntropyWeights, assignment_entropies
+from imtok.quantizers.entropy import EntropyWeights, entropy
 from imtok.quantizers.search import most_similar
-from imtok.quantizers.soft_estimators import index_backpropagation
 from imtok.quantizers.table import TableQuantizer
 from imtok.types import Loss, Quantized
 
@@ -20,8 +20,9 @@ class IBQ(TableQuantizer):
     """The code with the greatest dot product; gradients go through the softmax over all codes.
 
     With ``s = softmax(z E^T)`` and ``h`` the one-hot of its maximum, ``q = (h + s - sg s) E``. That is
-    ``E[k] + (A - sg A)`` with ``A`` the attention of z to the keys E and the values ``sg E``, in which form no tokens x
-    codes matrix is kept. Losses, all means over tokens and channels, with ``q' = h E``::
+    ``E[k] + (A - sg A)`` with ``A`` the attention of z to the keys E and the values ``sg E``, of which only the
+    gradient is computed, without a tokens x codes matrix. Losses, all means over tokens and channels, with
+    ``q' = h E``::
 
         commit_soft = |q - z|^2     commit = |z - sg q'|^2     codebook = |q' - sg z|^2
 
@@ -74,17 +75,16 @@ class IBQ(TableQuantizer):
         queries, keys = self.scored(latents, table)
         ids = most_similar(queries.flatten(0, 1), keys, keys.new_zeros(len(keys))).view(latents.shape[:2])
         hard = F.embedding(ids, table)
-        codes = index_backpropagation(hard, queries, keys, table)
+        temperature = self.temperature if self.training and self.entropy_weight else None
+        attended, per_token, mean = attention_gradient(queries, keys, table.detach(), keep, temperature)
+        codes = hard + attended
         losses = {
             "commit_soft": Loss(token_mean((codes - latents).square().mean(-1), keep), self.commit_soft_weight),
             "commit": Loss(token_mean((hard.detach() - latents).square().mean(-1), keep), self.commit_weight),
             "codebook": Loss(token_mean((hard - latents.detach()).square().mean(-1), keep), self.codebook_weight),
         }
-        if self.training and self.entropy_weight:
-            per_token, of_mean = assignment_entropies(
-                lambda block: block @ keys.T / self.temperature, queries, keep, len(keys)
-            )
-            losses |= self.entropy_weight.losses(per_token, of_mean)
+        if temperature is not None:
+            losses |= self.entropy_weight.losses(per_token, entropy(mean))
         return Quantized(codes, ids[..., None], losses=losses)
 
     @override

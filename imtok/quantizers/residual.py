@@ -209,8 +209,8 @@ def require_nearest(stages: Sequence[Quantizer], instead: str) -> None:
     for stage in stages:
         if not isinstance(stage, NearestQuantizer):
             raise ValueError(
-                f"stages must each choose the nearest code of one table (VQ, EMAVQ, SimVQ, FVQ) to be searched together, "
-                f"got {type(stage).__name__}; choose {instead}"
+                "stages must each choose the nearest code of one table (VQ, EMAVQ, SimVQ, FVQ) to be searched "
+                f"together, got {type(stage).__name__}; choose {instead}"
             )
         if stage.estimate.chooses:
             raise ValueError(

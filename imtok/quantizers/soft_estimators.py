@@ -6,6 +6,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 from typing_extensions import override
 
+from imtok.quantizers.attended import attention_gradient
 from imtok.quantizers.estimators import Chosen, Codes, Estimator, straight_through
 
 
@@ -17,13 +18,9 @@ def index_backpropagation(
 ) -> Float[Tensor, "b n d"]:
     """``codes`` bit for bit, with their gradient and that of ``softmax(q k^T) sg E`` (IBQ, arXiv 2412.02692).
 
-    As attention of queries to all keys it needs no tokens x codes matrix.
+    NaN latents give NaN.
     """
-    if not torch.is_grad_enabled():
-        return codes + (queries - queries).sum(-1, keepdim=True)  # NaN latents give NaN
-    tokens, known, values = queries.flatten(0, 1)[None, None], keys[None, None], table.detach()[None, None]
-    soft = F.scaled_dot_product_attention(tokens, known, values, scale=1.0).view_as(codes)
-    return codes + (soft - soft.detach())
+    return codes + attention_gradient(queries, keys, table.detach(), None, None)[0]
 
 
 def with_gumbel_noise(

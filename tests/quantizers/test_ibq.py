@@ -4,6 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from imtok.quantizers import attended
 from imtok.quantizers.ibq import IBQ
 
 
@@ -30,6 +31,23 @@ def test_values_and_gradients_equal_the_one_hot_graph(pair):
     theirs = torch.autograd.grad((naive * direction).sum(), wanted)
     for mine, expected in zip(ours, theirs, strict=True):
         torch.testing.assert_close(mine, expected, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_blocks_change_neither_losses_nor_gradients(pair, masked, monkeypatch):
+    quantizer, latents = pair
+    keep = torch.rand(2, 15) < 0.6 if masked else None
+
+    def results():
+        quantized = quantizer(latents, keep)
+        values = [loss.value for loss in quantized.losses.values()]
+        total = sum(value * loss.weight for value, loss in zip(values, quantized.losses.values(), strict=True))
+        gradients = torch.autograd.grad(quantized.latents.square().sum() + total, (latents, quantizer.weight))
+        return [quantized.latents, *values, *gradients]
+
+    whole = results()
+    monkeypatch.setattr(attended, "BLOCK", 7 * 40)
+    torch.testing.assert_close(results(), whole, rtol=1e-10, atol=1e-12)
 
 
 def test_every_code_learns_from_a_few_tokens():
