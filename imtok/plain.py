@@ -103,7 +103,7 @@ PLAIN = {
         keys={"out": "the folder of comparison.html and comparison.md; runs/compare/TIME without it"},
     ),
     "import": Plain(
-        "imtok import takes source=NAME path=FILE out=DIR, and image_size, heads, groups and normalize",
+        "imtok import takes source=NAME path=FILE out=DIR, and image_size, heads, groups, slots and normalize",
         "imtok import source=llamagen path=vq_ds16_c2i.pt out=llamagen",
         (0, 0),
         keys={
@@ -113,6 +113,7 @@ PLAIN = {
             "image_size": "side of the images in pixels, if the checkpoint does not say it",
             "heads": "attention heads of its transformers, if they are not one per 64 channels",
             "groups": "groups in each norm of its convolutions, if they are not 32",
+            "slots": "sub-codes that the bits of a token are, if they are not as in its generators",
             "normalize": "true or false: whether latents and codes have unit length, if the checkpoint does not say it",
         },
     ),

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from unittest.mock import patch
 
@@ -102,6 +103,29 @@ def var(tree: Path) -> Iterator[Official]:
         yield Official(what, module.eval().requires_grad_(False), run, dict, square=True, suffix=".pth")
 
 
+def elm(tree: Path) -> Iterator[Official]:
+    """The binary autoencoder of ELM, github.com/Pepper-lll/LMforImageGeneration, with the likelier bits."""
+    code: Any = source(tree, "bae/binaryae.py", without=("timm", "misc"))
+    for channels, levels, bits, slots in ((32, [1, 1, 2], 16, 1), (64, [1, 2], 20, 2), (32, [1, 2], 24, 3)):
+        sizes = {"n_channels": 3, "nf": channels, "res_blocks": 2, "gen_mul": 1.0, "codebook_size": bits}
+        sizes |= {"emb_dim": 64, "ch_mult": levels, "img_size": 16 * 2 ** (len(levels) - 1), "attn_resolutions": [16]}
+        flags = {"quantizer": "binary", "beta": 0.25, "deterministic": True, "norm_first": True, "use_tanh": False}
+        with patch.object(nn.Module, "cuda", lambda part: part):
+            module = code.BinaryAutoEncoder(SimpleNamespace(**sizes, **flags)).eval()
+
+        def run(image: Tensor, module: Any = module, slots: int = slots) -> Passed:
+            maps = module.quantize.proj[0](module.encoder(image))
+            codes, binary = module.encode(image)
+            parts = flat(binary).unflatten(2, (slots, -1)).long()
+            return Passed(flat(maps), (parts * 2 ** torch.arange(parts.shape[-1])).sum(-1), module.decode(codes, False))
+
+        def content(state: Any) -> Any:
+            return {f"ae.{name}": value for name, value in state.items()} | {"disc.main.0.weight": torch.ones(2)}
+
+        what = f"`BinaryAutoEncoder`, {len(levels)} levels of {channels} channels, {slots} x {bits // slots} bits"
+        yield Official(what, module, run, content, suffix=".th", given={"slots": slots})
+
+
 def mgvq(tree: Path) -> Iterator[Official]:
     """MGVQ, github.com/MKJia/MGVQ, whose norm in Triton is written out here."""
     code: Any = source(tree, "efficientvit/models/tokenizer/mgvq.py", without=("triton",))
@@ -181,4 +205,5 @@ GRIDS: dict[str, Callable[[Path], Iterator[Official]]] = {
     "rq_vae": rq_vae,
     "var": var,
     "mgvq": mgvq,
+    "elm": elm,
 }

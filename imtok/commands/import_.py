@@ -38,7 +38,8 @@ def run_import(arguments: Sequence[str], compose: Callable[[Sequence[str]], Conf
     """Import as the command line says, and save the tokenizer.
 
     Args:
-        arguments: ``KEY=VALUE`` each: source, path and out; image_size, heads, groups and normalize may be given.
+        arguments: ``KEY=VALUE`` each: source, path and out; image_size, heads, groups, slots and normalize may be
+            given.
         compose: Makes a training config of overrides.
 
     Returns:
@@ -52,7 +53,9 @@ def run_import(arguments: Sequence[str], compose: Callable[[Sequence[str]], Conf
     if missing:
         raise InputError(f"imtok import also needs {'; '.join(missing)}")
     side = _number(given, "image_size", "a number of pixels")
-    told: dict[str, Any] = {name: _number(given, name, "a number") for name in ("heads", "groups") if name in given}
+    told: dict[str, Any] = {
+        name: _number(given, name, "a number") for name in ("heads", "groups", "slots") if name in given
+    }
     if (normalize := given.get("normalize")) is not None:
         if normalize not in ("true", "false"):
             raise InputError(f"normalize must be true or false, got {normalize}")

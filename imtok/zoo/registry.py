@@ -6,6 +6,7 @@ from imtok.zoo.alitok import AliTok
 from imtok.zoo.bsq_vit import BSQViT
 from imtok.zoo.cnn import IBQ, LDM, LlamaGen, Taming
 from imtok.zoo.diffusers import DiffusersVQ
+from imtok.zoo.elm import ELM
 from imtok.zoo.flextok import FlexTok
 from imtok.zoo.fqgan import FQGAN
 from imtok.zoo.gigatok import GigaTok
@@ -50,6 +51,7 @@ _ALL = (
     Semanticist(),
     MGVQ(),
     AliTok(),
+    ELM(),
 )
 SOURCES: dict[str, Source] = {source.name: source for source in _ALL}
 

@@ -23,7 +23,7 @@ class State:
         tensors: By the source's names.
         dropped: Keys that went before the table sees them (live weights beside their averages), with the reason.
         facts: What the file or a file beside it tells about the model.
-        given: What the user tells: ``heads``, ``groups``, ``normalize``.
+        given: What the user tells: ``heads``, ``groups``, ``slots``, ``normalize``.
         assumed: What nothing of these tells, in words; it grows while the settings are read.
         kept: Which of the file's weights these are: "ema", "state_dict", ...; empty = all that it has.
     """
@@ -118,7 +118,7 @@ class Source(ABC):
         marks: Patterns, each of which some name of its weights matches; ``*`` = any characters.
         foreign: Patterns that no name of its weights matches.
         alike: Families whose files have the same names, in words; empty = none.
-        keys: What a user may tell of it, since no shape does: ``heads``, ``groups``, ``normalize``.
+        keys: What a user may tell of it, since no shape does: ``heads``, ``groups``, ``slots``, ``normalize``.
         name: What ``imtok import source=`` calls it.
         title: Which checkpoints of which paper.
     """

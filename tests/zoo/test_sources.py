@@ -27,6 +27,7 @@ ANY_SIZE = (  # no shape tells their image size
     "uniwetok",
     "instella",
     "mgvq",
+    "elm",
 )
 each = pytest.mark.parametrize("name", CASES)
 
@@ -151,6 +152,7 @@ PUBLISHED = {
     "karl": ["karl"],
     "semanticist": ["semanticist"],
     "mgvq": ["mgvq"],
+    "elm": ["elm"],
     "alitok": ["alitok", "alitok_stage1"],
 }
 

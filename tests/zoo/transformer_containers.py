@@ -89,6 +89,15 @@ def write_alitok(tensors, path):
     torch.save({"step": 3, "model_state": tensors | used, "criterion_state": critic, "scaler_state": {}}, path)
 
 
+def write_elm(tensors, path):
+    """Averages of the autoencoder and its critic, unused shortcuts and the spread of pixels among them."""
+    firsts = [name.removesuffix("conv1.weight") for name in tensors if name.endswith(".conv1.weight")]
+    more = {f"{name}conv_out.weight": torch.ones(2) for name in firsts if f"{name}conv_out.weight" not in tensors}
+    more |= {"generator.logsigma.0.weight": torch.ones(2)}
+    named = {f"ae.{name}": value for name, value in (tensors | more).items()}
+    torch.save(named | {"disc.main.0.weight": torch.ones(2)}, path)
+
+
 def _with_heads(tensors):
     """Rings of used codes, and what predicts the features of teachers."""
     used = {f"quantize_{code}.codebook_used": torch.zeros(9) for code in ("vis", "sem", "sem_mid", "sem_high")}
@@ -103,6 +112,7 @@ FQ_NETS = {
     "image_size": 16,
 }
 FQ_PART = {"_target_": "imtok.quantizers.vq.VQ", "dim": 6, "codebook_size": 50, "entropy_weight": 0.03}
+ELM = CNN | {"latent_channels": 32}
 ALITOK = {
     "encoder": TRUNK | {"prefix": 5, "patch_size": 4},
     "decoder": TRUNK | {"depth": 3, "patch_size": 4, "class_tokens": 2},
@@ -211,6 +221,18 @@ TRANSFORMERS = {
         },
         "mgvq_f4.pt",
         write_mgvq,
+    ),
+    "elm": Case(
+        ["experiment=elm"],
+        {"encoder": ELM, "decoder": ELM | {"blocks": 1}, "quantizer": {"slot_bits": [5]}},
+        "binaryae_ema.th",
+        write_elm,
+    ),
+    "elm with two codes": Case(
+        ["experiment=elm"],
+        {"encoder": ELM, "decoder": ELM | {"attention": "none"}, "quantizer": {"slot_bits": [9, 9]}},
+        "binaryae_ema.th",
+        write_elm,
     ),
     "alitok": Case(["experiment=alitok"], ALITOK, "AliTok.pth", flat),
     "alitok first stage": Case(["experiment=alitok_stage1"], ALITOK, "last.pth", write_alitok),
