@@ -7,6 +7,7 @@ import torch
 
 from imtok.decoders.cnn import CNNDecoder
 from imtok.encoders.cnn import CNNEncoder
+from imtok.quantizers.estimators import Estimator
 from imtok.quantizers.vq import VQ
 from imtok.tokenizer import Tokenizer
 from parity.official import Official, Passed
@@ -46,9 +47,11 @@ def test_a_twin_differs_in_nothing(ours):
     assert not passed(row | {"back": False})
 
 
-def twice(codes, latents):
+class Twice(Estimator):
     """The right codes, with twice the gradient."""
-    return codes.detach() + 2 * (latents - latents.detach())
+
+    def passed(self, codes, latents, of):
+        return codes.detach() + 2 * (latents - latents.detach())
 
 
 @pytest.mark.parametrize(
@@ -58,7 +61,7 @@ def twice(codes, latents):
         (lambda twin: twin.decoder.conv_out.bias.add_(0.01), "image"),
         (lambda twin: twin.quantizer.weight.copy_(twin.quantizer.weight.flip(0)), "ids"),
         (lambda twin: setattr(twin.quantizer, "commit_weight", 0.3), "loss"),
-        (lambda twin: setattr(twin.quantizer, "estimate", twice), "gradients"),
+        (lambda twin: setattr(twin.quantizer, "estimate", Twice()), "gradients"),
     ],
 )
 def test_what_differs_is_found(ours, change, seen):

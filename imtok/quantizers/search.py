@@ -34,11 +34,13 @@ def most_similar(
     thread takes whole blocks of tokens.
     """
     latents, table, offsets = latents.detach(), table.detach(), offsets.detach()  # no_grad does not reach other threads
-    if not len(latents):
+    compiling = torch.compiler.is_compiling()
+    if not compiling and not len(latents):
         return latents.new_zeros(0, dtype=torch.long)
-    if latents.device.type != "cpu":
-        search = _searcher(latents[:DEVICE_TOKENS], table, offsets, DEVICE_CODES)
-        return torch.cat([search(block) for block in latents.split(DEVICE_TOKENS)])
+    if compiling or latents.device.type != "cpu":  # nothing here may depend on the number of tokens of a program
+        size = TOKENS if latents.device.type == "cpu" else DEVICE_TOKENS
+        search = _searcher(latents[:size], table, offsets, DEVICE_CODES)
+        return torch.cat([search(block) for block in latents.split(size)])
     rows = min(TOKENS, SCORES // min(CODES, len(table)))
     blocks = latents.tensor_split(-(-len(latents) // rows))  # as even as can be: no block has only a FEW tokens
     threads = _worth(len(latents), table)
@@ -80,7 +82,7 @@ def _scores(
 ) -> Float[Tensor, "v m"]:
     """``codes block^T + offsets``; a processor writes rows that are as short as a block of tokens in half the time."""
     out = None if memory is None else memory[: len(codes) * len(block)]
-    if block.device.type == "cpu" and len(block) >= FEW:
+    if block.device.type == "cpu" and not torch.compiler.is_compiling() and len(block) >= FEW:
         return torch.addmm(offsets[:, None], codes, block.T, out=None if out is None else out.view(len(codes), -1))
     scores = torch.addmm(offsets, block, codes.T, out=None if out is None else out.view(len(block), -1)).T
     return scores.contiguous() if block.device.type == "cpu" else scores

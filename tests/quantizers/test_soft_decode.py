@@ -14,13 +14,13 @@ def quantizer(request):
 
 
 def test_a_certain_distribution_decodes_to_its_code(quantizer):
-    ids = quantizer(torch.randn(1, length(quantizer), quantizer.dim)).ids
+    ids = quantizer(torch.randn(1, length(quantizer), quantizer.in_dim)).ids
     certain = [F.one_hot(ids[..., slot], size).float() for slot, size in enumerate(quantizer.vocab_sizes)]
     torch.testing.assert_close(quantizer.soft_decode(certain), quantizer.decode(ids).detach(), rtol=1e-5, atol=1e-5)
 
 
 def test_soft_decoding_is_affine_in_the_probabilities(quantizer):
-    shape = quantizer(torch.randn(1, length(quantizer), quantizer.dim)).ids.shape[:2]
+    shape = quantizer(torch.randn(1, length(quantizer), quantizer.in_dim)).ids.shape[:2]
     one, two = ([torch.rand(*shape, size).softmax(-1) for size in quantizer.vocab_sizes] for _ in range(2))
     mixed = [0.3 * a + 0.7 * b for a, b in zip(one, two, strict=True)]
     expected = 0.3 * quantizer.soft_decode(one) + 0.7 * quantizer.soft_decode(two)
@@ -29,7 +29,7 @@ def test_soft_decoding_is_affine_in_the_probabilities(quantizer):
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
 def test_probabilities_of_any_type_give_codes_of_the_tables_type_under_autocast_too(quantizer, dtype):
-    ids = quantizer(torch.randn(1, length(quantizer), quantizer.dim)).ids
+    ids = quantizer(torch.randn(1, length(quantizer), quantizer.in_dim)).ids
     certain = [F.one_hot(ids[..., slot], size).to(dtype) for slot, size in enumerate(quantizer.vocab_sizes)]
     with torch.autocast("cpu", dtype=torch.bfloat16):
         codes = quantizer.soft_decode(certain)

@@ -29,8 +29,8 @@ def test_no_quantizer_has_a_gradient_without_bound_at_latents_near_zero(name, sc
     """Of what passes its codes, and of each loss: at most a thousandfold what ordinary latents have, and a little."""
     torch.manual_seed(0)
     quantizer = construct(smaller(config(name)))
-    latents = torch.randn(4, length(quantizer), quantizer.dim)
-    towards = torch.randn_like(latents)
+    latents = torch.randn(4, length(quantizer), quantizer.in_dim)
+    towards = torch.randn(4, length(quantizer), quantizer.dim)
     usual, near = (gradients(quantizer, latents * factor, towards) for factor in (1.0, scale))
     for term, largest in near.items():
         assert largest <= 10 / SHORT_LATENT * max(usual.values()), term

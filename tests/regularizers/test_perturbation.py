@@ -141,7 +141,7 @@ def test_the_chosen_code_comes_first_even_where_another_is_nearer_to_the_latent(
 def test_every_quantizer_can_be_perturbed(name):
     """The latents are those of the ids that differ in the logged share, drawn per slot among its neighbours."""
     quantizer = construct(smaller(config(name))).eval()
-    latents = torch.randn(6, length(quantizer), quantizer.dim, requires_grad=True)
+    latents = torch.randn(6, length(quantizer), quantizer.in_dim, requires_grad=True)
     quantized = quantizer(latents)
     delta = min(4, *quantizer.vocab_sizes)
     shown = Perturbation(0.5, 1.0, delta)(quantized, quantizer, 0, seeded())

@@ -109,10 +109,10 @@ def quantizer_case(quantizer: Quantizer, tokens: int) -> tuple[Callable[[], Tens
     """Each loss of a quantizer, and a product with its codes, of latents of its own; and whose gradients count."""
     generator = torch.Generator().manual_seed(1)
     number = quantizer.num_latents or tokens
-    shape = (max(1, tokens // number), number, quantizer.dim)
+    shape = (max(1, tokens // number), number, quantizer.in_dim)
     names = ["", *quantizer(torch.randn(shape, generator=generator)).losses]
     given = {name: torch.randn(shape, generator=generator).requires_grad_() for name in names}
-    towards = torch.randn(shape, generator=generator)
+    towards = torch.randn(*shape[:2], quantizer.dim, generator=generator)
 
     def loss() -> Tensor:
         torch.manual_seed(2)  # binary latents are drawn
