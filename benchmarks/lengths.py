@@ -1,4 +1,4 @@
-"""Train AdaTok at size=tiny, compare its lengths with a fixed length, and write the table of docs/flexible.md.
+"""Train AdaTok at size=tiny, compare its lengths with a fixed length, and write docs/evidence/lengths.md.
 
 python benchmarks/lengths.py                          three seeds, about three minutes of one CPU core each
 python benchmarks/lengths.py --seeds 0                one seed; the rows of other seeds stay
@@ -51,7 +51,7 @@ from imtok.pixels import to_float, to_uint8
 from imtok.tokenizer import Tokenizer
 from imtok.types import Batch
 
-PAGE, ROWS = ROOT / "docs" / "flexible.md", ROOT / "docs" / "lengths.jsonl"
+PAGE, ROWS = ROOT / "docs" / "evidence" / "lengths.md", ROOT / "docs" / "evidence" / "lengths.jsonl"
 START, END = "<!-- lengths -->", "<!-- end of lengths -->"
 GAIN, CORRELATION = 0.3, 0.6
 SCALES = (1.0, 0.7, 0.5, 0.35)

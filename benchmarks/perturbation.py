@@ -1,4 +1,4 @@
-"""Does latent perturbation help? Trains twins with and without; writes docs/perturbation.md and docs/perturbation.png.
+"""Does latent perturbation help? Trains twins with and without; writes docs/evidence/perturbation.*.
 
     python benchmarks/perturbation.py                       three seeds, some minutes on one core
     python benchmarks/perturbation.py --seeds 0 --steps 50  this one, to try it out
@@ -52,7 +52,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="rows of others stay in the page")
     parser.add_argument("--steps", type=int, default=300)
-    parser.add_argument("--page", type=Path, default=ROOT / "docs" / "perturbation.md", help="the plot goes beside it")
+    parser.add_argument(
+        "--page", type=Path, default=ROOT / "docs" / "evidence" / "perturbation.md", help="the plot goes beside it"
+    )
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     logging.disable(logging.INFO)

@@ -1,4 +1,4 @@
-"""Does adversarial and perceptual training sharpen? Two trainings from one start; writes docs/adversarial.md and .png.
+"""Does adversarial and perceptual training sharpen? Two trainings from one start; writes docs/evidence/sharpening.*.
 
 python benchmarks/sharpness.py              three seeds, about two minutes of one core each
 python benchmarks/sharpness.py --quick      a tenth of the steps, to try it out; exit code 1 is to be expected
@@ -73,7 +73,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=150, help="steps of each twin")
     parser.add_argument("--quick", action="store_true", help="a tenth of the steps")
     parser.add_argument(
-        "--page", type=Path, default=ROOT / "docs" / "adversarial.md", help="the picture goes beside it"
+        "--page", type=Path, default=ROOT / "docs" / "evidence" / "sharpening.md", help="the picture goes beside it"
     )
     parser.add_argument("--try", dest="given", nargs="*", default=[], help="overrides for the adversarial twin")
     arguments = parser.parse_args()
@@ -169,7 +169,7 @@ def spectrum(images: torch.Tensor) -> torch.Tensor:
 
 def write(page: Path, rows: list[dict[str, Any]], steps: tuple[int, int]) -> None:
     """Put the table into the page; the rest of it stays."""
-    text = page.read_text() if page.exists() else f"# Adversarial training\n\n{START}\n{END}\n"
+    text = page.read_text() if page.exists() else f"# Does adversarial training sharpen?\n\n{START}\n{END}\n"
     lines = [
         START,
         f"`python benchmarks/sharpness.py`: the default recipe at 32 pixels, {steps[0]} steps of 16 photographs by the "
