@@ -3,7 +3,7 @@
 python benchmarks/collapse.py                          everything that is missing: some 160 runs of half a minute
 python benchmarks/collapse.py --kinds vq fsq --bits 8 14 --seeds 0     some of it
 python benchmarks/collapse.py --kinds lfq fsq fvq --bits 14 --seconds 60               longer runs, a table of their own
-python benchmarks/collapse.py --seconds 5 --rows /tmp/rows.jsonl       a short try; writes no page
+python benchmarks/collapse.py --seconds 5 --rows try.jsonl            a short try; writes no page
 python benchmarks/collapse.py --page                   the page alone, from the rows so far
 
 Each run trains encoder, quantizer and decoder on crops of the bundled photographs for the same processor time on one

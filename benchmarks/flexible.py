@@ -1,7 +1,7 @@
 """What do the first tokens of an image hold? Trains flexible tokenizers; writes docs/evidence/flexible.*.
 
 python benchmarks/flexible.py                       five systems and three seeds, some two minutes of one core each
-python benchmarks/flexible.py --steps 50 --seeds 0 --rows /tmp/rows.jsonl retok        to try one out; writes no page
+python benchmarks/flexible.py --steps 50 --seeds 0 --rows try.jsonl retok        to try one out; writes no page
 python benchmarks/flexible.py --page                the page alone, from the rows so far
 
 Every system is a recipe at size=tiny on crops of the bundled photographs of 32 x 32 pixels. It is measured on the tiles
