@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int64
-from torch import Tensor
+from torch import Tensor, nn
 from typing_extensions import override
 
 from imtok.quantizers.base import token_mean
@@ -76,7 +76,9 @@ class ReparametrizedVQ(NearestQuantizer):
         if torch.compiler.is_compiling():
             return self.made()
         learns = torch.is_grad_enabled() and any(weight.requires_grad for weight in weights)
-        if self.training or learns or any(weight.is_inference() for weight in weights):
+        # Weights that are followed by shapes alone (fake) or lie on many devices (sharded) have no address to compare.
+        known = all(type(weight) in (Tensor, nn.Parameter) and not weight.is_inference() for weight in weights)
+        if self.training or learns or not known:
             self._kept = None
             with torch.autocast(device, enabled=False):  # look-ups are also made outside forward
                 return self.made()

@@ -2,9 +2,11 @@
 
 import copy
 import pickle
+import warnings
 
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeCopyMode, FakeTensorMode
 from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
 from imtok.quantizers.fvq import FVQ
@@ -133,3 +135,14 @@ def test_the_table_of_evaluation_is_that_of_training_bit_for_bit(quantizer):
         assert torch.equal(quantizer.table(), trained)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert torch.equal(quantizer.table(), trained)
+
+
+def test_weights_that_are_followed_by_shapes_are_not_asked_for_an_address(quantizer):
+    """PyTorch warns of that once per process, so only the first run that was followed by shapes would show it."""
+    shapes = FakeTensorMode(allow_non_fake_inputs=True)
+    with FakeCopyMode(shapes):
+        followed = copy.deepcopy(quantizer).eval().requires_grad_(False)
+    with shapes, warnings.catch_warnings(), torch.no_grad():
+        warnings.simplefilter("error")
+        assert followed.table().shape == quantizer.table().shape
+    assert followed._kept is None
