@@ -44,6 +44,12 @@ def pytest_configure(config: pytest.Config) -> None:
         config.args = [str(module) for module in _quick()]
 
 
+def pytest_collectstart(collector: pytest.Collector) -> None:
+    """Parts that a module of tests makes while it is imported have the same weights in every run."""
+    if isinstance(collector, pytest.Module):
+        torch.manual_seed(0)
+
+
 @pytest.hookimpl(tryfirst=True)  # before -m chooses
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark what is in the modules of ``QUICK``, but for what is slow."""

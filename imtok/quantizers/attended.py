@@ -9,8 +9,10 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from typing_extensions import override
 
-from imtok.quantizers.entropy import BLOCK
+from imtok.quantizers.entropy import BLOCK, entropy
 from imtok.quantizers.ranks import kept_per_rank, mean_over_ranks
+
+NOTHING = -87.0  # the exponential of less is no normal number in float32, for which processors take 16 times as long
 
 
 def attention_gradient(
@@ -49,23 +51,51 @@ def attention_gradient(
     return attended, entropies / count, mean_over_ranks(assignments / count)
 
 
+def distance_entropies(
+    latents: Float[Tensor, "b n d"], table: Float[Tensor, "v d"], keep: Bool[Tensor, "b n"] | None, temperature: float
+) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
+    """Mean entropy of each token's assignment, and entropy of the mean assignment over tokens and ranks, in nats.
+
+    The assignment of a token is ``softmax(-|z - e|^2 / temperature)`` over the codes. ``|z|^2`` is the same for all of
+    them, so ``2 z . e - |e|^2`` has the same softmax. Memory is linear in tokens plus codes.
+
+    Args:
+        latents: The tokens.
+        table: The codes; gradients flow to both.
+        keep: True = counted.
+        temperature: Divides the squared distances.
+    """
+    tokens = latents.flatten(0, 1)
+    weights = tokens.new_ones(len(tokens)) if keep is None else keep.flatten().to(tokens.dtype)
+    queries = torch.cat([2 * tokens, torch.ones_like(tokens[:, :1])], dim=1)
+    keys = torch.cat([table, -table.square().sum(1, keepdim=True)], dim=1)
+    _, entropies, assignments = _Attended.apply(queries, keys, None, weights, temperature)
+    count = len(tokens) if keep is None else kept_per_rank(keep, tokens.dtype)
+    return entropies / count, entropy(mean_over_ranks(assignments / count))
+
+
 class _Attended(torch.autograd.Function):
     @staticmethod
     @override
     def forward(  # type: ignore[override]
-        ctx: Any, queries: Tensor, keys: Tensor, values: Tensor, weights: Tensor, temperature: float | None
+        ctx: Any, queries: Tensor, keys: Tensor, values: Tensor | None, weights: Tensor, temperature: float | None
     ) -> tuple[Tensor, Tensor, Tensor]:
-        ctx.save_for_backward(queries, keys, values, weights)
-        ctx.temperature = temperature
-        entropies, assignments = queries.new_zeros(()), keys.new_zeros(len(keys))
+        log_sums, entropies = queries.new_zeros(len(queries)), queries.new_zeros(len(queries))
+        assignments = keys.new_zeros(len(keys))
         if temperature is not None:
-            for block, weight in _blocks(len(keys), queries, weights):
-                logs = (block @ keys.T).div_(temperature).log_softmax(-1)
-                shares = logs.exp()
-                assignments += weight @ shares
-                entropies -= shares.mul_(logs).sum(-1) @ weight
+            for block, weight, log_sum, of_token in _blocks(len(keys), queries, weights, log_sums, entropies):
+                logits = (block @ keys.T).div_(temperature)  # m v
+                greatest = logits.amax(-1, keepdim=True)
+                shares = logits.sub_(greatest).clamp_min_(NOTHING).exp()  # still to be divided by their sum
+                total = shares.sum(-1)
+                assignments += (weight / total) @ shares
+                log_sum.copy_(greatest[:, 0] + total.log())
+                of_token.copy_(total.log() - shares.mul_(logits).sum(-1) / total)
+        ctx.save_for_backward(queries, keys, values, weights, log_sums, entropies)
+        ctx.temperature = temperature
         nothing = (queries - queries).sum(-1, keepdim=True)
-        return nothing.expand(-1, values.shape[1]).contiguous(), entropies, assignments
+        width = 0 if values is None else values.shape[1]
+        return nothing.expand(-1, width).contiguous(), entropies @ weights, assignments
 
     @staticmethod
     @once_differentiable
@@ -73,17 +103,20 @@ class _Attended(torch.autograd.Function):
     def backward(  # type: ignore[override]
         ctx: Any, to_attended: Tensor, to_entropies: Tensor, to_assignments: Tensor
     ) -> tuple[Tensor, Tensor, None, None, None]:
-        queries, keys, values, weights = ctx.saved_tensors
+        queries, keys, values, weights, log_sums, entropies = ctx.saved_tensors
         to_queries, to_keys = torch.empty_like(queries), torch.zeros_like(keys)
-        parts = zip(_blocks(len(keys), queries, weights, to_attended), to_queries.split(_rows(len(keys))), strict=True)
-        for (block, weight, upstream), result in parts:
-            scores = block @ keys.T
-            towards = _through_softmax(scores.softmax(-1), upstream @ values.T)
+        blocks = _blocks(len(keys), queries, weights, log_sums, entropies, to_attended, to_queries)
+        for block, weight, log_sum, of_token, upstream, result in blocks:
+            scores, parts = block @ keys.T, []  # m v
+            if values is not None:
+                parts.append(_through_softmax(scores.softmax(-1), upstream @ values.T))
             if ctx.temperature is not None:
-                logs = scores.div_(ctx.temperature).log_softmax(-1)
+                logs = scores.div_(ctx.temperature).sub_(log_sum[:, None]).clamp_min_(NOTHING)
                 shares = logs.exp()
-                to_shares = (to_assignments - to_entropies * logs).mul_(weight[:, None])
-                towards += _through_softmax(shares, to_shares).div_(ctx.temperature)
+                mean = shares @ to_assignments + to_entropies * of_token
+                towards = logs.mul_(-to_entropies).add_(to_assignments).sub_(mean[:, None]).mul_(shares)
+                parts.append(towards.mul_((weight / ctx.temperature)[:, None]))
+            towards = parts[0] if len(parts) == 1 else parts[0].add_(parts[1])
             torch.mm(towards, keys, out=result)
             to_keys.addmm_(towards.T, block)
         return to_queries, to_keys, None, None, None

@@ -1,5 +1,6 @@
 """Entropies of soft code assignments (MAGVIT-v2, arXiv 2310.05737), exact and without a tokens x codes matrix."""
 
+import math
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import NamedTuple
@@ -52,32 +53,6 @@ def entropy(probabilities: Float[Tensor, "*shape v"]) -> Float[Tensor, "*shape"]
     return -(probabilities * probabilities.clamp_min(1e-30).log()).sum(-1)
 
 
-def assignment_entropies(
-    logits: Callable[[Float[Tensor, "m d"]], Float[Tensor, "m v"]],
-    latents: Float[Tensor, "b n d"],
-    keep: Bool[Tensor, "b n"] | None,
-    vocabulary: int,
-) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
-    """Mean entropy of each token's assignment, and entropy of the mean assignment over tokens and ranks, in nats.
-
-    Tokens go through in blocks that are recomputed in the backward pass, so memory is linear in tokens plus codes.
-
-    Args:
-        logits: Unnormalised log-probabilities of every code, for a block of latents.
-        latents: The latents; gradients flow to them and to whatever ``logits`` uses.
-        keep: True = counted.
-        vocabulary: Number of codes.
-    """
-
-    def block_sums(block: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
-        log_probabilities = logits(block).log_softmax(-1)
-        probabilities = log_probabilities.exp()
-        return -(probabilities * log_probabilities).sum(-1) @ weight, weight @ probabilities
-
-    per_token, mean_assignment = _means(block_sums, latents, keep, vocabulary)
-    return per_token, entropy(mean_assignment)
-
-
 def bit_assignments(
     logits: Float[Tensor, "b n d"], keep: Bool[Tensor, "b n"] | None, groups: Sequence[int]
 ) -> tuple[Float[Tensor, ""], list[Float[Tensor, " v"]]]:
@@ -115,7 +90,7 @@ def bit_assignments(
 def bit_entropies(
     logits: Float[Tensor, "b n d"], keep: Bool[Tensor, "b n"] | None, groups: Sequence[int]
 ) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
-    """As :func:`assignment_entropies`, for independent bits.
+    """Mean entropy of each token's independent bits, and entropy of the mean assignment over tokens and ranks, in nats.
 
     The second is exact for one group. For several it is the sum over groups, which bounds that of all bits from
     above: ``joint <= sum over groups <= sum over bits <= d ln 2``.
@@ -143,11 +118,13 @@ def entropy_groups(bits: int, largest: int | None = None) -> tuple[int, ...]:
 def _joint(zero: Float[Tensor, "m k"], one: Float[Tensor, "m k"]) -> Float[Tensor, "m v"]:
     """Probability of each of the ``2^k`` patterns, given the log-probabilities of each bit being 0 and 1.
 
-    A sum of terms that are never positive loses nothing, however large the log-odds.
+    A sum of terms that are never positive loses nothing, however large the log-odds. It is a power of two, as
+    processors take 16 times as long for ``exp`` where its result is too small for a normal number.
     """
     size = zero.shape[-1]
     patterns = torch.arange(2**size, device=zero.device) >> torch.arange(size, device=zero.device)[:, None] & 1
-    return (torch.cat([zero, one], dim=-1) @ torch.cat([1 - patterns, patterns]).to(zero.dtype)).exp()
+    bits = math.log2(math.e) * torch.cat([1 - patterns, patterns]).to(zero.dtype)
+    return (torch.cat([zero, one], dim=-1) @ bits).exp2()
 
 
 def _means(

@@ -7,8 +7,9 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 from typing_extensions import override
 
+from imtok.quantizers.attended import distance_entropies
 from imtok.quantizers.base import token_mean
-from imtok.quantizers.entropy import EntropyWeights, assignment_entropies
+from imtok.quantizers.entropy import EntropyWeights
 from imtok.quantizers.kmeans import kmeans
 from imtok.quantizers.restart import code_stats, drawn_tokens, restart
 from imtok.quantizers.sphere import SHORT_CODE, SHORT_LATENT, unit_length
@@ -106,13 +107,9 @@ class VQ(NearestQuantizer):
             "commit": Loss(token_mean((codes.detach() - latents).square().mean(-1), keep), self.commit_weight),
         }
         if self.training and self.entropy_weight:
-            per_token, of_mean = assignment_entropies(
-                lambda block: -torch.cdist(*self.compared(block, table)).square() / self.temperature,
-                latents,
-                keep,
-                len(table),
-            )
-            losses |= self.entropy_weight.losses(per_token, of_mean)
+            tokens, compared = self.compared(latents.flatten(0, 1), table)
+            entropies = distance_entropies(tokens.view_as(latents), compared, keep, self.temperature)
+            losses |= self.entropy_weight.losses(*entropies)
         counting = self.training and self.restart_below > 0
         stats = {}
         if counting:

@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from imtok.quantizers import entropy
-from imtok.quantizers.entropy import assignment_entropies, bit_assignments, bit_entropies, entropy_groups
+from imtok.quantizers.attended import distance_entropies
+from imtok.quantizers.entropy import bit_assignments, bit_entropies, entropy_groups
 from imtok.quantizers.signs import ids_to_bits
 
 
@@ -100,7 +101,7 @@ def test_float32_is_accurate_where_bits_are_nearly_decided():
 def test_bits_agree_with_the_streamed_form_over_a_table():
     latents = torch.randn(2, 30, 8)
     codes = 2.0 * ids_to_bits(torch.arange(256)[:, None], [8]) - 1
-    streamed = assignment_entropies(lambda block: 2 * block @ codes.T / 0.5, latents, None, 256)
+    streamed = distance_entropies(latents, codes, None, 0.5)
     for ours, other in zip(bit_entropies(4 * latents / 0.5, None, [8]), streamed, strict=True):
         torch.testing.assert_close(ours, other, rtol=1e-5, atol=1e-6)
 

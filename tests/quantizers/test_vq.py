@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from quantizers.contract import together
 
+from imtok.quantizers.attended import distance_entropies
 from imtok.quantizers.vq import VQ
 
 
@@ -182,3 +183,23 @@ def test_start_is_skipped_where_it_is_not_wanted():
 def test_settings_out_of_range_are_refused_with_their_value(wrong):
     with pytest.raises(ValueError, match=r"must (be|not be) .*got.*" + str(next(iter(wrong.values())))):
         VQ(**({"dim": 4, "codebook_size": 8} | wrong))
+
+
+@pytest.mark.parametrize("size", [1e-3, 1.0, 300.0])
+def test_entropies_and_gradients_are_exact_however_far_the_codes(size):
+    """Assignments at low temperatures are mostly too small for a normal number in float32."""
+    latents = (size * torch.randn(2, 40, 6)).double().requires_grad_()
+    table = (size * torch.randn(50, 6)).double().requires_grad_()
+    keep = torch.rand(2, 40) < 0.7
+    logs = (-torch.cdist(latents[keep], table).square() / 0.01).log_softmax(-1)
+    mean = logs.exp().mean(0)
+    wanted = -(logs.exp() * logs).sum(-1).mean() + 3 * (mean * mean.clamp_min(1e-300).log()).sum()
+    expected = torch.autograd.grad(wanted, (latents, table))
+    for dtype, tolerance in ((torch.float64, 1e-9), (torch.float32, 2e-4)):
+        points, codes = (part.detach().to(dtype).requires_grad_() for part in (latents, table))
+        per_token, of_mean = distance_entropies(points, codes, keep, 0.01)
+        found = per_token - 3 * of_mean
+        torch.testing.assert_close(found.double(), wanted, rtol=tolerance, atol=tolerance)
+        for ours, theirs in zip(torch.autograd.grad(found, (points, codes)), expected, strict=True):
+            most = 10 * tolerance * theirs.abs().max().item() + 1e-20
+            torch.testing.assert_close(ours.double(), theirs, rtol=tolerance, atol=most)
