@@ -52,6 +52,9 @@ PARTS = {
     ("elm", "encoder"): 29_304_344,
     # without shortcuts of blocks that keep their channels, which are never used, and without the net of variances
     ("elm", "decoder"): 33_729_411,
+    ("maskgit_vqgan", "encoder"): 23_775_104,
+    ("maskgit_vqgan", "decoder"): 30_478_339,
+    ("maskgit_vqgan", "quantizer"): 1024 * 256,
     ("alitok", "encoder"): 86_288_672,
     ("alitok", "decoder"): 303_479_564,
     ("alitok_stage1", "encoder"): 86_288_672,

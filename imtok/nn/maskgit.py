@@ -21,6 +21,7 @@ class MaskGITEncoder(nn.Module):
         channels: Channels at full resolution.
         multipliers: Channels of each level as a multiple of ``channels``, full resolution first.
         blocks: Residual blocks per level, and at the lowest resolution after its level.
+        image_channels: Channels of the images.
 
     Example:
         >>> import torch
@@ -34,11 +35,12 @@ class MaskGITEncoder(nn.Module):
         channels: int = 128,
         multipliers: Sequence[int] = (1, 1, 2, 2, 4),
         blocks: int = 2,
+        image_channels: int = 3,
     ) -> None:
         super().__init__()
         widths = [channels * multiplier for multiplier in multipliers]
         layers: list[Layer] = ["residual"] * blocks
-        self.conv_in = nn.Conv2d(3, channels, 3, padding=1, bias=False)
+        self.conv_in = nn.Conv2d(image_channels, channels, 3, padding=1, bias=False)
         self.levels = nn.ModuleList(
             ConvolutionStack(layers, before, after, bias=False, shortcut="output")
             for before, after in pairwise([channels, *widths])
@@ -48,7 +50,7 @@ class MaskGITEncoder(nn.Module):
         self.conv_out = nn.Conv2d(widths[-1], out_channels, 1)
 
     @override
-    def forward(self, image: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b d h2 w2"]:
+    def forward(self, image: Float[Tensor, "b c h w"]) -> Float[Tensor, "b d h2 w2"]:
         features = self.levels[0](self.conv_in(image))
         for level in self.levels[1:]:
             features = level(F.avg_pool2d(features, 2))
@@ -63,6 +65,7 @@ class MaskGITDecoder(nn.Module):
         channels: Channels at full resolution.
         multipliers: Channels of each level as a multiple of ``channels``, full resolution first, as in the encoder.
         blocks: Residual blocks per level, and at the lowest resolution before its level.
+        image_channels: Channels of the images.
 
     Example:
         >>> import torch
@@ -76,6 +79,7 @@ class MaskGITDecoder(nn.Module):
         channels: int = 128,
         multipliers: Sequence[int] = (1, 1, 2, 2, 4),
         blocks: int = 2,
+        image_channels: int = 3,
     ) -> None:
         super().__init__()
         widths = [channels * multiplier for multiplier in reversed(multipliers)]
@@ -88,7 +92,7 @@ class MaskGITDecoder(nn.Module):
         )
         self.upsamplers = nn.ModuleList(upsampler("nearest", width) for width in widths[:-1])
         self.norm_out = activated_norm(widths[-1])
-        self.conv_out = nn.Conv2d(widths[-1], 3, 3, padding=1)
+        self.conv_out = nn.Conv2d(widths[-1], image_channels, 3, padding=1)
 
     @property
     def last_layer(self) -> nn.Parameter:
@@ -96,7 +100,7 @@ class MaskGITDecoder(nn.Module):
         return cast(nn.Parameter, self.conv_out.weight)
 
     @override
-    def forward(self, features: Float[Tensor, "b d h w"]) -> Float[Tensor, "b 3 h2 w2"]:
+    def forward(self, features: Float[Tensor, "b d h w"]) -> Float[Tensor, "b c h2 w2"]:
         features = self.levels[0](self.middle(self.conv_in(features)))
         for double, level in zip(self.upsamplers, self.levels[1:], strict=True):
             features = level(double(features))

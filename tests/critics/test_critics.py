@@ -2,9 +2,11 @@
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 from imtok.critics.dino import DinoCritic
 from imtok.critics.maskbit import MaskBitCritic
+from imtok.critics.maskgit import MaskGITCritic
 from imtok.critics.patchgan import PatchGAN
 from imtok.critics.stylegan import StyleGANCritic
 from imtok.errors import InputError
@@ -14,6 +16,7 @@ CRITICS = {
     "patchgan": lambda: PatchGAN(8, 2),
     "patchgan without norm": lambda: PatchGAN(8, 2, norm="none"),
     "maskbit": lambda: MaskBitCritic(8, 2, grid=4),
+    "maskgit": lambda: MaskGITCritic(32, 8),
     "stylegan": lambda: StyleGANCritic(32, 8),
     "dino": lambda: DinoCritic("test_vit", "random", (0, 2), side=32),
 }
@@ -54,7 +57,7 @@ def test_r1_can_differentiate_it_twice(critic):
     assert sum(p.grad.abs().sum() for p in critic.parameters() if p.grad is not None) > 0
 
 
-@pytest.mark.parametrize("name", ["patchgan", "patchgan without norm", "maskbit"])
+@pytest.mark.parametrize("name", ["patchgan", "patchgan without norm", "maskbit", "maskgit"])
 def test_images_are_scored_one_by_one(name):
     """Batch norm would tie photographs, reconstructions and ranks to each other."""
     critic, image = CRITICS[name]().double(), pictures()
@@ -78,6 +81,31 @@ def test_the_stylegan_critic_is_as_wide_as_the_one_that_bsq_trains_against():
     critic = StyleGANCritic(256)
     assert [block.main[0].in_channels for block in critic.blocks] == [128, 256, 512, 512, 512, 512]
     assert sum(parameter.numel() for parameter in critic.parameters()) == 28_864_129
+
+
+def test_the_maskgit_critic_is_as_wide_as_published():
+    """16384 / side channels, at most 512: 64 at 256 pixels, 128 at 128, 256 at 64, 512 below; 24.00 million weights."""
+    critic = MaskGITCritic(256)
+    assert [block.main[0].in_channels for block in critic.blocks] == [64, 128, 256, 512, 512, 512]
+    assert sum(parameter.numel() for parameter in critic.parameters()) == 23_998_017
+
+
+def test_a_block_of_the_maskgit_critic_is_its_formula():
+    block, features = MaskGITCritic(8, 4).double().blocks[0], torch.randn(1, 4, 8, 8, dtype=torch.float64)
+    weights = dict(block.named_parameters())
+    binomial = torch.tensor([1.0, 3.0, 3.0, 1.0], dtype=torch.float64) / 8
+
+    def halved(maps):
+        """Every second place of a blur over places -1 to 2 beside it, zeros around the map."""
+        padded = F.pad(maps, (1, 1, 1, 1)).unfold(2, 4, 2).unfold(3, 4, 2)
+        return torch.einsum("b c h w y x, y, x -> b c h w", padded, binomial, binomial)
+
+    def activated(name, maps):
+        return F.leaky_relu(F.conv2d(maps, weights[f"{name}.weight"], weights[f"{name}.bias"], padding=1), 0.2)
+
+    expected = activated("main.3", halved(activated("main.0", features)))
+    expected = (expected + F.conv2d(halved(features), weights["skip.1.weight"])) / 2**0.5
+    torch.testing.assert_close(block(features), expected, rtol=1e-12, atol=1e-12)
 
 
 def test_stylegans_spread_tells_a_batch_of_copies():
@@ -136,6 +164,8 @@ def test_missing_weights_are_said_in_one_line(tmp_path, monkeypatch):
         (lambda: PatchGAN(0), "channels and halvings"),
         (lambda: MaskBitCritic(grid=0), "channels, halvings and grid"),
         (lambda: StyleGANCritic(48), "power of two"),
+        (lambda: MaskGITCritic(48), "power of two"),
+        (lambda: MaskGITCritic(16, 8)(torch.zeros(1, 3, 32, 32)), "images must be of 16 pixels"),
         (lambda: DinoCritic("test_vit", "random", (99,), side=32), r"layers must lie in \[0, "),
         (lambda: DinoCritic("no_such_net", "random"), "must be a name that timm knows"),
         (lambda: StyleGANCritic(16)(torch.zeros(1, 3, 32, 32)), "images must be of 16 pixels"),

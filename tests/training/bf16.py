@@ -14,6 +14,7 @@ from typing_extensions import override
 from imtok.critics.base import Critic
 from imtok.critics.dino import DinoCritic
 from imtok.critics.maskbit import MaskBitCritic
+from imtok.critics.maskgit import MaskGITCritic
 from imtok.critics.patchgan import PatchGAN
 from imtok.critics.stylegan import StyleGANCritic
 from imtok.decoders.cnn import CNNDecoder
@@ -138,6 +139,7 @@ IMAGE_LOSSES: dict[str, Callable[[], ImageLoss]] = {
 CRITICS: dict[str, Callable[[], Critic]] = {
     "patchgan": lambda: PatchGAN(channels=8, halvings=2),
     "stylegan": lambda: StyleGANCritic(image_size=SIDE, channels=8),
+    "maskgit": lambda: MaskGITCritic(image_size=SIDE, channels=8),
     "maskbit": lambda: MaskBitCritic(channels=8, halvings=2, grid=4),
     "dino": lambda: DinoCritic("test_vit", weights="random", layers=(1, 3), side=32),
 }
