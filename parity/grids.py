@@ -126,6 +126,26 @@ def elm(tree: Path) -> Iterator[Official]:
         yield Official(what, module, run, content, suffix=".th", given={"slots": slots})
 
 
+def maskgit_vqgan(tree: Path) -> Iterator[Official]:
+    """MaskGIT's tokenizer in torch, github.com/bytedance/1d-tokenizer; its loss is not that of MaskGIT's own code."""
+    code: Any = source(tree, "modeling/modules/maskgit_vqgan.py")
+    for channels, levels in ((32, (1, 1, 2)), (64, (1, 2)), (128, (1, 2, 4))):
+        sizes = {"num_channels": 3, "hidden_channels": channels, "channel_mult": levels, "num_res_blocks": 2}
+        sizes |= {"num_resolutions": len(levels), "dropout": 0.0, "z_channels": 24, "resolution": 64}
+        module = nn.Module()
+        module.encoder, module.decoder = (net(SimpleNamespace(**sizes)) for net in (code.Encoder, code.Decoder))
+        module.quantize = code.VectorQuantizer(200, 24, 0.25)
+
+        def run(image: Tensor, module: Any = module) -> Passed:
+            maps = module.encoder(image)
+            values, ids, _ = module.quantize(maps, return_loss=True)
+            return Passed(flat(maps), ids[..., None], module.decoder(values))
+
+        what = f"`maskgit_vqgan`, {len(levels)} levels of {channels} channels"
+        halves = {"units": lambda image: (image + 1) / 2, "own_units": lambda image: 2 * image - 1}
+        yield Official(what, module, run, dict, suffix=".bin", **halves)
+
+
 def mgvq(tree: Path) -> Iterator[Official]:
     """MGVQ, github.com/MKJia/MGVQ, whose norm in Triton is written out here."""
     code: Any = source(tree, "efficientvit/models/tokenizer/mgvq.py", without=("triton",))
@@ -206,4 +226,5 @@ GRIDS: dict[str, Callable[[Path], Iterator[Official]]] = {
     "var": var,
     "mgvq": mgvq,
     "elm": elm,
+    "maskgit_vqgan": maskgit_vqgan,
 }

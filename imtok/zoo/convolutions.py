@@ -52,7 +52,7 @@ class Layout:
         encoder_level: A level of the encoder.
         decoder_level: A level of the decoder.
         block: A residual block in a level.
-        halve: What lowers the resolution, in a level of the encoder.
+        halve: What lowers the resolution, in a level of the encoder; empty = nothing that has weights.
         double: What raises it, in a level of the decoder.
         middle: The modules at the lowest resolution, in order; ``*`` = any number of them.
         lowest_first: Whether the decoder's levels are counted from the lowest resolution.
@@ -133,7 +133,7 @@ def encoder_rules(layout: Layout, settings: Config, source: str = "encoder", tar
         attention = level in attended_levels(levels, settings["attention"])
         place = f"{source}.{layout.encoder_level}.{level}"
         rules += _level(layout, place, f"{target}.levels.{level}", settings["blocks"], attention)
-        if level < levels - 1:
+        if layout.halve and level < levels - 1:
             inner = ".1" if settings["downsample"] == "padded_end" else ""
             rules.append(Rename(f"{place}.{layout.halve}", f"{target}.downsamplers.{level}{inner}"))
     return rules + _middle(layout, source, target, settings["middle"])

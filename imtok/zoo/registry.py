@@ -13,6 +13,7 @@ from imtok.zoo.gigatok import GigaTok
 from imtok.zoo.hita import Hita
 from imtok.zoo.instella import Instella
 from imtok.zoo.magvit2 import OpenMAGVIT2, SimVQ, WeTok
+from imtok.zoo.maskgit import MaskGITVQGAN
 from imtok.zoo.mgvq import MGVQ
 from imtok.zoo.residual import RQVAE, VAR
 from imtok.zoo.semanticist import Semanticist
@@ -52,6 +53,7 @@ _ALL = (
     MGVQ(),
     AliTok(),
     ELM(),
+    MaskGITVQGAN(),
 )
 SOURCES: dict[str, Source] = {source.name: source for source in _ALL}
 

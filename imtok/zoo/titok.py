@@ -7,14 +7,13 @@ from typing import ClassVar
 from typing_extensions import override
 
 from imtok.zoo.blocks import linear_of_convolution, named, self_attention_blocks
-from imtok.zoo.convolutions import Layout, decoder_rules
 from imtok.zoo.files import Checkpoint
 from imtok.zoo.layouts import Rearrange, Split
+from imtok.zoo.maskgit import decoder_of_maskgit
 from imtok.zoo.rules import Drop, Leave, Rename, Rule
 from imtok.zoo.source import Config, Source, State
 from imtok.zoo.table import Table, TableError
 
-MASKGIT = Layout("down", "up", "block", "", "upsample_conv", ("mid.*",))
 _CODE_HEAD = "decoder.ffn.2.weight"
 _CODES = "quantize.embedding.weight"
 _MOMENTS = "encoder.conv_out.weight"
@@ -202,8 +201,7 @@ def _two_stage_rules(settings: Config) -> list[Rule]:
 
 def pixel_rules(settings: Config) -> list[Rule]:
     """What becomes of the decoder of MaskGIT's VQGAN inside one of these settings."""
-    net = {**settings, "attention": "none", "adaptive_norm": "none", "middle": ["residual"] * settings["blocks"]}
-    return decoder_rules(MASKGIT, net, "pixel_decoder", "decoder.pixels")
+    return decoder_of_maskgit(settings, "pixel_decoder", "decoder.pixels")
 
 
 def _same(name: str) -> Rule:

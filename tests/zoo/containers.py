@@ -18,6 +18,7 @@ PARTS = ("encoder", "quantizer", "regularizer", "decoder", "space", "condition",
 
 
 MASKGIT = {"codes": 20, "code_dim": 12, "channels": 32, "multipliers": [1, 1, 2], "groups": 32}
+MASKBIT = {"channels": 64, "multipliers": [1, 2, 2], "blocks": 1, "groups": 32}
 TITOK = {"encoder": {**TRUNK, "latents": 6, "patch_size": 4}, "quantizer": CODES, "image_size": 16}
 XQ = {**TRUNK, "patch_size": 4}
 WITHOUT = ["encoder.weights=null", "decoder.weights=null"]
@@ -138,6 +139,18 @@ CASES = {
         },
         "vae_ch160v4096z32.pth",
         writers.var,
+    ),
+    "maskgit_vqgan": Case(
+        ["experiment=maskgit_vqgan"],
+        {"encoder": CNN, "decoder": CNN, "quantizer": CODES | {"dim": 12}},
+        "maskgit-vqgan-imagenet-f16-256.bin",
+        writers.flat,
+    ),
+    "maskgit_vqgan of maskbit": Case(
+        ["experiment=maskgit_vqgan"],
+        {"encoder": MASKBIT, "decoder": MASKBIT, "quantizer": CODES | {"dim": 12}},
+        "maskgit_tokenizer.bin",
+        writers.maskbit,
     ),
     "titok": Case(
         ["experiment=titok_l32"], TITOK | {"decoder": TRUNK | MASKGIT | {"weights": "random"}}, "a.bin", writers.flat

@@ -28,6 +28,7 @@ ANY_SIZE = (  # no shape tells their image size
     "instella",
     "mgvq",
     "elm",
+    "maskgit_vqgan",
 )
 each = pytest.mark.parametrize("name", CASES)
 
@@ -153,6 +154,7 @@ PUBLISHED = {
     "semanticist": ["semanticist"],
     "mgvq": ["mgvq"],
     "elm": ["elm"],
+    "maskgit_vqgan": ["maskgit_vqgan"],
     "alitok": ["alitok", "alitok_stage1"],
 }
 

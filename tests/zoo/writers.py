@@ -90,6 +90,14 @@ def flat(tensors, path):
     torch.save(tensors, path)
 
 
+def maskbit(tensors, path):
+    """With MaskBit's names of the blocks."""
+    named = {
+        name.replace(".block.", ".res_blocks.").replace(".mid.", ".mid.res_blocks."): tensors[name] for name in tensors
+    }
+    torch.save(named, path)
+
+
 def hub(tensors, path):
     save_file({name: value.contiguous() for name, value in tensors.items()}, path)
     legacy = "decoder.ffn.2.weight" in tensors
