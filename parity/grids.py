@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from imtok.decoders.noise import steady_noise
-from parity.official import Empty, Official, Passed, flat, grid_run, source, with_averages
+from parity.official import HALVES, Empty, Official, Passed, flat, grid_run, source, with_averages
 
 
 def wetok(tree: Path) -> Iterator[Official]:
@@ -142,8 +142,7 @@ def maskgit_vqgan(tree: Path) -> Iterator[Official]:
             return Passed(flat(maps), ids[..., None], module.decoder(values))
 
         what = f"`maskgit_vqgan`, {len(levels)} levels of {channels} channels"
-        halves = {"units": lambda image: (image + 1) / 2, "own_units": lambda image: 2 * image - 1}
-        yield Official(what, module, run, dict, suffix=".bin", **halves)
+        yield Official(what, module, run, dict, suffix=".bin", **HALVES)
 
 
 def mgvq(tree: Path) -> Iterator[Official]:

@@ -25,19 +25,23 @@ Quantize = Callable[[Tensor], tuple[Tensor, Tensor, Tensor | None]]
 UNUSED = ("pytorch_lightning", "ldm", "taming", "timm", "accelerate", "flash_attn")
 
 
+# Of modules whose pixels lie in [0, 1].
+HALVES: dict[str, Any] = {"units": lambda image: (image + 1) / 2, "own_units": lambda image: 2 * image - 1}
+
+
 @dataclass(frozen=True)
 class Passed:
     """What a published tokenizer makes of images.
 
     Attributes:
         latents: What is quantized, ``b n d``.
-        ids: ``b n g``.
+        ids: ``b n g``; None = its latents are continuous.
         image: ``b 3 h w``.
         loss: Of the quantizer, weighed as its code does it; None = that code gives none here.
     """
 
     latents: Tensor
-    ids: Tensor
+    ids: Tensor | None
     image: Tensor
     loss: Tensor | None = None
 
@@ -61,6 +65,7 @@ class Official:
         own_units: From what it writes back to [-1, 1].
         given: What the user tells ``imtok import``, since no shape does.
         files: Writes further files into the folder of the checkpoint.
+        text: Features of a text that its decoder reads, ``1 n c``.
     """
 
     what: str
@@ -76,6 +81,7 @@ class Official:
     own_units: Callable[[Tensor], Tensor] = lambda image: image
     given: Mapping[str, Any] = field(default_factory=dict)
     files: Callable[[Path], None] = lambda folder: None
+    text: Tensor | None = None
 
 
 def flat(maps: Tensor) -> Tensor:
@@ -275,16 +281,6 @@ def open_magvit2(tree: Path) -> Iterator[Official]:
     yield Official("`VQModel`, 3 levels of 64 channels, 10 bits, averages", module, run, with_averages)
 
 
-def titok(tree: Path) -> Iterator[Official]:
-    """TiTok of one and of two stages, github.com/bytedance/1d-tokenizer."""
-    yield from _titok(tree, {"one stage": False, "two stages": True})
-
-
-def one_d_piece(tree: Path) -> Iterator[Official]:
-    """One-D-Piece, github.com/turingmotors/One-D-Piece."""
-    yield from _titok(tree, {"two stages": True})
-
-
 def bsq_vit(tree: Path) -> Iterator[Official]:
     """VITBSQModel of bsq-vit, github.com/zhaoyue-zephyrus/bsq-vit."""
     code = source(tree, "transcoder/models/bsqvit.py")
@@ -358,40 +354,12 @@ def _gumbel(own: Any) -> Quantize:
     return quantize
 
 
-def _titok(tree: Path, kinds: Mapping[str, bool]) -> Iterator[Official]:
-    code, config = source(tree, "modeling/titok.py"), importlib.import_module("omegaconf").OmegaConf
-    for words, two in kinds.items():
-        net = {
-            "vit_enc_model_size": "small", "vit_dec_model_size": "small", "vit_enc_patch_size": 16,
-            "vit_dec_patch_size": 16, "num_latent_tokens": 24, "token_size": 12, "codebook_size": 200,
-            "commitment_cost": 0.25, "use_l2_norm": True, "finetune_decoder": two, "quantize_mode": "vq",
-            "is_legacy": two, "regularization_name": "matryoshka",
-        }  # fmt: skip
-        data = {"preprocessing": {"crop_size": 64}}
-        module = code.TiTok(config.create({"model": {"vq_model": net}, "dataset": data}))
-        module.requires_grad_(True)
-
-        def run(image: Tensor, module: Any = module) -> Passed:
-            latents = module.encoder(pixel_values=image, latent_tokens=module.latent_tokens)
-            codes, told = module.quantize.eval()(latents)
-            ids = told["min_encoding_indices"].reshape(len(image), -1, 1)
-            return Passed(latents.squeeze(2).transpose(1, 2), ids, module.decode(codes))
-
-        facts = f'{{"model": {{"vq_model": {{"is_legacy": {str(two).lower()}, "use_l2_norm": true}}}}}}'
-        halves = {"units": lambda image: (image + 1) / 2, "own_units": lambda image: 2 * image - 1}
-        yield Official(
-            f"`TiTok` S, {words}, 24 tokens", module, run, dict, square=True, suffix=".bin", beside=facts, **halves
-        )
-
-
 OFFICIAL: dict[str, Callable[[Path], Iterator[Official]]] = {
     "llamagen": llamagen,
     "taming": taming,
     "ldm": ldm,
     "ibq": ibq,
     "open_magvit2": open_magvit2,
-    "titok": titok,
-    "one_d_piece": one_d_piece,
     "bsq_vit": bsq_vit,
     "uniwetok": uniwetok,
 }

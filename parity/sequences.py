@@ -1,6 +1,7 @@
 """The published modules of families whose latents are a sequence, as ``parity/official.py`` has those of grids."""
 
 import importlib
+import json
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 
 from imtok.spaces.dino import MEAN, STD, resize
 from imtok.zoo.vfmtok import DINOV2
-from parity.official import Official, Passed, attend, flat, source
+from parity.official import HALVES, Official, Passed, attend, flat, source
 
 SQUARE: dict[str, Any] = {"square": True, "suffix": ".bin"}
 
@@ -22,6 +23,51 @@ SQUARE: dict[str, Any] = {"square": True, "suffix": ".bin"}
 def shorter(blocks: nn.ModuleList, depth: int = 2) -> nn.ModuleList:
     """The first few of its blocks, where the code gives no choice of how many."""
     return nn.ModuleList(blocks[:depth])
+
+
+def titok(tree: Path) -> Iterator[Official]:
+    """TiTok and TA-TiTok, with codes and with means and variances, github.com/bytedance/1d-tokenizer."""
+    yield from _titok(tree, ("TiTok", "one stage", "vq"), ("TiTok", "two stages", "vq"), ("TiTok", "one stage", "vae"))
+    yield from _titok(tree, ("TATiTok", "with text", "vq"), ("TATiTok", "with text", "vae"))
+
+
+def one_d_piece(tree: Path) -> Iterator[Official]:
+    """One-D-Piece, github.com/turingmotors/One-D-Piece."""
+    yield from _titok(tree, ("TiTok", "two stages", "vq"))
+
+
+def _titok(tree: Path, *kinds: tuple[str, str, str]) -> Iterator[Official]:
+    config = importlib.import_module("omegaconf").OmegaConf
+    for name, words, mode in kinds:
+        code, two = source(tree, f"modeling/{name.lower()}.py"), words == "two stages"
+        net = {
+            "vit_enc_model_size": "small", "vit_dec_model_size": "small", "vit_enc_patch_size": 16,
+            "vit_dec_patch_size": 16, "num_latent_tokens": 24, "token_size": 12, "codebook_size": 200,
+            "commitment_cost": 0.25, "use_l2_norm": True, "finetune_decoder": two, "quantize_mode": mode,
+            "is_legacy": two, "regularization_name": "matryoshka", "clustering_vq": True,
+            "text_context_length": 77, "text_embed_dim": 768,
+        }  # fmt: skip
+        data = {"preprocessing": {"crop_size": 64}}
+        module = getattr(code, name)(config.create({"model": {"vq_model": net}, "dataset": data})).eval()
+        module.requires_grad_(True)
+        text = torch.randn(1, 77, 768) if name == "TATiTok" else None
+
+        def run(image: Tensor, module: Any = module, text: Tensor | None = text) -> Passed:
+            maps = module.encoder(pixel_values=image, latent_tokens=module.latent_tokens)
+            latents, told = maps.squeeze(2).transpose(1, 2), module.quantize(maps)
+            if isinstance(told, tuple):
+                codes, ids, loss = told[0], told[1]["min_encoding_indices"].reshape(len(image), -1, 1), None
+            else:  # all means before all log variances; in imtok each mean is before its log variance
+                codes, ids, loss = told.mode(), None, 1e-6 * told.kl().sum() / len(image)
+                latents = latents.unflatten(2, (2, -1)).transpose(2, 3).flatten(2)
+            given = () if text is None else (text.to(image).expand(len(image), -1, -1),)
+            return Passed(latents, ids, module.decode(codes, *given), loss)
+
+        facts = json.dumps(
+            {"model": {"vq_model": {key: net[key] for key in ("is_legacy", "use_l2_norm", "quantize_mode")}}}
+        )
+        what = f"`{name}` S, {words}, 24 tokens{'' if mode == 'vq' else ', continuous'}"
+        yield Official(what, module, run, dict, beside=facts, text=text, **SQUARE, **HALVES)
 
 
 def tokenset(tree: Path) -> Iterator[Official]:
@@ -69,7 +115,6 @@ def alitok(tree: Path) -> Iterator[Official]:
     read = source(tree, "modeling/alitok.py")
     trained.range = read.range = lambda number: range(min(number, 2))  # of blocks: the code gives no choice of how many
     sizes = {"img_size": 64, "patch_size": 16, "aux_tokens_num": 5, "codebook_size": 200, "token_size": 32}
-    units: dict[str, Any] = {"units": lambda image: (image + 1) / 2, "own_units": lambda image: 2 * image - 1}
     for first in (True, False):
         module: Any = trained.AliTok_Stage1(SimpleNamespace(**sizes, clustering_vq=True)) if first else read.AliTok()
         module.eval()
@@ -85,7 +130,7 @@ def alitok(tree: Path) -> Iterator[Official]:
         what = "first stage, 21 tokens of 64 pixels" if first else "second stage, 273 tokens of 256 pixels"
         kind = {"suffix": ".pth", "square": True, "side": 64 if first else 256}
         content = (lambda state: {"model_state": dict(state)}) if first else dict
-        yield Official(f"{what}, 2 blocks of widths 768 and 1024", module, run, content, **kind, **units)
+        yield Official(f"{what}, 2 blocks of widths 768 and 1024", module, run, content, **kind, **HALVES)
 
 
 def hita(tree: Path) -> Iterator[Official]:
@@ -165,6 +210,8 @@ class _Waves(nn.Module):
 
 
 SEQUENCES: dict[str, Callable[[Path], Iterator[Official]]] = {
+    "titok": titok,
+    "one_d_piece": one_d_piece,
     "tokenset": tokenset,
     "instella": instella,
     "hita": hita,
