@@ -304,22 +304,25 @@ def uniwetok(tree: Path) -> Iterator[Official]:
     """UniWeTok's ``autoencoder_uni`` of BitDance, github.com/shallowdream204/BitDance, at the noise of imtok."""
     code = source(tree, "modeling/vision_encoder/autoencoder_uni.py")
     code.flash_attn_func = attend
-    sizes = {"ch": 128, "out_ch": 3, "in_channels": 3, "num_res_blocks": 1, "z_channels": 24, "ch_mult": (1, 1, 2)}
-    module = nn.Module()
-    module.encoder = code.Encoder(resolution=64, n_heads=4, **sizes)
-    module.decoder = code.GANDecoder(resolution=64, n_heads=4, **sizes)
+    for channels, heads in ((32, 2), (96, 3), (128, 4)):
+        sizes = {"ch": channels, "out_ch": 3, "in_channels": 3, "num_res_blocks": 1, "z_channels": 24}
+        sizes |= {"ch_mult": (1, 1, 2), "n_heads": heads, "resolution": 64}
+        module = nn.Module()
+        module.encoder, module.decoder = code.Encoder(**sizes), code.GANDecoder(**sizes)
 
-    def run(image: Tensor) -> Passed:
-        latents = module.encoder(image)
-        signs = torch.where(latents > 0, 1.0, -1.0).to(latents)
-        bits = flat(signs > 0).unflatten(2, (-1, 8)).long()  # the lowest bit first
-        with patch.object(torch, "randn_like", lambda like: steady_noise(like[0]).expand_as(like)):
-            image = module.decoder(latents + (signs - latents).detach())
-        unbounded = torch.logit((latents + 1) / 2)  # the quantizer of imtok bounds latents, here the encoder does
-        return Passed(flat(unbounded), (bits * 2 ** torch.arange(8)).sum(-1), image)
+        def run(image: Tensor, module: Any = module) -> Passed:
+            latents = module.encoder(image)
+            signs = torch.where(latents > 0, 1.0, -1.0).to(latents)
+            bits = flat(signs > 0).unflatten(2, (-1, 8)).long()  # the lowest bit first
+            with patch.object(torch, "randn_like", lambda like: steady_noise(like[0]).expand_as(like)):
+                image = module.decoder(latents + (signs - latents).detach())
+            unbounded = torch.logit((latents + 1) / 2)  # the quantizer of imtok bounds latents, here the encoder does
+            return Passed(flat(unbounded), (bits * 2 ** torch.arange(8)).sum(-1), image)
 
-    what = "`autoencoder_uni`, 3 levels of 128 channels, 24 bits, averages; at the same noise"
-    yield Official(what, module, run, with_averages, given={"heads": 4})
+        what = (
+            f"`autoencoder_uni`, 3 levels of {channels} channels, {heads} heads, 24 bits, averages; at the same noise"
+        )
+        yield Official(what, module, run, with_averages, given={"heads": heads})
 
 
 def attend(query: Tensor, key: Tensor, value: Tensor, **_: Any) -> Tensor:

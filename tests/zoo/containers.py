@@ -322,9 +322,9 @@ def named_as(name, config, state):
     return source_of(name).table(config).inverse().convert(state).tensors
 
 
-def fabricate(name, folder):
+def fabricate(name, folder, config=None):
     """A small tokenizer, its weights under the source's names, and the file that holds them."""
-    config = small_config(name)
+    config = small_config(name) if config is None else config
     tokenizer = Tokenizer.from_config(config).eval()
     stay = [rule for rule in source_of(name).table(config).rules if isinstance(rule, Leave)]
     with torch.no_grad():

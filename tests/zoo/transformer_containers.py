@@ -37,7 +37,7 @@ def write_hita(tensors, path):
         "cls_token": net["class_token"][None],
         "register_tokens": net["registers"][None],
         "pos_embed": torch.nn.functional.pad(net["positions"], (0, 0, 1, 0))[None],
-        "mask_token": torch.zeros(1, 64),
+        "mask_token": torch.zeros(1, net["class_token"].shape[-1]),
     }
     for name, value in net.items():
         if name.startswith(("patches.", "norm.")):
@@ -45,7 +45,7 @@ def write_hita(tensors, path):
         elif name.startswith("trunk.blocks."):
             _, _, block, *module, kind = name.split(".")
             found[f"blocks.{block}.{blocks['.'.join(module)]}.{kind}"] = value
-            found |= {f"blocks.{block}.ls{scale}.gamma": torch.ones(64) for scale in (1, 2)}
+            found |= {f"blocks.{block}.ls{scale}.gamma": torch.ones(found["mask_token"].shape[1]) for scale in (1, 2)}
     torch.save(found, path.parent / DINOV2)
 
 
