@@ -15,7 +15,7 @@ from parity.official import HALVES, Official, Passed, source
 def alit(tree: Path) -> Iterator[Official]:
     """AdaptiveLengthImageTokenizer of github.com/ShivamDuggal4/adaptive-length-tokenizer, without random halting."""
     base, code = _base(tree, 32), source(tree, "adaptive_tokenizers/adaptive_vqgan.py")
-    sizes = _sizes(128, 2) | {"num_init_latent_tokens": 5, "max_rollout_iters": 3, "img_size": 64, "patch_size": 4}
+    sizes = _sizes(192, 3) | {"num_init_latent_tokens": 5, "max_rollout_iters": 3, "img_size": 64, "patch_size": 4}
     off = {"dynamic_halting": False, "train_stage": ""}
     module = code.AdaptiveLengthImageTokenizer(base, vq_codebook_size=300, **sizes, **off).eval()
     module.train_stage = "full_finetuning"
@@ -25,7 +25,7 @@ def alit(tree: Path) -> Iterator[Official]:
     def draw(image: Tensor) -> Tensor:
         return module(image, reconstruction_iters=[2])[-1]["reconstructed_imgs_2"]
 
-    what = "`AdaptiveLengthImageTokenizer`, 3 rollouts of 5 tokens, 2 blocks of width 128"
+    what = "`AdaptiveLengthImageTokenizer`, 3 rollouts of 5 tokens, 2 blocks of width 192, 3 heads"
     yield Official(what, module, _run(module, draw), _saved, square=True, suffix=".pth", **HALVES)
 
 

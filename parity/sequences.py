@@ -144,8 +144,8 @@ def hita(tree: Path) -> Iterator[Official]:
     parts.instantiate_from_config = lambda made: made
     code.instantiate_from_config = lambda made: made()
     sizes = {
-        "layer_type": "normal", "image_size": 64, "patch_size": 8, "dim": 128, "depth": 2, "num_head": 2,
-        "mlp_dim": 512, "n_carrier": 12,
+        "layer_type": "normal", "image_size": 64, "patch_size": 8, "dim": 192, "depth": 2, "num_head": 3,
+        "mlp_dim": 768, "n_carrier": 12,
     }  # fmt: skip
     made = SimpleNamespace(
         encoder_config=lambda: parts.Encoder(in_channels=384, visual_encoder_config=seen, **sizes),
@@ -153,7 +153,7 @@ def hita(tree: Path) -> Iterator[Official]:
     )
     levels = [1, 1, 1, 2]
     module = code.VQModel(
-        code.ModelArgs(300, encoder_ch_mult=levels, decoder_ch_mult=levels, z_channels=128, transformer_config=made)
+        code.ModelArgs(300, encoder_ch_mult=levels, decoder_ch_mult=levels, z_channels=192, transformer_config=made)
     )
 
     def run(image: Tensor) -> Passed:
@@ -175,7 +175,7 @@ def hita(tree: Path) -> Iterator[Official]:
     def files(folder: Path) -> None:
         torch.save(seen.net.state_dict(), folder / DINOV2)
 
-    what = "`VQModel`, 12 and 64 tokens, 3 trunks of 2 blocks of width 128"
+    what = "`VQModel`, 12 and 64 tokens, 3 trunks of 2 blocks of width 192, 3 heads"
     yield Official(what, module, run, content, square=True, suffix=".pt", files=files)
 
 
