@@ -49,7 +49,9 @@ def fit_parts(config: DictConfig, command: str, overrides: Sequence[str]) -> lis
     for section in dict.fromkeys(keys[word] for word in chosen):
         made = fit.part(section, composed.get(section), written.get(section), alone.get(section))
         OmegaConf.update(config, section, made, merge=False, force_add=True)
-    config.freeze = fit.freeze(list(config.freeze))
+    config.freeze = fit.inside("freeze", list(config.freeze))
+    if parts := OmegaConf.select(config, "init_from.parts"):
+        config.init_from.parts = fit.inside("init_from", list(parts))
     if "quantizer" in fit.other:
         _forget_terms(config, fit.typed)
         _forget_span(config, "channels", fit.typed)
@@ -139,9 +141,9 @@ class _Fit:
             )
         return made or None
 
-    def freeze(self, names: list[str]) -> list[str]:
-        """What of a recipe's ``freeze`` is left: nothing inside parts that it does not have."""
-        if "freeze" in self.typed:
+    def inside(self, key: str, names: list[str]) -> list[str]:
+        """What is left of the parts that a recipe names at a key: nothing inside parts that it does not have."""
+        if any(typed.split(".")[0] == key for typed in self.typed):
             return names
         return [name for name in names if not any(name.startswith(f"{path}.") for path in self.other)]
 

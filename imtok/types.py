@@ -101,8 +101,8 @@ class Quantized:
         stats: Codebook statistics by name: detached sums over tokens, so that micro-batches and ranks add up; and drawn
             tokens, of which the greatest keys stay (``imtok.quantizers.statistics``).
             ``Quantizer.update`` takes them.
-        encoded: What was quantized: the encoder's latents, as wide as the quantizer takes them, without gradient; None
-            where nobody noted them.
+        encoded: What was quantized: the encoder's latents, as wide as the quantizer takes them; None where nobody noted
+            them.
     """
 
     latents: Float[Tensor, "b n d"]

@@ -49,6 +49,10 @@ PARTS = {
     ("mgvq", "encoder"): 87_070_272,
     ("mgvq", "decoder"): 128_688_684,
     ("mgvq", "quantizer"): 32768 * 8,
+    **{(recipe, "encoder"): 115_714_856 for recipe in ("tokenflow_stage1", "tokenflow")},
+    ("tokenflow_stage1", "decoder"): 42_452_099,
+    ("tokenflow", "decoder"): 237_119_491,
+    ("tokenflow", "quantizer"): 32768 * (32 + 8),
     ("elm", "encoder"): 29_304_344,
     # without shortcuts of blocks that keep their channels, which are never used, and without the net of variances
     ("elm", "decoder"): 33_729_411,

@@ -95,6 +95,8 @@ def test_what_an_objective_says_of_the_inside_of_a_quantizer_goes_with_it():
     assert config["objective"]["alignments"]["semantic"]["channels"] is None
     config, _ = composed("experiment=titok_b64_stage1", "size=tiny", "decoder=vit")
     assert config["freeze"] == []
+    config, _ = composed("experiment=tokenflow", "decoder=cnn")
+    assert config["freeze"] == config["init_from"]["parts"] == ["encoder", "quantizer"]
 
 
 def test_the_tokens_that_an_alignment_reads_are_those_of_the_recipes_own_encoder():

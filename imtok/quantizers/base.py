@@ -182,7 +182,7 @@ class Quantizer(nn.Module, ABC):
         if keep is not None:
             codes = codes.masked_fill(~keep[..., None], 0)
             ids = ids.masked_fill(~keep[..., None], 0) if ids.shape[1] == keep.shape[1] else ids
-        return replace(quantized, latents=codes, ids=ids, keep=keep, encoded=latents.detach())
+        return replace(quantized, latents=codes, ids=ids, keep=keep, encoded=latents)
 
     @override
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "Quantizer":

@@ -19,7 +19,7 @@ from imtok.quantizers.lfq import LFQ
 from imtok.quantizers.sphere import unit_length
 from imtok.types import Loss, Quantized
 
-Gradients = Literal["straight_through", "codes"]
+Gradients = Literal["straight_through", "scales", "codes"]
 
 
 class MultiScale(Quantizer):
@@ -39,8 +39,10 @@ class MultiScale(Quantizer):
     latents. ``decode`` also takes the ids of the first few scales alone. The tables of ``codebook`` are those of the
     inner quantizer: latents are sums of look-ups only before they are enlarged.
 
-    With ``gradients="codes"`` nothing is detached in between and there is no estimator around the sum: gradients reach
-    each scale's codes, and what the inner quantizer makes them of (CODA, arXiv 2503.17760).
+    With ``gradients="scales"`` there is no estimator around the sum. Each scale passes its gradient to the latents
+    through the inner quantizer, so that what several scales see counts several times (TokenFlow, arXiv 2412.03069).
+    With ``gradients="codes"`` nothing is detached in between either: gradients reach each scale's codes, and what the
+    inner quantizer makes them of (CODA, arXiv 2503.17760).
 
     Args:
         quantizer: Quantizes each position of each scale.
@@ -52,8 +54,9 @@ class MultiScale(Quantizer):
         normalize: Scale latents to unit length first.
         entropy_weight: Weight of the mean entropy of the bits of what is left over, minus the entropies of each bit's
             mean, in training only; 0 = off. Two weigh the first and the second.
-        gradients: Where those of the result go: "straight_through" = to the latents; "codes" = through the codes of the
-            inner quantizer, which needs an estimator of its own.
+        gradients: Where those of the result go: "straight_through" = to the latents; "scales" = through the codes of
+            each scale to the latents; "codes" = through them to earlier scales, too. The last two need an inner
+            quantizer with an estimator of its own.
 
     Raises:
         ValueError: For sizes that decrease or are below 1, a share or weight out of range, more convolutions than the
@@ -96,6 +99,11 @@ class MultiScale(Quantizer):
             )
         if min(codebook_weight, commit_weight) < 0:
             raise ValueError(f"loss weights must not be negative, got {codebook_weight} and {commit_weight}")
+        if gradients == "scales" and (codebook_weight or commit_weight):
+            raise ValueError(
+                "codebook_weight and commit_weight must be 0 where each scale has gradients of its own, since the "
+                f"quantizer of a scale has these losses, got {codebook_weight} and {commit_weight}"
+            )
         if EntropyWeights.of(entropy_weight) and not isinstance(quantizer, LFQ):
             raise ValueError(
                 f"entropy_weight must be 0 for a quantizer of scales without bits, got {type(quantizer).__name__}"
@@ -119,15 +127,16 @@ class MultiScale(Quantizer):
         if keep is not None:
             raise ValueError("every latent is needed for scales, which mix them, and the encoder leaves some out")
         target = self._map(unit_length(latents) if self.normalize else latents)
-        total, through = torch.zeros_like(target), self.gradients == "codes"
+        total, through = torch.zeros_like(target), self.gradients != "straight_through"
         ids: list[Tensor] = []
         losses: list[dict[str, Loss]] = []
         stats: dict[str, Tensor] = {}
         for scale, size in enumerate(self.sizes):
-            left = target - (total if through else total.detach())
+            left = target - (total if self.gradients == "codes" else total.detach())
             rest = F.interpolate(left, (size, size), mode="area")
             result = self.quantizer.quantize(rearrange(rest, "b d h w -> b (h w) d"), None)
-            codes = result.latents if through else self.quantizer.look_up(result.ids)
+            codes = self.quantizer.look_up(result.ids)
+            codes = result.latents.to(codes.dtype) if through else codes  # as precise as decode has them
             total = total + self.enlarged(codes, scale).to(target.dtype)
             codebook = Loss((total - target.detach()).square().mean(), self.codebook_weight)
             commit = Loss((total.detach() - target).square().mean(), self.commit_weight)

@@ -101,6 +101,4 @@ class OneScaleDropout(Regularizer):
         left_out = 1 + int(place * (len(quantizer.sizes) - 1))
         others = copy.copy(quantizer)  # with the same weights
         others.sizes = tuple(size for scale, size in enumerate(quantizer.sizes) if scale != left_out)
-        # the encoder's latents again, with the gradient that passes straight through the codes
-        latents = quantized.encoded + (quantized.latents - quantized.latents.detach())
-        return replace(others(latents), ids=quantized.ids)
+        return replace(others(quantized.encoded), ids=quantized.ids)

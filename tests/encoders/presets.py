@@ -26,6 +26,7 @@ ENCODER_OF = {
     "rectifier": "space",
     "low_rank": "space",
     "alitok_causal": "alitok",
+    "tokenflow_enhanced": "tokenflow",
 }  # decoders whose encoder has another name
 # Arguments that presets may leave out: their defaults are what all published nets have, and files of others differ.
 OF_FILES = {"groups", "latent_kernel"}

@@ -6,24 +6,24 @@ from encoders.presets import preset, unchecked
 from torch import nn
 
 from imtok.construct import construct
+from imtok.decoders.beside import PixelDecoder
 from imtok.decoders.vit import ViTDecoder
 from imtok.encoders.beside import SemanticPixelEncoder
 from imtok.encoders.cnn import CNNEncoder
 from imtok.encoders.pretrained_vit import PretrainedViTEncoder
 from imtok.encoders.two_depths import TwoDepthEncoder
-from imtok.encoders.vit import ViTEncoder
 from imtok.nn.initialization import start_weights
 from imtok.tokenizer import Tokenizer
 
 CNN = {"channels": 16, "multipliers": (1, 1, 2), "blocks": 1}
-VIT = {"width": 16, "heads": 2}
+VIT = {"width": 16, "heads": 2, "patch_size": 4, "factor": 4, "depth": 1}
 
 
 def beside(out_dim=6, image_size=16, pixel_share=0.3, **semantic):
     torch.manual_seed(3)
     config = {
         "_target_": "imtok.encoders.beside.SemanticPixelEncoder",
-        "semantic": {"_target_": "imtok.encoders.vit.ViTEncoder", "patch_size": 4, "depth": 1} | VIT | semantic,
+        "semantic": {"_target_": "imtok.encoders.pretrained_vit.PretrainedViTEncoder"} | VIT | semantic,
         "pixels": {"_target_": "imtok.encoders.cnn.CNNEncoder"} | CNN,
         "pixel_share": pixel_share,
     }
@@ -55,31 +55,35 @@ def reached(output, module):
 def test_the_transformer_makes_the_first_channels_and_the_cnn_the_last(image):
     net = beside()
     latents = net(image).values
-    semantic, pixels = ViTEncoder(4, 16, 4, 16, 1, 2).double(), CNNEncoder(2, **CNN).double()
+    semantic, pixels = PretrainedViTEncoder(None, 16, **VIT).double(), CNNEncoder(2, **CNN).double()
     semantic.load_state_dict(net.semantic.state_dict())
     pixels.load_state_dict(net.pixels.state_dict())
-    torch.testing.assert_close(latents[..., :4], semantic(image).values)
+    first, _, last = net.project
+    features = torch.tanh(semantic(image).values @ first.weight.T + first.bias)
+    torch.testing.assert_close(latents[..., :4], features @ last.weight.T + last.bias)
     torch.testing.assert_close(latents[..., 4:], pixels(image).values)
     assert net.num_latents((16, 16)) == latents.shape[1] == 16
 
 
 def test_two_nets_with_other_grids_or_no_channels_are_refused():
     with pytest.raises(ValueError, match="semantic and pixels must make as many latents of an image, got 4 and 16"):
-        beside(patch_size=8).num_latents((16, 16))
+        beside(patch_size=8, factor=8).num_latents((16, 16))
     for share in (0.0, 1.0):
         with pytest.raises(ValueError, match=rf"pixel_share must be in \(0, 1\), got {share}"):
             beside(pixel_share=share)
         with pytest.raises(ValueError, match=rf"pixel_share must be in \(0, 1\), got {share}"):
-            SemanticPixelEncoder(ViTEncoder(4, 16, 4, **VIT), CNNEncoder(2, **CNN), share)
+            SemanticPixelEncoder(6, PretrainedViTEncoder(None, 16, **VIT), CNNEncoder(2, **CNN), share)
     with pytest.raises(ValueError, match="must be at least 2 to hold meaning and pixels, got 1"):
         beside(out_dim=1)
+    with pytest.raises(ValueError, match=r"semantic\.out_dim must be null: its features are mapped here"):
+        SemanticPixelEncoder(6, PretrainedViTEncoder(4, 16, **VIT), CNNEncoder(2, **CNN))
 
 
 @pytest.mark.parametrize(("width", "share", "pixels"), [(40, 0.2, 8), (4, 0.2, 1), (2, 0.01, 1), (4, 0.99, 3)])
 def test_a_share_is_whole_channels_and_neither_net_is_without(width, share, pixels):
     net = beside(out_dim=width, pixel_share=share)
     assert net.pixels.project.out_channels == pixels
-    assert net.semantic.project.out_features == width - pixels
+    assert net.project[-1].out_features == width - pixels
 
 
 def test_meaning_is_read_after_the_last_block_and_pixels_after_the_second(image):
@@ -175,6 +179,19 @@ def test_a_decoder_that_reads_the_last_half_draws_the_pixels_and_not_the_meaning
         ViTDecoder(6, 16, reads="half")
 
 
+@pytest.mark.parametrize(("width", "share"), [(10, 0.2), (4, 0.5), (2, 0.01)])
+def test_a_decoder_of_pixels_is_given_the_channels_that_the_encoder_makes_of_pixels(width, share):
+    net = {"_target_": "imtok.decoders.cnn.CNNDecoder"} | CNN
+    config = {"_target_": "imtok.decoders.beside.PixelDecoder", "net": net, "pixel_share": share}
+    decoder = construct(config, provided={"in_dim": width, "image_size": 16})
+    number = beside(out_dim=width, pixel_share=share).pixels.project.out_channels
+    latents = torch.randn(2, 16, width)
+    torch.testing.assert_close(decoder(latents, (16, 16)), decoder.net(latents[..., width - number :], (16, 16)))
+    assert decoder.last_layer is decoder.net.last_layer
+    with pytest.raises(ValueError, match=r"pixel_share must be in \(0, 1\), got 1.0"):
+        PixelDecoder(10, decoder.net, 1.0)
+
+
 def test_the_image_of_a_dualtoken_tokenizer_does_not_depend_on_its_semantic_codes():
     vq = {"_target_": "imtok.quantizers.vq.VQ", "dim": 3, "codebook_size": 32}
     tokenizer = Tokenizer.from_config(
@@ -215,7 +232,8 @@ def test_published_presets_have_the_shapes_of_the_nets_that_they_are_named_after
     ends = 3 * 14**2 * 1152 + 1152 + 27**2 * 1152 + 3 * to_codes
     assert count(siglip) == blocks + ends
     assert count(flow.pixels) == 29_300_232  # LlamaGen's at width 8
-    assert count(flow.semantic) == 85_799_424 + 768 * 32 + 32  # CLIP-B/16's image encoder without its projection
+    assert count(flow.semantic) == 85_799_424  # CLIP-B/16's image encoder without its projection
+    assert count(flow.project) == 768 * 768 + 768 + 768 * 32 + 32
 
 
 def count(module):

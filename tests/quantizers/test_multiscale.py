@@ -8,9 +8,11 @@ from imtok.quantizers.bsq import BSQ
 from imtok.quantizers.fsq import FSQ
 from imtok.quantizers.multiscale import MultiScale, convolution_of
 from imtok.quantizers.product import Product
+from imtok.quantizers.shared_vq import SharedVQ
 from imtok.quantizers.vq import VQ
 
 SIZES = [1, 2, 3, 4]
+WITHOUT = {"convolutions": 0, "codebook_weight": 0.0, "commit_weight": 0.0}
 
 
 def multi_scale(**changes):
@@ -70,6 +72,25 @@ def test_the_gradient_passes_straight_through():
     latents, direction = torch.randn(2, 16, 4, requires_grad=True), torch.randn(2, 16, 4)
     (multi_scale()(latents).latents * direction).sum().backward()
     assert torch.equal(latents.grad, direction)
+
+
+def test_each_scale_passes_its_gradient_through_the_inner_quantizer():
+    """What TokenFlow's code does: latents of unit length at each scale, and an estimator for each."""
+    quantizer = multi_scale(quantizer=SharedVQ([2, 2], 64), gradients="scales", **WITHOUT).double()
+    latents, direction = torch.randn(2, 2, 16, 4, dtype=torch.float64)
+    latents.requires_grad_()
+    quantized = quantizer(latents)
+    target = latents.transpose(1, 2).unflatten(2, (4, 4))
+    total, ids = torch.zeros_like(target), quantized.ids.split([1, 4, 9, 16], 1)
+    for own, size in zip(ids, SIZES, strict=True):
+        rest = F.adaptive_avg_pool2d(target - total.detach(), size)
+        unit = torch.cat([F.normalize(part, dim=1) for part in rest.split([2, 2], 1)], 1)
+        codes = quantizer.quantizer.decode(own).detach().transpose(1, 2).unflatten(2, (size, size))
+        total = total + F.interpolate(unit + (codes - unit).detach(), (4, 4), mode="bicubic")
+    expected = total.flatten(2).transpose(1, 2)
+    torch.testing.assert_close(quantized.latents, expected)
+    ours, theirs = (torch.autograd.grad((one * direction).sum(), latents)[0] for one in (quantized.latents, expected))
+    torch.testing.assert_close(ours, theirs)
 
 
 def test_losses_move_only_their_own_side():
@@ -167,6 +188,7 @@ def test_latents_that_do_not_fill_the_map_and_masks_are_refused():
         ({"convolutions": -1}, "must not be negative"),
         ({"sizes": [1, 2, 4]}, "convolutions must be at most 3, so that 3 scales use all, got 4"),
         ({"commit_weight": -1.0}, "loss weights must not be negative"),
+        ({"gradients": "scales"}, "codebook_weight and commit_weight must be 0 .* got 1.0 and 0.25"),
     ],
 )
 def test_wrong_settings_are_refused(wrong, message):

@@ -78,6 +78,19 @@ def test_losses_and_gradients_are_those_of_the_scales_that_are_left(gone):
     torch.testing.assert_close(quantizer.quantizer.weight.grad, table.grad)
 
 
+def test_scales_with_gradients_of_their_own_keep_them():
+    weights = {"codebook_weight": 0.0, "commit_weight": 0.0}
+    quantizer, direction = scales(gradients="scales", **weights), torch.randn(3, 16, 4)
+    latents = torch.randn(3, 16, 4, requires_grad=True)
+    gone, left = left_out(quantizer(latents), quantizer, 0)
+    (left.latents * direction).sum().backward()
+    own = latents.detach().requires_grad_()
+    target = own.mT.reshape(3, -1, 4, 4)
+    small = [F.interpolate(target, (size, size), mode="area") for size in SIZES if size != gone]
+    (sum(F.interpolate(one, (4, 4), mode="bicubic") for one in small).flatten(2).mT * direction).sum().backward()
+    torch.testing.assert_close(latents.grad, own.grad)
+
+
 def test_a_tenth_of_the_batches_goes_without_a_scale_and_the_global_generator_is_left_alone():
     quantizer, dropout = scales(), OneScaleDropout(probability=0.1)
     whole = quantizer(torch.randn(1, 16, 4))
