@@ -182,6 +182,32 @@ class _RMSNorm:
         return maps * scale * weight[:, None, None] + bias[:, None, None]
 
 
+def tokenflow(tree: Path) -> Iterator[Official]:
+    """TokenFlow, github.com/ByteFlow-AI/TokenFlow, with a CLIP of two blocks; images of 56 pixels fill its scales."""
+    gone = dict.fromkeys(("get_parameter_device", "get_parameter_dtype"))  # of older transformers
+    with patch.multiple("transformers.modeling_utils", create=True, **gone):
+        code: Any = source(tree, "tokenflow/tokenizer/vq_model.py", without=("ftfy",))
+    clip: Any = sys.modules["tokenflow.tokenizer.clip.model"]
+    for enhanced in (False, True):
+        net = clip.VisionTransformer(56, 4, 768, 2, 12, 512)
+        del net.proj
+        levels = {part: [1, 1, 2] for part in ("encoder_ch_mult", "decoder_ch_mult")}
+        args = {"teacher": "clipb_224", "codebook_size": 500, "commit_loss_beta": 0.25, "enhanced_decoder": enhanced}
+        with patch.object(code.clip, "load_clip_vision", return_value=net):
+            module = code.TokenFlow(code.ModelArgs(codebook_show_usage=False, **args, **levels))
+        module.random_scale_drop = False
+
+        def run(image: Tensor, module: Any = module) -> Passed:
+            tokens = module.encode_task_layer(module.encoder_vqkd(image, return_patch_tokens=True))
+            latents = torch.cat([tokens, flat(module.quant_conv(module.encoder(image)))], 2)
+            codes, (codebook, commit, *_), ids = module.encode(image)
+            return Passed(latents, ids[..., None], module.decode(codes)[1], codebook + commit)
+
+        kind = "128 channels (256 in the decoder)" if enhanced else "128 channels"
+        what = f"`TokenFlow`, 3 levels of {kind} beside 2 blocks of width 768, eight scales"
+        yield Official(what, module, run, lambda state: {"model": dict(state)}, side=56, square=True, suffix=".pt")
+
+
 def diffusers(tree: Path) -> Iterator[Official]:
     """VQModel of diffusers, github.com/huggingface/diffusers."""
     code = source(tree / "src", "diffusers/models/autoencoders/vq_model.py")
@@ -224,6 +250,7 @@ GRIDS: dict[str, Callable[[Path], Iterator[Official]]] = {
     "rq_vae": rq_vae,
     "var": var,
     "mgvq": mgvq,
+    "tokenflow": tokenflow,
     "elm": elm,
     "maskgit_vqgan": maskgit_vqgan,
 }

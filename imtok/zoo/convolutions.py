@@ -89,22 +89,33 @@ def sizes(
         decoder: What it calls its convolutional decoder.
         last: What it calls the last convolution of the encoder.
     """
-    first, level = f"{encoder}.conv_in.weight", f"{encoder}.{layout.encoder_level}"
-    channels = state.shape(first)[0]
-    number = state.count(f"{level}.*.")
-    widths = [state.shape(f"{level}.{index}.{layout.block}.0.conv2.weight")[0] for index in range(number)]
-    common = {"channels": channels, "multipliers": [width // channels for width in widths]}
-    out = state.shape(f"{encoder}.{last}.weight")[0]
+    channels = {
+        "encoder": state.shape(f"{encoder}.conv_in.weight")[0],
+        "decoder": state.shape(f"{decoder}.conv_out.weight")[1],
+    }
+    levels = {"encoder": f"{encoder}.{layout.encoder_level}", "decoder": f"{decoder}.{layout.decoder_level}"}
+    widths = {part: _widths(state, level, layout, part) for part, level in levels.items()}
+    common = state.groups([width for part in widths for width in (channels[part], *widths[part])], "convolutions")
     if config["encoder"].get("latent_channels") is not None:
-        common["latent_channels"] = out
-    blocks = state.count(f"{level}.0.{layout.block}.*.")
-    decoder_blocks = state.count(f"{decoder}.{layout.decoder_level}.0.{layout.block}.*.")
-    common |= state.groups([channels, *widths], "convolutions")
-    parts = {"encoder": common | {"blocks": blocks}, "decoder": common | {"blocks": decoder_blocks}}
-    for part, name, places in (("encoder", encoder, layout.encoder_level), ("decoder", decoder, layout.decoder_level)):
+        common["latent_channels"] = state.shape(f"{encoder}.{last}.weight")[0]
+    parts: dict[str, Config] = {}
+    for part, level in levels.items():
+        parts[part] = {
+            **common,
+            "channels": channels[part],
+            "multipliers": [width // channels[part] for width in widths[part]],
+            "blocks": state.count(f"{level}.0.{layout.block}.*."),
+        }
         if "attention" in config[part]:
-            parts[part]["attention"] = _attention(state, f"{name}.{places}", number, part, layout)
+            parts[part]["attention"] = _attention(state, level, len(widths[part]), part, layout)
     return {**config, **{part: {**config[part], **found} for part, found in parts.items()}}
+
+
+def _widths(state: State, level: str, layout: Layout, part: str) -> list[int]:
+    """Channels of each level, full resolution first."""
+    number = state.count(f"{level}.*.")
+    found = [state.shape(f"{level}.{index}.{layout.block}.0.conv2.weight")[0] for index in range(number)]
+    return found[::-1] if part == "decoder" and layout.lowest_first else found
 
 
 def _attention(state: State, level: str, levels: int, part: str, layout: Layout) -> Attention:

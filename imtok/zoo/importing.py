@@ -77,7 +77,7 @@ def import_checkpoint(
         raise InputError(f"source={source.name} does not take {', '.join(unknown)}; {takes}")
     checkpoint = read_checkpoint(path)
     try:
-        state = replace(source.open(checkpoint), given=given)
+        state = replace(source.open(checkpoint), given={**given, "image_size": image_size})
         recipe = compose(source.recipe(state))
         sections = {name: recipe[name] for name in _TOKENIZER if recipe.get(name) is not None}
         if not sections.get("condition"):

@@ -2,13 +2,17 @@
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from math import isqrt
 
 import torch
+import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor
 from typing_extensions import override
 
 from imtok.zoo.rules import Names, Rule
+
+_OFFSET = 0.1  # by which the code of DINO stretches positions that it resizes
 
 
 @dataclass(frozen=True)
@@ -84,14 +88,15 @@ class Reorder(Rule):
 
 @dataclass(frozen=True)
 class Join(Rule):
-    """Several keys, one after the other along the first axis of one key.
+    """Several keys, one after the other along an axis of one key.
 
     Args:
         sources: The keys.
         target: The key that holds all.
-        lengths: Of their first axes; None = all of one shape.
+        lengths: Along that axis; None = all of one length.
         before: Axes of what they are together, as einops writes them; "" = they stay as they are.
         after: Axes of the target.
+        axis: Along which they are joined.
 
     Example:
         >>> Join(("a", "b"), "c").apply([torch.zeros(2), torch.ones(2)])[0].tolist()
@@ -103,6 +108,7 @@ class Join(Rule):
     lengths: tuple[int, ...] | None = None
     before: str = ""
     after: str = ""
+    axis: int = 0
 
     @override
     def match(self, keys: Iterable[str]) -> Iterator[tuple[Names, Names]]:
@@ -111,27 +117,31 @@ class Join(Rule):
 
     @override
     def apply(self, tensors: Sequence[Tensor]) -> Sequence[Tensor]:
-        lengths = tuple(len(tensor) for tensor in tensors)
+        lengths = tuple(tensor.shape[self.axis] for tensor in tensors)
+        others = [[*tensor.shape[: self.axis], *tensor.shape[self.axis + 1 :]] for tensor in tensors]
+        if any(other != others[0] for other in others):
+            raise ValueError(f"parts must have one shape apart from the axis that is joined, got {others}")
         if (self.lengths is None and len(set(lengths)) > 1) or self.lengths not in (None, lengths):
             raise ValueError(f"parts must have {self.lengths or 'one length'}, got lengths {lengths}")
-        joined = torch.cat(list(tensors))
+        joined = torch.cat(list(tensors), self.axis)
         return [rearrange(joined, f"{self.before} -> {self.after}") if self.before else joined]
 
     @override
     def inverse(self) -> Rule:
-        return Split(self.target, self.sources, self.lengths, self.after, self.before)
+        return Split(self.target, self.sources, self.lengths, self.after, self.before, self.axis)
 
 
 @dataclass(frozen=True)
 class Split(Rule):
-    """One key, cut into parts along its first axis.
+    """One key, cut into parts along an axis.
 
     Args:
         source: The key.
         targets: A key for each part.
-        lengths: Of the parts; None = equal ones.
+        lengths: Of the parts; None = equal ones along the first axis.
         before: Axes of the source, as einops writes them; "" = they stay as they are.
         after: Axes of what is cut.
+        axis: Along which it is cut.
     """
 
     source: str
@@ -139,6 +149,7 @@ class Split(Rule):
     lengths: tuple[int, ...] | None = None
     before: str = ""
     after: str = ""
+    axis: int = 0
 
     @override
     def match(self, keys: Iterable[str]) -> Iterator[tuple[Names, Names]]:
@@ -150,13 +161,46 @@ class Split(Rule):
         whole = rearrange(tensors[0], f"{self.before} -> {self.after}") if self.before else tensors[0]
         if self.lengths is None:
             return cut(whole, len(self.targets))
-        if sum(self.lengths) != len(whole):
-            raise ValueError(f"the first axis must be {sum(self.lengths)}, got {len(whole)}")
-        return whole.split(self.lengths)
+        if sum(self.lengths) != whole.shape[self.axis]:
+            raise ValueError(f"axis {self.axis} must be {sum(self.lengths)}, got {whole.shape[self.axis]}")
+        return whole.split(self.lengths, self.axis)
 
     @override
     def inverse(self) -> Rule:
-        return Join(self.targets, self.source, self.lengths, self.after, self.before)
+        return Join(self.targets, self.source, self.lengths, self.after, self.before, self.axis)
+
+
+@dataclass(frozen=True)
+class Placed(Split):
+    """Positions of a class token, then of a square grid, which become those of another grid as in the code of DINO.
+
+    Args:
+        source: The key.
+        targets: The key of the class token's position, and that of the grid's.
+        lengths: 1, and the number of positions of the grid that is wanted.
+        before: As for ``Split``.
+        after: As for ``Split``.
+
+    Example:
+        >>> [part.shape[0] for part in Placed("a", ("b", "c"), (1, 9)).apply([torch.zeros(1 + 4, 8)])]
+        [1, 9]
+    """
+
+    @override
+    def apply(self, tensors: Sequence[Tensor]) -> Sequence[Tensor]:
+        whole = rearrange(tensors[0], f"{self.before} -> {self.after}") if self.before else tensors[0]
+        places = self.lengths[1] if self.lengths else len(whole) - 1
+        return whole[:1], _resized(whole[1:], places)
+
+
+def _resized(table: Tensor, places: int) -> Tensor:
+    """A table of so many positions, in single precision; unchanged where it has as many, or one of them is no grid."""
+    trained, side = isqrt(len(table)), isqrt(places)
+    if trained == side or trained**2 != len(table) or side**2 != places:
+        return table
+    maps = rearrange(table.float(), "(h w) d -> 1 d h w", h=trained)
+    maps = F.interpolate(maps, scale_factor=((side + _OFFSET) / trained,) * 2, mode="bicubic")
+    return rearrange(maps, "1 d h w -> (h w) d")
 
 
 def cut(tensor: Tensor, parts: int) -> tuple[Tensor, ...]:

@@ -19,6 +19,7 @@ from imtok.zoo.residual import RQVAE, VAR
 from imtok.zoo.semanticist import Semanticist
 from imtok.zoo.source import Source
 from imtok.zoo.titok import OneDPiece, TiTok
+from imtok.zoo.tokenflow import TokenFlow
 from imtok.zoo.tokenset import TokenSet
 from imtok.zoo.uniwetok import UniWeTok
 from imtok.zoo.vfmtok import VFMTok
@@ -54,6 +55,7 @@ _ALL = (
     AliTok(),
     ELM(),
     MaskGITVQGAN(),
+    TokenFlow(),
 )
 SOURCES: dict[str, Source] = {source.name: source for source in _ALL}
 

@@ -23,7 +23,7 @@ class State:
         tensors: By the source's names.
         dropped: Keys that went before the table sees them (live weights beside their averages), with the reason.
         facts: What the file or a file beside it tells about the model.
-        given: What the user tells: ``heads``, ``groups``, ``slots``, ``normalize``.
+        given: What the user tells: ``heads``, ``groups``, ``slots``, ``normalize``, ``image_size``.
         assumed: What nothing of these tells, in words; it grows while the settings are read.
         kept: Which of the file's weights these are: "ema", "state_dict", ...; empty = all that it has.
     """

@@ -4,9 +4,6 @@ from collections.abc import Sequence
 from math import isqrt
 from pathlib import Path
 
-from einops import rearrange
-from torch import Tensor
-from torch.nn import functional as F
 from typing_extensions import override
 
 from imtok.errors import InputError
@@ -15,7 +12,7 @@ from imtok.zoo.blocks import VIT_BLOCK, named
 from imtok.zoo.cnn import LLAMAGEN
 from imtok.zoo.convolutions import decoder_rules
 from imtok.zoo.files import Checkpoint
-from imtok.zoo.layouts import Join, Rearrange, Split
+from imtok.zoo.layouts import Join, Placed, Rearrange, Split
 from imtok.zoo.rules import Drop, Leave, Rename, Rule
 from imtok.zoo.source import Config, Source, State
 from imtok.zoo.table import Table
@@ -25,7 +22,6 @@ _FROM = "https://dl.fbaipublicfiles.com/dinov2/dinov2_vitl14"
 _ENCODER, _DECODER = "encode_transformer", "decode_transformer"
 _NET = f"{_ENCODER}.backbone.pretrained_encoder"
 _POSITIONS, _OWN_POSITIONS = f"{_NET}.pos_embed", f"{_DECODER}.position_embedding"
-_OFFSET = 0.1  # by which the code of DINO stretches positions that it resizes
 # What the config of our decoder does not say of its CNN.
 _CNN = {"attention": "none", "middle": ["residual", "attention", "residual"], "adaptive_norm": "none"}
 _LEVEL = {"mlp.0": "0", "mlp.1": "1", "mlp.3": "3", "mlp.4": "4"}
@@ -60,8 +56,6 @@ class VFMTok(Source):
         if _OWN_POSITIONS in tensors and not any(key.startswith(f"{_NET}.") for key in tensors):
             net = read_tensors(dinov2_file(checkpoint.path, "VFMTok"))
             tensors |= {f"{_NET}.{key}": value for key, value in net.items()}
-        if _POSITIONS in tensors and _OWN_POSITIONS in tensors:
-            tensors[_POSITIONS] = _resized(tensors[_POSITIONS], isqrt(tensors[_OWN_POSITIONS].shape[1] - 1))
         return State(tensors, kept=checkpoint.entry(*_ENTRIES))
 
     @override
@@ -158,22 +152,12 @@ def dinov2_file(path: Path, whose: str) -> Path:
     return beside
 
 
-def _resized(table: Tensor, side: int) -> Tensor:
-    """Positions of DINOv2 as VFMTok's code has them for its grid, behind that of the class token."""
-    trained = isqrt(table.shape[1] - 1)
-    if trained == side or trained**2 != table.shape[1] - 1:
-        return table
-    maps = rearrange(table[:, 1:].float(), "1 (h w) d -> 1 d h w", h=trained)
-    maps = F.interpolate(maps, scale_factor=((side + _OFFSET) / trained,) * 2, mode="bicubic")
-    return F.pad(rearrange(maps, "1 d h w -> 1 (h w) d"), (0, 0, 1, 0)) + F.pad(table[:, :1], (0, 0, 0, side**2))
-
-
 def _net(depth: int, grid: int) -> list[Rule]:
     target = "encoder.net.net"
     return [
         Rearrange(f"{_NET}.cls_token", f"{target}.class_token", "1 n d", "n d"),
         Rearrange(f"{_NET}.register_tokens", f"{target}.registers", "1 n d", "n d"),
-        _placed(_POSITIONS, target, grid),
+        _placed(Placed, _POSITIONS, target, grid),
         *named({"patch_embed.proj": "patches", "norm": "norm"}, _NET, target),
         *(
             rule
@@ -207,7 +191,7 @@ def _decoder(depth: int, grid: int) -> list[Rule]:
     }
     rules: list[Rule] = [
         *(Rearrange(f"{_DECODER}.{old}", f"decoder.{new}", "1 n d", "n d") for old, new in vectors.items()),
-        _placed(_OWN_POSITIONS, "decoder", grid),
+        _placed(Split, _OWN_POSITIONS, "decoder", grid),
         *named({"norm_post1": "norm_in", "norm_post2": "feature_norm", "proj": "features"}, _DECODER, "decoder"),
     ]
     for block in range(depth):
@@ -219,9 +203,9 @@ def _decoder(depth: int, grid: int) -> list[Rule]:
     return rules
 
 
-def _placed(source: str, target: str, grid: int) -> Rule:
+def _placed(rule: type[Split], source: str, target: str, grid: int) -> Rule:
     """Positions of the class token, then of the patches."""
-    return Split(source, (f"{target}.class_position", f"{target}.positions.table"), (1, grid), "1 n d", "n d")
+    return rule(source, (f"{target}.class_position", f"{target}.positions.table"), (1, grid), "1 n d", "n d")
 
 
 def _joined(source: str, target: str) -> list[Rule]:

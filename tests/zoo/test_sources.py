@@ -155,6 +155,7 @@ PUBLISHED = {
     "mgvq": ["mgvq"],
     "elm": ["elm"],
     "maskgit_vqgan": ["maskgit_vqgan"],
+    "tokenflow": ["tokenflow"],
     "alitok": ["alitok", "alitok_stage1"],
 }
 
@@ -169,6 +170,7 @@ AS_IMPORTED = {
     "karl": ON_MAGE,
     "semanticist": ["decoder=semanticist_l", "space.weights=random"],
     "mgvq": ["regularizer=none"],
+    "tokenflow": ["encoder.semantic.weights=null"],
 }
 
 

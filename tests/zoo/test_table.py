@@ -17,6 +17,7 @@ RULES = [
     Join(("net.q", "net.k"), "encoder.qk"),
     Split("net.fused", ("encoder.a", "encoder.b"), (1, 3)),
     Join(("net.head", "net.tail"), "encoder.table", (2, 1), "n 1 d", "n d"),
+    Join(("net.wide", "net.slim"), "encoder.beside", (3, 1), axis=1),
 ]
 
 
@@ -24,6 +25,7 @@ def source():
     shapes = {
         "net.conv.weight": (3, 2), "net.conv.bias": (3,), "net.pos": (4, 1, 5), "net.patch": (6, 12), "net.ada": (6, 2),
         "net.q": (2, 2), "net.k": (2, 2), "net.fused": (4, 2), "net.head": (2, 1, 3), "net.tail": (1, 1, 3),
+        "net.wide": (5, 3), "net.slim": (5, 1),
     }  # fmt: skip
     return {name: torch.randn(shape) for name, shape in shapes.items()}
 
@@ -45,6 +47,7 @@ def test_rules_do_what_their_words_say():
     assert torch.equal(made["encoder.qk"], torch.cat([tensors["net.q"], tensors["net.k"]]))
     assert torch.equal(made["encoder.b"], tensors["net.fused"][1:])
     assert torch.equal(made["encoder.table"][2], tensors["net.tail"][0, 0])
+    assert torch.equal(made["encoder.beside"][:, 3], tensors["net.slim"][:, 0])
 
 
 def test_a_name_is_a_whole_word():

@@ -98,6 +98,13 @@ def write_elm(tensors, path):
     torch.save(named | {"disc.main.0.weight": torch.ones(2)}, path)
 
 
+def write_tokenflow(tensors, path):
+    """What its trainer saves: also what predicts CLIP's features, the ring of used codes, and the critic."""
+    heads = {"decoder_vqkd.cls_token": torch.ones(1, 1, 3), "decode_task_layer.0.weight": torch.ones(3)}
+    model = tensors | heads | {"quantize.codebook_used": torch.zeros(9)}
+    torch.save({"model": model, "discriminator": {"main.0.weight": torch.ones(3)}, "steps": 3}, path)
+
+
 def _with_heads(tensors):
     """Rings of used codes, and what predicts the features of teachers."""
     used = {f"quantize_{code}.codebook_used": torch.zeros(9) for code in ("vis", "sem", "sem_mid", "sem_high")}
@@ -113,6 +120,9 @@ FQ_NETS = {
 }
 FQ_PART = {"_target_": "imtok.quantizers.vq.VQ", "dim": 6, "codebook_size": 50, "entropy_weight": 0.03}
 ELM = CNN | {"latent_channels": 32}
+FLOW = CNN | {"latent_channels": 16}
+FLOW_SHARED = {"quantizer": {"codebook_size": 50, "part_dims": [5, 3]}}
+FLOW_ENCODER = {"semantic": TRUNK | {"patch_size": 2, "factor": 2}, "pixels": FLOW, "pixel_share": 0.375}
 ALITOK = {
     "encoder": TRUNK | {"prefix": 5, "patch_size": 4},
     "decoder": TRUNK | {"depth": 3, "patch_size": 4, "class_tokens": 2},
@@ -233,6 +243,28 @@ TRANSFORMERS = {
         {"encoder": ELM, "decoder": ELM | {"attention": "none"}, "quantizer": {"slot_bits": [9, 9]}},
         "binaryae_ema.th",
         write_elm,
+    ),
+    "tokenflow": Case(
+        ["experiment=tokenflow", "encoder.semantic.weights=null"],
+        {
+            "encoder": FLOW_ENCODER,
+            "decoder": {"net": FLOW | {"blocks": 3}, "pixel_share": 0.375},
+            "quantizer": FLOW_SHARED,
+            "image_size": 28,
+        },
+        "tokenflow_clipb_32k.pt",
+        write_tokenflow,
+    ),
+    "tokenflow with the enhanced decoder": Case(
+        ["experiment=tokenflow", "encoder.semantic.weights=null"],
+        {
+            "encoder": FLOW_ENCODER,
+            "decoder": {"net": FLOW | {"channels": 64, "blocks": 1}, "pixel_share": 0.375},
+            "quantizer": FLOW_SHARED,
+            "image_size": 28,
+        },
+        "tokenflow_clipb_32k_enhanced.pt",
+        write_tokenflow,
     ),
     "alitok": Case(["experiment=alitok"], ALITOK, "AliTok.pth", flat),
     "alitok first stage": Case(["experiment=alitok_stage1"], ALITOK, "last.pth", write_alitok),
