@@ -35,8 +35,8 @@ sys.path.insert(0, str(Path(__file__).parent))
 from recipe_table import between, table
 
 from imtok.construct import construct
-from imtok.data.loader import evaluation_loader
-from imtok.data.photos import PACKAGES
+from imtok.data.order.loader import evaluation_loader
+from imtok.data.sources.photos import PACKAGES
 from imtok.measures.psnr import PSNR
 from imtok.options import option
 from imtok.pixels import to_float, to_uint8

@@ -35,12 +35,12 @@ from torchvision.transforms import (
     ToTensor,
 )
 
-from imtok.data.folder import Folder
 from imtok.data.images import ImageSet, content_hash
-from imtok.data.loader import train_loader
-from imtok.data.order import TrainBatches
-from imtok.data.photos import Photos
-from imtok.data.webdataset import WebDataset
+from imtok.data.order.loader import train_loader
+from imtok.data.order.sampler import TrainBatches
+from imtok.data.sources.folder import Folder
+from imtok.data.sources.photos import Photos
+from imtok.data.sources.webdataset import WebDataset
 from imtok.pixels import to_float
 
 SIDE, BATCH, SHARDS = 256, 32, 4

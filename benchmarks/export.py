@@ -28,9 +28,9 @@ from PIL import Image
 from torch import Tensor
 from torchvision.transforms import Compose, Lambda, Normalize, TenCrop, ToTensor
 
-from imtok.data.folder import Folder
 from imtok.data.images import ImageSet
-from imtok.data.photos import Photos
+from imtok.data.sources.folder import Folder
+from imtok.data.sources.photos import Photos
 from imtok.export.feed import Listed
 from imtok.export.tokens import export_tokens
 from imtok.export.views import Views

@@ -40,7 +40,7 @@ from recipe_table import between, composed, table
 
 from imtok.commands.train import build_run
 from imtok.construct import construct
-from imtok.data.loader import evaluation_loader
+from imtok.data.order.loader import evaluation_loader
 from imtok.decoders.base import GenerativeDecoder
 from imtok.options import option
 from imtok.pixels import to_float, to_uint8

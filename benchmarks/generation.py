@@ -30,8 +30,8 @@ ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
 from benchmarks.recipe_table import between, table
-from imtok.data.idx import Idx
-from imtok.data.photos import PACKAGES, photograph
+from imtok.data.sources.photos import PACKAGES, photograph
+from imtok.data.sources.small import Idx
 from imtok.measures.generated import score
 from imtok.measures.protocol import Protocol
 

@@ -39,10 +39,10 @@ sys.path.insert(0, str(Path(__file__).parent))
 from recipe_table import between, composed, table
 
 from imtok.build import build_data, build_part, build_tokenizer
-from imtok.data.colours import RandomColours
-from imtok.data.loader import evaluation_loader
-from imtok.data.photos import PACKAGES, photograph
-from imtok.data.transforms import CentreCrop
+from imtok.data.order.loader import evaluation_loader
+from imtok.data.reading.colours import RandomColours
+from imtok.data.reading.transforms import CentreCrop
+from imtok.data.sources.photos import PACKAGES, photograph
 from imtok.encoders.adatok import AdaTokEncoder
 from imtok.measures.allocation import spearman
 from imtok.measures.codecs import compress, header_bytes

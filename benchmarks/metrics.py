@@ -79,7 +79,7 @@ def evaluation(repeats: int, images: int, side: int, threads: int) -> None:
     """Scoring stored images with efflite0, in turns with nothing but its forward passes on decoded images."""
     from torchvision.transforms.v2.functional import to_pil_image
 
-    from imtok.data.photos import Photos
+    from imtok.data.sources.photos import Photos
     from imtok.measures.frechet import FEW_IMAGES
     from imtok.measures.generated import score
     from imtok.measures.protocol import Protocol
@@ -138,7 +138,7 @@ def standin(images: int, side: int, threads: int) -> None:
     from PIL import Image
     from torchvision.transforms.v2.functional import gaussian_blur, pil_to_tensor, to_pil_image
 
-    from imtok.data.photos import Photos
+    from imtok.data.sources.photos import Photos
     from imtok.extractors.efflite0 import EffLite0
 
     torch.set_num_threads(threads)

@@ -29,7 +29,7 @@ sys.path.insert(0, str(ROOT))
 
 from imtok.commands.train import build_run
 from imtok.config import check_command, register_schemas
-from imtok.data.loader import evaluation_loader
+from imtok.data.order.loader import evaluation_loader
 from imtok.folders import config_folder
 from imtok.measures.evaluate import evaluate
 from imtok.measures.named import sections

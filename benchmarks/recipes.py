@@ -40,7 +40,7 @@ from recipe_table import PAGE, composed, kind, names, read_rows, write_page
 
 from imtok.build import build_data, build_part, build_tokenizer
 from imtok.commands.train import build_run
-from imtok.data.loader import spread_loader
+from imtok.data.order.loader import spread_loader
 from imtok.data.told import told, with_channels
 from imtok.files import read_json
 from imtok.objectives.base import Objective

@@ -30,7 +30,7 @@ from hydra import compose, initialize_config_dir
 
 from imtok.commands.train import build_run
 from imtok.config import check_command, register_schemas
-from imtok.data.loader import evaluation_loader
+from imtok.data.order.loader import evaluation_loader
 from imtok.extractors.efflite0 import EffLite0
 from imtok.folders import config_folder
 from imtok.measures.frechet import Gaussian, frechet_distance

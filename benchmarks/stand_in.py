@@ -20,7 +20,7 @@ from torchvision.transforms.functional import gaussian_blur
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
-from imtok.data.photos import Photos
+from imtok.data.sources.photos import Photos
 from imtok.extractors.efflite0 import EffLite0
 from imtok.measures.codecs import compress
 from imtok.measures.frechet import FeatureStatistics, FrechetDistance

@@ -26,7 +26,7 @@ sys.path.insert(0, str(ROOT))
 
 from imtok.commands.train import build_run
 from imtok.config import check_command, register_schemas
-from imtok.data.photos import Photos
+from imtok.data.sources.photos import Photos
 from imtok.folders import config_folder
 from imtok.grid import to_picture
 from imtok.measures.codecs import compress, header_bytes

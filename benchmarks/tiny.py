@@ -40,7 +40,7 @@ from recipe_table import PAGE, between, composed, kind, names, read_rows, table
 from imtok.build import build_data
 from imtok.commands.train import build_run
 from imtok.data.base import Data
-from imtok.data.loader import evaluation_loader
+from imtok.data.order.loader import evaluation_loader
 from imtok.data.told import with_channels
 from imtok.measures.psnr import PSNR
 from imtok.training.run import train

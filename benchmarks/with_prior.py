@@ -28,7 +28,7 @@ from benchmarks.recipe_table import between, table
 from imtok.build import build_data, build_part, build_tokenizer
 from imtok.commands.train import build_run
 from imtok.config import register_schemas
-from imtok.data.loader import evaluation_loader
+from imtok.data.order.loader import evaluation_loader
 from imtok.folders import config_folder
 from imtok.overrides import in_full
 from imtok.pixels import to_float

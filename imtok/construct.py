@@ -20,7 +20,12 @@ TRUSTED = "IMTOK_PACKAGES"  # environment variable: packages of the user's own, 
 MOVED = {
     "imtok.evaluation.protocol": "imtok.measures.protocol",
     "imtok.metrics.extractors": "imtok.extractors",
+    "imtok.data.cifar": "imtok.data.sources.small",
+    "imtok.data.idx": "imtok.data.sources.small",
+    "imtok.data.tars": "imtok.data.sources.webdataset",
 }
+_SOURCES = "captioned_photos folder huggingface imagenet mixture pairs photos pipeline webdataset"
+MOVED |= {f"imtok.data.{name}": f"imtok.data.sources.{name}" for name in _SOURCES.split()}
 # Classes of libraries whose subclasses may stand in a stored config where one of them is expected, and their library.
 LIBRARIES = {
     "torch.optim.optimizer.Optimizer": "torch.optim",

@@ -11,7 +11,7 @@ from huggingface_hub import ModelCard, ModelHubMixin
 from typing_extensions import override
 
 from imtok.card import PICTURE, REPORT, TASK, card, mismatch, read_report
-from imtok.data.transforms import CentreCrop
+from imtok.data.reading.transforms import CentreCrop
 from imtok.errors import InputError
 from imtok.grid import draw_grid
 from imtok.locate import CONFIG, WEIGHTS, find_pretrained, hub_name
@@ -160,7 +160,9 @@ class OnHub(
 
     def _draw(self, path: Path) -> None:
         """Photographs over their reconstructions; no picture if there are no photographs, or more must be told."""
-        from imtok.data.photos import photograph  # here, since it imports torchvision, which takes as long as torch
+        from imtok.data.sources.photos import (
+            photograph,  # here, since it imports torchvision, which takes as long as torch
+        )
 
         path.unlink(missing_ok=True)
         if self.image_size is None:

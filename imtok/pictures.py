@@ -12,8 +12,8 @@ from jaxtyping import Float, Real
 from PIL import Image
 from torch import Tensor
 
-from imtok.data.decode import decode_image, picture_pixels
-from imtok.data.transforms import CentreCrop
+from imtok.data.reading.decode import decode_image, picture_pixels
+from imtok.data.reading.transforms import CentreCrop
 from imtok.errors import InputError
 from imtok.files import write_bytes
 from imtok.grid import to_picture

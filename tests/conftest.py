@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from imtok.data.photos import _Tiles
+from imtok.data.sources.photos import _Tiles
 from imtok.system import keep_memory
 
 MOST_TILES, EVERY_TILE = 200, _Tiles.__init__

@@ -15,16 +15,16 @@ from training.runs import tiny_run
 from imtok import decoders, encoders
 from imtok.commands.verify import run as verify_run
 from imtok.critics.patchgan import PatchGAN
-from imtok.data.augment import augmented, build_augment
-from imtok.data.colours import RandomColours
-from imtok.data.decode import decode_image
-from imtok.data.folder import Folder
 from imtok.data.images import Subset
-from imtok.data.joined import Joined
-from imtok.data.loader import evaluation_loader
-from imtok.data.photos import Photos
+from imtok.data.order.loader import evaluation_loader
+from imtok.data.reading.augment import augmented, build_augment
+from imtok.data.reading.colours import RandomColours
+from imtok.data.reading.decode import decode_image
+from imtok.data.reading.transforms import CentreCrop, RandomScaleCrop, RandomScaledCrop
+from imtok.data.sources.folder import Folder
+from imtok.data.sources.joined import Joined
+from imtok.data.sources.photos import Photos
 from imtok.data.told import with_channels
-from imtok.data.transforms import CentreCrop, RandomScaleCrop, RandomScaledCrop
 from imtok.decoders.base import Decoder
 from imtok.encoders.base import Encoder
 from imtok.errors import InputError

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from imtok.commands.train import build_run
 from imtok.config import register_schemas
-from imtok.data.photos import Photos
+from imtok.data.sources.photos import Photos
 from imtok.folders import config_folder
 from imtok.pixels import to_float, to_uint8
 from imtok.tokenizer import Tokenizer

@@ -5,8 +5,8 @@ import pytest
 import torch
 from PIL import Image
 
-from imtok.data.folder import Folder
-from imtok.data.transforms import CentreCrop
+from imtok.data.reading.transforms import CentreCrop
+from imtok.data.sources.folder import Folder
 from imtok.errors import InputError
 from imtok.pictures import load_picture, postprocess, preprocess, save_picture
 from imtok.pixels import to_float, to_uint8

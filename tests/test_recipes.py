@@ -17,7 +17,7 @@ from omegaconf import OmegaConf
 from imtok.build import build_tokenizer
 from imtok.commands.train import Keys, build_run
 from imtok.config import check_config, read_keys, register_schemas
-from imtok.data.loader import evaluation_loader
+from imtok.data.order.loader import evaluation_loader
 from imtok.data.told import told, with_channels
 from imtok.decoders.base import GenerativeDecoder
 from imtok.encoders.cat import CATEncoder

@@ -13,17 +13,17 @@ from omegaconf import OmegaConf
 from training.runs import write_images
 
 from imtok.cli import main
-from imtok.data.folder import Folder
+from imtok.data.sources.folder import Folder
 from imtok.errors import InputError
 from imtok.run_data import data_words, take_data
 
 FOLDER = {
-    "_target_": "imtok.data.folder.Folder", "path": "images", "val_path": None, "val_fraction": 0.5, "flip": True,
-    "scale": [0.8, 1.0], "crop": "square", "decode": "exact", "max_pixels": 64000000, "background": [255, 255, 255],
-    "index": None,
+    "_target_": "imtok.data.sources.folder.Folder", "path": "images", "val_path": None, "val_fraction": 0.5,
+    "flip": True, "scale": [0.8, 1.0], "crop": "square", "decode": "exact", "max_pixels": 64000000,
+    "background": [255, 255, 255], "index": None,
 }  # fmt: skip
 PHOTOS = {
-    "_target_": "imtok.data.photos.Photos", "held_out": ["chelsea", "rocket", "flower"], "crops_per_photo": 256,
+    "_target_": "imtok.data.sources.photos.Photos", "held_out": ["chelsea", "rocket", "flower"], "crops_per_photo": 256,
     "scale": [0.0, 0.2], "flip": True, "colours": 1.0,
 }  # fmt: skip
 

@@ -6,8 +6,8 @@ import pytest
 from export.stores import folder_feed
 from training.runs import run_tiny, write_images
 
-from imtok.data.folder import FileSource
-from imtok.data.pack import pack
+from imtok.data.archives.pack import pack
+from imtok.data.sources.folder import FileSource
 from imtok.errors import InputError
 from imtok.export.convert import convert
 from imtok.export.formats.llamagen import LlamaGen

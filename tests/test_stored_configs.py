@@ -16,6 +16,7 @@ from torchmetrics import Metric
 from torchmetrics.image import PeakSignalNoiseRatio
 
 from imtok.construct import check_stored, construct, current_path, stored_class
+from imtok.data.base import Data
 from imtok.errors import InputError
 from imtok.files import canonical_json, sha256
 from imtok.quantizers.fsq import FSQ
@@ -49,7 +50,7 @@ HOSTILE = {
     "a method of imtok": {"_target_": "imtok.tokenizer.Tokenizer.load", "source": "."},
     "a command of imtok": {"_target_": "imtok.cli.main"},
     "another class of imtok": {"_target_": "imtok.files.Lock", "path": "hacked", "name": "x"},
-    "a data set of imtok": {"_target_": "imtok.data.photos.Photos"},
+    "a data set of imtok": {"_target_": "imtok.data.sources.photos.Photos"},
     "no module": {"_target_": "Popen", "args": ["touch", "hacked"]},
     "a relative module": {"_target_": ".os.system", "command": "touch hacked"},
     "no text": {"_target_": ["os", "system"], "command": "touch hacked"},
@@ -122,14 +123,15 @@ def test_a_folder_with_such_a_config_is_refused_in_one_line():
     assert not Path("hacked").exists()
 
 
-PHOTOS = {"_target_": "imtok.data.photos.Photos"}
+PHOTOS = {"_target_": "imtok.data.sources.photos.Photos"}
+MIXTURE = {"_target_": "imtok.data.sources.mixture.Mixture"}
 
 
 def sections(part):
     """The data section of a run with a part of a stranger's in each of the places that there are for one."""
     yield "data", part
-    yield "a list", {"_target_": "imtok.data.mixture.Mixture", "parts": [part], "weights": [1.0]}
-    yield "a part", {"_target_": "imtok.data.mixture.Mixture", "parts": {"a": PHOTOS, "b": part}, "weights": {"a": 1}}
+    yield "a list", {**MIXTURE, "parts": [part], "weights": [1.0]}
+    yield "a part", {**MIXTURE, "parts": {"a": PHOTOS, "b": part}, "weights": {"a": 1}}
     yield "a number", {**PHOTOS, "crops_per_photo": part}
     yield "an unknown argument", {**PHOTOS, "sources": [[part]]}
 
@@ -197,6 +199,27 @@ def test_a_package_of_ones_own_gives_the_classes_that_it_defines(monkeypatch):
     assert type(construct(section)) is Mine
     with pytest.raises(ValueError, match=r"by the module that defines it, got 'mine\.Path'"):
         construct({"_target_": "mine.Path"})
+
+
+@pytest.mark.parametrize(
+    "before",
+    [
+        "captioned_photos.CaptionedPhotos",
+        "cifar.Cifar10",
+        "folder.Folder",
+        "huggingface.HuggingFace",
+        "idx.Idx",
+        "imagenet.ImageNet",
+        "mixture.Mixture",
+        "pairs.Pairs",
+        "photos.Photos",
+        "pipeline.Pipeline",
+        "tars.Tars",
+        "webdataset.WebDataset",
+    ],
+)
+def test_data_is_found_where_it_has_moved(before):
+    assert issubclass(stored_class(f"imtok.data.{before}", ("imtok",)), Data)
 
 
 def test_a_class_is_found_under_the_name_that_it_had_before():

@@ -9,11 +9,11 @@ from PIL import Image
 
 from imtok.commands.eval import Keys
 from imtok.commands.export import Keys as ExportKeys
-from imtok.data.folder import FileSource, Folder
 from imtok.data.images import ImageSet
-from imtok.data.loader import evaluation_loader
-from imtok.data.photos import photograph
-from imtok.data.transforms import WholeImage
+from imtok.data.order.loader import evaluation_loader
+from imtok.data.reading.transforms import WholeImage
+from imtok.data.sources.folder import FileSource, Folder
+from imtok.data.sources.photos import photograph
 from imtok.errors import InputError
 from imtok.export.feed import Listed
 from imtok.export.pictures import decode_ids

@@ -10,9 +10,9 @@ from rich.console import Console
 from imtok.build import build_data, build_protocol
 from imtok.command_line import output_folder, pasted
 from imtok.config import read_keys
-from imtok.data.boxes import with_boxes
 from imtok.data.images import ImageSet
-from imtok.data.loader import evaluation_loader, watched
+from imtok.data.order.loader import evaluation_loader, watched
+from imtok.data.reading.boxes import with_boxes
 from imtok.data.remarks import say_remarks
 from imtok.data.stream import ImageStream
 from imtok.errors import InputError

@@ -11,9 +11,9 @@ from rich.console import Console
 
 from imtok.build import build_data
 from imtok.command_line import output_folder
+from imtok.data.reading.transforms import WholeImage
 from imtok.data.remarks import say_remarks
 from imtok.data.told import with_channels
-from imtok.data.transforms import WholeImage
 from imtok.distributed import launched_rank
 from imtok.export.feed import make_feed
 from imtok.export.store import MANIFEST

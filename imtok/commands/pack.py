@@ -14,15 +14,15 @@ from imtok.build import build_data, build_part
 from imtok.conditions.base import Conditioner
 from imtok.conditions.cache import write_features
 from imtok.conditions.text import TextTower
+from imtok.data.archives.pack import BAD, Layout, pack
+from imtok.data.archives.packing import Encoding
 from imtok.data.base import SPLITS, Data
-from imtok.data.collection import Collection
-from imtok.data.decode import MAX_PIXELS, WHITE
 from imtok.data.images import ImageSet, Source
-from imtok.data.loader import evaluation_loader
-from imtok.data.pack import BAD, Layout, pack
-from imtok.data.packing import Encoding
+from imtok.data.order.loader import evaluation_loader
+from imtok.data.reading.decode import MAX_PIXELS, WHITE
 from imtok.data.remarks import say_remarks
-from imtok.data.webdataset import WebDataset
+from imtok.data.sources.collection import Collection
+from imtok.data.sources.webdataset import WebDataset
 from imtok.errors import InputError
 from imtok.image_commands import plain_values
 from imtok.paste import imtok_line, override, shell_line

@@ -17,9 +17,9 @@ from imtok.commands.prior import PriorKeys, build_prior_run
 from imtok.conditions.given import ConditionConfig, DecodeConditionConfig, give
 from imtok.config import read_keys
 from imtok.data.base import Data
-from imtok.data.loader import evaluation_loader
+from imtok.data.order.loader import evaluation_loader
+from imtok.data.order.spread import places, spread
 from imtok.data.remarks import say_remarks
-from imtok.data.spread import places, spread
 from imtok.data.told import with_channels
 from imtok.distributed import launched_rank
 from imtok.errors import InputError

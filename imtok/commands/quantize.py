@@ -12,9 +12,9 @@ from rich.table import Column, Table
 
 from imtok.build import build_data, build_tokenizer
 from imtok.command_line import compose_training, job_words, output_folder
-from imtok.data.loader import evaluation_loader
+from imtok.data.order.loader import evaluation_loader
+from imtok.data.order.spread import spread
 from imtok.data.remarks import say_remarks
-from imtok.data.spread import spread
 from imtok.distributed import launched, launched_rank, require_one_process
 from imtok.errors import InputError
 from imtok.export.clusters import Clusters, Passes, shuffled

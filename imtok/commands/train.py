@@ -14,7 +14,7 @@ from imtok.build import build_data, build_part, build_tokenizer, by_name, requir
 from imtok.command_line import go_on, job_words, output_folder, this_job
 from imtok.conditions.base import pinned
 from imtok.config import read_keys
-from imtok.data.augment import build_augment
+from imtok.data.reading.augment import build_augment
 from imtok.distributed import launched_rank
 from imtok.export.quantize import words_for_ids
 from imtok.measures.report.writing import BESIDE, PAGE, show

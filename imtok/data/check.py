@@ -6,20 +6,20 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from imtok.data.folder import FileSource
-from imtok.data.headers import KINDS
-from imtok.data.huggingface import TABLES, find_tables, key_names, parts
+from imtok.data.archives.index import find_index, require_same
+from imtok.data.archives.listing import ShardIndex, index_shard
+from imtok.data.archives.members import Fields
+from imtok.data.archives.pack import FORMAT, INDEX, MANIFEST, PROGRESS
+from imtok.data.archives.shard_paths import find_shards, passed_over
+from imtok.data.archives.shards import ShardSource
 from imtok.data.images import Source
-from imtok.data.index import find_index, require_same
 from imtok.data.inspect import Findings, find_twice, look
-from imtok.data.listing import ShardIndex, index_shard
-from imtok.data.members import Fields
-from imtok.data.metadata import TABLES as METADATA
-from imtok.data.pack import FORMAT, INDEX, MANIFEST, PROGRESS
-from imtok.data.shard_paths import find_shards, passed_over
-from imtok.data.shards import ShardSource
-from imtok.data.tables import NoRowError, TableSource
-from imtok.data.tars import number_members
+from imtok.data.reading.headers import KINDS
+from imtok.data.sources.folder import FileSource
+from imtok.data.sources.huggingface import TABLES, find_tables, key_names, parts
+from imtok.data.sources.metadata import TABLES as METADATA
+from imtok.data.sources.tables import NoRowError, TableSource
+from imtok.data.sources.webdataset import number_members
 from imtok.errors import InputError
 from imtok.files import is_sealed, read_json, sha256
 

@@ -13,12 +13,12 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from typing_extensions import override
 
-from imtok.data.decode import MAX_PIXELS, WHITE, DecodeError, decode_image, upright_shape
-from imtok.data.headers import SUFFIXES
-from imtok.data.names import Names
-from imtok.data.order import Blocks
-from imtok.data.randomness import Purpose, bit_stream, generator
-from imtok.data.transforms import Transform
+from imtok.data.archives.names import Names
+from imtok.data.order.randomness import Purpose, bit_stream, generator
+from imtok.data.order.sampler import Blocks
+from imtok.data.reading.decode import MAX_PIXELS, WHITE, DecodeError, decode_image, upright_shape
+from imtok.data.reading.headers import SUFFIXES
+from imtok.data.reading.transforms import Transform
 from imtok.errors import InputError
 
 ATTEMPTS = 32  # where half of all images were bad, one sample in four billion would find no stand-in
@@ -37,7 +37,7 @@ class Source(ABC):
         max_pixels: Larger images are refused before they are decoded.
         background: What shows through transparent images, red, green and blue in [0, 255].
         channels: Of the decoded images: 1 (grey, float32), 3 (RGB) or 4 (RGB and alpha), as
-            :func:`~imtok.data.decode.decode_image` has them; :meth:`ask_channels` changes it.
+            :func:`~imtok.data.reading.decode.decode_image` has them; :meth:`ask_channels` changes it.
         blocks: Which samples lie together, where the order should mind that; None = it need not.
         content_hashes: What the bytes of each image must hash to; None = they are taken as they are.
         remarks: What is not read, or is odd but can be used. Each is one sentence without a full stop: "skipped 12
@@ -292,7 +292,7 @@ class ImageSet(Dataset[Sample]):
 
     @property
     def blocks(self) -> Blocks | None:
-        """What :class:`~imtok.data.order.TrainBatches` should know of how the samples lie on the disk."""
+        """What :class:`~imtok.data.order.sampler.TrainBatches` should know of how the samples lie on the disk."""
         return self.source.blocks
 
     @property
@@ -316,7 +316,7 @@ class ImageSet(Dataset[Sample]):
         return self.source.channels
 
     def ask_channels(self, channels: int) -> None:
-        """Let all samples have 1, 3 or 4 channels; see :func:`~imtok.data.decode.decode_image`."""
+        """Let all samples have 1, 3 or 4 channels; see :func:`~imtok.data.reading.decode.decode_image`."""
         self.source.ask_channels(channels)
 
     def ask_captions(self) -> None:

@@ -8,11 +8,11 @@ from typing import Any, cast
 from torch.utils.data import Dataset
 from typing_extensions import override
 
-from imtok.data.decode import MAX_PIXELS, WHITE, DecodeError, decode_image, stored_mode
-from imtok.data.headers import read_header
+from imtok.data.archives.texts import UNREADABLE
 from imtok.data.images import Source, content_hash
-from imtok.data.loader import Loader
-from imtok.data.texts import UNREADABLE
+from imtok.data.order.loader import Loader
+from imtok.data.reading.decode import MAX_PIXELS, WHITE, DecodeError, decode_image, stored_mode
+from imtok.data.reading.headers import read_header
 from imtok.errors import InputError
 
 AT_A_TIME = 16  # images that a worker takes

@@ -13,18 +13,18 @@ import xxhash
 from jaxtyping import Real
 from torch import Tensor
 
-from imtok.data.decode import MAX_PIXELS, WHITE, DecodeError, decode_image
-from imtok.data.encoded import EncodedImage
-from imtok.data.headers import KINDS
+from imtok.data.archives.encoded import EncodedImage
+from imtok.data.archives.members import Fields
+from imtok.data.archives.names import hash_fraction
+from imtok.data.archives.remote import Stage, read_remote
+from imtok.data.archives.transport import Opener, RemoteShard, open_url
 from imtok.data.images import ATTEMPTS, MAX_BYTES, Sample
-from imtok.data.members import Fields
-from imtok.data.names import hash_fraction
-from imtok.data.order import epoch_order
-from imtok.data.position import StreamPosition
-from imtok.data.randomness import Purpose, bit_stream, generator
-from imtok.data.remote import Stage, read_remote
-from imtok.data.transforms import Transform
-from imtok.data.transport import Opener, RemoteShard, open_url
+from imtok.data.order.position import StreamPosition
+from imtok.data.order.randomness import Purpose, bit_stream, generator
+from imtok.data.order.sampler import epoch_order
+from imtok.data.reading.decode import MAX_PIXELS, WHITE, DecodeError, decode_image
+from imtok.data.reading.headers import KINDS
+from imtok.data.reading.transforms import Transform
 from imtok.errors import InputError
 
 log = logging.getLogger(__name__)
@@ -64,7 +64,7 @@ class ImageStream:
         fields: Which members of a shard are read.
         classes: Names of the classes in their order, for shards in which these are written as names.
         least: See :meth:`imtok.data.images.Source.image`.
-        channels: Of the images: 1, 3 or 4; see :func:`~imtok.data.decode.decode_image`.
+        channels: Of the images: 1, 3 or 4; see :func:`~imtok.data.reading.decode.decode_image`.
         needs_captions: Whether a caption that is too long is refused; False = the image goes without, and that is said.
         remarks: See :class:`imtok.data.images.Source`.
         said: What was said of the images so far, each sentence once.

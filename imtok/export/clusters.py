@@ -20,7 +20,7 @@ from torch import Tensor
 from imtok.bars import bar
 from imtok.data.base import Images
 from imtok.data.images import ImageSet, Subset
-from imtok.data.loader import Loader, evaluation_loader, list_loader
+from imtok.data.order.loader import Loader, evaluation_loader, list_loader
 from imtok.data.told import require_each
 from imtok.distributed import from_main, rank, world_size
 from imtok.errors import InputError

@@ -11,9 +11,9 @@ from torch.utils.data import Dataset
 from typing_extensions import override
 
 from imtok.data.base import Images
-from imtok.data.collate import collate
 from imtok.data.images import ImageSet, Sample
-from imtok.data.loader import Loader, evaluation_loader, watched
+from imtok.data.order.collate import collate
+from imtok.data.order.loader import Loader, evaluation_loader, watched
 from imtok.errors import InputError
 from imtok.types import Batch
 

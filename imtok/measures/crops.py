@@ -6,7 +6,7 @@ from PIL import Image
 from torch import Tensor
 from typing_extensions import override
 
-from imtok.data.transforms import LONGEST, Shape, Transform, Window, check_size, picture_of, pixels_of
+from imtok.data.reading.transforms import LONGEST, Shape, Transform, Window, check_size, picture_of, pixels_of
 
 FILTERS = {
     "bilinear": Image.Resampling.BILINEAR,

@@ -8,7 +8,7 @@ from jaxtyping import UInt8
 from torch import Tensor
 
 from imtok.data.images import ImageSet
-from imtok.data.loader import spread_loader
+from imtok.data.order.loader import spread_loader
 from imtok.data.stream import ImageStream
 from imtok.data.told import shown_captions
 from imtok.distributed import gather_values

@@ -10,9 +10,9 @@ from jaxtyping import Float, Real
 from torch import Tensor
 
 from imtok.data.images import ImageSet, Subset
-from imtok.data.spread import places
+from imtok.data.order.spread import places
+from imtok.data.reading.transforms import CentreCrop, Transform, WholeImage
 from imtok.data.stream import ImageStream
-from imtok.data.transforms import CentreCrop, Transform, WholeImage
 from imtok.errors import InputError
 from imtok.extractors.base import Extractor
 from imtok.extractors.inception import PUBLISHED, Inception

@@ -18,8 +18,8 @@ from jaxtyping import Float64, UInt8
 from numpy.lib import format as npy
 from torch import Tensor
 
-from imtok.data.decode import DecodeError
-from imtok.data.folder import FileSource
+from imtok.data.reading.decode import DecodeError
+from imtok.data.sources.folder import FileSource
 from imtok.errors import InputError
 from imtok.measures.frechet import Gaussian
 

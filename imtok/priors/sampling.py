@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Bool, Float, Float64, Int64
 from torch import Tensor
 
-from imtok.data.randomness import Purpose, generator
+from imtok.data.order.randomness import Purpose, generator
 
 
 @dataclass(frozen=True)

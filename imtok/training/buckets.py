@@ -2,8 +2,8 @@
 
 from typing import Any
 
-from imtok.data.buckets import KEY, spread_shapes
-from imtok.data.transforms import Shape
+from imtok.data.order.buckets import KEY, spread_shapes
+from imtok.data.reading.transforms import Shape
 from imtok.errors import InputError
 from imtok.tokenizer import Tokenizer
 from imtok.whole import size_step

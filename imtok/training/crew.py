@@ -11,7 +11,7 @@ from lightning import Callback, Trainer
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.fabric.utilities.warnings import PossibleUserWarning
 
-from imtok.data.position import StreamPosition
+from imtok.data.order.position import StreamPosition
 from imtok.distributed import device_name, launched_rank, world_size
 from imtok.errors import InputError
 from imtok.training import folder as run_folder

@@ -6,7 +6,7 @@ from typing import Any
 from lightning import Callback, LightningModule, Trainer
 from typing_extensions import override
 
-from imtok.data.bad import BadSamples
+from imtok.data.order.bad import BadSamples
 from imtok.training.steps import Task
 from imtok.types import Batch
 

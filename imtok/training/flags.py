@@ -7,7 +7,7 @@ from typing import Any
 from lightning import Trainer
 from typing_extensions import override
 
-from imtok.data.order import TrainBatches
+from imtok.data.order.sampler import TrainBatches
 
 # What imtok decides, and by which key a user does.
 OWNED = {

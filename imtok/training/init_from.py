@@ -6,6 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
+from imtok.construct import current_path
 from imtok.distributed import launched_rank
 from imtok.errors import InputError
 from imtok.nn.resized import resized
@@ -132,7 +133,7 @@ def _differences(theirs: Any, own: Any, key: str = "", parts: Sequence[str] = ()
     elif not isinstance(theirs, dict) or not isinstance(own, dict):
         if theirs != own:
             yield key, f"{_name(theirs)} there, {_name(own)} here"
-    elif theirs.get("_target_") != own.get("_target_"):
+    elif current_path(theirs.get("_target_")) != current_path(own.get("_target_")):
         yield key, f"{_name(theirs)} there, {_name(own)} here"
     else:
         for name in dict.fromkeys([*theirs, *own]):

@@ -4,8 +4,8 @@ import numpy as np
 
 from imtok.data.base import Images
 from imtok.data.images import ImageSet
-from imtok.data.mixture import MixedSet
-from imtok.data.transforms import CentreCrop
+from imtok.data.reading.transforms import CentreCrop
+from imtok.data.sources.mixture import MixedSet
 from imtok.errors import InputError
 from imtok.spaces.base import CURE, Space
 

@@ -10,10 +10,10 @@ from torch import nn
 from torchvision.transforms.v2 import Transform
 
 from imtok.data.base import Data, Images
-from imtok.data.boxes import with_boxes
+from imtok.data.reading.boxes import with_boxes
+from imtok.data.reading.transforms import Shape
 from imtok.data.remarks import say_remarks
 from imtok.data.told import DATA_WITH, require_read, require_told, told, with_channels
-from imtok.data.transforms import Shape
 from imtok.distributed import launched_rank
 from imtok.errors import InputError
 from imtok.measures.boxes import require_boxes

@@ -3,6 +3,7 @@
 import re
 from typing import Any
 
+from imtok.construct import current_path
 from imtok.errors import InputError
 from imtok.measures.named import sections
 
@@ -78,4 +79,4 @@ def check_changes(old: dict[str, Any], new: dict[str, Any], allowed: list[str]) 
 def _flat(value: Any, path: str = "") -> list[tuple[str, Any]]:
     if isinstance(value, dict) and value:
         return [item for key, part in value.items() for item in _flat(part, f"{path}.{key}" if path else str(key))]
-    return [(path, value)]
+    return [(path, current_path(value) if path.endswith("_target_") and value else value)]

@@ -11,12 +11,12 @@ import torch._functorch.config as functorch
 from lightning import Callback, Trainer
 from lightning.pytorch.loggers.logger import DummyLogger
 
-from imtok.data.augment import augmented
 from imtok.data.base import Images
-from imtok.data.buckets import BucketBatches, BucketSet, bucketed
-from imtok.data.loader import evaluation_loader, train_loader, train_stream_loader
-from imtok.data.order import TrainBatches
-from imtok.data.position import StreamPosition
+from imtok.data.order.buckets import BucketBatches, BucketSet, bucketed
+from imtok.data.order.loader import evaluation_loader, train_loader, train_stream_loader
+from imtok.data.order.position import StreamPosition
+from imtok.data.order.sampler import TrainBatches
+from imtok.data.reading.augment import augmented
 from imtok.data.remarks import say_remarks
 from imtok.data.stream import ImageStream
 from imtok.data.told import told, with_channels

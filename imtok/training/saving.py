@@ -9,7 +9,7 @@ from lightning import Callback, LightningModule, Trainer
 from torch import Tensor
 from typing_extensions import override
 
-from imtok.data.position import StreamPosition
+from imtok.data.order.position import StreamPosition
 from imtok.distributed import from_main, gather_values, rank
 from imtok.errors import InputError
 from imtok.training import checkpoints

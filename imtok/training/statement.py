@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from imtok.data.base import Images
-from imtok.data.buckets import BucketSet
+from imtok.data.order.buckets import BucketSet
 from imtok.data.stream import ImageStream
 from imtok.distributed import device_name
 from imtok.nn.frozen import Frozen

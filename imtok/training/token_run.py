@@ -12,7 +12,7 @@ from lightning import Callback
 from lightning.pytorch.loggers.logger import DummyLogger
 from torch.utils.data import DataLoader
 
-from imtok.data.order import TrainBatches
+from imtok.data.order.sampler import TrainBatches
 from imtok.distributed import device_name, from_main, launched_rank, rank, sum_over_ranks, world_size
 from imtok.errors import InputError
 from imtok.files import Lock, write_json

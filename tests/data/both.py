@@ -7,8 +7,8 @@ from typing import Any
 import fsspec
 
 from imtok.data.images import ImageSet
+from imtok.data.sources.webdataset import WebDataset
 from imtok.data.stream import ImageStream
-from imtok.data.webdataset import WebDataset
 
 Picture = Callable[[int], bytes]
 Write = Callable[[Path, list[tuple[str, bytes]]], Path]

@@ -15,7 +15,7 @@ from data.both import Both
 from data.served import EACH, SHARDS, Handler, Write
 from PIL import Image
 
-from imtok.data import transport
+from imtok.data.archives import transport
 
 Member = tuple[str, bytes]
 

@@ -9,8 +9,8 @@ import sys
 import time
 from pathlib import Path
 
-from imtok.data.folder import FileSource
-from imtok.data.pack import Layout, pack
+from imtok.data.archives.pack import Layout, pack
+from imtok.data.sources.folder import FileSource
 
 
 def started(images: Path, out: Path, workers: int) -> int:

@@ -4,9 +4,9 @@ from collections.abc import Callable
 from http.server import SimpleHTTPRequestHandler
 from pathlib import Path
 
-from imtok.data.loader import train_stream_loader
+from imtok.data.order.loader import train_stream_loader
+from imtok.data.sources.webdataset import WebDataset
 from imtok.data.stream import ImageStream
-from imtok.data.webdataset import WebDataset
 from imtok.types import Batch
 
 Write = Callable[[Path, list[tuple[str, bytes]]], Path]

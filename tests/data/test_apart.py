@@ -8,11 +8,10 @@ from typing import Any
 import pytest
 
 from imtok.data.base import Data
-from imtok.data.folder import Folder
-from imtok.data.imagenet import ImageNet
-from imtok.data.mixture import Mixture
-from imtok.data.tars import Tars
-from imtok.data.webdataset import WebDataset
+from imtok.data.sources.folder import Folder
+from imtok.data.sources.imagenet import ImageNet
+from imtok.data.sources.mixture import Mixture
+from imtok.data.sources.webdataset import Tars, WebDataset
 from imtok.errors import InputError
 
 Picture = Callable[[int], bytes]

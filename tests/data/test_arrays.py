@@ -9,9 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from imtok.data.cifar import CLASSES, Cifar10
-from imtok.data.idx import Idx, read_idx
 from imtok.data.images import ImageSet
+from imtok.data.sources.small import CLASSES, Cifar10, Idx, read_idx
 from imtok.errors import InputError
 
 NAMES = [str(number) for number in range(10)]
@@ -48,7 +47,7 @@ def test_idx_files_show_their_pixels_in_a_black_frame(idx: tuple[Path, dict[str,
 
 
 def test_the_file_of_an_array_image_is_the_image(idx: tuple[Path, dict[str, np.ndarray]]):
-    from imtok.data.decode import decode_image
+    from imtok.data.reading.decode import decode_image
 
     source = Idx(NAMES, idx[0], pad=1).evaluation(30, "train").source
     assert all(torch.equal(decode_image(source.read(at), ""), source.image(at)) for at in range(len(source)))

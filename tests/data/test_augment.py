@@ -10,14 +10,14 @@ from training.runs import write_images, write_shards
 
 from imtok.build import build_data
 from imtok.config import check_command
-from imtok.data.augment import augmented, build_augment
-from imtok.data.loader import train_loader, train_stream_loader
-from imtok.data.mixture import Mixture
-from imtok.data.order import TrainBatches
-from imtok.data.pairs import PairSet
-from imtok.data.photos import Photos
-from imtok.data.transforms import CentreCrop
-from imtok.data.webdataset import WebDataset
+from imtok.data.order.loader import train_loader, train_stream_loader
+from imtok.data.order.sampler import TrainBatches
+from imtok.data.reading.augment import augmented, build_augment
+from imtok.data.reading.transforms import CentreCrop
+from imtok.data.sources.mixture import Mixture
+from imtok.data.sources.pairs import PairSet
+from imtok.data.sources.photos import Photos
+from imtok.data.sources.webdataset import WebDataset
 from imtok.errors import InputError
 from imtok.overrides import as_typed, in_full
 
@@ -156,7 +156,7 @@ def test_the_key_is_taken_for_every_kind_of_data_and_is_no_argument_of_any(data,
     words += [f"data={data}", *([] if data == "photos" else [f"data.path={tmp_path}"])]
     check_command("train", as_typed(in_full("train", words)))
     if data == "photos":
-        plain = {"data": {"_target_": "imtok.data.photos.Photos", "crops_per_photo": 3, "augment": [JITTER]}}
+        plain = {"data": {"_target_": "imtok.data.sources.photos.Photos", "crops_per_photo": 3, "augment": [JITTER]}}
         assert build_data(plain).crops_per_photo == 3
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from imtok.data.bad import BadSamples
+from imtok.data.order.bad import BadSamples
 from imtok.errors import InputError
 from imtok.types import Batch
 

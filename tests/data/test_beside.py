@@ -9,15 +9,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from imtok.data.archives.members import Fields
+from imtok.data.archives.remote import read_remote
+from imtok.data.archives.shards import ShardSource
+from imtok.data.archives.transport import RemoteShard
 from imtok.data.check import check
-from imtok.data.collection import Collection
-from imtok.data.huggingface import HuggingFace
-from imtok.data.members import Fields
-from imtok.data.remote import read_remote
-from imtok.data.shards import ShardSource
-from imtok.data.tars import Tars
-from imtok.data.transport import RemoteShard
-from imtok.data.webdataset import WebDataset
+from imtok.data.sources.collection import Collection
+from imtok.data.sources.huggingface import HuggingFace
+from imtok.data.sources.webdataset import Tars, WebDataset
 from imtok.errors import InputError
 
 Picture = Callable[[int], bytes]

@@ -10,17 +10,17 @@ import torch
 from PIL import Image
 from torchvision.transforms import v2
 
-from imtok.data.augment import augmented
-from imtok.data.buckets import BucketBatches, BucketSet, bucketed, nearest, spread_shapes
-from imtok.data.collate import collate
-from imtok.data.decode import DecodeError, decode_image, upright_shape
-from imtok.data.folder import Folder
 from imtok.data.images import ImageSet
-from imtok.data.mixture import Mixture
-from imtok.data.order import Blocks
-from imtok.data.photos import Photos
-from imtok.data.transforms import CentreCrop, RandomScaleCrop, RandomScaledCrop
-from imtok.data.webdataset import WebDataset
+from imtok.data.order.buckets import BucketBatches, BucketSet, bucketed, nearest, spread_shapes
+from imtok.data.order.collate import collate
+from imtok.data.order.sampler import Blocks
+from imtok.data.reading.augment import augmented
+from imtok.data.reading.decode import DecodeError, decode_image, upright_shape
+from imtok.data.reading.transforms import CentreCrop, RandomScaleCrop, RandomScaledCrop
+from imtok.data.sources.folder import Folder
+from imtok.data.sources.mixture import Mixture
+from imtok.data.sources.photos import Photos
+from imtok.data.sources.webdataset import WebDataset
 from imtok.errors import InputError
 
 SHAPES = [(16, 24), (24, 16), (16, 16)]

@@ -12,9 +12,9 @@ from PIL import Image
 from rich.console import Console
 
 from imtok.commands.check import _show, run_check
+from imtok.data.archives.pack import INDEX, MANIFEST, Layout, pack
 from imtok.data.check import check
-from imtok.data.folder import FileSource
-from imtok.data.pack import INDEX, MANIFEST, Layout, pack
+from imtok.data.sources.folder import FileSource
 from imtok.errors import InputError
 
 Picture = Callable[[int], bytes]

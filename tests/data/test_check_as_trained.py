@@ -10,11 +10,11 @@ import pytest
 
 from imtok.commands.check import run_check
 from imtok.data.check import Asked, check
-from imtok.data.collection import Collection
-from imtok.data.folder import Folder
-from imtok.data.huggingface import HuggingFace
 from imtok.data.images import ImageSet
-from imtok.data.tars import Tars
+from imtok.data.sources.collection import Collection
+from imtok.data.sources.folder import Folder
+from imtok.data.sources.huggingface import HuggingFace
+from imtok.data.sources.webdataset import Tars
 from imtok.errors import InputError
 
 Picture = Callable[[int], bytes]

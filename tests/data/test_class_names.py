@@ -6,11 +6,11 @@ from pathlib import Path
 import pytest
 from data.both import HERE, Both, Picture, Write, samples, texts
 
+from imtok.data.archives.pack import pack
+from imtok.data.archives.shards import ShardSource
 from imtok.data.images import ImageSet
-from imtok.data.pack import pack
-from imtok.data.shards import ShardSource
+from imtok.data.sources.webdataset import WebDataset
 from imtok.data.stream import ImageStream
-from imtok.data.webdataset import WebDataset
 from imtok.errors import InputError
 
 

@@ -9,12 +9,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from imtok.data.folder import FileSource, Folder
-from imtok.data.huggingface import HuggingFace
-from imtok.data.imagenet import ImageNet
-from imtok.data.mixture import Mixture
-from imtok.data.tars import Tars
-from imtok.data.webdataset import WebDataset
+from imtok.data.sources.folder import FileSource, Folder
+from imtok.data.sources.huggingface import HuggingFace
+from imtok.data.sources.imagenet import ImageNet
+from imtok.data.sources.mixture import Mixture
+from imtok.data.sources.webdataset import Tars, WebDataset
 from imtok.errors import InputError
 
 Picture = Callable[[int], bytes]

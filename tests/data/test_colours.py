@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from imtok.data.colours import RandomColours
-from imtok.data.photos import Photos
-from imtok.data.transforms import CentreCrop, RandomScaleCrop
+from imtok.data.reading.colours import RandomColours
+from imtok.data.reading.transforms import CentreCrop, RandomScaleCrop
+from imtok.data.sources.photos import Photos
 
 IMAGE = torch.randint(30, 200, (3, 80, 100), generator=torch.Generator().manual_seed(0)).to(torch.uint8)
 CROP = RandomScaleCrop(32)

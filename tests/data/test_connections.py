@@ -10,10 +10,10 @@ import pytest
 import torch
 from data.served import SHARDS, Handler, keys, stream, train
 
-from imtok.data import transport as module
-from imtok.data.loader import evaluation_loader, train_stream_loader
-from imtok.data.remote import find_remote, is_remote
-from imtok.data.webdataset import WebDataset
+from imtok.data.archives import transport as module
+from imtok.data.archives.remote import find_remote, is_remote
+from imtok.data.order.loader import evaluation_loader, train_stream_loader
+from imtok.data.sources.webdataset import WebDataset
 from imtok.errors import InputError
 
 pytestmark = pytest.mark.usefixtures("pauses")

@@ -13,11 +13,11 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from imtok.commands.check import run_check
-from imtok.data.decode import DecodeError, decode_image
-from imtok.data.folder import FileSource, Folder
-from imtok.data.pack import Layout, pack
-from imtok.data.packing import Encoding
-from imtok.data.webdataset import WebDataset
+from imtok.data.archives.pack import Layout, pack
+from imtok.data.archives.packing import Encoding
+from imtok.data.reading.decode import DecodeError, decode_image
+from imtok.data.sources.folder import FileSource, Folder
+from imtok.data.sources.webdataset import WebDataset
 
 NOISE = np.random.default_rng(0).integers(0, 256, (9, 11, 3), np.uint8)
 SMOOTH = Image.fromarray(NOISE).resize((90, 70), Image.Resampling.BICUBIC)

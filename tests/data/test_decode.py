@@ -16,9 +16,9 @@ import torch
 from PIL import Image
 
 from imtok.data.base import Data
-from imtok.data.decode import DecodeError, decode_image
-from imtok.data.folder import Folder
-from imtok.data.webdataset import WebDataset
+from imtok.data.reading.decode import DecodeError, decode_image
+from imtok.data.sources.folder import Folder
+from imtok.data.sources.webdataset import WebDataset
 
 HEIGHT, WIDTH = 64, 48
 ROW, COLUMN = np.mgrid[:HEIGHT, :WIDTH]
@@ -279,7 +279,7 @@ def test_bombs_are_refused_from_the_header_without_memory_or_time(tmp_path: Path
     script = """
 import json, resource, sys, time
 from pathlib import Path
-from imtok.data.decode import DecodeError, decode_image
+from imtok.data.reading.decode import DecodeError, decode_image
 slowest = 0
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 for path in Path(sys.argv[1]).iterdir():
@@ -306,7 +306,7 @@ def test_no_damaged_file_ends_the_process(format: str, tmp_path: Path):
 import sys, time, warnings
 import numpy as np
 from pathlib import Path
-from imtok.data.decode import DecodeError, decode_image
+from imtok.data.reading.decode import DecodeError, decode_image
 warnings.simplefilter("ignore")
 whole, random = Path(sys.argv[1], "whole").read_bytes(), np.random.default_rng(0)
 verdicts = [0, 0]

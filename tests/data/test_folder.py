@@ -9,10 +9,10 @@ import torch
 
 from imtok.commands.check import run_check
 from imtok.commands.pack import Keys, run_pack
-from imtok.data.folder import Folder
-from imtok.data.imagenet import ImageNet
 from imtok.data.images import ImageSet
 from imtok.data.remarks import say_remarks
+from imtok.data.sources.folder import Folder
+from imtok.data.sources.imagenet import ImageNet
 from imtok.errors import InputError
 
 

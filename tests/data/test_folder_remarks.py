@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from imtok.data.check import check
-from imtok.data.folder import FileSource, Folder
-from imtok.data.imagenet import ImageNet
+from imtok.data.sources.folder import FileSource, Folder
+from imtok.data.sources.imagenet import ImageNet
 from imtok.errors import InputError
 
 Picture = Callable[[int], bytes]

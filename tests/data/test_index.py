@@ -7,11 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from imtok.data import index as module
-from imtok.data.collection import Collection
-from imtok.data.folder import Folder
-from imtok.data.loader import evaluation_loader
-from imtok.data.webdataset import WebDataset
+from imtok.data.archives import index as module
+from imtok.data.order.loader import evaluation_loader
+from imtok.data.sources.collection import Collection
+from imtok.data.sources.folder import Folder
+from imtok.data.sources.webdataset import WebDataset
 from imtok.errors import InputError
 
 Write = Callable[[Path, list[tuple[str, bytes]]], Path]
@@ -101,7 +101,7 @@ def test_the_headers_of_indexed_shards_are_not_read_again(
     shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     WebDataset(shards, index=tmp_path / "index").evaluation(8)
-    monkeypatch.setattr("imtok.data.shards.index_shard", None)
+    monkeypatch.setattr("imtok.data.archives.shards.index_shard", None)
     assert len(WebDataset(shards, index=tmp_path / "index").evaluation(8)) == 23
 
 

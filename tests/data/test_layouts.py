@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from imtok.data.huggingface import HuggingFace
-from imtok.data.imagenet import ImageNet
 from imtok.data.images import ImageSet
-from imtok.data.loader import train_loader
-from imtok.data.order import TrainBatches
-from imtok.data.tars import Tars
+from imtok.data.order.loader import train_loader
+from imtok.data.order.sampler import TrainBatches
+from imtok.data.sources.huggingface import HuggingFace
+from imtok.data.sources.imagenet import ImageNet
+from imtok.data.sources.webdataset import Tars
 from imtok.errors import InputError
 
 Picture = Callable[[int], bytes]
@@ -186,8 +186,8 @@ def test_an_image_that_is_only_a_path_is_a_bad_image(tmp_path: Path, picture: Pi
 
 
 def test_captions_lie_beside_files_and_in_shards(folder: Path, tmp_path: Path, write_shard: Write, picture: Picture):
-    from imtok.data.folder import FileSource
-    from imtok.data.shards import ShardSource
+    from imtok.data.archives.shards import ShardSource
+    from imtok.data.sources.folder import FileSource
 
     (folder / "a" / "00.txt").write_bytes(b"caf\xe9 " + "größe".encode())
     source = FileSource(folder)
@@ -202,7 +202,7 @@ def test_captions_lie_beside_files_and_in_shards(folder: Path, tmp_path: Path, w
 
 @pytest.mark.parametrize("content", ['{"a": 0, "b": 2}', '{"a": 0, "b": 0}', "[1]", "{torn"])
 def test_a_class_map_that_is_none_is_named(content: str, tmp_path: Path, write_shard: Write, picture: Picture):
-    from imtok.data.shards import ShardSource
+    from imtok.data.archives.shards import ShardSource
 
     shard = write_shard(tmp_path / "0.tar", [("1.png", picture(1))])
     (tmp_path / "classes.json").write_text(content)

@@ -6,10 +6,9 @@ import pytest
 from data.both import Both, Picture, samples
 
 from imtok.data.check import check
-from imtok.data.loader import train_stream_loader
+from imtok.data.order.loader import train_stream_loader
+from imtok.data.sources.webdataset import Tars, WebDataset
 from imtok.data.stream import ImageStream
-from imtok.data.tars import Tars
-from imtok.data.webdataset import WebDataset
 from imtok.errors import InputError
 
 

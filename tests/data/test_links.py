@@ -8,13 +8,12 @@ from pathlib import Path
 
 import pytest
 
+from imtok.data.archives.remote import read_remote
+from imtok.data.archives.shards import ShardSource
+from imtok.data.archives.transport import RemoteShard
 from imtok.data.check import check
 from imtok.data.images import ImageSet
-from imtok.data.remote import read_remote
-from imtok.data.shards import ShardSource
-from imtok.data.tars import Tars
-from imtok.data.transport import RemoteShard
-from imtok.data.webdataset import WebDataset
+from imtok.data.sources.webdataset import Tars, WebDataset
 from imtok.errors import InputError
 
 Picture = Callable[[int], bytes]

@@ -9,12 +9,12 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from imtok.data.folder import Folder
 from imtok.data.images import ImageSet
-from imtok.data.loader import evaluation_loader, train_loader
-from imtok.data.order import TrainBatches
-from imtok.data.photos import Photos
-from imtok.data.webdataset import WebDataset
+from imtok.data.order.loader import evaluation_loader, train_loader
+from imtok.data.order.sampler import TrainBatches
+from imtok.data.sources.folder import Folder
+from imtok.data.sources.photos import Photos
+from imtok.data.sources.webdataset import WebDataset
 from imtok.errors import InputError
 from imtok.types import Batch
 

@@ -8,9 +8,9 @@ import pytest
 import torch
 from data.served import EACH, SHARDS, Write, keys, train
 
-from imtok.data.loader import evaluation_loader
+from imtok.data.order.loader import evaluation_loader
+from imtok.data.sources.webdataset import WebDataset
 from imtok.data.stream import ImageStream
-from imtok.data.webdataset import WebDataset
 from imtok.errors import InputError
 
 pytestmark = pytest.mark.usefixtures("pauses")

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from imtok.data.folder import FileSource, Folder
-from imtok.data.imagenet import ImageNet
+from imtok.data.sources.folder import FileSource, Folder
+from imtok.data.sources.imagenet import ImageNet
 from imtok.errors import InputError
 
 Picture = Callable[[int], bytes]

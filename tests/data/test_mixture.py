@@ -8,12 +8,12 @@ import pytest
 import torch
 
 from imtok.build import build_part
-from imtok.data.folder import Folder
 from imtok.data.images import ImageSet
-from imtok.data.loader import train_loader
-from imtok.data.mixture import Mixture
-from imtok.data.order import TrainBatches, stream
-from imtok.data.webdataset import WebDataset
+from imtok.data.order.loader import train_loader
+from imtok.data.order.sampler import TrainBatches, stream
+from imtok.data.sources.folder import Folder
+from imtok.data.sources.mixture import Mixture
+from imtok.data.sources.webdataset import WebDataset
 from imtok.errors import InputError
 
 COUNTS = {"one": 7, "two": 23, "three": 4}
@@ -130,8 +130,8 @@ def test_remote_shards_are_refused_by_name(parts: dict[str, Folder]):
 
 
 def test_a_config_builds_its_parts(parts: dict[str, Folder], tmp_path: Path):
-    nodes = {name: {"_target_": "imtok.data.folder.Folder", "path": str(tmp_path / name)} for name in COUNTS}
-    plain = {"data": {"_target_": "imtok.data.mixture.Mixture", "parts": nodes, "weights": WEIGHTS}}
+    nodes = {name: {"_target_": "imtok.data.sources.folder.Folder", "path": str(tmp_path / name)} for name in COUNTS}
+    plain = {"data": {"_target_": "imtok.data.sources.mixture.Mixture", "parts": nodes, "weights": WEIGHTS}}
     assert len(build_part(plain, "data").evaluation(8)) == sum(COUNTS.values())
 
 

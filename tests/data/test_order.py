@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from imtok.data.order import Blocks, TrainBatches, epoch_order, stream
+from imtok.data.order.sampler import Blocks, TrainBatches, epoch_order, stream
 
 COUNT, GLOBAL_BATCH = 23, 12  # coprime: batches straddle epochs
 STEPS = 3 * COUNT // GLOBAL_BATCH + 2

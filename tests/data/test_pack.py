@@ -20,15 +20,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from imtok.data import pack as module
-from imtok.data.decode import decode_image
-from imtok.data.folder import FileSource, Folder
+from imtok.data.archives import pack as module
+from imtok.data.archives.pack import BAD, INDEX, MANIFEST, PROGRESS, Layout, pack
+from imtok.data.archives.packing import Encoding
+from imtok.data.archives.sample_names import sample_names
+from imtok.data.archives.shards import ShardSource
 from imtok.data.images import ImageSet, Source
-from imtok.data.pack import BAD, INDEX, MANIFEST, PROGRESS, Layout, pack
-from imtok.data.packing import Encoding
-from imtok.data.sample_names import sample_names
-from imtok.data.shards import ShardSource
-from imtok.data.webdataset import WebDataset
+from imtok.data.reading.decode import decode_image
+from imtok.data.sources.folder import FileSource, Folder
+from imtok.data.sources.webdataset import WebDataset
 from imtok.errors import InputError
 from imtok.files import Lock
 
@@ -344,7 +344,7 @@ def test_what_a_process_left_aside_when_it_was_killed_is_removed(
         (out / ".classes.json.17359.tmp").write_bytes(b"{")
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("imtok.data.pack.store_index", killed)
+    monkeypatch.setattr("imtok.data.archives.pack.store_index", killed)
     with pytest.raises(KeyboardInterrupt):
         pack(FileSource(folder), out, Layout(shard_images=7))
     monkeypatch.undo()

@@ -8,10 +8,10 @@ import pytest
 from imtok.build import build_part
 from imtok.commands.pack import Keys, run_pack
 from imtok.config import check_command
-from imtok.data.folder import Folder
-from imtok.data.photos import Photos
-from imtok.data.shards import ShardSource
-from imtok.data.webdataset import WebDataset
+from imtok.data.archives.shards import ShardSource
+from imtok.data.sources.folder import Folder
+from imtok.data.sources.photos import Photos
+from imtok.data.sources.webdataset import WebDataset
 from imtok.errors import InputError
 
 
@@ -56,7 +56,7 @@ def test_an_opener_and_a_mixture_are_named_in_a_config(folder: Path):
     check_command("train", ["data=webdataset", "data.path=x", "data.opener={_target_:collections.Counter}"])
     more = ["+data@data.parts.more=tars", "data.parts.more.path=x", "+data.weights.more=2"]
     check_command("train", ["data=mixture", "data.parts.folder.path=x", *more])
-    plain = {"data": {"_target_": "imtok.data.webdataset.WebDataset", "path": "a://b/c.tar", "opener": OPENER}}
+    plain = {"data": {"_target_": "imtok.data.sources.webdataset.WebDataset", "path": "a://b/c.tar", "opener": OPENER}}
     assert type(build_part(plain, "data").opener).__name__ == "Local"
 
 

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import torch
 
-from imtok.data.folder import Folder
-from imtok.data.loader import train_loader
-from imtok.data.order import TrainBatches
-from imtok.data.pairs import Pairs, PairSet
+from imtok.data.order.loader import train_loader
+from imtok.data.order.sampler import TrainBatches
+from imtok.data.sources.folder import Folder
+from imtok.data.sources.pairs import Pairs, PairSet
 from imtok.errors import InputError
 from imtok.export.feed import Listed
 from imtok.export.tokens import export_tokens

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from imtok.data import photos as module
-from imtok.data.photos import Photos
+from imtok.data.sources import photos as module
+from imtok.data.sources.photos import Photos
 from imtok.errors import InputError
 from imtok.options import option
 

@@ -15,12 +15,12 @@ import torch
 from PIL import Image
 
 from imtok.commands.pack import Keys, run_pack
-from imtok.data.decode import DecodeError, decode_image
-from imtok.data.decoded import decoded_pixels
-from imtok.data.loader import evaluation_loader, spread_loader, train_stream_loader
-from imtok.data.pipeline import Pipeline, require_source
+from imtok.data.order.loader import evaluation_loader, spread_loader, train_stream_loader
+from imtok.data.reading.decode import DecodeError, decode_image
+from imtok.data.reading.decoded import decoded_pixels
+from imtok.data.sources.pipeline import Pipeline, require_source
+from imtok.data.sources.webdataset import WebDataset
 from imtok.data.stream import ImageStream
-from imtok.data.webdataset import WebDataset
 from imtok.errors import InputError
 from imtok.types import Batch
 

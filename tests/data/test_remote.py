@@ -11,11 +11,11 @@ import torch
 from data.served import EACH, SHARDS, Write, epochs, keys, stream, train
 from webdataset.shardlists import split_by_node, split_by_worker
 
-from imtok.data.loader import evaluation_loader, spread_loader, train_stream_loader
-from imtok.data.order import epoch_order
-from imtok.data.position import StreamPosition
+from imtok.data.order.loader import evaluation_loader, spread_loader, train_stream_loader
+from imtok.data.order.position import StreamPosition
+from imtok.data.order.sampler import epoch_order
+from imtok.data.sources.webdataset import WebDataset
 from imtok.data.stream import ImageStream
-from imtok.data.webdataset import WebDataset
 from imtok.errors import InputError
 from imtok.types import Batch
 

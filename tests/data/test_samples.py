@@ -12,9 +12,8 @@ from webdataset.tariterators import group_by_keys, tar_file_expander
 from imtok.commands.check import run_check
 from imtok.data.check import Asked, check
 from imtok.data.images import ImageSet
-from imtok.data.loader import evaluation_loader
-from imtok.data.tars import Tars
-from imtok.data.webdataset import WebDataset
+from imtok.data.order.loader import evaluation_loader
+from imtok.data.sources.webdataset import Tars, WebDataset
 from imtok.errors import InputError
 
 

@@ -12,14 +12,14 @@ import numpy as np
 import pytest
 from webdataset.tariterators import base_plus_ext
 
-from imtok.data import shards as module
-from imtok.data import transport
+from imtok.data.archives import shards as module
+from imtok.data.archives import transport
+from imtok.data.archives.shard_paths import find_shards
+from imtok.data.archives.shards import ShardSource
 from imtok.data.images import Subset
-from imtok.data.loader import evaluation_loader
-from imtok.data.order import Blocks
-from imtok.data.shard_paths import find_shards
-from imtok.data.shards import ShardSource
-from imtok.data.webdataset import WebDataset
+from imtok.data.order.loader import evaluation_loader
+from imtok.data.order.sampler import Blocks
+from imtok.data.sources.webdataset import WebDataset
 from imtok.errors import InputError
 from imtok.types import Batch
 

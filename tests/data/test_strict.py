@@ -11,11 +11,11 @@ from typing import Any
 
 import pytest
 
-from imtok.data import strict, transport
-from imtok.data.members import Fields
-from imtok.data.remote import EncodedImage, read_remote
-from imtok.data.tar import CHUNK
-from imtok.data.transport import Connection, RemoteShard
+from imtok.data.archives import strict, transport
+from imtok.data.archives.members import Fields
+from imtok.data.archives.remote import EncodedImage, read_remote
+from imtok.data.archives.tar import CHUNK
+from imtok.data.archives.transport import Connection, RemoteShard
 from imtok.errors import InputError
 
 Picture = Callable[[int], bytes]

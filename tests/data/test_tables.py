@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from imtok.data.huggingface import HuggingFace
 from imtok.data.images import Source
+from imtok.data.sources.huggingface import HuggingFace
 from imtok.errors import InputError
 
 arrow = pytest.importorskip("pyarrow")

@@ -8,12 +8,12 @@ import pytest
 
 from imtok.conditions.words import Words
 from imtok.data.check import check
-from imtok.data.collection import Collection
-from imtok.data.folder import Folder
 from imtok.data.images import ImageSet
+from imtok.data.sources.collection import Collection
+from imtok.data.sources.folder import Folder
+from imtok.data.sources.webdataset import WebDataset
 from imtok.data.stream import ImageStream
 from imtok.data.told import told
-from imtok.data.webdataset import WebDataset
 
 Picture = Callable[[int], bytes]
 Write = Callable[[Path, list[tuple[str, bytes]]], Path]

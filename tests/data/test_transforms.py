@@ -5,7 +5,7 @@ import pytest
 import torch
 from PIL import Image
 
-from imtok.data.transforms import CentreCrop, RandomScaleCrop, RandomScaledCrop
+from imtok.data.reading.transforms import CentreCrop, RandomScaleCrop, RandomScaledCrop
 
 SHAPES = [(256, 256), (300, 451), (427, 640), (513, 512), (64, 65), (20, 31), (129, 1000), (1000, 97), (1, 1), (2, 31)]
 
@@ -57,7 +57,7 @@ def test_scales_are_log_uniform_between_native_and_the_short_side(monkeypatch: p
         sides.append(crop.shape[-1])
         return torch.zeros(1, 3, *size, dtype=torch.uint8)
 
-    monkeypatch.setattr("imtok.data.transforms.interpolate", remember)
+    monkeypatch.setattr("imtok.data.reading.transforms.interpolate", remember)
     crop, random = RandomScaleCrop(64, scale=(0.0, 1.0)), np.random.default_rng(0)
     image = torch.zeros(3, 1024, 1100, dtype=torch.uint8)
     for _ in range(4000):
@@ -121,7 +121,7 @@ def test_the_adm_crop_shows_every_scale_equally_often(monkeypatch: pytest.Monkey
         shorts.append(shape[0])
         return torch.zeros(3, *shape, dtype=torch.uint8)
 
-    monkeypatch.setattr("imtok.data.transforms.scale_to_cover", remember)
+    monkeypatch.setattr("imtok.data.reading.transforms.scale_to_cover", remember)
     crop, random = RandomScaledCrop(8, (0.8, 1.0)), np.random.default_rng(0)
     for _ in range(3000):
         crop(noise((9, 9)), random)

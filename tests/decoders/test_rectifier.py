@@ -5,7 +5,7 @@ import torch
 from test_recipes import composed
 
 from imtok.commands.train import build_run
-from imtok.data.loader import evaluation_loader
+from imtok.data.order.loader import evaluation_loader
 from imtok.decoders.rectifier import Rectifier
 from imtok.pixels import to_float
 from imtok.spaces.patches import Patches

@@ -8,8 +8,8 @@ import torch
 from PIL import Image
 from scipy.fft import dctn
 
-from imtok.data.loader import evaluation_loader
-from imtok.data.photos import Photos
+from imtok.data.order.loader import evaluation_loader
+from imtok.data.sources.photos import Photos
 from imtok.decoders.cat import CATDecoder
 from imtok.encoders.cat import CATEncoder
 from imtok.measures.allocation import spearman

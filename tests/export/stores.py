@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 from typing_extensions import override
 
-from imtok.data.folder import Folder
+from imtok.data.sources.folder import Folder
 from imtok.decoders.patch import PatchDecoder
 from imtok.encoders.patch import PatchEncoder
 from imtok.export.feed import Feed, Listed, Passing

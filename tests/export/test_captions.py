@@ -11,7 +11,7 @@ from export.stores import content, folder_feed, small_store, tokenizer_of
 from PIL import Image
 from training.runs import write_images
 
-from imtok.data.webdataset import WebDataset as Shards
+from imtok.data.sources.webdataset import WebDataset as Shards
 from imtok.errors import InputError
 from imtok.export.convert import convert
 from imtok.export.feed import make_feed
@@ -183,8 +183,8 @@ def test_all_texts_reach_the_formats(several, tmp_path):
 
 
 def test_all_texts_lie_in_a_pack(several, images, tmp_path):
-    from imtok.data.folder import FileSource
-    from imtok.data.packing import Encoding, Packer
+    from imtok.data.archives.packing import Encoding, Packer
+    from imtok.data.sources.folder import FileSource
 
     packed = Packer(FileSource(images), Encoding())[1]
     assert packed.members["txt"] == b"x"

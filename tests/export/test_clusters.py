@@ -10,8 +10,8 @@ import torch
 from sklearn.cluster import KMeans as Reference
 from training.runs import write_images
 
-from imtok.data.folder import Folder
-from imtok.data.loader import evaluation_loader
+from imtok.data.order.loader import evaluation_loader
+from imtok.data.sources.folder import Folder
 from imtok.errors import InputError
 from imtok.export.clusters import Clusters, Passes, shuffled
 from imtok.export.quantize import cluster_and_save, latents_of, with_ids

@@ -14,10 +14,10 @@ from training.runs import write_images
 
 from imtok import cli
 from imtok.conditions.given import ConditionConfig, DecodeConditionConfig
-from imtok.data.folder import Folder
-from imtok.data.remote import read_remote
-from imtok.data.transport import RemoteShard
-from imtok.data.webdataset import WebDataset
+from imtok.data.archives.remote import read_remote
+from imtok.data.archives.transport import RemoteShard
+from imtok.data.sources.folder import Folder
+from imtok.data.sources.webdataset import WebDataset
 from imtok.errors import InputError
 from imtok.export.feed import Passing, make_feed
 from imtok.export.pictures import decode_ids

@@ -8,7 +8,7 @@ from PIL import Image
 from torch import nn
 from torch.nn.functional import cross_entropy
 
-from imtok.data.photos import Photos
+from imtok.data.sources.photos import Photos
 from imtok.export.convert import convert
 from imtok.export.feed import Listed
 from imtok.export.formats.nanogpt import NanoGPT

@@ -15,8 +15,8 @@ from training.runs import write_images
 
 from imtok.build import build_tokenizer
 from imtok.config import register_schemas
-from imtok.data.folder import Folder
-from imtok.data.loader import evaluation_loader
+from imtok.data.order.loader import evaluation_loader
+from imtok.data.sources.folder import Folder
 from imtok.export.feed import Listed
 from imtok.export.restore import restore
 from imtok.export.store import TokenStore

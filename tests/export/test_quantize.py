@@ -7,9 +7,9 @@ import pytest
 import torch
 from training.runs import write_images
 
-from imtok.data.folder import Folder
-from imtok.data.loader import evaluation_loader
-from imtok.data.spread import spread
+from imtok.data.order.loader import evaluation_loader
+from imtok.data.order.spread import spread
+from imtok.data.sources.folder import Folder
 from imtok.errors import InputError
 from imtok.export.quantize import compare_psnr, fit_and_save, latents_of, with_ids
 from imtok.measures.evaluate import evaluate

@@ -7,7 +7,7 @@ from PIL import Image
 from torchvision.transforms import TenCrop
 from torchvision.transforms.functional import hflip, pil_to_tensor
 
-from imtok.data.transforms import CentreCrop
+from imtok.data.reading.transforms import CentreCrop
 from imtok.export.views import Views
 
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
-from imtok.data.photos import PACKAGES
+from imtok.data.sources.photos import PACKAGES
 from imtok.extractors.inception import InceptionNet
 
 

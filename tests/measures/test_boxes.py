@@ -12,11 +12,11 @@ from skimage.metrics import structural_similarity
 from training.launch import run_command
 from training.runs import tiny_run
 
-from imtok.data.boxes import Boxes, with_boxes
-from imtok.data.folder import Folder
-from imtok.data.loader import evaluation_loader
-from imtok.data.photos import photograph
-from imtok.data.transforms import CentreCrop
+from imtok.data.order.loader import evaluation_loader
+from imtok.data.reading.boxes import Boxes, with_boxes
+from imtok.data.reading.transforms import CentreCrop
+from imtok.data.sources.folder import Folder
+from imtok.data.sources.photos import photograph
 from imtok.errors import InputError
 from imtok.losses.lpips import LPIPSLoss
 from imtok.measures.boxes import SIZES, BoxMeasure

@@ -107,7 +107,7 @@ def test_the_best_of_codes_is_marked_as_for_the_best_of_a_run():
 def test_other_images_are_named_by_path_split_and_number():
     first, second = values(), values(count=7)
     for report, path in ((first, "photos"), (second, "others")):
-        report["data"] |= Origin({"_target_": "imtok.data.folder.Folder", "path": path}, "val").about_data()
+        report["data"] |= Origin({"_target_": "imtok.data.sources.folder.Folder", "path": path}, "val").about_data()
     (line,) = compare([first, second], ["A", "B"]).refused
     assert line == (
         "PSNR (dB), fd_tiny: not comparable: A over 6 images, on folder, path photos, split val; "

@@ -15,8 +15,8 @@ from PIL import Image
 from rich.console import Console
 
 from imtok.commands.score import score_origin
-from imtok.data.folder import Folder
-from imtok.data.photos import Photos
+from imtok.data.sources.folder import Folder
+from imtok.data.sources.photos import Photos
 from imtok.measures.evaluate import evaluate
 from imtok.measures.protocol import Protocol, prepare
 from imtok.measures.report.origin import Origin, describe_data
@@ -25,7 +25,7 @@ from imtok.measures.report.writing import show, write_report
 from imtok.paste import shell_line
 from imtok.text import markdown, markdown_table, plain, plain_lines, terminal
 
-DATA = {"_target_": "imtok.data.folder.Folder", "path": "my photos", "val_path": None, "flip": True}
+DATA = {"_target_": "imtok.data.sources.folder.Folder", "path": "my photos", "val_path": None, "flip": True}
 ORIGIN = Origin(DATA, "val", "runs/mine", "imtok eval tokenizer=runs/mine data=folder 'data.path=my photos' split=val")
 HOSTILE = [
     "`<img src=x onerror=alert(1)>`.jpg",
@@ -88,7 +88,7 @@ def test_the_split_that_the_data_chose_is_named(tmp_path):
 
 
 def test_parts_of_a_mixture_are_named_by_their_paths():
-    mixture = {"_target_": "imtok.data.mixture.Mixture", "parts": {"a": DATA, "b": {**DATA, "path": "others"}}}
+    mixture = {"_target_": "imtok.data.sources.mixture.Mixture", "parts": {"a": DATA, "b": {**DATA, "path": "others"}}}
     words = describe_data(Origin(mixture, "all").about_data())
     assert words == "mixture, parts.a.path my photos, parts.b.path others, split all"
 

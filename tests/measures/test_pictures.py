@@ -8,8 +8,8 @@ from measures.tiny import SIDE, batches, tokenizer
 from training.runs import run_tiny
 
 from imtok.data.images import ImageSet, Source
-from imtok.data.photos import Photos
-from imtok.data.transforms import CentreCrop
+from imtok.data.reading.transforms import CentreCrop
+from imtok.data.sources.photos import Photos
 from imtok.measures import pictures
 from imtok.measures.evaluate import evaluate
 from imtok.measures.pictures import SHOWN, choose_shown

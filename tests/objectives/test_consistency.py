@@ -7,7 +7,7 @@ from test_recipes import composed
 from training.runs import state_of, tiny_run
 
 from imtok.commands.train import build_run
-from imtok.data.loader import evaluation_loader
+from imtok.data.order.loader import evaluation_loader
 from imtok.errors import InputError
 from imtok.losses.pixel import L2Loss
 from imtok.objectives.consistency import ConsistencyObjective

@@ -17,7 +17,7 @@ from imtok.commands import sample
 from imtok.conditions.given import DecodeConditionConfig
 from imtok.conditions.words import Words
 from imtok.config import register_schemas
-from imtok.data.pairs import open_partners
+from imtok.data.sources.pairs import open_partners
 from imtok.errors import InputError
 from imtok.export.feed import Passing
 from imtok.export.store import TokenStore

@@ -13,7 +13,7 @@ from training.runs import tiny_run, weights_of, write_images
 from imtok import cli
 from imtok.commands.pack import Keys, run_pack
 from imtok.config import check_command
-from imtok.data.folder import Folder
+from imtok.data.sources.folder import Folder
 from imtok.errors import InputError
 from imtok.pixels import to_float
 from imtok.spaces.cache import KEYS, VALUES, Maps, write_maps

@@ -9,10 +9,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from imtok.data.folder import FileSource
 from imtok.data.images import ImageSet
-from imtok.data.loader import Loader, evaluation_loader
-from imtok.data.transforms import CentreCrop
+from imtok.data.order.loader import Loader, evaluation_loader
+from imtok.data.reading.transforms import CentreCrop
+from imtok.data.sources.folder import FileSource
 from imtok.errors import InputError
 
 held: list[Any] = []  # what a process still refers to when it exits

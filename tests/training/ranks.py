@@ -8,8 +8,8 @@ import torch
 from training.critics import in_float64, read_run
 from training.runs import tiny_run, write_images
 
-from imtok.data.folder import Folder
-from imtok.data.loader import evaluation_loader
+from imtok.data.order.loader import evaluation_loader
+from imtok.data.sources.folder import Folder
 from imtok.distributed import (
     from_main,
     gather_rows,

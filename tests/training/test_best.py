@@ -9,7 +9,7 @@ import pytest
 import torch
 from training.runs import run_tiny, tiny_run
 
-from imtok.data.loader import spread_loader
+from imtok.data.order.loader import spread_loader
 from imtok.errors import InputError
 from imtok.measures.choose import numbers
 from imtok.measures.evaluate import evaluate

@@ -11,7 +11,7 @@ from test_distributed import assert_same_run, run_ranks
 from training.launch import launch_train
 from training.runs import run_tiny, state_of, tiny_run, weights_of
 
-from imtok.data.photos import photograph
+from imtok.data.sources.photos import photograph
 from imtok.errors import InputError
 from imtok.training.run import train
 from imtok.training.task import TokenizerTask

@@ -8,11 +8,11 @@ import torch
 from training.runs import state_of, tiny_run, write_images
 
 from imtok.conditions.words import Words
-from imtok.data.captioned_photos import CaptionedPhotos
-from imtok.data.folder import Folder
-from imtok.data.loader import train_loader
-from imtok.data.mixture import Mixture
-from imtok.data.order import TrainBatches
+from imtok.data.order.loader import train_loader
+from imtok.data.order.sampler import TrainBatches
+from imtok.data.sources.captioned_photos import CaptionedPhotos
+from imtok.data.sources.folder import Folder
+from imtok.data.sources.mixture import Mixture
 from imtok.data.told import told
 from imtok.errors import InputError
 from imtok.tokenizer import Tokenizer

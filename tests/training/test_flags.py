@@ -7,7 +7,7 @@ from lightning import Trainer
 from training.runs import run_tiny, state_of
 
 from imtok.config import check_command
-from imtok.data.order import TrainBatches
+from imtok.data.order.sampler import TrainBatches
 from imtok.errors import InputError
 from imtok.training.flags import OWNED, Again, check_flags, handed_on
 from imtok.training.hardware import make_trainer

@@ -4,8 +4,8 @@ import pytest
 import torch
 from training.runs import losses_of, run_tiny, state_of, weights_of, write_images
 
-from imtok.data.folder import Folder
-from imtok.data.loader import evaluation_loader
+from imtok.data.order.loader import evaluation_loader
+from imtok.data.sources.folder import Folder
 from imtok.errors import InputError
 from imtok.export.feed import Passing
 from imtok.export.pictures import decode_ids

@@ -8,7 +8,7 @@ from PIL import Image, ImageDraw
 
 from imtok.commands.train import build_run
 from imtok.config import register_schemas
-from imtok.data.loader import evaluation_loader
+from imtok.data.order.loader import evaluation_loader
 from imtok.data.told import with_channels
 from imtok.folders import config_folder
 from imtok.measures.depth import DepthError

@@ -15,7 +15,7 @@ from PIL import Image
 
 from imtok.data.base import Data
 from imtok.data.images import ImageSet, Source
-from imtok.data.transforms import CentreCrop
+from imtok.data.reading.transforms import CentreCrop
 from imtok.export.formats.base import Format
 
 

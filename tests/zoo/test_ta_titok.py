@@ -14,8 +14,8 @@ from training.runs import write_images
 from imtok import cli
 from imtok.conditions.clip import CLIPText
 from imtok.conditions.named import Told
-from imtok.data.folder import Folder
-from imtok.data.loader import evaluation_loader
+from imtok.data.order.loader import evaluation_loader
+from imtok.data.sources.folder import Folder
 from imtok.data.told import told
 from imtok.export.store import TokenStore
 from imtok.pixels import to_float

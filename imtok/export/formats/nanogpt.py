@@ -12,7 +12,7 @@ from typing import Any, BinaryIO
 import numpy as np
 from typing_extensions import override
 
-from imtok.data.names import hash_fraction
+from imtok.data.archives.names import hash_fraction
 from imtok.errors import InputError
 from imtok.export.formats.base import Format, rows
 from imtok.export.sequences import Place, Sequencing

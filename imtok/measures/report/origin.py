@@ -34,7 +34,7 @@ def kind(section: Mapping[str, Any]) -> str:
     """What a data section is called: ``folder`` for imtok's own, the whole name of a class of somebody else's.
 
     Example:
-        >>> kind({"_target_": "imtok.data.folder.Folder", "path": "photos"}), kind({"_target_": "mine.data.Own"})
+        >>> kind({"_target_": "imtok.data.sources.folder.Folder", "path": "."}), kind({"_target_": "mine.data.Own"})
         ('folder', 'mine.data.Own')
     """
     target = str(section.get("_target_", ""))
@@ -45,7 +45,7 @@ def describe_data(about: Mapping[str, Any]) -> str:
     """What ``about_data`` says, in words.
 
     Example:
-        >>> data = {"_target_": "imtok.data.folder.Folder", "path": "photos", "val_path": None, "flip": True}
+        >>> data = {"_target_": "imtok.data.sources.folder.Folder", "path": "photos", "val_path": None, "flip": True}
         >>> describe_data(Origin(data, split="val").about_data())
         'folder, path photos, split val'
     """

@@ -1,0 +1,1 @@
+"""Tar shards: read where they lie or from a URL, and written."""

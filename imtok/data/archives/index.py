@@ -1,0 +1,169 @@
+"""A stored index: every image's name, place, size and content hash in one file, made once and read ever after."""
+
+import json
+import logging
+import time
+from concurrent.futures import ThreadPoolExecutor
+from copy import copy
+from pathlib import Path
+from typing import cast
+
+import numpy as np
+import xxhash
+from jaxtyping import UInt8
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save
+
+from imtok.data.archives.names import Names, printable
+from imtok.data.images import Columns, Indexable, content_hash
+from imtok.errors import InputError
+from imtok.files import canonical_json, write_bytes
+
+log = logging.getLogger(__name__)
+
+FORMAT = "imtok-index-1"
+THREADS = 8
+AT_A_TIME = 256  # images that a thread hashes before it takes the next ones: they mostly share a shard
+PATIENCE = 10.0  # seconds between lines that tell how far it is
+
+
+def find_index(path: Path, kind: str) -> Columns | None:
+    """The columns of a stored index; None if there is none yet.
+
+    Args:
+        path: Its file.
+        kind: What it must be of: ``files`` or ``shards``.
+
+    Raises:
+        InputError: If the file is damaged or no such index.
+    """
+    if not path.exists():
+        return None
+    try:
+        with safe_open(str(path), "numpy") as file:
+            about = file.metadata() or {}
+            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118, it is no dictionary
+    except (SafetensorError, OSError, ValueError) as error:
+        raise InputError(f"data.index={path} cannot be read ({_line(error)}); {_AGAIN}") from None
+    if about.get("format") != FORMAT:
+        raise InputError(f"data.index={path} is not an index of imtok; give another file")
+    if about.get("checksum") != _checksum(arrays):
+        raise InputError(f"data.index={path} is damaged (its checksum is wrong); {_AGAIN}")
+    if about.get("kind") != kind:
+        raise InputError(f"data.index={path} is of {about.get('kind')}, not of {kind}; give another file")
+    ends = {name.removesuffix(".ends"): arrays.pop(name) for name in list(arrays) if name.endswith(".ends")}
+    return {name: Names.of(array.tobytes(), ends[name]) if name in ends else array for name, array in arrays.items()}
+
+
+def write_index(source: Indexable, path: Path) -> UInt8[np.ndarray, "images 16"]:
+    """Hash every image of a source and store the index, whole or not at all.
+
+    Returns:
+        The hashes.
+
+    Raises:
+        InputError: If the file cannot be written, or more than single images cannot be read.
+    """
+    if not path.absolute().parent.is_dir():
+        raise InputError(f"data.index={path} cannot be written: {path.parent} is not a folder; make it first")
+    hashes = _hash_all(source)
+    try:
+        store_index(source, hashes, path)
+    except OSError as error:
+        raise InputError(f"data.index={path} cannot be written ({error.strerror or error}); free some room") from None
+    log.info("index of %d images written to %s", len(source), path)
+    return hashes
+
+
+def store_index(source: Indexable, hashes: UInt8[np.ndarray, "images 16"], path: Path) -> None:
+    """Store an index whose hashes are known, whole or not at all."""
+    columns: Columns = {**source.columns(), "hashes": hashes}
+    arrays: dict[str, np.ndarray] = {}
+    for name, column in columns.items():
+        if isinstance(column, Names):
+            arrays[name], arrays[f"{name}.ends"] = np.frombuffer(column.block, np.uint8), column.ends
+        else:
+            arrays[name] = np.ascontiguousarray(column)
+    about = {"format": FORMAT, "kind": source.kind, "checksum": _checksum(arrays)}
+    write_bytes(path, _in_order(save(arrays, about)))
+
+
+def _in_order(data: bytes) -> bytes:
+    """A safetensors file with its header's keys in order; the library shuffles those of the metadata."""
+    size = int.from_bytes(data[:8], "little")
+    header = canonical_json(json.loads(data[8 : 8 + size])).encode().ljust(size)
+    assert len(header) == size  # no key is left out or written otherwise, so the offsets stay right
+    return data[:8] + header + data[8 + size :]
+
+
+def require_same(stored: Columns, found: Columns, names: str, sizes: str, what: str) -> None:
+    """Raise InputError that names the first difference between an index and the data, and the fix.
+
+    Args:
+        stored: The index.
+        found: The data.
+        names: The column of names to compare.
+        sizes: The column of their sizes, in bytes.
+        what: What they are called.
+    """
+    if stored[names] == found[names] and np.array_equal(_array(stored[sizes]), _array(found[sizes])):
+        return
+    before, now = (
+        dict(zip(cast(Names, columns[names]), _array(columns[sizes]).tolist(), strict=True))
+        for columns in (stored, found)
+    )
+    name = min(name for name in before.keys() | now.keys() if before.get(name) != now.get(name))
+    if name not in now:
+        difference = "is in the index and no longer there"
+    elif name not in before:
+        difference = "is not in the index"
+    else:
+        difference = f"has {now[name]} bytes, and {before[name]} in the index"
+    raise InputError(
+        f"data.index is not of this data: {what} {printable(name)} {difference} ({len(before)} {what}s then, "
+        f"{len(now)} now); bring the data back, or {_AGAIN}"
+    )
+
+
+_AGAIN = "delete the index file and it is made again"
+
+
+def _hash_all(source: Indexable) -> UInt8[np.ndarray, "images 16"]:
+    """The hash of each image; zeros for one that cannot be read."""
+    hashes = np.zeros((len(source), 16), dtype=np.uint8)
+    start = said = time.monotonic()
+    with ThreadPoolExecutor(THREADS) as pool:  # reading and hashing both let other threads run
+        for done in pool.map(lambda at: _hash_some(source, at, hashes), range(0, len(source), AT_A_TIME)):
+            if time.monotonic() - said > PATIENCE:
+                said = time.monotonic()
+                left = (said - start) * (len(source) - done) / done
+                log.info("hashing images for the index: %d of %d, %.0f s left", done, len(source), left)
+    return hashes
+
+
+def _hash_some(source: Indexable, at: int, hashes: np.ndarray) -> int:
+    own = copy(source)  # a source's open files are for one thread
+    end = min(at + AT_A_TIME, len(source))
+    for index in range(at, end):
+        try:
+            hashes[index] = np.frombuffer(content_hash(own.read(index)), np.uint8)
+        except OSError:  # it is a bad image now, and stays one by the hash of nothing
+            continue
+    return end
+
+
+def _array(column: Names | np.ndarray) -> np.ndarray:
+    assert isinstance(column, np.ndarray)
+    return column
+
+
+def _checksum(arrays: dict[str, np.ndarray]) -> str:
+    digest = xxhash.xxh3_128()
+    for name, array in sorted(arrays.items()):
+        digest.update(f"{name} {array.dtype} {array.shape}\n".encode())
+        digest.update(np.ascontiguousarray(array).view(np.uint8).data if array.size else b"")
+    return digest.hexdigest()
+
+
+def _line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

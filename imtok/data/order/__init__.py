@@ -1,0 +1,1 @@
+"""In which order samples are seen, and how they become batches."""

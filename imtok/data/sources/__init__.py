@@ -1,0 +1,1 @@
+"""Where images come from: a class and a YAML file for each kind of data."""

@@ -1,0 +1,201 @@
+"""Collections of image files, of which a part is held out."""
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Literal, get_args
+
+import numpy as np
+from typing_extensions import override
+
+from imtok.data.archives.index import find_index, write_index
+from imtok.data.archives.names import hash_fraction
+from imtok.data.base import Data, Images, check_split
+from imtok.data.images import Columns, ImageSet, Indexable, Source, Subset
+from imtok.data.reading.decode import MAX_PIXELS, WHITE
+from imtok.data.reading.transforms import CentreCrop, RandomScaleCrop, RandomScaledCrop, Transform, check_scale
+from imtok.data.sources.apart import copies, without
+from imtok.data.sources.classes import Labelled, number_like, some
+from imtok.errors import InputError
+
+Crop = Literal["square", "adm", "centre"]  # what training crops are; see Collection
+
+
+class Collection(Data):
+    """Images under a path. Trains on random crops, evaluates on ADM's centre crop of every image by default.
+
+    Whether an image is held out depends on its key alone: more images may be added and none changes sides.
+
+    Args:
+        path: The images to train on and to evaluate.
+        val_path: Images held out of training, which may be some of ``path``; None = a part of ``path`` is.
+        val_fraction: That part, in (0, 1). Of two or more images at least one is
+            held out and one is not; a single image is on both sides.
+        scale: Smallest and largest side of a training crop, as fractions of an image's short side, in [0, 1].
+        flip: Mirror every other training crop.
+        crop: What training crops are: "square", a square of the image at a random place and scale
+            (:class:`RandomScaleCrop`), "adm", a square of the randomly scaled image (:class:`RandomScaledCrop`), or
+            "centre", the square that evaluation takes, of which ``scale`` changes nothing (:class:`CentreCrop`).
+        decode: "exact", or "scaled": in training, JPEGs of which no crop shows all the detail are decoded at a half, a
+            quarter or an eighth of their size. Worth using when images are at least twice as large as the crops need.
+        max_pixels: Larger images are bad images.
+        background: What shows through transparent images: red, green and blue in [0, 255].
+        index: A file with the name, size and content hash of every image of ``path``: it is made if it is not there,
+            and from then on an image that is not byte for byte what it was is a bad image. That of ``val_path`` lies
+            beside it as ``NAME.val.SUFFIX``. None = images are taken as they are.
+
+    Raises:
+        ValueError: If an argument is out of range.
+    """
+
+    def __init__(
+        self,
+        path: str | Path,
+        val_path: str | Path | None = None,
+        val_fraction: float = 0.05,
+        scale: Sequence[float] = (0.8, 1.0),
+        flip: bool = True,
+        crop: Crop = "square",
+        decode: Literal["exact", "scaled"] = "exact",
+        max_pixels: int = MAX_PIXELS,
+        background: Sequence[int] = WHITE,
+        index: str | Path | None = None,
+    ) -> None:
+        if not 0 < val_fraction < 1:
+            raise ValueError(f"val_fraction must lie between 0 and 1, got {val_fraction}")
+        if len(background) != 3 or not all(0 <= level <= 255 for level in background):
+            raise ValueError(f"background must be red, green and blue in [0, 255], got {list(background)}")
+        if max_pixels < 1:
+            raise ValueError(f"max_pixels must be at least 1, got {max_pixels}")
+        check_scale(scale)
+        if crop not in get_args(Crop) or decode not in ("exact", "scaled"):
+            raise ValueError(f"crop must be square, adm or centre and decode exact or scaled, got {crop} and {decode}")
+        self.crop, self.decode = crop, decode
+        self.path, self.val_path, self.val_fraction = str(path), val_path and str(val_path), val_fraction
+        self.scale, self.flip, self.max_pixels = scale, flip, max_pixels
+        self.index = None if index is None else Path(index)
+        self.background = (background[0], background[1], background[2])
+
+    @property
+    def captioned(self) -> bool:
+        """Whether training samples have captions, as the settings ask."""
+        return bool(self.caption)
+
+    caption: str | None = None  # what of the data holds texts, where that can be set
+    kind: str  # of what an index is that fits
+
+    @abstractmethod
+    def open(self, path: str, classes: list[str] | None, stored: Columns | None) -> Source:
+        """List the images under ``path``.
+
+        Args:
+            path: As the user gave it.
+            classes: Number the classes like this; None = by their own names.
+            stored: An index of them; None = there is none.
+
+        Raises:
+            InputError: If there are none, or they cannot be listed, or are not those of the index.
+        """
+
+    @override
+    def train(self, image_size: int, seed: int) -> Images:
+        transform = self.training_crop(image_size)
+        least = transform.least if self.decode == "scaled" else None
+        return ImageSet(self._part("train"), transform, seed, training=True, least=least, captioned=self.captioned)
+
+    @property
+    @override
+    def holds_out(self) -> bool:
+        return self.val_path is not None
+
+    @property
+    @override
+    def default_split(self) -> str:
+        return "all"
+
+    @property
+    @override
+    def measures_apart(self) -> bool:
+        return len(self._all) > 1 if self.val_path is None else not self._copies
+
+    def training_crop(self, image_size: int) -> Transform:
+        """The crop that the settings ask for."""
+        if self.crop == "centre":
+            return CentreCrop(image_size, self.flip)
+        crop = RandomScaledCrop if self.crop == "adm" else RandomScaleCrop
+        return crop(image_size, self.scale, self.flip)
+
+    @override
+    def evaluation(self, image_size: int, split: str | None = None) -> Images:
+        """Centre crops of every image of ``path``, or of ``split``."""
+        return ImageSet(self._part(split or self.default_split), CentreCrop(image_size))
+
+    def _part(self, split: str) -> Source:
+        check_split(split, self.splits)
+        if split == "all":
+            return self._all
+        if self.val_path is not None:
+            return self._val if split == "val" else self._rest
+        if len(self._all) == 1:  # to overfit one image is a fair thing to try
+            return self._all
+        return Subset(self._all, np.flatnonzero(self._held_out == (split == "val")))
+
+    @cached_property
+    def _all(self) -> Source:
+        source = self._open_path()
+        if len(source) == 1 and self.val_path is None:
+            source.remarks += (f"data.path={self.path} is one image, which is trained on and measured",)
+        return source
+
+    def _open_path(self) -> Source:
+        """All images of ``path``."""
+        return self.opened(self.path, None, self.index)
+
+    def _training(self) -> Source:
+        """What of ``path`` is to be trained on, but for what is held out."""
+        return self._all
+
+    @cached_property
+    def _rest(self) -> Source:
+        rest = without(self._training(), self._val, self.path, str(self.val_path))
+        if self._copies:
+            whose = f"images of data.val_path={self.val_path} are copies of images of data.path={self.path}"
+            rest.remarks += (f"{whose}, which are trained on: {some(self._copies)}",)
+        return rest
+
+    @cached_property
+    def _copies(self) -> list[str]:
+        source, held_out = self._training(), self._val
+        files = isinstance(source, Indexable) and isinstance(held_out, Indexable) and source.kind == "files"
+        return copies(source, held_out) if files else []  # pyright: ignore[reportArgumentType], files says what they are
+
+    @cached_property
+    def _val(self) -> Source:
+        index = self.index and self.index.with_suffix(f".val{self.index.suffix}")
+        classes = self._training().classes
+        source = self.opened(str(self.val_path), classes, index)
+        if source.classes != classes and isinstance(source, Labelled):  # of a kind that does not look at classes itself
+            number_like(source, classes, f"data.val_path={self.val_path}")
+        return source
+
+    def opened(self, path: str, classes: list[str] | None, index: Path | None) -> Source:
+        """The images under ``path`` with this collection's settings, checked by an index if there is one."""
+        stored = find_index(index, self.kind) if index else None
+        source = self.open(path, classes, stored)
+        if stored is not None:
+            source.content_hashes = np.asarray(stored["hashes"])
+        elif index is not None:
+            if not isinstance(source, Indexable):
+                raise InputError(f"data.index={index} cannot be made of this kind of data; leave it out")
+            source.content_hashes = write_index(source, index)
+        source.max_pixels, source.background = self.max_pixels, self.background
+        return source
+
+    @cached_property
+    def _held_out(self) -> np.ndarray:
+        fractions = np.array([hash_fraction(self._all.key(index)) for index in range(len(self._all))])
+        held_out = fractions < self.val_fraction
+        held_out[fractions.argmin()] = True
+        held_out[fractions.argmax()] = False
+        return held_out
