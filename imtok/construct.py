@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from types import NoneType
-from typing import Any, get_args, get_origin, get_type_hints
+from typing import Any, get_args, get_origin, get_type_hints, is_typeddict
 
 from torch import nn
 
@@ -196,7 +196,7 @@ def _check(node: Any, packages: Sequence[str], bases: _Bases, key: str) -> None:
             factory = stored_class(node["_target_"], packages, bases)
         except ValueError as error:
             raise ValueError(f"{key and f'{key}.'}{error}") from None
-        parameters, hints = inspect.signature(factory).parameters, _hints(factory)
+        parameters, hints = arguments(factory)
         several = any(one.kind is one.VAR_KEYWORD for one in parameters.values())
         for name, value in node.items():
             if name == "_target_":
@@ -217,12 +217,36 @@ def _check(node: Any, packages: Sequence[str], bases: _Bases, key: str) -> None:
             _check(value, packages, bases, key and f"{key}[{index}]")
 
 
-def _hints(factory: type) -> dict[str, Any]:
-    """The types of its arguments; {} where they cannot be read, as in libraries that name some for type checkers."""
+def arguments(factory: Callable[..., Any]) -> tuple[dict[str, inspect.Parameter], dict[str, Any]]:
+    """What a class or function takes, and the types of these as far as they can be read.
+
+    Keywords that it takes by ``**name: Unpack[Keys]`` (PEP 692) stand for themselves, and none of them is required.
+
+    Example:
+        >>> class Keys(TypedDict, total=False):
+        ...     flip: bool
+        >>> def read(path: str, **keys: Unpack[Keys]) -> None: ...
+        >>> list(arguments(read)[0]), arguments(read)[1]["flip"]
+        (['path', 'flip'], <class 'bool'>)
+
+    Raises:
+        ValueError: If it does not say what it takes.
+    """
     try:
-        return get_type_hints(factory.__init__)
-    except (NameError, TypeError):
-        return {}
+        hints = get_type_hints(factory.__init__ if inspect.isclass(factory) else factory)
+    except (NameError, TypeError):  # libraries name some for type checkers alone
+        hints = {}
+    found = dict(inspect.signature(factory).parameters)
+    for name, parameter in list(found.items()):
+        keys = get_args(hints.get(name))
+        if parameter.kind is parameter.VAR_KEYWORD and keys and is_typeddict(keys[0]):
+            del found[name], hints[name]
+            found |= {
+                key: parameter.replace(name=key, kind=parameter.KEYWORD_ONLY, default=None)
+                for key in keys[0].__annotations__
+            }
+            hints |= get_type_hints(keys[0])
+    return found, hints
 
 
 def _kinds(hint: Any) -> _Bases:
@@ -281,7 +305,7 @@ def _build(config: Any, find: Callable[[Any], type], provided: Mapping[str, Any]
     if "_target_" not in config:
         return {name: _build(value, find, None, key and f"{key}.{name}") for name, value in config.items()}
     factory: Any = find(config["_target_"])
-    taken = inspect.signature(factory).parameters
+    taken = arguments(factory)[0]
     own = {name: value for name, value in (provided or {}).items() if name in taken}
     given = {name: value for name, value in config.items() if name != "_target_"}
     with _naming(config, key):

@@ -119,9 +119,14 @@ class Hints:
 
     def _other_options(self, parents: Sequence[str], name: str) -> list[str]:
         options = self.groups.get(parents[0], [])
-        texts = {option: (self._folder / parents[0] / f"{option}.yaml").read_text() for option in options}
+        texts = {option: self._text(f"{parents[0]}/{option}") for option in options}
         found = [option for option, text in texts.items() if re.search(rf"^{re.escape(name)}:", text, re.MULTILINE)]
         return sorted(found, key=lambda option: (option not in ("folder", "vq", "patch"), option))
+
+    def _text(self, option: str) -> str:
+        """A file, and those of other groups whose keys it takes as its own."""
+        text = (self._folder / f"{option}.yaml").read_text()
+        return "\n".join([text, *map(self._text, re.findall(r"/([\w/]+)@_here_", text))])
 
 
 def hint(name: str, known: Sequence[str]) -> str:

@@ -6,13 +6,13 @@ import shlex
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from types import NoneType, UnionType
-from typing import Any, Literal, TypeGuard, Union, get_args, get_origin, get_type_hints, is_typeddict
+from typing import Any, Literal, TypeGuard, Union, get_args, get_origin, is_typeddict
 
 from imtok.classifiers.adapting import AdapterNet
 from imtok.classifiers.augment import Augmentation
 from imtok.classifiers.base import TokenClassifier
 from imtok.conditions.base import Conditioner
-from imtok.construct import import_path
+from imtok.construct import arguments, import_path
 from imtok.data.base import OF_ANY, Data
 from imtok.decoders.base import Decoder
 from imtok.encoders.base import Encoder
@@ -196,8 +196,7 @@ def _check_node(path: str, node: dict[str, Any], provided: set[str], typed: set[
     target = node["_target_"]
     try:
         factory: Callable[..., Any] = import_path(target)
-        parameters = inspect.signature(factory).parameters
-        hints = _hints(factory)
+        parameters, hints = arguments(factory)
     except Exception as error:  # importing can raise anything, and not all that can be imported says what it takes
         yield f"{path}._target_: cannot import {target} ({_why_absent(target, error)})"
         return
@@ -236,14 +235,6 @@ def _check_node(path: str, node: dict[str, Any], provided: set[str], typed: set[
         required = parameter.default is parameter.empty and not several
         if required and key not in given and key not in provided:
             yield f"{path}.{key}: required by {target.rpartition('.')[2]} and not set; give +{path}.{key}=VALUE"
-
-
-def _hints(factory: Callable[..., Any]) -> dict[str, Any]:
-    """The types of its arguments; {} where a library names one that is only there for type checkers."""
-    try:
-        return get_type_hints(factory.__init__ if inspect.isclass(factory) else factory)
-    except NameError:
-        return {}
 
 
 def _why_absent(target: Any, error: Exception) -> str:

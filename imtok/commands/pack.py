@@ -19,7 +19,6 @@ from imtok.data.archives.packing import Encoding
 from imtok.data.base import SPLITS, Data
 from imtok.data.images import ImageSet, Source
 from imtok.data.order.loader import evaluation_loader
-from imtok.data.reading.decode import MAX_PIXELS, WHITE
 from imtok.data.remarks import say_remarks
 from imtok.data.sources.collection import Collection
 from imtok.data.sources.webdataset import WebDataset
@@ -181,8 +180,9 @@ def _prepared(space: Space) -> dict[str, Any]:
 def _cache_maps(config: Keys, data: Data, space: Space, about: dict[str, Any], console: Console) -> None:
     """Store the maps of all images as a run sees those of the shards, and say how they are used."""
     out, folder = Path(config.out), Path(config.out) / "space"
-    own = (data.max_pixels, data.background) if isinstance(data, Collection) else (MAX_PIXELS, WHITE)
-    images = WebDataset(out, max_pixels=own[0], background=own[1]).evaluation(config.image_size, "all")
+    shards = WebDataset(out)
+    shards.reading = data.reading if isinstance(data, Collection) else shards.reading
+    images = shards.evaluation(config.image_size, "all")
     assert isinstance(images, ImageSet)
     about = {**about, "images": images.digest, "image_size": config.image_size, "flip": config.flip}
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")

@@ -16,8 +16,9 @@ from typing_extensions import override
 from imtok.data.archives.names import Names
 from imtok.data.order.randomness import Purpose, bit_stream, generator
 from imtok.data.order.sampler import Blocks
-from imtok.data.reading.decode import MAX_PIXELS, WHITE, DecodeError, decode_image, upright_shape
+from imtok.data.reading.decode import DecodeError, upright_shape
 from imtok.data.reading.headers import SUFFIXES
+from imtok.data.reading.reading import Reading
 from imtok.data.reading.transforms import Transform
 from imtok.errors import InputError
 
@@ -34,8 +35,7 @@ class Source(ABC):
 
     Attributes:
         classes: Names of the classes; a label is a position in it, or -1.
-        max_pixels: Larger images are refused before they are decoded.
-        background: What shows through transparent images, red, green and blue in [0, 255].
+        reading: How the files are decoded.
         channels: Of the decoded images: 1 (grey, float32), 3 (RGB) or 4 (RGB and alpha), as
             :func:`~imtok.data.reading.decode.decode_image` has them; :meth:`ask_channels` changes it.
         blocks: Which samples lie together, where the order should mind that; None = it need not.
@@ -46,8 +46,7 @@ class Source(ABC):
 
     classes: list[str]
     remarks: tuple[str, ...] = ()
-    max_pixels: int = MAX_PIXELS
-    background: tuple[int, int, int] = WHITE
+    reading: Reading = Reading()
     channels: int = 3
     blocks: Blocks | None = None
     content_hashes: UInt8[np.ndarray, "images 16"] | None = None
@@ -109,7 +108,7 @@ class Source(ABC):
         data = self.read(index)
         if self.content_hashes is not None and content_hash(data) != self.content_hashes[index].tobytes():
             raise DecodeError(f"{self.key(index)}: does not have the content of the index")
-        return decode_image(data, self.key(index), self.max_pixels, self.background, least, self.channels)
+        return self.reading.pixels(data, self.key(index), least, self.channels)
 
     def start(self, index: int, count: int) -> bytes:
         """The first bytes of the encoded image; errors as in :meth:`read`."""

@@ -22,8 +22,9 @@ from imtok.data.images import ATTEMPTS, MAX_BYTES, Sample
 from imtok.data.order.position import StreamPosition
 from imtok.data.order.randomness import Purpose, bit_stream, generator
 from imtok.data.order.sampler import epoch_order
-from imtok.data.reading.decode import MAX_PIXELS, WHITE, DecodeError, decode_image
+from imtok.data.reading.decode import DecodeError
 from imtok.data.reading.headers import KINDS
+from imtok.data.reading.reading import Reading
 from imtok.data.reading.transforms import Transform
 from imtok.errors import InputError
 
@@ -56,8 +57,7 @@ class ImageStream:
         training: Read without end, shuffled.
         part: Which images are taken.
         buffer: Images that a reader mixes in training, at least 1; 1 = as they lie in the shards.
-        max_pixels: Larger images are bad images.
-        background: What shows through transparent images.
+        reading: How the images are decoded.
 
     Attributes:
         opener: What opens a shard.
@@ -88,17 +88,16 @@ class ImageStream:
         training: bool = False,
         part: Part = Part(),  # noqa: B008, it cannot change
         buffer: int = 256,
-        max_pixels: int = MAX_PIXELS,
-        background: tuple[int, int, int] = WHITE,
+        reading: Reading = Reading(),  # noqa: B008, it cannot change
     ) -> None:
         if buffer < 1:
             raise ValueError(f"shuffle_buffer must be at least 1, got {buffer}")
         self.shards, self.transform, self.seed, self.training = shards, transform, seed, training
-        self.part, self.buffer, self.max_pixels, self.background = part, buffer, max_pixels, background
+        self.part, self.buffer, self.reading = part, buffer, reading
         self.opener: Opener = open_url
         self.fields, self.classes = Fields(), cast("Sequence[str] | None", None)
         self.said: set[str] = set()
-        self.least: int | None = None
+        self.least = reading.least(transform) if training else None
         self.channels = 3
         self.needs_captions = True
 
@@ -229,7 +228,7 @@ class ImageStream:
         """An image, decoded."""
         if data is None:
             raise DecodeError(f"{key}: is larger than {MAX_BYTES} bytes")
-        return decode_image(data, key, self.max_pixels, self.background, self.least, self.channels)
+        return self.reading.pixels(data, key, self.least, self.channels)
 
     def _key(self, image: EncodedImage) -> str:
         return f"{self.shards[image.shard].name}:{image.stem}"

@@ -84,7 +84,7 @@ def test_pictures_of_other_kinds_are_counted_by_kind_and_fields_of_other_things_
 
 def test_the_remarks_follow_the_suffixes_that_are_read(both: Both, picture: Picture, monkeypatch: pytest.MonkeyPatch):
     both.write([("0.jpg", picture(1)), ("1.heic", picture(2))])
-    for module in ("members", "headers"):
+    for module in ("archives.members", "reading.headers"):
         monkeypatch.setattr(f"imtok.data.{module}.SUFFIXES", (b".jpg", b".heic"))
     images = WebDataset(both.folder).evaluation(8)
     assert (len(images), images.remarks) == (2, ())

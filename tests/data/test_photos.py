@@ -1,13 +1,16 @@
 """The bundled photographs: split by photograph, tiled exactly, fast."""
 
-import inspect
 import time
+from dataclasses import fields
 from importlib import import_module
 from pathlib import Path
+from typing import get_type_hints
 
 import pytest
 import torch
 
+from imtok.construct import arguments
+from imtok.data.reading.reading import Reading, ReadingSettings
 from imtok.data.sources import photos as module
 from imtok.data.sources.photos import Photos
 from imtok.errors import InputError
@@ -99,14 +102,21 @@ OWN = {  # what makes them these data sets
 }
 
 
+READING = {field.name: field.default for field in fields(Reading)}
+
+
 def test_the_preset_holds_every_argument():
     configs = Path(__file__).parents[2] / "configs" / "data"
     for path in configs.glob("*.yaml"):
         config = option("data", path.stem)
         module_name, _, class_name = config.pop("_target_").rpartition(".")
-        signature = inspect.signature(getattr(import_module(module_name), class_name))
-        assert list(config) == list(signature.parameters), path
-        for name, parameter in signature.parameters.items():
-            if parameter.default is not inspect.Parameter.empty and name not in OWN.get(path.stem, ("path",)):
-                default = list(parameter.default) if isinstance(parameter.default, tuple) else parameter.default
-                assert config[name] == default, (path, name)
+        parameters = arguments(getattr(import_module(module_name), class_name))[0]
+        assert sorted(config) == sorted(parameters), path
+        for name, parameter in parameters.items():
+            default = READING[name] if parameter.kind is parameter.KEYWORD_ONLY else parameter.default
+            if default is not parameter.empty and name not in OWN.get(path.stem, ("path",)):
+                assert config[name] == (list(default) if isinstance(default, tuple) else default), (path, name)
+
+
+def test_the_settings_of_reading_are_typed_where_they_are_taken_by_keyword():
+    assert get_type_hints(ReadingSettings) == get_type_hints(Reading)

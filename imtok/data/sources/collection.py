@@ -1,10 +1,9 @@
 """Collections of image files, of which a part is held out."""
 
 from abc import abstractmethod
-from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Unpack
 
 import numpy as np
 from typing_extensions import override
@@ -13,13 +12,11 @@ from imtok.data.archives.index import find_index, write_index
 from imtok.data.archives.names import hash_fraction
 from imtok.data.base import Data, Images, check_split
 from imtok.data.images import Columns, ImageSet, Indexable, Source, Subset
-from imtok.data.reading.decode import MAX_PIXELS, WHITE
-from imtok.data.reading.transforms import CentreCrop, RandomScaleCrop, RandomScaledCrop, Transform, check_scale
+from imtok.data.reading.reading import Reading, ReadingSettings
+from imtok.data.reading.transforms import CentreCrop
 from imtok.data.sources.apart import copies, without
 from imtok.data.sources.classes import Labelled, number_like, some
 from imtok.errors import InputError
-
-Crop = Literal["square", "adm", "centre"]  # what training crops are; see Collection
 
 
 class Collection(Data):
@@ -32,18 +29,10 @@ class Collection(Data):
         val_path: Images held out of training, which may be some of ``path``; None = a part of ``path`` is.
         val_fraction: That part, in (0, 1). Of two or more images at least one is
             held out and one is not; a single image is on both sides.
-        scale: Smallest and largest side of a training crop, as fractions of an image's short side, in [0, 1].
-        flip: Mirror every other training crop.
-        crop: What training crops are: "square", a square of the image at a random place and scale
-            (:class:`RandomScaleCrop`), "adm", a square of the randomly scaled image (:class:`RandomScaledCrop`), or
-            "centre", the square that evaluation takes, of which ``scale`` changes nothing (:class:`CentreCrop`).
-        decode: "exact", or "scaled": in training, JPEGs of which no crop shows all the detail are decoded at a half, a
-            quarter or an eighth of their size. Worth using when images are at least twice as large as the crops need.
-        max_pixels: Larger images are bad images.
-        background: What shows through transparent images: red, green and blue in [0, 255].
         index: A file with the name, size and content hash of every image of ``path``: it is made if it is not there,
             and from then on an image that is not byte for byte what it was is a bad image. That of ``val_path`` lies
             beside it as ``NAME.val.SUFFIX``. None = images are taken as they are.
+        **reading: How the files are read; see :class:`~imtok.data.reading.reading.Reading`.
 
     Raises:
         ValueError: If an argument is out of range.
@@ -54,28 +43,14 @@ class Collection(Data):
         path: str | Path,
         val_path: str | Path | None = None,
         val_fraction: float = 0.05,
-        scale: Sequence[float] = (0.8, 1.0),
-        flip: bool = True,
-        crop: Crop = "square",
-        decode: Literal["exact", "scaled"] = "exact",
-        max_pixels: int = MAX_PIXELS,
-        background: Sequence[int] = WHITE,
         index: str | Path | None = None,
+        **reading: Unpack[ReadingSettings],
     ) -> None:
         if not 0 < val_fraction < 1:
             raise ValueError(f"val_fraction must lie between 0 and 1, got {val_fraction}")
-        if len(background) != 3 or not all(0 <= level <= 255 for level in background):
-            raise ValueError(f"background must be red, green and blue in [0, 255], got {list(background)}")
-        if max_pixels < 1:
-            raise ValueError(f"max_pixels must be at least 1, got {max_pixels}")
-        check_scale(scale)
-        if crop not in get_args(Crop) or decode not in ("exact", "scaled"):
-            raise ValueError(f"crop must be square, adm or centre and decode exact or scaled, got {crop} and {decode}")
-        self.crop, self.decode = crop, decode
         self.path, self.val_path, self.val_fraction = str(path), val_path and str(val_path), val_fraction
-        self.scale, self.flip, self.max_pixels = scale, flip, max_pixels
         self.index = None if index is None else Path(index)
-        self.background = (background[0], background[1], background[2])
+        self.reading = Reading(**reading)
 
     @property
     def captioned(self) -> bool:
@@ -100,8 +75,8 @@ class Collection(Data):
 
     @override
     def train(self, image_size: int, seed: int) -> Images:
-        transform = self.training_crop(image_size)
-        least = transform.least if self.decode == "scaled" else None
+        transform = self.reading.training_crop(image_size)
+        least = self.reading.least(transform)
         return ImageSet(self._part("train"), transform, seed, training=True, least=least, captioned=self.captioned)
 
     @property
@@ -118,13 +93,6 @@ class Collection(Data):
     @override
     def measures_apart(self) -> bool:
         return len(self._all) > 1 if self.val_path is None else not self._copies
-
-    def training_crop(self, image_size: int) -> Transform:
-        """The crop that the settings ask for."""
-        if self.crop == "centre":
-            return CentreCrop(image_size, self.flip)
-        crop = RandomScaledCrop if self.crop == "adm" else RandomScaleCrop
-        return crop(image_size, self.scale, self.flip)
 
     @override
     def evaluation(self, image_size: int, split: str | None = None) -> Images:
@@ -189,7 +157,7 @@ class Collection(Data):
             if not isinstance(source, Indexable):
                 raise InputError(f"data.index={index} cannot be made of this kind of data; leave it out")
             source.content_hashes = write_index(source, index)
-        source.max_pixels, source.background = self.max_pixels, self.background
+        source.reading = self.reading
         return source
 
     @cached_property

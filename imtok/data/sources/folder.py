@@ -3,9 +3,9 @@
 import json
 import os
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import NamedTuple, Unpack
 
 import numpy as np
 from typing_extensions import override
@@ -15,11 +15,11 @@ from imtok.data.archives.members import MAX_LABEL_BYTES
 from imtok.data.archives.names import Names, printable
 from imtok.data.archives.texts import as_text
 from imtok.data.images import MAX_BYTES, Columns, Indexable, Origins, Source
-from imtok.data.reading.decode import MAX_PIXELS, WHITE
 from imtok.data.reading.headers import KINDS, SUFFIXES, nameless_kind, skipped, skipped_kind
+from imtok.data.reading.reading import ReadingSettings
 from imtok.data.sources.apart import NOWHERE
 from imtok.data.sources.classes import number_classes, number_like, some, twins, unplaced
-from imtok.data.sources.collection import Collection, Crop
+from imtok.data.sources.collection import Collection
 from imtok.data.sources.metadata import TABLES, read_metadata
 from imtok.errors import InputError
 
@@ -42,16 +42,11 @@ class Folder(Collection):
         path: See :class:`Collection`.
         val_path: See :class:`Collection`.
         val_fraction: See :class:`Collection`.
-        scale: See :class:`Collection`.
-        flip: See :class:`Collection`.
-        crop: See :class:`Collection`.
-        decode: See :class:`Collection`.
-        max_pixels: See :class:`Collection`.
-        background: See :class:`Collection`.
         index: See :class:`Collection`.
         label: The column of classes in metadata; None = ``label`` if there is one, "" = none.
         caption: The column of texts or lists of texts in it; None = ``text``, ``caption`` or ``captions`` if there is
             one, "" = none. If a column is given, training samples have captions.
+        **reading: See :class:`~imtok.data.reading.reading.Reading`.
 
     Raises:
         InputError: From its methods, if the folder is missing, cannot be read or holds no image.
@@ -75,17 +70,12 @@ class Folder(Collection):
         path: str | Path,
         val_path: str | Path | None = None,
         val_fraction: float = 0.05,
-        scale: Sequence[float] = (0.8, 1.0),
-        flip: bool = True,
-        crop: Crop = "square",
-        decode: Literal["exact", "scaled"] = "exact",
-        max_pixels: int = MAX_PIXELS,
-        background: Sequence[int] = WHITE,
         index: str | Path | None = None,
         label: str | None = None,
         caption: str | None = None,
+        **reading: Unpack[ReadingSettings],
     ) -> None:
-        super().__init__(path, val_path, val_fraction, scale, flip, crop, decode, max_pixels, background, index)
+        super().__init__(path, val_path, val_fraction, index, **reading)
         self.label, self.caption = label, caption
 
     @override

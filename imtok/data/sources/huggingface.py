@@ -1,17 +1,16 @@
 """Hugging Face data sets on a local disk: a folder of Parquet files, or what ``save_to_disk`` wrote."""
 
 import re
-from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Literal
+from typing import Unpack
 
 from typing_extensions import override
 
 from imtok.data.base import Images, check_split
 from imtok.data.images import Columns, Source
-from imtok.data.reading.decode import MAX_PIXELS, WHITE
-from imtok.data.sources.collection import Collection, Crop
+from imtok.data.reading.reading import ReadingSettings
+from imtok.data.sources.collection import Collection
 from imtok.data.sources.joined import Joined
 from imtok.data.sources.tables import TableSource
 from imtok.errors import InputError
@@ -38,12 +37,7 @@ class HuggingFace(Collection):
             groups are kept in memory.
         val_path: See :class:`Collection`.
         val_fraction: See :class:`Collection`.
-        scale: See :class:`Collection`.
-        flip: See :class:`Collection`.
-        crop: See :class:`Collection`.
-        decode: See :class:`Collection`.
-        max_pixels: See :class:`Collection`.
-        background: See :class:`Collection`.
+        **reading: See :class:`~imtok.data.reading.reading.Reading`.
 
     Raises:
         ValueError: If an argument is out of range.
@@ -61,14 +55,9 @@ class HuggingFace(Collection):
         mixed: int = 8,
         val_path: str | Path | None = None,
         val_fraction: float = 0.05,
-        scale: Sequence[float] = (0.8, 1.0),
-        flip: bool = True,
-        crop: Crop = "square",
-        decode: Literal["exact", "scaled"] = "exact",
-        max_pixels: int = MAX_PIXELS,
-        background: Sequence[int] = WHITE,
+        **reading: Unpack[ReadingSettings],
     ) -> None:
-        super().__init__(path, val_path, val_fraction, scale, flip, crop, decode, max_pixels, background)
+        super().__init__(path, val_path, val_fraction, **reading)
         if mixed < 1:
             raise ValueError(f"mixed must be at least 1 group of rows, got {mixed}")
         self.image, self.label, self.caption, self.mixed = image, label, caption, mixed
@@ -163,7 +152,7 @@ class HuggingFace(Collection):
 
     def _table(self, files: list[Path], names: list[str], first: TableSource | None) -> TableSource:
         source = TableSource(files, self.mixed, self.image, self.label, self.caption, first, names)
-        source.max_pixels, source.background = self.max_pixels, self.background
+        source.reading = self.reading
         return source
 
 

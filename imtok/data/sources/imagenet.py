@@ -2,19 +2,17 @@
 
 import csv
 import os
-from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Literal
+from typing import Unpack
 
 import numpy as np
 from typing_extensions import override
 
 from imtok.data.base import SPLITS
 from imtok.data.images import Columns, Source
-from imtok.data.reading.decode import MAX_PIXELS, WHITE
+from imtok.data.reading.reading import ReadingSettings
 from imtok.data.sources.classes import unclassed
-from imtok.data.sources.collection import Crop
 from imtok.data.sources.folder import FileSource, Folder
 from imtok.errors import InputError
 
@@ -39,13 +37,8 @@ class ImageNet(Folder):
         path: str | Path,
         val_path: str | Path | None = None,
         val_fraction: float = 0.05,
-        scale: Sequence[float] = (0.8, 1.0),
-        flip: bool = True,
-        crop: Crop = "square",
-        decode: Literal["exact", "scaled"] = "exact",
-        max_pixels: int = MAX_PIXELS,
-        background: Sequence[int] = WHITE,
         index: str | Path | None = None,
+        **reading: Unpack[ReadingSettings],
     ) -> None:
         self.root = Path(path)
         found = next((self.root / inside for inside in INSIDE if (self.root / inside / "train").is_dir()), None)
@@ -53,7 +46,7 @@ class ImageNet(Folder):
             path = found / "train"
             val_path = val_path or next((found / name for name in ("val", "test") if (found / name).is_dir()), None)
         self.test_path = found / "test" if found is not None and (found / "test").is_dir() else None
-        super().__init__(path, val_path, val_fraction, scale, flip, crop, decode, max_pixels, background, index)
+        super().__init__(path, val_path, val_fraction, index, **reading)
 
     @property
     @override

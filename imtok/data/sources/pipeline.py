@@ -6,7 +6,7 @@ workers, and it cannot say where a run stood: a run that is resumed begins the e
 
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal, Unpack, cast
 
 from typing_extensions import override
 
@@ -15,9 +15,9 @@ from imtok.data.archives.shards import read_classes
 from imtok.data.base import Images, check_split
 from imtok.data.images import Columns, Source
 from imtok.data.order.splitting import SampleSource, splitting_of
-from imtok.data.reading.decode import MAX_PIXELS, WHITE
+from imtok.data.reading.reading import ReadingSettings
 from imtok.data.reading.transforms import CentreCrop, Transform
-from imtok.data.sources.collection import Collection, Crop
+from imtok.data.sources.collection import Collection
 from imtok.data.sources.pipeline_stream import NAME, PipelineStream
 from imtok.data.stream import Part
 from imtok.errors import InputError
@@ -38,17 +38,12 @@ class Pipeline(Collection):
             stages of a webdataset pipeline say, and not any other; or "own", it does. One that does not is read by
             every reader, of which each takes its share.
         val_fraction: See :class:`Collection`.
-        scale: See :class:`Collection`.
-        flip: See :class:`Collection`.
-        crop: See :class:`Collection`.
-        decode: See :class:`Collection`.
-        max_pixels: See :class:`Collection`.
-        background: See :class:`Collection`.
         image: The field that is the image; None = the only one with the suffix of an image, else "image".
         caption: See :class:`~imtok.data.sources.webdataset.WebDataset`.
         label: See :class:`~imtok.data.sources.webdataset.WebDataset`.
         classes: Names of the classes in their order, or a JSON file that maps them to numbers, for samples in which
             classes are written as names; None = classes are numbers.
+        **reading: See :class:`~imtok.data.reading.reading.Reading`.
 
     Raises:
         ValueError: If an argument is out of range.
@@ -63,18 +58,13 @@ class Pipeline(Collection):
         val_pipeline: SampleSource | None = None,
         splitting: Literal["auto", "own"] = "auto",
         val_fraction: float = 0.05,
-        scale: Sequence[float] = (0.8, 1.0),
-        flip: bool = True,
-        crop: Crop = "square",
-        decode: Literal["exact", "scaled"] = "exact",
-        max_pixels: int = MAX_PIXELS,
-        background: Sequence[int] = WHITE,
         image: str | None = None,
         caption: str | None = None,
         label: str | None = None,
         classes: Sequence[str] | str | Path | None = None,
+        **reading: Unpack[ReadingSettings],
     ) -> None:
-        super().__init__(NAME, None, val_fraction, scale, flip, crop, decode, max_pixels, background)
+        super().__init__(NAME, None, val_fraction, **reading)
         for name, given in (("pipeline", pipeline), ("val_pipeline", val_pipeline)):
             if given is not None:
                 require_source(name, given)
@@ -98,11 +88,9 @@ class Pipeline(Collection):
 
     @override
     def train(self, image_size: int, seed: int) -> Images:
-        transform = self.training_crop(image_size)
+        transform = self.reading.training_crop(image_size)
         part = Part("train", self.val_fraction) if self.val_pipeline is None else Part()
-        stream = self._stream(self.pipeline, transform, part, seed, training=True)
-        stream.least = transform.least if self.decode == "scaled" else None
-        return stream
+        return self._stream(self.pipeline, transform, part, seed, training=True)
 
     @override
     def evaluation(self, image_size: int, split: str | None = None) -> Images:
@@ -123,7 +111,7 @@ class Pipeline(Collection):
         self, pipeline: SampleSource, transform: Transform, part: Part, seed: int = 0, training: bool = False
     ) -> PipelineStream:
         splitting = splitting_of(pipeline, self.splitting == "own")
-        stream = PipelineStream(pipeline, splitting, transform, seed, training, part, self.max_pixels, self.background)
+        stream = PipelineStream(pipeline, splitting, transform, seed, training, part, self.reading)
         stream.said = self._said  # what was said of its training images is not said again of others
         stream.fields, stream.classes = self.fields, cast("Sequence[str] | None", self.classes)
         return stream

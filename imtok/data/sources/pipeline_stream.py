@@ -18,8 +18,8 @@ from imtok.data.archives.samples import Census, Notes
 from imtok.data.archives.transport import RemoteShard, without_secrets
 from imtok.data.order.position import StreamPosition
 from imtok.data.order.splitting import SampleSource, Splitting
-from imtok.data.reading.decode import MAX_PIXELS, WHITE
 from imtok.data.reading.decoded import decoded_pixels
+from imtok.data.reading.reading import Reading
 from imtok.data.reading.transforms import Transform
 from imtok.data.stream import ImageStream, Part
 from imtok.distributed import rank
@@ -38,8 +38,7 @@ class PipelineStream(ImageStream):
         seed: The run's seed.
         training: Read without end.
         part: Which images are taken.
-        max_pixels: Larger images are bad images.
-        background: What shows through transparent images.
+        reading: How the images are decoded.
     """
 
     nothing = f"{NAME} gives no sample with an image; data.image=FIELD names the field that is one"
@@ -57,11 +56,10 @@ class PipelineStream(ImageStream):
         seed: int = 0,
         training: bool = False,
         part: Part = Part(),  # noqa: B008, it cannot change
-        max_pixels: int = MAX_PIXELS,
-        background: tuple[int, int, int] = WHITE,
+        reading: Reading = Reading(),  # noqa: B008, it cannot change
     ) -> None:
         whole = [RemoteShard("", NAME)]  # of which nobody knows the parts
-        super().__init__(whole, transform, seed, training, part, 1, max_pixels, background)
+        super().__init__(whole, transform, seed, training, part, 1, reading)
         self.pipeline, self.splitting = pipeline, splitting
         self._reader, self._count = (0, 1), 0
 
@@ -118,7 +116,7 @@ class PipelineStream(ImageStream):
     def _pixels(self, data: Any, key: str) -> Real[Tensor, "c h w"]:
         if isinstance(data, bytes | bytearray | memoryview):
             return super()._pixels(bytes(data), key)
-        return decoded_pixels(data, key, self.max_pixels, self.background, self.channels)
+        return decoded_pixels(data, key, self.reading.max_pixels, self.reading.shade, self.channels)
 
     @override
     def _key(self, image: EncodedImage) -> str:

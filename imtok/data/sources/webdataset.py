@@ -7,7 +7,7 @@ ones are always streamed. A run on a stream resumes at the next shard.
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Unpack
 
 import numpy as np
 from typing_extensions import override
@@ -20,10 +20,10 @@ from imtok.data.archives.shards import ShardSource, find_classes, read_classes
 from imtok.data.archives.transport import Opener, RemoteShard
 from imtok.data.base import Images, check_split
 from imtok.data.images import Columns, ImageSet, Indexable, Source
-from imtok.data.reading.decode import MAX_PIXELS, WHITE
+from imtok.data.reading.reading import ReadingSettings
 from imtok.data.reading.transforms import CentreCrop, Transform
 from imtok.data.sources.classes import number_like, unplaced
-from imtok.data.sources.collection import Collection, Crop
+from imtok.data.sources.collection import Collection
 from imtok.data.stream import ImageStream, Part
 from imtok.errors import InputError
 
@@ -40,12 +40,6 @@ class WebDataset(Collection):
             that fsspec opens: ``https://host/shard-{000..009}.tar``, ``s3://...``.
         val_path: Another such path, held out of training; None = a part of ``path`` is.
         val_fraction: See :class:`Collection`.
-        scale: See :class:`Collection`.
-        flip: See :class:`Collection`.
-        crop: See :class:`Collection`.
-        decode: See :class:`Collection`.
-        max_pixels: See :class:`Collection`.
-        background: See :class:`Collection`.
         access: How shards on a local disk are read: "random", by byte range, in any order; or "stream", from front to
             back as remote ones are, for disks on which only that is fast.
         shuffle_shards: Mix so many shards at a time in training, at least 1, for disks that are slow at random reads;
@@ -63,6 +57,7 @@ class WebDataset(Collection):
         classes: Names of the classes in their order, or a JSON file that maps them to numbers; None = those of the
             ``classes.json`` beside the shards, else the names found in all shards, sorted. A stream cannot look for
             names, and remote shards have no such file.
+        **reading: See :class:`~imtok.data.reading.reading.Reading`.
 
     Raises:
         ValueError: If an argument is out of range.
@@ -74,12 +69,6 @@ class WebDataset(Collection):
         path: str | Path,
         val_path: str | Path | None = None,
         val_fraction: float = 0.05,
-        scale: Sequence[float] = (0.8, 1.0),
-        flip: bool = True,
-        crop: Crop = "square",
-        decode: Literal["exact", "scaled"] = "exact",
-        max_pixels: int = MAX_PIXELS,
-        background: Sequence[int] = WHITE,
         access: Literal["random", "stream"] = "random",
         shuffle_shards: int | None = None,
         shuffle_buffer: int = 256,
@@ -89,8 +78,9 @@ class WebDataset(Collection):
         caption: str | None = None,
         label: str | None = None,
         classes: Sequence[str] | str | Path | None = None,
+        **reading: Unpack[ReadingSettings],
     ) -> None:
-        super().__init__(path, val_path, val_fraction, scale, flip, crop, decode, max_pixels, background, index)
+        super().__init__(path, val_path, val_fraction, index, **reading)
         if shuffle_shards is not None and shuffle_shards < 1:
             raise ValueError(f"shuffle_shards must be at least 1, got {shuffle_shards}")
         if shuffle_buffer < 1:
@@ -116,7 +106,7 @@ class WebDataset(Collection):
     def train(self, image_size: int, seed: int) -> Images:
         if not self._streams(self.path):
             return super().train(image_size, seed)
-        transform = self.training_crop(image_size)
+        transform = self.reading.training_crop(image_size)
         part = Part("train", self.val_fraction) if self.val_path is None else Part()
         stream = self._stream(self.path, transform, part, seed, training=True)
         self._leave_out(stream)
@@ -151,13 +141,10 @@ class WebDataset(Collection):
         self, path: str, transform: Transform, part: Part, seed: int = 0, training: bool = False
     ) -> ImageStream:
         shards = find_streamed(path)
-        stream = ImageStream(
-            shards, transform, seed, training, part, self.shuffle_buffer, self.max_pixels, self.background
-        )
+        stream = ImageStream(shards, transform, seed, training, part, self.shuffle_buffer, self.reading)
         stream.opener = (self.opener or stream.opener) if is_remote(path) else open_local
         stream.remarks = () if is_remote(path) else passed_over(path)
         stream.fields, stream.classes = self.fields, self._streamed_classes
-        stream.least = transform.least if training and self.decode == "scaled" else None
         return stream
 
     @cached_property
@@ -211,13 +198,8 @@ class Tars(Collection):
             archive's name; or "member", what a ``.cls`` or ``.json`` beside it says, as in WebDataset's shards.
         val_path: See :class:`Collection`.
         val_fraction: See :class:`Collection`.
-        scale: See :class:`Collection`.
-        flip: See :class:`Collection`.
-        crop: See :class:`Collection`.
-        decode: See :class:`Collection`.
-        max_pixels: See :class:`Collection`.
-        background: See :class:`Collection`.
         index: See :class:`Collection`.
+        **reading: See :class:`~imtok.data.reading.reading.Reading`.
 
     Raises:
         ValueError: If an argument is out of range.
@@ -232,15 +214,10 @@ class Tars(Collection):
         labels: Literal["folder", "archive", "member"] = "folder",
         val_path: str | Path | None = None,
         val_fraction: float = 0.05,
-        scale: Sequence[float] = (0.8, 1.0),
-        flip: bool = True,
-        crop: Crop = "square",
-        decode: Literal["exact", "scaled"] = "exact",
-        max_pixels: int = MAX_PIXELS,
-        background: Sequence[int] = WHITE,
         index: str | Path | None = None,
+        **reading: Unpack[ReadingSettings],
     ) -> None:
-        super().__init__(path, val_path, val_fraction, scale, flip, crop, decode, max_pixels, background, index)
+        super().__init__(path, val_path, val_fraction, index, **reading)
         if labels not in ("folder", "archive", "member"):
             raise ValueError(f"labels must be folder, archive or member, got {labels}")
         self.labels = labels
