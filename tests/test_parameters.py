@@ -53,6 +53,9 @@ PARTS = {
     ("tokenflow_stage1", "decoder"): 42_452_099,
     ("tokenflow", "decoder"): 237_119_491,
     ("tokenflow", "quantizer"): 32768 * (32 + 8),
+    ("unitok", "encoder"): 335_578_720 - 1024,  # without positions, which are 0 there and do not learn
+    ("unitok", "decoder"): 360_018_275,
+    ("unitok", "quantizer"): 262_144,
     ("elm", "encoder"): 29_304_344,
     # without shortcuts of blocks that keep their channels, which are never used, and without the net of variances
     ("elm", "decoder"): 33_729_411,

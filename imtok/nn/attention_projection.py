@@ -1,5 +1,7 @@
 """A layer of attention between a net and its codes (UniTok, arXiv 2502.20321, and DualToken, arXiv 2503.14324)."""
 
+from contextlib import nullcontext
+
 import torch
 from einops import rearrange, reduce
 from jaxtyping import Float
@@ -12,7 +14,7 @@ class AttentionProjection(nn.Module):
     """Tokens of one width become tokens of another: a linear map beside attention, then a gated MLP added to both.
 
     Heads are as wide as the narrower side. Towards codes the mean over the heads is what attention gives, away from
-    them all heads stand side by side. Keys have no bias.
+    them all heads stand side by side. Keys have no bias. Autocast is off in it, as in the public code of UniTok.
 
     Args:
         in_dim: Width of the tokens.
@@ -49,9 +51,12 @@ class AttentionProjection(nn.Module):
 
     @override
     def forward(self, tokens: Float[Tensor, "b n d"]) -> Float[Tensor, "b n e"]:
-        found = self.shortcut(self.norm_shortcut(tokens)) + self._attended(self.norm_attention(tokens))
-        inner = self.norm_gate(self.norm_mlp(found))
-        return found + self.out(F.gelu(self.gate(inner), approximate="tanh") * self.value(inner))
+        exactly = nullcontext() if tokens.is_meta else torch.autocast(tokens.device.type, enabled=False)
+        with exactly:
+            tokens = tokens.to(torch.promote_types(tokens.dtype, self.shortcut.weight.dtype))
+            found = self.shortcut(self.norm_shortcut(tokens)) + self._attended(self.norm_attention(tokens))
+            inner = self.norm_gate(self.norm_mlp(found))
+            return found + self.out(F.gelu(self.gate(inner), approximate="tanh") * self.value(inner))
 
     def _attended(self, tokens: Float[Tensor, "b n d"]) -> Float[Tensor, "b n e"]:
         query, value = self.query_value_bias

@@ -103,6 +103,19 @@ def token_norm(kind: TokenNorm, width: int, eps: float = 1e-5) -> nn.Module:
     raise ValueError(f"norm must be one of {', '.join(get_args(TokenNorm))}, got {kind!r}")
 
 
+class ChannelLayerNorm(nn.LayerNorm):
+    """Layer norm of the channels at each position of a map.
+
+    Example:
+        >>> ChannelLayerNorm(2)(torch.tensor([[[[3.0]], [[5.0]]]])).flatten()
+        tensor([-1.0000,  1.0000], grad_fn=<ViewBackward0>)
+    """
+
+    @override
+    def forward(self, input: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
+        return super().forward(input.movedim(1, -1)).movedim(-1, 1)
+
+
 class ChannelRMSNorm(nn.Module):
     """Divides each position by the root mean square of its channels; a scale and a bias per channel.
 

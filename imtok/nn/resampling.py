@@ -54,7 +54,8 @@ class NearestUpsample(nn.Module):
     """Repeats every position 2 x 2 times, then a 3 x 3 convolution.
 
     Args:
-        channels: Channels of input and output.
+        channels: Channels of the input.
+        out_channels: Channels of the output; None = the same.
 
     Example:
         >>> import torch
@@ -62,12 +63,12 @@ class NearestUpsample(nn.Module):
         torch.Size([1, 8, 8, 8])
     """
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, channels: int, out_channels: int | None = None) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(channels, channels, 3, padding=1)
+        self.conv = nn.Conv2d(channels, out_channels or channels, 3, padding=1)
 
     @override
-    def forward(self, features: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h2 w2"]:
+    def forward(self, features: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c2 h2 w2"]:
         return self.conv(F.interpolate(features, scale_factor=2.0, mode="nearest"))
 
 

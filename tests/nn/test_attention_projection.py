@@ -51,3 +51,11 @@ def test_widths_need_not_divide_each_other():
     assert AttentionProjection(3, 16)(torch.randn(1, 4, 3)).shape == (1, 4, 16)
     with pytest.raises(ValueError, match="in_dim and out_dim must be positive, got 0 and 3"):
         AttentionProjection(0, 3)
+
+
+def test_it_computes_in_single_precision_inside_autocast():
+    layer, tokens = AttentionProjection(16, 4), torch.randn(1, 3, 16)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = layer(tokens.bfloat16())
+    assert found.dtype == torch.float32
+    assert torch.equal(found, layer(tokens.bfloat16().float()))

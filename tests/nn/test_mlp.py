@@ -38,7 +38,7 @@ def test_tokens_do_not_see_one_another():
 
 
 def test_another_kind_is_refused():
-    with unchecked(), pytest.raises(ValueError, match=r"mlp must be one of gelu, .*, swiglu_norm, got 'relu'"):
+    with unchecked(), pytest.raises(ValueError, match=r"mlp must be one of gelu, .*, norm_geglu, got 'relu'"):
         mlp("relu", 6, 16)
 
 
@@ -50,3 +50,12 @@ def test_quick_gelu_is_that_of_clip_and_a_norm_stands_before_the_last_map():
     gated = mlp("swiglu_norm", 6, 16, eps=1e-6)
     hidden = torch.nn.functional.silu(gated.gate(x)) * gated.value(x)
     torch.testing.assert_close(gated(x), gated.out(torch.nn.functional.layer_norm(hidden, (16,), eps=1e-6)))
+
+
+def test_a_norm_stands_before_what_gelu_gates():
+    x, network = torch.randn(3, 6), mlp("norm_geglu", 6, 16, eps=1e-6)
+    norm, gated = network
+    inner = F.layer_norm(x, (6,), norm.weight, norm.bias, eps=1e-6)
+    torch.testing.assert_close(
+        network(x), gated.out(F.gelu(gated.gate(inner), approximate="tanh") * gated.value(inner))
+    )

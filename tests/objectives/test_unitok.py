@@ -56,7 +56,7 @@ def tower_by_hand(net, ids):
     return F.layer_norm(tokens[-1], tokens.shape[-1:], net.norm.weight, net.norm.bias) @ net.project.weight.T
 
 
-def test_the_total_is_pixels_lpips_the_mean_of_the_parts_and_a_contrast_of_the_mean_code_with_a_learned_tower(built):
+def test_the_total_is_pixels_lpips_the_mean_of_the_parts_and_a_contrast_of_the_mean_token_with_a_learned_tower(built):
     tokenizer, objective = built
     image = torch.randint(0, 256, (4, 3, 32, 32), dtype=torch.uint8)
     empty = torch.zeros(4, dtype=torch.long)
@@ -72,8 +72,10 @@ def test_the_total_is_pixels_lpips_the_mean_of_the_parts_and_a_contrast_of_the_m
     codes = torch.cat([code for code, _ in found], -1)
     made = tokenizer.decoder(codes, (32, 32), None, None)
     contrast = objective.alignments["text"]
-    head, tower = contrast.head.maps[0], contrast.text
-    images = (codes @ head.weight.T + head.bias).mean(1)[[0, 1, 3]]  # the third has no caption
+    head, tower = contrast.head, contrast.text
+    mean = tokenizer.decoder.embed(codes).mean(1)
+    images = F.layer_norm(mean, (64,), head.norm.weight, head.norm.bias, 1e-6) @ head.out.weight.T + head.out.bias
+    images = images[[0, 1, 3]]  # the third has no caption
     ids = [[row for row in tower.ids([text])[0].tolist() if row] for text in TEXTS if text]
     texts = torch.stack([tower_by_hand(tower.net, torch.tensor(own)) for own in ids])
     expected = {

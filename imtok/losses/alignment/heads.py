@@ -67,6 +67,35 @@ class MLPHead(Head):
         return self.maps(features)
 
 
+class MeanHead(Head):
+    """A layer norm of the mean of the tokens, and a linear map (UniTok, arXiv 2502.20321).
+
+    Args:
+        in_dim: Width of the tokenizer's features.
+        out_dim: Width of the teacher's.
+
+    Example:
+        >>> MeanHead(in_dim=8, out_dim=16)(torch.randn(2, 5, 8)).shape
+        torch.Size([2, 1, 16])
+    """
+
+    per_token = False
+
+    def __init__(self, in_dim: int, out_dim: int) -> None:
+        super().__init__()
+        self.in_dim, self.out_dim = in_dim, out_dim
+        self.norm = nn.LayerNorm(in_dim, eps=1e-6)
+        self.out = nn.Linear(in_dim, out_dim)
+
+    @override
+    def forward(
+        self, features: Float[Tensor, "b n d"], keep: Bool[Tensor, "b n"] | None = None
+    ) -> Float[Tensor, "b 1 k"]:
+        weights = features.new_ones(features.shape[:2]) if keep is None else keep.to(features.dtype)
+        summed = (features * weights[..., None]).sum(1, keepdim=True)
+        return self.out(self.norm(summed / weights.sum(1).clamp_min(1)[:, None, None]))
+
+
 class TransformerHead(Head):
     """A transformer over the tokens; what it gives is read at the tokens, or at learned queries in front of them.
 
