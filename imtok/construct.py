@@ -20,9 +20,9 @@ TRUSTED = "IMTOK_PACKAGES"  # environment variable: packages of the user's own, 
 MOVED = {
     "imtok.evaluation.protocol": "imtok.measures.protocol",
     "imtok.metrics.extractors": "imtok.extractors",
-    "imtok.data.cifar": "imtok.data.sources.small",
-    "imtok.data.idx": "imtok.data.sources.small",
-    "imtok.data.tars": "imtok.data.sources.webdataset",
+    "imtok.data.sources.cifar": "imtok.data.sources.small",
+    "imtok.data.sources.idx": "imtok.data.sources.small",
+    "imtok.data.sources.tars": "imtok.data.sources.webdataset",
 }
 _SOURCES = "captioned_photos folder huggingface imagenet mixture pairs photos pipeline webdataset"
 MOVED |= {f"imtok.data.{name}": f"imtok.data.sources.{name}" for name in _SOURCES.split()}

@@ -174,6 +174,51 @@ def mgvq(tree: Path) -> Iterator[Official]:
         yield Official(what, module, run, lambda state: {"model": dict(state)}, suffix=".pt")
 
 
+def unitok(tree: Path) -> Iterator[Official]:
+    """UniTok, github.com/FoundationVision/UniTok, with fewer blocks and a small text tower."""
+    without = ("ftfy", "pytz", "tap", "pywt")
+    source(tree, "open_clip/model.py", without)  # its text tower
+    code: Any = source(tree, "models/unitok.py", without)
+    nets: Any = sys.modules["models.vitamin"]
+    given = {"HybridEmbed": ("backbone", "img_size"), "GeGluMlp": ("in_features", "hidden_features")}
+    ours = {name: _taking(getattr(nets, name), keys) for name, keys in given.items()}
+    for size, depth, parts in (("base", 2, 4), ("large", 1, 8)):
+        sizes = {"model": f"vitamin_{size}", "num_query": 0, "img_size": 64, "drop_path": 0.1, "grad_ckpt": False}
+        sizes |= {"vocab_size": 100 * parts, "vocab_width": 8 * parts, "vq_beta": 0.25, "num_codebooks": parts}
+        sizes |= {"quant_proj": "attn", "le": 0.0, "e_temp": 0.01, "embed_dim": 16, "text_width": 16, "text_heads": 2}
+        sizes |= {"text_layers": 1, "text_vocab_size": 50, "text_context_length": 7}
+        make = partial(code.timm.create_model, depth=depth)
+        with (
+            patch.multiple(nets, **ours),
+            patch.object(code, "GeGluMlp", ours["GeGluMlp"]),
+            patch.object(code.timm, "create_model", make),
+        ):
+            module = code.UniTok(SimpleNamespace(**sizes)).eval()
+
+        def run(image: Tensor, module: Any = module) -> Passed:
+            latents = module.quant_proj(module.encoder(image))
+            codes, loss, *_ = module.quantizer(latents)
+            shown = module.decoder(module.post_quant_proj(codes))
+            return Passed(latents, module.quantizer.f_to_idx(latents).transpose(1, 2), shown, loss)
+
+        def content(state: Any, sizes: Any = sizes) -> Any:
+            return {"args": {**sizes, "dtype": torch.bfloat16}, "trainer": {"config": {}, "unitok": dict(state)}}
+
+        width = module.encoder.embed_dim
+        what = f"`UniTok`, ViTamin of width {width} with {depth} block{'s' * (depth > 1)}, {parts} parts of 100 codes"
+        yield Official(what, module, run, content, square=True, suffix=".pth")
+
+
+def _taking(kind: Any, names: tuple[str, ...]) -> Any:
+    """The class with these arguments alone: later versions of timm give it others, which it does not take."""
+
+    class Plain(kind):
+        def __init__(self, *given: Any, **named: Any) -> None:
+            super().__init__(*given, **{name: named[name] for name in names if name in named})
+
+    return Plain
+
+
 class _RMSNorm:
     @staticmethod
     def apply(maps: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
@@ -253,4 +298,5 @@ GRIDS: dict[str, Callable[[Path], Iterator[Official]]] = {
     "tokenflow": tokenflow,
     "elm": elm,
     "maskgit_vqgan": maskgit_vqgan,
+    "unitok": unitok,
 }

@@ -1,6 +1,6 @@
 """Checkpoint files of other code: tensors and plain values are read, and nothing in them is run."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -32,9 +32,8 @@ class Checkpoint:
         return next((entry for entry in entries if isinstance(self.content.get(entry), Mapping)), "")
 
     def names(self) -> list[str]:
-        """The names of all tensors, also of those one level below."""
-        inner = [name for value in self.content.values() if isinstance(value, Mapping) for name in value]
-        return [plain_name(str(name)) for name in (*self.content, *inner)]
+        """The names of all tensors, however deep they lie."""
+        return [plain_name(name) for name in _names(self.content)]
 
     def arguments(self, entry: str) -> dict[str, Any]:
         """The plain values of an object in the file, as the command line of a trainer is; empty without one."""
@@ -68,6 +67,13 @@ class Checkpoint:
         if not isinstance(found, dict):
             raise InputError(f"{path} must hold a JSON object")
         return found
+
+
+def _names(content: Mapping[Any, Any]) -> Iterator[str]:
+    for name, value in content.items():
+        yield str(name)
+        if isinstance(value, Mapping):
+            yield from _names(value)
 
 
 def read_checkpoint(path: Path) -> Checkpoint:

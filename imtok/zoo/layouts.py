@@ -97,6 +97,7 @@ class Join(Rule):
         before: Axes of what they are together, as einops writes them; "" = they stay as they are.
         after: Axes of the target.
         axis: Along which they are joined.
+        sizes: Of axes that cannot be read off the shape.
 
     Example:
         >>> Join(("a", "b"), "c").apply([torch.zeros(2), torch.ones(2)])[0].tolist()
@@ -109,6 +110,7 @@ class Join(Rule):
     before: str = ""
     after: str = ""
     axis: int = 0
+    sizes: Mapping[str, int] = field(default_factory=dict)
 
     @override
     def match(self, keys: Iterable[str]) -> Iterator[tuple[Names, Names]]:
@@ -124,11 +126,11 @@ class Join(Rule):
         if (self.lengths is None and len(set(lengths)) > 1) or self.lengths not in (None, lengths):
             raise ValueError(f"parts must have {self.lengths or 'one length'}, got lengths {lengths}")
         joined = torch.cat(list(tensors), self.axis)
-        return [rearrange(joined, f"{self.before} -> {self.after}") if self.before else joined]
+        return [rearrange(joined, f"{self.before} -> {self.after}", **self.sizes) if self.before else joined]
 
     @override
     def inverse(self) -> Rule:
-        return Split(self.target, self.sources, self.lengths, self.after, self.before, self.axis)
+        return Split(self.target, self.sources, self.lengths, self.after, self.before, self.axis, self.sizes)
 
 
 @dataclass(frozen=True)
@@ -142,6 +144,7 @@ class Split(Rule):
         before: Axes of the source, as einops writes them; "" = they stay as they are.
         after: Axes of what is cut.
         axis: Along which it is cut.
+        sizes: Of axes that cannot be read off the shape.
     """
 
     source: str
@@ -150,6 +153,7 @@ class Split(Rule):
     before: str = ""
     after: str = ""
     axis: int = 0
+    sizes: Mapping[str, int] = field(default_factory=dict)
 
     @override
     def match(self, keys: Iterable[str]) -> Iterator[tuple[Names, Names]]:
@@ -158,7 +162,8 @@ class Split(Rule):
 
     @override
     def apply(self, tensors: Sequence[Tensor]) -> Sequence[Tensor]:
-        whole = rearrange(tensors[0], f"{self.before} -> {self.after}") if self.before else tensors[0]
+        layout = f"{self.before} -> {self.after}"
+        whole = rearrange(tensors[0], layout, **self.sizes) if self.before else tensors[0]
         if self.lengths is None:
             return cut(whole, len(self.targets))
         if sum(self.lengths) != whole.shape[self.axis]:
@@ -167,7 +172,7 @@ class Split(Rule):
 
     @override
     def inverse(self) -> Rule:
-        return Join(self.targets, self.source, self.lengths, self.after, self.before, self.axis)
+        return Join(self.targets, self.source, self.lengths, self.after, self.before, self.axis, self.sizes)
 
 
 @dataclass(frozen=True)

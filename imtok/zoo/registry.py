@@ -21,6 +21,7 @@ from imtok.zoo.source import Source
 from imtok.zoo.titok import OneDPiece, TiTok
 from imtok.zoo.tokenflow import TokenFlow
 from imtok.zoo.tokenset import TokenSet
+from imtok.zoo.unitok import UniTok
 from imtok.zoo.uniwetok import UniWeTok
 from imtok.zoo.vfmtok import VFMTok
 from imtok.zoo.xqgan import XQGAN
@@ -56,6 +57,7 @@ _ALL = (
     ELM(),
     MaskGITVQGAN(),
     TokenFlow(),
+    UniTok(),
 )
 SOURCES: dict[str, Source] = {source.name: source for source in _ALL}
 

@@ -156,6 +156,7 @@ PUBLISHED = {
     "elm": ["elm"],
     "maskgit_vqgan": ["maskgit_vqgan"],
     "tokenflow": ["tokenflow"],
+    "unitok": ["unitok"],
     "alitok": ["alitok", "alitok_stage1"],
 }
 

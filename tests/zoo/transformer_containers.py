@@ -105,6 +105,17 @@ def write_tokenflow(tensors, path):
     torch.save({"model": model, "discriminator": {"main.0.weight": torch.ones(3)}, "steps": 3}, path)
 
 
+def write_unitok(tensors, path):
+    """What its trainer saves: also arguments, the critic, the contrast with captions, positions and what is all 0."""
+    used = {f"quantizer.codebooks.{part}.vocab_usage": torch.zeros(50) for part in range(3)}
+    zeros = {f"{name}.attn.zero_k_bias": torch.zeros(64) for name in ("quant_proj", "post_quant_proj")}
+    tower = ("text_encoder.text_projection", "fc_norm.weight", "projection.weight", "logit_scale")
+    more = used | zeros | {"encoder.pos_embed": torch.zeros(1, 1, 64)} | {name: torch.ones(2) for name in tower}
+    trainer = {"config": {"dcrit": "hg"}, "unitok": tensors | more, "disc": {"heads.0.weight": torch.ones(3)}}
+    arguments = {"model": "vitamin_large", "img_size": 32, "dtype": torch.bfloat16, "run_id": None}
+    torch.save({"args": arguments, "epoch": 1, "iter": 0, "trainer": trainer}, path)
+
+
 def _with_heads(tensors):
     """Rings of used codes, and what predicts the features of teachers."""
     used = {f"quantize_{code}.codebook_used": torch.zeros(9) for code in ("vis", "sem", "sem_mid", "sem_high")}
@@ -129,6 +140,7 @@ ALITOK = {
     "quantizer": CODES,
     "image_size": 16,
 }
+VITAMIN = TRUNK | {"channels": 8, "multipliers": [1, 2], "convolutions": [1, 2]}
 MG_PART = {"_target_": "imtok.quantizers.vq.VQ", "dim": 8, "restart_below": 0.1}
 DC_AE = {"channels": 32, "multipliers": [1, 2], "transformers": 1, "latent_width": 16, "groups": 2}
 MAGE = {"channels": 128, "multipliers": [1, 1], "blocks": 1, "codes": 20, "code_dim": 12}
@@ -265,6 +277,20 @@ TRANSFORMERS = {
         },
         "tokenflow_clipb_32k_enhanced.pt",
         write_tokenflow,
+    ),
+    "unitok": Case(
+        ["experiment=unitok"],
+        {
+            "encoder": VITAMIN,
+            "decoder": VITAMIN | {"multipliers": [1, 3], "convolutions": [2, 1]},
+            "quantizer": {
+                "parts": [{"_target_": "imtok.quantizers.vq.VQ", "dim": 4, "codebook_size": 50}] * 3,
+                "loss_weight": 1 / 3,
+            },
+            "image_size": 32,
+        },
+        "unitok_tokenizer.pth",
+        write_unitok,
     ),
     "alitok": Case(["experiment=alitok"], ALITOK, "AliTok.pth", flat),
     "alitok first stage": Case(["experiment=alitok_stage1"], ALITOK, "last.pth", write_alitok),

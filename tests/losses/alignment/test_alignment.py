@@ -9,7 +9,7 @@ from torch import nn
 
 from imtok.losses.alignment.alignment import Alignment
 from imtok.losses.alignment.distances import Contrastive, Cosine, SquaredError, find_distance
-from imtok.losses.alignment.heads import MLPHead, TransformerHead
+from imtok.losses.alignment.heads import MeanHead, MLPHead, TransformerHead
 from imtok.losses.teachers import Teacher, TeacherFeatures
 from imtok.tokenizer import Tokenizer
 from imtok.types import Quantized
@@ -253,3 +253,12 @@ def test_features_of_another_width_are_refused_with_both_widths():
 def test_a_temperature_near_0_is_refused():
     with pytest.raises(ValueError, match="temperature"):
         Contrastive(temperature=0.001)
+
+
+def test_the_head_of_the_mean_norms_what_is_kept_on_average_and_maps_it():
+    head, features = MeanHead(6, 4), torch.randn(2, 5, 6)
+    keep = torch.arange(5) < torch.tensor([[2], [0]])
+    mean = torch.stack([features[0, :2].mean(0), torch.zeros(6)])
+    expected = head.out(F.layer_norm(mean, (6,), eps=1e-6))
+    torch.testing.assert_close(head(features, keep)[:, 0], expected)
+    torch.testing.assert_close(head(features)[:, 0], head.out(F.layer_norm(features.mean(1), (6,), eps=1e-6)))
