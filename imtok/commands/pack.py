@@ -118,8 +118,8 @@ def run_pack(config: Keys, data: Data, condition: Conditioner | None = None, spa
         space: The frozen autoencoder whose maps are stored beside the shards; None = no maps are.
 
     Raises:
-        InputError: As :func:`imtok.data.archives.pack.pack`; or if the data is a stream, or does not say which split to take, or
-            the condition is no text tower, or the space has no maps of its own.
+        InputError: As :func:`imtok.data.archives.pack.pack`; or if the data is a stream, or does not say which split to
+            take, or the condition is no text tower, or the space has no maps of its own.
     """
     if condition is not None:
         if not isinstance(condition, TextTower):
