@@ -31,7 +31,7 @@ from torchvision.transforms import Compose, Lambda, Normalize, TenCrop, ToTensor
 from imtok.data.images import ImageSet
 from imtok.data.sources.folder import Folder
 from imtok.data.sources.photos import Photos
-from imtok.export.feed import Listed
+from imtok.export.feed import ListFeed
 from imtok.export.tokens import export_tokens
 from imtok.export.views import Views
 from imtok.tokenizer import Tokenizer
@@ -205,7 +205,7 @@ def crops_in_memory() -> Tensor:
 
 def export(tokenizer: Tokenizer, images: ImageSet, shard: int, readers: int, folder: Path) -> None:
     """From files to a whole store, hashes made; where others work on the same folder, to the end of all."""
-    export_tokens(tokenizer, Listed(images, shard, BATCH, readers), folder, VIEWS)
+    export_tokens(tokenizer, ListFeed(images, shard, BATCH, readers), folder, VIEWS)
 
 
 def read(images: ImageSet, first: int, step: int) -> None:

@@ -157,7 +157,7 @@ class Reconstruction:
 
 
 @dataclass(frozen=True)
-class Shown:
+class StepOutput:
     """What a training step shows to the critic, to pictures and to code counts.
 
     Attributes:
@@ -184,7 +184,7 @@ class Losses:
 
     total: Float[Tensor, ""]
     terms: dict[str, Loss]
-    shown: Shown
+    shown: StepOutput
     numbers: dict[str, Tensor] = field(default_factory=dict)
 
 

@@ -29,7 +29,7 @@ from imtok.decoders.base import Decoder
 from imtok.encoders.base import Encoder
 from imtok.errors import InputError
 from imtok.export.clusters import shuffled
-from imtok.export.feed import Listed
+from imtok.export.feed import ListFeed
 from imtok.export.pictures import decode_ids
 from imtok.export.store import TokenStore
 from imtok.export.tokens import export_tokens
@@ -144,7 +144,7 @@ def test_sample_pictures_of_a_store_hold_every_level_that_is_asked_for(deep, tmp
         table = next(p for p in tokenizer.quantizer.parameters() if p.shape == (65536, 1))
         table.copy_(to_float(torch.arange(65536) / 257)[:, None])
     images = with_channels(Folder(deep).evaluation(16, "all"), 1)
-    export_tokens(tokenizer, Listed(images, 2, 2), tmp_path / "tokens", Views("centre"))
+    export_tokens(tokenizer, ListFeed(images, 2, 2), tmp_path / "tokens", Views("centre"))
     tokenizer.save(tmp_path / "saved")
     verify_run([str(tmp_path / "tokens"), f"tokenizer={tmp_path / 'saved'}", f"out={tmp_path / 'sample'}", "bits=16"])
     for number, ids in enumerate(next(TokenStore(tmp_path / "tokens").shards()).ids):  # each stands for its level

@@ -15,7 +15,7 @@ from imtok.data.reading.transforms import WholeImage
 from imtok.data.sources.folder import FileSource, Folder
 from imtok.data.sources.photos import photograph
 from imtok.errors import InputError
-from imtok.export.feed import Listed
+from imtok.export.feed import ListFeed
 from imtok.export.pictures import decode_ids
 from imtok.export.store import TokenStore
 from imtok.export.tokens import export_tokens
@@ -95,7 +95,7 @@ def test_whole_images_go_through_every_command(name, folder, tmp_path):
     # export, decode and a sample
     store = tmp_path / "tokens"
     whole = ImageSet(FileSource(folder), WholeImage(64))
-    feed = Listed(whole, shard_size=2, batch_size=1)
+    feed = ListFeed(whole, shard_size=2, batch_size=1)
     feed.side = None
     said = {"crop": "none"} | ({"positions": "interpolated"} if name == "vit" else {})
     export_tokens(tokenizer, feed, store, shape=said)
@@ -144,7 +144,7 @@ def test_a_measure_that_wants_one_size_is_refused(folder):
 
 
 def test_a_store_whose_sizes_were_lost_is_damaged(folder, tmp_path):
-    feed = Listed(ImageSet(FileSource(folder), WholeImage(64)), shard_size=9, batch_size=1)
+    feed = ListFeed(ImageSet(FileSource(folder), WholeImage(64)), shard_size=9, batch_size=1)
     feed.side = None
     export_tokens(made("cnn"), feed, tmp_path / "tokens", shape={"crop": "none"})
     path = tmp_path / "tokens" / "shard-00000.json"

@@ -14,7 +14,7 @@ from imtok.build import build_data, build_part
 from imtok.conditions.base import Conditioner
 from imtok.conditions.cache import write_features
 from imtok.conditions.text import TextTower
-from imtok.data.archives.pack import BAD, Layout, pack
+from imtok.data.archives.pack import BAD, ShardLayout, pack
 from imtok.data.archives.packing import Encoding
 from imtok.data.base import SPLITS, Data
 from imtok.data.images import ImageSet, Source
@@ -136,7 +136,7 @@ def run_pack(config: Keys, data: Data, condition: Conditioner | None = None, spa
             "shards already, here to pack them anew"
         )
     say_remarks(images.remarks)
-    layout = Layout(config.shard_images, round(config.shard_megabytes * 1e6), config.shuffle)
+    layout = ShardLayout(config.shard_images, round(config.shard_megabytes * 1e6), config.shuffle)
     encoding = Encoding(config.resize, config.encode, config.quality)
     with bar("pack") as advance:
         manifest = pack(

@@ -19,7 +19,7 @@ AT_A_TIME = 16  # images that a worker takes
 
 
 @dataclass(frozen=True)
-class Seen:
+class InspectedImage:
     """One image: its file's format and size in bytes, its mode and size in pixels, or why it is broken."""
 
     index: int
@@ -68,7 +68,7 @@ class Findings:
         return not self.broken and not self.faults
 
 
-class Looker(Dataset[Seen]):
+class ImageInspection(Dataset[InspectedImage]):
     """Decodes every image of a source and keeps no pixels.
 
     Args:
@@ -82,21 +82,21 @@ class Looker(Dataset[Seen]):
         return len(self.source)
 
     @override
-    def __getitem__(self, index: int) -> Seen:
+    def __getitem__(self, index: int) -> InspectedImage:
         try:
             data = self.source.read(index)
             header = read_header(data)
             decode_image(data, "", MAX_PIXELS, WHITE)
             mode = stored_mode(data)
         except DecodeError as error:
-            return Seen(index, reason=str(error).removeprefix(": "))
+            return InspectedImage(index, reason=str(error).removeprefix(": "))
         except Exception as error:  # whatever it is, it is this image's
             reason = getattr(error, "strerror", None) or str(error).strip() or type(error).__name__
-            return Seen(index, reason=reason.splitlines()[0])
+            return InspectedImage(index, reason=reason.splitlines()[0])
         hashes = self.source.content_hashes
         if hashes is not None and content_hash(data) != hashes[index].tobytes():
-            return Seen(index, reason="does not have the content of the index")
-        return Seen(index, header.format, mode, header.height, header.width, len(data))
+            return InspectedImage(index, reason="does not have the content of the index")
+        return InspectedImage(index, header.format, mode, header.height, header.width, len(data))
 
 
 def look(
@@ -112,14 +112,14 @@ def look(
     """
     findings.remarks += [remark for remark in source.remarks if remark not in findings.remarks]
     chunks = [list(range(at, min(at + AT_A_TIME, len(source)))) for at in range(0, len(source), AT_A_TIME)]
-    for chunk in cast(Any, Loader(Looker(source), workers, batch_sampler=chunks, collate_fn=list)):
+    for chunk in cast(Any, Loader(ImageInspection(source), workers, batch_sampler=chunks, collate_fn=list)):
         for seen in chunk:
             _count(seen, source, findings)
         advance(len(chunk))
     findings.classes = source.classes or findings.classes
 
 
-def _count(seen: Seen, source: Source, findings: Findings) -> None:
+def _count(seen: InspectedImage, source: Source, findings: Findings) -> None:
     findings.images += 1
     label = source.label(seen.index)
     findings.labels[label] += 1

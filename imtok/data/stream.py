@@ -31,7 +31,7 @@ from imtok.errors import InputError
 log = logging.getLogger(__name__)
 
 
-class Part(NamedTuple):
+class StreamPart(NamedTuple):
     """Which images of a stream are taken: "all", or the side ("train", "val") of a split by the hash of the key."""
 
     split: str = "all"
@@ -86,7 +86,7 @@ class ImageStream:
         transform: Transform,
         seed: int = 0,
         training: bool = False,
-        part: Part = Part(),  # noqa: B008, it cannot change
+        part: StreamPart = StreamPart(),  # noqa: B008, it cannot change
         buffer: int = 256,
         reading: Reading = Reading(),  # noqa: B008, it cannot change
     ) -> None:

@@ -56,7 +56,7 @@ class Feed(ABC):
         """Number of shards; of a sequence only known once ``batches`` has come to its end."""
 
 
-class Listed(Feed):
+class ListFeed(Feed):
     """A list of images: only the wanted shards are read.
 
     Args:
@@ -117,7 +117,7 @@ class _Captioned(Dataset[Sample]):
 class _Places:
     """Places of the wanted shards' images, batch by batch; notes which shard each batch is of."""
 
-    def __init__(self, feed: Listed, wanted: Wanted, numbers: deque[int]) -> None:
+    def __init__(self, feed: ListFeed, wanted: Wanted, numbers: deque[int]) -> None:
         self.feed, self.wanted, self.numbers = feed, wanted, numbers
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
@@ -131,7 +131,7 @@ class _Places:
                 yield [(0, index) for index in range(start, min(start + step, end))]
 
 
-class Passing(Feed):
+class BatchFeed(Feed):
     """Batches that come one after the other: all are read, whatever shards are wanted.
 
     Args:
@@ -187,9 +187,9 @@ class Passing(Feed):
 def make_feed(images: Images, shard_size: int, batch_size: int, workers: int) -> Feed:
     """A feed of whatever data there are; of a stream one worker at most, since several would change the order."""
     if isinstance(images, ImageSet):
-        return Listed(images, shard_size, batch_size, workers)
+        return ListFeed(images, shard_size, batch_size, workers)
     loader = evaluation_loader(images, batch_size, min(1, workers))
-    return Passing(loader, shard_size, about=dict(images.about), batch_size=batch_size, side=images.image_size)
+    return BatchFeed(loader, shard_size, about=dict(images.about), batch_size=batch_size, side=images.image_size)
 
 
 def _part(batch: Batch, start: int, end: int) -> Batch:

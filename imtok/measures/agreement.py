@@ -9,7 +9,7 @@ from imtok.distributed import sum_over_ranks
 from imtok.errors import InputError
 from imtok.extractors.base import Extractor
 from imtok.extractors.inception import Inception
-from imtok.measures.base import Bench, Found, Number, Quantity, Seen
+from imtok.measures.base import Bench, EvaluationBatch, MeasureResult, Number, Quantity
 from imtok.measures.features import NetMeasure
 from imtok.measures.inference import Size
 from imtok.tokenizer import Tokenizer
@@ -82,7 +82,7 @@ class AgreementMeasure(NetMeasure):
         return {} if self.classes else {self.key: _NO_CLASSES}
 
     @override
-    def update(self, seen: Seen) -> None:
+    def update(self, seen: EvaluationBatch) -> None:
         originals, made = self.net.of_originals(seen).logits, self.net.of_reconstructions(seen).logits
         if originals is None or made is None:
             return
@@ -106,14 +106,14 @@ class AgreementMeasure(NetMeasure):
         return [one.named(one.name.format(net=name)) for one in own] if self.classes else []
 
     @override
-    def finish(self) -> Found:
+    def finish(self) -> MeasureResult:
         self.net.keep()
         names = [one.name.format(net=self.net.extractor.name) for one in self.quantities]
         images, agreed, labelled, *right = sum_over_ranks(self.counts).tolist()
         if not self.classes:
-            return Found(absent={names[0]: _NO_CLASSES})
+            return MeasureResult(absent={names[0]: _NO_CLASSES})
         facts = {key: value for key, value in self.net.facts.items() if key != "reference"}
-        found = Found({names[0]: Number(agreed / images, facts=facts)})
+        found = MeasureResult({names[0]: Number(agreed / images, facts=facts)})
         if self.labels == "same" and labelled:
             facts = {**facts, "labelled": labelled}
             for name, count in zip(names[1:], right, strict=True):

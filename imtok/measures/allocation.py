@@ -14,7 +14,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from imtok.distributed import gather_values
-from imtok.measures.base import Found, Measure, Number, Quantity, Seen
+from imtok.measures.base import EvaluationBatch, Measure, MeasureResult, Number, Quantity
 from imtok.measures.codecs import compress, header_bytes
 from imtok.measures.inference import Size
 from imtok.measures.length import choose_lengths, decode_kept, possible_lengths
@@ -93,7 +93,7 @@ class AllocationMeasure(Measure):
         self.tried = [] if self.reason else possible_lengths(tokenizer, size)
 
     @override
-    def update(self, seen: Seen) -> None:
+    def update(self, seen: EvaluationBatch) -> None:
         if self.reason is not None:
             return
         quantized, pixels = seen.reconstruction.quantized, seen.pixels
@@ -123,7 +123,7 @@ class AllocationMeasure(Measure):
         self.images = _ends(self.images)
 
     @override
-    def finish(self) -> Found:
+    def finish(self) -> MeasureResult:
         parts = gather_values((self.reason, self.images))
         reason = next((reason for reason, _ in parts if reason), None)
         images = sorted((one for _, own in parts for one in own), key=lambda one: (one.tokens, one.key))
@@ -131,7 +131,7 @@ class AllocationMeasure(Measure):
         if reason is None and len(np.unique(tokens)) < 2:
             reason = _SAME.format(tokens=int(tokens[0])) if len(tokens) else "there is no image"
         if reason is not None:
-            return Found(absent=dict.fromkeys((one.name for one in _QUANTITIES), reason))
+            return MeasureResult(absent=dict.fromkeys((one.name for one in _QUANTITIES), reason))
         columns = {
             "allocation_jpeg": np.array([one.bytes for one in images], np.float64),
             "allocation_jpeg_50": np.array([one.bytes_50 for one in images], np.float64),
@@ -140,7 +140,7 @@ class AllocationMeasure(Measure):
         facts = {"images": len(images), "target": self.target}
         numbers = {name: Number(spearman(tokens, column), facts=facts) for name, column in columns.items()}
         few, many = images[:_SHOWN], images[::-1][:_SHOWN]
-        return Found(
+        return MeasureResult(
             numbers,
             tables={"allocation": _table(images)},
             arrays={"allocation_tokens": tokens.astype(np.int64), **columns},

@@ -8,13 +8,13 @@ from typing import Any
 from typing_extensions import override
 
 from imtok.measures.bench import Bench
-from imtok.measures.found import Found, Number, Seen
+from imtok.measures.found import EvaluationBatch, MeasureResult, Number
 from imtok.measures.inference import Size
 from imtok.measures.mean import ImageMean
 from imtok.measures.quantity import Quantity, declared
 from imtok.tokenizer import Tokenizer
 
-__all__ = ["Bench", "Found", "ImageMeasure", "Measure", "Number", "Quantity", "Seen"]
+__all__ = ["Bench", "EvaluationBatch", "ImageMeasure", "Measure", "MeasureResult", "Number", "Quantity"]
 
 
 class Measure(ABC):
@@ -60,7 +60,7 @@ class Measure(ABC):
         return
 
     @abstractmethod
-    def update(self, seen: Seen) -> None:
+    def update(self, seen: EvaluationBatch) -> None:
         """Count a batch in."""
 
     def numbers(self, size: Size) -> Sequence[Quantity]:
@@ -68,7 +68,7 @@ class Measure(ABC):
         return declared(self)
 
     @abstractmethod
-    def finish(self) -> Found:
+    def finish(self) -> MeasureResult:
         """What was found over all batches of all ranks. Called on every rank, in the same order."""
 
 
@@ -95,7 +95,7 @@ class ImageMeasure(Measure):
         return {} if self._fits(size) else {self.name: self._reason}
 
     @override
-    def update(self, seen: Seen) -> None:
+    def update(self, seen: EvaluationBatch) -> None:
         if self._fits(seen.size):
             self.metric.update(seen.pixels.to(self.metric.device), seen.target.to(self.metric.device))
 
@@ -104,11 +104,11 @@ class ImageMeasure(Measure):
         return self.quantities if self._fits(size) else ()
 
     @override
-    def finish(self) -> Found:
+    def finish(self) -> MeasureResult:
         value = float(self.metric.compute().item())
         if value != value:  # no rank had an image that was large enough, or could be measured
-            return Found(absent={self.name: self.metric.lacking or self._reason})
-        return Found({self.name: Number(value, facts=self.metric.facts)})
+            return MeasureResult(absent={self.name: self.metric.lacking or self._reason})
+        return MeasureResult({self.name: Number(value, facts=self.metric.facts)})
 
     def _fits(self, size: Size) -> bool:
         return min(size) >= self.metric.smallest

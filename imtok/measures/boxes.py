@@ -12,7 +12,7 @@ from typing_extensions import override
 
 from imtok.distributed import sum_over_ranks
 from imtok.errors import InputError, MissingWeightsError
-from imtok.measures.base import Bench, Found, Measure, Number, Quantity, Seen
+from imtok.measures.base import Bench, EvaluationBatch, Measure, MeasureResult, Number, Quantity
 from imtok.measures.inference import Size
 from imtok.measures.keys import with_keys, without_cache
 from imtok.measures.lpips import LPIPS
@@ -130,7 +130,7 @@ class BoxMeasure(Measure):
             self.lpips = self.lpips.to(bench.device)
 
     @override
-    def update(self, seen: Seen) -> None:
+    def update(self, seen: EvaluationBatch) -> None:
         boxes = seen.batch.boxes
         if len(boxes) != len(seen.batch.key):
             self.unnamed.fill_(1)
@@ -183,11 +183,11 @@ class BoxMeasure(Measure):
         return 1 if area < self.small**2 else 2 if area < self.large**2 else 3
 
     @override
-    def finish(self) -> Found:
+    def finish(self) -> MeasureResult:
         sums, hidden = sum_over_ranks(self.sums), int(sum_over_ranks(self.hidden))
         if int(sum_over_ranks(self.unnamed)):
-            return Found(absent={quantity.name: _NEEDED for quantity in self.quantities})
-        found = Found(absent=dict(self.lacking))
+            return MeasureResult(absent={quantity.name: _NEEDED for quantity in self.quantities})
+        found = MeasureResult(absent=dict(self.lacking))
         limits = {"small": self.small, "large": self.large, "visible": self.visible}
         for size, row in zip(SIZES, sums.tolist(), strict=True):
             for quantity, count, total in zip(self._quantities(size), row[::2], row[1::2], strict=False):

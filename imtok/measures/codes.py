@@ -6,7 +6,7 @@ import numpy as np
 from typing_extensions import override
 
 from imtok.distributed import sum_over_ranks
-from imtok.measures.base import Bench, Found, Measure, Number, Quantity, Seen
+from imtok.measures.base import Bench, EvaluationBatch, Measure, MeasureResult, Number, Quantity
 from imtok.measures.bits import Rate
 from imtok.measures.code_statistics import LARGEST_VOCABULARY, CodeUsage, PositionUsage
 from imtok.measures.inference import Size
@@ -76,7 +76,7 @@ class CodeMeasure(Measure):
         self.codes = CodeUsage(self.vocab_sizes).to(self.device) if countable else None
 
     @override
-    def update(self, seen: Seen) -> None:
+    def update(self, seen: EvaluationBatch) -> None:
         ids, keep = seen.reconstruction.quantized.ids.to(self.device), seen.reconstruction.quantized.keep
         # a multi-scale tokenizer has more tokens than latents, and transmits them all
         keep = keep.to(self.device) if keep is not None and keep.shape == ids.shape[:2] else None
@@ -91,7 +91,7 @@ class CodeMeasure(Measure):
         return (_TOKENS, _BITS) if self.vocab_sizes else (_TOKENS,)
 
     @override
-    def finish(self) -> Found:
+    def finish(self) -> MeasureResult:
         rates = self.rate.compute()
         statistics = self.codes.compute() if self.codes is not None else {}
         values = {name: sum(per_slot) / len(per_slot) for name, per_slot in statistics.items()}
@@ -101,7 +101,7 @@ class CodeMeasure(Measure):
         if statistics:
             values["bits_per_pixel_entropy"] = rates["tokens_per_pixel"] * sum(statistics["entropy_bits"])
         counts = [sum_over_ranks(table) for table in self.codes.counts] if self.codes is not None else []
-        return Found(
+        return MeasureResult(
             {name: Number(value) for name, value in values.items()},
             self._absent(),
             slots=[
@@ -146,20 +146,20 @@ class PositionMeasure(Measure):
             self.metric = PositionUsage(tokenizer.quantizer.vocab_sizes, tokens).to(self.device)
 
     @override
-    def update(self, seen: Seen) -> None:
+    def update(self, seen: EvaluationBatch) -> None:
         if self.metric is not None:
             ids, keep = seen.reconstruction.quantized.ids.to(self.device), seen.reconstruction.quantized.keep
             keep = keep.to(self.device) if keep is not None and keep.shape == ids.shape[:2] else None
             self.metric.update(ids, keep)
 
     @override
-    def finish(self) -> Found:
+    def finish(self) -> MeasureResult:
         if self.metric is None:
-            return Found(absent={"positions": _NO_POSITIONS})
+            return MeasureResult(absent={"positions": _NO_POSITIONS})
         # torchmetrics takes the axes off a single number
         shape = (self.metric.tokens, len(self.metric.vocab_sizes))
         table = {name: values.cpu().numpy().reshape(shape) for name, values in self.metric.compute().items()}
-        return Found(
+        return MeasureResult(
             tables={"positions": {name: np.round(values, 6).tolist() for name, values in table.items()}},
             arrays={f"position_{name}": values for name, values in table.items()},
         )

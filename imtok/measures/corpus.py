@@ -7,7 +7,7 @@ from typing_extensions import override
 from xxhash import xxh64_intdigest
 
 from imtok.distributed import gather_values
-from imtok.measures.base import Bench, Found, Measure, Seen
+from imtok.measures.base import Bench, EvaluationBatch, Measure, MeasureResult
 from imtok.measures.code_statistics import LARGEST_VOCABULARY
 from imtok.measures.inference import Size
 from imtok.measures.language import language
@@ -44,7 +44,7 @@ class LanguageMeasure(Measure):
         return {"language": f"a vocabulary of {most} ids is too large to count"} if most > LARGEST_VOCABULARY else {}
 
     @override
-    def update(self, seen: Seen) -> None:
+    def update(self, seen: EvaluationBatch) -> None:
         if max(self.vocab_sizes, default=0) > LARGEST_VOCABULARY:
             return
         self.flexible |= seen.reconstruction.quantized.keep is not None
@@ -63,20 +63,22 @@ class LanguageMeasure(Measure):
             self.kept = self._drawn(self.kept)
 
     @override
-    def finish(self) -> Found:
+    def finish(self) -> MeasureResult:
         merged: dict[int, np.ndarray] = {}
         flexible = False
         for kept, some in gather_values((self.kept, self.flexible)):
             merged |= kept
             flexible |= some
         if max(self.vocab_sizes, default=0) > LARGEST_VOCABULARY:
-            return Found(absent={"language": f"a vocabulary of {max(self.vocab_sizes)} ids is too large to count"})
+            return MeasureResult(
+                absent={"language": f"a vocabulary of {max(self.vocab_sizes)} ids is too large to count"}
+            )
         if not self.vocab_sizes or not merged or flexible:
             reason = "images have different numbers of tokens" if flexible else "there are no ids"
-            return Found(absent={"language": reason})
+            return MeasureResult(absent={"language": reason})
         ids = np.stack(list(self._drawn(merged).values()))
         rows = [language(ids[..., slot], size, self.seed) for slot, size in enumerate(self.vocab_sizes)]
-        return Found(tables={"language": rows}, arrays={"ids": ids})
+        return MeasureResult(tables={"language": rows}, arrays={"ids": ids})
 
     def _drawn(self, ids: dict[int, np.ndarray]) -> dict[int, np.ndarray]:
         """At most ``most`` images, in order: those with the smallest random numbers, each a function of the index."""

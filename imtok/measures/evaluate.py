@@ -13,7 +13,7 @@ from torch import Tensor
 from imtok.data.told import require_each
 from imtok.distributed import gather_values
 from imtok.errors import InputError
-from imtok.measures.base import Found, Measure, Seen
+from imtok.measures.base import EvaluationBatch, Measure, MeasureResult
 from imtok.measures.choose import by_name, choose, refuse
 from imtok.measures.inference import (
     Size,
@@ -98,7 +98,7 @@ def evaluate(
                     reconstruction = _whole(tokenizer, image, taps, condition, batch.key)
             require_finite(reconstruction.quantized.latents, batch.key, "latents")
             require_finite(reconstruction.image, batch.key, "reconstruction")
-            seen = Seen(tokenizer, batch, image, reconstruction, condition, not settings.spending.facts)
+            seen = EvaluationBatch(tokenizer, batch, image, reconstruction, condition, not settings.spending.facts)
             for measure in measures:
                 measure.update(seen)
             # a sum does not depend on the order, nor on how ranks share the images
@@ -117,7 +117,7 @@ def evaluate(
         if not own:  # a rank without an image takes part in every sum all the same
             _start(measures, tokenizer, size, settings)
     # what each measure found, and what of its warnings stays
-    found, quantities, facts = Found(absent=absent), by_name(measures, size), dict[str, dict[str, Any]]()
+    found, quantities, facts = MeasureResult(absent=absent), by_name(measures, size), dict[str, dict[str, Any]]()
     for measure in measures:
         quantities |= {one.name: one for one in declared(measure) if one.name not in quantities}
     with warnings.catch_warnings(record=True) as caught:

@@ -10,7 +10,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from imtok.distributed import gather_values
-from imtok.measures.base import Found, Measure, Number, Quantity, Seen
+from imtok.measures.base import EvaluationBatch, Measure, MeasureResult, Number, Quantity
 from imtok.measures.inference import Size, require_finite
 from imtok.measures.length import possible_lengths
 from imtok.pixels import to_levels
@@ -75,7 +75,7 @@ class ExplainedVarianceMeasure(Measure):
             self.errors = torch.zeros(len(self.tried), dtype=torch.int64)
 
     @override
-    def update(self, seen: Seen) -> None:
+    def update(self, seen: EvaluationBatch) -> None:
         if not self.tried:
             return
         target = seen.target.cpu()
@@ -93,22 +93,24 @@ class ExplainedVarianceMeasure(Measure):
             self.errors[place] += _squares(pixels.cpu(), target)
 
     @override
-    def finish(self) -> Found:
+    def finish(self) -> MeasureResult:
         parts = gather_values((self.tried, self.errors.tolist(), self.squares, self.images, self.sums))
         tried = next((own for own, *_ in parts if own), [])
         sums = [own for *_, own in parts if own is not None]
         if not tried or not sums:
-            return Found(absent={"explained_variance": "the tokenizer is of one length, or there is no image"})
+            return MeasureResult(absent={"explained_variance": "the tokenizer is of one length, or there is no image"})
         images = sum(own for *_, own, _ in parts)
         mean = torch.stack(sums).sum(0).double() / _STEPS / images
         variance = sum(own for _, _, own, *_ in parts) * _UNIT / images - mean.square().mean().item()
         if variance < 1e-6:
-            return Found(absent={"explained_variance": "all images are the same: there is no variance"})
+            return MeasureResult(absent={"explained_variance": "all images are the same: there is no variance"})
         errors = [sum(own[place] for _, own, *_ in parts if own) * _UNIT / images for place in range(len(tried))]
         explained = [1 - error / variance for error in errors]
         table = rows(tried, explained)
         facts = {"lengths": tried}
-        found = Found({"explained_variance": Number(explained[-1], facts=facts)}, tables={"explained_variance": table})
+        found = MeasureResult(
+            {"explained_variance": Number(explained[-1], facts=facts)}, tables={"explained_variance": table}
+        )
         added = [row["added_per_token"] for row in table]
         if len(added) > 1:
             falling = [after <= before for before, after in pairwise(added)]

@@ -8,7 +8,7 @@ from typing_extensions import override
 
 from imtok.errors import InputError
 from imtok.extractors.base import Extractor
-from imtok.measures.base import Bench, Found, Measure, Number, Quantity, Seen
+from imtok.measures.base import Bench, EvaluationBatch, Measure, MeasureResult, Number, Quantity
 from imtok.measures.frechet import FrechetDistance
 from imtok.measures.inception_score import InceptionScore
 from imtok.measures.inference import Size
@@ -63,7 +63,7 @@ class FrechetMeasure(NetMeasure):
         self.distance = self.net.frechet()
 
     @override
-    def update(self, seen: Seen) -> None:
+    def update(self, seen: EvaluationBatch) -> None:
         if self.net.stored is None:
             self.net.of_originals(seen)
         self.distance.update(self.net.of_reconstructions(seen).features.to(self.net.device))
@@ -74,10 +74,10 @@ class FrechetMeasure(NetMeasure):
         return [self.quantities[0 if name.startswith("rfid_") else 1].named(name)]
 
     @override
-    def finish(self) -> Found:
+    def finish(self) -> MeasureResult:
         self.net.keep()
         value = float(self.distance.compute().item())
-        return Found({self.net.name: Number(value, FrechetDistance.convention, self.net.facts)})
+        return MeasureResult({self.net.name: Number(value, FrechetDistance.convention, self.net.facts)})
 
 
 class KernelMeasure(NetMeasure):
@@ -103,7 +103,7 @@ class KernelMeasure(NetMeasure):
         self.rows, self.others = FeatureRows(self.net.extractor.dim), FeatureRows(self.net.extractor.dim)
 
     @override
-    def update(self, seen: Seen) -> None:
+    def update(self, seen: EvaluationBatch) -> None:
         self.others.update(self.net.of_originals(seen).features.cpu(), seen.batch.index)
         self.rows.update(self.net.of_reconstructions(seen).features.cpu(), seen.batch.index)
 
@@ -112,7 +112,7 @@ class KernelMeasure(NetMeasure):
         return [self.quantities[0].named(f"kid_{self.net.extractor.name}")]
 
     @override
-    def finish(self) -> Found:
+    def finish(self) -> MeasureResult:
         self.net.keep()
         rows, others, name = self.rows.compute(), self.others.compute(), self.net.extractor.name
         try:
@@ -124,9 +124,9 @@ class KernelMeasure(NetMeasure):
                 values = {"kid": kernel_distance(rows, others)}
                 how = "unbiased, polynomial kernel of degree 3, over all images"
         except InputError as error:
-            return Found(absent={f"kid_{name}": str(error)})
+            return MeasureResult(absent={f"kid_{name}": str(error)})
         facts = {**self.net.facts, "reference": SAME_PASS}  # stored statistics are no vectors
-        return Found({f"{key}_{name}": Number(value, how, facts) for key, value in values.items()})
+        return MeasureResult({f"{key}_{name}": Number(value, how, facts) for key, value in values.items()})
 
 
 class InceptionScoreMeasure(NetMeasure):
@@ -158,7 +158,7 @@ class InceptionScoreMeasure(NetMeasure):
         return {self.key: _NO_CLASSES} if self.score is None else {}
 
     @override
-    def update(self, seen: Seen) -> None:
+    def update(self, seen: EvaluationBatch) -> None:
         logits = self.net.of_reconstructions(seen).logits
         if self.score is not None and logits is not None:
             self.score.update(logits.cpu(), seen.batch.index)
@@ -169,16 +169,16 @@ class InceptionScoreMeasure(NetMeasure):
         return [self.quantities[0].named(name)] if self.score is not None else []
 
     @override
-    def finish(self) -> Found:
+    def finish(self) -> MeasureResult:
         name = self.net.extractor.name
         if self.score is None:
-            return Found(absent={f"inception_score_{name}": _NO_CLASSES})
+            return MeasureResult(absent={f"inception_score_{name}": _NO_CLASSES})
         try:
             values = self.score.compute()
         except InputError as error:
-            return Found(absent={f"inception_score_{name}": str(error)})
+            return MeasureResult(absent={f"inception_score_{name}": str(error)})
         if self.score.splits == 1:
             del values["inception_score_std"]
         how = f"{InceptionScore.convention}, splits: {self.score.splits}"
         facts = {key: value for key, value in self.net.facts.items() if key != "reference"}
-        return Found({f"{key}_{name}": Number(value, how, facts) for key, value in values.items()})
+        return MeasureResult({f"{key}_{name}": Number(value, how, facts) for key, value in values.items()})

@@ -7,7 +7,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from imtok.distributed import sum_over_ranks
-from imtok.measures.base import Found, ImageMeasure, Seen
+from imtok.measures.base import EvaluationBatch, ImageMeasure, MeasureResult
 from imtok.measures.inference import Size
 from imtok.measures.psnr import PSNR
 from imtok.measures.quantity import declared
@@ -36,12 +36,12 @@ class PSNRMeasure(ImageMeasure):
         self.flat.start(tokenizer.channels)
 
     @override
-    def update(self, seen: Seen) -> None:
+    def update(self, seen: EvaluationBatch) -> None:
         super().update(seen)
         self.flat.update(seen.target.cpu())
 
     @override
-    def finish(self) -> Found:
+    def finish(self) -> MeasureResult:
         found = super().finish()
         found.tables["flat"] = self.flat.finish()
         return found

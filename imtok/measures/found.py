@@ -17,7 +17,7 @@ from imtok.types import Batch, Condition, Reconstruction
 
 
 @dataclass(frozen=True)
-class Seen:
+class EvaluationBatch:
     """A batch and what the tokenizer made of it.
 
     Attributes:
@@ -67,7 +67,7 @@ class Number(NamedTuple):
 
 
 @dataclass
-class Found:
+class MeasureResult:
     """What a measure found.
 
     Attributes:
@@ -86,7 +86,7 @@ class Found:
     arrays: dict[str, np.ndarray] = field(default_factory=dict)
     pictures: dict[str, bytes] = field(default_factory=dict)
 
-    def add(self, other: "Found") -> None:
+    def add(self, other: "MeasureResult") -> None:
         """Take in what another measure found."""
         self.numbers |= other.numbers
         self.absent |= other.absent

@@ -6,7 +6,7 @@ import numpy as np
 from typing_extensions import override
 
 from imtok.distributed import gather_values
-from imtok.measures.base import Found, Measure, Seen
+from imtok.measures.base import EvaluationBatch, Measure, MeasureResult
 from imtok.measures.inference import Size
 from imtok.measures.length import possible_lengths, search_length
 from imtok.tokenizer import Tokenizer
@@ -41,7 +41,7 @@ class LengthMeasure(Measure):
             self.tried = possible_lengths(tokenizer, size)
 
     @override
-    def update(self, seen: Seen) -> None:
+    def update(self, seen: EvaluationBatch) -> None:
         if self.reason is None:
             # for each length anew: of encoders with a budget (ALIT, KARL) a prefix is no code of fewer tokens
             lengths, values = search_length(
@@ -51,13 +51,13 @@ class LengthMeasure(Measure):
             self.reached += (values >= self.target).tolist()
 
     @override
-    def finish(self) -> Found:
+    def finish(self) -> MeasureResult:
         parts = gather_values((self.reason, self.lengths, self.reached))
         reason = next((reason for reason, *_ in parts if reason), None)
         lengths = np.array([length for _, own, _ in parts for length in own])
         reached = np.array([one for *_, own in parts for one in own], dtype=bool)
         if reason or not len(lengths):
-            return Found(absent={"length": reason or "there is no image"})
+            return MeasureResult(absent={"length": reason or "there is no image"})
         enough = lengths[reached]
         values, counts = np.unique(enough, return_counts=True)
         table: dict[str, Any] = {
@@ -71,4 +71,4 @@ class LengthMeasure(Measure):
             "lengths": values.tolist(),
             "images": counts.tolist(),
         }
-        return Found(tables={"length": table})
+        return MeasureResult(tables={"length": table})

@@ -15,7 +15,7 @@ from typing_extensions import override
 
 from imtok.distributed import gather_values
 from imtok.errors import InputError
-from imtok.measures.base import Bench, Found, Measure, Number, Quantity, Seen
+from imtok.measures.base import Bench, EvaluationBatch, Measure, MeasureResult, Number, Quantity
 from imtok.measures.inference import Size
 from imtok.pixels import rgb_levels
 from imtok.tokenizer import Tokenizer
@@ -74,7 +74,7 @@ class LibraryMeasure(Measure):
         self.fits = not self.missing(tokenizer, size)
 
     @override
-    def update(self, seen: Seen) -> None:
+    def update(self, seen: EvaluationBatch) -> None:
         if self.fits:
             for row, index in enumerate(seen.batch.index.tolist()):
                 self._count(self.metric, seen.pixels[row : row + 1], seen.target[row : row + 1])
@@ -85,17 +85,19 @@ class LibraryMeasure(Measure):
         return super().numbers(size) if not self._tried.get(size) else ()
 
     @override
-    def finish(self) -> Found:
+    def finish(self) -> MeasureResult:
         if not self.fits:
-            return Found(absent={self.name: next(filter(None, self._tried.values()), "it was refused")})
+            return MeasureResult(absent={self.name: next(filter(None, self._tried.values()), "it was refused")})
         self._put_together()
         try:
             values = _values(self._compute(self.metric))
         except Exception as error:  # libraries have errors of their own
-            return Found(absent={self.name: _reason(error)})
+            return MeasureResult(absent={self.name: _reason(error)})
         if values is None:
-            return Found(absent={self.name: _NO_NUMBER})
-        return Found({name: Number(value, self.convention) for name, value in zip(self._names, values, strict=False)})
+            return MeasureResult(absent={self.name: _NO_NUMBER})
+        return MeasureResult(
+            {name: Number(value, self.convention) for name, value in zip(self._names, values, strict=False)}
+        )
 
     @property
     def _names(self) -> tuple[str, str]:

@@ -14,7 +14,7 @@ from typing_extensions import override
 
 from imtok.distributed import gather_values
 from imtok.errors import InputError
-from imtok.measures.base import Bench, Found, Measure, Number, Quantity, Seen
+from imtok.measures.base import Bench, EvaluationBatch, Measure, MeasureResult, Number, Quantity
 from imtok.measures.inference import Size
 from imtok.nn.taps import INPUT
 from imtok.tokenizer import Tokenizer
@@ -81,7 +81,7 @@ class ProbeMeasure(Measure):
                 )
 
     @override
-    def update(self, seen: Seen) -> None:
+    def update(self, seen: EvaluationBatch) -> None:
         parts = [seen.reconstruction.quantized.latents, *(seen.reconstruction.taps[name] for name in self.taps)]
         pooled = [_pooled(part).cpu().numpy() for part in parts]
         for row, (key, label) in enumerate(zip(seen.batch.key, seen.batch.label.tolist(), strict=True)):
@@ -93,14 +93,16 @@ class ProbeMeasure(Measure):
         return self.quantities
 
     @override
-    def finish(self) -> Found:
+    def finish(self) -> MeasureResult:
         rows = sorted((row for own in gather_values(self.rows) for row in own), key=lambda row: row[0])
         held_out = np.array([hashlib.sha256(key.encode()).digest()[0] % 5 == 0 for key, *_ in rows], dtype=bool)
         labels = np.array([label for _, label, _ in rows], dtype=np.int64)
         if len(np.unique(labels[~held_out])) < 2 or not held_out.any():
-            return Found(absent={self.key: "a probe needs labelled images of two classes at least, some held out"})
+            return MeasureResult(
+                absent={self.key: "a probe needs labelled images of two classes at least, some held out"}
+            )
         facts = {"images": len(rows), "classes": len(np.unique(labels))}
-        found = Found(
+        found = MeasureResult(
             tables={"probe": {**facts, "chance": float(np.bincount(labels[held_out]).max() / held_out.sum())}}
         )
         for place, quantity in enumerate(self.quantities):

@@ -13,7 +13,7 @@ from typing_extensions import override
 
 from imtok.distributed import gather_values
 from imtok.encoders.inside import EncoderInSpace
-from imtok.measures.base import Found, Measure, Seen
+from imtok.measures.base import EvaluationBatch, Measure, MeasureResult
 from imtok.measures.inference import Size, require_finite
 from imtok.pixels import rgb_levels, to_levels
 from imtok.tokenizer import Tokenizer
@@ -37,13 +37,13 @@ class LooksMeasure(Measure):
             part.start(tokenizer, size)
 
     @override
-    def update(self, seen: Seen) -> None:
+    def update(self, seen: EvaluationBatch) -> None:
         for part in self.parts:
             part.update(seen)
 
     @override
-    def finish(self) -> Found:
-        found = Found()
+    def finish(self) -> MeasureResult:
+        found = MeasureResult()
         for part in self.parts:
             found.add(part.finish())
         return found
@@ -72,7 +72,7 @@ class PatchMeasure(Measure):
             self.side = (height, width)
 
     @override
-    def update(self, seen: Seen) -> None:
+    def update(self, seen: EvaluationBatch) -> None:
         if self.side is None:
             return
         ids = seen.reconstruction.quantized.ids[..., 0].cpu()
@@ -88,7 +88,7 @@ class PatchMeasure(Measure):
                     kept.append(cut[row, place])
 
     @override
-    def finish(self) -> Found:
+    def finish(self) -> MeasureResult:
         counts: dict[int, int] = {}
         patches: dict[int, list[np.ndarray]] = {}
         for own, kept in gather_values((self.counts, self.patches)):
@@ -97,8 +97,8 @@ class PatchMeasure(Measure):
                 patches.setdefault(code, []).extend(kept.get(code, []))
         shown = [code for code in sorted(counts, key=lambda code: (-counts[code], code)) if patches[code]][:_CODES]
         if not shown:
-            return Found(absent={"patches": "tokens do not stand for patches of a grid"})
-        return Found(
+            return MeasureResult(absent={"patches": "tokens do not stand for patches of a grid"})
+        return MeasureResult(
             tables={"frequent_codes": [{"code": code, "count": counts[code]} for code in shown]},
             pictures={"Patches of the most frequent codes": draw_sheet([(str(code), patches[code]) for code in shown])},
         )
@@ -112,7 +112,7 @@ class SwapMeasure(Measure):
         self.rows: list[tuple[str, list[np.ndarray]]] = []
 
     @override
-    def update(self, seen: Seen) -> None:
+    def update(self, seen: EvaluationBatch) -> None:
         quantized = seen.reconstruction.quantized
         images = min(_IMAGES, len(seen.image))
         if self.rows or images < 2 or not seen.tokenizer.quantizer.vocab_sizes:
@@ -135,12 +135,12 @@ class SwapMeasure(Measure):
             self.rows.append((seen.batch.key[row][-8:], [pixels_of(image) for image in shown]))
 
     @override
-    def finish(self) -> Found:
+    def finish(self) -> MeasureResult:
         if not self.rows:
-            return Found(absent={"swaps": "two images of a batch are needed, and ids"})
+            return MeasureResult(absent={"swaps": "two images of a batch are needed, and ids"})
         table = [{"token": t, "squared_error": round(e, 4)} for t, e in zip(self.places, self.effects, strict=True)]
         title = f"Reconstruction, and with tokens {', '.join(map(str, self.places))} of another image"
-        return Found(tables={"swaps": table}, pictures={title: draw_sheet(self.rows)})
+        return MeasureResult(tables={"swaps": table}, pictures={title: draw_sheet(self.rows)})
 
 
 def _firsts(row: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

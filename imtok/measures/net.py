@@ -12,7 +12,7 @@ from torch import Tensor
 from imtok.distributed import from_main
 from imtok.errors import InputError
 from imtok.extractors.base import Extractor, Features
-from imtok.measures.found import Seen
+from imtok.measures.found import EvaluationBatch
 from imtok.measures.frechet import FeatureStatistics, FrechetDistance, Gaussian
 from imtok.measures.protocol import Protocol
 from imtok.measures.references import ReferenceKey, load_reference, save_reference
@@ -109,7 +109,7 @@ class Net:
         """Features of levels from 0 to 255, of one channel and of alpha as RGB."""
         return self.extractor(image if image.shape[1] == 3 else rgb_levels(image))
 
-    def of_originals(self, seen: Seen) -> Features:
+    def of_originals(self, seen: EvaluationBatch) -> Features:
         """Features of a batch's originals, extracted once and counted in once."""
         known = self._of(seen)
         if "originals" not in known:
@@ -117,14 +117,14 @@ class Net:
             self.originals.update(known["originals"].features.to(self.device))
         return known["originals"]
 
-    def of_reconstructions(self, seen: Seen) -> Features:
+    def of_reconstructions(self, seen: EvaluationBatch) -> Features:
         """Features of a batch's reconstructions, as the protocol rounds them, extracted once."""
         known = self._of(seen)
         if "reconstructions" not in known:
             known["reconstructions"] = self(self.protocol.levels(seen.reconstruction.image))
         return known["reconstructions"]
 
-    def _of(self, seen: Seen) -> dict[str, Features]:
+    def _of(self, seen: EvaluationBatch) -> dict[str, Features]:
         if self._batch is not seen:
             self._batch, self._seen = seen, {}
         return self._seen

@@ -14,7 +14,7 @@ from typing_extensions import override
 from imtok.distributed import gather_values
 from imtok.errors import InputError
 from imtok.extractors.base import Extractor
-from imtok.measures.base import Bench, Found, Number, Quantity, Seen
+from imtok.measures.base import Bench, EvaluationBatch, MeasureResult, Number, Quantity
 from imtok.measures.features import NetMeasure
 from imtok.measures.frechet import FrechetDistance
 from imtok.measures.inference import Size, require_finite
@@ -87,7 +87,7 @@ class PerturbedMeasure(NetMeasure):
             raise InputError(f"measure.{self.key}.deltas: {error}; give smaller ones") from None
 
     @override
-    def update(self, seen: Seen) -> None:
+    def update(self, seen: EvaluationBatch) -> None:
         if self.net.stored is None:
             self.net.of_originals(seen)
         tokenizer, quantized = seen.tokenizer, seen.reconstruction.quantized
@@ -113,7 +113,7 @@ class PerturbedMeasure(NetMeasure):
         return f"p{self.net.extractor.distance}"
 
     @override
-    def finish(self) -> Found:
+    def finish(self) -> MeasureResult:
         self.net.keep()
         parts = gather_values((self.ids, *self.changed))
         ids, *changed = (sum(column) for column in zip(*parts, strict=True))
@@ -131,7 +131,7 @@ class PerturbedMeasure(NetMeasure):
         }
         mean = math.fsum(values) / len(values)
         name = self._name
-        return Found(
+        return MeasureResult(
             {name: Number(mean, f"{_CONVENTION}; {FrechetDistance.convention}", facts)},
             tables={"pfid": {"name": name, "paper_grid_verified": False, "grid": rows}},
         )

@@ -9,7 +9,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from imtok.distributed import gather_values
-from imtok.measures.base import Bench, Found, Measure, Seen
+from imtok.measures.base import Bench, EvaluationBatch, Measure, MeasureResult
 from imtok.measures.codecs import available, compress, header_bytes
 from imtok.measures.frechet import FrechetDistance
 from imtok.measures.inference import Size, require_finite
@@ -90,7 +90,7 @@ class RateMeasure(Measure):
         self.pixels, self.most = size[0] * size[1], lengths[-1]
 
     @override
-    def update(self, seen: Seen) -> None:
+    def update(self, seen: EvaluationBatch) -> None:
         if self.net is not None and self.net.stored is None:
             self.net.of_originals(seen)
         for (kind, setting), point in self.points.items():
@@ -111,7 +111,7 @@ class RateMeasure(Measure):
             point.images += len(seen.target)
 
     @override
-    def finish(self) -> Found:
+    def finish(self) -> MeasureResult:
         rows: list[dict[str, Any]] = []
         for (kind, setting), point in sorted(self.points.items()):
             counts = gather_values((point.bytes, point.tokens, point.images))
@@ -125,7 +125,7 @@ class RateMeasure(Measure):
                 "bits_per_pixel": 8 * taken / max(self.pixels, 1),
             }
             rows.append(row | point.row())
-        return Found(tables={"rate": rows})
+        return MeasureResult(tables={"rate": rows})
 
 
 def _transmitted(tokens: Tokens) -> int:

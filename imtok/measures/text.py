@@ -13,7 +13,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from imtok.errors import InputError
-from imtok.measures.base import Found, Measure, Number, Quantity, Seen
+from imtok.measures.base import EvaluationBatch, Measure, MeasureResult, Number, Quantity
 from imtok.measures.inference import Size, evaluating, require_finite
 from imtok.measures.report.plots import picture_bytes
 from imtok.pixels import as_channels, rgb_levels, to_float, to_levels
@@ -166,13 +166,13 @@ class TextMeasure(Measure):
         self.tokenizer: Tokenizer | None = tokenizer
 
     @override
-    def update(self, seen: Seen) -> None:
+    def update(self, seen: EvaluationBatch) -> None:
         """Images of the data are not looked at."""
 
     @override
-    def finish(self) -> Found:
+    def finish(self) -> MeasureResult:
         if self.tokenizer is None or not self.pages:
-            return Found(absent={"character_error": "no word fits into an image of this size"})
+            return MeasureResult(absent={"character_error": "no word fits into an image of this size"})
         made = self._reconstructed(self.tokenizer)
         errors = {"own": self._errors([page.image for page in self.pages]), "made": self._errors(made)}
         facts = {"images": self.images, "letters": self.letters, "seed": self.seed, "fonts": list(FONTS)}
@@ -184,7 +184,7 @@ class TextMeasure(Measure):
         }
         shown = [torch.cat([page.image, image], 1) for page, image in zip(self.pages, made, strict=True)][:_SHOWN]
         names = ("character_error", "word_error")
-        return Found(
+        return MeasureResult(
             {name: Number(value, facts=facts) for name, value in zip(names, errors["made"], strict=True)},
             tables={"text": table},
             pictures={"Text, and what the tokenizer makes of it": picture_bytes(rgb_levels(torch.cat(shown, 2)))},

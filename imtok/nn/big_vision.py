@@ -10,12 +10,12 @@ import torch
 from torch import Tensor
 
 from imtok.errors import InputError
-from imtok.nn.vit_names import Layout
+from imtok.nn.vit_names import WeightNames
 
 _BLOCK = "Transformer/encoderblock_#"
 _ATTENTION, _MLP = f"{_BLOCK}/MultiHeadDotProductAttention_0", f"{_BLOCK}/MlpBlock_0"
 
-BIG_VISION = Layout(
+BIG_VISION = WeightNames(
     "big_vision",
     "embedding/kernel",
     {

@@ -13,7 +13,7 @@ from imtok.distributed import launched_rank
 from imtok.errors import InputError
 from imtok.nn.big_vision import BIG_VISION, read_big_vision
 from imtok.nn.vit import ViT
-from imtok.nn.vit_names import LAYOUTS, Layout
+from imtok.nn.vit_names import LAYOUTS, WeightNames
 from imtok.nn.vit_rows import patch_positions, rows_of
 from imtok.weights import read_weights
 
@@ -72,7 +72,7 @@ class VitFile:
                 f"{path} is no vision transformer as timm, transformers or the authors name its weights: it holds "
                 f"{held}, ..."
             )
-        self.layout: Layout = found[0][0]
+        self.layout: WeightNames = found[0][0]
         self.prefix: str = found[0][1]
         self.unknown = list[str]()
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
-class Layout:
+class WeightNames:
     """How one kind of file names its weights.
 
     Attributes:
@@ -64,7 +64,7 @@ def _blocks(stem: str, rows: Mapping[str, str]) -> Iterator[tuple[str, str]]:
 
 
 # timm's own nets, and the files of DINOv2, DINOv3, MAE and EVA-02, whose authors began with timm's.
-TIMM = Layout(
+TIMM = WeightNames(
     "timm or the authors",
     "patch_embed.proj.weight",
     {
@@ -115,7 +115,7 @@ TIMM = Layout(
 )
 
 # CLIP as OpenAI and OpenCLIP write it.
-CLIP = Layout(
+CLIP = WeightNames(
     "CLIP's authors",
     "conv1.weight",
     {
@@ -165,7 +165,7 @@ _HF_BLOCK = {
 }
 
 
-def _transformers(mark: str) -> Layout:
+def _transformers(mark: str) -> WeightNames:
     rows = {
         **dict.fromkeys(("embeddings.cls_token", "embeddings.class_embedding"), "class_token"),
         "embeddings.register_tokens": "registers",
@@ -183,7 +183,7 @@ def _transformers(mark: str) -> Layout:
     }
     for stem in ("encoder.layer.#", "encoder.layers.#", "layer.#", "layers.#", "model.layer.#"):
         rows |= dict(_blocks(stem, _HF_BLOCK))
-    return Layout(
+    return WeightNames(
         "transformers",
         mark,
         rows,

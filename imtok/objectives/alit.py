@@ -17,7 +17,7 @@ from imtok.objectives.images import image_terms
 from imtok.objectives.passes import together
 from imtok.pixels import to_float
 from imtok.tokenizer import Tokenizer
-from imtok.types import Batch, Loss, Losses, Quantized, Shown
+from imtok.types import Batch, Loss, Losses, Quantized, StepOutput
 
 
 class ALITDistillation(Objective):
@@ -72,7 +72,7 @@ class ALITDistillation(Objective):
             parts.append(quantized)
         quantized = together(parts)
         terms |= quantized.losses
-        return Losses(total(terms), terms, Shown(target, None, quantized))
+        return Losses(total(terms), terms, StepOutput(target, None, quantized))
 
     def _halt(
         self, logits: Float[Tensor, "b m v"], codes: Int64[Tensor, "b m"], generator: torch.Generator
@@ -118,7 +118,7 @@ class ALITFinetuning(Objective):
         return Losses(
             total(found.total, quantized.losses, 0 * _untouched(encoder)),
             found.terms | quantized.losses,
-            Shown(target, image, quantized),
+            StepOutput(target, image, quantized),
             found.numbers,
         )
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from imtok.losses.adversarial import Adversary
 from imtok.losses.alignment.base import AlignmentLoss
 from imtok.tokenizer import Tokenizer
-from imtok.types import Batch, Losses, NetLosses, Shown
+from imtok.types import Batch, Losses, NetLosses, StepOutput
 
 
 class Objective(nn.Module, ABC):
@@ -74,7 +74,7 @@ class Objective(nn.Module, ABC):
         """
         return {} if self.critic is None else {"critic": self.critic}
 
-    def net_losses(self, name: str, shown: Shown, step: int) -> NetLosses | None:
+    def net_losses(self, name: str, shown: StepOutput, step: int) -> NetLosses | None:
         """What one of the nets learns from what a step has shown; None, on all ranks alike, while it does not learn.
 
         Asked for each net in turn, after the tokenizer's own losses. The other nets stay as they are meanwhile.
@@ -100,7 +100,7 @@ class Objective(nn.Module, ABC):
         if name == "critic":
             self.update(stats)
 
-    def critic_loss(self, shown: Shown, step: int) -> NetLosses | None:
+    def critic_loss(self, shown: StepOutput, step: int) -> NetLosses | None:
         """The critic's losses on what the step has shown; None while the critic does not learn."""
         if self.adversary is None or shown.image is None:
             return None

@@ -20,7 +20,7 @@ from imtok.objectives.images import image_terms
 from imtok.pixels import to_float
 from imtok.spaces.once import encoded_once
 from imtok.tokenizer import Tokenizer
-from imtok.types import Batch, Loss, Losses, Quantized, Shown
+from imtok.types import Batch, Loss, Losses, Quantized, StepOutput
 
 Way = Literal["training", "distillation"]
 
@@ -104,10 +104,10 @@ class ConsistencyObjective(Objective):
         terms = {"consistency": Loss(self._consistency(decoder, own, quantized, maps, noise, generator), self.weight)}
         terms |= quantized.losses
         if not self.losses:
-            return Losses(total(terms), terms, Shown(image, None, quantized))
+            return Losses(total(terms), terms, StepOutput(image, None, quantized))
         drawn = decoder.pictured(_process(decoder).sample(own, noise[None], 1)).to(image.dtype)
         found = image_terms(drawn, image, dict(self.losses.items()), self.adversary, decoder, step)
-        shown = Shown(image, drawn, quantized)
+        shown = StepOutput(image, drawn, quantized)
         return Losses(total(found.total, terms), found.terms | terms, shown, found.numbers)
 
     def _consistency(

@@ -14,7 +14,7 @@ from imtok.objectives.base import Objective
 from imtok.pixels import to_float
 from imtok.spaces.once import encoded_once
 from imtok.tokenizer import Tokenizer, tapped
-from imtok.types import Batch, Losses, Shown
+from imtok.types import Batch, Losses, StepOutput
 
 
 class FlowObjective(Objective):
@@ -67,7 +67,7 @@ class FlowObjective(Objective):
         if twice:
             raise ValueError(f"names of alignments must differ from those of the other terms, got {', '.join(twice)}")
         terms = terms | self.alignments.terms(image, quantized, taps, step, batch.caption)
-        return Losses(total(terms), terms, Shown(image, None, quantized))
+        return Losses(total(terms), terms, StepOutput(image, None, quantized))
 
     @override
     def heads(self) -> nn.Module | None:

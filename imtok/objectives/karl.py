@@ -22,7 +22,7 @@ from imtok.objectives.images import image_terms
 from imtok.objectives.passes import together
 from imtok.pixels import to_float
 from imtok.tokenizer import Tokenizer
-from imtok.types import Batch, Condition, Loss, Losses, Quantized, Shown
+from imtok.types import Batch, Condition, Loss, Losses, Quantized, StepOutput
 
 
 class Pass(NamedTuple):
@@ -106,7 +106,7 @@ class KARLObjective(Objective):
         terms = {f"{name}_{key}": term for key, part in passes.items() for name, term in part.terms.items()}
         numbers = {f"{name}_{key}": value for key, part in passes.items() for name, value in part.numbers.items()}
         whole = total(estimated.total, tokenized.total, others)
-        return Losses(whole, terms | others, Shown(target, tokenized.image, quantized), numbers)
+        return Losses(whole, terms | others, StepOutput(target, tokenized.image, quantized), numbers)
 
     def _draw(self, images: int, generator: torch.Generator) -> Int64[Tensor, " b"]:
         """Levels of wanted error for the first pass."""

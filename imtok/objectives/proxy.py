@@ -10,7 +10,7 @@ from imtok.objectives.codes import code_entropy
 from imtok.pixels import to_float
 from imtok.spaces.maskgit import MaskGIT
 from imtok.tokenizer import Tokenizer
-from imtok.types import Batch, Loss, Losses, Shown
+from imtok.types import Batch, Loss, Losses, StepOutput
 
 
 class ProxyObjective(Objective):
@@ -47,4 +47,4 @@ class ProxyObjective(Objective):
         logits = decoder.logits(quantized.latents, size, quantized.keep, condition)
         entropy = code_entropy(logits, self.space.ids(target), self.space)
         terms = {"codes": Loss(entropy, self.weight)} | quantized.losses
-        return Losses(total(terms), terms, Shown(target, None, quantized))
+        return Losses(total(terms), terms, StepOutput(target, None, quantized))

@@ -17,7 +17,7 @@ from imtok.objectives.images import image_terms
 from imtok.objectives.ramps import Ramp, ramped
 from imtok.pixels import to_float
 from imtok.tokenizer import Tokenizer
-from imtok.types import Batch, Losses, Reconstruction, Shown
+from imtok.types import Batch, Losses, Reconstruction, StepOutput
 
 
 class ReconstructionObjective(Objective):
@@ -89,7 +89,7 @@ class ReconstructionObjective(Objective):
             raise ValueError(f"names of losses and alignments must differ from the quantizer's terms, got {twice}")
         others = own | self.alignments.terms(target, reconstruction.quantized, reconstruction.taps, step, captions)
         others = ramped(others, self.ramps, step)
-        shown = Shown(target, image, reconstruction.quantized)
+        shown = StepOutput(target, image, reconstruction.quantized)
         return Losses(total(found.total, others), found.terms | others, shown, found.numbers)
 
     @override

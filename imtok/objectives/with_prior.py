@@ -11,11 +11,11 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from imtok.construct import construct, import_path
-from imtok.losses.prior.base import PriorLoss, Seen
+from imtok.losses.prior.base import PriorInput, PriorLoss
 from imtok.losses.total import with_terms
 from imtok.objectives.base import Objective
 from imtok.tokenizer import Tokenizer
-from imtok.types import Batch, Loss, Losses, NetLosses, Shown
+from imtok.types import Batch, Loss, Losses, NetLosses, StepOutput
 
 NAME = "prior"  # of its term, its net and its key
 
@@ -30,7 +30,7 @@ class WithPrior(Objective):
     """
 
     prior: PriorLoss
-    _seen: tuple[Seen, int] | None
+    _seen: tuple[PriorInput, int] | None
 
     @override
     def forward(self, tokenizer: Tokenizer, batch: Batch, step: int, generator: torch.Generator) -> Losses:
@@ -60,7 +60,7 @@ class WithPrior(Objective):
         return {**super().nets(), **({NAME: self.prior} if self._learns() else {})}
 
     @override
-    def net_losses(self, name: str, shown: Shown, step: int) -> NetLosses | None:
+    def net_losses(self, name: str, shown: StepOutput, step: int) -> NetLosses | None:
         if name != NAME:
             return super().net_losses(name, shown, step)
         assert self._seen is not None  # forward comes first

@@ -108,7 +108,7 @@ def write_unigram(tokenizer: Tokenizer, store: TokenStore, folder: Path, size: S
 
 
 @dataclass(frozen=True)
-class Found:
+class ProbeResult:
     """What a probe's pictures say.
 
     Attributes:
@@ -124,7 +124,7 @@ class Found:
     facts: dict[str, Any]
 
 
-def measure(folder: Path, protocol: Protocol, device: torch.device, say: Callable[[str], None]) -> Found:
+def measure(folder: Path, protocol: Protocol, device: torch.device, say: Callable[[str], None]) -> ProbeResult:
     """Distances of samples, of reconstructions and of unigram samples to the reference, by one extractor.
 
     They are stored as ``score.json``, and measured anew by another protocol.
@@ -134,7 +134,7 @@ def measure(folder: Path, protocol: Protocol, device: torch.device, say: Callabl
     """
     path = folder / "score.json"
     if path.is_file():
-        before, wanted = Found(**read_json(path)), protocol.settings
+        before, wanted = ProbeResult(**read_json(path)), protocol.settings
         if canonical_json({name: before.facts.get(name) for name in wanted}) == canonical_json(wanted):
             return before
     say("score")
@@ -142,7 +142,7 @@ def measure(folder: Path, protocol: Protocol, device: torch.device, say: Callabl
     samples, reference = folder / "samples" / "samples.npz", folder / "reference" / NPZ
     found = score(samples, reference, protocol, device, further=others)
     facts = {name: value for name, value in found["protocol"].items() if name != "id"}
-    result = Found(found["metrics"], found["absent"], found["warnings"], facts)
+    result = ProbeResult(found["metrics"], found["absent"], found["warnings"], facts)
     write_json(path, vars(result))
     return result
 

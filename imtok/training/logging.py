@@ -102,7 +102,7 @@ class Log(Callback):
         log.warning("%s could not be written (%s)", self.path, error.strerror or error)
 
 
-class Pictures(Callback):
+class PictureLog(Callback):
     """Writes originals over reconstructions (by the averaged weights) as ``images/step_N.png``.
 
     Args:

@@ -12,7 +12,7 @@ from imtok.distributed import rank, sum_over_ranks, world_size
 from imtok.errors import InputError
 from imtok.measures.code_statistics import LARGEST_VOCABULARY, code_statistics
 from imtok.quantizers.base import check_ids
-from imtok.types import Losses, NetLosses, Shown
+from imtok.types import Losses, NetLosses, StepOutput
 
 
 class Meters:
@@ -111,7 +111,7 @@ class TokenizerMeters(Meters):
         self.vocab_sizes = tuple(vocab_sizes)
         self._countable = bool(vocab_sizes) and max(vocab_sizes) <= LARGEST_VOCABULARY
         self._codes = torch.zeros(sum(self.vocab_sizes) if self._countable else 0, dtype=torch.int64)  # slot after slot
-        self._seen: list[Shown] = []
+        self._seen: list[StepOutput] = []
 
     def note_losses(self, losses: Losses, *nets: NetLosses) -> None:
         """Note one micro-batch: the tokenizer's terms, and those of each further net that has learnt from it.

@@ -41,7 +41,7 @@ from imtok.training.hardware import make_trainer, with_micro_batches
 from imtok.training.health import Health
 from imtok.training.in_batch import in_batch_terms
 from imtok.training.loggers import Loggers
-from imtok.training.logging import Evaluation, Measured, Pictures
+from imtok.training.logging import Evaluation, Measured, PictureLog
 from imtok.training.maps import check_maps
 from imtok.training.outlook import unlikely
 from imtok.training.prepare import Plan, Run, check_resume, held_out, prepare
@@ -149,7 +149,7 @@ def _assemble(run: Run, trainer: Trainer, plan: Plan, mirror: Loggers) -> tuple[
         check_maps(run.tokenizer.space, plan.images)
     more = list[Callback]()
     if run.trainer.pictures_every:
-        more.append(Pictures(run.folder, run.trainer.pictures_every, plan.shown, ema, mirror))
+        more.append(PictureLog(run.folder, run.trainer.pictures_every, plan.shown, ema, mirror))
     if plan.asked is not None:
         more.append(_evaluation(run, plan.asked, plan, ema, mirror, crew.guests))
     add_callbacks(trainer, *more, crew.signals)

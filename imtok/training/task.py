@@ -20,7 +20,7 @@ from imtok.training.meters import TokenizerMeters
 from imtok.training.optimizers import make_optimizer
 from imtok.training.settings import OptimizerSettings, TrainerSettings, net_key
 from imtok.training.steps import MakeLoader, Task, refusals_for_users
-from imtok.types import Batch, NetLosses, Shown
+from imtok.types import Batch, NetLosses, StepOutput
 
 
 class TokenizerTask(Task):
@@ -61,7 +61,7 @@ class TokenizerTask(Task):
         self.objective = objective
         objective.begin(tokenizer)
         self.start_codebook = start_codebook
-        self.shown: Shown | None = None
+        self.shown: StepOutput | None = None
         self._stats: dict[str, Tensor] = {}
         self._learnt: dict[str, dict[str, Tensor]] = {}  # by net of the objective: what its losses counted
 
@@ -114,7 +114,7 @@ class TokenizerTask(Task):
         merge_stats(self._stats, losses.shown.quantized.stats)
         self.codes.note_losses(losses, *of_nets)
 
-    def _train_nets(self, shown: Shown) -> list[NetLosses]:
+    def _train_nets(self, shown: StepOutput) -> list[NetLosses]:
         """Let each net of the objective that learns in this step learn from what it has shown."""
         nets, found = self.objective.nets(), list[NetLosses]()
         for name in nets:
@@ -188,6 +188,6 @@ def _nothing_dropped(condition: nn.Module | None) -> Iterator[None]:
             condition.train(training)
 
 
-def _detached(shown: Shown) -> Shown:
+def _detached(shown: StepOutput) -> StepOutput:
     quantized = replace(shown.quantized, latents=shown.quantized.latents.detach(), losses={})
-    return Shown(shown.target, None if shown.image is None else shown.image.detach(), quantized)
+    return StepOutput(shown.target, None if shown.image is None else shown.image.detach(), quantized)

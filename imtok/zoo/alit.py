@@ -9,31 +9,31 @@ from typing import ClassVar
 from typing_extensions import override
 
 from imtok.zoo.blocks import named, self_attention_blocks
-from imtok.zoo.convolutions import Layout, decoder_rules, encoder_rules
+from imtok.zoo.convolutions import ModuleNames, decoder_rules, encoder_rules
 from imtok.zoo.copies import Twice, twice
-from imtok.zoo.files import Checkpoint
+from imtok.zoo.files import PublicCheckpoint
 from imtok.zoo.layouts import Rearrange, Split
 from imtok.zoo.rules import Drop, Leave, Rename, Rule
-from imtok.zoo.source import Config, Source, State
+from imtok.zoo.source import CheckpointSource, Config, State
 from imtok.zoo.table import Table, TableError
 
 _BASE = "base_tokenizer.vqgan"
 _LATENTS, _TIMES = "latent_tokens", "decoder_latent_tokens_timestep_embed"
 _MOST, _SIDE = 256, 16  # latents that KARL's code asks for at most, and rows of patches that it reads
-_MAGE = Layout("down", "up", "block", "", "upsample.conv", ("mid.block_1", "mid.block_2"))
+_MAGE = ModuleNames("down", "up", "block", "", "upsample.conv", ("mid.block_1", "mid.block_2"))
 _NET = {"attention": "none", "adaptive_norm": "none", "downsample": "none", "middle": ["residual"] * 2}
 _NARROWEST = 128  # channels from which on norms of maps have 32 groups in imtok as in every public net
 _WIDE = (1024, 8)  # width and depth of the "small" nets, whose heads are of 128 channels
 
 
-class _OnMAGE(Source):
+class _OnMAGE(CheckpointSource):
     """What ALIT and KARL share: trunks, the quantizer, and a VQGAN whose decoder imtok has in decoder and space."""
 
     keys = ("heads",)
     names: ClassVar[dict[str, str]]
 
     @override
-    def open(self, checkpoint: Checkpoint) -> State:
+    def open(self, checkpoint: PublicCheckpoint) -> State:
         tensors = checkpoint.tensors("ema", "model")
         if f"{_BASE}.encoder.conv_in.weight" in tensors and "quantize.embedding.weight" not in tensors:
             raise TableError("its latents are continuous, and imtok reads this net with codes alone")
@@ -151,7 +151,7 @@ class KARL(_OnMAGE):
     }
 
     @override
-    def open(self, checkpoint: Checkpoint) -> State:
+    def open(self, checkpoint: PublicCheckpoint) -> State:
         state = super().open(checkpoint)
         cut = {name: state.tensors[name][:_MOST] for name in (_LATENTS, _TIMES) if name in state.tensors}
         if any(len(state.tensors[name]) > _MOST for name in cut):

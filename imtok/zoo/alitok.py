@@ -6,9 +6,9 @@ from math import isqrt
 from typing_extensions import override
 
 from imtok.zoo.blocks import linear_of_convolution, named
-from imtok.zoo.files import Checkpoint
+from imtok.zoo.files import PublicCheckpoint
 from imtok.zoo.rules import Rename, Rule
-from imtok.zoo.source import Config, Source, State
+from imtok.zoo.source import CheckpointSource, Config, State
 from imtok.zoo.table import Table, TableError
 from imtok.zoo.titok import CODE_RULES
 
@@ -33,7 +33,7 @@ _BLOCK = {
 }
 
 
-class AliTok(Source):
+class AliTok(CheckpointSource):
     """AliTok, and its first stage, whose causal decoder also writes patches of the prefix."""
 
     name = "alitok"
@@ -42,7 +42,7 @@ class AliTok(Source):
     keys = ("heads",)
 
     @override
-    def open(self, checkpoint: Checkpoint) -> State:
+    def open(self, checkpoint: PublicCheckpoint) -> State:
         return State(checkpoint.tensors("model_state"), kept=checkpoint.entry("model_state"))
 
     @override

@@ -7,16 +7,16 @@ from typing_extensions import override
 
 from imtok.weight_files import plain_names
 from imtok.zoo.blocks import named, self_attention_blocks
-from imtok.zoo.files import Checkpoint
+from imtok.zoo.files import PublicCheckpoint
 from imtok.zoo.layouts import Rearrange
 from imtok.zoo.rules import Drop, Rename, Rule
-from imtok.zoo.source import Config, Source, State
+from imtok.zoo.source import CheckpointSource, Config, State
 from imtok.zoo.table import Table
 
 _SLOT_BITS = 18  # of a slot in bsq_18 and bsq_36
 
 
-class BSQViT(Source):
+class BSQViT(CheckpointSource):
     """BSQ-ViT with 18 and 36 bits. Its code writes channel 0 as the highest bit of an id, imtok as the lowest."""
 
     name = "bsq_vit"
@@ -25,7 +25,7 @@ class BSQViT(Source):
     keys = ("heads",)
 
     @override
-    def open(self, checkpoint: Checkpoint) -> State:
+    def open(self, checkpoint: PublicCheckpoint) -> State:
         tensors = checkpoint.tensors("ema_state_dict", "state_dict")
         counter = tensors.pop("n_averaged", None)
         dropped = {} if counter is None else {"n_averaged": "counter of the average"}

@@ -6,15 +6,17 @@ from dataclasses import replace
 from typing_extensions import override
 
 from imtok.zoo.averages import averaged
-from imtok.zoo.convolutions import Layout, decoder_rules, encoder_rules, sizes
-from imtok.zoo.files import Checkpoint
+from imtok.zoo.convolutions import ModuleNames, decoder_rules, encoder_rules, sizes
+from imtok.zoo.files import PublicCheckpoint
 from imtok.zoo.layouts import Rearrange
 from imtok.zoo.rules import Drop, Leave, Rename, Rule
-from imtok.zoo.source import Config, Source, State
+from imtok.zoo.source import CheckpointSource, Config, State
 from imtok.zoo.table import Table, TableError
 
-LLAMAGEN = Layout("conv_blocks", "conv_blocks", "res", "downsample.conv", "upsample.conv", ("mid.*",), True)
-TAMING = Layout("down", "up", "block", "downsample.conv", "upsample.conv", ("mid.block_1", "mid.attn_1", "mid.block_2"))
+LLAMAGEN = ModuleNames("conv_blocks", "conv_blocks", "res", "downsample.conv", "upsample.conv", ("mid.*",), True)
+TAMING = ModuleNames(
+    "down", "up", "block", "downsample.conv", "upsample.conv", ("mid.block_1", "mid.attn_1", "mid.block_2")
+)
 
 PROJECTIONS: list[Rule] = [
     Rename("quant_conv", "encoder.project"),
@@ -34,7 +36,7 @@ _GUMBEL_CODES: list[Rule] = [
 ]
 
 
-class LlamaGen(Source):
+class LlamaGen(CheckpointSource):
     """VQ-16 and VQ-8."""
 
     name = "llamagen"
@@ -45,7 +47,7 @@ class LlamaGen(Source):
     layout = LLAMAGEN
 
     @override
-    def open(self, checkpoint: Checkpoint) -> State:
+    def open(self, checkpoint: PublicCheckpoint) -> State:
         entries = ("ema", "model", "state_dict")
         return State(checkpoint.tensors(*entries), facts=checkpoint.arguments("args"), kept=checkpoint.entry(*entries))
 
@@ -93,7 +95,7 @@ class Taming(LlamaGen):
     layout = TAMING
 
     @override
-    def open(self, checkpoint: Checkpoint) -> State:
+    def open(self, checkpoint: PublicCheckpoint) -> State:
         return State(checkpoint.tensors("state_dict"), kept=checkpoint.entry("state_dict"))
 
     @override
@@ -133,7 +135,7 @@ class LDM(Taming):
     alike = "VQGAN of taming-transformers (source=taming), which is read in the same way, and in IBQ without averages"
 
     @override
-    def open(self, checkpoint: Checkpoint) -> State:
+    def open(self, checkpoint: PublicCheckpoint) -> State:
         return State(*averaged(checkpoint.tensors("state_dict")), kept=checkpoint.entry("state_dict"))
 
 
@@ -149,7 +151,7 @@ class IBQ(Taming):
     keys = ("groups",)
 
     @override
-    def open(self, checkpoint: Checkpoint) -> State:
+    def open(self, checkpoint: PublicCheckpoint) -> State:
         return State(*averaged(checkpoint.tensors("state_dict")), kept=checkpoint.entry("state_dict"))
 
     @override

@@ -45,7 +45,7 @@ DIFFUSERS = Modules(
 
 
 @dataclass(frozen=True)
-class Layout:
+class ModuleNames:
     """What a code calls the modules of its two nets; ``{level}`` is 0 at full resolution.
 
     Attributes:
@@ -73,7 +73,7 @@ class Layout:
 
 def sizes(
     state: State,
-    layout: Layout,
+    layout: ModuleNames,
     config: Config,
     encoder: str = "encoder",
     decoder: str = "decoder",
@@ -111,14 +111,14 @@ def sizes(
     return {**config, **{part: {**config[part], **found} for part, found in parts.items()}}
 
 
-def _widths(state: State, level: str, layout: Layout, part: str) -> list[int]:
+def _widths(state: State, level: str, layout: ModuleNames, part: str) -> list[int]:
     """Channels of each level, full resolution first."""
     number = state.count(f"{level}.*.")
     found = [state.shape(f"{level}.{index}.{layout.block}.0.conv2.weight")[0] for index in range(number)]
     return found[::-1] if part == "decoder" and layout.lowest_first else found
 
 
-def _attention(state: State, level: str, levels: int, part: str, layout: Layout) -> Attention:
+def _attention(state: State, level: str, levels: int, part: str, layout: ModuleNames) -> Attention:
     """Where attention follows every residual block, by the keys that are there."""
     norm = f"{layout.modules.attentions}.0.{next(iter(layout.modules.attention))}.weight"
     found = {index for index in range(levels) if f"{level}.{index}.{norm}" in state.tensors}
@@ -129,7 +129,9 @@ def _attention(state: State, level: str, levels: int, part: str, layout: Layout)
     return "lowest" if found == {levels - 1} else sorted(found)
 
 
-def encoder_rules(layout: Layout, settings: Config, source: str = "encoder", target: str = "encoder") -> list[Rule]:
+def encoder_rules(
+    layout: ModuleNames, settings: Config, source: str = "encoder", target: str = "encoder"
+) -> list[Rule]:
     """What becomes of the keys of a convolutional encoder.
 
     Args:
@@ -150,7 +152,9 @@ def encoder_rules(layout: Layout, settings: Config, source: str = "encoder", tar
     return rules + _middle(layout, source, target, settings["middle"])
 
 
-def decoder_rules(layout: Layout, settings: Config, source: str = "decoder", target: str = "decoder") -> list[Rule]:
+def decoder_rules(
+    layout: ModuleNames, settings: Config, source: str = "decoder", target: str = "decoder"
+) -> list[Rule]:
     """What becomes of the keys of a convolutional decoder; arguments as :func:`encoder_rules`."""
     rules = named(layout.modules.ends, source, target)
     levels = len(settings["multipliers"])
@@ -167,7 +171,7 @@ def decoder_rules(layout: Layout, settings: Config, source: str = "decoder", tar
     return rules + _middle(layout, source, target, settings["middle"])
 
 
-def _level(layout: Layout, source: str, target: str, blocks: int, attention: bool) -> list[Rule]:
+def _level(layout: ModuleNames, source: str, target: str, blocks: int, attention: bool) -> list[Rule]:
     rules: list[Rule] = []
     for block in range(blocks):
         place = block * (2 if attention else 1)
@@ -177,7 +181,7 @@ def _level(layout: Layout, source: str, target: str, blocks: int, attention: boo
     return rules
 
 
-def _attention_rules(layout: Layout, source: str, target: str) -> list[Rule]:
+def _attention_rules(layout: ModuleNames, source: str, target: str) -> list[Rule]:
     if layout.fused:
         parts = [f"{target}.{part}" for part in ("query", "key", "value")]
         fused = [
@@ -197,7 +201,7 @@ def _attention_rules(layout: Layout, source: str, target: str) -> list[Rule]:
     return rules
 
 
-def _middle(layout: Layout, source: str, target: str, layers: Sequence[str]) -> list[Rule]:
+def _middle(layout: ModuleNames, source: str, target: str, layers: Sequence[str]) -> list[Rule]:
     rules: list[Rule] = []
     for index, layer in enumerate(layers):
         name = layout.middle[0].replace("*", str(index)) if len(layout.middle) == 1 else layout.middle[index]

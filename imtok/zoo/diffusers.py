@@ -7,20 +7,20 @@ from typing_extensions import override
 
 from imtok.spaces.diffusers_names import modern_name
 from imtok.zoo.cnn import CODEBOOK, PROJECTIONS, VQ_STATE
-from imtok.zoo.convolutions import DIFFUSERS, Layout, decoder_rules, encoder_rules, sizes
-from imtok.zoo.files import Checkpoint
-from imtok.zoo.source import Config, Source, State
+from imtok.zoo.convolutions import DIFFUSERS, ModuleNames, decoder_rules, encoder_rules, sizes
+from imtok.zoo.files import PublicCheckpoint
+from imtok.zoo.source import CheckpointSource, Config, State
 from imtok.zoo.table import Table, TableError
 
 _BLOCKS = ("mid_block.resnets.0", "mid_block.attentions.0", "mid_block.resnets.1")
-_LAYOUT = Layout(
+_LAYOUT = ModuleNames(
     "down_blocks", "up_blocks", "resnets", "downsamplers.0.conv", "upsamplers.0.conv", _BLOCKS, True, modules=DIFFUSERS
 )
 _CODES = "quantize.embedding.weight"
 _WANTED = {"norm_type": "group", "act_fn": "silu"}
 
 
-class DiffusersVQ(Source):
+class DiffusersVQ(CheckpointSource):
     """VQModel of diffusers; the config.json beside it tells the groups of its norms."""
 
     name = "diffusers"
@@ -29,7 +29,7 @@ class DiffusersVQ(Source):
     keys = ("groups",)
 
     @override
-    def open(self, checkpoint: Checkpoint) -> State:
+    def open(self, checkpoint: PublicCheckpoint) -> State:
         tensors = {modern_name(key): value for key, value in checkpoint.tensors().items()}
         return State(tensors, facts=checkpoint.beside())
 

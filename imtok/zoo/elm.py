@@ -7,10 +7,10 @@ from typing_extensions import override
 from imtok.nn.convolution import level_layers
 from imtok.zoo.blocks import named
 from imtok.zoo.convolutions import COMPVIS
-from imtok.zoo.files import Checkpoint
+from imtok.zoo.files import PublicCheckpoint
 from imtok.zoo.layouts import Rearrange
 from imtok.zoo.rules import Drop, Rename, Rule
-from imtok.zoo.source import Config, Source, State
+from imtok.zoo.source import CheckpointSource, Config, State
 from imtok.zoo.table import Table, TableError
 
 _VECTORS = "quantize.embed.weight"
@@ -22,7 +22,7 @@ _MIDDLE = ("residual", "attention", "residual")
 _AROUND = {"encoder": (1, 5), "decoder": (5, 2)}
 
 
-class ELM(Source):
+class ELM(CheckpointSource):
     """ELM's binary autoencoders: averages in ``binaryae_ema.th``, of which only names that begin with ``ae.`` count."""
 
     name = "elm"
@@ -31,7 +31,7 @@ class ELM(Source):
     keys = ("groups", "slots")
 
     @override
-    def open(self, checkpoint: Checkpoint) -> State:
+    def open(self, checkpoint: PublicCheckpoint) -> State:
         tensors = checkpoint.tensors()
         own = {name.removeprefix("ae."): value for name, value in tensors.items() if name.startswith("ae.")}
         other = dict.fromkeys(tensors.keys() - {f"ae.{name}" for name in own}, "not read by the public code")

@@ -14,7 +14,7 @@ from imtok.zoo.table import TableError
 
 
 @dataclass(frozen=True)
-class Checkpoint:
+class PublicCheckpoint:
     """What a file holds.
 
     Attributes:
@@ -76,7 +76,7 @@ def _names(content: Mapping[Any, Any]) -> Iterator[str]:
             yield from _names(value)
 
 
-def read_checkpoint(path: Path) -> Checkpoint:
+def read_checkpoint(path: Path) -> PublicCheckpoint:
     """Read a file of safetensors or of torch.
 
     Raises:
@@ -87,4 +87,4 @@ def read_checkpoint(path: Path) -> Checkpoint:
     content, metadata = read_content(path)
     if not isinstance(content, Mapping):
         raise InputError(f"{path} must hold a dict, got {type(content).__name__}")
-    return Checkpoint(path, content, metadata)
+    return PublicCheckpoint(path, content, metadata)

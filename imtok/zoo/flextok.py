@@ -10,11 +10,11 @@ from typing_extensions import override
 
 from imtok.nn.positions import sincos_positions
 from imtok.zoo.blocks import named
-from imtok.zoo.files import Checkpoint
+from imtok.zoo.files import PublicCheckpoint
 from imtok.zoo.kl_vae import modern, space_rules, space_settings
 from imtok.zoo.layouts import Join, Rearrange, Reorder
 from imtok.zoo.rules import Drop, Rule
-from imtok.zoo.source import Config, Source, State
+from imtok.zoo.source import CheckpointSource, Config, State
 from imtok.zoo.table import Table, TableError
 
 _VAE = "vae.vae."
@@ -26,7 +26,7 @@ _RECIPES = {(768, 768): "flextok_d12", (1152, 1152): "flextok_d18", (1152, 1792)
 _ORDER = (2, 3, 0, 4, 5, 1)
 
 
-class FlexTok(Source):
+class FlexTok(CheckpointSource):
     """FlexTok d12-d12, d18-d18 and d18-d28, as one safetensors file whose header holds the config.
 
     The modules' names and their wiring are those that public code uses with the released files.
@@ -38,7 +38,7 @@ class FlexTok(Source):
     keys = ("heads", "groups")
 
     @override
-    def open(self, checkpoint: Checkpoint) -> State:
+    def open(self, checkpoint: PublicCheckpoint) -> State:
         tensors = {modern(key): value for key, value in checkpoint.tensors().items()}
         facts = {key: _literal(value) for key, value in checkpoint.metadata.items()}
         return State(tensors, facts=facts or checkpoint.beside())

@@ -8,9 +8,9 @@ from typing_extensions import override
 from imtok.zoo.blocks import named, self_attention_blocks
 from imtok.zoo.cnn import LLAMAGEN
 from imtok.zoo.convolutions import decoder_rules, encoder_rules, sizes
-from imtok.zoo.files import Checkpoint
+from imtok.zoo.files import PublicCheckpoint
 from imtok.zoo.rules import Drop, Leave, Rename, Rule
-from imtok.zoo.source import Config, Source, State
+from imtok.zoo.source import CheckpointSource, Config, State
 from imtok.zoo.table import Table
 
 _ENTRIES = ("ema", "model", "state_dict")
@@ -22,7 +22,7 @@ _HEADS = ("feat_pred_head", "mid_sem_feat_pred", "high_sem_feat_pred")
 _ADAPTER = {"positional_embedding": "positions.table", "ln_pre": "norm_pre", "ln_post": "norm_post"}
 
 
-class FQGAN(Source):
+class FQGAN(CheckpointSource):
     """FQGAN Dual and Triple, f16 and f8."""
 
     name = "fqgan"
@@ -31,7 +31,7 @@ class FQGAN(Source):
     keys = ("heads", "groups")
 
     @override
-    def open(self, checkpoint: Checkpoint) -> State:
+    def open(self, checkpoint: PublicCheckpoint) -> State:
         return State(checkpoint.tensors(*_ENTRIES), kept=checkpoint.entry(*_ENTRIES))
 
     @override

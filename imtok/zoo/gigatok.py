@@ -6,14 +6,14 @@ from math import isqrt
 from typing_extensions import override
 
 from imtok.zoo.blocks import linear_of_convolution, named, qformer_blocks
-from imtok.zoo.convolutions import Layout, decoder_rules, encoder_rules, sizes
-from imtok.zoo.files import Checkpoint
+from imtok.zoo.convolutions import ModuleNames, decoder_rules, encoder_rules, sizes
+from imtok.zoo.files import PublicCheckpoint
 from imtok.zoo.layouts import Join, Rearrange
 from imtok.zoo.rules import Drop, Leave, Rename, Rule
-from imtok.zoo.source import Config, Source, State
+from imtok.zoo.source import CheckpointSource, Config, State
 from imtok.zoo.table import Table
 
-_LAYOUT = Layout("conv_blocks", "conv_blocks", "res", "downsample.conv", "upsample.conv1", ("mid.*",), True)
+_LAYOUT = ModuleNames("conv_blocks", "conv_blocks", "res", "downsample.conv", "upsample.conv1", ("mid.*",), True)
 _LATENTS = "latent_token_positional_embedding"
 # By the widths of encoder and decoder.
 _RECIPES = {(512, 512): "gigatok_ss", (512, 768): "gigatok_sb", (768, 1024): "gigatok_bl"}
@@ -22,7 +22,7 @@ _QFORMERS = {"encoder": "s2to1encoder", "decoder": "s1to2decoder"}
 _FIXED = {"attention": "none", "middle": ["residual"] * 2, "downsample": "padded_end", "adaptive_norm": "levels"}
 
 
-class GigaTok(Source):
+class GigaTok(CheckpointSource):
     """GigaTok S-S, S-B, B-L and XL-XXL, and ReTok, which has redundant queries besides."""
 
     name = "gigatok"
@@ -31,7 +31,7 @@ class GigaTok(Source):
     keys = ("heads", "groups")
 
     @override
-    def open(self, checkpoint: Checkpoint) -> State:
+    def open(self, checkpoint: PublicCheckpoint) -> State:
         entries = ("ema", "model", "state_dict")
         return State(checkpoint.tensors(*entries), kept=checkpoint.entry(*entries))
 

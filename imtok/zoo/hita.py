@@ -13,10 +13,10 @@ from imtok.spaces.dino import DINOv2
 from imtok.zoo.blocks import linear_of_convolution, named
 from imtok.zoo.cnn import LLAMAGEN
 from imtok.zoo.convolutions import decoder_rules, encoder_rules, sizes
-from imtok.zoo.files import Checkpoint
+from imtok.zoo.files import PublicCheckpoint
 from imtok.zoo.layouts import Join, Rearrange, Split
 from imtok.zoo.rules import Drop, Leave, Rename, Rule
-from imtok.zoo.source import Config, Source, State
+from imtok.zoo.source import CheckpointSource, Config, State
 from imtok.zoo.table import Table
 from imtok.zoo.vfmtok import DINOV2, dinov2_file
 
@@ -38,7 +38,7 @@ _BLOCK = {"norm1": "norm1", "norm2": "norm2", "ffnet.w3": "mlp.out"}
 _CODEBOOKS = ("slot_quantize", "quantize")
 
 
-class Hita(Source):
+class Hita(CheckpointSource):
     """Hita-V and Hita-U. Their file holds no weights of DINOv2: those lie in the authors' file beside it."""
 
     name = "hita"
@@ -47,7 +47,7 @@ class Hita(Source):
     keys = ("heads", "groups")
 
     @override
-    def open(self, checkpoint: Checkpoint) -> State:
+    def open(self, checkpoint: PublicCheckpoint) -> State:
         tensors = checkpoint.tensors(*_ENTRIES)
         if f"{_ENCODER}.pos_embed" in tensors:
             tensors |= _dinov2(dinov2_file(checkpoint.path, "Hita"))

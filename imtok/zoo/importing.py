@@ -12,8 +12,8 @@ from rich.table import Column, Table
 from imtok.errors import InputError
 from imtok.tokenizer import Tokenizer
 from imtok.zoo.averages import TAKEN
-from imtok.zoo.files import Checkpoint, read_checkpoint
-from imtok.zoo.source import Config, Source
+from imtok.zoo.files import PublicCheckpoint, read_checkpoint
+from imtok.zoo.source import CheckpointSource, Config
 from imtok.zoo.table import TableError
 
 _TOKENIZER = ("encoder", "quantizer", "regularizer", "decoder", "space", "condition", "image_size")
@@ -50,12 +50,12 @@ class Imported:
 
 
 def import_checkpoint(
-    source: Source,
+    source: CheckpointSource,
     path: Path,
     compose: Callable[[Sequence[str]], Config],
     image_size: int | None = None,
     given: Mapping[str, Any] | None = None,
-    others: Sequence[Source] = (),
+    others: Sequence[CheckpointSource] = (),
 ) -> Imported:
     """Read a checkpoint of other code.
 
@@ -107,7 +107,7 @@ def import_checkpoint(
     return Imported(tokenizer, mapped, dropped, f"{kept}{entry}", state.assumed)
 
 
-def _family(checkpoint: Checkpoint, source: Source, others: Sequence[Source]) -> str:
+def _family(checkpoint: PublicCheckpoint, source: CheckpointSource, others: Sequence[CheckpointSource]) -> str:
     """The other family that the names in a file are of, in words; empty = none is known."""
     names = checkpoint.names()
     found = [other for other in others if other.name != source.name and other.recognizes(names)]

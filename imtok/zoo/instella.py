@@ -5,10 +5,10 @@ from collections.abc import Sequence
 from typing_extensions import override
 
 from imtok.zoo.blocks import named
-from imtok.zoo.files import Checkpoint
+from imtok.zoo.files import PublicCheckpoint
 from imtok.zoo.layouts import Join, Rearrange
 from imtok.zoo.rules import Drop, Rename, Rule
-from imtok.zoo.source import Config, Source, State
+from imtok.zoo.source import CheckpointSource, Config, State
 from imtok.zoo.table import Table, TableError
 
 _EMBED = "quantizer.embed"
@@ -25,7 +25,7 @@ _BLOCK = {
 }
 
 
-class Instella(Source):
+class Instella(CheckpointSource):
     """The tokenizer of 128 tokens of 64 bits, for images of 1024 pixels as the public generators use it."""
 
     name = "instella"
@@ -33,7 +33,7 @@ class Instella(Source):
     marks = ("encoder.patch_embedder.", "encoder.latent_tokens", _EMBED)
 
     @override
-    def open(self, checkpoint: Checkpoint) -> State:
+    def open(self, checkpoint: PublicCheckpoint) -> State:
         return State(checkpoint.tensors())
 
     @override

@@ -5,20 +5,20 @@ from collections.abc import Sequence
 from typing_extensions import override
 
 from imtok.zoo.averages import averaged
-from imtok.zoo.convolutions import Layout, decoder_rules, encoder_rules, sizes
-from imtok.zoo.files import Checkpoint
+from imtok.zoo.convolutions import ModuleNames, decoder_rules, encoder_rules, sizes
+from imtok.zoo.files import PublicCheckpoint
 from imtok.zoo.rules import Drop, Rename, Rule
-from imtok.zoo.source import Config, Source, State
+from imtok.zoo.source import CheckpointSource, Config, State
 from imtok.zoo.table import Table, TableError
 
-MAGVIT2 = Layout("down", "up", "block", "downsample", "upsample.conv1", ("mid_block.*",))
+MAGVIT2 = ModuleNames("down", "up", "block", "downsample", "upsample.conv1", ("mid_block.*",))
 _BITS = "encoder.conv_out.weight"
 _BASIS = "quantize.embedding.weight"
 _LONGEST = 20  # bits of one id
 _GROUP_BITS = 8
 
 
-class OpenMAGVIT2(Source):
+class OpenMAGVIT2(CheckpointSource):
     """Open-MAGVIT2, with averaged weights; its codes are signs and have no weights."""
 
     name = "open_magvit2"
@@ -31,7 +31,7 @@ class OpenMAGVIT2(Source):
     frozen: tuple[str, ...] = ()
 
     @override
-    def open(self, checkpoint: Checkpoint) -> State:
+    def open(self, checkpoint: PublicCheckpoint) -> State:
         weights, dropped = averaged(checkpoint.tensors("state_dict"), frozen=self.frozen)
         return State(weights, dropped, kept=checkpoint.entry("state_dict"))
 

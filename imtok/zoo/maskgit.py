@@ -5,17 +5,17 @@ from collections.abc import Sequence
 from typing_extensions import override
 
 from imtok.zoo.cnn import CODEBOOK, VQ_STATE
-from imtok.zoo.convolutions import Layout, decoder_rules, encoder_rules, sizes
-from imtok.zoo.files import Checkpoint
+from imtok.zoo.convolutions import ModuleNames, decoder_rules, encoder_rules, sizes
+from imtok.zoo.files import PublicCheckpoint
 from imtok.zoo.rules import Rule
-from imtok.zoo.source import Config, Source, State
+from imtok.zoo.source import CheckpointSource, Config, State
 from imtok.zoo.table import Table, TableError
 
-_LAYOUT = Layout("down", "up", "block", "", "upsample_conv", ("mid.*",))
+_LAYOUT = ModuleNames("down", "up", "block", "", "upsample_conv", ("mid.*",))
 _HALVING = "encoder.down.0.down_conv.weight"
 
 
-class MaskGITVQGAN(Source):
+class MaskGITVQGAN(CheckpointSource):
     """The public conversions of MaskGIT's tokenizer to torch: 1d-tokenizer's, open-muse's and MaskBit's."""
 
     name = "maskgit_vqgan"
@@ -25,7 +25,7 @@ class MaskGITVQGAN(Source):
     keys = ("groups",)
 
     @override
-    def open(self, checkpoint: Checkpoint) -> State:
+    def open(self, checkpoint: PublicCheckpoint) -> State:
         return State({_plain(name): value for name, value in checkpoint.tensors().items()})
 
     @override

@@ -5,10 +5,10 @@ from collections.abc import Sequence
 from typing_extensions import override
 
 from imtok.zoo.blocks import named
-from imtok.zoo.files import Checkpoint
+from imtok.zoo.files import PublicCheckpoint
 from imtok.zoo.layouts import Split
 from imtok.zoo.rules import Drop, Leave, Rename, Rule
-from imtok.zoo.source import Config, Source, State
+from imtok.zoo.source import CheckpointSource, Config, State
 from imtok.zoo.table import Table, TableError
 
 _CODES = "quantize.embedding.weight"
@@ -39,7 +39,7 @@ _ENDS = {
 }
 
 
-class MGVQ(Source):
+class MGVQ(CheckpointSource):
     """MGVQ f8, f16 and f32 with any number of groups."""
 
     name = "mgvq"
@@ -47,7 +47,7 @@ class MGVQ(Source):
     marks = ("encoder.stages.*.op_list.", "decoder.stages.*.op_list.", "post_quant_conv.", "quantize.embedding.weight")
 
     @override
-    def open(self, checkpoint: Checkpoint) -> State:
+    def open(self, checkpoint: PublicCheckpoint) -> State:
         entries = ("model", "state_dict")
         return State(checkpoint.tensors(*entries), kept=checkpoint.entry(*entries))
 

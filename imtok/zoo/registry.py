@@ -17,7 +17,7 @@ from imtok.zoo.maskgit import MaskGITVQGAN
 from imtok.zoo.mgvq import MGVQ
 from imtok.zoo.residual import RQVAE, VAR
 from imtok.zoo.semanticist import Semanticist
-from imtok.zoo.source import Source
+from imtok.zoo.source import CheckpointSource
 from imtok.zoo.titok import OneDPiece, TiTok
 from imtok.zoo.tokenflow import TokenFlow
 from imtok.zoo.tokenset import TokenSet
@@ -59,10 +59,10 @@ _ALL = (
     TokenFlow(),
     UniTok(),
 )
-SOURCES: dict[str, Source] = {source.name: source for source in _ALL}
+SOURCES: dict[str, CheckpointSource] = {source.name: source for source in _ALL}
 
 
-def find_source(name: str) -> Source:
+def find_source(name: str) -> CheckpointSource:
     """The source of a name.
 
     Raises:

@@ -8,9 +8,9 @@ from typing_extensions import override
 
 from imtok.zoo.cnn import PROJECTIONS, TAMING, VQ_STATE
 from imtok.zoo.convolutions import decoder_rules, encoder_rules, sizes
-from imtok.zoo.files import Checkpoint
+from imtok.zoo.files import PublicCheckpoint
 from imtok.zoo.rules import Drop, Leave, Rename
-from imtok.zoo.source import Config, Source, State
+from imtok.zoo.source import CheckpointSource, Config, State
 from imtok.zoo.table import Table, TableError
 
 _VAR = replace(TAMING, fused=True)
@@ -21,7 +21,7 @@ _TABLES = "quantizer.codebooks"
 _ENTRIES = ("state_dict", "state_dict_ema")  # the public generators read the first also where both are there
 
 
-class VAR(Source):
+class VAR(CheckpointSource):
     """VAR's multi-scale VQVAE, whose file is a state dict."""
 
     name = "var"
@@ -30,7 +30,7 @@ class VAR(Source):
     keys = ("groups",)
 
     @override
-    def open(self, checkpoint: Checkpoint) -> State:
+    def open(self, checkpoint: PublicCheckpoint) -> State:
         return State(checkpoint.tensors())
 
     @override
@@ -72,7 +72,7 @@ class VAR(Source):
         )
 
 
-class RQVAE(Source):
+class RQVAE(CheckpointSource):
     """RQ-VAE of RQ-Transformer, with one codebook for all depths or one for each.
 
     The codes are the file's table, which its code writes anew after each step. The averages that it is made of are
@@ -85,7 +85,7 @@ class RQVAE(Source):
     keys = ("groups",)
 
     @override
-    def open(self, checkpoint: Checkpoint) -> State:
+    def open(self, checkpoint: PublicCheckpoint) -> State:
         tensors = checkpoint.tensors(*_ENTRIES)
         names = [key for key in tensors if key.startswith(f"{_TABLES}.") and key.endswith(".weight")]
         dropped = {}

@@ -10,11 +10,11 @@ from typing_extensions import override
 from imtok.errors import InputError
 from imtok.pretrained import read_tensors
 from imtok.zoo.blocks import named
-from imtok.zoo.files import Checkpoint
+from imtok.zoo.files import PublicCheckpoint
 from imtok.zoo.kl_vae import modern, space_rules, space_settings
 from imtok.zoo.layouts import Rearrange, Split
 from imtok.zoo.rules import Drop, Rename, Rule
-from imtok.zoo.source import Config, Source, State
+from imtok.zoo.source import CheckpointSource, Config, State
 from imtok.zoo.table import Table
 
 VAE = "diffusion_pytorch_model.safetensors"
@@ -30,7 +30,7 @@ _PATCHES = {"encoder": "encoder.patch_embed.proj", "decoder": "dit.x_embedder.pr
 _XL = 1152  # width of DiT-XL, which has 16 heads of 72 channels
 
 
-class Semanticist(Source):
+class Semanticist(CheckpointSource):
     """Semanticist L and XL: the averages that its trainer saves. They hold no weights of MAR's autoencoder."""
 
     name = "semanticist"
@@ -39,7 +39,7 @@ class Semanticist(Source):
     keys = ("heads", "groups")
 
     @override
-    def open(self, checkpoint: Checkpoint) -> State:
+    def open(self, checkpoint: PublicCheckpoint) -> State:
         tensors = checkpoint.tensors("state_dict")
         if "encoder.slot_embed" in tensors and not any(key.startswith(_VAE) for key in tensors):
             tensors |= {f"{_VAE}{key}": value for key, value in _autoencoder(checkpoint.path).items()}

@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
-from imtok.zoo.files import Checkpoint
+from imtok.zoo.files import PublicCheckpoint
 from imtok.zoo.table import Table, TableError
 
 Config = dict[str, Any]
@@ -111,7 +111,7 @@ def counted_heads(number: int) -> str:
     return f"{number} head{'s' * (number > 1)}"
 
 
-class Source(ABC):
+class CheckpointSource(ABC):
     """A family of published checkpoints.
 
     Attributes:
@@ -138,7 +138,7 @@ class Source(ABC):
         return bool(has) and all(has) and not any(lacks)
 
     @abstractmethod
-    def open(self, checkpoint: Checkpoint) -> State:
+    def open(self, checkpoint: PublicCheckpoint) -> State:
         """Find the weights in the file: averaged ones where it has them."""
 
     @abstractmethod

@@ -7,11 +7,11 @@ from typing import ClassVar
 from typing_extensions import override
 
 from imtok.zoo.blocks import linear_of_convolution, named, self_attention_blocks
-from imtok.zoo.files import Checkpoint
+from imtok.zoo.files import PublicCheckpoint
 from imtok.zoo.layouts import Rearrange, Split
 from imtok.zoo.maskgit import decoder_of_maskgit
 from imtok.zoo.rules import Drop, Leave, Rename, Rule
-from imtok.zoo.source import Config, Source, State
+from imtok.zoo.source import CheckpointSource, Config, State
 from imtok.zoo.table import Table, TableError
 
 _CODE_HEAD = "decoder.ffn.2.weight"
@@ -36,7 +36,7 @@ _MOMENT_RULES: list[Rule] = [
 ]
 
 
-class TiTok(Source):
+class TiTok(CheckpointSource):
     """TiTok L-32, B-64, S-128 (two-stage, stage 2), BL-64, BL-128, SL-256, KL (one-stage), and TA-TiTok.
 
     Where the codes are continuous the file has no codebook, and the encoder's last map writes all means before all log
@@ -52,7 +52,7 @@ class TiTok(Source):
     recipes: ClassVar[dict[int, str]] = {512: "titok_s128", 768: "titok_b64", 1024: "titok_l32"}
 
     @override
-    def open(self, checkpoint: Checkpoint) -> State:
+    def open(self, checkpoint: PublicCheckpoint) -> State:
         told = checkpoint.beside().get("model", {})
         return State(checkpoint.tensors(), facts=told.get("vq_model", {}))
 

@@ -9,10 +9,10 @@ from typing_extensions import override
 from imtok.zoo.blocks import named, self_attention_blocks
 from imtok.zoo.cnn import LLAMAGEN, VQ_STATE
 from imtok.zoo.convolutions import decoder_rules, encoder_rules, sizes
-from imtok.zoo.files import Checkpoint
+from imtok.zoo.files import PublicCheckpoint
 from imtok.zoo.layouts import Join, Placed, Rearrange
 from imtok.zoo.rules import Drop, Rename
-from imtok.zoo.source import Config, Source, State
+from imtok.zoo.source import CheckpointSource, Config, State
 from imtok.zoo.table import Table, TableError
 
 _ENTRIES = ("ema", "model", "state_dict")
@@ -22,7 +22,7 @@ _CODES = ("quantize.embedding_vqkd.weight", "quantize.embedding_vqgan.weight")
 _MORE = 16  # codes a side of the scale that its code adds for images of 256 pixels
 
 
-class TokenFlow(Source):
+class TokenFlow(CheckpointSource):
     """TokenFlow with CLIP ViT-B/16, with the plain and with the enhanced decoder."""
 
     name = "tokenflow"
@@ -31,7 +31,7 @@ class TokenFlow(Source):
     keys = ("heads", "groups")
 
     @override
-    def open(self, checkpoint: Checkpoint) -> State:
+    def open(self, checkpoint: PublicCheckpoint) -> State:
         tensors = checkpoint.tensors(*_ENTRIES)
         if _PATCHES not in tensors and any(key.startswith(f"{_NET}.") for key in tensors):
             raise TableError("its net for meaning is SigLIP or ViTamin, and imtok reads TokenFlow with CLIP alone")

@@ -6,14 +6,14 @@ from math import isqrt
 from typing_extensions import override
 
 from imtok.zoo.blocks import linear_of_convolution
-from imtok.zoo.files import Checkpoint
+from imtok.zoo.files import PublicCheckpoint
 from imtok.zoo.rules import Rename
-from imtok.zoo.source import Config, Source, State
+from imtok.zoo.source import CheckpointSource, Config, State
 from imtok.zoo.table import Table
 from imtok.zoo.titok import CODE_RULES, MASK_TOKEN, pixel_rules, pixel_sizes, trunk_rules, trunk_sizes
 
 
-class TokenSet(Source):
+class TokenSet(CheckpointSource):
     """TokenSet with 128 tokens, and of other sizes."""
 
     name = "tokenset"
@@ -23,7 +23,7 @@ class TokenSet(Source):
     keys = ("heads", "groups")
 
     @override
-    def open(self, checkpoint: Checkpoint) -> State:
+    def open(self, checkpoint: PublicCheckpoint) -> State:
         return State(checkpoint.tensors())
 
     @override

@@ -6,10 +6,10 @@ from dataclasses import replace
 from typing_extensions import override
 
 from imtok.zoo.blocks import named
-from imtok.zoo.files import Checkpoint
+from imtok.zoo.files import PublicCheckpoint
 from imtok.zoo.layouts import Join
 from imtok.zoo.rules import Drop, Leave, Rename, Rule
-from imtok.zoo.source import Config, Source, State
+from imtok.zoo.source import CheckpointSource, Config, State
 from imtok.zoo.table import Table, TableError
 
 _CONVOLUTIONS = "encoder.patch_embed.backbone"
@@ -58,7 +58,7 @@ _ENDS = {
 _PROJECTIONS = {"quant_proj": "encoder.project", "post_quant_proj": "decoder.embed"}
 
 
-class UniTok(Source):
+class UniTok(CheckpointSource):
     """UniTok, as its trainer saves it: the weights lie two levels deep, beside its arguments."""
 
     name = "unitok"
@@ -71,7 +71,7 @@ class UniTok(Source):
     keys = ("heads",)
 
     @override
-    def open(self, checkpoint: Checkpoint) -> State:
+    def open(self, checkpoint: PublicCheckpoint) -> State:
         told, inner = checkpoint.content.get("args"), checkpoint.content.get("trainer")
         facts = told if isinstance(told, dict) else {}
         if not isinstance(inner, dict):

@@ -6,14 +6,14 @@ from typing_extensions import override
 
 from imtok.zoo.averages import averaged
 from imtok.zoo.blocks import named
-from imtok.zoo.convolutions import Layout, decoder_rules, encoder_rules, sizes
-from imtok.zoo.files import Checkpoint
+from imtok.zoo.convolutions import ModuleNames, decoder_rules, encoder_rules, sizes
+from imtok.zoo.files import PublicCheckpoint
 from imtok.zoo.layouts import Split
 from imtok.zoo.rules import Rename, Rule
-from imtok.zoo.source import Config, Source, State, counted_heads
+from imtok.zoo.source import CheckpointSource, Config, State, counted_heads
 from imtok.zoo.table import Table, TableError
 
-_LAYOUT = Layout("down", "up", "block", "downsample", "upsample.conv1", ("mid_block.*",))
+_LAYOUT = ModuleNames("down", "up", "block", "downsample", "upsample.conv1", ("mid_block.*",))
 # What the config of our nets does not say of their convolutions.
 _FIXED = {"attention": "none", "middle": [], "downsample": "padded", "adaptive_norm": "levels"}
 _BLOCK = {
@@ -28,7 +28,7 @@ _ACTIVATED = Rename("encoder.norm_out", "encoder.norm_out.0")
 _READ = ("encoder.", "decoder.", "model_ema.encoder", "model_ema.decoder", "model_ema.decay", "model_ema.num_updates")
 
 
-class UniWeTok(Source):
+class UniWeTok(CheckpointSource):
     """UniWeTok, as BitDance's ``autoencoder_uni`` reads it: averages where there are any, else live weights.
 
     That code takes what it needs of a file and leaves the rest of the training (critics, priors, projections).
@@ -40,7 +40,7 @@ class UniWeTok(Source):
     keys = ("heads", "groups")
 
     @override
-    def open(self, checkpoint: Checkpoint) -> State:
+    def open(self, checkpoint: PublicCheckpoint) -> State:
         tensors = checkpoint.tensors("state_dict")
         read = {key: value for key, value in tensors.items() if key.startswith(_READ)}
         weights, dropped = averaged(read)

@@ -11,10 +11,10 @@ from imtok.pretrained import read_tensors
 from imtok.zoo.blocks import VIT_BLOCK, named
 from imtok.zoo.cnn import LLAMAGEN
 from imtok.zoo.convolutions import decoder_rules
-from imtok.zoo.files import Checkpoint
+from imtok.zoo.files import PublicCheckpoint
 from imtok.zoo.layouts import Join, Placed, Rearrange, Split
 from imtok.zoo.rules import Drop, Leave, Rename, Rule
-from imtok.zoo.source import Config, Source, State
+from imtok.zoo.source import CheckpointSource, Config, State
 from imtok.zoo.table import Table
 
 DINOV2 = "dinov2_vitl14_reg4_pretrain.pth"
@@ -41,7 +41,7 @@ _FILL = {"norm1": "norm1", "attn1.out_proj": "attention.project", "norm2": "norm
 _ENTRIES = ("ema", "model", "state_dict")
 
 
-class VFMTok(Source):
+class VFMTok(CheckpointSource):
     """VFMTok with DINOv2-L. Its file holds no weights of DINOv2: those lie in the authors' file beside it."""
 
     name = "vfmtok"
@@ -51,7 +51,7 @@ class VFMTok(Source):
     keys = ("heads", "groups")
 
     @override
-    def open(self, checkpoint: Checkpoint) -> State:
+    def open(self, checkpoint: PublicCheckpoint) -> State:
         tensors = checkpoint.tensors(*_ENTRIES)
         if _OWN_POSITIONS in tensors and not any(key.startswith(f"{_NET}.") for key in tensors):
             net = read_tensors(dinov2_file(checkpoint.path, "VFMTok"))

@@ -7,10 +7,10 @@ import torch
 from typing_extensions import override
 
 from imtok.zoo.blocks import VIT_BLOCK, linear_of_convolution, named
-from imtok.zoo.files import Checkpoint
+from imtok.zoo.files import PublicCheckpoint
 from imtok.zoo.layouts import Rearrange, Split
 from imtok.zoo.rules import Drop, Leave, Rename, Rule
-from imtok.zoo.source import Config, Source, State
+from imtok.zoo.source import CheckpointSource, Config, State
 from imtok.zoo.table import Table, TableError
 
 _CONVOLUTIONS = "quant_resi.qresi_ls"
@@ -19,7 +19,7 @@ _MAGNITUDES = "quantizes.0.scaler"
 _ENTRIES = ("ema", "model", "state_dict")
 
 
-class XQGAN(Source):
+class XQGAN(CheckpointSource):
     """RobustTok, ImageFolder, and V, VP2, MSVR and MSBR of XQ-GAN, whose nets are those of ImageFolder."""
 
     name = "xqgan"
@@ -28,7 +28,7 @@ class XQGAN(Source):
     keys = ("heads",)
 
     @override
-    def open(self, checkpoint: Checkpoint) -> State:
+    def open(self, checkpoint: PublicCheckpoint) -> State:
         return State(checkpoint.tensors(*_ENTRIES), kept=checkpoint.entry(*_ENTRIES))
 
     @override

@@ -9,7 +9,7 @@ import sys
 import time
 from pathlib import Path
 
-from imtok.data.archives.pack import Layout, pack
+from imtok.data.archives.pack import ShardLayout, pack
 from imtok.data.sources.folder import FileSource
 
 
@@ -17,7 +17,7 @@ def started(images: Path, out: Path, workers: int) -> int:
     """A process that packs."""
     process = os.fork()
     if process == 0:
-        pack(FileSource(images), out, Layout(shard_images=4), workers=workers)
+        pack(FileSource(images), out, ShardLayout(shard_images=4), workers=workers)
         os._exit(0)
     return process
 

@@ -12,7 +12,7 @@ from PIL import Image
 from rich.console import Console
 
 from imtok.commands.check import _show, run_check
-from imtok.data.archives.pack import INDEX, MANIFEST, Layout, pack
+from imtok.data.archives.pack import INDEX, MANIFEST, ShardLayout, pack
 from imtok.data.check import check
 from imtok.data.sources.folder import FileSource
 from imtok.errors import InputError
@@ -23,7 +23,7 @@ Write = Callable[[Path, list[tuple[str, bytes]]], Path]
 
 @pytest.fixture
 def packed(folder: Path, tmp_path: Path) -> Path:
-    pack(FileSource(folder), tmp_path / "packed", Layout(shard_images=6))
+    pack(FileSource(folder), tmp_path / "packed", ShardLayout(shard_images=6))
     return tmp_path / "packed"
 
 
@@ -106,7 +106,7 @@ def test_a_pack_that_was_not_finished_is_told(folder: Path, tmp_path: Path):
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        pack(FileSource(folder), tmp_path / "out", Layout(shard_images=6), advance=stop)
+        pack(FileSource(folder), tmp_path / "out", ShardLayout(shard_images=6), advance=stop)
     assert any("was not packed to its end" in fault for fault in check(str(tmp_path / "out")).faults)
 
 
@@ -126,7 +126,7 @@ def test_keys_in_two_shards_and_torn_shards_are_named(tmp_path: Path, write_shar
 
 
 def test_an_index_of_other_shards_is_named(tmp_path: Path, packed: Path, folder: Path):
-    pack(FileSource(folder), tmp_path / "other", Layout(shard_images=7))
+    pack(FileSource(folder), tmp_path / "other", ShardLayout(shard_images=7))
     (packed / MANIFEST).unlink()
     (packed / INDEX).write_bytes((tmp_path / "other" / INDEX).read_bytes())
     assert any("data.index is not of this data" in fault for fault in check(str(packed)).faults)

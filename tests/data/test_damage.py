@@ -13,7 +13,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from imtok.commands.check import run_check
-from imtok.data.archives.pack import Layout, pack
+from imtok.data.archives.pack import ShardLayout, pack
 from imtok.data.archives.packing import Encoding
 from imtok.data.reading.decode import DecodeError, decode_image
 from imtok.data.sources.folder import FileSource, Folder
@@ -306,7 +306,7 @@ def test_avif_is_read_and_refused_as_the_other_kinds(tmp_path: Path):
     (images / "a.avif").write_bytes(data)
     assert Folder(images).evaluation(8)[0, 0].bad == ()
     for name, encoding in {"as it is": Encoding(), "smaller": Encoding(resize=32)}.items():
-        pack(FileSource(images), tmp_path / name, Layout(), encoding)
+        pack(FileSource(images), tmp_path / name, ShardLayout(), encoding)
         packed = WebDataset(tmp_path / name).evaluation(8).source
         assert min(packed.image(0).shape[1:]) == (32 if name == "smaller" else 70)
         assert (packed.read(0) == data) == (name == "as it is")

@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from imtok.data.archives import pack as module
-from imtok.data.archives.pack import BAD, INDEX, MANIFEST, PROGRESS, Layout, pack
+from imtok.data.archives.pack import BAD, INDEX, MANIFEST, PROGRESS, ShardLayout, pack
 from imtok.data.archives.packing import Encoding
 from imtok.data.archives.sample_names import sample_names
 from imtok.data.archives.shards import ShardSource
@@ -56,7 +56,7 @@ def stories(folder: Path) -> list[dict]:
 def test_every_image_its_class_and_its_caption_are_read_back(folder: Path, tmp_path: Path):
     (folder / "a" / "00.txt").write_text("a größe\nof things")
     source = FileSource(folder)
-    manifest = pack(source, tmp_path / "out", Layout(shard_images=10))
+    manifest = pack(source, tmp_path / "out", ShardLayout(shard_images=10))
     packed = ShardSource(shards(tmp_path / "out"))
     assert manifest["images"] == len(packed) == len(source) == 23
     assert packed.classes == source.classes == ["a", "b", "c"]
@@ -73,7 +73,7 @@ def test_every_image_its_class_and_its_caption_are_read_back(folder: Path, tmp_p
 
 
 def test_a_pack_is_trained_on_by_its_index(folder: Path, tmp_path: Path):
-    pack(FileSource(folder), tmp_path / "out", Layout(shard_images=10))
+    pack(FileSource(folder), tmp_path / "out", ShardLayout(shard_images=10))
     images = WebDataset(tmp_path / "out", index=tmp_path / "out" / INDEX).evaluation(8)
     assert isinstance(images, ImageSet)
     plain = Folder(folder).evaluation(8)
@@ -91,22 +91,22 @@ def test_a_pack_is_trained_on_by_its_index(folder: Path, tmp_path: Path):
 
 
 def test_shards_keep_their_limits_of_images_and_bytes(folder: Path, tmp_path: Path):
-    pack(FileSource(folder), tmp_path / "count", Layout(shard_images=5))
+    pack(FileSource(folder), tmp_path / "count", ShardLayout(shard_images=5))
     assert [len(ShardSource([shard])) for shard in shards(tmp_path / "count")] == [5, 5, 5, 5, 3]
-    pack(FileSource(folder), tmp_path / "bytes", Layout(shard_bytes=20_000))
+    pack(FileSource(folder), tmp_path / "bytes", ShardLayout(shard_bytes=20_000))
     with_end = [shard.stat().st_size for shard in shards(tmp_path / "bytes")]
     assert max(with_end) <= 20_000 + 2 * 512 + 10_240  # the end mark and the last record
     assert len(with_end) > 3
-    pack(FileSource(folder), tmp_path / "each", Layout(shard_bytes=1))
+    pack(FileSource(folder), tmp_path / "each", ShardLayout(shard_bytes=1))
     assert len(shards(tmp_path / "each")) == 23
 
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_order_and_bytes_depend_on_the_seed_alone(workers: int, folder: Path, tmp_path: Path):
-    pack(FileSource(folder), tmp_path / "once", Layout(shard_images=7), workers=workers)
-    pack(FileSource(folder), tmp_path / "twice", Layout(shard_images=7))
-    pack(FileSource(folder), tmp_path / "other", Layout(shard_images=7, shuffle=1))
-    pack(FileSource(folder), tmp_path / "sorted", Layout(shard_images=7, shuffle=None))
+    pack(FileSource(folder), tmp_path / "once", ShardLayout(shard_images=7), workers=workers)
+    pack(FileSource(folder), tmp_path / "twice", ShardLayout(shard_images=7))
+    pack(FileSource(folder), tmp_path / "other", ShardLayout(shard_images=7, shuffle=1))
+    pack(FileSource(folder), tmp_path / "sorted", ShardLayout(shard_images=7, shuffle=None))
     assert contents(tmp_path / "once") == contents(tmp_path / "twice")
     assert contents(tmp_path / "once") != contents(tmp_path / "other")
     keys = [story["key"] for story in stories(tmp_path / "sorted")]
@@ -128,7 +128,7 @@ def test_kills_at_random_moments_leave_no_trace(kills: int, folder: Path, tmp_pa
 def test_a_pack_that_stops_at_any_write_is_taken_up_again(
     stop: int, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    pack(FileSource(folder), tmp_path / "clean", Layout(shard_images=4))
+    pack(FileSource(folder), tmp_path / "clean", ShardLayout(shard_images=4))
     calls, fsync = 0, os.fsync
 
     def failing(descriptor: int) -> None:
@@ -140,10 +140,10 @@ def test_a_pack_that_stops_at_any_write_is_taken_up_again(
 
     monkeypatch.setattr(os, "fsync", failing)
     with contextlib.suppress(KeyboardInterrupt):
-        pack(FileSource(folder), tmp_path / "out", Layout(shard_images=4))
+        pack(FileSource(folder), tmp_path / "out", ShardLayout(shard_images=4))
     whole = {path: path.stat().st_ino for path in shards(tmp_path / "out")}
     monkeypatch.setattr(os, "fsync", fsync)
-    pack(FileSource(folder), tmp_path / "out", Layout(shard_images=4))
+    pack(FileSource(folder), tmp_path / "out", ShardLayout(shard_images=4))
     assert contents(tmp_path / "out") == contents(tmp_path / "clean")
     assert all(path.stat().st_ino == inode for path, inode in whole.items())
 
@@ -181,7 +181,7 @@ def test_two_processes_do_not_write_to_one_folder(folder: Path, tmp_path: Path):
 def test_bad_images_are_left_out_by_name_and_the_counts_add_up(folder: Path, tmp_path: Path):
     (folder / "b" / "01.png").write_bytes(b"<html>")
     (folder / "c" / "02.png").write_bytes((folder / "c" / "02.png").read_bytes()[:60])
-    manifest = pack(FileSource(folder), tmp_path / "out", Layout(shard_images=4))
+    manifest = pack(FileSource(folder), tmp_path / "out", ShardLayout(shard_images=4))
     rows = [json.loads(line) for line in (tmp_path / "out" / BAD).read_text().splitlines()]
     assert sorted(row["key"] for row in rows) == ["b/01.png", "c/02.png"]
     assert all(row["reason"] for row in rows)
@@ -221,7 +221,7 @@ def test_an_archive_is_byte_for_byte_its_headers_its_data_and_zeros(tmp_path: Pa
 def test_a_full_disk_names_path_and_bytes_and_keeps_what_is_whole(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    pack(FileSource(folder), tmp_path / "clean", Layout(shard_images=5))
+    pack(FileSource(folder), tmp_path / "clean", ShardLayout(shard_images=5))
     written, write = 0, module.Archive.add
 
     def full(archive: module.Archive, key: str, fields: dict[str, bytes]) -> None:
@@ -235,11 +235,11 @@ def test_a_full_disk_names_path_and_bytes_and_keeps_what_is_whole(
     with pytest.raises(
         InputError, match=r"out: the disk is full: about \d+ bytes are needed and \d+ are free; the 2 whole"
     ):
-        pack(FileSource(folder), tmp_path / "out", Layout(shard_images=5))
+        pack(FileSource(folder), tmp_path / "out", ShardLayout(shard_images=5))
     names = [path.name for path in sorted((tmp_path / "out").iterdir())]
     assert names == [PROGRESS, "shard-000000.tar", "shard-000001.tar"]
     monkeypatch.undo()
-    pack(FileSource(folder), tmp_path / "out", Layout(shard_images=5))
+    pack(FileSource(folder), tmp_path / "out", ShardLayout(shard_images=5))
     assert contents(tmp_path / "out") == contents(tmp_path / "clean")
 
 
@@ -249,13 +249,13 @@ def test_images_are_scaled_and_encoded_anew_only_where_asked(tmp_path: Path):
     for name, size in (("large.jpg", (100, 60)), ("small.jpg", (30, 20)), ("large.png", (90, 64))):
         Image.fromarray(numbers.integers(0, 256, (size[1], size[0], 3), np.uint8)).save(tmp_path / "images" / name)
     source = FileSource(tmp_path / "images")
-    pack(source, tmp_path / "out", Layout(shuffle=None), Encoding(resize=32))
+    pack(source, tmp_path / "out", ShardLayout(shuffle=None), Encoding(resize=32))
     packed = ShardSource(shards(tmp_path / "out"))
     images = [decode_image(packed.read(at), "") for at in range(3)]
     assert [tuple(image.shape[1:]) for image in images] == [(32, 53), (32, 45), (20, 30)]
     assert [packed.read(at)[:2] for at in range(3)] == [b"\xff\xd8", b"\x89P", b"\xff\xd8"]
     assert packed.read(2) == source.read(2)
-    pack(source, tmp_path / "webp", Layout(shuffle=None), Encoding(encode="webp"))
+    pack(source, tmp_path / "webp", ShardLayout(shuffle=None), Encoding(encode="webp"))
     again = ShardSource(shards(tmp_path / "webp"))
     assert {again.read(at)[8:12] for at in range(3)} == {b"WEBP"}
 
@@ -323,7 +323,7 @@ class Named(Source):
 
 def test_a_source_with_hostile_keys_is_packed_without_leaving_the_folder(tmp_path: Path, picture: Picture):
     keys = [f"{stem}.png" for stem in HOSTILE]
-    pack(Named(keys, picture(0)), tmp_path / "below" / "out", Layout(shuffle=None))
+    pack(Named(keys, picture(0)), tmp_path / "below" / "out", ShardLayout(shuffle=None))
     assert sorted(path.name for path in tmp_path.rglob("*")) == sorted(
         ["below", "out", "shard-000000.tar", "classes.json", BAD, INDEX, MANIFEST]
     )
@@ -337,7 +337,7 @@ def test_a_source_with_hostile_keys_is_packed_without_leaving_the_folder(tmp_pat
 def test_what_a_process_left_aside_when_it_was_killed_is_removed(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    pack(FileSource(folder), tmp_path / "clean", Layout(shard_images=7))
+    pack(FileSource(folder), tmp_path / "clean", ShardLayout(shard_images=7))
     out = tmp_path / "out"
 
     def killed(*_: object) -> None:
@@ -346,7 +346,7 @@ def test_what_a_process_left_aside_when_it_was_killed_is_removed(
 
     monkeypatch.setattr("imtok.data.archives.pack.store_index", killed)
     with pytest.raises(KeyboardInterrupt):
-        pack(FileSource(folder), out, Layout(shard_images=7))
+        pack(FileSource(folder), out, ShardLayout(shard_images=7))
     monkeypatch.undo()
-    pack(FileSource(folder), out, Layout(shard_images=7))
+    pack(FileSource(folder), out, ShardLayout(shard_images=7))
     assert contents(out) == contents(tmp_path / "clean")

@@ -13,7 +13,7 @@ from imtok.data.order.sampler import TrainBatches
 from imtok.data.sources.folder import Folder
 from imtok.data.sources.pairs import Pairs, PairSet
 from imtok.errors import InputError
-from imtok.export.feed import Listed
+from imtok.export.feed import ListFeed
 from imtok.export.tokens import export_tokens
 from imtok.tokenizer import Tokenizer
 
@@ -88,7 +88,7 @@ def test_what_imtok_export_wrote_is_read(folder: Path, tmp_path: Path):
         "decoder": {"_target_": "imtok.decoders.patch.PatchDecoder", "patch_size": 8, "width": 8, "depth": 0},
     }
     tokenizer, data = Tokenizer.from_config(parts).eval(), Folder(folder)
-    export_tokens(tokenizer, Listed(data.evaluation(16), shard_size=5), tmp_path / "tokens")
+    export_tokens(tokenizer, ListFeed(data.evaluation(16), shard_size=5), tmp_path / "tokens")
     for batch in batches(Pairs(data, tmp_path / "tokens").train(16, 0)):
         assert torch.equal(tokenizer.quantize(batch.image.float() / 127.5 - 1).ids, batch.source)
 

@@ -9,7 +9,7 @@ from typing_extensions import override
 from imtok.data.sources.folder import Folder
 from imtok.decoders.patch import PatchDecoder
 from imtok.encoders.patch import PatchEncoder
-from imtok.export.feed import Feed, Listed, Passing
+from imtok.export.feed import BatchFeed, Feed, ListFeed
 from imtok.export.store import TokenStore
 from imtok.export.tokens import export_tokens
 from imtok.export.views import Views
@@ -102,7 +102,7 @@ def small_store(
     """A store of seven images in shards of three."""
     views = Views(augment)
     names = [f"{number}.png" for number in range(7)] if keys is None else keys
-    feed = Passing(batches(names, side=views.square(16), **settings), 3, ["ant", "bee", "cat"], side=views.square(16))
+    feed = BatchFeed(batches(names, side=views.square(16), **settings), 3, ["ant", "bee", "cat"], side=views.square(16))
     export_tokens(tokenizer_of(kind), feed, folder, views)
     return TokenStore(folder)
 
@@ -110,7 +110,7 @@ def small_store(
 def folder_feed(images: Path, shard_size: int = 3, batch_size: int = 2, augment: str = "centre") -> Feed:
     """The images of a folder, 16 pixels a side."""
     found = Folder(images).evaluation(Views(augment).square(16))
-    return Listed(found, shard_size, batch_size)  # type: ignore[arg-type]
+    return ListFeed(found, shard_size, batch_size)  # type: ignore[arg-type]
 
 
 def content(folder: Path) -> dict[str, bytes]:

@@ -19,7 +19,7 @@ from imtok.data.archives.transport import RemoteShard
 from imtok.data.sources.folder import Folder
 from imtok.data.sources.webdataset import WebDataset
 from imtok.errors import InputError
-from imtok.export.feed import Passing, make_feed
+from imtok.export.feed import BatchFeed, make_feed
 from imtok.export.pictures import decode_ids
 from imtok.export.store import TokenStore
 from imtok.export.tokens import export_tokens
@@ -48,7 +48,7 @@ def tokenizer():
 
 def feed(captions=CAPTIONS, shard_size=4):
     found = [replace(batch, caption=[captions[row] for row in batch.index]) for batch in batches(KEYS, side=32)]
-    return Passing(found, shard_size, side=32)
+    return BatchFeed(found, shard_size, side=32)
 
 
 def karl():

@@ -7,7 +7,7 @@ from export.stores import batches, set_tokenizer, small_store
 
 from imtok.errors import InputError
 from imtok.export.convert import convert
-from imtok.export.feed import Passing
+from imtok.export.feed import BatchFeed
 from imtok.export.formats.counts import Counts, from_counts, to_counts
 from imtok.export.restore import restored
 from imtok.export.store import TokenStore
@@ -53,7 +53,7 @@ def test_what_is_no_set_is_refused():
 
 def test_a_store_of_sets_is_converted_and_its_counts_make_the_same_images(tmp_path):
     tokenizer, names = set_tokenizer(), [f"{number}.png" for number in range(4)]
-    export_tokens(tokenizer, Passing(batches(names), 3, ["a", "b", "c"], side=16), tmp_path / "tokens")
+    export_tokens(tokenizer, BatchFeed(batches(names), 3, ["a", "b", "c"], side=16), tmp_path / "tokens")
     store = TokenStore(tmp_path / "tokens")
     report = convert(store, Counts(), tmp_path / "out")
     verify(tmp_path / "out")

@@ -10,7 +10,7 @@ from torch.nn.functional import cross_entropy
 
 from imtok.data.sources.photos import Photos
 from imtok.export.convert import convert
-from imtok.export.feed import Listed
+from imtok.export.feed import ListFeed
 from imtok.export.formats.nanogpt import NanoGPT
 from imtok.export.pictures import decode_ids
 from imtok.export.sequences import Sequencing
@@ -62,7 +62,7 @@ def mean_colours():
 def test_a_generator_learns_from_an_export_and_its_samples_decode(tmp_path):
     tokenizer = mean_colours()
     images = Photos(held_out=("rocket",)).evaluation(SIDE, "train")
-    export_tokens(tokenizer, Listed(images, batch_size=256), tmp_path / "tokens")
+    export_tokens(tokenizer, ListFeed(images, batch_size=256), tmp_path / "tokens")
     store = TokenStore(tmp_path / "tokens")
     convert(store, NanoGPT(val_fraction=0.1), tmp_path / "stream")
     vocab = json.loads((tmp_path / "stream/vocab.json").read_text())

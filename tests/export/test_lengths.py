@@ -17,7 +17,7 @@ from imtok.build import build_tokenizer
 from imtok.config import register_schemas
 from imtok.data.order.loader import evaluation_loader
 from imtok.data.sources.folder import Folder
-from imtok.export.feed import Listed
+from imtok.export.feed import ListFeed
 from imtok.export.restore import restore
 from imtok.export.store import TokenStore
 from imtok.export.tokens import export_tokens
@@ -103,7 +103,7 @@ def varying(tmp_path_factory):
     tokenizer = made("flextok_d12", folder / "tokenizer")
     write_images(folder / "images", IMAGES)
     images = Folder(path=str(folder / "images")).evaluation(tokenizer.image_size, "all")
-    feed = Listed(images, 3, IMAGES)
+    feed = ListFeed(images, 3, IMAGES)
     with torch.inference_mode():
         values = PSNR().per_image(*(to_uint8(one) for one in (_full(tokenizer, feed), _images(feed))))
     export_tokens(tokenizer, feed, folder / "tokens", spending=Spending.of(target=float(values.median()) - 0.01))

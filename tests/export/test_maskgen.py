@@ -10,7 +10,7 @@ from export.stores import HOSTILE, batches, content, tokenizer_of
 
 from imtok.errors import InputError
 from imtok.export.convert import convert
-from imtok.export.feed import Passing
+from imtok.export.feed import BatchFeed
 from imtok.export.formats.maskgen import MaskGen
 from imtok.export.restore import restore
 from imtok.export.store import TokenStore
@@ -24,7 +24,7 @@ def store_of(folder, kind="one slot", augment="centre", captions=None, keys=None
     texts = iter(captions or [f"picture {number}, süß" for number in range(len(keys))])
     views = Views(augment)
     told = (replace(batch, caption=[next(texts) for _ in batch.key]) for batch in batches(keys, side=views.square(16)))
-    export_tokens(tokenizer_of(kind), Passing(told, 3, side=views.square(16)), folder, views)
+    export_tokens(tokenizer_of(kind), BatchFeed(told, 3, side=views.square(16)), folder, views)
     return TokenStore(folder)
 
 

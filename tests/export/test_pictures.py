@@ -14,7 +14,7 @@ from imtok.decoders.patch import PatchDecoder
 from imtok.encoders.patch import PatchEncoder
 from imtok.errors import InputError
 from imtok.export.codebook import read_codebook
-from imtok.export.feed import Passing
+from imtok.export.feed import BatchFeed
 from imtok.export.pictures import decode_ids
 from imtok.export.store import TokenStore
 from imtok.export.tokens import export_tokens
@@ -116,19 +116,19 @@ def reconstructions(tokenizer):
 
 @pytest.mark.parametrize("shard_size", [4, 8, 100])
 def test_decoded_pictures_are_the_reconstructions_bit_for_bit(tokenizer, tmp_path, shard_size):
-    export_tokens(tokenizer, Passing(batches(), shard_size), tmp_path / "tokens")
+    export_tokens(tokenizer, BatchFeed(batches(), shard_size), tmp_path / "tokens")
     assert decode_ids(tokenizer, tmp_path / "tokens", tmp_path / "pictures", (24, 16)) == 9
     assert torch.equal(read_pictures(tmp_path / "pictures"), reconstructions(tokenizer))
 
 
 def test_one_shard_decodes_with_its_masks(tokenizer, tmp_path):
-    export_tokens(tokenizer, Passing(batches(), 4), tmp_path / "tokens")
+    export_tokens(tokenizer, BatchFeed(batches(), 4), tmp_path / "tokens")
     assert decode_ids(tokenizer, tmp_path / "tokens/ids-00001.npy", tmp_path / "pictures", (24, 16)) == 4
     assert torch.equal(read_pictures(tmp_path / "pictures"), reconstructions(tokenizer)[4:8])
 
 
 def test_decoded_floats_are_the_reconstructions_bit_for_bit(tokenizer, tmp_path):
-    export_tokens(tokenizer, Passing(batches(), 8), tmp_path / "tokens")
+    export_tokens(tokenizer, BatchFeed(batches(), 8), tmp_path / "tokens")
     stored = TokenStore(tmp_path / "tokens").batches(4)
     for batch, tokens in zip(batches(), stored, strict=True):
         with torch.no_grad():
@@ -137,7 +137,7 @@ def test_decoded_floats_are_the_reconstructions_bit_for_bit(tokenizer, tmp_path)
 
 
 def test_the_tables_add_up_to_the_latents(tokenizer, tmp_path):
-    export_tokens(tokenizer, Passing(batches()), tmp_path / "tokens")
+    export_tokens(tokenizer, BatchFeed(batches()), tmp_path / "tokens")
     store = TokenStore(tmp_path / "tokens")
     store.verify()
     tables, (tokens,) = read_codebook(tmp_path / "tokens/codebook.safetensors"), store.batches(9)
@@ -169,7 +169,7 @@ def test_an_id_beyond_64_bits_is_named_as_it_is(plain, tmp_path):
 
 
 def test_a_size_that_does_not_fit_is_refused_in_one_line(plain, tmp_path):
-    export_tokens(plain, Passing(batches()), tmp_path / "tokens")
+    export_tokens(plain, BatchFeed(batches()), tmp_path / "tokens")
     with pytest.raises(InputError, match="cannot be decoded to 64x64 pixels"):
         decode_ids(plain, tmp_path / "tokens", tmp_path / "pictures", (64, 64))
     np.save(tmp_path / "ids.npy", np.zeros((2, 6), np.int64))

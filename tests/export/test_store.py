@@ -8,7 +8,7 @@ import torch
 
 from imtok.errors import InputError
 from imtok.export.codebook import LARGEST, read_codebook, write_codebook
-from imtok.export.feed import Passing
+from imtok.export.feed import BatchFeed
 from imtok.export.store import MANIFEST, TokenStore, as_json
 from imtok.export.tokens import export_tokens, id_type
 from imtok.files import sealed, sha256
@@ -48,14 +48,14 @@ def rewrite(folder, name, change):
 
 def test_the_same_export_has_the_same_bytes(tokenizer, tmp_path):
     for name in "abcdef":
-        export_tokens(tokenizer, Passing(batches(["x", "y"])), tmp_path / name)
+        export_tokens(tokenizer, BatchFeed(batches(["x", "y"])), tmp_path / name)
     for path in (tmp_path / "a").iterdir():
         assert {(tmp_path / name / path.name).read_bytes() for name in "abcdef"} == {path.read_bytes()}
 
 
 @pytest.mark.parametrize("key", ["../x", "a\n\r\u2028b", "caf\u00e9", "cafe\u0301", "\udcff.png", "\0", "k" * 300, ""])
 def test_every_key_reads_back(tokenizer, tmp_path, key):
-    export_tokens(tokenizer, Passing(batches([key, "next"])), tmp_path / "tokens")
+    export_tokens(tokenizer, BatchFeed(batches([key, "next"])), tmp_path / "tokens")
     store = TokenStore(str(tmp_path / "tokens"))
     store.verify()
     assert store.shard(0).keys == [key, "next"]
@@ -63,7 +63,7 @@ def test_every_key_reads_back(tokenizer, tmp_path, key):
 
 
 def test_labels_are_64_bit_and_bad_samples_are_listed(tokenizer, tmp_path):
-    manifest = export_tokens(tokenizer, Passing(batches(["x", "y"], bad=["z.png: is empty"])), tmp_path / "tokens")
+    manifest = export_tokens(tokenizer, BatchFeed(batches(["x", "y"], bad=["z.png: is empty"])), tmp_path / "tokens")
     labels = TokenStore(tmp_path / "tokens").shard(0).labels
     assert labels.dtype == np.int64
     assert labels.tolist() == [1000, 999]
@@ -72,7 +72,7 @@ def test_labels_are_64_bit_and_bad_samples_are_listed(tokenizer, tmp_path):
 
 @pytest.mark.parametrize("size", [1, 2, 5, 7, 100])
 def test_batches_run_across_shards(tokenizer, tmp_path, size):
-    export_tokens(tokenizer, Passing(batches([str(number) for number in range(7)]), 3), tmp_path / "tokens")
+    export_tokens(tokenizer, BatchFeed(batches([str(number) for number in range(7)]), 3), tmp_path / "tokens")
     store = TokenStore(tmp_path / "tokens")
     whole = np.concatenate([shard.ids for shard in store.shards()])
     found = [tokens.ids for tokens in store.batches(size)]
@@ -90,7 +90,7 @@ def test_ids_get_the_smallest_type_that_holds_them():
 
 
 def test_an_altered_manifest_is_named(tokenizer, tmp_path):
-    export_tokens(tokenizer, Passing(batches(["x", "y"])), tmp_path / "tokens")
+    export_tokens(tokenizer, BatchFeed(batches(["x", "y"])), tmp_path / "tokens")
     path = tmp_path / "tokens" / MANIFEST
     path.write_text(path.read_text().replace('"one_number": "a token', '"one_number": "A token'))
     with pytest.raises(InputError, match=r"manifest\.json was altered"):
@@ -104,7 +104,7 @@ def test_an_altered_manifest_is_named(tokenizer, tmp_path):
 
 
 def test_ids_out_of_range_are_found_although_the_hashes_fit(tokenizer, tmp_path):
-    export_tokens(tokenizer, Passing(batches(["x", "y"])), tmp_path / "tokens")
+    export_tokens(tokenizer, BatchFeed(batches(["x", "y"])), tmp_path / "tokens")
 
     def change(path):
         ids = np.load(path)
@@ -127,7 +127,7 @@ def test_ids_out_of_range_are_found_although_the_hashes_fit(tokenizer, tmp_path)
     ],
 )
 def test_files_that_do_not_fit_each_other_are_found(tokenizer, tmp_path, name, array, message):
-    export_tokens(tokenizer, Passing(batches(["x", "y"])), tmp_path / "tokens")
+    export_tokens(tokenizer, BatchFeed(batches(["x", "y"])), tmp_path / "tokens")
     rewrite(tmp_path / "tokens", name, lambda path: np.save(path, array))
     with pytest.raises(InputError, match=message):
         TokenStore(tmp_path / "tokens").verify()
@@ -152,8 +152,8 @@ def test_a_damaged_codebook_is_named(tmp_path):
 def test_an_encoder_is_left_in_its_mode_and_shards_of_nothing_are_refused(tokenizer, tmp_path):
     tokenizer.train()
     with pytest.raises(ValueError, match="shard_size must be at least 1, got 0"):
-        export_tokens(tokenizer, Passing(batches(["x"]), 0), tmp_path / "tokens")
-    export_tokens(tokenizer, Passing(batches(["x"])), tmp_path / "tokens")
+        export_tokens(tokenizer, BatchFeed(batches(["x"]), 0), tmp_path / "tokens")
+    export_tokens(tokenizer, BatchFeed(batches(["x"])), tmp_path / "tokens")
     assert tokenizer.encoder.training
 
 
@@ -164,5 +164,5 @@ def test_latents_that_are_not_finite_name_their_image(tokenizer, tmp_path):
 
     tokenizer.encoder.register_forward_hook(spoil)
     with pytest.raises(InputError, match="y: its latents must be finite"):
-        export_tokens(tokenizer, Passing(batches(["x", "y"])), tmp_path / "tokens")
+        export_tokens(tokenizer, BatchFeed(batches(["x", "y"])), tmp_path / "tokens")
     assert not any(tmp_path.iterdir())

@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file
 
 from imtok.errors import InputError
-from imtok.export.feed import Passing
+from imtok.export.feed import BatchFeed
 from imtok.export.pictures import decode_ids
 from imtok.export.restore import makes_tokens_of
 from imtok.export.store import TokenStore
@@ -43,7 +43,7 @@ def batches(images, size=3):
 
 @pytest.fixture
 def exported(tokenizer, images, tmp_path):
-    export_tokens(tokenizer, Passing(batches(images), 4, classes=["even", "odd"]), tmp_path / "tokens")
+    export_tokens(tokenizer, BatchFeed(batches(images), 4, classes=["even", "odd"]), tmp_path / "tokens")
     return tmp_path / "tokens"
 
 
@@ -83,7 +83,7 @@ def test_a_large_vocabulary_is_stored_in_32_bits(tmp_path, images):
         "quantizer": {"_target_": "imtok.quantizers.fsq.FSQ", "levels": [8, 8, 8, 8, 8, 4]},
         "decoder": {"_target_": "imtok.decoders.patch.PatchDecoder", "patch_size": 8, "width": 16, "depth": 1},
     }
-    export_tokens(Tokenizer.from_config(parts), Passing(batches(images)), tmp_path / "tokens")
+    export_tokens(Tokenizer.from_config(parts), BatchFeed(batches(images)), tmp_path / "tokens")
     assert np.load(tmp_path / "tokens/ids-00000.npy", allow_pickle=False).dtype == np.uint32
 
 
@@ -111,7 +111,7 @@ def test_an_error_midway_leaves_no_store_but_what_was_whole(tokenizer, images, t
         raise OSError("the disk is gone")
 
     with pytest.raises(OSError, match="gone"):
-        export_tokens(tokenizer, Passing(failing(), 2), tmp_path / "tokens")
+        export_tokens(tokenizer, BatchFeed(failing(), 2), tmp_path / "tokens")
     assert [path.name for path in tmp_path.iterdir()] == ["tokens.partial"]
     assert (tmp_path / "tokens.partial/shard-00000.json").is_file()
 
@@ -119,7 +119,7 @@ def test_an_error_midway_leaves_no_store_but_what_was_whole(tokenizer, images, t
 def test_a_foreign_folder_is_refused(tokenizer, images, tmp_path):
     (tmp_path / "notes.txt").write_text("mine")
     with pytest.raises(InputError, match="already holds something else"):
-        export_tokens(tokenizer, Passing(batches(images)), tmp_path)
+        export_tokens(tokenizer, BatchFeed(batches(images)), tmp_path)
 
 
 def test_a_decoder_that_was_trained_further_decodes_the_ids_that_others_learned_from(exported, tmp_path, tokenizer):

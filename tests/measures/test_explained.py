@@ -8,7 +8,7 @@ from torch import nn
 from imtok.decoders.base import Decoder
 from imtok.encoders.base import Encoder
 from imtok.errors import InputError
-from imtok.measures.base import Seen
+from imtok.measures.base import EvaluationBatch
 from imtok.measures.evaluate import evaluate
 from imtok.measures.explained import ExplainedVarianceMeasure
 from imtok.measures.named import sections
@@ -127,7 +127,7 @@ def test_ranks_find_what_one_process_finds_even_one_without_an_image(monkeypatch
         measures[-1].start(made, (16, 16))
         for batch in given(part) if len(part) else ():
             image = to_float(batch.image).double()
-            measures[-1].update(Seen(made, batch, image, made(image)))
+            measures[-1].update(EvaluationBatch(made, batch, image, made(image)))
     states = [(one.tried, one.errors.tolist(), one.squares, one.images, one.sums) for one in measures]
     monkeypatch.setattr("imtok.measures.explained.gather_values", lambda _: states)
     for one in measures:

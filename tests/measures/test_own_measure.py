@@ -23,7 +23,7 @@ from imtok.training.run import train
 CODE = """
 import torch
 from torchmetrics import Metric
-from imtok.measures.base import Found, Measure, Number
+from imtok.measures.base import MeasureResult, Measure, Number
 from imtok.measures.mean import ImageMean
 
 class GradientError(ImageMean):
@@ -44,11 +44,11 @@ class Tokens(Measure):
         self.odd, self.count = self.odd + int((ids % 2).sum()), self.count + ids.numel()
 
     def finish(self):
-        return Found({self.name: Number(self.odd / self.count)})
+        return MeasureResult({self.name: Number(self.odd / self.count)})
 
 class More(Tokens):
     def finish(self):
-        return Found({self.name: Number(0.5), "nobody_said": Number(2.0)})
+        return MeasureResult({self.name: Number(0.5), "nobody_said": Number(2.0)})
 
 class Averaged(Metric):
     def __init__(self):

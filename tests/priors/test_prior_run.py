@@ -19,7 +19,7 @@ from imtok.conditions.words import Words
 from imtok.config import register_schemas
 from imtok.data.sources.pairs import open_partners
 from imtok.errors import InputError
-from imtok.export.feed import Passing
+from imtok.export.feed import BatchFeed
 from imtok.export.store import TokenStore
 from imtok.export.tokens import export_tokens
 from imtok.folders import config_folder
@@ -162,7 +162,7 @@ def test_scales_are_learnt_from_a_store_of_a_multi_scale_quantizer(tmp_path):
     scales = {"_target_": "imtok.quantizers.multiscale.MultiScale", "quantizer": VQ, "sizes": [1, 2], "convolutions": 0}
     tokenizer = Tokenizer.from_config({**PARTS, "quantizer": scales}).eval()
     export_tokens(
-        tokenizer, Passing(batches([f"{n}.png" for n in range(12)]), 6, ["a", "b", "c"], side=16), tmp_path / "t"
+        tokenizer, BatchFeed(batches([f"{n}.png" for n in range(12)]), 6, ["a", "b", "c"], side=16), tmp_path / "t"
     )
     train_on_tokens(prior_run(tmp_path / "run", tmp_path / "t", "prior=scales"))
     generator = Generator.load(tmp_path / "run")
@@ -309,7 +309,7 @@ def test_what_samples_cannot_be_is_refused_by_the_key(told, tokens, tmp_path, wo
 def test_samples_are_of_the_size_of_the_images_whose_tokens_the_prior_has_learnt(tmp_path):
     tokenizer = tokenizer_of("one slot")  # trained on images of 16 x 16
     tokenizer.save(tmp_path / "tokenizer")
-    feed = Passing(batches([f"{n}.png" for n in range(12)], side=32), 6, ["a", "b", "c"], side=32)
+    feed = BatchFeed(batches([f"{n}.png" for n in range(12)], side=32), 6, ["a", "b", "c"], side=32)
     export_tokens(tokenizer, feed, tmp_path / "tokens")
     train_on_tokens(prior_run(tmp_path / "prior", tmp_path / "tokens"))
     sampled(tmp_path / "s", tmp_path / "prior", tmp_path / "tokenizer")

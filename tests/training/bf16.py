@@ -31,7 +31,7 @@ from imtok.quantizers.base import Quantizer
 from imtok.tokenizer import Tokenizer
 from imtok.training.settings import OptimizerSettings, TrainerSettings
 from imtok.training.task import TokenizerTask
-from imtok.types import Batch, CriticLosses, Loss, Losses, Quantized, Shown
+from imtok.types import Batch, CriticLosses, Loss, Losses, Quantized, StepOutput
 
 SIDE = 16
 _PATCHES = {"patch_size": 8, "width": 8, "depth": 1}
@@ -54,12 +54,12 @@ class Given(Objective):
     @override
     def forward(self, tokenizer: Tokenizer, batch: Batch, step: int, generator: torch.Generator) -> Losses:
         image = torch.zeros(1, 3, SIDE, SIDE)
-        shown = Shown(image, image, Quantized(torch.zeros(1, 4, 2), torch.zeros(1, 4, 1, dtype=torch.long)))
+        shown = StepOutput(image, image, Quantized(torch.zeros(1, 4, 2), torch.zeros(1, 4, 1, dtype=torch.long)))
         total = torch.zeros((), requires_grad=True) if self.critic is not None else self.loss()
         return Losses(total, {"given": Loss(total, 1.0)}, shown)
 
     @override
-    def critic_loss(self, shown: Shown, step: int) -> CriticLosses | None:
+    def critic_loss(self, shown: StepOutput, step: int) -> CriticLosses | None:
         total = self.loss()
         return CriticLosses(total, {"critic": Loss(total, 1.0)})
 

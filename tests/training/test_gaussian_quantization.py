@@ -7,7 +7,7 @@ from training.runs import losses_of, run_tiny, state_of, weights_of, write_image
 from imtok.data.order.loader import evaluation_loader
 from imtok.data.sources.folder import Folder
 from imtok.errors import InputError
-from imtok.export.feed import Passing
+from imtok.export.feed import BatchFeed
 from imtok.export.pictures import decode_ids
 from imtok.export.quantize import fit_and_save, with_ids, words_for_ids
 from imtok.export.store import TokenStore
@@ -60,7 +60,7 @@ def test_the_tokenizer_of_a_run_is_given_a_codebook_evaluated_exported_and_decod
             assert torch.equal(getattr(coded, part).state_dict()[name], value), f"{part}.{name}"
     assert evaluate(coded, loader).metrics["psnr"] == report["psnr"]["quantized"]
     assert evaluate(trained, loader).metrics["psnr"] == report["psnr"]["continuous"]
-    export_tokens(coded, Passing(loader, 4), tmp_path / "tokens")
+    export_tokens(coded, BatchFeed(loader, 4), tmp_path / "tokens")
     store = TokenStore(tmp_path / "tokens")
     store.verify()
     assert (len(store), store.manifest["bits_per_token"]) == (12, 16)

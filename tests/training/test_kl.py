@@ -7,7 +7,7 @@ from training.runs import losses_of, run_tiny, state_of, weights_of, write_image
 from imtok.data.order.loader import evaluation_loader
 from imtok.data.sources.folder import Folder
 from imtok.errors import InputError
-from imtok.export.feed import Passing
+from imtok.export.feed import BatchFeed
 from imtok.export.pictures import decode_ids
 from imtok.export.quantize import fit_and_save, with_ids
 from imtok.export.store import TokenStore
@@ -45,7 +45,7 @@ def test_the_tokenizer_of_a_run_is_given_ids_evaluated_exported_and_decoded(stra
     loader = evaluation_loader(images, 5)
     trained = Tokenizer.load(straight)
     with pytest.raises(InputError, match=r"no ids to export; give it ids first: imtok quantize tokenizer=RUN$"):
-        export_tokens(trained, Passing(loader, 4), tmp_path / "refused")
+        export_tokens(trained, BatchFeed(loader, 4), tmp_path / "refused")
     assert not (tmp_path / "refused").exists()
 
     quantized = with_ids(trained, BRIDGE)
@@ -59,7 +59,7 @@ def test_the_tokenizer_of_a_run_is_given_ids_evaluated_exported_and_decoded(stra
             assert torch.equal(getattr(bridged, part).state_dict()[name], value), f"{part}.{name}"
     assert evaluate(bridged, loader).metrics["psnr"] == psnr["quantized, fitted"]
     assert evaluate(trained, loader).metrics["psnr"] == psnr["continuous"]
-    export_tokens(bridged, Passing(loader, 4), tmp_path / "tokens")
+    export_tokens(bridged, BatchFeed(loader, 4), tmp_path / "tokens")
     store = TokenStore(tmp_path / "tokens")
     store.verify()
     assert len(store) == 12

@@ -8,14 +8,14 @@ import torch
 from imtok.measures.code_statistics import CodeUsage
 from imtok.training.meters import TokenizerMeters
 from imtok.training.progress import codes_in_use
-from imtok.types import Loss, Losses, Quantized, Shown
+from imtok.types import Loss, Losses, Quantized, StepOutput
 
 SIZES = (16, 40)
 
 
 def note(meters, ids, keep=None):
     image = torch.zeros(len(ids), 3, 4, 4)
-    shown = Shown(image, image, Quantized(torch.zeros(*ids.shape[:2], 2), ids, keep))
+    shown = StepOutput(image, image, Quantized(torch.zeros(*ids.shape[:2], 2), ids, keep))
     total = torch.tensor(2.0)
     meters.note_losses(Losses(total, {"l2": Loss(total, 1.0)}, shown))
     meters.commit({"lr": 0.1})
@@ -100,7 +100,7 @@ def test_an_id_of_no_code_is_refused():
 def test_every_weight_but_one_has_a_weighted_value_even_zero():
     """What reads a log takes a term without one at its full value."""
     meters, image, ids = TokenizerMeters(SIZES), torch.zeros(3, 3, 4, 4), random_ids()
-    shown = Shown(image, image, Quantized(torch.zeros(3, 10, 2), ids))
+    shown = StepOutput(image, image, Quantized(torch.zeros(3, 10, 2), ids))
     value = torch.tensor(4.0)
     terms = {"plain": Loss(value, 1.0), "half": Loss(value, 0.5), "idle": Loss(value, 0.0)}
     meters.note_losses(Losses(torch.tensor(6.0), terms, shown))

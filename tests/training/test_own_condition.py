@@ -22,7 +22,7 @@ from imtok.encoders.patch import PatchEncoder
 from imtok.losses.total import total
 from imtok.objectives.base import Objective
 from imtok.pixels import to_float
-from imtok.types import Condition, Latents, Loss, Losses, Shown
+from imtok.types import Condition, Latents, Loss, Losses, StepOutput
 
 
 class Letters(Conditioner):
@@ -78,7 +78,7 @@ class TextObjective(Objective):
         target = to_float(batch.image)
         made = tokenizer(target, condition=tokenizer.condition_of(batch), step=step, generator=generator)
         terms = {"l2": Loss((made.image - target).square().mean(), 1.0), **made.quantized.losses}
-        return Losses(total(terms), terms, Shown(target, made.image, made.quantized))
+        return Losses(total(terms), terms, StepOutput(target, made.image, made.quantized))
 '''
 SECTIONS = {"encoder": "TextEncoder", "decoder": "TextDecoder", "objective": "TextObjective", "condition": "Letters"}
 SHORT = (

@@ -20,7 +20,7 @@ from imtok.training.checkpoints import load
 from imtok.training.nets import check_nets
 from imtok.training.run import train
 from imtok.training.settings import NetSettings, OptimizerSettings
-from imtok.types import Loss, Losses, NetLosses, Shown
+from imtok.types import Loss, Losses, NetLosses, StepOutput
 
 OBJECTIVE = '''
 from torch import nn
@@ -29,7 +29,7 @@ from imtok.losses.pixel import L2Loss
 from imtok.losses.total import total
 from imtok.objectives.base import Objective
 from imtok.pixels import to_float
-from imtok.types import Loss, Losses, NetLosses, Shown
+from imtok.types import Loss, Losses, NetLosses, StepOutput
 
 
 class Judged(Objective):
@@ -69,7 +69,7 @@ class Judged(Objective):
         made = tokenizer(target, condition=tokenizer.condition_of(batch), step=step, generator=generator)
         terms = {"l2": Loss(self.error(made.image, target), 1.0), "fooled": Loss(-self.judge(made.image).mean(), 0.01)}
         terms |= made.quantized.losses
-        return Losses(total(terms), terms, Shown(target, made.image, made.quantized))
+        return Losses(total(terms), terms, StepOutput(target, made.image, made.quantized))
 '''
 WORDS = (
     "~objective", "+objective={_target_:own_nets.Judged}", "quantizer.dim=4",
@@ -124,7 +124,7 @@ class Nets(ReconstructionObjective):
     def nets(self):
         return {**super().nets(), **self.others}
 
-    def net_losses(self, name: str, shown: Shown, step: int) -> NetLosses | None:
+    def net_losses(self, name: str, shown: StepOutput, step: int) -> NetLosses | None:
         value = torch.stack([parameter.square().sum() for parameter in self.parameters()]).sum()
         return NetLosses(value, {name: Loss(value.detach(), 1.0)})
 

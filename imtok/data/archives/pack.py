@@ -30,7 +30,7 @@ FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 @dataclass(frozen=True)
-class Layout:
+class ShardLayout:
     """How images are dealt out to shards.
 
     Attributes:
@@ -51,7 +51,7 @@ AS_THEY_ARE = Encoding()
 def pack(
     source: Source,
     folder: Path,
-    layout: Layout = Layout(),
+    layout: ShardLayout = ShardLayout(),
     encoding: Encoding = AS_THEY_ARE,
     workers: int = 0,
     advance: Callable[[int], None] = lambda count: None,
@@ -99,7 +99,7 @@ def pack(
 def _write(
     source: Source,
     folder: Path,
-    layout: Layout,
+    layout: ShardLayout,
     encoding: Encoding,
     workers: int,
     start: tuple[int, int],

@@ -132,7 +132,7 @@ class PairSet(ImageSet):
     @override
     def ask_channels(self, channels: int) -> None:
         super().ask_channels(channels)
-        if isinstance(self.partners, Pictures):
+        if isinstance(self.partners, PicturePartners):
             self.partners.files.ask_channels(channels)
 
     @override
@@ -167,7 +167,7 @@ class _Matched(Subset):
         return f"{super().record(index)}\t{self.partners.record(int(self.places[index]))}"
 
 
-class Pictures(Partners):
+class PicturePartners(Partners):
     """A tree of pictures.
 
     Args:
@@ -192,7 +192,7 @@ class Pictures(Partners):
         return self.files.record(place)
 
 
-class Arrays(Partners):
+class ArrayPartners(Partners):
     """Rows of arrays, mapped and not read.
 
     Args:
@@ -250,7 +250,7 @@ class Arrays(Partners):
 
 def open_partners(folder: Path, kind: Kind, image_size: int) -> Partners:
     """The sources in a folder."""
-    return Pictures(folder, image_size) if kind == "pictures" else Arrays(folder, kind)
+    return PicturePartners(folder, image_size) if kind == "pictures" else ArrayPartners(folder, kind)
 
 
 def _match(targets: Source, partners: Partners) -> Int64[np.ndarray, "n 2"]:

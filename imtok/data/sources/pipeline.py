@@ -19,7 +19,7 @@ from imtok.data.reading.reading import ReadingSettings
 from imtok.data.reading.transforms import CentreCrop, Transform
 from imtok.data.sources.collection import Collection
 from imtok.data.sources.pipeline_stream import NAME, PipelineStream
-from imtok.data.stream import Part
+from imtok.data.stream import StreamPart
 from imtok.errors import InputError
 
 
@@ -89,7 +89,7 @@ class Pipeline(Collection):
     @override
     def train(self, image_size: int, seed: int) -> Images:
         transform = self.reading.training_crop(image_size)
-        part = Part("train", self.val_fraction) if self.val_pipeline is None else Part()
+        part = StreamPart("train", self.val_fraction) if self.val_pipeline is None else StreamPart()
         return self._stream(self.pipeline, transform, part, seed, training=True)
 
     @override
@@ -98,7 +98,7 @@ class Pipeline(Collection):
         held_out = split == "val" and self.val_pipeline is not None
         pipeline = self.val_pipeline if held_out and self.val_pipeline is not None else self.pipeline
         whole = split in (None, "all") or self.val_pipeline is not None
-        part = Part() if whole else Part(split or "all", self.val_fraction)
+        part = StreamPart() if whole else StreamPart(split or "all", self.val_fraction)
         stream = self._stream(pipeline, CentreCrop(image_size), part)
         if stream.splitting.endless:
             raise InputError(
@@ -108,7 +108,7 @@ class Pipeline(Collection):
         return stream
 
     def _stream(
-        self, pipeline: SampleSource, transform: Transform, part: Part, seed: int = 0, training: bool = False
+        self, pipeline: SampleSource, transform: Transform, part: StreamPart, seed: int = 0, training: bool = False
     ) -> PipelineStream:
         splitting = splitting_of(pipeline, self.splitting == "own")
         stream = PipelineStream(pipeline, splitting, transform, seed, training, part, self.reading)

@@ -21,7 +21,7 @@ from imtok.data.order.splitting import SampleSource, Splitting
 from imtok.data.reading.decoded import decoded_pixels
 from imtok.data.reading.reading import Reading
 from imtok.data.reading.transforms import Transform
-from imtok.data.stream import ImageStream, Part
+from imtok.data.stream import ImageStream, StreamPart
 from imtok.distributed import rank
 from imtok.errors import InputError
 
@@ -55,7 +55,7 @@ class PipelineStream(ImageStream):
         transform: Transform,
         seed: int = 0,
         training: bool = False,
-        part: Part = Part(),  # noqa: B008, it cannot change
+        part: StreamPart = StreamPart(),  # noqa: B008, it cannot change
         reading: Reading = Reading(),  # noqa: B008, it cannot change
     ) -> None:
         whole = [RemoteShard("", NAME)]  # of which nobody knows the parts

@@ -24,7 +24,7 @@ from imtok.data.reading.reading import ReadingSettings
 from imtok.data.reading.transforms import CentreCrop, Transform
 from imtok.data.sources.classes import number_like, unplaced
 from imtok.data.sources.collection import Collection
-from imtok.data.stream import ImageStream, Part
+from imtok.data.stream import ImageStream, StreamPart
 from imtok.errors import InputError
 
 
@@ -107,7 +107,7 @@ class WebDataset(Collection):
         if not self._streams(self.path):
             return super().train(image_size, seed)
         transform = self.reading.training_crop(image_size)
-        part = Part("train", self.val_fraction) if self.val_path is None else Part()
+        part = StreamPart("train", self.val_fraction) if self.val_path is None else StreamPart()
         stream = self._stream(self.path, transform, part, seed, training=True)
         self._leave_out(stream)
         return stream
@@ -128,7 +128,7 @@ class WebDataset(Collection):
         path = self.val_path if apart and self.val_path else self.path
         if self._streams(path):
             whole = apart or split in (None, "all") or self.val_path is not None
-            part = Part() if whole else Part(split or "all", self.val_fraction)
+            part = StreamPart() if whole else StreamPart(split or "all", self.val_fraction)
             stream = self._stream(path, CentreCrop(image_size), part)
             if split == "train":
                 self._leave_out(stream)
@@ -138,7 +138,7 @@ class WebDataset(Collection):
         return super().evaluation(image_size, split)
 
     def _stream(
-        self, path: str, transform: Transform, part: Part, seed: int = 0, training: bool = False
+        self, path: str, transform: Transform, part: StreamPart, seed: int = 0, training: bool = False
     ) -> ImageStream:
         shards = find_streamed(path)
         stream = ImageStream(shards, transform, seed, training, part, self.shuffle_buffer, self.reading)

@@ -11,7 +11,7 @@ from imtok.types import Quantized
 
 
 @dataclass(frozen=True)
-class Seen:
+class PriorInput:
     """What a prior looks at of a micro-batch.
 
     Attributes:
@@ -34,7 +34,7 @@ class Seen:
         """True where a token counts; None = all do."""
         return self.quantized.keep
 
-    def detached(self) -> "Seen":
+    def detached(self) -> "PriorInput":
         """The same without gradients to the tokenizer."""
         quantized = replace(self.quantized, latents=self.quantized.latents.detach(), losses={}, stats={})
         return replace(self, vectors=self.vectors.detach(), quantized=quantized)
@@ -57,7 +57,7 @@ class PriorLoss(nn.Module, ABC):
         self.weight = weight
 
     @abstractmethod
-    def look(self, quantized: Quantized, quantizer: Quantizer, encoded: Float[Tensor, "b n _"]) -> Seen:
+    def look(self, quantized: Quantized, quantizer: Quantizer, encoded: Float[Tensor, "b n _"]) -> PriorInput:
         """What it looks at in a step.
 
         Args:
@@ -70,7 +70,7 @@ class PriorLoss(nn.Module, ABC):
         """
 
     @abstractmethod
-    def forward(self, seen: Seen, step: int) -> Float[Tensor, ""]:
+    def forward(self, seen: PriorInput, step: int) -> Float[Tensor, ""]:
         """Mean loss in nats per token, over the tokens of all ranks. Draws from torch's global generator.
 
         Args:

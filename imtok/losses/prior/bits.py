@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from typing_extensions import override
 
-from imtok.losses.prior.base import PriorLoss, Seen, require_sequence
+from imtok.losses.prior.base import PriorInput, PriorLoss, require_sequence
 from imtok.losses.prior.start import StartedGPT
 from imtok.nn.exact import exact_backward
 from imtok.nn.initialization import start_weights
@@ -55,17 +55,17 @@ class BitsPrior(PriorLoss):
             start_weights(linear, "xavier")
 
     @override
-    def look(self, quantized: Quantized, quantizer: Quantizer, encoded: Float[Tensor, "b n _"]) -> Seen:
+    def look(self, quantized: Quantized, quantizer: Quantizer, encoded: Float[Tensor, "b n _"]) -> PriorInput:
         require_sequence(quantized, quantizer, shortest=1)
         if not isinstance(quantizer, SignQuantizer):
             raise ValueError(
                 f"quantizer must have codes of bits for a prior of bits, and {type(quantizer).__name__} has none; give "
                 "quantizer=lfq_18, bsq_18 or gq_64, or another objective.prior"
             )
-        return Seen(quantized.latents, quantized, quantizer)
+        return PriorInput(quantized.latents, quantized, quantizer)
 
     @override
-    def forward(self, seen: Seen, step: int) -> Float[Tensor, ""]:
+    def forward(self, seen: PriorInput, step: int) -> Float[Tensor, ""]:
         quantizer = seen.quantizer
         assert isinstance(quantizer, SignQuantizer)  # as ``look`` has seen
         logits = self.head(self.net(self.embed(seen.vectors)))

@@ -5,7 +5,7 @@ from jaxtyping import Float
 from torch import Tensor
 from typing_extensions import override
 
-from imtok.losses.prior.base import PriorLoss, Seen, require_sequence
+from imtok.losses.prior.base import PriorInput, PriorLoss, require_sequence
 from imtok.losses.prior.scores import has_unit_codes
 from imtok.nn.exact import exact_backward
 from imtok.quantizers.base import Quantizer
@@ -48,7 +48,7 @@ class EntropyRate(PriorLoss):
         self.temperature = temperature
 
     @override
-    def look(self, quantized: Quantized, quantizer: Quantizer, encoded: Float[Tensor, "b n _"]) -> Seen:
+    def look(self, quantized: Quantized, quantizer: Quantizer, encoded: Float[Tensor, "b n _"]) -> PriorInput:
         require_sequence(quantized, quantizer, shortest=2)
         weighted = isinstance(quantizer, SharedVQ)  # its distances are not those of the codes
         if not isinstance(quantizer, TableQuantizer) or weighted or quantizer.vocab_sizes[0] > LARGEST:
@@ -64,10 +64,10 @@ class EntropyRate(PriorLoss):
             near = latents @ table.T if isinstance(quantizer, IBQ) else -torch.cdist(latents, table).square()
             assignments = (near / self.temperature).softmax(-1)
         exact_backward([assignments], [encoded])
-        return Seen(assignments, quantized, quantizer)
+        return PriorInput(assignments, quantized, quantizer)
 
     @override
-    def forward(self, seen: Seen, step: int) -> Float[Tensor, ""]:
+    def forward(self, seen: PriorInput, step: int) -> Float[Tensor, ""]:
         before, after = seen.vectors[:, :-1].flatten(0, 1), seen.vectors[:, 1:].flatten(0, 1)
         count = before.new_tensor(float(len(before)))
         with torch.autocast(before.device.type, enabled=False):

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from typing_extensions import override
 
-from imtok.losses.prior.base import PriorLoss, Seen, require_sequence
+from imtok.losses.prior.base import PriorInput, PriorLoss, require_sequence
 from imtok.losses.prior.start import StartedGPT
 from imtok.nn.exact import exact_backward
 from imtok.nn.initialization import start_weights
@@ -62,7 +62,7 @@ class ETTPrior(PriorLoss):
             start_weights(part, "xavier")
 
     @override
-    def look(self, quantized: Quantized, quantizer: Quantizer, encoded: Float[Tensor, "b n _"]) -> Seen:
+    def look(self, quantized: Quantized, quantizer: Quantizer, encoded: Float[Tensor, "b n _"]) -> PriorInput:
         require_sequence(quantized, quantizer, shortest=1)
         learns = any(parameter.requires_grad for parameter in quantizer.parameters())
         if not isinstance(quantizer, TableQuantizer) or (self.weight and not learns):
@@ -76,10 +76,10 @@ class ETTPrior(PriorLoss):
             through = F.embedding(quantized.ids[..., 0], table) + (through - through.detach())
         if quantized.keep is not None:
             through = through.masked_fill(~quantized.keep[..., None], 0)
-        return Seen(through.to(quantized.latents.dtype), quantized, quantizer)
+        return PriorInput(through.to(quantized.latents.dtype), quantized, quantizer)
 
     @override
-    def forward(self, seen: Seen, step: int) -> Float[Tensor, ""]:
+    def forward(self, seen: PriorInput, step: int) -> Float[Tensor, ""]:
         logits = self.head(self.net(self.project(seen.vectors)))
         with torch.autocast(logits.device.type, enabled=False):
             exact = logits if logits.dtype == torch.float64 else logits.float()

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from typing_extensions import override
 
-from imtok.losses.prior.base import PriorLoss, Seen, require_sequence
+from imtok.losses.prior.base import PriorInput, PriorLoss, require_sequence
 from imtok.losses.prior.scores import code_scores, has_unit_codes
 from imtok.nn.gpt import GPT
 from imtok.nn.initialization import start_weights
@@ -73,12 +73,12 @@ class LARPPrior(PriorLoss):
             start_weights(linear, "xavier")
 
     @override
-    def look(self, quantized: Quantized, quantizer: Quantizer, encoded: Float[Tensor, "b n _"]) -> Seen:
+    def look(self, quantized: Quantized, quantizer: Quantizer, encoded: Float[Tensor, "b n _"]) -> PriorInput:
         require_sequence(quantized, quantizer, shortest=2)
-        return Seen(quantized.latents, quantized, quantizer)
+        return PriorInput(quantized.latents, quantized, quantizer)
 
     @override
-    def forward(self, seen: Seen, step: int) -> Float[Tensor, ""]:
+    def forward(self, seen: PriorInput, step: int) -> Float[Tensor, ""]:
         first, rest = seen.vectors[:, :1], seen.vectors[:, 1:]
         right = Quantized(seen.quantized.latents[:, 1:], seen.ids[:, 1:])
         scores = code_scores(seen.quantizer, self.temperature)
