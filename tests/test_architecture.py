@@ -75,3 +75,11 @@ def test_nothing_runs_code_from_data(path):
         assert not UNSAFE.search(line), line
         assert "torch.load(" not in line or "weights_only=True" in line, line
         assert "np.load(" not in line or "allow_pickle=False" in line, line
+
+
+def test_no_test_imports_another_test_module():
+    """What two of them need stands in a module of its own, so that a test can be changed without a look at others."""
+    tests = Path(__file__).parent
+    for path in tests.rglob("*.py"):
+        for module in imports(path):
+            assert not module.rpartition(".")[2].startswith("test_"), path

@@ -5,15 +5,14 @@ import json
 import numpy as np
 import pytest
 import torch
-from training.launch import Launched, launch_ddp, launch_ranks
+from ranks import assert_same_log, assert_same_run, run_ranks, table, tensors
+from training.launch import launch_ddp
 
 from imtok.distributed import from_main, gather_values, launched_rank
 from imtok.errors import InputError
 from imtok.folders import config_folder
 from imtok.training import steps as training_steps
 from imtok.training import task as training_task
-from imtok.training.checkpoints import load
-from imtok.training.records import SPEED
 
 STEPS = "trainer.max_steps=20"
 QUICK = ["vq", "fsq", "ema_vq"]
@@ -24,47 +23,6 @@ SIZES = {"var_msvq": 128, "tokenflow": 112} | dict.fromkeys(
 # takes its own encoder's 569 latents; sample their codes or noise, each rank its own
 OTHERS = {"hita", "binary_64", "elm_2", "elm_3", "elm_4", "fsp", "gumbel", "vq_diveq", "vq_gumbel_softmax"}
 QUANTIZERS = sorted({path.stem for path in (config_folder() / "quantizer").glob("*.yaml")} - OTHERS)
-
-
-def run_ranks(world, name, arguments, folder):
-    if world == 1:
-        processes = [Launched(name, arguments, folder.parent / f"{folder.name}.log")]
-    else:
-        processes = launch_ranks(world, name, arguments, folder)
-    codes = [process.wait(300) for process in processes]
-    assert codes == [0] * world, "\n".join(process.output for process in processes)
-
-
-def tensors(folder, step=20):
-    checkpoint = load(folder / "checkpoints" / f"step_{step}")
-    found = {f"model.{name}": value for name, value in checkpoint.model.items()}
-    found |= {f"ema.{name}": value for name, value in checkpoint.ema.items()}
-    for index, optimizer in enumerate(checkpoint.state["optimizers"]):
-        for name, state in optimizer["state"].items():
-            found |= {f"optimizer{index}.{name}.{key}": value for key, value in state.items()}
-    return found
-
-
-def assert_same_run(folder, other, step=20):
-    left, right = tensors(folder, step), tensors(other, step)
-    assert left.keys() == right.keys()
-    for name, value in left.items():
-        torch.testing.assert_close(
-            right[name], value, rtol=1e-9, atol=1e-9, msg=lambda text, name=name: f"{name}: {text}"
-        )
-
-
-def table(folder):
-    header, *rows = [line.split(",") for line in (folder / "metrics.csv").read_text().splitlines()]
-    return [{name: float(cell) for name, cell in zip(header, row, strict=True) if name not in SPEED} for row in rows]
-
-
-def assert_same_log(folder, other):
-    rows, others = table(folder), table(other)
-    assert [row["step"] for row in rows] == [row["step"] for row in others]
-    for row, expected in zip(rows, others, strict=True):
-        assert row.keys() == expected.keys()
-        np.testing.assert_allclose(list(row.values()), list(expected.values()), rtol=1e-9, atol=1e-9)
 
 
 def test_collectives_over_two_ranks(tmp_path):

@@ -5,7 +5,7 @@ import subprocess
 
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from test_overrides import ODD
+from odd import ODD
 
 from imtok.overrides import as_typed
 from imtok.paste import imtok_line, override, shell_line

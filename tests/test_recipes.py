@@ -11,17 +11,16 @@ from typing import Any
 
 import pytest
 import torch
-from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
+from recipes import composed
 
 from imtok.build import build_tokenizer
 from imtok.commands.train import Keys, build_run
-from imtok.config import check_config, read_keys, register_schemas
+from imtok.config import check_config, read_keys
 from imtok.data.order.loader import evaluation_loader
 from imtok.data.told import told, with_channels
 from imtok.decoders.base import GenerativeDecoder
 from imtok.encoders.cat import CATEncoder
-from imtok.folders import config_folder
 from imtok.measures.psnr import PSNR
 from imtok.pixels import to_float
 from imtok.tokenizer import Tokenizer
@@ -56,12 +55,6 @@ def published(recipe):
     for key in needed:
         OmegaConf.update(config, key, "somewhere")
     return config
-
-
-def composed(recipe, *overrides):
-    register_schemas()
-    with initialize_config_dir(str(config_folder()), version_base="1.3"):
-        return compose("train", overrides=[f"experiment={recipe}", *overrides])
 
 
 def weights(module):

@@ -10,7 +10,7 @@ from conditions.towers import write_tower
 from huggingface_hub.errors import OfflineModeIsEnabled, RemoteEntryNotFoundError
 from nn.vits import timm_net
 from safetensors.torch import save_file
-from spaces.test_kl_vae import published, small
+from spaces.autoencoders import published, small
 from training.runs import tiny_run
 
 from imtok.conditions.text import TextTower

@@ -5,7 +5,7 @@ import shutil
 
 import pytest
 import torch
-from classifiers.test_classify import classifier_run
+from classifiers.runs import classifier_run
 from export.stores import small_store
 from hydra import compose, initialize_config_dir
 from priors.stores import KEYS, TINY, store

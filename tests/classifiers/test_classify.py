@@ -7,32 +7,19 @@ import shutil
 import numpy as np
 import pytest
 import torch
-from hydra import compose, initialize_config_dir
-from priors.stores import TINY, store
+from classifiers.runs import classifier_run
+from priors.stores import store
 from torch.nn import functional as F
 
 from imtok.classifiers.embedded import CodebookEmbedding
 from imtok.classifiers.net import StoredClassifier
-from imtok.commands.classify import build_classifier_run
-from imtok.config import register_schemas
 from imtok.errors import InputError
 from imtok.export.codebook import read_codebook
 from imtok.files import sealed
-from imtok.folders import config_folder
 from imtok.priors.rows import TokenRows
 from imtok.training.token_run import train_on_tokens
 
-SMALL = [word.replace("prior.", "classifier.") for word in TINY]
 EVERY = ("trainer.evaluate_every=3", "trainer.best=accuracy")
-
-
-def classifier_run(folder, tokens, *words):
-    register_schemas("classify")
-    groups = [word for word in words if word.split("=")[0] == "augmentation"]
-    given = [*groups, *SMALL, f"store={tokens}", f"out={folder}", *(word for word in words if word not in groups)]
-    with initialize_config_dir(str(config_folder()), version_base="1.3"):
-        config = compose("classify", given)
-    return build_classifier_run(config, folder)
 
 
 @pytest.fixture(scope="module")

@@ -5,8 +5,8 @@ import json
 import pytest
 import torch
 from conditions.towers import write_tower
+from training.conditioned import PARTS
 from training.runs import tiny_run, write_images
-from training.test_conditions import PARTS
 
 from imtok import cli
 from imtok.conditions.base import Conditioner

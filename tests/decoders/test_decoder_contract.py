@@ -5,6 +5,7 @@ import inspect
 
 import pytest
 import torch
+from encoders.contract import wake
 from encoders.presets import (
     DIM,
     OF_FILES,
@@ -21,7 +22,6 @@ from encoders.presets import (
     slow_but_one_of_each_class,
     unchecked,
 )
-from encoders.test_encoder_contract import wake
 
 from imtok.construct import construct
 from imtok.decoders.alitok import AliTokDecoder

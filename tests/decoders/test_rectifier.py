@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from test_recipes import composed
+from recipes import composed
 
 from imtok.commands.train import build_run
 from imtok.data.order.loader import evaluation_loader

@@ -3,7 +3,7 @@
 import pytest
 import torch
 from encoders.presets import preset
-from encoders.test_titok_encoder import DECODER, ENCODER, filled
+from encoders.titok import DECODER, ENCODER, filled
 
 from imtok.construct import construct
 from imtok.decoders.titok import TiTokPixelDecoder

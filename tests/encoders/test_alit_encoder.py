@@ -2,14 +2,12 @@
 
 import pytest
 import torch
-from encoders.test_instella import wave_image, waves
+from encoders.alit import SIZE, SPACE
+from encoders.waves import wave_image, waves
 
 from imtok.decoders.alit import ALITDecoder
 from imtok.encoders.alit import ALITEncoder
 from imtok.spaces.vqgan import MAGEVQGAN
-
-SPACE = {"channels": 16, "multipliers": (1, 2, 2), "blocks": 1, "codes": 8, "code_dim": 8}
-SIZE = (32, 32)
 
 
 def make(rollouts=3):

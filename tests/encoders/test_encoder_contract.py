@@ -5,6 +5,7 @@ import inspect
 
 import pytest
 import torch
+from encoders.contract import wake
 from encoders.presets import (
     DIM,
     OF_FILES,
@@ -155,12 +156,3 @@ def reads(encoder, size):
         return encoder.num_latents(size) > 0
     except ValueError as error:
         return f"image size must be {SIDE} x {SIDE}" not in str(error)
-
-
-def wake(module):
-    """Give parameters that start at zero (gates, last layers) some value, or nothing behind them could be seen."""
-    for parameter in module.parameters():
-        if not parameter.detach().any():
-            torch.nn.init.normal_(parameter, std=0.2)
-    if hasattr(module, "space"):
-        module.space.to(next(module.parameters()).dtype)

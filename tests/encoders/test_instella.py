@@ -2,23 +2,12 @@
 
 import pytest
 import torch
+from encoders.waves import wave_image, waves
 
 from imtok.decoders.instella import InstellaDecoder
 from imtok.encoders.instella import InstellaEncoder
 
 SMALL = {"patch_size": 4, "width": 24, "heads": 2}
-
-
-def waves(module):
-    """Weights that any machine draws alike."""
-    for index, (name, parameter) in enumerate(sorted(module.double().named_parameters())):
-        wave = (torch.arange(parameter.numel(), dtype=torch.float64) * 0.7 + index).sin() * 0.1
-        parameter.data = wave.view(parameter.shape) + float("norm" in name and name.endswith("weight"))
-    return module
-
-
-def wave_image():
-    return (torch.arange(3 * 32 * 32, dtype=torch.float64) * 0.13).sin().view(1, 3, 32, 32)
 
 
 def test_the_parameters_are_those_of_the_paper():

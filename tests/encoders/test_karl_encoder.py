@@ -4,8 +4,8 @@ from itertools import pairwise
 
 import pytest
 import torch
-from encoders.test_alit_encoder import SIZE, SPACE
-from encoders.test_instella import wave_image, waves
+from encoders.alit import SIZE, SPACE
+from encoders.waves import wave_image, waves
 
 from imtok.decoders.karl import KARLDecoder
 from imtok.encoders.karl import ERRORS, KARLEncoder

@@ -2,9 +2,9 @@
 
 import pytest
 import torch
+from encoders.contract import wake
 from encoders.filled import filled, wave
 from encoders.presets import SIDE, build_encoder, known, unchecked
-from encoders.test_encoder_contract import wake
 from torch import nn
 
 from imtok.encoders.registers import RegisterEncoder

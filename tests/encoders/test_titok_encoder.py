@@ -5,13 +5,11 @@ import json
 import pytest
 import torch
 from encoders.presets import preset, unchecked
+from encoders.titok import DECODER, ENCODER, filled
 
 from imtok.construct import construct
 from imtok.encoders.titok import TiTokEncoder
 from imtok.tokenizer import Tokenizer
-
-ENCODER = {"_target_": "imtok.encoders.titok.TiTokEncoder", "latents": 4, "width": 16, "depth": 1, "heads": 2}
-DECODER = {"_target_": "imtok.decoders.titok.TiTokPixelDecoder", "width": 16, "depth": 1, "heads": 2}
 
 
 def encoder(**arguments):
@@ -194,12 +192,3 @@ def test_latents_stay_what_they_were_when_they_equalled_the_official_module():
 
 
 GOLDEN = [-0.41765891035706804, -0.24132643576670648, -0.13375142567346432, 0.3045233056709423]
-
-
-def filled(module):
-    """The same weights in every version of torch."""
-    with torch.no_grad():
-        for index, parameter in enumerate(module.parameters()):
-            angles = torch.arange(parameter.numel(), dtype=torch.float64) * 0.7 + index
-            parameter.copy_((0.3 * angles.sin()).view_as(parameter))
-    return module

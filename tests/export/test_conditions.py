@@ -8,8 +8,9 @@ from io import BytesIO
 import numpy as np
 import pytest
 import torch
+from export.conditioned import karl
 from export.stores import batches, content
-from measures.test_conditions import CONFIG, noted
+from measures.conditioned import CONFIG, noted
 from training.runs import write_images
 
 from imtok import cli
@@ -27,15 +28,6 @@ from imtok.export.verify import decode_sample, verify
 from imtok.export.views import Views
 from imtok.tokenizer import Tokenizer
 
-SIZES = {"width": 24, "depth": 1, "heads": 2}
-NET = {"channels": 16, "multipliers": [1, 2, 2], "blocks": 1, "codes": 8, "code_dim": 8}
-KARL = {
-    "encoder": {"_target_": "imtok.encoders.karl.KARLEncoder", "latents": 16, **SIZES},
-    "quantizer": {"_target_": "imtok.quantizers.vq.VQ", "dim": 4, "codebook_size": 32},
-    "decoder": {"_target_": "imtok.decoders.karl.KARLDecoder", **SIZES, **NET},
-    "space": {"_target_": "imtok.spaces.vqgan.MAGEVQGAN", **NET},
-    "image_size": 32,
-}
 KEYS = [f"{number}.png" for number in range(6)]
 CAPTIONS = [f"thing number {number}" for number in range(6)]
 
@@ -49,18 +41,6 @@ def tokenizer():
 def feed(captions=CAPTIONS, shard_size=4):
     found = [replace(batch, caption=[captions[row] for row in batch.index]) for batch in batches(KEYS, side=32)]
     return BatchFeed(found, shard_size, side=32)
-
-
-def karl():
-    """Whose halting depends on the wanted error, as after a training."""
-    torch.manual_seed(0)
-    tokenizer = Tokenizer.from_config(KARL).eval()
-    with torch.no_grad():
-        tokenizer.encoder.wanted.normal_()
-        for weight in (*tokenizer.encoder.trunk.parameters(), *tokenizer.encoder.halting.parameters()):
-            if weight.ndim == 2:
-                weight.normal_(std=0.3)
-    return tokenizer
 
 
 def test_what_encodes_an_image_and_what_decodes_it_are_told_the_same(tokenizer, tmp_path):

@@ -4,8 +4,8 @@ from dataclasses import replace
 
 import pytest
 import torch
-from export.test_conditions import karl
-from measures.test_conditions import CAPTIONS, CONFIG, noted
+from export.conditioned import karl
+from measures.conditioned import CAPTIONS, CONFIG, noted
 
 from imtok.conditions.quality import Quality
 from imtok.errors import InputError

@@ -5,7 +5,7 @@ import io
 import numpy as np
 import pytest
 import torch
-from measures.test_length import ROWS, RowEncoder, rows_tokenizer
+from measures.by_rows import ROWS, RowEncoder, rows_tokenizer
 from PIL import Image
 
 from imtok.measures.allocation import edges, jpeg_bytes, spearman

@@ -4,8 +4,8 @@ import io
 from html.parser import HTMLParser
 
 import pytest
-from measures.test_length import pictures, rows_tokenizer
-from measures.test_measures import batch_of
+from measures.batches import batch_of
+from measures.by_rows import pictures, rows_tokenizer
 from measures.tiny import batches, tokenizer
 from rich.console import Console
 

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from measures.conditioned import CAPTIONS, CONFIG, noted
 
 from imtok.conditions.given import ConditionConfig, give
 from imtok.conditions.label import Label
@@ -17,19 +18,6 @@ from imtok.measures.settings import Settings
 from imtok.tokenizer import Tokenizer
 from imtok.types import Batch
 
-NARROW = {"patch_size": 8, "width": 16, "depth": 1, "heads": 2, "start": "xavier"}
-CONFIG = {
-    "encoder": {"_target_": "imtok.encoders.titok.TiTokEncoder", "latents": 4, **NARROW},
-    "quantizer": {"_target_": "imtok.quantizers.vq.VQ", "dim": 6, "codebook_size": 16},
-    "decoder": {
-        "_target_": "imtok.decoders.titok.TiTokPixelDecoder", "flexible": True, "context_dim": 8, "context_length": 4,
-        **NARROW,
-    },
-    "condition": {"_target_": "imtok.conditions.words.Words", "dim": 8, "length": 4},
-    "image_size": 32,
-}  # fmt: skip
-CAPTIONS = ["a fox", "two cats", "a red house", "a tree"]
-
 
 @pytest.fixture
 def tokenizer():
@@ -41,18 +29,6 @@ def tokenizer():
 def batches():
     image = torch.randint(0, 256, (4, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
     return [Batch(image, torch.tensor([0, 1, 0, 1]), torch.arange(4), list("abcd"), caption=CAPTIONS)]
-
-
-def noted(part):
-    """The conditions that a part is called with from now on."""
-    conditions, forward = [], part.forward
-
-    def note(*arguments):
-        conditions.append(arguments[-1])
-        return forward(*arguments)
-
-    part.forward = note
-    return conditions
 
 
 def test_every_measure_tells_encoder_and_decoder_the_captions(tokenizer, batches):

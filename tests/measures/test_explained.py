@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from measures.test_length import ROWS, RowDecoder, RowEncoder
+from measures.by_rows import ROWS, RowDecoder, RowEncoder
 from torch import nn
 
 from imtok.decoders.base import Decoder

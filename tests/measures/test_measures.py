@@ -5,7 +5,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from measures.test_length import ROWS, RowEncoder, pictures, psnr_by_length, rows_tokenizer
+from measures.batches import batch_of
+from measures.by_rows import ROWS, RowEncoder, pictures, psnr_by_length, rows_tokenizer
 from measures.tiny import SIDE, Tiny, batches, tokenizer
 
 from imtok.errors import InputError
@@ -26,7 +27,6 @@ from imtok.pixels import to_float, to_uint8
 from imtok.quantizers.continuous import Continuous
 from imtok.quantizers.fsq import FSQ
 from imtok.tokenizer import Tokenizer
-from imtok.types import Batch
 
 
 @pytest.fixture
@@ -145,11 +145,6 @@ def test_a_continuous_tokenizer_has_no_lengths_and_all_else():
     found = evaluate(made, batch_of(pictures()), settings=Settings(("psnr", "length"), skip_missing=True))
     assert "psnr" in found.metrics
     assert found.absent == {"length": "latents are continuous: there are no ids"}
-
-
-def batch_of(image):
-    index = torch.arange(len(image))
-    return [Batch(to_uint8(image), index, index, [f"image {number}" for number in index.tolist()])]
 
 
 def test_codecs_take_the_bytes_that_they_say():

@@ -3,7 +3,7 @@
 import pytest
 import torch
 from encoders.presets import unchecked
-from test_recipes import composed
+from recipes import composed
 from training.runs import state_of, tiny_run
 
 from imtok.commands.train import build_run

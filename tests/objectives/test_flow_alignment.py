@@ -3,7 +3,7 @@
 import pytest
 import torch
 from encoders.presets import unchecked
-from objectives.test_flow_objective import CONFIG, seeded
+from objectives.flow import CONFIG, seeded
 
 from imtok.errors import InputError
 from imtok.losses.alignment.alignment import Alignment

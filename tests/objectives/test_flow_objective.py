@@ -2,23 +2,11 @@
 
 import pytest
 import torch
+from objectives.flow import CONFIG, seeded
 
 from imtok.objectives.flow import FlowObjective
 from imtok.tokenizer import Tokenizer
 from imtok.types import Batch
-
-TRUNK = {"width": 32, "depth": 1, "heads": 2}
-CONFIG = {
-    "encoder": {"_target_": "imtok.encoders.registers.RegisterEncoder", "latents": 4, **TRUNK},
-    "quantizer": {"_target_": "imtok.quantizers.fsq.FSQ", "levels": [8, 5, 5]},
-    "regularizer": {"_target_": "imtok.regularizers.prefix.NestedDropout", "law": "powers_of_two"},
-    "decoder": {"_target_": "imtok.decoders.flow.FlowDecoder", "steps": 2, **TRUNK},
-    "space": {
-        "_target_": "imtok.spaces.kl_vae.KLAutoencoder",
-        "dim": 4, "channels": 16, "multipliers": [1, 2], "blocks": 1, "scale": 4.0,
-    },
-    "image_size": 16,
-}  # fmt: skip
 
 
 @pytest.fixture
@@ -30,10 +18,6 @@ def tokenizer():
 def batch():
     image = torch.randint(256, (6, 3, 16, 16), dtype=torch.uint8)
     return Batch(image, torch.full((6,), -1), torch.arange(6), [str(index) for index in range(6)])
-
-
-def seeded(seed=0):
-    return torch.Generator().manual_seed(seed)
 
 
 def test_a_step_makes_no_image_and_shows_the_tokens_that_the_regulariser_left(tokenizer, batch):

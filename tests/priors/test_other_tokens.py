@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 from export.stores import small_store, tokenizer_of
+from priors.sampled import sampled
 from priors.stores import KEYS, prior_run, store
-from priors.test_prior_run import sampled
 
 from imtok.errors import InputError
 from imtok.export.store import TokenStore

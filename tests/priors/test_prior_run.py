@@ -7,22 +7,19 @@ import numpy as np
 import pytest
 import torch
 from export.stores import PARTS, VQ, batches, tokenizer_of
-from hydra import compose, initialize_config_dir
 from PIL import Image
+from priors.sampled import sampled
 from priors.stores import prior_run, store
 from safetensors.torch import load_file
 from training.launch import launch_ranks
 
-from imtok.commands import sample
 from imtok.conditions.given import DecodeConditionConfig
 from imtok.conditions.words import Words
-from imtok.config import register_schemas
 from imtok.data.sources.pairs import open_partners
 from imtok.errors import InputError
 from imtok.export.feed import BatchFeed
 from imtok.export.store import TokenStore
 from imtok.export.tokens import export_tokens
-from imtok.folders import config_folder
 from imtok.priors.asked import asked_of
 from imtok.priors.codes import write_codes
 from imtok.priors.generator import Generator
@@ -265,13 +262,6 @@ def test_what_a_prior_is_not_told_cannot_be_asked_for(whole):
     tokenizer.condition = Words(dim=4, length=2)
     with pytest.raises(InputError, match=r"condition.captions=FILE must be given"):
         asked_of(generator, tokenizer, 2, DecodeConditionConfig())
-
-
-def sampled(folder, prior, tokenizer, *words):
-    register_schemas("sample")
-    with initialize_config_dir(str(config_folder()), version_base="1.3"):
-        given = [f"generator={prior}", f"tokenizer={tokenizer}", f"out={folder}", "n=3", "threads=1", *words]
-        sample.run(compose("sample", given))
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import save_file
-from spaces.test_kl_vae import published, small
+from spaces.autoencoders import published, small
 from training.runs import tiny_run, weights_of, write_images
 
 from imtok import cli

@@ -4,6 +4,7 @@ import pytest
 import torch
 from encoders.filled import filled, wave
 from safetensors.torch import save_file
+from spaces.autoencoders import published, small
 
 from imtok.errors import InputError
 from imtok.spaces.diffusers_names import diffusers_names
@@ -11,18 +12,6 @@ from imtok.spaces.kl_vae import KLAutoencoder
 from imtok.spaces.once import encoded_once
 
 OLD = {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"}
-
-
-def small(**changes):
-    settings = {"dim": 4, "channels": 16, "multipliers": (1, 2), "blocks": 1, "encoder_attention": "lowest"}
-    return KLAutoencoder(**(settings | changes)).requires_grad_(False)
-
-
-def published(space):
-    """The weights as a file of diffusers has them: attention maps are matrices."""
-    own = space.state_dict()
-    tensors = {theirs: own[name].clone() for name, theirs in diffusers_names(own).items()}
-    return {name: value.flatten(1) if ".to_" in name and value.ndim == 4 else value for name, value in tensors.items()}
 
 
 @pytest.fixture

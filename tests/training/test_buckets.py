@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from test_distributed import assert_same_run, run_ranks
+from ranks import assert_same_run, run_ranks
 from training.launch import launch_train
 from training.runs import run_tiny, state_of, tiny_run, weights_of
 

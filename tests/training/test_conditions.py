@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from training.conditioned import PARTS
 from training.runs import state_of, tiny_run, write_images
 
 from imtok.conditions.words import Words
@@ -19,12 +20,6 @@ from imtok.tokenizer import Tokenizer
 from imtok.training.resume import changes
 from imtok.training.run import train
 
-SMALL = ("width=16", "depth=1", "heads=2")
-PARTS = (
-    "encoder=titok_s", "encoder.latents=4", "encoder.patch_size=8", *(f"encoder.{size}" for size in SMALL),
-    "decoder=ta_titok", "decoder.start=xavier", "decoder.patch_size=8", *(f"decoder.{size}" for size in SMALL),
-    "decoder.context_dim=8", "decoder.context_length=4",
-)  # fmt: skip
 WORDS = ("condition=words", "condition.dim=8", "condition.length=4")
 TEXT = (
     *PARTS, *WORDS, "data=folder", "trainer.max_steps=2", "trainer.pictures_every=2", "trainer.evaluate_every=2",

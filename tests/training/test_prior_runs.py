@@ -4,8 +4,8 @@ import json
 
 import pytest
 import torch
+from ranks import assert_same_log, assert_same_run, run_ranks
 from safetensors.torch import load_file
-from test_distributed import assert_same_log, assert_same_run, run_ranks
 from training.runs import run_tiny, state_of, tiny_run
 
 from imtok.errors import InputError

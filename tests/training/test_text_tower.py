@@ -6,8 +6,8 @@ import pytest
 import torch
 from conditions.towers import write_tower
 from safetensors.torch import load_file
+from training.conditioned import PARTS
 from training.runs import tiny_run, write_images
-from training.test_conditions import PARTS
 
 from imtok.errors import InputError
 from imtok.tokenizer import Tokenizer
