@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Mapping
+from contextlib import nullcontext
 from typing import Any, Literal, cast, get_args
 
 import torch
@@ -18,7 +19,6 @@ from imtok.losses.total import total
 from imtok.objectives.base import Objective
 from imtok.objectives.images import image_terms
 from imtok.pixels import to_float
-from imtok.spaces.once import encoded_once
 from imtok.tokenizer import Tokenizer
 from imtok.types import Batch, Loss, Losses, Quantized, StepOutput
 
@@ -96,7 +96,7 @@ class ConsistencyObjective(Objective):
         if self.target is None:  # outside a run
             self.begin(tokenizer)
         decoder, image, condition = _jumping(tokenizer), to_float(batch.image), tokenizer.condition_of(batch)
-        with encoded_once(tokenizer.space):
+        with nullcontext() if tokenizer.space is None else tokenizer.space.once():
             quantized = tokenizer.quantize(image, condition=condition, step=step, generator=generator)
             maps = decoder.maps(image)
         noise = torch.randn(maps.shape, generator=generator).to(maps)

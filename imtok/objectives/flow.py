@@ -1,6 +1,7 @@
 """Train a decoder that draws: its own loss on the tokens that the regulariser leaves (FlexTok, arXiv 2502.13967)."""
 
 from collections.abc import Mapping
+from contextlib import nullcontext
 
 import torch
 from torch import nn
@@ -12,7 +13,6 @@ from imtok.losses.total import total
 from imtok.objectives.alignments import Alignments
 from imtok.objectives.base import Objective
 from imtok.pixels import to_float
-from imtok.spaces.once import encoded_once
 from imtok.tokenizer import Tokenizer, tapped
 from imtok.types import Batch, Losses, StepOutput
 
@@ -59,7 +59,8 @@ class FlowObjective(Objective):
         if not isinstance(decoder, GenerativeDecoder):
             raise ValueError(f"decoder must be one that draws for the objective flow, got {type(decoder).__name__}")
         image, condition = to_float(batch.image), tokenizer.condition_of(batch)
-        with encoded_once(tokenizer.space), tapped(tokenizer, self.alignments.taps) as taps:
+        once = nullcontext() if tokenizer.space is None else tokenizer.space.once()
+        with once, tapped(tokenizer, self.alignments.taps) as taps:
             quantized = tokenizer.quantize(image, condition=condition, step=step, generator=generator)
             terms = decoder.loss(image, quantized.latents, quantized.keep, condition, generator)
         terms = terms | quantized.losses

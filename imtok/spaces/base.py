@@ -1,6 +1,8 @@
 """The contract that every frozen space keeps."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +45,7 @@ class Space(nn.Module, Pretrained, ABC):
         super().__init__()
         self.weights, self.cache = weights, cache
         self._kept = _Kept()
+        self._known: list[tuple[Tensor, Tensor]] | None = None
 
     @abstractmethod
     def encode(self, image: Float[Tensor, "b c h w"]) -> Float[Tensor, "b d h2 w2"]:
@@ -65,7 +68,28 @@ class Space(nn.Module, Pretrained, ABC):
         return self.encode(image)
 
     def remembered(self, image: Float[Tensor, "b c h w"]) -> Float[Tensor, "b ..."]:
-        """What :meth:`computed` makes of images, from the cache where it is there."""
+        """What :meth:`computed` makes of images, from the cache where it is there; see :meth:`once`."""
+        if self._known is None:
+            return self._found(image)
+        for known, features in self._known:
+            if known is image:
+                return features
+        self._known.append((image, self._found(image)))
+        return self._known[-1][1]
+
+    @contextmanager
+    def once(self) -> Iterator[None]:
+        """Within it, the same image tensor is encoded once, though encoder and decoder each ask for its map.
+
+        With a space that samples, both so see the same sample, as a step of latent diffusion wants it.
+        """
+        self._known = []
+        try:
+            yield
+        finally:
+            self._known = None
+
+    def _found(self, image: Float[Tensor, "b c h w"]) -> Float[Tensor, "b ..."]:
         if self.cache is None or image.requires_grad:
             return self.computed(image)
         uncompiled: Any = torch.compiler.disable(self._look_up)  # what reads a file is no graph

@@ -9,7 +9,6 @@ from spaces.autoencoders import published, small
 from imtok.errors import InputError
 from imtok.spaces.diffusers_names import diffusers_names
 from imtok.spaces.kl_vae import KLAutoencoder
-from imtok.spaces.once import encoded_once
 
 OLD = {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"}
 
@@ -105,15 +104,13 @@ def test_an_image_is_encoded_once_within_and_again_after():
     space, calls = small(sample_posterior=True), []
     hook = space.encoder.register_forward_hook(lambda *_: calls.append(1))
     image, other = wave(1, 3, 16, 16).float(), wave(1, 3, 16, 16).float() / 2
-    with encoded_once(space):
-        first = space.encode(image)
-        assert space.encode(image) is first
-        assert not torch.equal(space.encode(other), first)
+    with space.once():
+        first = space.maps(image)
+        assert space.maps(image) is first
+        assert not torch.equal(space.maps(other), first)
     assert len(calls) == 2
-    assert not torch.equal(space.encode(image), first)
+    assert not torch.equal(space.maps(image), first)
     hook.remove()
-    with encoded_once(None):
-        pass
 
 
 GOLDEN = [0.04173767522942, -0.00303117719311, 0.40427698763491, 0.00066119823827]
