@@ -20,9 +20,9 @@ TRUSTED = "IMTOK_PACKAGES"  # environment variable: packages of the user's own, 
 MOVED = {
     "imtok.evaluation.protocol": "imtok.measures.protocol",
     "imtok.metrics.extractors": "imtok.extractors",
-    "imtok.data.sources.cifar": "imtok.data.sources.small",
-    "imtok.data.sources.idx": "imtok.data.sources.small",
-    "imtok.data.sources.tars": "imtok.data.sources.webdataset",
+    "imtok.data.cifar": "imtok.data.sources.small",
+    "imtok.data.idx": "imtok.data.sources.small",
+    "imtok.data.tars": "imtok.data.sources.webdataset",
 }
 _SOURCES = "captioned_photos folder huggingface imagenet mixture pairs photos pipeline webdataset"
 MOVED |= {f"imtok.data.{name}": f"imtok.data.sources.{name}" for name in _SOURCES.split()}
@@ -223,6 +223,7 @@ def arguments(factory: Callable[..., Any]) -> tuple[dict[str, inspect.Parameter]
     Keywords that it takes by ``**name: Unpack[Keys]`` (PEP 692) stand for themselves, and none of them is required.
 
     Example:
+        >>> from typing import TypedDict, Unpack
         >>> class Keys(TypedDict, total=False):
         ...     flip: bool
         >>> def read(path: str, **keys: Unpack[Keys]) -> None: ...

@@ -87,5 +87,5 @@ def test_scales_with_gradients_through_codes_are_those_of_the_published_loop():
 def test_what_cannot_be_is_refused():
     with pytest.raises(ValueError, match="attention_dim must be at least 1, got 0"):
         AttentionVQ(4, 8, attention_dim=0)
-    with unchecked(), pytest.raises(ValueError, match="gradients must be one of straight_through, codes, got 'all'"):
+    with unchecked(), pytest.raises(ValueError, match="one of straight_through, scales, codes, got 'all'"):
         MultiScale(built(), [1, 2], convolutions=0, gradients="all")
