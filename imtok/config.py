@@ -103,6 +103,7 @@ def check_config(
         A line for each mistake.
     """
     schema = keys_of(command)
+    # No value may come from the environment.
     secret = [
         f"{path}: {_ENVIRONMENT} (got {value})"
         for path, value in texts(OmegaConf.to_container(config))
@@ -110,6 +111,7 @@ def check_config(
     ]
     if secret:
         return secret
+    # Resolve all interpolations.
     try:
         missing = OmegaConf.missing_keys(config)
         problems = [f"{key}: required and not set; give {key}=VALUE" for key in sorted(missing)]
@@ -123,6 +125,7 @@ def check_config(
         variable = re.search(r"Interpolation key '(\w+)' not found", line)
         meant = f"; the environment's is ${{oc.env:{variable[1]}}}" if variable and variable[1] in os.environ else ""
         return [f"{key}: {line}{meant}"]
+    # Keys that nothing reads, and keys that are missing.
     problems += unusable_numbers(OmegaConf.to_container(config))
     plain = cast(dict[str, Any], plain)
     known = without(config, unread)
@@ -133,6 +136,7 @@ def check_config(
             problems.append(f"{name}: must not be taken out, since the command reads it; give another value")
         elif name in sections and isinstance(plain[name], dict) and "_target_" not in (plain[name] or "_target_"):
             problems.append(_without_class(name, plain[name], typed))
+    # Parts against the signatures of their classes, then everything that has a range.
     problems += check_parts(plain, unread, typed)
     mistyped = optimizer_problems(plain["optimizer"]) if "optimizer" in plain else []
     problems += mistyped

@@ -111,6 +111,7 @@ def _rank(override: str, hints: Hints) -> int:
 def _explain(override: str, error: Exception, config: DictConfig, hints: Hints, before: str) -> str:
     key, separator, value = override.lstrip("+~").partition("=")
     text = str(error)
+    # The word itself is odd.
     if not override.strip():
         return f"{override!r}: an empty word; leave it out"
     if override[0] in _DASHES:
@@ -120,6 +121,7 @@ def _explain(override: str, error: Exception, config: DictConfig, hints: Hints, 
         return f"{override}: not an override; write KEY=VALUE{hints.word(override, before, config)}"
     if key in hints.groups and "," in value and not value.startswith("["):
         return f"{key}: several options make a sweep, which takes -m"
+    # No such option, or no such key.
     absent = re.search(r"Could not (?:find|load) '(\w+)/(\S+)'", text)
     if key in SEVERAL and absent and absent[1] == key and (value.startswith("[") or key == "measure"):
         options = re.findall(r"^\t(\S+)$", text, flags=re.MULTILINE) or hints.groups[key]
@@ -148,6 +150,7 @@ def _explain(override: str, error: Exception, config: DictConfig, hints: Hints, 
         return f"{key}={value}: no such option{hints.option(key, value, hints.groups[key])}"
     if "An item is already at" in text:
         return f"{key}: there already; write {shlex.quote(f'{key}={value}')}, without +"
+    # The key is there, and the value does not fit.
     current: Any = None if OmegaConf.is_missing(node, name) else OmegaConf.select(config, key)
     inner = re.search(r"Key '.+?' not in .*\n\s*full_key: (\S+)", str(error.__cause__))
     if inner:

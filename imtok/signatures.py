@@ -200,6 +200,7 @@ def _check_node(path: str, node: dict[str, Any], provided: set[str], typed: set[
     except Exception as error:  # importing can raise anything, and not all that can be imported says what it takes
         yield f"{path}._target_: cannot import {target} ({_why_absent(target, error)})"
         return
+    # Keys that are given: does the class take them, and does their value fit?
     given = {key: value for key, value in node.items() if key != "_target_"}
     open_ended = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
     left_over = list[str]()
@@ -224,12 +225,14 @@ def _check_node(path: str, node: dict[str, Any], provided: set[str], typed: set[
             yield f"{path}.{key}: must not be negative, got {value}"
         elif isinstance(value, list) and hints.get(key) == Sequence[int] and any(item < 0 for item in value):
             yield f"{path}.{key}: must not hold negative numbers, got {value}"
+    # Keys of a recipe or another option, which the user has not typed, are named together.
     if left_over:
         leave = " ".join(f"~{path}.{key}" for key in left_over)
         yield (
             f"{path}: {target.rpartition('.')[2]} has no argument {', '.join(left_over)}, which a recipe, its size or "
             f"another option sets; leave out by {leave}"
         )
+    # Keys that are not given: does the class need them?
     for key, parameter in parameters.items():
         several = parameter.kind in (parameter.VAR_KEYWORD, parameter.VAR_POSITIONAL)
         required = parameter.default is parameter.empty and not several

@@ -129,6 +129,7 @@ def run_pack(config: Keys, data: Data, condition: Conditioner | None = None, spa
     if config.split is None and data.holds_out:
         known = f"{', '.join(data.splits[:-1])} or {data.splits[-1]}"
         raise InputError(f"split must be {known}: this data holds out images of its own; pack one after another")
+    # What is packed: any list of images.
     images = data.evaluation(config.image_size, config.split or "all")
     if not isinstance(images, ImageSet):
         raise InputError(
@@ -136,6 +137,7 @@ def run_pack(config: Keys, data: Data, condition: Conditioner | None = None, spa
             "shards already, here to pack them anew"
         )
     say_remarks(images.remarks)
+    # Pack, to be taken up again if it is stopped.
     layout = ShardLayout(config.shard_images, round(config.shard_megabytes * 1e6), config.shuffle)
     encoding = Encoding(config.resize, config.encode, config.quality)
     with bar("pack") as advance:
@@ -147,6 +149,7 @@ def run_pack(config: Keys, data: Data, condition: Conditioner | None = None, spa
             config.workers,
             lambda count: advance(count, len(images)),
         )
+    # Then the caches of text and of maps.
     console = Console(highlight=False)
     print_whole(_packed(manifest), console)
     if condition is not None:

@@ -70,17 +70,20 @@ def run(config: DictConfig) -> None:
         InputError: If tokenizer, quantizer, images or the folder cannot be used.
     """
     folder, console = output_folder(config, "quantize"), Console(highlight=False, quiet=launched_rank() != 0)
+    # The tokenizer before, and the same with the wanted quantizer.
     if config.tokenizer.startswith(_RECIPE):
         before, quantized, size = None, *_of_recipe(config, console)
     else:
         before, _, size = load_tokenizer(config)
         console.print(take_data(config, [config.tokenizer], split="val"), soft_wrap=True, markup=False)
         quantized = with_ids(before, plain_values(config)["quantizer"])
+    # Images to fit to, and images to measure on.
     plain, device = plain_values(config), find_device(config)
     data, given = build_data(plain), given_condition(config)
     trained, held_out = (
         told_images(data.evaluation(size, split), quantized, given) for split in ("train", config.split)
     )
+    # Fit: clusters in passes over all ranks, or codes and latents in one process.
     if isinstance(quantized.quantizer, KMeans):
         settings = Passes(config.passes, config.tolerance, config.merge_every, config.seed)
         fitting = shuffled(trained, config.images, config.seed)
@@ -101,6 +104,7 @@ def run(config: DictConfig) -> None:
         most = config.images or _FITTED
         report = fit_and_save(before, quantized, loaders[0], loaders[1], folder, most, device, given.missing)
         fitted = report["images_fitted"] and f"the latents of {report['images_fitted']}"
+    # Say what came of it, and what may follow.
     _show(
         report,
         f"{size}x{size} pixels, {quantized.quantizer.bits_per_token:g} bits per token, fitted to {fitted or 'nothing'}",

@@ -83,6 +83,7 @@ def run(config: DictConfig) -> None:
         InputError: If prior and tokenizer do not belong together, or the prior is told what nobody says.
     """
     keys, folder, console = read_keys(config, Keys), output_folder(config, "samples"), Console(highlight=False)
+    # Words that exclude each other.
     if keys.store is not None:
         _refuse_labels(keys.condition)
         if keys.length is not None:
@@ -91,6 +92,7 @@ def run(config: DictConfig) -> None:
             raise InputError(
                 f"condition.store={keys.condition.store} cannot be given with store=, whose tokens are drawn anew"
             )
+    # The generator, the tokenizer, and what both are told.
     generator = Generator.load(keys.generator)
     device, given = find_device(config), keys.condition
     tokenizer = Tokenizer.load(keys.tokenizer).to(device)

@@ -129,6 +129,7 @@ def run(config: DictConfig) -> float | None:
     """
     console = Console(highlight=False)
     folder = output_folder(config, config.name)
+    # Train the stages before, if there are some: the last of them is what this one begins from.
     source = first_stages(config, folder, console)
     if source is not None:
         begun = cast(InitFrom, InitFrom.read(config.init_from, source))
@@ -139,6 +140,7 @@ def run(config: DictConfig) -> float | None:
     made = replace(build_run(config, folder), measured_by=again)
     outcome, shown = train(made), escape(str(folder))
     console.quiet = launched_rank() != 0
+    # A run that did not come to its end says how to go on.
     if outcome.finished_before:
         console.print(f"already finished: {shown} is at step {outcome.step}, its last; nothing was changed")
         return None
@@ -151,6 +153,7 @@ def run(config: DictConfig) -> float | None:
         console.print(f"stopped after step {outcome.step} as {why} says")
         console.print(f"go on with: {go_on(folder)}", soft_wrap=True, markup=False)
         return None
+    # A run that did says what it found, what lies where, and what may follow.
     measured = "held out of training" if made.data.measures_apart else "of which some were trained on"
     show(outcome.report, console, f", {measured}")
     if made.note:
@@ -177,6 +180,7 @@ def build_run(config: DictConfig, folder: Path) -> Run:
     Raises:
         InputError: If a part refuses its settings, or has some and is none.
     """
+    # Plain values, as the run stores them.
     plain = cast(dict[str, Any], OmegaConf.to_container(config, resolve=True))
     if not plain.get("condition"):
         plain.pop("condition", None)  # none leaves no trace: runs and tokenizers of before there were any are the same
@@ -185,6 +189,7 @@ def build_run(config: DictConfig, folder: Path) -> Run:
         plain["trainer"]["precision"] = config.trainer.precision = _precision(plain["trainer"])
     plain["optimizer"] = typed_section(plain["optimizer"])
     typed = read_keys(config, Keys)
+    # Parts: the tokenizer first, since the objective is told its sizes.
     tokenizer = build_tokenizer(plain)
     if tokenizer.condition is not None:
         tokenizer.condition.prepare()

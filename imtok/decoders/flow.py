@@ -114,6 +114,7 @@ class FlowDecoder(GenerativeDecoder):
             raise ValueError(f"condition_dropout must be in [0, 1], got {condition_dropout}")
         if steps < 1:
             raise ValueError(f"steps must be at least 1, got {steps}")
+        # What it draws: pixels, or maps of a space, by which process.
         if space is not None:
             hold(self, space)
         else:
@@ -128,6 +129,7 @@ class FlowDecoder(GenerativeDecoder):
         self.patch_size = patch_size
         self.channels, scale = (space.dim, space.factor) if space is not None else (image_channels, 1)
         self.factor = patch_size * scale
+        # Tokens: noisy patches and latents, and what stands for latents that are missing.
         grid = grid_size((image_size, image_size), self.factor)
         written = patch_size**2 * self.channels
         self.patch_embedding = nn.Linear(written, width)
@@ -138,6 +140,7 @@ class FlowDecoder(GenerativeDecoder):
         self.missing_vectors = _learned(num_latents, in_dim) if missing == "vector_per_position" else None
         self.missing_vector = _learned(width) if missing == "vector" else None
         self.missing_all = _learned(width) if missing == "vector" else None
+        # The net, modulated by the time.
         self.time_embedding = TimeEmbedding(width, time_period)
         self.trunk = Transformer(width, depth, heads, style, modulated_segments, checkpoint=checkpoint)
         self.norm = token_norm(style.norm, width, style.eps)

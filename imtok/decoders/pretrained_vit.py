@@ -101,12 +101,14 @@ class PretrainedViTDecoder(PretrainedViT, Decoder):
         self.weights, self.layers = weights, []
         self.patch_size, self.num_latents = patch_size, num_latents
         self.value_range = (value_range[0], value_range[1])
+        # Codes to tokens of the net.
         self.embed = nn.Linear(in_dim, width)
         masked = writes == "mask_tokens"
         if masked and (table != "learned" or rotary != "none"):
             raise ValueError(f"table must be learned and rotary none for mask tokens, got {table} and {rotary}")
         self.mask_token = nn.Parameter(torch.randn(1, width) * 0.02) if masked else None
         self.levels = nn.Parameter(torch.randn(2, width) * 0.02) if masked else None
+        # The net, of which all or some learns.
         self.net = ViT(
             grid_size((image_size, image_size), patch_size),
             patch_size,
@@ -126,6 +128,7 @@ class PretrainedViTDecoder(PretrainedViT, Decoder):
             checkpoint=checkpoint,
         )
         self.let_learn(train, last_blocks, lora_rank)
+        # Tokens to pixels.
         self.pixels = nn.Linear(width, 3 * patch_size**2)
         start_weights(self.embed, start)
         start_weights(self.pixels, start)

@@ -109,6 +109,7 @@ class RegisterEncoder(Encoder):
             if space is None:
                 raise ValueError("reads must be 'pixels' where there is no space, got 'space'")
             hold(self, space)
+        # What it reads: patches of pixels, or of the maps of a space.
         style = style or BlockStyle()
         self.reads = reads
         self.patch_size = patch_size
@@ -118,6 +119,7 @@ class RegisterEncoder(Encoder):
         self.latent_norm = latent_norm
         grid = grid_size((image_size, image_size), self.factor)
         kind = SincosPositions if table == "sincos" else GridPositions
+        # Tokens: patches, class tokens and registers, each with its positions.
         self.patch_embedding = nn.Linear(patch_size**2 * channels, width)
         self.positions = kind(grid, width, self.factor, positions == "interpolated", crop=positions == "cropped")
         self.class_tokens = _learned(class_tokens, width) if class_tokens else None
@@ -125,6 +127,7 @@ class RegisterEncoder(Encoder):
         learned = table == "learned"
         self.class_positions = _learned(class_tokens, width) if learned and class_tokens else None
         self.register_positions = _learned(latents, width) if learned else None
+        # The net, and what becomes of the registers.
         self.trunk = Transformer(width, depth, heads, style, drop_path=drop_path, checkpoint=checkpoint)
         self.norm = token_norm(style.norm, width, style.eps)
         self.project = nn.Linear(width, out_dim)

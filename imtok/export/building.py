@@ -202,6 +202,7 @@ class Building:
         return manifest
 
     def _seal(self, shards: int, codebook: Callable[[Path], str | None], head: dict[str, Any]) -> dict[str, Any]:
+        # What each shard says of itself; all of them must be there.
         records = []
         for number in range(shards):
             if not self.has(number):
@@ -209,6 +210,7 @@ class Building:
             records.append(read_json(self.aside / record_name(number)))
         for path in self.aside.glob(".*.tmp"):
             path.unlink()
+        # What they must have in common.
         full = [record for record in records if record["keys"]]
         bad = [bad for record in records for bad in record["bad"]]
         require_images(len(full), bad)
@@ -216,6 +218,7 @@ class Building:
         whole = any("sizes" in record for record in full)
         if len(shapes) > 1 and not whole:
             raise InputError(f"images must all have one size, got {sorted(shapes)} (height, width, tokens)")
+        # The codebook, then hashes of all files, then the manifest.
         with _room(self.aside, 2**20):
             path = self.aside / "codebook.safetensors"
             absent = codebook(path)

@@ -125,6 +125,7 @@ def _read(
 ) -> Iterator[_Lot]:
     """Batches of ids, all of them checked."""
     shards = _shards_of_store(source)
+    # A token store: it tells sizes, captions and labels itself.
     if shards is not None and layout is not None:
         raise InputError(f"layout= is for numbers of a generator, and {source} has the tokenizer's ids; leave it out")
     if shards is not None:
@@ -144,6 +145,7 @@ def _read(
             captions, labels = zip(*islice(words, len(tokens.ids)), strict=True)
             yield _Lot(tokens, list(captions), torch.tensor(labels), "target" in store.manifest.get("lengths", ()))
         return
+    # Ids in files: of the tokenizer, or numbers of a generator by the layout that it was given.
     if layout is None:
         rows = _rows(tokenizer, source, size, spending)
         keep, varies = _keep_beside(source, rows), True

@@ -53,6 +53,7 @@ def with_ids(tokenizer: Tokenizer, section: dict[str, Any]) -> Tokenizer:
             "tokenizer must be continuous (trained with quantizer=continuous or gaussian), got one with ids already, "
             f"by {type(tokenizer.quantizer).__name__}; it needs no other quantizer"
         )
+    # Which quantizers go with which latents.
     try:
         quantizer = construct(section)
     except (TypeError, ValueError) as error:
@@ -79,6 +80,7 @@ def with_ids(tokenizer: Tokenizer, section: dict[str, Any]) -> Tokenizer:
             "quantizer must be tokenbridge_6 or kmeans for a tokenizer trained with quantizer=continuous, whose "
             "encoder gives no variance, got gaussian_codebook; train with quantizer=gaussian_target"
         )
+    # The same tokenizer with another quantizer: all other weights stay.
     if isinstance(quantizer, TokenBridge):
         section = section | {"reads": "moments" if moments else "latents"}
     quantized = Tokenizer.from_config({**(tokenizer.config or {}), "quantizer": section})

@@ -79,6 +79,7 @@ def export_tokens(
     if not quantizer.vocab_sizes:
         raise InputError(f"{type(quantizer).__name__} has continuous latents and no ids to export; {GIVE_IDS}")
     size = None if feed.side is None else _view_size(feed.side, views)
+    # The plan: a store that was begun goes on only with the same one.
     plan = {
         "format": FORMAT,
         "tokenizer_sha256": tokenizer.fingerprint(),
@@ -94,6 +95,7 @@ def export_tokens(
     building = Building(folder, plan)
     if building.finished():
         return building.manifest()
+    # Write the shards that are not there yet.
     try:
         with evaluating(tokenizer.to(device)):
             whole = "crop" in said
@@ -104,6 +106,7 @@ def export_tokens(
                 _write_shards(building, feed, coder, wait)
                 if all(map(building.has, range(feed.shards))):
                     break
+        # Seal it: what every reader needs to know, and hashes of all files.
         axes = ["images", *(["views"] if len(views) > 1 else []), "tokens", "slots"]
         head = {
             "augment": views.augment,
@@ -232,6 +235,7 @@ def _write_shards(building: Building, feed: Feed, coder: _Coder, wait: bool) -> 
 
 def _gather(coder: _Coder, batches: Iterator[Batch]) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     """Arrays of one shard, and what its record says of them."""
+    # Rows of all batches of the shard.
     parts: dict[str, list[np.ndarray]] = {}
     keys, captions, bad, largest = list[str](), list[str](), list[str](), 0
     texts, sizes, lengths = list[tuple[str, ...]](), list[list[int]](), list[int]()
@@ -247,6 +251,7 @@ def _gather(coder: _Coder, batches: Iterator[Batch]) -> tuple[dict[str, np.ndarr
             lengths.append(found["ids"].shape[-2])
             for name, rows in {**found, "labels": batch.label.numpy()}.items():
                 parts.setdefault(name, []).append(rows)
+    # One array each; images of different sizes are filled up to the longest.
     most = max(lengths, default=0) if coder.whole else None
     arrays = {name: np.concatenate([_filled(one, name, most) for one in rows]) for name, rows in parts.items()}
     about = {

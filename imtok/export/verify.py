@@ -87,17 +87,20 @@ def decode_sample(
     require_bits(tokenizer, bits)
     if not (folder / MANIFEST).is_file():
         raise InputError(f"{folder} is not a token store, and only such can be decoded; give the one it came from")
+    # The store must be of this tokenizer.
     store, device = TokenStore(folder, whole=True), tokenizer.decoder.last_layer.device
     if store.manifest["tokenizer_sha256"] != tokenizer.fingerprint():
         raise InputError(f"{folder} was exported with another tokenizer; give the one that wrote it")
     tell_as_stored(tokenizer, store)
     claim_output(out, SAMPLE)
+    # Images are spread over the whole store.
     count, size = min(number, len(store)), (store.manifest["image_size"][0], store.manifest["image_size"][1])
     spending, varies = spending or Spending(), "target" in store.manifest.get("lengths", ())
     spending.require_square(store.whole)
     decode = Decoding(tokenizer, size, spending)
     wanted = {index * len(store) // count for index in range(count)}
     names: dict[str, str] = {}
+    # Decode them shard by shard.
     with new_folder(out) as aside, evaluating(tokenizer):
         first = 0
         for number, shard in enumerate(store.shards()):

@@ -83,6 +83,7 @@ class Adversary(nn.Module):
         augment: Augmentation | None = None,
     ) -> None:
         super().__init__()
+        # What cannot be is refused.
         for name, value, known in (
             ("form", form, Form),
             ("critic_form", critic_form, CriticForm),
@@ -103,6 +104,7 @@ class Adversary(nn.Module):
                 f"generator_start must not be before critic_start={critic_start}, got {generator_start}: "
                 "the tokenizer would learn from an untrained critic"
             )
+        # Settings, and running means for LeCam and the adaptive balance.
         self.critic = critic
         self.form = form
         self.critic_form = critic_form

@@ -58,6 +58,7 @@ def score(
     Raises:
         InputError: If a file is missing or damaged, or the weights are.
     """
+    # Open both sides before any net is built.
     reader, names = stored_images(images, batch_size), stored_names(reference)
     other = stored_images(reference, batch_size, "reference") if "arr_0" in names else None
     # to other features than those that ADM's statistics are of, its images are the reference
@@ -66,6 +67,7 @@ def score(
     spatial = load_statistics(reference, *_SPATIAL) if stored and {*_SPATIAL} <= names else None
     remarks = (*reader.remarks, *(() if other is None else other.remarks), *_unlike_sizes(reader, other))
     notes = _said(dict.fromkeys(remarks))
+    # Features of the reference, unless their statistics are stored.
     extractor = protocol.build().to(device)
     if pooled is not None:
         require_statistics(extractor, len(pooled.mean), f"{reference}: mu")
@@ -74,6 +76,7 @@ def score(
     if others is not None and not stored:
         spatial = others.spatial
     pooled = pooled or sums.compute()
+    # Features of the images, and the distance.
     distance = FrechetDistance(extractor.dim, pooled)
     seen = _watch(extractor, watched(reader, reader.count, "images", len), device, distance, keep=others is not None)
     with warnings.catch_warnings(record=True) as caught:
@@ -85,6 +88,7 @@ def score(
                 other_distance.update(extractor(batch.to(device)).features.cpu())
             metrics[f"{short}{extractor.distance}"] = float(other_distance.compute().item())
     notes += _said(dict.fromkeys(str(warning.message) for warning in caught))
+    # Numbers that need more than pooled features: spatial ones, logits, rows of both sides.
     absent: dict[str, str] = {}
     if seen.spatial is not None and spatial is not None:
         _check_length(reference, _SPATIAL[0], spatial, len(seen.spatial.mean))

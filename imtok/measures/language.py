@@ -134,6 +134,7 @@ def language(ids: Int[np.ndarray, "n t"], vocabulary: int, seed: int = 0) -> dic
     images, tokens = ids.shape
     counts = np.bincount(ids.ravel(), minlength=vocabulary)
     bits = math.log2(vocabulary) if vocabulary > 1 else 1.0
+    # Entropy rates: that of grams of so many tokens, less that of what comes before their last.
     rates, codes = list[float](), np.zeros((images, tokens), dtype=np.int64)
     kept: list[np.ndarray] = []
     for length in range(1, min(_GRAMS, tokens) + 1):
@@ -144,6 +145,7 @@ def language(ids: Int[np.ndarray, "n t"], vocabulary: int, seed: int = 0) -> dic
         codes = codes.reshape(grams.shape)
         kept.append(number)
         rates.append(entropy(number) - entropy(before))
+    # Growth of the vocabulary, over images in a random order.
     order = np.random.default_rng(seed).permutation(images)
     shuffled = ids[order]
     _, place = np.unique(shuffled, return_index=True)

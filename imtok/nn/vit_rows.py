@@ -65,6 +65,7 @@ def _block(net: ViT, index: int) -> Iterator[Row]:
     def biases(query: Tensor, value: Tensor) -> Tensor:
         return torch.stack([turned(query), value])
 
+    # Linear layers: attention and MLP.
     for kind in ("weight", "bias") if style.bias else ("weight",):
         maps = {"attention.project": "project"}
         if style.mlp.startswith("swiglu"):
@@ -78,6 +79,7 @@ def _block(net: ViT, index: int) -> Iterator[Row]:
         else:
             parts = (f"{source}.query.bias", f"{source}.value.bias")
             yield Row(f"{target}.attention.query_value_bias", parts, biases)
+    # Norms and scales.
     for kind in ("weight", "bias"):
         for norm in ("norm1", "norm2"):
             yield _same(f"{target}.{norm}.{kind}", f"{source}.{norm}.{kind}")

@@ -88,6 +88,7 @@ def write_samples(
     generator.to(device).eval()
     facts: dict[str, Any] = {"length": length} if length is not None else {}
     facts |= {"samples": count, "sampling": asdict(settings), "tokenizer_sha256": fingerprint}
+    # Draw batch after batch, and write pictures as they come.
     with new_folder(folder) as aside, evaluating(tokenizer.to(device)):
         pictures = np.lib.format.open_memmap(aside / "pixels.npy", "w+", np.uint8, (count, *size, 3))
         ids, keeps, labels = list[np.ndarray](), list[np.ndarray](), np.full(count, NO_LABEL, np.int64)
@@ -112,6 +113,7 @@ def write_samples(
             labels[numbers] = own
             if advance is not None:
                 advance(numbers[-1] + 1)
+        # What all samples have in common: ids, kept tokens, and the file that other code scores.
         np.save(aside / "ids.npy", np.concatenate(ids).astype(id_type(tokenizer.quantizer.vocab_sizes)))
         if keeps:
             np.save(aside / "keep.npy", np.concatenate(keeps))

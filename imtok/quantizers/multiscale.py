@@ -85,6 +85,7 @@ class MultiScale(Quantizer):
         super().__init__()
         if gradients not in get_args(Gradients):
             raise ValueError(f"gradients must be one of {', '.join(get_args(Gradients))}, got {gradients!r}")
+        # What cannot be is refused.
         if not sizes or min(sizes) < 1 or list(sizes) != sorted(sizes):
             raise ValueError(f"sizes must be a list of sides >= 1 that does not decrease, got {list(sizes)}")
         require_own_width([quantizer], "the quantizer of a scale")
@@ -108,6 +109,7 @@ class MultiScale(Quantizer):
             raise ValueError(
                 f"entropy_weight must be 0 for a quantizer of scales without bits, got {type(quantizer).__name__}"
             )
+        # One quantizer for all scales, and the convolutions that they share.
         self.quantizer = quantizer
         self.sizes, self.side = tuple(sizes), sizes[-1]
         self.mix = mix

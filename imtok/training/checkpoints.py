@@ -51,6 +51,7 @@ def save(checkpoint: Checkpoint, folder: Path, keep: int) -> Path:
     Raises:
         InputError: If the disk has no room or a number is not finite; earlier checkpoints are untouched.
     """
+    # Refuse what would be worth nothing, and what does not fit on the disk.
     for name, value in (*checkpoint.model.items(), *checkpoint.ema.items()):
         if value.is_floating_point() and not torch.isfinite(value).all():
             raise InputError(f"checkpoint at step {checkpoint.step} not written: {name} holds NaN or infinity")
@@ -68,6 +69,7 @@ def save(checkpoint: Checkpoint, folder: Path, keep: int) -> Path:
             f"{target} not written: it needs {needed / 1e6:.1f} MB and {free / 1e6:.1f} MB are free; the earlier "
             "checkpoints are whole: free some room and go on with ckpt=last"
         )
+    # Write all files aside, the manifest with their hashes last, and show the folder at once.
     try:
         with new_folder(target) as aside:
             save_file(checkpoint.model, aside / "model.safetensors")
@@ -84,6 +86,7 @@ def save(checkpoint: Checkpoint, folder: Path, keep: int) -> Path:
             f"{target} not written ({reason}; {needed / 1e6:.1f} MB needed, {free / 1e6:.1f} MB were free); the "
             "earlier checkpoints are whole: mend that and go on with ckpt=last"
         ) from None
+    # Read it back, and only then let an older one go.
     problem = damage(target)
     if problem:
         raise InputError(f"{target} was damaged while it was written ({problem}); check the disk")

@@ -76,6 +76,7 @@ def import_checkpoint(
         takes = f"it takes {', '.join(source.keys)}" if source.keys else "its shapes and its recipe tell everything"
         raise InputError(f"source={source.name} does not take {', '.join(unknown)}; {takes}")
     checkpoint = read_checkpoint(path)
+    # The recipe of the family, with what the shapes of the file say.
     try:
         state = replace(source.open(checkpoint), given={**given, "image_size": image_size})
         recipe = compose(source.recipe(state))
@@ -87,6 +88,7 @@ def import_checkpoint(
             config["image_size"] = image_size
         if source.alike:
             state.assume(f"the file is of {source.title}; the names are the same in {source.alike}")
+        # Our tokenizer, and the weights of the file under our names.
         torch.manual_seed(0)
         tokenizer = Tokenizer.from_config(config).eval()
         own = tokenizer.state_dict()
@@ -99,6 +101,7 @@ def import_checkpoint(
         if isinstance(error, InputError):
             raise
         raise InputError(f"{path} is of a model that imtok cannot build ({error})") from None
+    # What was taken, and what was not.
     mapped = Counter(targets[0].split(".")[0] for targets in converted.mapped.values())
     dropped = Counter([*state.dropped.values(), *converted.dropped.values()])
     averaged = TAKEN in state.dropped.values()

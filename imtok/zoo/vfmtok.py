@@ -75,6 +75,7 @@ class VFMTok(CheckpointSource):
             "factor": patch,
             "layers": [depth * (level + 1) // levels - 1 for level in range(levels)],
         }
+        # The encoder: tokens that look into maps of several layers of DINOv2.
         queries, width = state.shape(f"{_ENCODER}.carrier_tokens")[1:]
         read, heads = f"{_ENCODER}.transformer.layers", state.heads(width, "encoder and decoder")
         encoder = {
@@ -86,6 +87,7 @@ class VFMTok(CheckpointSource):
             "points": state.shape(f"{read}.0.cross_attn.attention_weights.weight")[0] // (heads * levels),
             "hidden": state.shape(f"{read}.0.linear1.weight")[0],
         }
+        # The decoder: a transformer, then convolutions.
         fill = f"{_DECODER}.transformer.layers"
         channels, levels = state.shape("decoder.conv_out.weight")[1], state.count("decoder.conv_blocks.*.")
         widths = [state.shape(f"decoder.conv_blocks.{level}.res.0.conv2.weight")[0] for level in range(levels)]

@@ -106,12 +106,14 @@ def _write(
     advance: Callable[[int], None],
 ) -> Iterator[dict[str, Any]]:
     """Write the shards from ``start`` (number, position) on; yields what is to know of each."""
+    # The order of all images, from where an earlier command has stopped.
     count = len(source)
     order = np.arange(count) if layout.shuffle is None else epoch_order(count, layout.shuffle, 0)
     names = sample_names((source.stem(index), source.key(index)) for index in range(count))
     number, at = start
     left = order[at:].tolist()
     chunks = [left[first : first + AT_A_TIME] for first in range(0, len(left), AT_A_TIME)]
+    # Workers read and encode; this process writes.
     loader = Loader(Packer(source, encoding), workers, batch_sampler=chunks, collate_fn=as_they_are)
     samples = (sample for chunk in cast(Any, loader) for sample in chunk)
     sample: Packed | None = next(samples, None)

@@ -110,6 +110,7 @@ class FileSource(Indexable):
         caption: str | None = None,
         name: str = "data.path",
     ) -> None:
+        # List the files, and say what is passed over.
         if not folder.is_dir():
             reason = "is a file" if folder.exists() else "does not exist"
             raise InputError(f"{name}={folder} {reason}; give a folder of {KINDS} files")
@@ -126,9 +127,11 @@ class FileSource(Indexable):
         unread = [f"{count} {suffix}" for suffix, count in others.most_common() if suffix not in ARRAYS]
         if unread:
             self.remarks += (f"{folder} holds {', '.join(unread)} beside its images, and only the images are read",)
+        # Names, sizes and places on the disk, without a Python object for each.
         self.names = Names([file.name for file in found])
         self.sizes = np.array([file.size for file in found], dtype=np.int64)
         self.files = np.array([(file.device, file.number) for file in found], dtype=np.uint64)
+        # Captions and classes: of metadata if there is some, else of folders.
         about = None
         if tables or label or caption:
             about = read_metadata(self.folder, tables, self.names, label, caption, required=classes is None)

@@ -89,6 +89,7 @@ class Alignment(AlignmentLoss):
             raise ValueError("feature must be summary for a loss that compares images with each other, got patches")
         if teacher_head is not None and not self.distance.in_batch:
             raise ValueError(f"teacher_head must be null unless images are compared with each other, got loss {loss!r}")
+        # Widths: of the teacher, of its head and of ours.
         wanted = teacher.dim if feature == "patches" else teacher.summary_dim
         if teacher_head is not None:
             if teacher_head.in_dim != wanted:
@@ -98,6 +99,7 @@ class Alignment(AlignmentLoss):
             wanted = teacher_head.out_dim
         if head is not None and self.distance.same_width and head.out_dim != wanted:
             raise ValueError(f"head.out_dim must be {wanted}, the width of the teacher's features, got {head.out_dim}")
+        # Which part of the features is compared, and when.
         for name, span in (("channels", channels), ("tokens", tokens)):
             if span is not None and (len(span) != 2 or not 0 <= span[0] < span[1]):
                 raise ValueError(f"{name} must be a first one and the one after the last, got {list(span)}")
