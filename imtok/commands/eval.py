@@ -97,7 +97,7 @@ def run(config: DictConfig) -> None:
         settings = replace(settings, untold=typed.condition.missing, condition=typed.condition.facts)
         settings = replace(settings, spending=typed.spending)
         loader = evaluation_loader(images, 1 if whole else config.batch_size, config.workers)
-        batches = watched(loader, len(images) if isinstance(images, ImageSet) else None, name)
+        batches = watched(loader, images.count, name)
         measured = evaluate(tokenizer, batches, device, SHOWN if whole else choose_shown(images).key, settings)
         report = replace(measured, name=name, origin=origin)
         write_and_show(report, into, console)
@@ -122,12 +122,11 @@ def make_settings(config: MeasureConfig, protocol: Protocol, images: ImageSet | 
     Raises:
         InputError: If the reference cannot be read.
     """
-    count = len(images) if isinstance(images, ImageSet) else 0
     grey = "" if images.channels == 3 else f" {images.channels} channels"
     settings = replace(
         _asked(config, protocol),
         cache=Path(config.cache) if config.cache is not None else None,
-        data=f"{images.digest} {count} {images.image_size}{grey}" if isinstance(images, ImageSet) else "",
+        data=f"{images.digest} {images.count} {images.image_size}{grey}" if isinstance(images, ImageSet) else "",
     )
     if config.reference is None:
         return settings

@@ -16,8 +16,8 @@ from imtok.conditions.cache import write_features
 from imtok.conditions.text import TextTower
 from imtok.data.archives.pack import BAD, ShardLayout, pack
 from imtok.data.archives.packing import Encoding
-from imtok.data.base import SPLITS, Data
-from imtok.data.images import ImageSet, Source
+from imtok.data.base import SPLITS, Data, require_list
+from imtok.data.images import Source
 from imtok.data.order.loader import evaluation_loader
 from imtok.data.remarks import say_remarks
 from imtok.data.sources.collection import Collection
@@ -29,6 +29,11 @@ from imtok.pretrained import RANDOM, fetch_weights
 from imtok.spaces.base import Space
 from imtok.spaces.cache import AT_A_TIME, write_maps
 from imtok.tables import print_whole
+
+_NO_STREAM = (
+    "data is a stream, which cannot be packed; leave out data.access=stream, and copy remote shards, which are shards "
+    "already, here to pack them anew"
+)
 
 
 @dataclass
@@ -130,12 +135,7 @@ def run_pack(config: Keys, data: Data, condition: Conditioner | None = None, spa
         known = f"{', '.join(data.splits[:-1])} or {data.splits[-1]}"
         raise InputError(f"split must be {known}: this data holds out images of its own; pack one after another")
     # What is packed: any list of images.
-    images = data.evaluation(config.image_size, config.split or "all")
-    if not isinstance(images, ImageSet):
-        raise InputError(
-            "data is a stream, which cannot be packed; leave out data.access=stream, and copy remote shards, which are "
-            "shards already, here to pack them anew"
-        )
+    images = require_list(data.evaluation(config.image_size, config.split or "all"), _NO_STREAM)
     say_remarks(images.remarks)
     # Pack, to be taken up again if it is stopped.
     layout = ShardLayout(config.shard_images, round(config.shard_megabytes * 1e6), config.shuffle)
@@ -185,8 +185,7 @@ def _cache_maps(config: Keys, data: Data, space: Space, about: dict[str, Any], c
     out, folder = Path(config.out), Path(config.out) / "space"
     shards = WebDataset(out)
     shards.reading = data.reading if isinstance(data, Collection) else shards.reading
-    images = shards.evaluation(config.image_size, "all")
-    assert isinstance(images, ImageSet)
+    images = require_list(shards.evaluation(config.image_size, "all"), _NO_STREAM)
     about = {**about, "images": images.digest, "image_size": config.image_size, "flip": config.flip}
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     net = space.to(device).eval()

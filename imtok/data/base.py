@@ -66,6 +66,13 @@ class Data(ABC):
         return self.evaluation(image_size, "val")
 
 
+def require_list(images: Images, refusal: str) -> ImageSet:
+    """The images as a list that can be read in any order; InputError with this text if they are a stream."""
+    if isinstance(images, ImageStream):
+        raise InputError(refusal)
+    return images
+
+
 def check_split(split: str, splits: tuple[str, ...] = USUAL) -> None:
     """Raise InputError that names ``splits`` unless there is such a split among them."""
     if split not in splits:

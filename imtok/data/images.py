@@ -285,6 +285,11 @@ class ImageSet(Dataset[Sample]):
         return len(self.source)
 
     @property
+    def count(self) -> int | None:
+        """How many images there are; None = that is known once all are read."""
+        return len(self)
+
+    @property
     def image_size(self) -> int:
         """Side of the images, in pixels."""
         return self.transform.size

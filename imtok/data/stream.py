@@ -74,6 +74,7 @@ class ImageStream:
     """
 
     remarks: tuple[str, ...] = ()
+    count: int | None = None  # that is known once all are read
     nothing = f"data.path holds no {KINDS} in any shard; give shards that do"
     unheld = "data.path holds no held-out image; give data.val_path, or raise data.val_fraction"
     untrained = (

@@ -122,7 +122,7 @@ class Clusters:
 
     def _pass(self, found: Clustering, first: int, aside: Path) -> None:
         batches = self._batches(first)
-        total = len(self.images) if isinstance(self.images, ImageSet) else None
+        total = self.images.count
         with bar(f"k-means, pass {found.passes + 1}") as advance:
             advance(first * self.batch_size, total)
             while self._round(found, batches, first, aside, lambda count: advance(count, total)):

@@ -11,7 +11,7 @@ import torch._functorch.config as functorch
 from lightning import Callback, Trainer
 from lightning.pytorch.loggers.logger import DummyLogger
 
-from imtok.data.base import Images
+from imtok.data.base import Images, require_list
 from imtok.data.order.buckets import BucketBatches, BucketSet, bucketed
 from imtok.data.order.loader import evaluation_loader, train_loader, train_stream_loader
 from imtok.data.order.position import StreamPosition
@@ -21,7 +21,6 @@ from imtok.data.remarks import say_remarks
 from imtok.data.stream import ImageStream
 from imtok.data.told import told, with_channels
 from imtok.distributed import launched_rank, rank, world_size
-from imtok.errors import InputError
 from imtok.files import Lock
 from imtok.measures.evaluate import evaluate
 from imtok.measures.protocol import prepare as prepare_images
@@ -97,10 +96,11 @@ def _train(run: Run, lock: Lock) -> Outcome:
         if finished_before(run.folder, resume, run.config, run.trainer.max_steps) is not None:
             return Outcome(None, resume.step, finished_before=True)
     # All that can be refused is refused here.
-    if overfitted(run.trainer.lightning) and isinstance(images, ImageStream):
-        raise InputError(
+    if overfitted(run.trainer.lightning):
+        require_list(
+            images,
             "trainer.lightning.overfit_batches needs images that can be read in any order, and these are read as a "
-            "stream; give a folder, or shards on this machine"
+            "stream; give a folder, or shards on this machine",
         )
     trainer = make_trainer(run.trainer, bool(run.objective.nets()), run.command)
     _place_profile(trainer, run)

@@ -74,12 +74,12 @@ def too_few(images: tuple[Images, Images], data: Mapping[str, Any]) -> list[str]
         data: The section of the config.
     """
     trained, held_out = images
-    if isinstance(trained, ImageStream) or isinstance(held_out, ImageStream) or len(held_out) >= ENOUGH:
+    if trained.count is None or held_out.count is None or held_out.count >= ENOUGH:
         return []
     if data.get("val_fraction") is None or data.get("val_path"):
         return []
-    fraction = min(0.5, math.ceil(20 * ENOUGH / (len(trained) + len(held_out))) / 20)
-    only = f"only {len(held_out)} image{'s are' if len(held_out) != 1 else ' is'} held out"
+    fraction = min(0.5, math.ceil(20 * ENOUGH / (trained.count + held_out.count)) / 20)
+    only = f"only {held_out.count} image{'s are' if held_out.count != 1 else ' is'} held out"
     return [f"{only}, so the numbers at the end say little; data.val_fraction={fraction:g} holds out more"]
 
 
@@ -132,7 +132,7 @@ def _buckets(images: BucketSet, tokenizer: Tokenizer, batch: int) -> str:
 
 
 def _epochs(images: Images, trainer: TrainerSettings) -> str:
-    if isinstance(images, ImageStream):
+    if images.count is None:
         return ""
-    epochs = trainer.max_steps * trainer.batch_size / len(images)
+    epochs = trainer.max_steps * trainer.batch_size / images.count
     return f" ({epochs:,.3g} epochs)"

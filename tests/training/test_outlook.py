@@ -1,6 +1,7 @@
 """What a run will do and what of its schedules it will not reach is said before its first step."""
 
 import logging
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
@@ -125,7 +126,7 @@ def test_nets_that_judge_are_counted_apart(tmp_path):
     ],
 )
 def test_a_run_says_that_hardly_any_image_is_held_out(count, held_out, told):
-    images = cast(tuple[Images, Images], (range(count - held_out), range(held_out)))
+    images = cast(tuple[Images, Images], tuple(SimpleNamespace(count=one) for one in (count - held_out, held_out)))
     assert too_few(images, {"val_fraction": 0.05, "val_path": None}) == ([told] if told else [])
     assert too_few(images, {"val_fraction": 0.05, "val_path": "val"}) == []
     assert too_few(images, {"held_out": ["chelsea"]}) == []

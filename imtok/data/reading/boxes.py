@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 import numpy as np
 from jaxtyping import Float64
 
-from imtok.data.base import Data, Images
+from imtok.data.base import Data, Images, require_list
 from imtok.data.images import ImageSet, Source
 from imtok.data.reading.decode import DecodeError
 from imtok.data.sources.classes import some
@@ -105,12 +105,11 @@ def with_boxes(images: Own, path: Any, data: Data) -> Own:
     """
     if path is None:
         return images
-    if not isinstance(images, ImageSet):
-        raise InputError(f"{KEY} needs images that can be read in any order, and not a stream; leave it out")
+    listed = require_list(images, f"{KEY} needs images that can be read in any order, and not a stream; leave it out")
     boxes = Boxes(path)
     every = data.evaluation(images.image_size, "all") if "all" in data.splits else images
-    boxes.check(images.source, every.source if isinstance(every, ImageSet) else images.source)
-    images.boxes = boxes.of
+    boxes.check(listed.source, every.source if isinstance(every, ImageSet) else listed.source)
+    listed.boxes = boxes.of
     return images
 
 

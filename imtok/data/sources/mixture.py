@@ -3,18 +3,16 @@
 from collections.abc import Mapping
 from dataclasses import replace
 from itertools import permutations
-from typing import cast
 
 import numpy as np
 from typing_extensions import override
 
-from imtok.data.base import SPLITS, Data, check_split
+from imtok.data.base import SPLITS, Data, Images, check_split, require_list
 from imtok.data.images import ImageSet, Sample
 from imtok.data.order.sampler import Blocks
 from imtok.data.reading.transforms import CentreCrop
 from imtok.data.sources.apart import shared
 from imtok.data.sources.joined import Joined
-from imtok.errors import InputError
 
 
 class Mixture(Data):
@@ -148,11 +146,6 @@ class MixedSet(ImageSet):
         )
 
 
-def _all_lists(sets: Mapping[str, object]) -> dict[str, ImageSet]:
-    for name, images in sets.items():
-        if not isinstance(images, ImageSet):
-            raise InputError(
-                f"data.parts.{name} is a stream, which cannot be mixed; copy remote shards here, and leave out "
-                "access=stream"
-            )
-    return cast(dict[str, ImageSet], dict(sets))
+def _all_lists(sets: Mapping[str, Images]) -> dict[str, ImageSet]:
+    refusal = "is a stream, which cannot be mixed; copy remote shards here, and leave out access=stream"
+    return {name: require_list(images, f"data.parts.{name} {refusal}") for name, images in sets.items()}

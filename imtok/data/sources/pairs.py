@@ -12,7 +12,7 @@ from jaxtyping import Int64
 from torch import Tensor
 from typing_extensions import override
 
-from imtok.data.base import Data, Images
+from imtok.data.base import Data, Images, require_list
 from imtok.data.images import ImageSet, Sample, Source, Subset, content_hash
 from imtok.data.order.randomness import Purpose, generator
 from imtok.data.reading.decode import DecodeError
@@ -74,9 +74,8 @@ class Pairs(Data):
 
     @override
     def train(self, image_size: int, seed: int) -> Images:
-        images = self.targets.train(image_size, seed)
-        if not isinstance(images, ImageSet):
-            raise InputError("data.targets must be images that can be read in any order, got a stream")
+        refusal = "data.targets must be images that can be read in any order, got a stream"
+        images = require_list(self.targets.train(image_size, seed), refusal)
         found = open_partners(self.sources, self.kind, image_size)
         return PairSet(images.source, found, image_size, seed, self.flip)
 
