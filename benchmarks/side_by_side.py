@@ -3,9 +3,9 @@
     python benchmarks/side_by_side.py         # all cases, some 20 minutes; writes docs/benchmarks-quantizers.md
     python benchmarks/side_by_side.py --cases search vq_llamagen --busy 2
 
-Each row is four processes: ``OMP_WAIT_POLICY`` active and passive, alone and beside a busy process on each of the other
-cores. In a process both sides take turns on the same latents. A ratio is the median over pairs, ours over theirs, so
-that 0.5 means half of their time. Needs ``pip install -e '.[bench]'``.
+Each row is four processes: ``OMP_WAIT_POLICY`` active and passive, alone and beside busy processes. In a process both
+sides take turns on the same latents. A ratio is the median over pairs, ours over theirs, so that 0.5 means half of
+their time. Needs ``pip install -e '.[bench]'``.
 """
 
 import argparse
@@ -17,6 +17,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -268,10 +269,10 @@ def page(rows: list[str], arguments: argparse.Namespace) -> str:
         "",
         "`python benchmarks/side_by_side.py` makes this page. A row is one training step (forward, backward and the",
         "update of the codebook) in float32 with 16,384 codes where the kind has a size, beside the same method of",
-        "vector-quantize-pytorch 1.32 or the dense form that public repositories have. Both sides take turns in one",
-        "process on the same latents. **A ratio is the median over pairs, our time over theirs: below 1 is in our",
-        f"favour.** *Busy* means {arguments.busy} process beside it that keeps a core busy. The milliseconds are those",
-        "of the first setting (active, alone).",
+        f"vector-quantize-pytorch {version(VQP)} or the dense form that public repositories have. Both sides take",
+        "turns in one process on the same latents. **A ratio is the median over pairs, our time over theirs: below 1",
+        f"is in our favour.** *Busy* means that {arguments.busy} other process keeps a core busy. The milliseconds are",
+        "those of the first setting (active, alone).",
         "",
         "LlamaGen's step computes the entropies of all assignments even where their weight is 0, as it is in its",
         "recipes; the row above it leaves them out. `search` is the search alone, without gradients. Each thread of",

@@ -12,7 +12,7 @@ from typing_extensions import override
 from imtok.quantizers.entropy import BLOCK, entropy
 from imtok.quantizers.ranks import kept_per_rank, mean_over_ranks
 
-NOTHING = -87.0  # the exponential of less is no normal number in float32, for which processors take 16 times as long
+NOTHING = -87.0  # the exponential of less is no normal number in float32, for which processors take far longer
 
 
 def attention_gradient(
@@ -80,18 +80,20 @@ class _Attended(torch.autograd.Function):
     def forward(  # type: ignore[override]
         ctx: Any, queries: Tensor, keys: Tensor, values: Tensor | None, weights: Tensor, temperature: float | None
     ) -> tuple[Tensor, Tensor, Tensor]:
-        log_sums, entropies = queries.new_zeros(len(queries)), queries.new_zeros(len(queries))
+        tops, log_sums, entropies = queries.new_zeros(3, len(queries)).unbind()
         assignments = keys.new_zeros(len(keys))
         if temperature is not None:
-            for block, weight, log_sum, of_token in _blocks(len(keys), queries, weights, log_sums, entropies):
+            for block, weight, top, log_sum, of_token in _blocks(
+                len(keys), queries, weights, tops, log_sums, entropies
+            ):
                 logits = (block @ keys.T).div_(temperature)  # m v
-                greatest = logits.amax(-1, keepdim=True)
-                shares = logits.sub_(greatest).clamp_min_(NOTHING).exp()  # still to be divided by their sum
+                top.copy_(logits.amax(-1))
+                shares = logits.sub_(top[:, None]).clamp_min_(NOTHING).exp()  # still to be divided by their sum
                 total = shares.sum(-1)
                 assignments += (weight / total) @ shares
-                log_sum.copy_(greatest[:, 0] + total.log())
-                of_token.copy_(total.log() - shares.mul_(logits).sum(-1) / total)
-        ctx.save_for_backward(queries, keys, values, weights, log_sums, entropies)
+                log_sum.copy_(total.log())
+                of_token.copy_(log_sum - shares.mul_(logits).sum(-1) / total)
+        ctx.save_for_backward(queries, keys, values, weights, tops, log_sums, entropies)
         ctx.temperature = temperature
         nothing = (queries - queries).sum(-1, keepdim=True)
         width = 0 if values is None else values.shape[1]
@@ -103,15 +105,15 @@ class _Attended(torch.autograd.Function):
     def backward(  # type: ignore[override]
         ctx: Any, to_attended: Tensor, to_entropies: Tensor, to_assignments: Tensor
     ) -> tuple[Tensor, Tensor, None, None, None]:
-        queries, keys, values, weights, log_sums, entropies = ctx.saved_tensors
+        queries, keys, values, weights, tops, log_sums, entropies = ctx.saved_tensors
         to_queries, to_keys = torch.empty_like(queries), torch.zeros_like(keys)
-        blocks = _blocks(len(keys), queries, weights, log_sums, entropies, to_attended, to_queries)
-        for block, weight, log_sum, of_token, upstream, result in blocks:
+        blocks = _blocks(len(keys), queries, weights, tops, log_sums, entropies, to_attended, to_queries)
+        for block, weight, top, log_sum, of_token, upstream, result in blocks:
             scores, parts = block @ keys.T, []  # m v
             if values is not None:
                 parts.append(_through_softmax(scores.softmax(-1), upstream @ values.T))
             if ctx.temperature is not None:
-                logs = scores.div_(ctx.temperature).sub_(log_sum[:, None]).clamp_min_(NOTHING)
+                logs = scores.div_(ctx.temperature).sub_(top[:, None]).sub_(log_sum[:, None]).clamp_min_(NOTHING)
                 shares = logs.exp()
                 mean = shares @ to_assignments + to_entropies * of_token
                 towards = logs.mul_(-to_entropies).add_(to_assignments).sub_(mean[:, None]).mul_(shares)

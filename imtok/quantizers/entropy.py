@@ -119,7 +119,7 @@ def _joint(zero: Float[Tensor, "m k"], one: Float[Tensor, "m k"]) -> Float[Tenso
     """Probability of each of the ``2^k`` patterns, given the log-probabilities of each bit being 0 and 1.
 
     A sum of terms that are never positive loses nothing, however large the log-odds. It is a power of two, as
-    processors take 16 times as long for ``exp`` where its result is too small for a normal number.
+    processors take far longer for ``exp`` where its result is too small for a normal number.
     """
     size = zero.shape[-1]
     patterns = torch.arange(2**size, device=zero.device) >> torch.arange(size, device=zero.device)[:, None] & 1
