@@ -306,7 +306,7 @@ def _build(config: Any, find: Callable[[Any], type], provided: Mapping[str, Any]
     if "_target_" not in config:
         return {name: _build(value, find, None, key and f"{key}.{name}") for name, value in config.items()}
     factory: Any = find(config["_target_"])
-    taken = arguments(factory)[0]
+    taken = inspect.signature(factory).parameters
     own = {name: value for name, value in (provided or {}).items() if name in taken}
     given = {name: value for name, value in config.items() if name != "_target_"}
     with _naming(config, key):

@@ -8,12 +8,15 @@ from pathlib import Path
 
 import pytest
 
+from imtok.construct import arguments
 from imtok.data.images import ImageSet
 from imtok.data.order.loader import train_loader
 from imtok.data.order.sampler import TrainBatches
+from imtok.data.sources.folder import Folder
 from imtok.data.sources.huggingface import HuggingFace
 from imtok.data.sources.imagenet import ImageNet
-from imtok.data.sources.webdataset import Tars
+from imtok.data.sources.pipeline import Pipeline
+from imtok.data.sources.webdataset import Tars, WebDataset
 from imtok.errors import InputError
 
 Picture = Callable[[int], bytes]
@@ -208,3 +211,13 @@ def test_a_class_map_that_is_none_is_named(content: str, tmp_path: Path, write_s
     (tmp_path / "classes.json").write_text(content)
     with pytest.raises(InputError, match=r"classes\.json"):
         ShardSource([shard])
+
+
+@pytest.mark.parametrize("kind", [Folder, HuggingFace, ImageNet, Pipeline, Tars, WebDataset])
+def test_an_argument_of_another_kind_of_data_is_refused(kind: type):
+    """Settings of reading are taken by keyword, and nothing else may come in with them unread."""
+    own = arguments(kind)[0]
+    assert {"crop", "max_pixels"} < set(own)
+    for name in {"index", "label", "caption", "val_path", "shuffle_buffer", "crops"} - set(own):
+        with pytest.raises(TypeError, match=r"multiple values|unexpected keyword"):
+            kind([], **{name: None}) if kind is Pipeline else kind("somewhere", **{name: None})

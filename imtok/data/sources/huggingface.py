@@ -57,7 +57,7 @@ class HuggingFace(Collection):
         val_fraction: float = 0.05,
         **reading: Unpack[ReadingSettings],
     ) -> None:
-        super().__init__(path, val_path, val_fraction, **reading)
+        super().__init__(path, val_path, val_fraction, None, **reading)  # it takes no index
         if mixed < 1:
             raise ValueError(f"mixed must be at least 1 group of rows, got {mixed}")
         self.image, self.label, self.caption, self.mixed = image, label, caption, mixed

@@ -46,7 +46,7 @@ class ImageNet(Folder):
             path = found / "train"
             val_path = val_path or next((found / name for name in ("val", "test") if (found / name).is_dir()), None)
         self.test_path = found / "test" if found is not None and (found / "test").is_dir() else None
-        super().__init__(path, val_path, val_fraction, index, **reading)
+        super().__init__(path, val_path, val_fraction, index, None, None, **reading)  # folders are its classes
 
     @property
     @override

@@ -64,7 +64,7 @@ class Pipeline(Collection):
         classes: Sequence[str] | str | Path | None = None,
         **reading: Unpack[ReadingSettings],
     ) -> None:
-        super().__init__(NAME, None, val_fraction, **reading)
+        super().__init__(NAME, None, val_fraction, None, **reading)  # it takes no index
         for name, given in (("pipeline", pipeline), ("val_pipeline", val_pipeline)):
             if given is not None:
                 require_source(name, given)
