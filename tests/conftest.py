@@ -1,5 +1,6 @@
 """Fixtures shared by all tests, and what ``pytest -m quick`` collects."""
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -81,8 +82,18 @@ def every_tile(monkeypatch):
     monkeypatch.setattr(_Tiles, "__init__", EVERY_TILE)
 
 
+@pytest.fixture
+def rehearsed():
+    """Runs follow the shapes of their last step before the first, as they do for a user."""
+
+
 @pytest.fixture(autouse=True)
-def _same_conditions():
-    """The same random numbers and one thread for every test."""
+def _same_conditions(request, monkeypatch):
+    """The same random numbers and one thread for every test, and no rehearsal but where ``rehearsed`` asks for it.
+
+    The rehearsal of a tiny run takes as long as its steps. The command's own process has it always.
+    """
     torch.manual_seed(0)
     torch.set_num_threads(1)
+    if "rehearsed" not in request.fixturenames and (prepare := sys.modules.get("imtok.training.prepare")):
+        monkeypatch.setattr(prepare, "_rehearse", lambda run, processes: None)

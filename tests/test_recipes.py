@@ -113,13 +113,8 @@ def test_its_parts_fit_together_at_the_published_size(recipe, monkeypatch):
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
-def test_two_steps_at_size_tiny_train_measure_and_save_a_tokenizer(recipe, tmp_path, monkeypatch):
-    """With its full objective: the critic is there from the first step on.
-
-    Shapes are not followed before the run, which would take twice as long as both steps: they are followed at the
-    published size above.
-    """
-    monkeypatch.setattr("imtok.training.prepare._rehearse", lambda run, processes: None)
+def test_two_steps_at_size_tiny_train_measure_and_save_a_tokenizer(recipe, tmp_path):
+    """With its full objective: the critic is there from the first step on."""
     config = composed(recipe, *QUICK)
     assert check_config(config, "train") == []
     if config.objective.get("adversary"):
@@ -195,6 +190,7 @@ def mean_colour(data, side, channels):
     return metric.compute().item()
 
 
+@pytest.mark.usefixtures("rehearsed")
 @pytest.mark.parametrize(
     "recipe", [name if name == "seed" else pytest.param(name, marks=pytest.mark.slow) for name in PICTURES]
 )

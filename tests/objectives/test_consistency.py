@@ -135,6 +135,7 @@ def test_a_run_goes_on_with_the_same_bits(tmp_path):
     }
 
 
+@pytest.mark.usefixtures("rehearsed")
 def test_what_cannot_be_is_refused(tmp_path):
     with pytest.raises(InputError, match=r"decoder must draw by the process of consistency.*give decoder=layton"):
         train(tiny_run(tmp_path / "run", "objective=consistency"))

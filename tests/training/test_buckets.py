@@ -131,6 +131,7 @@ DECODER = ("decoder=vit", "decoder.width=16", "decoder.depth=1", "decoder.heads=
         (["quantizer=var_msvq"], r"the tokenizer cannot"),
     ],
 )
+@pytest.mark.usefixtures("rehearsed")
 def test_what_cannot_have_other_shapes_is_refused_before_there_is_a_folder(given, tmp_path, overrides, line):
     with pytest.raises(InputError, match=line) as caught:
         train(tiny_run(tmp_path / "run", *given, *overrides))

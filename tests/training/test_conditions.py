@@ -62,6 +62,7 @@ def test_the_codebook_starts_from_images_whose_captions_are_all_told(images, tmp
     assert batch.count("") <= 1  # one image has none
 
 
+@pytest.mark.usefixtures("rehearsed")
 def test_every_part_of_a_run_tells_the_tokenizer_the_captions(run, monkeypatch):
     conditions = []
     forward = type(run.tokenizer.encoder).forward

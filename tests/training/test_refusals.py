@@ -14,6 +14,8 @@ from imtok.training.run import train
 from imtok.training.task import TokenizerTask
 from imtok.training.wandb import Wandb
 
+pytestmark = pytest.mark.usefixtures("rehearsed")
+
 
 def composed(*overrides):
     register_schemas()

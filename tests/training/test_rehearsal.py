@@ -14,6 +14,8 @@ from imtok.training import prepare
 from imtok.training.rehearsal import Rehearsal
 from imtok.training.run import train
 
+pytestmark = pytest.mark.usefixtures("rehearsed")
+
 
 def rehearse(run, step=13):
     Rehearsal(4, run.image_size, step, False, run.config)(run.tokenizer, run.objective)
