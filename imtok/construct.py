@@ -20,6 +20,7 @@ TRUSTED = "IMTOK_PACKAGES"  # environment variable: packages of the user's own, 
 MOVED = {
     "imtok.evaluation.protocol": "imtok.measures.protocol",
     "imtok.metrics.extractors": "imtok.extractors",
+    "imtok.measures.lengths": "imtok.measures.length",
     "imtok.data.cifar": "imtok.data.sources.small",
     "imtok.data.idx": "imtok.data.sources.small",
     "imtok.data.tars": "imtok.data.sources.webdataset",

@@ -9,7 +9,7 @@ from imtok.plain import PATH_OF
 
 PACKAGE = Path(__file__).parents[1] / "imtok"
 TREES = {path: ast.parse(path.read_text()) for path in sorted(PACKAGE.rglob("*.py"))}
-SETTINGS = ["training/settings.py", "measures/settings.py", "measures/schema.py", "image_commands.py"]
+SETTINGS = ["training/settings.py", "measures/settings.py", "commands/eval.py", "image_commands.py"]
 SETTINGS += ["token_commands.py", *(f"commands/{command}.py" for command in PATH_OF)]
 
 

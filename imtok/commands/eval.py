@@ -21,13 +21,13 @@ from imtok.image_commands import ImagesKeys, SpendingKeys, WholeKeys, load_token
 from imtok.measures.boxes import require_boxes
 from imtok.measures.choose import missing, refuse
 from imtok.measures.evaluate import evaluate
+from imtok.measures.named import NO_MEASURE, Sections
 from imtok.measures.pictures import SHOWN, choose_shown
 from imtok.measures.protocol import WHOLE, Protocol, prepare
 from imtok.measures.report.origin import Origin
 from imtok.measures.report.results import Report
 from imtok.measures.report.side_by_side import claim_side_by_side, side_by_side, unique_names
 from imtok.measures.report.writing import BESIDE, PAGE, REPORT, show, write_report
-from imtok.measures.schema import MeasureConfig
 from imtok.measures.settings import Settings
 from imtok.measures.stored import load_statistics
 from imtok.run_data import take_data
@@ -37,16 +37,34 @@ from imtok.training.folder import find_checkpoint
 
 
 @dataclass
-class Keys(WholeKeys, MeasureConfig, SpendingKeys, ImagesKeys):
+class Keys(WholeKeys, SpendingKeys, ImagesKeys):
     """Tokenizers, a data set, what to measure and where the report goes. configs/eval.yaml explains each."""
 
     tokenizer: Any = MISSING
     protocol: Any = MISSING
     extractor: Any = None
+    measure: Any = None
+    n: int | None = None
+    weights: str = Settings.weights
+    reference: str | None = None
+    cache: str | None = None
+    seed: int = Settings.seed
+    skip_missing: bool = Settings.skip_missing
+
+    @property
+    def measures(self) -> Sections:
+        """The sections that were not taken out by null, by name."""
+        return {name: section for name, section in (self.measure or {}).items() if section is not None}
 
     def check(self) -> list[str]:
         """What is out of range, one line each."""
-        problems = [*ImagesKeys.check(self), *MeasureConfig.check(self)]
+        problems = [*super().check(), *([] if self.measures else [NO_MEASURE])]
+        if self.n is not None and self.n < 1:
+            problems.append(f"n must be at least 1 image or null (all), got {self.n}")
+        if self.weights not in ("ema", "raw"):
+            problems.append(f"weights must be ema or raw, got {self.weights}")
+        if self.seed < 0:
+            problems.append(f"seed must not be negative, got {self.seed}")
         problems += [*self.check_spending(), *self.check_whole(self.image_size)]
         if self.tokenizer == [] or not isinstance(self.tokenizer, (str, list)):
             problems.append(f"tokenizer must be a run folder, or several as [A,B], got {self.tokenizer!r}")
@@ -116,7 +134,7 @@ def _take_raw(tokenizer: Tokenizer, source: str) -> None:
     tokenizer.load_state_dict(weights)
 
 
-def make_settings(config: MeasureConfig, protocol: Protocol, images: ImageSet | ImageStream) -> Settings:
+def make_settings(config: Keys, protocol: Protocol, images: ImageSet | ImageStream) -> Settings:
     """The settings that a config describes.
 
     Raises:
@@ -134,7 +152,7 @@ def make_settings(config: MeasureConfig, protocol: Protocol, images: ImageSet | 
     return replace(settings, reference=load_statistics(reference), reference_name=sha256(reference)[:16])
 
 
-def _asked(config: MeasureConfig, protocol: Protocol) -> Settings:
+def _asked(config: Keys, protocol: Protocol) -> Settings:
     """The settings as far as they do not depend on the images."""
     return Settings(
         measures=config.measures,
@@ -145,7 +163,7 @@ def _asked(config: MeasureConfig, protocol: Protocol) -> Settings:
     )
 
 
-def require_metrics(config: MeasureConfig, protocol: Protocol, tokenizer: Tokenizer, side: int) -> None:
+def require_metrics(config: Keys, protocol: Protocol, tokenizer: Tokenizer, side: int) -> None:
     """Refuse what cannot be had of this tokenizer, before others are measured for hours.
 
     Raises:

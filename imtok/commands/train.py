@@ -17,8 +17,8 @@ from imtok.config import read_keys
 from imtok.data.reading.augment import build_augment
 from imtok.distributed import launched_rank
 from imtok.export.quantize import words_for_ids
+from imtok.measures.named import NO_MEASURE
 from imtok.measures.report.writing import BESIDE, PAGE, show
-from imtok.measures.schema import NO_MEASURE
 from imtok.objectives.base import Objective
 from imtok.objectives.judges import build_with_found
 from imtok.optimizer_section import read_optimizer, typed_section

@@ -21,6 +21,9 @@ def names() -> list[str]:
     return sorted(path.stem for path in (config_folder() / "measure").glob("*.yaml"))
 
 
+NO_MEASURE = f"metrics must name at least one of {', '.join(names())}"
+
+
 def sections(chosen: Iterable[str], **changed: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     """What ``measure=[...]`` composes.
 
@@ -33,7 +36,7 @@ def sections(chosen: Iterable[str], **changed: Mapping[str, Any]) -> dict[str, d
 
     Example:
         >>> sections(["length"], length={"target": 30.0})
-        {'length': {'_target_': 'imtok.measures.lengths.LengthMeasure', 'target': 30.0}}
+        {'length': {'_target_': 'imtok.measures.length.LengthMeasure', 'target': 30.0}}
     """
     found = dict[str, dict[str, Any]]()
     for name in chosen:

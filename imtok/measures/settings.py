@@ -8,7 +8,7 @@ from typing import Any
 
 from imtok.errors import InputError
 from imtok.measures.frechet import Gaussian
-from imtok.measures.named import DEFAULT, Sections, sections
+from imtok.measures.named import DEFAULT, NO_MEASURE, Sections, sections
 from imtok.measures.protocol import Protocol
 from imtok.measures.spending import Spending
 
@@ -52,7 +52,7 @@ class Settings:
 
     def __post_init__(self) -> None:
         if not self.sections:
-            raise InputError("metrics must name at least one measure")
+            raise InputError(NO_MEASURE)
 
     @cached_property
     def sections(self) -> Sections:

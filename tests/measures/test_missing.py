@@ -7,7 +7,7 @@ import torch
 from measures.tiny import SIDE, Tiny, batches, tokenizer
 from torch.nn.functional import interpolate
 
-from imtok.commands.eval import require_metrics
+from imtok.commands.eval import Keys, require_metrics
 from imtok.errors import InputError
 from imtok.measures.choose import missing
 from imtok.measures.evaluate import evaluate
@@ -16,7 +16,6 @@ from imtok.measures.named import sections
 from imtok.measures.protocol import Protocol
 from imtok.measures.report.page import page
 from imtok.measures.report.writing import markdown
-from imtok.measures.schema import MeasureConfig
 from imtok.measures.settings import Settings
 from imtok.quantizers.continuous import Continuous
 
@@ -117,11 +116,11 @@ def test_a_net_that_is_there_misses_nothing(monkeypatch):
         )
         == []
     )
-    assert MeasureConfig().skip_missing is False
+    assert Keys().skip_missing is False
 
 
 def test_every_tokenizer_is_asked_before_the_first_is_measured():
-    config = MeasureConfig(measure=sections(["psnr", "length"]))
+    config = Keys(measure=sections(["psnr", "length"]))
     with pytest.raises(InputError, match=r"^metrics: length: the tokenizer always takes 16 tokens; leave it out"):
         require_metrics(config, Protocol("adm"), tokenizer(), SIDE)
     config.skip_missing = True

@@ -9,7 +9,7 @@ from measures.tiny import QUANTIZERS, Tiny, batches, tokenizer
 from imtok.errors import InputError
 from imtok.measures.evaluate import evaluate
 from imtok.measures.named import sections
-from imtok.measures.perturb import Draws, perturb
+from imtok.measures.pfid import Draws, perturb
 from imtok.measures.protocol import Protocol
 from imtok.measures.settings import Settings
 from imtok.pixels import to_float

@@ -8,7 +8,7 @@ import torch
 from quantizers.contract import NAMES, config, length, smaller
 
 from imtok.construct import construct
-from imtok.measures.perturb import Draws, perturb
+from imtok.measures.pfid import Draws, perturb
 from imtok.quantizers.continuous import Continuous
 from imtok.quantizers.fsq import FSQ
 from imtok.quantizers.lfq import LFQ
