@@ -235,3 +235,8 @@ class Batch:
     caption: list[str] = field(default_factory=list)
     texts: list[tuple[str, ...]] = field(default_factory=list)
     boxes: list[Tensor] = field(default_factory=list)
+
+    def pin_memory(self) -> "Batch":
+        """The same in memory that a GPU reads while it computes; torch's loader asks for it before the batch is due."""
+        source = None if self.source is None else self.source.pin_memory()
+        return replace(self, image=self.image.pin_memory(), label=self.label.pin_memory(), source=source)

@@ -55,7 +55,10 @@ def pytest_collectstart(collector: pytest.Collector) -> None:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark what is in the modules of ``QUICK``, but for what is slow."""
     modules = set(_quick())
+    without = None if torch.cuda.is_available() else pytest.mark.skip(reason="there is no GPU")
     for item in items:
+        if without is not None and item.get_closest_marker("cuda") is not None:
+            item.add_marker(without)
         if item.path in modules and item.get_closest_marker("slow") is None:
             item.add_marker(pytest.mark.quick)
 

@@ -14,6 +14,7 @@ from typing_extensions import override
 from imtok.conditions.base import Conditioner
 from imtok.errors import InputError, MissingWeightsError
 from imtok.locate import fetch_file, hub_name, on_hub
+from imtok.nn.exact import exactly
 from imtok.types import Condition
 from imtok.weights import read_weights
 
@@ -102,7 +103,7 @@ class NamedText(Conditioner):
     def told(self, captions: Sequence[str], device: torch.device) -> Told:
         """What the net makes of some captions."""
         net = self.net.to(device)
-        with torch.no_grad(), torch.autocast(device.type, enabled=False):
+        with torch.no_grad(), exactly(device):
             return self.features(net, captions, device)
 
     @override

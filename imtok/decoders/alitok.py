@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from imtok.decoders.base import Decoder
+from imtok.nn.exact import exact
 from imtok.nn.grid import grid_size
 from imtok.nn.initialization import Start, start_weights
 from imtok.nn.patches import from_patches
@@ -42,8 +43,7 @@ class Patches(nn.Module):
     def forward(self, tokens: Float[Tensor, "b n d"], rows: int) -> Float[Tensor, "b c h w"]:
         grid = (rows, tokens.shape[1] // rows)
         image = self.conv_out(from_patches(self.pixels(tokens), grid, self.patch_size))
-        exact = image.to(torch.promote_types(image.dtype, torch.float32))  # bfloat16 has few levels of grey
-        return from_range(exact.sigmoid(), self.value_range)
+        return from_range(exact(image).sigmoid(), self.value_range)  # bfloat16 has few levels of grey
 
 
 class AliTokDecoder(Decoder):

@@ -17,6 +17,7 @@ from imtok.nn.fixed_positions import Axes, SincosPositions
 from imtok.nn.grid import grid_size
 from imtok.nn.initialization import start_weights
 from imtok.nn.modulation import Modulation, modulate
+from imtok.nn.noise import normal_like
 from imtok.nn.norms import token_norm
 from imtok.nn.patches import from_patches, to_patches
 from imtok.nn.positions import OtherSizes
@@ -165,7 +166,7 @@ class FlowDecoder(GenerativeDecoder):
         generator: torch.Generator | None = None,
     ) -> dict[str, Loss]:
         maps = self.maps(image)
-        noise = torch.randn(maps.shape, generator=generator).to(maps)
+        noise = normal_like(maps, generator)
         times = self.process.draw_times(maps.shape[0], generator).to(maps)
         rate = self.condition_dropout if self.training else 0.0
         dropped = (torch.rand(maps.shape[0], generator=generator) < rate).to(maps.device)

@@ -9,6 +9,8 @@ from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 from typing_extensions import override
 
+from imtok.nn.exact import exactly
+
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
 _NAME, _HASH = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}"), re.compile(r"[0-9a-f]{64}")
 
@@ -104,7 +106,7 @@ class Extractor(nn.Module, ABC):
                 raise ValueError(f"image must hold levels from 0 to 255, got {least.item():g} to {most.item():g}")
         if any(module.training for module in self.modules()):  # or the statistics of a batch norm would move
             self.eval()
-        with torch.no_grad(), torch.autocast(image.device.type, enabled=False):
+        with torch.no_grad(), exactly(image.device):
             return self.extract(image.to(self.dtype))
 
     @abstractmethod

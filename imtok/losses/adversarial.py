@@ -10,7 +10,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from imtok.critics.base import Augmentation, Critic
 from imtok.losses.total import total
-from imtok.nn.exact import exact_backward
+from imtok.nn.exact import exact, exact_backward, exactly
 from imtok.schedules import linear_ramp
 from imtok.types import Loss, NetLosses
 
@@ -126,7 +126,7 @@ class Adversary(nn.Module):
 
     def fooling(self, image: Float[Tensor, "b c h w"]) -> Float[Tensor, ""]:
         """The tokenizer's loss: low where the critic takes reconstructions for photographs."""
-        scores = _exact(self.critic(self.augment(image)))
+        scores = exact(self.critic(self.augment(image)))
         if self.form == "hinge":
             return -scores.mean()
         return F.softplus(-(scores.mean(1) if self.form == "logistic_mean" else scores)).mean()
@@ -135,8 +135,8 @@ class Adversary(nn.Module):
         """The critic's own losses on photographs and their reconstructions; None before it starts."""
         if step < self.critic_start:
             return None
-        real = _exact(self.critic(self.augment(target)))
-        fake = _exact(self.critic(self.augment(image.detach())))
+        real = exact(self.critic(self.augment(target)))
+        fake = exact(self.critic(self.augment(image.detach())))
         terms = {"critic": Loss(self._separation(real, fake), 1.0)}
         stats: dict[str, Tensor] = {}
         means = torch.stack([real.detach().mean(), fake.detach().mean()])
@@ -169,14 +169,10 @@ class Adversary(nn.Module):
 
     def _r1(self, target: Tensor) -> Float[Tensor, ""]:
         twice = sdpa_kernel(SDPBackend.MATH)  # the kernel of attention that can be differentiated twice
-        with torch.autocast(target.device.type, enabled=False), twice:
-            seen = target.detach().to(torch.promote_types(target.dtype, torch.float32)).requires_grad_(True)
-            scores = self.critic(self.augment(seen))
+        with exactly(target.device), twice:
+            seen = exact(target.detach()).requires_grad_(True)
+            scores = self.critic.forward(self.augment(seen))  # not what may be compiled: it has no second gradient
             (slope,) = torch.autograd.grad(scores.sum(), seen, create_graph=True)
             penalty = slope.square().sum((1, 2, 3)).mean()
         exact_backward([penalty])
         return penalty
-
-
-def _exact(scores: Tensor) -> Tensor:
-    return scores.to(torch.promote_types(scores.dtype, torch.float32))

@@ -1,6 +1,6 @@
 """What losses in the features of an ImageNet classifier share: the frozen net, and what it sees at five depths."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -86,10 +86,17 @@ class ClassifierLoss(ImageLoss):
     def _read_beside(self, path: str | Path | None) -> None:
         """Read a further file, before either is used: what is missing is named before what is damaged."""
 
-    def _pairs(
-        self, image: Float[Tensor, "b c h w"], target: Float[Tensor, "b c h w"]
-    ) -> Iterator[tuple[Tensor, Tensor]]:
-        """Maps of both images, in ``[-1, 1]``, at each of the five depths."""
+    def _compared(
+        self,
+        image: Float[Tensor, "b c h w"],
+        target: Float[Tensor, "b c h w"],
+        compare: Callable[[int, Tensor, Tensor], Tensor],
+    ) -> list[Tensor]:
+        """What ``compare`` finds of the maps of both images, in ``[-1, 1]``, at each of the five depths.
+
+        Both go through the net together, so that no more maps are kept than those of one depth, unless gradients are
+        wanted.
+        """
         if image.shape != target.shape:
             raise ValueError(f"images must have the shape of their targets {tuple(target.shape)}, got {image.shape}")
         if min(image.shape[-2:]) < _SMALLEST[self.net]:
@@ -97,18 +104,13 @@ class ClassifierLoss(ImageLoss):
                 f"images must be at least {_SMALLEST[self.net]} pixels a side for {self.what} with {self.net}, "
                 f"got {tuple(image.shape[-2:])}"
             )
-        yield from zip(self._features(image), self._features(target), strict=True)
-
-    def _features(self, image: Tensor) -> Iterator[Tensor]:
-        image = (to_rgb(image) - self.shift) / self.scale
+        found = list[Tensor]()
+        image, target = ((to_rgb(one) - self.shift) / self.scale for one in (image, target))
         for place, layer in enumerate(self.features.net):
-            if isinstance(layer, nn.Conv2d):  # in the precision of the image, whatever that of the weights
-                weight, bias = layer.weight.to(image), layer.bias.to(image)  # pyright: ignore[reportOptionalMemberAccess]
-                image = F.conv2d(image, weight, bias, layer.stride, layer.padding)  # pyright: ignore[reportArgumentType]
-            else:
-                image = layer(image)
+            image, target = _through(layer, image), _through(layer, target)
             if place in _COMPARED[self.net]:
-                yield image
+                found.append(compare(len(found), image, target))
+        return found
 
     def _widths(self) -> list[int]:
         """Channels of the features that are compared: those of the convolution before each ReLU."""
@@ -121,3 +123,11 @@ class ClassifierLoss(ImageLoss):
             if isinstance(layer, nn.Conv2d):
                 nn.init.kaiming_normal_(layer.weight, nonlinearity="relu", generator=generator)
                 nn.init.zeros_(layer.bias)  # pyright: ignore[reportArgumentType], these have one
+
+
+def _through(layer: nn.Module, image: Tensor) -> Tensor:
+    """A layer of the net in the precision of the image, whatever that of its weights."""
+    if not isinstance(layer, nn.Conv2d):
+        return layer(image)
+    weight, bias = layer.weight.to(image), layer.bias.to(image)  # pyright: ignore[reportOptionalMemberAccess]
+    return F.conv2d(image, weight, bias, layer.stride, layer.padding)  # pyright: ignore[reportArgumentType]

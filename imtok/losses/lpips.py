@@ -11,6 +11,7 @@ from typing_extensions import override
 
 from imtok.errors import InputError, MissingWeightsError
 from imtok.losses.classifier import PUBLISHED, ClassifierLoss
+from imtok.nn.exact import exact, exactly
 from imtok.pretrained import RANDOM
 from imtok.weights import Weights, identity, read_weights
 
@@ -77,13 +78,14 @@ class LPIPSLoss(ClassifierLoss):
 
     def per_image(self, image: Float[Tensor, "b c h w"], target: Float[Tensor, "b c h w"]) -> Float[Tensor, " b"]:
         """The distance of each pair, float32 or better; images in ``[-1, 1]``."""
-        distance = image.new_zeros(len(image), dtype=torch.promote_types(image.dtype, torch.float32))
-        for depth, (features, others) in enumerate(self._pairs(image, target)):
-            with torch.autocast(image.device.type, enabled=False):
-                difference = (_unit(features) - _unit(others)).square()
-                weighted = einsum(difference, getattr(self, f"head_{depth}").to(difference), "b d h w, d -> b h w")
-                distance = distance + reduce(weighted, "b h w -> b", "mean")
-        return distance
+        first, *others = self._compared(image, target, self._distance)
+        return sum(others, first)
+
+    def _distance(self, depth: int, features: Tensor, others: Tensor) -> Float[Tensor, " b"]:
+        with exactly(features.device):
+            difference = (_unit(features) - _unit(others)).square()
+            weighted = einsum(difference, getattr(self, f"head_{depth}").to(difference), "b d h w, d -> b h w")
+            return reduce(weighted, "b h w -> b", "mean")
 
     def _keep_heads(self, table: Weights) -> None:
         for depth, width in enumerate(self._widths()):
@@ -96,7 +98,7 @@ class LPIPSLoss(ClassifierLoss):
 
 
 def _unit(features: Tensor) -> Tensor:
-    features = features.to(torch.promote_types(features.dtype, torch.float32))
+    features = exact(features)
     return features / (features.square().sum(1, keepdim=True) + _EPSILON).sqrt()
 
 

@@ -8,6 +8,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from imtok.losses.classifier import ClassifierLoss
+from imtok.nn.exact import exact, exactly
 
 
 class GramLoss(ClassifierLoss):
@@ -51,9 +52,13 @@ class GramLoss(ClassifierLoss):
     @override
     def forward(self, image: Float[Tensor, "b c h w"], target: Float[Tensor, "b c h w"]) -> Float[Tensor, ""]:
         with torch.autocast(image.device.type, enabled=False):
-            exact = torch.promote_types(image.dtype, torch.float32)
-            pairs = self._pairs(image.to(exact), target.to(exact))
-            return torch.stack([(gram(own) - gram(others)).square().mean() for own, others in pairs]).sum()
+            terms = self._compared(exact(image), exact(target), _distance)
+            return torch.stack(terms).sum()
+
+
+def _distance(depth: int, features: Tensor, others: Tensor) -> Float[Tensor, ""]:
+    with exactly(features.device):
+        return (gram(features) - gram(others)).square().mean()
 
 
 def gram(maps: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c c"]:

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from imtok.distributed import gather_values
 from imtok.errors import InputError
+from imtok.nn.exact import with_tf32
 from imtok.pixels import to_float
 from imtok.tokenizer import Tokenizer
 from imtok.types import Batch
@@ -18,11 +19,11 @@ Size = tuple[int, int]
 
 @contextmanager
 def evaluating(tokenizer: Tokenizer) -> Iterator[None]:
-    """Evaluation mode without gradients; afterwards every sub-module is in the mode that it was in."""
+    """Evaluation mode without gradients or TF32; afterwards every sub-module is in the mode that it was in."""
     modes = {module: module.training for module in tokenizer.modules()}
     tokenizer.eval()
     try:
-        with torch.inference_mode():
+        with torch.inference_mode(), with_tf32(False):
             yield
     finally:
         for module, training in modes.items():

@@ -10,6 +10,7 @@ from typing_extensions import override
 
 from imtok.losses.lpips import LPIPSLoss
 from imtok.measures.mean import ImageMean
+from imtok.nn.exact import exactly
 from imtok.pixels import rgb_levels, to_float
 
 
@@ -62,5 +63,5 @@ class LPIPS(ImageMean):
 
     @override
     def per_image(self, image: Real[Tensor, "b c h w"], target: Real[Tensor, "b c h w"]) -> Float[Tensor, " b"]:
-        with torch.autocast(image.device.type, enabled=False), torch.no_grad():
+        with exactly(image.device), torch.no_grad():
             return self.net.per_image(to_float(rgb_levels(image)), to_float(rgb_levels(target))).double()

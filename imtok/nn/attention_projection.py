@@ -1,13 +1,13 @@
 """A layer of attention between a net and its codes (UniTok, arXiv 2502.20321, and DualToken, arXiv 2503.14324)."""
 
-from contextlib import nullcontext
-
 import torch
 from einops import rearrange, reduce
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 from typing_extensions import override
+
+from imtok.nn.exact import exactly
 
 
 class AttentionProjection(nn.Module):
@@ -51,8 +51,7 @@ class AttentionProjection(nn.Module):
 
     @override
     def forward(self, tokens: Float[Tensor, "b n d"]) -> Float[Tensor, "b n e"]:
-        exactly = nullcontext() if tokens.is_meta else torch.autocast(tokens.device.type, enabled=False)
-        with exactly:
+        with exactly(tokens.device):
             tokens = tokens.to(torch.promote_types(tokens.dtype, self.shortcut.weight.dtype))
             found = self.shortcut(self.norm_shortcut(tokens)) + self._attended(self.norm_attention(tokens))
             inner = self.norm_gate(self.norm_mlp(found))

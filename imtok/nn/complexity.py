@@ -1,13 +1,13 @@
 """The amount of detail of an image, as a codec would count it, from its pixels alone."""
 
 import math
-from contextlib import nullcontext
 
 import torch
 from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor
 
+from imtok.nn.exact import exactly
 from imtok.pixels import CHANNELS, to_rgb
 
 BLOCK = 8
@@ -33,8 +33,7 @@ def complexity(image: Float[Tensor, "b c h w"]) -> Float[Tensor, " b"]:
         >>> complexity(image)[0] < complexity(image)[1]
         tensor(True)
     """
-    exactly = nullcontext() if image.is_meta else torch.autocast(image.device.type, enabled=False)
-    with exactly:  # codes must not depend on the precision
+    with exactly(image.device):  # codes must not depend on the precision
         if image.shape[1] in CHANNELS:
             exact = to_rgb(image).float()
             luma = 127.5 * (exact * exact.new_tensor([0.299, 0.587, 0.114])[:, None, None]).sum(1)

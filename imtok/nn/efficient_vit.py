@@ -1,14 +1,12 @@
 """Linear attention and gated convolution of EfficientViT (arXiv 2205.14756), as in DC-AE (arXiv 2410.10733)."""
 
-from contextlib import nullcontext
-
-import torch
 from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 from typing_extensions import override
 
+from imtok.nn.exact import exact, exactly
 from imtok.nn.norms import ChannelRMSNorm
 
 _SMALL = 1e-15  # added to the sum of a query's weights, which may be zero
@@ -51,10 +49,8 @@ def _attend(
     query: Float[Tensor, "b a n d"], key: Float[Tensor, "b a n d"], value: Float[Tensor, "b a n d"]
 ) -> Float[Tensor, "b a n d"]:
     """Means of the values by the products of rectified queries and keys."""
-    exactly = nullcontext() if query.is_meta else torch.autocast(query.device.type, enabled=False)
-    with exactly:
-        exact = torch.promote_types(query.dtype, torch.float32)
-        query, key, value = query.to(exact).relu(), key.to(exact).relu(), value.to(exact)
+    with exactly(query.device):
+        query, key, value = exact(query).relu(), exact(key).relu(), exact(value)
         weighed = query @ (key.transpose(-1, -2) @ value)
         return weighed / (query @ key.sum(-2)[..., None] + _SMALL)
 

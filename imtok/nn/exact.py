@@ -1,16 +1,58 @@
-"""Computes gradients with autocast off for everything that was computed with autocast off.
+"""Float32 that is float32: without autocast and without TF32, forward and backward.
 
 Autocast acts on every operation that runs while it is on, including the matrix products of a backward pass. So a loss
 that was computed in float32 would get a gradient of bfloat16 products if ``backward`` were called inside autocast.
-Lightning does so in a step of manual optimisation, and a user's own loop may do so.
+Lightning does so in a step of manual optimisation, and a user's own loop may do so. TF32 is the same on a smaller
+scale: a GPU multiplies float32 with 10 bits of mantissa while it is on, whatever the forward pass did.
 """
 
-from collections.abc import Iterable, Sequence
-from typing import Any
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, nullcontext
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 from torch.autograd.graph import Node, get_gradient_edge
+
+
+def exact(values: Tensor) -> Tensor:
+    """The same values in float32, or in the float64 that they have."""
+    return values.to(torch.promote_types(values.dtype, torch.float32))
+
+
+_PLACES: tuple[Any, ...] = (torch.backends.cuda.matmul, cast(Any, torch.backends.cudnn).conv)
+
+
+def has_tf32() -> bool:
+    """Whether a GPU may multiply float32 in TF32, in matrices or in convolutions."""
+    return any(place.fp32_precision == "tf32" for place in _PLACES)
+
+
+@contextmanager
+def with_tf32(on: bool) -> Iterator[None]:
+    """Let GPUs multiply float32 in TF32, or not, for the length of a ``with``: matrices and convolutions alike."""
+    before = [place.fp32_precision for place in _PLACES]
+    try:
+        for place in _PLACES:
+            place.fp32_precision = "tf32" if on else "ieee"
+        yield
+    finally:
+        for place, value in zip(_PLACES, before, strict=True):
+            place.fp32_precision = value
+
+
+@contextmanager
+def exactly(device: torch.device) -> Iterator[None]:
+    """Compute in the precision of the tensors on a device, with neither autocast nor TF32.
+
+    ``torch.compile`` sees autocast alone; what is compiled must be called without TF32. Meta tensors have neither.
+    """
+    with nullcontext() if device.type == "meta" else torch.autocast(device.type, enabled=False):
+        if torch.compiler.is_compiling() or device.type != "cuda" or not has_tf32():
+            yield
+        else:
+            with with_tf32(False):
+                yield
 
 
 def gradients(
@@ -28,23 +70,26 @@ def gradients(
         return torch.autograd.grad(output, inputs, towards, retain_graph=retain_graph)
 
 
-def exact_backward(outputs: Iterable[Tensor], inputs: Iterable[Tensor] = ()) -> None:
-    """Let everything between ``inputs`` and ``outputs`` be differentiated with autocast off, whoever calls backward.
+def exact_backward(outputs: Iterable[Tensor], inputs: Iterable[Tensor] = (), tf32: bool = False) -> None:
+    """Let everything between ``inputs`` and ``outputs`` be differentiated without autocast, whoever calls backward.
 
     A parameter's own node (which has the parameter as ``variable``) only sums gradients, so it is left alone. DDP keeps
     such a node for the whole run, and with it any hook that a step adds.
 
-    Does nothing if autocast is off now: ``backward`` is then not called inside autocast, or the caller wants it so.
+    Does nothing if autocast and TF32 are off now: ``backward`` is then not called inside them, or the caller wants it
+    so.
 
     Args:
         outputs: What was computed with autocast off, each with its graph or without one.
         inputs: What it was computed of; what lies before them is left alone. Parameters need not be named.
+        tf32: Whether TF32 stays as it is; else it is off, too.
     """
     outputs = [output for output in outputs if output.requires_grad]
     if torch.compiler.is_compiling() or not outputs:
         return
     device = outputs[0].device.type
-    if not torch.amp.is_autocast_available(device) or not torch.is_autocast_enabled(device):  # meta has no autocast
+    lowered = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)  # meta has no autocast
+    if not lowered and (tf32 or device != "cuda" or not has_tf32()):
         return
     seen = {get_gradient_edge(tensor).node for tensor in inputs if tensor.requires_grad}
     waiting = [get_gradient_edge(output).node for output in outputs]
@@ -52,20 +97,19 @@ def exact_backward(outputs: Iterable[Tensor], inputs: Iterable[Tensor] = ()) -> 
         node = waiting.pop()
         if node not in seen and not hasattr(node, "variable"):  # what adds to a parameter's grad outlives this graph
             seen.add(node)
-            _switch_off(node, device)
+            _switch_off(node, torch.device(device), tf32)
             waiting += [before for before, _ in node.next_functions if before is not None]
 
 
-def _switch_off(node: Node, device: str) -> None:
-    """Turn autocast off just before the node's gradient is computed, and put it back just after."""
-    outside = [False]
+def _switch_off(node: Node, device: torch.device, tf32: bool) -> None:
+    """Turn autocast off just before the node's gradient is computed, and put it back after; TF32 unless it stays."""
+    inside = ExitStack()
 
     def enter(_gradients: Any) -> None:
-        outside[0] = torch.is_autocast_enabled(device)
-        torch.set_autocast_enabled(device, False)
+        inside.enter_context(torch.autocast(device.type, enabled=False) if tf32 else exactly(device))
 
     def leave(_gradients: Any, _taken: Any) -> None:
-        torch.set_autocast_enabled(device, outside[0])
+        inside.close()
 
     node.register_prehook(enter)
     node.register_hook(leave)

@@ -3,7 +3,6 @@
 from collections.abc import Mapping, Sequence
 from typing import cast
 
-import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -26,9 +25,6 @@ class Alignments(nn.ModuleDict):
     def __init__(self, parts: Mapping[str, AlignmentLoss] | None = None) -> None:
         super().__init__(parts)
         self.taps = tuple(dict.fromkeys(name for part in (parts or {}).values() for name in part.needs))
-        if self.taps:
-            # Taps are hooks for the length of a step: a part that was compiled while there was none must notice them.
-            torch._dynamo.config.skip_nnmodule_hook_guards = False
 
     def terms(
         self,

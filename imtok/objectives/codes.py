@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from imtok.decoders.base import ProxyDecoder
-from imtok.nn.exact import exact_backward
+from imtok.nn.exact import exact_backward, exactly
 from imtok.spaces.maskgit import MaskGIT
 from imtok.tokenizer import Tokenizer
 from imtok.types import Loss
@@ -53,7 +53,7 @@ def code_terms(
     entropy = code_entropy(logits, codes, space)
     exact = _exact(logits)
     table = space.codebook.to(exact.dtype)
-    with torch.autocast(exact.device.type, enabled=False):
+    with exactly(exact.device):
         mixture = exact.softmax(-1) @ table
     exact_backward([mixture], [logits])
     return {"codes": Loss(entropy, weights[0]), "mixture": Loss(F.mse_loss(mixture, table[codes]), weights[1])}

@@ -16,6 +16,7 @@ from imtok.decoders.processes import Predict
 from imtok.losses.adversarial import NAMES, Adversary
 from imtok.losses.base import ImageLoss
 from imtok.losses.total import total
+from imtok.nn.noise import normal_like
 from imtok.objectives.base import Objective
 from imtok.objectives.images import image_terms
 from imtok.pixels import to_float
@@ -99,7 +100,7 @@ class ConsistencyObjective(Objective):
         with nullcontext() if tokenizer.space is None else tokenizer.space.once():
             quantized = tokenizer.quantize(image, condition=condition, step=step, generator=generator)
             maps = decoder.maps(image)
-        noise = torch.randn(maps.shape, generator=generator).to(maps)
+        noise = normal_like(maps, generator)
         own = decoder.predictor(quantized.latents, quantized.keep)
         terms = {"consistency": Loss(self._consistency(decoder, own, quantized, maps, noise, generator), self.weight)}
         terms |= quantized.losses

@@ -1,11 +1,12 @@
 """The terms of an objective that look at the reconstructed image: losses against the original, and an adversary."""
 
 from collections.abc import Mapping
-from typing import NamedTuple, cast
+from typing import Any, NamedTuple, cast
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from typing_extensions import override
 
 from imtok.decoders.base import Decoder
 from imtok.losses.adversarial import Adversary
@@ -61,13 +62,29 @@ def image_terms(
         ratio = balance(image, decoder.last_layer, guide, against)
         numbers = {"adversarial_raw": shown, "adversarial_balance": ratio}
         shown, against = shown * ratio, against * ratio
-    product = (image * (guide + factor * against)).sum()  # its gradient is that of the losses, its value is not
-    whole = wanted.detach() + factor * shown + (product - product.detach())
+    whole = cast(Tensor, _Differentiated.apply(image, guide + factor * against, wanted.detach() + factor * shown))
     return ImageTerms(whole, {**terms, "adversarial": Loss(shown, factor)}, numbers)
 
 
+class _Differentiated(torch.autograd.Function):
+    """A function of an image whose value and gradient are known."""
+
+    @staticmethod
+    @override
+    def forward(ctx: Any, image: Tensor, gradient: Tensor, value: Tensor) -> Tensor:
+        ctx.save_for_backward(gradient)
+        return value.clone()
+
+    @staticmethod
+    @override
+    def backward(ctx: Any, *grad_outputs: Any) -> tuple[Tensor, None, None]:
+        (gradient,) = ctx.saved_tensors
+        return grad_outputs[0] * gradient, None, None
+
+
 def _compare(image: Tensor, target: Tensor, losses: Mapping[str, nn.Module]) -> dict[str, Loss]:
-    with torch.autocast(image.device.type, enabled=False):  # features are compared in float32 or better
+    """Each loss of the images, its net in float32: in bfloat16 half of the gradient of such a net can be rounding."""
+    with torch.autocast(image.device.type, enabled=False):  # a GPU may multiply in TF32, if the run has it
         terms = {name: Loss(loss(image, target), cast(ImageLoss, loss).weight) for name, loss in losses.items()}
-    exact_backward([value for value, _ in terms.values()], [image])
+    exact_backward([value for value, _ in terms.values()], [image], tf32=True)
     return terms

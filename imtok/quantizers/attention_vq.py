@@ -1,11 +1,11 @@
 """Codes chosen by attention from latents to codes (CODA, arXiv 2503.17760)."""
 
-import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 from typing_extensions import override
 
+from imtok.nn.exact import exactly
 from imtok.quantizers.ibq import IBQ
 
 
@@ -60,7 +60,7 @@ class AttentionVQ(IBQ):
 
     @override
     def table(self) -> Float[Tensor, "v d"]:
-        with torch.autocast(self.weight.device.type, enabled=False):
+        with exactly(self.weight.device):
             return self.to_value(self.weight)
 
     @override

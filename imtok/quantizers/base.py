@@ -13,7 +13,7 @@ from jaxtyping import Bool, Float, Int64, Shaped
 from torch import Tensor, nn
 from typing_extensions import override
 
-from imtok.nn.exact import exact_backward
+from imtok.nn.exact import exact_backward, exactly
 from imtok.quantizers.estimators import straight_through as straight_through
 from imtok.quantizers.ranks import kept_per_rank
 from imtok.types import Quantized
@@ -104,7 +104,7 @@ class Quantizer(nn.Module, ABC):
                 f"probabilities must be a tensor for each of {len(self.vocab_sizes)} slots, got {len(probabilities)}"
             )
         tables = self.codebook()
-        with torch.autocast(tables[0].device.type, enabled=False):
+        with exactly(tables[0].device):
             looked_up = [rows.to(table.dtype) @ table for rows, table in zip(probabilities, tables, strict=True)]
         latents = torch.stack(looked_up).sum(0)
         exact_backward([latents], probabilities)
@@ -170,7 +170,7 @@ class Quantizer(nn.Module, ABC):
         """
         if latents.shape[-1] != self.in_dim:
             raise ValueError(f"latents must be {self.in_dim} wide for {type(self).__name__}, got {latents.shape[-1]}")
-        with torch.autocast(latents.device.type, enabled=False):
+        with exactly(latents.device):
             exact = latents if latents.dtype == torch.float64 else latents.float()
             if keep is not None:
                 exact = exact.masked_fill(~keep[..., None], 0)

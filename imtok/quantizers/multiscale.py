@@ -12,6 +12,7 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 from typing_extensions import override
 
+from imtok.nn.exact import exactly
 from imtok.quantizers.base import Quantizer, straight_through
 from imtok.quantizers.composition import add_stats, as_images, merge_losses, require_own_width, stats_of
 from imtok.quantizers.entropy import EntropyWeights, bit_entropies
@@ -218,7 +219,7 @@ class MultiScale(Quantizer):
         if not self.convolutions:
             return codes
         convolution = self.convolutions[convolution_of(scale, len(self.sizes), len(self.convolutions))]
-        with torch.autocast(codes.device.type, enabled=False):
+        with exactly(codes.device):
             return codes.lerp(convolution(codes), self.mix)
 
     def _sum(self, scales: Sequence[Float[Tensor, "b _ d"]]) -> Float[Tensor, "b n d"]:

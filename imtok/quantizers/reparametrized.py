@@ -8,6 +8,7 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 from typing_extensions import override
 
+from imtok.nn.exact import exactly
 from imtok.quantizers.base import token_mean
 from imtok.quantizers.table import Given, NearestQuantizer
 from imtok.types import Loss, Quantized
@@ -72,7 +73,7 @@ class ReparametrizedVQ(NearestQuantizer):
     @override
     def table(self) -> Float[Tensor, "v d"]:
         weights = [*self.parameters(), *self.buffers()]
-        device = weights[0].device.type
+        device = weights[0].device
         if torch.compiler.is_compiling():
             return self.made()
         learns = torch.is_grad_enabled() and any(weight.requires_grad for weight in weights)
@@ -80,11 +81,11 @@ class ReparametrizedVQ(NearestQuantizer):
         known = all(type(weight) in (Tensor, nn.Parameter) and not weight.is_inference() for weight in weights)
         if self.training or learns or not known:
             self._kept = None
-            with torch.autocast(device, enabled=False):  # look-ups are also made outside forward
+            with exactly(device):  # look-ups are also made outside forward
                 return self.made()
         state = [(weight.data_ptr(), weight._version, weight.dtype, weight.device) for weight in weights]
         if self._kept is None or self._kept[0] != state:
-            with torch.inference_mode(False), torch.no_grad(), torch.autocast(device, enabled=False):
+            with torch.inference_mode(False), torch.no_grad(), exactly(device):
                 self._kept = state, self.made()
         return self._kept[1]
 

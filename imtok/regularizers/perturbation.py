@@ -10,6 +10,7 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 from typing_extensions import override
 
+from imtok.nn.exact import exactly
 from imtok.quantizers.base import Quantizer, straight_through
 from imtok.quantizers.segments import Segments
 from imtok.regularizers.base import Regularizer
@@ -133,7 +134,7 @@ class Perturbation(Regularizer):
     ) -> tuple[Int64[Tensor, "p t g"], Float[Tensor, "p n d"]]:
         """Ids and latents of the perturbed images."""
         ids, latents = quantized.ids[rows], quantized.latents[rows]
-        with torch.no_grad(), torch.autocast(latents.device.type, enabled=False):
+        with torch.no_grad(), exactly(latents.device):
             if self.center == "code":
                 near = quantizer.neighbours(ids, delta)
             elif quantized.encoded is None or not _comparable(quantized, quantizer):

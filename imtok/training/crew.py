@@ -14,10 +14,12 @@ from lightning.fabric.utilities.warnings import PossibleUserWarning
 from imtok.data.order.position import StreamPosition
 from imtok.distributed import device_name, launched_rank, world_size
 from imtok.errors import InputError
+from imtok.nn.exact import with_tf32
 from imtok.training import folder as run_folder
 from imtok.training.alike import Alike
 from imtok.training.callbacks import Guests, stored_states
 from imtok.training.checkpoints import Checkpoint
+from imtok.training.determinism import deterministic
 from imtok.training.ema import EMA
 from imtok.training.estimate import Estimate
 from imtok.training.failures import note_failure
@@ -147,7 +149,7 @@ def carry_out(
     launcher = trainer.strategy.launcher if isinstance(trainer.strategy.launcher, Launcher) else None
     try:
         if task.step < task.last_step:
-            _fit(trainer, task)
+            _fit(trainer, task, watched.settings)
         elif launched_rank() != 0:  # what is left to do takes one process
             return None
         stopped = trainer.should_stop and task.step < task.last_step and not signals.received
@@ -174,8 +176,9 @@ def carry_out(
     return result
 
 
-def _fit(trainer: Trainer, task: Task) -> None:
-    with warnings.catch_warnings():
+def _fit(trainer: Trainer, task: Task, settings: TrainerSettings) -> None:
+    """Carry out the steps that are left."""
+    with warnings.catch_warnings(), with_tf32(settings.tf32 == "high"), deterministic(settings.deterministic):
         warnings.simplefilter("ignore", PossibleUserWarning)  # advice on workers: trainer.workers is the user's choice
         warnings.filterwarnings("ignore", message=".*LeafSpec.*")  # Lightning's own use of torch
         try:

@@ -26,7 +26,8 @@ class EMA(Callback, Generic[Net]):
         decay: Weight of the past at each step, reached by the ramp ``(1 + updates) / (10 + updates)``; 0 = a copy.
 
     Attributes:
-        average: The second net, in evaluation mode. Of sharded weights it holds what :meth:`gather` gathered last.
+        average: The second net, in evaluation mode. Of sharded weights, and of a copy (``decay=0``), it holds what
+            :meth:`gather` gathered last.
         updates: Steps that it has taken in.
     """
 
@@ -40,6 +41,9 @@ class EMA(Callback, Generic[Net]):
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         assert isinstance(pl_module, Task)
         learning, buffers = _values(pl_module.learner)
+        if not self.decay:  # a copy, which is made where one is asked for
+            self._averages, self._copies = learning, buffers
+            return
         if not is_sharded(learning):  # else it stays on the CPU, and what changes is averaged where it is
             self.average.to(pl_module.device)
         averages, copies = _values(self.average)
@@ -59,11 +63,14 @@ class EMA(Callback, Generic[Net]):
         """Take in the weights of ``net``."""
         decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
         learning, buffers = _values(net)
-        for average, parameter in zip(self._averages, learning, strict=True):
-            if parameter.requires_grad:
-                own(average).lerp_(own(parameter), 1 - decay)
+        named = zip(self._averages, learning, strict=True)
+        pairs = [(average, latest) for average, latest in named if latest.requires_grad and average is not latest]
+        if pairs:
+            averages, values = ([own(value) for value in column] for column in zip(*pairs, strict=True))
+            torch._foreach_lerp_(averages, values, 1 - decay)  # pyright: ignore[reportPrivateImportUsage]
         for copy, buffer in zip(self._copies, buffers, strict=True):
-            copy.copy_(buffer)
+            if copy is not buffer:
+                copy.copy_(buffer)
         self.updates += 1
 
     @torch.no_grad()

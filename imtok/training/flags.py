@@ -28,6 +28,7 @@ OWNED = {
     "enable_progress_bar": "its own bar",
     "enable_model_summary": "its own lines at the start of a run",
     "plugins": "trainer.precision and the launcher",
+    "deterministic": "trainer.deterministic",
     "barebones": "the other keys of trainer",
     **dict.fromkeys(("limit_test_batches", "limit_predict_batches", "inference_mode"), "imtok eval"),
     **dict.fromkeys(("model_registry", "enable_autolog_hparams"), "the group logger"),

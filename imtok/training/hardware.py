@@ -1,6 +1,7 @@
 """What a run computes on: devices, how they work together, and how a global batch is spread over them."""
 
 import logging
+import os
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import timedelta
@@ -12,6 +13,7 @@ from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy
+from torch.nn.parallel import DistributedDataParallel
 from typing_extensions import override
 
 from imtok.distributed import Launched, launched
@@ -20,22 +22,33 @@ from imtok.training.flags import handed_on
 from imtok.training.launching import Launcher
 from imtok.training.settings import TrainerSettings
 
+_MOST_WORKERS = 16  # per device: some 6,000 crops a second, more than any recipe takes
 PATIENCE = timedelta(minutes=10)  # a rank that waits longer for another gives up; Lightning's own is 30
 
 
 class Whole(DDPStrategy):
     """DDP: weights whole on every device, gradients averaged.
 
+    DDP averages what the task's own net learns, while its backward pass goes on. The nets that learn besides, each by a
+    backward pass of its own, are left out: the task averages their gradients once per step. Otherwise every backward
+    pass would send all gradients. Buffers are the same on all ranks without being sent: what changes them is summed
+    over ranks, and frozen nets do not change.
+
     Args:
-        has_nets: A loss of a net of the objective does not reach the tokenizer's parameters, nor the other way round.
-            Buffers are the same on all ranks without being sent: what changes them is summed over ranks, and frozen
-            nets do not change.
         command: What further processes run, where nobody else starts them.
     """
 
-    def __init__(self, has_nets: bool, command: Sequence[str]) -> None:
-        super().__init__(find_unused_parameters=has_nets, broadcast_buffers=False, timeout=PATIENCE)
+    def __init__(self, command: Sequence[str]) -> None:
+        super().__init__(broadcast_buffers=False, gradient_as_bucket_view=True, timeout=PATIENCE)
         self.command = command
+
+    @override
+    def configure_ddp(self) -> None:
+        task: Any = self.lightning_module
+        besides = {id(parameter) for net in task.other_nets().values() for parameter in net.parameters()}
+        names = [name for name, parameter in task.named_parameters() if id(parameter) in besides]
+        DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(task, names)
+        super().configure_ddp()
 
     @override
     def _configure_launcher(self) -> None:
@@ -72,12 +85,11 @@ def _own(launcher: Any, command: Sequence[str]) -> Any:
     return Launcher(launcher.cluster_environment, launcher.num_processes, launcher.num_nodes, command)
 
 
-def make_trainer(settings: TrainerSettings, has_nets: bool, command: Sequence[str] = ()) -> Trainer:
+def make_trainer(settings: TrainerSettings, command: Sequence[str] = ()) -> Trainer:
     """Lightning's trainer, which runs one epoch: its loader holds exactly the steps that are left.
 
     Args:
         settings: What to compute on.
-        has_nets: Whether several nets learn in turn.
         command: What further processes of this run on this machine run; () = Lightning repeats the command line.
 
     Raises:
@@ -89,13 +101,13 @@ def make_trainer(settings: TrainerSettings, has_nets: bool, command: Sequence[st
         _require_processes(by, settings, 1, 1)  # before SLURM's own conditions are looked at
     strategy: Any = settings.strategy
     if strategy == "ddp":
-        strategy = Whole(has_nets, command)
+        strategy = Whole(command)
     elif strategy == "fsdp":
         strategy = Sharded(command)
     try:
         trainer = _trainer(settings, strategy)
         if strategy == "auto" and trainer.world_size > 1:
-            trainer = _trainer(settings, Whole(has_nets, command))
+            trainer = _trainer(settings, Whole(command))
         _require_processes(by, settings, trainer.num_devices, trainer.num_nodes)
         environment = getattr(trainer.strategy, "cluster_environment", None)
         if environment is not None:  # Lightning looks at this later, when the run folder is there
@@ -160,6 +172,19 @@ def _slurm() -> list[Any]:
     by = launched()
     alone = by is None or by.launcher != "srun"
     return [LightningEnvironment()] if alone else [SLURMEnvironment(auto_requeue=False)]
+
+
+def with_workers(settings: TrainerSettings, processes: int) -> TrainerSettings:
+    """The settings with as many loading processes as this machine's cores allow, where ``workers`` is ``auto``.
+
+    Args:
+        settings: As given.
+        processes: That train on this machine and share its cores.
+    """
+    if settings.workers != "auto":
+        return settings
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return replace(settings, workers=min(max(cores // processes - 1, 1), _MOST_WORKERS))
 
 
 def with_micro_batches(settings: TrainerSettings, processes: int) -> TrainerSettings:

@@ -202,10 +202,19 @@ def _make(groups: list[Group], section: dict[str, Any], settings: OptimizerSetti
     if settings.weight_decay and not _takes(section, "weight_decay", key):
         raise InputError(f"{key.split('.beside')[0]}.weight_decay must be 0, since {name} has none")
     given = {key: tuple(value) if isinstance(value, list) else value for key, value in section.items()}
+    if _fuses(section, groups, key):
+        given["fused"] = True
     made = build(given, "optimizer", key, {"params": groups, "lr": settings.lr})
     for group in made.param_groups:
         group["begun"] = deepcopy(settings_of(group))  # what it changes of these is kept in checkpoints
     return made
+
+
+def _fuses(section: Mapping[str, Any], groups: Iterable[Group], key: str) -> bool:
+    """Whether the class updates all weights on a GPU in one kernel, and the section does not say how."""
+    said = {"fused", "foreach", "capturable", "differentiable"} & section.keys()
+    on_gpu = all(parameter.is_cuda for group in groups for parameter in group["params"])
+    return not said and on_gpu and _takes(section, "fused", key)
 
 
 def settings_of(group: Group) -> Group:

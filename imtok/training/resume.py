@@ -12,6 +12,7 @@ _FREE = {
     "out", "ckpt", "init_from", "init_from.path", "init_from.parts", "name", "note", "logger", "allow_change", "judges",
     "store", "val",  # of a prior, whose tokens are told by their hash
     "trainer.stop_at", "trainer.accelerator",
+    "trainer.compile", "trainer.tf32", "trainer.deterministic",
     "trainer.devices", "trainer.num_nodes", "trainer.strategy", "trainer.workers", "trainer.threads",
     "trainer.log_every", "trainer.save_every", "trainer.keep", "trainer.pictures_every", "trainer.skip_nonfinite",
     "trainer.accumulate", "trainer.micro_batch", "data.index", "condition.weights", "condition.cache",

@@ -2,12 +2,12 @@
 
 import logging
 from collections.abc import Iterable
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any
 
 import torch
-import torch._functorch.config as functorch
 from lightning import Callback, Trainer
 from lightning.pytorch.loggers.logger import DummyLogger
 
@@ -31,12 +31,13 @@ from imtok.tokenizer import Tokenizer
 from imtok.training import folder as run_folder
 from imtok.training.callbacks import Guests
 from imtok.training.checkpoints import Checkpoint
+from imtok.training.compiling import compiled, compiles, parts_of
 from imtok.training.crew import Crew, Watched, add_callbacks, assemble, carry_out
 from imtok.training.damage import BadSampleCount
 from imtok.training.ema import EMA
 from imtok.training.finish import finish, finished_before
 from imtok.training.flags import Again, is_fast, overfitted
-from imtok.training.hardware import make_trainer, with_micro_batches
+from imtok.training.hardware import make_trainer, with_micro_batches, with_workers
 from imtok.training.health import Health
 from imtok.training.in_batch import in_batch_terms
 from imtok.training.loggers import Loggers
@@ -102,9 +103,10 @@ def _train(run: Run, lock: Lock) -> Outcome:
             "trainer.lightning.overfit_batches needs images that can be read in any order, and these are read as a "
             "stream; give a folder, or shards on this machine",
         )
-    trainer = make_trainer(run.trainer, bool(run.objective.nets()), run.command)
+    trainer = make_trainer(run.trainer, run.command)
     _place_profile(trainer, run)
-    run = replace(run, trainer=with_micro_batches(run.trainer, trainer.world_size))
+    settings = with_workers(run.trainer, trainer.num_devices)
+    run = replace(run, trainer=with_micro_batches(settings, trainer.world_size))
     plan = prepare(run, trainer.world_size, images, about, resume)
     at = None if resume is None else resume.step
     sections = {} if is_fast(trainer) else run.loggers
@@ -153,11 +155,6 @@ def _assemble(run: Run, trainer: Trainer, plan: Plan, mirror: Loggers) -> tuple[
     if plan.asked is not None:
         more.append(_evaluation(run, plan.asked, plan, ema, mirror, crew.guests))
     add_callbacks(trainer, *more, crew.signals)
-    # What is compiled.
-    if run.trainer.compile:
-        functorch.backward_pass_autocast = "off"  # as the task calls it; compiled gradients are planned in forward
-        run.tokenizer.encoder.compile()
-        run.tokenizer.decoder.compile()
     return crew, watched
 
 
@@ -178,7 +175,9 @@ def _carry_out(run: Run, trainer: Trainer, crew: Crew, watched: Watched, plan: P
         crew.mirror.final(task.step, report.metrics)
         return report
 
-    report = carry_out(trainer, crew, watched, finished, run.trainer.max_steps)
+    wanted = compiles(run.trainer.compile, trainer.strategy.root_device)
+    with compiled(parts_of(run.tokenizer, run.objective, run.trainer.tf32 == "high")) if wanted else nullcontext():
+        report = carry_out(trainer, crew, watched, finished, run.trainer.max_steps)
     return Outcome(report, task.step, crew.signals.received)
 
 

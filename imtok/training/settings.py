@@ -22,14 +22,20 @@ class TrainerSettings:
         clip: Largest norm of the gradient; None = do not clip.
         precision: ``fp32``, ``bf16`` (autocast), or ``auto``: bf16 on a GPU that has it, else fp32. What it was is
             stored.
+        tf32: ``high`` = a GPU multiplies float32 in TF32 where a net computes in it; None = it does not. Quantizers,
+            entropies, comparisons of losses and evaluations never use TF32.
+        deterministic: Use only operations that give the same bits each time on a GPU, so that going on is bitwise
+            there, too; an operation that has none ends the run with its name. A CPU is always so.
         accelerator: Lightning's: ``auto``, ``cpu``, ``gpu``.
         devices: Lightning's: a number or ``auto``.
         num_nodes: Machines.
         strategy: ``auto`` (one process), ``ddp`` (weights whole on every device), ``fsdp`` (in shards), or any other
             of Lightning's that leaves the weights whole.
         threads: CPU threads for torch; None = torch's choice.
-        compile: Compile encoder and decoder.
-        workers: Data loading processes per device; 0 = load in the training process.
+        compile: Compile encoder, quantizer, decoder, critics and losses; ``auto`` = on a GPU. Where there is no
+            compiler the run says so, and nothing is compiled.
+        workers: Data loading processes per device; 0 = load in the training process, ``auto`` = one less than the
+            processor's cores per device, from 1 to 16.
         skip_nonfinite: Steps in a row that may be skipped because of NaN or infinity; one more stops the run.
         log_every: Steps between rows of ``metrics.csv``.
         save_every: Steps between checkpoints.
@@ -48,13 +54,15 @@ class TrainerSettings:
     micro_batch: int | None = None
     clip: float | None = 1.0
     precision: str = "fp32"
+    tf32: str | None = None
+    deterministic: bool = False
     accelerator: str = "auto"
     devices: Any = "auto"
     num_nodes: int = 1
     strategy: str = "auto"
     threads: int | None = None
-    compile: bool = False
-    workers: int = 0
+    compile: Any = "auto"
+    workers: Any = 0
     skip_nonfinite: int = 3
     log_every: int = 50
     save_every: int = 500
@@ -73,7 +81,9 @@ class TrainerSettings:
             value = getattr(self, name)
             if value is not None and value < 1:
                 problems.append(f"trainer.{name} must be at least 1, got {value}")
-        for name in ("workers", "skip_nonfinite", "pictures_every", "evaluate_every"):
+        if self.workers != "auto" and (not isinstance(self.workers, int) or self.workers < 0):
+            problems.append(f"trainer.workers must be auto or a number of at least 0, got {self.workers}")
+        for name in ("skip_nonfinite", "pictures_every", "evaluate_every"):
             if getattr(self, name) < 0:
                 problems.append(f"trainer.{name} must not be negative, got {getattr(self, name)}")
         accelerators = ("auto", "cpu", "gpu", "cuda", "mps", "tpu")
@@ -90,6 +100,10 @@ class TrainerSettings:
         if self.precision not in ("fp32", "bf16", "auto"):
             reason = "; fp16 loses codes and overflows in losses: use bf16" if "16" in self.precision else ""
             problems.append(f"trainer.precision must be fp32, bf16 or auto, got {self.precision}{reason}")
+        if self.tf32 not in (None, "high"):
+            problems.append(f"trainer.tf32 must be high or null, got {self.tf32}")
+        if self.compile not in ("auto", True, False):
+            problems.append(f"trainer.compile must be auto, true or false, got {self.compile}")
         problems += check_flags(self.lightning)
         if self.best is not None and not self.evaluate_every:
             problems.append(f"trainer.evaluate_every must be positive for trainer.best={self.best}, got 0")

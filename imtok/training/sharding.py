@@ -99,8 +99,9 @@ def clip_gradients(parameters: Iterable[nn.Parameter], limit: float) -> Tensor:
     square = sum_over_ranks(_square(parts)) + (_square(shared) if shared else 0)
     norm = square.sqrt()
     scale = (limit / (norm + 1e-6)).clamp(max=1)
-    for gradient in [*parts, *shared]:
-        gradient.mul_(scale.to(gradient.dtype))
+    for kind in (parts, shared):
+        if kind:
+            torch._foreach_mul_(kind, scale)  # pyright: ignore[reportPrivateImportUsage]
     return norm
 
 
@@ -110,7 +111,8 @@ def units(module: nn.Module) -> list[nn.Module]:
 
 
 def _square(values: list[Tensor]) -> Tensor:
-    return torch.stack([value.square().sum() for value in values]).sum()
+    norms = torch._foreach_norm(values)  # pyright: ignore[reportPrivateImportUsage]
+    return torch.stack(norms).square().sum()
 
 
 def _outermost(module: nn.Module, kinds: tuple[type[nn.Module], ...]) -> list[nn.Module]:

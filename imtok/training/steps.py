@@ -18,6 +18,7 @@ from typing_extensions import override
 from imtok.distributed import rank, sum_over_ranks, world_size
 from imtok.errors import InputError
 from imtok.schedules import Schedule
+from imtok.training.hardware import Whole
 from imtok.training.meters import Meters
 from imtok.training.optimizers import set_rate
 from imtok.training.settings import OptimizerSettings, TrainerSettings
@@ -123,7 +124,9 @@ class Task(LightningModule, ABC):
 
     @override
     def train_dataloader(self) -> DataLoader[Any]:
-        return self.make_loader(self.step, self.last_step)
+        loader = self.make_loader(self.step, self.last_step)
+        loader.pin_memory = self.device.type == "cuda"  # a batch then travels while the one before it is learnt
+        return loader
 
     @override
     def training_step(self, batch: Any, batch_idx: int) -> None:
@@ -197,18 +200,32 @@ class Task(LightningModule, ABC):
 
     def _clip(self, optimizer: Any, name: str) -> Tensor:
         parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-        if isinstance(self.trainer.strategy, ModelParallelStrategy):
+        if self._averages_besides and (name != self.name or isinstance(self.trainer.strategy, ModelParallelStrategy)):
             average_gradients(parameters)
         if all(parameter.grad is None for parameter in parameters):
             return torch.zeros((), device=self.device)
         own = None if name == self.name else self.optimizer_settings.of_net(name).clip
         return clip_gradients(parameters, own or self.trainer_settings.clip or float("inf"))
 
-    def backward_of(self, loss: Tensor) -> None:
-        """Add the gradients of a micro-batch's loss to those of its step, and watch whether it is finite."""
+    def backward_of(self, loss: Tensor, besides: bool = False) -> None:
+        """Add the gradients of a micro-batch's loss to those of its step, and watch whether it is finite.
+
+        Args:
+            loss: Of the net that learns.
+            besides: It is that of one of the other nets, which a strategy may not know of.
+        """
         self._loss_is_finite *= torch.isfinite(loss.detach())
+        share = loss / self.trainer_settings.accumulate
         with self._without_autocast():
-            self.manual_backward(loss / self.trainer_settings.accumulate)
+            if besides and self._averages_besides:
+                share.backward()
+            else:
+                self.manual_backward(share)
+
+    @property
+    def _averages_besides(self) -> bool:
+        """Whether the task averages over ranks what the other nets learn: the strategy does not."""
+        return isinstance(self.trainer.strategy, ModelParallelStrategy | Whole)
 
     def _without_autocast(self) -> torch.autocast:
         """Lightning has autocast on for the whole of a step; gradients and updates are no part of what it is for.

@@ -123,7 +123,7 @@ class TokenizerTask(Task):
                     losses = self.objective.net_losses(name, shown, self.step)
                 if losses is None:
                     continue
-                self.backward_of(losses.total)
+                self.backward_of(losses.total, besides=True)
             merge_stats(self._learnt.setdefault(name, {}), losses.stats)
             found.append(losses)
         return found

@@ -2,12 +2,12 @@
 
 import logging
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-import torch._functorch.config as functorch
 from lightning import Callback
 from lightning.pytorch.loggers.logger import DummyLogger
 from torch.utils.data import DataLoader
@@ -22,11 +22,12 @@ from imtok.priors.rows import TokenRows, collate
 from imtok.training import folder as run_folder
 from imtok.training.callbacks import build_callbacks, check_monitors
 from imtok.training.checkpoints import Checkpoint
+from imtok.training.compiling import compiled, compiles
 from imtok.training.crew import Watched, add_callbacks, assemble, carry_out
 from imtok.training.ema import EMA
 from imtok.training.finish import SUMMARY, finished_before
 from imtok.training.flags import Again, is_fast, overfitted
-from imtok.training.hardware import make_trainer, with_micro_batches
+from imtok.training.hardware import make_trainer, with_micro_batches, with_workers
 from imtok.training.health import Health
 from imtok.training.loggers import Loggers
 from imtok.training.logging import Evaluation, Measured
@@ -121,8 +122,9 @@ def _train(run: TokenRun, lock: Lock) -> TokenOutcome:
         if (found := finished_before(run.folder, resume, run.config, run.trainer.max_steps)) is not None:
             return TokenOutcome(found, resume.step, finished_before=True)
     # All that can be refused is refused here.
-    trainer = make_trainer(run.trainer, False, run.command)
-    run = replace(run, trainer=with_micro_batches(run.trainer, trainer.world_size))
+    trainer = make_trainer(run.trainer, run.command)
+    settings = with_workers(run.trainer, trainer.num_devices)
+    run = replace(run, trainer=with_micro_batches(settings, trainer.world_size))
     callbacks = _try_parts(run)
     sections = {} if is_fast(trainer) else dict(run.loggers)
     step = None if resume is None else resume.step
@@ -153,11 +155,6 @@ def _train(run: TokenRun, lock: Lock) -> TokenOutcome:
             trainer, Evaluation(*places, lambda net, _: _measured(run, net), best, ema, mirror, crew.guests, name)
         )
     add_callbacks(trainer, crew.signals)
-    if run.trainer.compile:
-        functorch.backward_pass_autocast = "off"  # as the task calls it; compiled gradients are planned in forward
-        for part in run.net.modules():
-            if isinstance(part, Transformer):
-                part.compile()
 
     def finished(stopped: bool) -> dict[str, Any]:
         averaged = ema.gather().to(trainer.strategy.root_device)
@@ -168,7 +165,9 @@ def _train(run: TokenRun, lock: Lock) -> TokenOutcome:
         crew.mirror.final(task.step, {name: value for name, value in found.items() if isinstance(value, float)})
         return found
 
-    found = carry_out(trainer, crew, watched, finished, run.trainer.max_steps)
+    parts = [part for part in run.net.modules() if isinstance(part, Transformer)]
+    with compiled(parts) if compiles(run.trainer.compile, trainer.strategy.root_device) else nullcontext():
+        found = carry_out(trainer, crew, watched, finished, run.trainer.max_steps)
     return TokenOutcome(found, task.step, crew.signals.received)
 
 

@@ -161,8 +161,12 @@ def test_gradients_are_those_of_a_net_written_out_bit_for_bit(layout):
                 image = F.max_pool2d(image, 3, 2)
 
     gradients = []
-    for features in (loss._features, written_out):
+    for together in (True, False):
         image = start.clone(memory_format=layout).requires_grad_()
-        total = sum((one - other).square().mean() for one, other in zip(features(image), features(target), strict=True))
+        if together:
+            total = sum(loss._compared(image, target, lambda depth, one, other: (one - other).square().mean()))
+        else:
+            pairs = zip(written_out(image), written_out(target), strict=True)
+            total = sum((one - other).square().mean() for one, other in pairs)
         gradients.append(torch.autograd.grad(total, image)[0])
     assert torch.equal(*gradients)

@@ -12,6 +12,7 @@ from imtok.losses.teachers import Teacher
 from imtok.objectives.flow import FlowObjective
 from imtok.pixels import to_float
 from imtok.tokenizer import Tokenizer
+from imtok.training.compiling import compiled
 from imtok.types import Batch
 
 PATCHES = 16  # of the 8 x 8 map of an image of 16 x 16 pixels
@@ -99,20 +100,20 @@ def test_blocks_that_are_computed_again_give_the_same_gradients(batch):
 def test_a_decoder_that_was_compiled_without_taps_is_tapped_all_the_same(checkpoint, batch):
     """Compiled blocks must not forget to look for taps, whatever ran before and runs in between."""
     torch.compiler.reset()
-    net, aligned, compiled = tokenizer(checkpoint=checkpoint), objective(), tokenizer(checkpoint=checkpoint)
-    compiled.decoder.compile(backend="eager")
-    with unchecked():
+    net, aligned, fast = tokenizer(checkpoint=checkpoint), objective(), tokenizer(checkpoint=checkpoint)
+    fast.decoder.compile(backend="eager")
+    with compiled([]), unchecked():
         for step in range(3):
-            FlowObjective()(compiled, batch, step, seeded(step))
-            expected, found = aligned(net, batch, step, seeded(step)), aligned(compiled, batch, step, seeded(step))
+            FlowObjective()(fast, batch, step, seeded(step))
+            expected, found = aligned(net, batch, step, seeded(step)), aligned(fast, batch, step, seeded(step))
             torch.testing.assert_close(found.total, expected.total)
             with torch.no_grad():
-                FlowObjective()(compiled.eval(), batch, step, seeded(step))
-            compiled.train()
+                FlowObjective()(fast.eval(), batch, step, seeded(step))
+            fast.train()
         found.total.backward()
         expected.total.backward()
     for name, value in gradients(net).items():
-        torch.testing.assert_close(gradients(compiled)[name], value, msg=lambda text, name=name: f"{name}: {text}")
+        torch.testing.assert_close(gradients(fast)[name], value, msg=lambda text, name=name: f"{name}: {text}")
 
 
 def test_without_alignments_it_is_the_decoders_loss_bit_for_bit(batch):

@@ -1,18 +1,24 @@
 """Small runs with a real adversary."""
 
+import json
 import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
+from torch.nn.parallel import DistributedDataParallel
 from training.critics import in_float64
 from training.runs import tiny_run
 
 from imtok.critics.patchgan import PatchGAN
+from imtok.distributed import rank
 from imtok.losses.adversarial import Adversary
 from imtok.losses.pixel import L1Loss, L2Loss
 from imtok.objectives.reconstruction import ReconstructionObjective
+from imtok.training import steps
+from imtok.training.hardware import Whole
 from imtok.training.run import Run, train
 
 _DDP = ("trainer=ddp", "trainer.strategy=ddp")
@@ -51,3 +57,32 @@ def train_gans(root: str, runs: dict[str, list[str]]) -> None:
     for name, overrides in runs.items():
         given = [*overrides, *((*_DDP, f"trainer.devices={world}") if world > 1 else ())]
         train(in_float64(gan_run(Path(root) / name, name.split(".")[0], *given)))
+
+
+def count_bytes(root: str) -> None:
+    """Bytes of gradients that this rank exchanges in each of three steps, and those of all weights that learn."""
+    sent = {"ddp": 0, "besides": 0}
+    configure, average = Whole.configure_ddp, steps.average_gradients
+
+    def watched(strategy: Whole) -> None:
+        configure(strategy)
+        model = strategy.model
+        assert isinstance(model, DistributedDataParallel)
+        model.register_comm_hook(None, noted)
+
+    def noted(_: object, bucket: torch.distributed.GradBucket) -> torch.futures.Future[torch.Tensor]:
+        sent["ddp"] += bucket.buffer().nbytes
+        return allreduce_hook(None, bucket)
+
+    def averaged(parameters: Any) -> None:
+        parameters = list(parameters)
+        average(parameters)
+        sent["besides"] += sum(parameter.grad.nbytes for parameter in parameters)
+
+    Whole.configure_ddp, steps.average_gradients = watched, averaged
+    given = (*_DDP, "trainer.devices=2", "trainer.max_steps=3", "trainer.accumulate=2", "trainer.batch_size=8")
+    run = gan_run(Path(root) / "bytes", "fixed", *given)
+    train(run)
+    nets = {"ddp": run.tokenizer, "besides": run.objective.nets()["critic"]}
+    learnt = {key: sum(p.nbytes for p in net.parameters() if p.requires_grad) for key, net in nets.items()}
+    (Path(root) / f"bytes_{rank()}.json").write_text(json.dumps({"sent": sent, "learnt": learnt}))

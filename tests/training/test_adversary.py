@@ -1,6 +1,7 @@
 """Training with an adversary: who learns when, from whom, and the same over ranks, micro-batches and interruptions."""
 
 import csv
+import json
 
 import pytest
 import torch
@@ -164,3 +165,11 @@ def test_two_ranks_train_like_one_process(compared, name):
 @pytest.mark.parametrize("name", ["1/fixed.2", "1/fixed.3", "2/fixed.3", "1/lecam.3"])
 def test_micro_batches_train_like_one_big_batch(compared, name):
     assert_same(compared / name, compared / "1" / name.split("/")[1].split(".")[0])
+
+
+def test_gradients_are_exchanged_once_per_step_and_no_others(tmp_path):
+    processes = launch_ranks(2, "training.gan:count_bytes", [str(tmp_path)], tmp_path / "ranks")
+    assert [process.wait(300) for process in processes] == [0, 0], "\n".join(one.output for one in processes)
+    for rank in (0, 1):
+        found = json.loads((tmp_path / f"bytes_{rank}.json").read_text())
+        assert found["sent"] == {key: 3 * number for key, number in found["learnt"].items()}

@@ -27,11 +27,11 @@ def test_what_imtok_decides_is_refused_with_its_own_key(name):
 def test_every_flag_is_either_handed_on_or_owned():
     free = FLAGS.keys() - OWNED.keys()
     assert free == {
-        *("benchmark", "default_root_dir", "detect_anomaly", "deterministic", "fast_dev_run", "limit_train_batches"),
+        *("benchmark", "default_root_dir", "detect_anomaly", "fast_dev_run", "limit_train_batches"),
         *("max_time", "overfit_batches", "profiler", "sync_batchnorm"),
     }
     assert handed_on({"profiler": "simple", "overfit_batches": 2}) == {"profiler": "simple"}
-    trainer = make_trainer(TrainerSettings(devices=1, accelerator="cpu", lightning={"detect_anomaly": True}), False)
+    trainer = make_trainer(TrainerSettings(devices=1, accelerator="cpu", lightning={"detect_anomaly": True}))
     assert trainer._detect_anomaly
 
 
@@ -55,7 +55,7 @@ def test_mistakes_are_named_with_the_config(given, message):
 
 def test_a_value_that_lightning_refuses_is_one_line():
     with pytest.raises(InputError, match=r"trainer.lightning=\{'profiler': 'slow'\}: "):
-        make_trainer(TrainerSettings(devices=1, accelerator="cpu", lightning={"profiler": "slow"}), False)
+        make_trainer(TrainerSettings(devices=1, accelerator="cpu", lightning={"profiler": "slow"}))
 
 
 def test_a_profile_is_in_the_run_folder_and_the_run_is_the_same(tmp_path):

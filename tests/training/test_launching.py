@@ -62,14 +62,14 @@ def test_several_processes_without_a_strategy_are_refused_before_anything_is_wri
 def test_a_process_that_is_alone_trains_alone(surroundings, name):
     surroundings(ALONE[name])
     assert (by := launched()) is None or by.processes == 1
-    assert isinstance(make_trainer(settings(), False).strategy, SingleDeviceStrategy)
+    assert isinstance(make_trainer(settings()).strategy, SingleDeviceStrategy)
 
 
 def test_devices_and_nodes_must_be_what_was_started(surroundings):
     surroundings(TORCHRUN | {"WORLD_SIZE": "8", "LOCAL_WORLD_SIZE": "4"})
     line = "are 2 processes, and torchrun started 8; give trainer.devices=4 trainer.num_nodes=2, or start 2"
     with pytest.raises(InputError, match=line):
-        make_trainer(settings(strategy="ddp", devices=2), False)
+        make_trainer(settings(strategy="ddp", devices=2))
 
 
 @pytest.mark.parametrize(
@@ -81,14 +81,14 @@ def test_devices_and_nodes_must_be_what_was_started(surroundings):
 )
 def test_what_lightning_cannot_use_is_one_line_with_its_keys(surroundings, given, line):
     with pytest.raises(InputError, match=line) as error:
-        make_trainer(settings(**given), False)
+        make_trainer(settings(**given))
     assert "\n" not in str(error.value)
 
 
 def test_processes_of_mpirun_are_named(surroundings):
     surroundings({"OMPI_COMM_WORLD_SIZE": "2", "OMPI_COMM_WORLD_RANK": "0"})
     with pytest.raises(InputError, match="mpirun started 2 processes, which do not know of each other; use torchrun"):
-        make_trainer(settings(strategy="ddp", devices=2), False)
+        make_trainer(settings(strategy="ddp", devices=2))
 
 
 def test_a_command_that_is_one_process_is_not_started_twice(surroundings, monkeypatch, capsys):
@@ -100,16 +100,15 @@ def test_a_command_that_is_one_process_is_not_started_twice(surroundings, monkey
     assert "torchrun started 2 processes, but imtok eval runs as one" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("has_critic", [False, True])
-def test_several_devices_without_a_strategy_are_those_of_ddp(surroundings, has_critic):
+def test_several_devices_without_a_strategy_are_those_of_ddp(surroundings):
     surroundings({})
-    auto = make_trainer(settings(devices=2), has_critic, ["command"]).strategy
-    named = make_trainer(settings(devices=2, strategy="ddp"), has_critic, ["command"]).strategy
+    auto = make_trainer(settings(devices=2), ["command"]).strategy
+    named = make_trainer(settings(devices=2, strategy="ddp"), ["command"]).strategy
     assert type(auto) is type(named)
     assert isinstance(auto, DDPStrategy)
     assert isinstance(named, DDPStrategy)
     assert auto._ddp_kwargs == named._ddp_kwargs
-    assert auto._ddp_kwargs["find_unused_parameters"] is has_critic
+    assert not auto._ddp_kwargs.get("find_unused_parameters")
 
 
 COMMANDS = {

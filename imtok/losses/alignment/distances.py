@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from imtok.distributed import gather_rows, rank, world_size
-from imtok.nn.exact import exact_backward
+from imtok.nn.exact import exact_backward, exactly
 
 EPSILON = 1e-6  # a shorter vector points nowhere
 SCALE_LIMIT = 100.0  # CLIP's (arXiv 2103.00020)
@@ -34,7 +34,7 @@ class Distance(nn.Module, ABC):
 
     @override
     def forward(self, features: Float[Tensor, "b *n k"], wanted: Float[Tensor, "b *n _"]) -> Float[Tensor, "all *n"]:
-        with torch.autocast(features.device.type, enabled=False):
+        with exactly(features.device):
             dtype = torch.promote_types(features.dtype, torch.float32)
             distance = self.compare(features.to(dtype), wanted.to(dtype))
         exact_backward([distance], [features, wanted])
@@ -103,7 +103,7 @@ class Contrast(Distance):
     def forward(
         self, features: Float[Tensor, "b k"], wanted: Float[Tensor, "b k"], present: Bool[Tensor, " b"] | None = None
     ) -> Float[Tensor, " all"]:
-        with torch.autocast(features.device.type, enabled=False):
+        with exactly(features.device):
             dtype = torch.promote_types(features.dtype, torch.float32)
             distance = self.compare(features.to(dtype), wanted.to(dtype), present)
         exact_backward([distance], [features, wanted])

@@ -8,7 +8,7 @@ from typing_extensions import override
 
 from imtok.losses.prior.base import PriorInput, PriorLoss, require_sequence
 from imtok.losses.prior.start import StartedGPT
-from imtok.nn.exact import exact_backward
+from imtok.nn.exact import exact_backward, exactly
 from imtok.nn.initialization import start_weights
 from imtok.quantizers.base import Quantizer, token_mean
 from imtok.quantizers.signs import SignQuantizer
@@ -70,7 +70,7 @@ class BitsPrior(PriorLoss):
         assert isinstance(quantizer, SignQuantizer)  # as ``look`` has seen
         logits = self.head(self.net(self.embed(seen.vectors)))
         bits = seen.quantized.latents.detach() > (quantizer.low + quantizer.high) / 2
-        with torch.autocast(logits.device.type, enabled=False):
+        with exactly(logits.device):
             exact = logits if logits.dtype == torch.float64 else logits.float()
             each = F.binary_cross_entropy_with_logits(exact, bits.to(exact.dtype), reduction="none")
             nats = token_mean(each.sum(-1), seen.keep)

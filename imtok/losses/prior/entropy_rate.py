@@ -7,7 +7,7 @@ from typing_extensions import override
 
 from imtok.losses.prior.base import PriorInput, PriorLoss, require_sequence
 from imtok.losses.prior.scores import has_unit_codes
-from imtok.nn.exact import exact_backward
+from imtok.nn.exact import exact_backward, exactly
 from imtok.quantizers.base import Quantizer
 from imtok.quantizers.entropy import entropy
 from imtok.quantizers.ibq import IBQ
@@ -56,7 +56,7 @@ class EntropyRate(PriorLoss):
                 f"quantizer must have one table of at most {LARGEST} codes for an entropy rate, got "
                 f"{type(quantizer).__name__} with {list(quantizer.vocab_sizes)}; give another objective.prior"
             )
-        with torch.autocast(encoded.device.type, enabled=False):
+        with exactly(encoded.device):
             latents = encoded if encoded.dtype == torch.float64 else encoded.float()
             if has_unit_codes(quantizer):
                 latents = unit_length(latents)
@@ -70,7 +70,7 @@ class EntropyRate(PriorLoss):
     def forward(self, seen: PriorInput, step: int) -> Float[Tensor, ""]:
         before, after = seen.vectors[:, :-1].flatten(0, 1), seen.vectors[:, 1:].flatten(0, 1)
         count = before.new_tensor(float(len(before)))
-        with torch.autocast(before.device.type, enabled=False):
+        with exactly(before.device):
             if seen.keep is not None:
                 kept = seen.keep[:, :-1] & seen.keep[:, 1:]
                 before, count = before * kept.flatten()[:, None], kept_per_rank(kept, before.dtype)

@@ -8,7 +8,7 @@ from typing_extensions import override
 
 from imtok.losses.prior.base import PriorInput, PriorLoss, require_sequence
 from imtok.losses.prior.start import StartedGPT
-from imtok.nn.exact import exact_backward
+from imtok.nn.exact import exact_backward, exactly
 from imtok.nn.initialization import start_weights
 from imtok.quantizers.base import Quantizer, token_mean
 from imtok.quantizers.table import TableQuantizer
@@ -81,7 +81,7 @@ class ETTPrior(PriorLoss):
     @override
     def forward(self, seen: PriorInput, step: int) -> Float[Tensor, ""]:
         logits = self.head(self.net(self.project(seen.vectors)))
-        with torch.autocast(logits.device.type, enabled=False):
+        with exactly(logits.device):
             exact = logits if logits.dtype == torch.float64 else logits.float()
             each = F.cross_entropy(exact.transpose(1, 2), seen.ids[..., 0], reduction="none")
             nats = token_mean(each, seen.keep)

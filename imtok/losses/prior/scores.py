@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from typing_extensions import override
 
-from imtok.nn.exact import exact_backward
+from imtok.nn.exact import exact_backward, exactly
 from imtok.quantizers.base import Quantizer
 from imtok.quantizers.bsq import BSQ
 from imtok.quantizers.fsq import FSQ
@@ -34,7 +34,7 @@ class CodeScores(ABC):
 
     def nats(self, predicted: Float[Tensor, "b n d"], right: Quantized) -> Float[Tensor, "b n"]:
         """Cross entropy of each token: the sum over its slots. At least float32, whatever autocast says."""
-        with torch.autocast(predicted.device.type, enabled=False):
+        with exactly(predicted.device):
             found = self._nats(_exact(predicted), right)
         exact_backward([found], [predicted])
         return found
@@ -42,7 +42,7 @@ class CodeScores(ABC):
     @torch.no_grad()
     def draw(self, predicted: Float[Tensor, "b n d"]) -> Float[Tensor, "b n d"]:
         """Codes drawn at random from that distribution, without gradients."""
-        with torch.autocast(predicted.device.type, enabled=False):
+        with exactly(predicted.device):
             return self._draw(_exact(predicted)).to(predicted.dtype)
 
     @abstractmethod

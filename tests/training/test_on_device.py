@@ -1,0 +1,79 @@
+"""What a run keeps, copies and asks of the processor where a GPU computes."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import nn
+from training.runs import tiny_run, weights_of
+
+from imtok.training import hardware
+from imtok.training.ema import EMA
+from imtok.training.hardware import with_workers
+from imtok.training.optimizers import _fuses, make_optimizer
+from imtok.training.run import train
+from imtok.training.settings import OptimizerSettings, TrainerSettings
+from imtok.types import Batch
+
+
+@pytest.mark.parametrize(
+    ("cores", "processes", "workers"), [(2, 1, 1), (1, 1, 1), (16, 2, 7), (96, 8, 11), (256, 4, 16), (8, 8, 1)]
+)
+def test_workers_are_as_many_as_the_cores_allow(cores, processes, workers, monkeypatch):
+    monkeypatch.setattr(hardware.os, "sched_getaffinity", lambda _: set(range(cores)), raising=False)
+    assert with_workers(TrainerSettings(workers="auto"), processes).workers == workers
+    assert with_workers(TrainerSettings(workers=3), processes).workers == 3
+
+
+def test_a_run_with_them_is_the_same(tmp_path):
+    for workers in ("auto", "0"):
+        train(tiny_run(tmp_path / workers, "trainer.max_steps=2", f"trainer.workers={workers}"))
+    assert weights_of(tmp_path / "auto") == weights_of(tmp_path / "0")
+
+
+def test_a_copy_of_the_weights_is_made_where_it_is_asked_for(tmp_path):
+    """``ema.decay=0``: nothing is kept beside the weights, and what is saved and measured are the weights."""
+    run = tiny_run(tmp_path, "trainer.max_steps=3", "ema.decay=0")
+    train(run)
+    ema = EMA(run.tokenizer, 0.0)
+    learning = list(run.tokenizer.parameters())
+    ema._averages, ema._copies = learning, list(run.tokenizer.buffers())
+    with torch.no_grad():
+        learning[0].add_(1)
+    ema.update(run.tokenizer)
+    assert ema.updates == 1
+    assert not torch.equal(next(ema.average.parameters()), learning[0])
+    assert torch.equal(next(ema.gather().parameters()), learning[0])
+    assert next(ema.average.parameters()) is not learning[0]
+
+
+def test_a_batch_is_pinned_with_all_that_travels(monkeypatch):
+    pinned = []
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda tensor: pinned.append(tensor) or tensor.clone())
+    image, label = torch.zeros(2, 3, 4, 4, dtype=torch.uint8), torch.zeros(2, dtype=torch.long)
+    batch = Batch(image, label, torch.arange(2), ["a", "b"], caption=["x", "y"])
+    made = batch.pin_memory()
+    assert [one is other for one, other in zip(pinned, (image, label), strict=True)] == [True, True]
+    assert (made.key, made.caption) == (["a", "b"], ["x", "y"])
+    assert made.image is not image
+    source = torch.zeros(2, 5)
+    assert replace(batch, source=source).pin_memory().source is not source
+
+
+def test_torchs_loader_pins_batches_of_imtok(monkeypatch):
+    from torch.utils.data._utils.pin_memory import pin_memory
+
+    monkeypatch.setattr(Batch, "pin_memory", lambda batch: replace(batch, key=["pinned"]))
+    image, label = torch.zeros(1, 3, 4, 4, dtype=torch.uint8), torch.zeros(1, dtype=torch.long)
+    assert pin_memory(Batch(image, label, torch.arange(1), ["a"])).key == ["pinned"]
+
+
+def test_one_kernel_updates_all_weights_on_a_gpu_unless_the_section_says_how():
+    net, section = nn.Linear(2, 2), {"_target_": "torch.optim.AdamW"}
+    groups = [{"params": list(net.parameters())}]
+    assert not _fuses(section, groups, "optimizer")
+    on_gpu = [{"params": [type("OnGPU", (), {"is_cuda": True})()]}]
+    assert _fuses(section, on_gpu, "optimizer")
+    assert not _fuses({**section, "foreach": True}, on_gpu, "optimizer")
+    assert not _fuses({"_target_": "torch.optim.Adamax"}, on_gpu, "optimizer")
+    assert not make_optimizer(net, OptimizerSettings()).defaults["fused"]
