@@ -29,6 +29,11 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def stamp(path: Path) -> dict[str, Any]:
+    """A file's size in ``bytes`` and its ``sha256``, as manifests say them."""
+    return {"bytes": path.stat().st_size, "sha256": sha256(path)}
+
+
 def canonical_json(value: Any) -> str:
     """Plain values as JSON, the same text for the same values."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
@@ -64,9 +69,14 @@ def write_bytes(path: Path, data: bytes) -> None:
         aside.unlink(missing_ok=True)
 
 
+def as_json(value: Any) -> bytes:
+    """Plain values as readable JSON, the same bytes for the same values in the same order."""
+    return (json.dumps(value, indent=2, allow_nan=False) + "\n").encode()
+
+
 def write_json(path: Path, value: Any) -> None:
     """Write plain values as readable JSON, whole or not at all."""
-    write_bytes(path, (json.dumps(value, indent=2, allow_nan=False) + "\n").encode())
+    write_bytes(path, as_json(value))
 
 
 def read_json(path: Path) -> Any:
@@ -206,7 +216,7 @@ def claim_inside(folder: Path, marker: str, known: Sequence[str] = ()) -> None:
         ):
             raise InputError(f"out={folder} already holds something else (no {marker} in it); give another folder")
     except (OSError, ValueError) as error:
-        raise _unwritable(folder, error) from None
+        raise unwritable(f"out={folder}", error) from None
     _try_to_write(folder, place, folder.name)
 
 
@@ -222,14 +232,15 @@ def _try_to_write(folder: Path, place: Path, name: str) -> None:
         probe.mkdir(exist_ok=True)
         probe.rmdir()
     except (OSError, ValueError) as error:
-        raise _unwritable(folder, error) from None
+        raise unwritable(f"out={folder}", error) from None
 
 
-def _unwritable(folder: Path, error: Exception) -> InputError:
+def unwritable(what: str, error: Exception) -> InputError:
+    """What to say of a folder that cannot be written to, ``out=DIR``."""
     if isinstance(error, InputError):
         return error
-    reason = error.strerror if isinstance(error, OSError) else error
-    return InputError(f"out={folder} cannot be written to ({reason}); give another folder")
+    reason = (error.strerror if isinstance(error, OSError) else None) or error
+    return InputError(f"{what} cannot be written to ({reason}); give another folder")
 
 
 class Lock:
@@ -273,6 +284,19 @@ class Lock:
             os.write(descriptor, f"process {os.getpid()} on {socket.gethostname()} since {since}\n".encode())
             self._descriptor = descriptor
             _HELD.add(descriptor)
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Hold it while a block runs; its folder is made first. InputError if that cannot be."""
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self.take()
+        except OSError as error:
+            raise unwritable(self.what, error) from None
+        try:
+            yield
+        finally:
+            self.release()
 
     def release(self) -> bool:
         """Let go of it; says whether it was held."""

@@ -8,7 +8,8 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "imtok"
 ROWS = [
-    "errors", "system", "text", "tables", "bars", "types", "pixels", "grid", "files", "folders", "locate", "paste",
+    "errors", "system", "text", "tables", "bars", "types", "pixels", "grid", "files", "shard_folder",
+    "folders", "locate", "paste",
     "plain", "schedules", "distributed", "weight_files", "weights", "pretrained", "construct", "sealed", "nn",
     "spaces", "conditions", "encoders", "quantizers", "regularizers", "decoders", "critics", "losses", "extractors",
     "data", "pictures", "card", "stored", "hub", "tokenizer", "whole", "info", "objectives", "measures", "export",

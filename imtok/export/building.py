@@ -4,38 +4,27 @@ import contextlib
 import errno
 import hashlib
 import io
-import json
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from imtok.errors import InputError
-from imtok.export.store import FORMAT, MANIFEST, PLAN, as_json, record_name
-from imtok.files import (
-    claim_output,
-    flush,
-    is_sealed,
-    read_json,
-    remove_leftovers,
-    sealed,
-    sha256,
-    share,
-    write_bytes,
-)
+from imtok.export.store import FORMAT, record_name
+from imtok.files import claim_output, flush, is_sealed, read_json, remove_leftovers, sealed, share, stamp
 from imtok.measures.inference import require_images
+from imtok.shard_folder import MANIFEST, PLAN, ShardFolder, disk_full, put, writing
 from imtok.system import require_posix
 
 LOCK = ".lock"
 _ALL, _FINISH = 2**40, 2**41  # bytes of the lock file beyond any shard's number
-_FULL = (errno.ENOSPC, errno.EDQUOT)
 _TRIES = 1000  # each fails only where another process has just finished
 
 
-class Building:
+class Building(ShardFolder):
     """The folder ``NAME.partial`` beside the store, which takes the store's name once all shards are in it.
 
     A shard's record is written last and holds the hashes of its files: without it there is no such shard. Each shard
@@ -52,37 +41,36 @@ class Building:
     def __init__(self, folder: Path, plan: dict[str, Any]) -> None:
         require_posix()
         claim_output(folder, MANIFEST)
-        folder = folder.resolve()  # of a link to a folder, the folder is written to
-        self.folder, self.plan = folder, plan
-        self.aside = folder.with_name(f"{folder.name}.partial")
+        self.store = folder.resolve()  # of a link to a folder, the folder is written to
+        super().__init__(self.store.with_name(f"{self.store.name}.partial"), plan)
         self._known: dict[int, bool] = {}
-        remove_leftovers(folder)
+        remove_leftovers(self.store)
         self._lock = -1
         for _ in range(_TRIES):
             if self._lock >= 0 or self.finished():
                 break
             self._enter()
         else:
-            raise InputError(f"{self.aside} cannot be made; give out=DIR elsewhere")
+            raise InputError(f"{self.folder} cannot be made; give out=DIR elsewhere")
         if self._lock < 0:
             with contextlib.suppress(OSError):  # of a process that was killed after its last step but one
-                (folder / LOCK).unlink()
+                (self.store / LOCK).unlink()
 
     def _enter(self) -> None:
         """Open the folder that all processes share, or find that another process has finished it just now."""
-        if self.aside.is_dir() and any(self.aside.iterdir()) and not (self.aside / LOCK).exists():
-            raise InputError(f"{self.aside} is in the way and not the rest of an export; move it elsewhere")
-        with _room(self.aside, 4096), contextlib.suppress(FileNotFoundError):
-            self.aside.mkdir(parents=True, exist_ok=True)
-            self._lock = os.open(self.aside / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
+        if self.folder.is_dir() and any(self.folder.iterdir()) and not (self.folder / LOCK).exists():
+            raise InputError(f"{self.folder} is in the way and not the rest of an export; move it elsewhere")
+        with writing(self.folder, lambda: 4096), contextlib.suppress(FileNotFoundError):
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self._lock = os.open(self.folder / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
         if self._lock < 0:
             return
         self._acquire(_ALL)
         try:
             if self.finished() and self._is_ours():  # and we opened a new folder since
-                shutil.rmtree(self.aside)
+                shutil.rmtree(self.folder)
             if self._is_ours():
-                self._adopt()
+                self.begin()
                 return
         finally:
             self._release(_ALL)
@@ -92,30 +80,17 @@ class Building:
     def _is_ours(self) -> bool:
         """Whether the lock that we hold is that of the folder which is there now."""
         with contextlib.suppress(FileNotFoundError):
-            return os.fstat(self._lock).st_ino == (self.aside / LOCK).stat().st_ino
+            return os.fstat(self._lock).st_ino == (self.folder / LOCK).stat().st_ino
         return False
-
-    def _adopt(self) -> None:
-        """Write the plan, or check that the one that is there is the same."""
-        if not (self.aside / PLAN).exists():
-            self._write(PLAN, _json(self.plan))
-            return
-        before = read_json(self.aside / PLAN)
-        if before != json.loads(_json(self.plan)):
-            changed = sorted(key for key in {*before, *self.plan} if before.get(key) != self.plan.get(key))
-            raise InputError(
-                f"{self.aside} holds shards of another export (different: {', '.join(changed)}); remove it to start "
-                "again, or give another out"
-            )
 
     def finished(self) -> bool:
         """Whether the store is there, made by the same plan."""
-        plan = self.folder / PLAN
-        return plan.is_file() and (self.folder / MANIFEST).is_file() and read_json(plan) == json.loads(_json(self.plan))
+        plan = self.store / PLAN
+        return plan.is_file() and (self.store / MANIFEST).is_file() and read_json(plan) == self.plan
 
     def manifest(self) -> dict[str, Any]:
         """That of the finished store."""
-        return read_json(self.folder / MANIFEST)
+        return read_json(self.store / MANIFEST)
 
     def has(self, number: int) -> bool:
         """Whether a shard is there and its files have the hashes of its record; each is read once."""
@@ -125,11 +100,11 @@ class Building:
 
     def _check(self, number: int) -> bool:
         try:
-            record = read_json(self.aside / record_name(number))
+            record = read_json(self.folder / record_name(number))
         except InputError:
             return False
         return is_sealed(record) and all(
-            (self.aside / name).is_file() and sha256(self.aside / name) == about["sha256"]
+            (self.folder / name).is_file() and stamp(self.folder / name) == about
             for name, about in record["files"].items()
         )
 
@@ -147,8 +122,7 @@ class Building:
         if self.has(number):  # finished meanwhile
             self._release(number)
             return False
-        for leftover in self.aside.glob(f".*-{number:05d}.*.tmp"):
-            leftover.unlink()
+        self.sweep(f".*-{number:05d}.*.tmp")
         return True
 
     def write(self, number: int, arrays: dict[str, np.ndarray], about: dict[str, Any]) -> None:
@@ -163,16 +137,16 @@ class Building:
             np.save(buffer, array, allow_pickle=False)
             data = buffer.getvalue()
             files[f"{name}-{number:05d}.npy"] = {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
-            self._write(f"{name}-{number:05d}.npy", data)
-        self._write(record_name(number), _json(sealed({"number": number, **about, "files": files})))
+            put(self.folder / f"{name}-{number:05d}.npy", data)
+        self.note(record_name(number), sealed({"number": number, **about, "files": files}))
         self._known[number] = True
         self._release(number)
 
     def require_room(self, needed: int) -> None:
         """Raise InputError unless so many more bytes fit on the disk."""
-        free = shutil.disk_usage(self.folder.absolute().parent).free
+        free = shutil.disk_usage(self.store.parent).free
         if needed > free:
-            raise _full(self.aside, needed, free)
+            raise disk_full(self.folder, needed, free)
 
     def finish(self, shards: int, codebook: Callable[[Path], str | None], head: dict[str, Any]) -> dict[str, Any]:
         """Write codebook and manifest, and give the store its name. The first process to come does it.
@@ -191,7 +165,7 @@ class Building:
         try:
             if self.finished():
                 return self.manifest()
-            manifest = self._seal(shards, codebook, head)
+            manifest = self.seal(self._facts(shards, codebook, head))
             self._acquire(_ALL)  # no process may come in while the folder moves
             try:
                 self._publish()
@@ -201,15 +175,15 @@ class Building:
             self._release(_FINISH)
         return manifest
 
-    def _seal(self, shards: int, codebook: Callable[[Path], str | None], head: dict[str, Any]) -> dict[str, Any]:
+    def _facts(self, shards: int, codebook: Callable[[Path], str | None], head: dict[str, Any]) -> dict[str, Any]:
+        """What the manifest says; the codebook is written on the way."""
         # What each shard says of itself; all of them must be there.
         records = []
         for number in range(shards):
             if not self.has(number):
-                raise InputError(f"{self.aside / record_name(number)} is missing; run the same command again")
-            records.append(read_json(self.aside / record_name(number)))
-        for path in self.aside.glob(".*.tmp"):
-            path.unlink()
+                raise InputError(f"{self.folder / record_name(number)} is missing; run the same command again")
+            records.append(read_json(self.folder / record_name(number)))
+        self.sweep()
         # What they must have in common.
         full = [record for record in records if record["keys"]]
         bad = [bad for record in records for bad in record["bad"]]
@@ -218,18 +192,15 @@ class Building:
         whole = any("sizes" in record for record in full)
         if len(shapes) > 1 and not whole:
             raise InputError(f"images must all have one size, got {sorted(shapes)} (height, width, tokens)")
-        # The codebook, then hashes of all files, then the manifest.
-        with _room(self.aside, 2**20):
-            path = self.aside / "codebook.safetensors"
+        # The codebook, then hashes of all files.
+        with writing(self.folder, lambda: 2**20):
+            path = self.folder / "codebook.safetensors"
             absent = codebook(path)
             if path.exists():
-                share(path, self.aside)
-        files: dict[str, Any] = {}
-        for path in sorted(self.aside.iterdir()):
-            if path.name not in (MANIFEST, LOCK):
-                files[path.name] = {"bytes": path.stat().st_size, "sha256": sha256(path)}
+                share(path, self.folder)
+        paths = [path for path in sorted(self.folder.iterdir()) if path.name not in (MANIFEST, LOCK)]
         texts = sum(len(own) for record in records for own in record.get("texts", ()))
-        manifest = {
+        return {
             "format": FORMAT,
             "images": sum(len(record["keys"]) for record in records),
             "tokens": max(record["tokens"] for record in full),
@@ -243,23 +214,20 @@ class Building:
             "codebook_absent": absent,
             "unreadable": len(bad),
             "bad": bad,
-            "files": files,
+            "files": {path.name: stamp(path) for path in paths},
         }
-        manifest = sealed(manifest)
-        self._write(MANIFEST, as_json(manifest))
-        return manifest
 
     def _publish(self) -> None:
         """The folder takes the store's name; an earlier store in it goes."""
-        for path in self.aside.iterdir():
+        for path in self.folder.iterdir():
             if path.name != LOCK:  # to close a file once more would let go of all locks on it
                 flush(path)
-        old = self.folder.with_name(f".{self.folder.name}.{os.getpid()}.old.tmp")
-        if self.folder.exists():
-            self.folder.rename(old)
-        self.aside.rename(self.folder)
-        flush(self.folder.parent)
-        (self.folder / LOCK).unlink()
+        old = self.store.with_name(f".{self.store.name}.{os.getpid()}.old.tmp")
+        if self.store.exists():
+            self.store.rename(old)
+        self.folder.rename(self.store)
+        flush(self.store.parent)
+        (self.store / LOCK).unlink()
         shutil.rmtree(old, ignore_errors=True)
 
     def close(self) -> None:
@@ -268,8 +236,8 @@ class Building:
             return
         with contextlib.suppress(OSError):
             _lockf(self._lock, "try")
-            if self.aside.is_dir() and not any(self.aside.glob("ids-*.npy")):
-                shutil.rmtree(self.aside)
+            if self.folder.is_dir() and not any(self.folder.glob("ids-*.npy")):
+                shutil.rmtree(self.folder)
         os.close(self._lock)
         self._lock = -1
 
@@ -281,16 +249,12 @@ class Building:
             if error.errno in (errno.EACCES, errno.EAGAIN):
                 return False
             raise InputError(
-                f"{self.aside / LOCK} cannot be locked ({error.strerror}); give out=DIR elsewhere"
+                f"{self.folder / LOCK} cannot be locked ({error.strerror}); give out=DIR elsewhere"
             ) from None
         return True
 
     def _release(self, number: int) -> None:
         _lockf(self._lock, "release", 1, number)
-
-    def _write(self, name: str, data: bytes) -> None:
-        with _room(self.aside / name, len(data)):
-            write_bytes(self.aside / name, data)
 
 
 def _lockf(descriptor: int, operation: str, length: int = 0, start: int = 0) -> None:
@@ -299,26 +263,3 @@ def _lockf(descriptor: int, operation: str, length: int = 0, start: int = 0) -> 
 
     flags = {"wait": fcntl.LOCK_EX, "try": fcntl.LOCK_EX | fcntl.LOCK_NB, "release": fcntl.LOCK_UN}
     fcntl.lockf(descriptor, flags[operation], length, start)
-
-
-@contextlib.contextmanager
-def _room(path: Path, needed: int) -> Iterator[None]:
-    """A full disk as one line that names the path, and what is needed and free."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno not in _FULL:
-            raise InputError(f"{path} cannot be written ({error.strerror or error}); give out=DIR elsewhere") from None
-        there = next(parent for parent in path.parents if parent.exists())
-        raise _full(path, needed, shutil.disk_usage(there).free) from None
-
-
-def _full(path: Path, needed: int, free: int) -> InputError:
-    return InputError(
-        f"{path} not written: it needs {needed} bytes and {free} are free; finished shards are kept: free some room "
-        "and run the same command again"
-    )
-
-
-def _json(value: dict[str, Any]) -> bytes:
-    return (json.dumps(value, allow_nan=False) + "\n").encode()

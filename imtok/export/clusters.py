@@ -24,10 +24,11 @@ from imtok.data.order.loader import Loader, evaluation_loader, list_loader
 from imtok.data.told import require_each
 from imtok.distributed import from_main, rank, world_size
 from imtok.errors import InputError
-from imtok.files import Lock, canonical_json, write_bytes
+from imtok.files import Lock, canonical_json
 from imtok.measures.inference import evaluating, read_images, require_finite, require_images, together
 from imtok.quantizers.clustering import Clustering, first_centres
 from imtok.quantizers.clusters import KMeans
+from imtok.shard_folder import put
 from imtok.spaces.cache import net_hash
 from imtok.tokenizer import Tokenizer
 from imtok.types import Batch
@@ -279,7 +280,4 @@ def _read(path: Path, plan: str) -> tuple[dict[str, Tensor], dict[str, str]] | N
 
 
 def _write(path: Path, tensors: dict[str, Tensor], texts: dict[str, str]) -> None:
-    try:
-        write_bytes(path, save({name: value.contiguous() for name, value in tensors.items()}, texts))
-    except OSError as error:
-        raise InputError(f"{path} cannot be written ({error.strerror}); give out=DIR elsewhere") from None
+    put(path, save({name: value.contiguous() for name, value in tensors.items()}, texts))

@@ -8,8 +8,8 @@ from imtok.errors import InputError
 from imtok.export.digits import Digits, DigitStore
 from imtok.export.formats.base import Format
 from imtok.export.shorter import ShortStore
-from imtok.export.store import TokenStore, as_json
-from imtok.files import claim_output, is_sealed, new_folder, read_json, sealed, sha256, write_bytes
+from imtok.export.store import TokenStore
+from imtok.files import as_json, claim_output, is_sealed, new_folder, read_json, sealed, sha256, write_bytes, write_json
 
 REPORT = "convert.json"
 SUMS = "SHA256SUMS"
@@ -58,7 +58,7 @@ def convert(
             "sums_sha256": sha256(aside / SUMS),
         }
         report = sealed(report)
-        write_bytes(aside / REPORT, as_json(report))
+        write_json(aside / REPORT, report)
     return report
 
 

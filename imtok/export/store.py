@@ -1,6 +1,5 @@
 """The token store: shards of ids with labels and keys beside them, and a manifest that knows every file's hash."""
 
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -13,11 +12,10 @@ import torch
 from imtok.bars import watched
 from imtok.conditions.given import ConditionConfig
 from imtok.errors import InputError
-from imtok.files import is_sealed, read_json, sha256
+from imtok.files import as_json, is_sealed, read_json, stamp
+from imtok.shard_folder import MANIFEST
 from imtok.types import Tokens
 
-MANIFEST = "manifest.json"
-PLAN = "plan.json"
 FORMAT = 2
 _NEEDED = {"images", "tokens", "shards", "vocab_sizes", "image_size", "batch_size", "variable_length", "views", "files"}
 
@@ -185,7 +183,7 @@ class TokenStore:
             path = self.folder / name
             if not path.is_file():
                 raise InputError(f"{path} is missing; export again")
-            if path.stat().st_size != about["bytes"] or sha256(path) != about["sha256"]:
+            if stamp(path) != about:
                 raise InputError(f"{path} was altered (its sha256 is not the one in {MANIFEST}); export again")
         strange = {path.name for path in self.folder.iterdir()} - files.keys() - {MANIFEST}
         if strange:
@@ -215,11 +213,6 @@ class TokenStore:
             images += len(shard.ids)
         if images != len(self):
             raise InputError(f"{self.folder} must hold {len(self)} images as {MANIFEST} says, got {images}")
-
-
-def as_json(manifest: dict[str, Any]) -> bytes:
-    """A manifest as it is written: the same bytes for the same values."""
-    return (json.dumps(manifest, indent=2, allow_nan=False) + "\n").encode()
 
 
 def read_array(path: Path) -> np.ndarray:

@@ -76,6 +76,7 @@ def export_tokens(
     quantizer, views, told = tokenizer.quantizer, views or Views(), told or ConditionConfig()
     spending = spending or Spending()
     said = dict(shape or {})
+    given = {name: facts for name, facts in (("condition", told.facts), ("lengths", spending.facts)) if facts}
     if not quantizer.vocab_sizes:
         raise InputError(f"{type(quantizer).__name__} has continuous latents and no ids to export; {GIVE_IDS}")
     size = None if feed.side is None else _view_size(feed.side, views)
@@ -88,8 +89,7 @@ def export_tokens(
         "augment": views.augment,
         "shard_size": feed.shard_size,
         "batch_size": feed.batch_size,
-        **({"condition": told.facts} if told.facts else {}),
-        **({"lengths": spending.facts} if spending.facts else {}),
+        **given,
         **said,
     }
     building = Building(folder, plan)
@@ -119,8 +119,7 @@ def export_tokens(
             "classes": feed.classes,
             "tokenizer_sha256": plan["tokenizer_sha256"],
             "codes_sha256": tokenizer.codes_fingerprint(),
-            **({"condition": told.facts} if told.facts else {}),
-            **({"lengths": spending.facts} if spending.facts else {}),
+            **given,
             **({"prefixes": not tokenizer.encoder.budgeted} if tokenizer.decoder.flexible else {}),
             **said,
             "data": {**(data or {}), **feed.about},

@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from imtok.errors import InputError
-from imtok.files import is_sealed, new_folder, read_json, remove_leftovers, sealed, sha256, write_bytes, write_json
+from imtok.files import is_sealed, new_folder, read_json, remove_leftovers, sealed, stamp, write_bytes, write_json
 
 log = logging.getLogger(__name__)
 
@@ -75,9 +75,7 @@ def save(checkpoint: Checkpoint, folder: Path, keep: int) -> Path:
             save_file(checkpoint.model, aside / "model.safetensors")
             save_file(checkpoint.ema, aside / "ema.safetensors")
             write_bytes(aside / "trainer.pt", state.getvalue())
-            files = {
-                path.name: {"bytes": path.stat().st_size, "sha256": sha256(path)} for path in sorted(aside.iterdir())
-            }
+            files = {path.name: stamp(path) for path in sorted(aside.iterdir())}
             manifest = {"format": FORMAT, "step": checkpoint.step, "files": files, **checkpoint.about}
             write_json(aside / MANIFEST, sealed(manifest))
     except (OSError, SafetensorError) as error:  # safetensors reports a full disk by an error of its own
@@ -121,7 +119,7 @@ def damage(path: Path) -> str | None:
             file = path / name
             if not file.is_file():
                 return f"{name} is missing"
-            if file.stat().st_size != about["bytes"] or sha256(file) != about["sha256"]:
+            if stamp(file) != about:
                 return f"{name} was altered or cut"
     except (InputError, OSError, KeyError, TypeError, AttributeError) as error:
         return str(error)

@@ -17,7 +17,7 @@ import torch
 
 from imtok.distributed import launched_rank
 from imtok.errors import InputError
-from imtok.files import Lock, claim_inside, read_json, write_bytes, write_json
+from imtok.files import Lock, claim_inside, read_json, unwritable, write_bytes, write_json
 from imtok.paste import shell_line
 from imtok.training import checkpoints
 from imtok.training.checkpoints import Checkpoint
@@ -108,9 +108,7 @@ def claim(folder: Path, ckpt: str | None, lock: Lock) -> None:
         for place in (folder, folder / "checkpoints"):
             checkpoints.clean(place)
     except OSError as error:
-        raise InputError(
-            f"out={folder} cannot be written to ({error.strerror or error}); give another folder"
-        ) from None
+        raise unwritable(f"out={folder}", error) from None
 
 
 def describe(folder: Path, config_yaml: str, about: dict[str, Any], seed: int) -> None:

@@ -1,6 +1,7 @@
 """Whatever stops an export, and however many processes share it, the store has the same bytes in the end."""
 
 import errno
+import json
 import os
 import signal
 import sys
@@ -13,6 +14,7 @@ import torch
 from export.stores import content, folder_feed, tokenizer_of
 from training.runs import write_images
 
+from imtok import shard_folder
 from imtok.errors import InputError
 from imtok.export import building
 from imtok.export.store import TokenStore
@@ -132,6 +134,21 @@ def killed_slowly(images, folder):
     export(images, folder)
 
 
+def test_a_store_that_an_earlier_version_began_is_taken_up_where_it_stopped(images, whole, tmp_path):
+    rest = tmp_path / "tokens.partial"
+    rest.mkdir()
+    (rest / ".lock").touch()
+    for name in ("ids-00001.npy", "labels-00001.npy", "ids-00002.npy"):  # the third shard has no record yet
+        (rest / name).write_bytes(whole[name])
+    for name in ("plan.json", "shard-00001.json"):
+        (rest / name).write_text(json.dumps(json.loads(whole[name])) + "\n")
+    (rest / ".labels-00002.npy.4711.tmp").write_bytes(b"half")
+    inode = (rest / "ids-00001.npy").stat().st_ino
+    export(images, tmp_path / "tokens")
+    assert (tmp_path / "tokens/ids-00001.npy").stat().st_ino == inode
+    assert content(tmp_path / "tokens") == whole
+
+
 def test_a_finished_store_is_left_as_it_is(images, tmp_path):
     manifest = export(images, tmp_path / "tokens")
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "tokens").iterdir()}
@@ -142,7 +159,7 @@ def test_a_finished_store_is_left_as_it_is(images, tmp_path):
 def test_shards_of_other_settings_are_never_mixed_in(images, tmp_path):
     folder = tmp_path / "tokens"
     assert killed_at(images, folder, 30) == -signal.SIGKILL
-    with pytest.raises(InputError, match=r"tokens\.partial holds shards of another export \(different: batch_size\)"):
+    with pytest.raises(InputError, match=r"tokens\.partial holds shards of other settings \(batch_size=2, not 3\)"):
         export(images, folder, batch_size=3)
     assert folder.with_name("tokens.partial").is_dir()
 
@@ -162,7 +179,7 @@ def test_a_folder_in_the_way_is_refused(images, tmp_path):
 
 
 def test_a_full_disk_names_path_and_bytes_and_keeps_what_was_whole(images, whole, tmp_path, monkeypatch):
-    write, room = building.write_bytes, 2
+    write, room = shard_folder.write_bytes, 2
 
     def full(path, data):
         nonlocal room
@@ -172,8 +189,9 @@ def test_a_full_disk_names_path_and_bytes_and_keeps_what_was_whole(images, whole
                 raise OSError(errno.ENOSPC, "No space left on device")
         write(path, data)
 
-    monkeypatch.setattr(building, "write_bytes", full)
-    with pytest.raises(InputError, match=r"ids-00002\.npy not written: it needs 152 bytes and \d+ are free; finished"):
+    monkeypatch.setattr(shard_folder, "write_bytes", full)
+    refused = r"ids-00002\.npy not written, the disk is full: it needs 152 bytes and \d+ are free; what is whole"
+    with pytest.raises(InputError, match=refused):
         export(images, tmp_path / "tokens")
     assert len(list((tmp_path / "tokens.partial").glob("shard-*.json"))) == 2
     monkeypatch.undo()
@@ -186,7 +204,7 @@ def test_too_small_a_disk_is_refused_before_the_first_image(images, tmp_path, mo
         free = 100
 
     monkeypatch.setattr(building.shutil, "disk_usage", lambda path: Usage)
-    with pytest.raises(InputError, match=r"tokens\.partial not written: it needs 1496 bytes and 100 are free"):
+    with pytest.raises(InputError, match=r"tokens\.partial not written, the disk is full: it needs 1496 bytes and"):
         export(images, tmp_path / "tokens")
     assert not list(tmp_path.iterdir())
 

@@ -161,5 +161,5 @@ def test_the_rest_of_an_export_at_another_quality_is_not_gone_on_with(tokenizer,
     (tmp_path / "more.partial").mkdir()
     (tmp_path / "more.partial/.lock").touch()
     (tmp_path / "more.partial/plan.json").write_text(json.dumps(plan))
-    with pytest.raises(InputError, match=r"holds shards of another export \(different: condition\)"):
+    with pytest.raises(InputError, match=r"holds shards of other settings \(another condition\)"):
         export_tokens(tokenizer, feed(), tmp_path / "more", told=ConditionConfig(quality=0.1))

@@ -14,8 +14,8 @@ from omegaconf import OmegaConf
 from training.runs import run_tiny, write_images
 
 from imtok.errors import InputError
-from imtok.export.store import TokenStore, as_json
-from imtok.files import sealed
+from imtok.export.store import TokenStore
+from imtok.files import sealed, write_json
 from imtok.image_commands import find_device
 
 
@@ -110,7 +110,7 @@ def test_a_store_without_data_in_its_manifest_still_reads(run, tmp_path):
     manifest = json.loads(path.read_text())
     for name in ("data", "unreadable", "sha256"):
         del manifest[name]
-    path.write_bytes(as_json(sealed(manifest)))
+    write_json(path, sealed(manifest))
     assert "all as they were written" in run("verify", "tokens")
 
 

@@ -9,9 +9,9 @@ import torch
 from imtok.errors import InputError
 from imtok.export.codebook import LARGEST, read_codebook, write_codebook
 from imtok.export.feed import BatchFeed
-from imtok.export.store import MANIFEST, TokenStore, as_json
+from imtok.export.store import MANIFEST, TokenStore
 from imtok.export.tokens import export_tokens, id_type
-from imtok.files import sealed, sha256
+from imtok.files import sealed, stamp, write_json
 from imtok.quantizers.fsq import FSQ
 from imtok.tokenizer import Tokenizer
 from imtok.types import Batch
@@ -41,9 +41,9 @@ def rewrite(folder, name, change):
     """Change a file and make all hashes fit again, as a program with a mistake would."""
     change(folder / name)
     manifest = json.loads((folder / MANIFEST).read_text())
-    manifest["files"][name] = {"bytes": (folder / name).stat().st_size, "sha256": sha256(folder / name)}
+    manifest["files"][name] = stamp(folder / name)
     del manifest["sha256"]
-    (folder / MANIFEST).write_bytes(as_json(sealed(manifest)))
+    write_json(folder / MANIFEST, sealed(manifest))
 
 
 def test_the_same_export_has_the_same_bytes(tokenizer, tmp_path):

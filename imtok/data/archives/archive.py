@@ -3,7 +3,6 @@
 import hashlib
 import os
 import tarfile
-from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -31,7 +30,8 @@ class Archive:
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     with Archive(Path(folder) / "0.tar") as archive:
         ...         archive.add("1", {"txt": b"a cat"})
-        ...         digest = archive.finish(before=lambda digest, size: None)
+        ...         digest = archive.end()
+        ...         archive.publish()
         ...     sorted(path.name for path in Path(folder).iterdir())
         ['0.tar']
     """
@@ -70,22 +70,15 @@ class Archive:
             self.written += len(data)
         return len(data)
 
-    def finish(self, before: Callable[[str, int], None]) -> str:
-        """End it, flush it to the disk and rename it into place.
-
-        Args:
-            before: Called with its sha256 and size when it is whole, before it takes its name: who notes these there
-                knows every archive that has one.
-
-        Returns:
-            Its sha256.
-        """
+    def end(self) -> str:
+        """End it and flush it to the disk; returns its sha256. ``written`` is its size then."""
         self.writer.close()
         self.file.flush()
         os.fsync(self.file.fileno())
         self.file.close()
-        digest = self.digest.hexdigest()
-        before(digest, self.written)
+        return self.digest.hexdigest()
+
+    def publish(self) -> None:
+        """Rename it into place, once its size and hash are noted: then those of every archive with a name are."""
         self.aside.replace(self.path)
         flush(self.path.parent)
-        return digest

@@ -1,10 +1,8 @@
 """Any list of images into WebDataset shards: in parallel, to be taken up again, and the same bytes every time."""
 
-import errno
 import json
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -20,13 +18,13 @@ from imtok.data.images import Source, content_hash
 from imtok.data.order.loader import Loader
 from imtok.data.order.sampler import epoch_order
 from imtok.errors import InputError
-from imtok.files import Lock, claim_inside, is_sealed, read_json, sealed, sha256, write_bytes, write_json
+from imtok.files import Lock, claim_inside, is_sealed, read_json, sha256, write_bytes, write_json
+from imtok.shard_folder import MANIFEST, ShardFolder, writing
 
 FORMAT = "imtok-pack-1"
-MANIFEST, INDEX, BAD, PROGRESS = "manifest.json", "index.safetensors", "bad.jsonl", ".progress"
+INDEX, BAD, PROGRESS = "index.safetensors", "bad.jsonl", ".progress"
 LOCK = "lock"
 AT_A_TIME = 16  # images that a worker takes
-FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 @dataclass(frozen=True)
@@ -76,29 +74,27 @@ def pack(
         InputError: If the folder holds something else, the disk is full, or no image can be decoded.
     """
     plan = {"format": FORMAT, "source": source.digest, "images": len(source), **asdict(layout), **asdict(encoding)}
+    out = ShardFolder(folder, plan, PROGRESS)
     if (folder / MANIFEST).exists():
-        return _finished(folder, plan)
+        return _finished(out)
     claim_inside(folder, PROGRESS)
-    with _locked(folder):
-        for leftover in folder.glob(".*.tmp"):  # of a process that was killed as it wrote: nobody else writes here now
-            leftover.unlink()
-        _begin(folder / PROGRESS / "plan.json", plan)
-        shards = _whole_shards(folder)
+    with Lock(out.records / LOCK, f"out={folder}").held():
+        out.sweep()
+        out.begin()
+        shards = _whole_shards(out)
         done = shards[-1]["end"] if shards else 0
         advance(done)
-        try:
-            for shard in _write(source, folder, layout, encoding, workers, (len(shards), done), advance):
+        with writing(folder, lambda: _needed(shards, len(source))):
+            for shard in _write(source, out, layout, encoding, workers, (len(shards), done), advance):
                 shards.append(shard)
-            manifest = _finish(source, folder, plan, shards)
-        except OSError as error:
-            raise _no_room(error, folder, shards, len(source)) from None
-        shutil.rmtree(folder / PROGRESS)
+            manifest = _finish(source, out, shards)
+        shutil.rmtree(out.records)
     return manifest
 
 
 def _write(
     source: Source,
-    folder: Path,
+    out: ShardFolder,
     layout: ShardLayout,
     encoding: Encoding,
     workers: int,
@@ -118,7 +114,7 @@ def _write(
     samples = (sample for chunk in cast(Any, loader) for sample in chunk)
     sample: Packed | None = next(samples, None)
     while sample is not None:
-        path = _shard(folder, number)
+        path = _shard(out, number)
         shard: dict[str, Any] = {"first": at, "images": 0, "captions": 0, "hashes": [], "bad": []}
         with Archive(path) as archive:
             while sample is not None:
@@ -136,44 +132,42 @@ def _write(
                 advance(1)
                 sample = next(samples, None)
             shard["end"] = at
-
-            def note(digest: str, size: int, path: Path = path, shard: dict[str, Any] = shard) -> None:
-                shard["bytes"], shard["sha256"] = size, digest
-                write_json(folder / PROGRESS / f"{path.stem}.json", shard)
-
             if not shard["images"]:
                 raise InputError(
                     f"none of the images can be decoded, the first being {_first_bad(shard)}; check the data"
                 )
-            archive.finish(before=note)
+            digest = archive.end()
+            shard |= {"bytes": archive.written, "sha256": digest}
+            write_json(_note(out, path), shard)
+            archive.publish()
         yield shard
         number += 1
 
 
-def _whole_shards(folder: Path) -> list[dict[str, Any]]:
+def _whole_shards(out: ShardFolder) -> list[dict[str, Any]]:
     """What was noted of the shards that are there whole."""
     shards: list[dict[str, Any]] = []
-    while (note := folder / PROGRESS / f"{_shard(folder, len(shards)).stem}.json").exists():
-        shard = read_json(note)
-        path = _shard(folder, len(shards))
+    while _note(out, path := _shard(out, len(shards))).exists():
+        shard = read_json(_note(out, path))
         if not path.is_file() or path.stat().st_size != shard["bytes"]:
             break
         shards.append(shard)
     return shards
 
 
-def _finish(source: Source, folder: Path, plan: dict[str, Any], shards: list[dict[str, Any]]) -> dict[str, Any]:
+def _finish(source: Source, out: ShardFolder, shards: list[dict[str, Any]]) -> dict[str, Any]:
     """Write what stands beside the shards, and the manifest last."""
+    folder = out.folder
     write_json(folder / CLASSES, {name: label for label, name in enumerate(source.classes)})
     bad = [row for shard in shards for row in shard["bad"]]
     write_bytes(folder / BAD, "".join(json.dumps(row) + "\n" for row in bad).encode())
-    paths = [_shard(folder, number) for number in range(len(shards))]
+    paths = [_shard(out, number) for number in range(len(shards))]
     hashes = np.frombuffer(bytes.fromhex("".join(part for shard in shards for part in shard["hashes"])), np.uint8)
     store_index(ShardSource(paths), hashes.reshape(-1, 16), folder / INDEX)
-    manifest = sealed(
+    return out.seal(
         {
             "format": FORMAT,
-            "plan": plan,
+            "plan": out.plan,
             "images": sum(shard["images"] for shard in shards),
             "captions": sum(shard["captions"] for shard in shards),
             "bad": len(bad),
@@ -185,64 +179,31 @@ def _finish(source: Source, folder: Path, plan: dict[str, Any], shards: list[dic
             "files": {name: sha256(folder / name) for name in (CLASSES, BAD, INDEX)},
         }
     )
-    write_json(folder / MANIFEST, manifest)
-    return manifest
 
 
-def _finished(folder: Path, plan: dict[str, Any]) -> dict[str, Any]:
+def _finished(out: ShardFolder) -> dict[str, Any]:
     """The manifest of an earlier call that asked for the same."""
-    manifest = read_json(folder / MANIFEST)
+    manifest = read_json(out.folder / MANIFEST)
     if not isinstance(manifest, dict) or manifest.get("format") != FORMAT or not is_sealed(manifest):
-        raise InputError(f"out={folder} already holds something else; give another folder")
-    _require_same(folder, manifest["plan"], plan)
-    shutil.rmtree(folder / PROGRESS, ignore_errors=True)  # killed just before it was done
+        raise InputError(f"out={out.folder} already holds something else; give another folder")
+    out.require_same(manifest["plan"])
+    shutil.rmtree(out.records, ignore_errors=True)  # killed just before it was done
     return manifest
 
 
-def _begin(path: Path, plan: dict[str, Any]) -> None:
-    if path.exists():
-        _require_same(path.parent.parent, read_json(path), plan)
-    else:
-        write_json(path, plan)
+def _shard(out: ShardFolder, number: int) -> Path:
+    return out.folder / f"shard-{number:06d}.tar"
 
 
-def _require_same(folder: Path, before: dict[str, Any], plan: dict[str, Any]) -> None:
-    name = next((name for name in plan if before.get(name) != plan[name]), None)
-    if name is not None:
-        then, now = ("other images", "these") if name == "source" else (before.get(name), plan[name])
-        raise InputError(f"out={folder} was packed with {name}={then}, not {now}; give another folder or remove it")
-
-
-@contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """Keep a second process from writing to the same folder."""
-    lock = Lock(folder / PROGRESS / LOCK, f"out={folder}")
-    try:
-        (folder / PROGRESS).mkdir(parents=True, exist_ok=True)
-        lock.take()
-    except OSError as error:
-        raise InputError(f"out={folder} cannot be written ({error.strerror or error}); give another folder") from None
-    try:
-        yield
-    finally:
-        lock.release()
-
-
-def _shard(folder: Path, number: int) -> Path:
-    return folder / f"shard-{number:06d}.tar"
+def _note(out: ShardFolder, shard: Path) -> Path:
+    return out.records / f"{shard.stem}.json"
 
 
 def _first_bad(shard: dict[str, Any]) -> str:
     return "{key}: {reason}".format(**shard["bad"][0])
 
 
-def _no_room(error: OSError, folder: Path, shards: list[dict[str, Any]], images: int) -> Exception:
-    """What to say of a disk that is full."""
-    if error.errno not in FULL:
-        return InputError(f"out={folder} cannot be written ({error.strerror or error}); mend that and run it again")
+def _needed(shards: list[dict[str, Any]], images: int) -> str:
+    """Bytes that the other images will take, if they are like those of the whole shards."""
     done, size = sum(shard["end"] - shard["first"] for shard in shards), sum(shard["bytes"] for shard in shards)
-    needed = f"about {round(size / done * (images - done))}" if done else "more"
-    return InputError(
-        f"out={folder}: the disk is full: {needed} bytes are needed and {shutil.disk_usage(folder).free} are free; the "
-        f"{len(shards)} whole shards stay: free some room and run it again"
-    )
+    return f"about {round(size / done * (images - done))} more" if done else "more"
