@@ -11,6 +11,13 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 Item = TypeVar("Item")
 
 
+def new_bar() -> Progress:
+    """A bar on stderr, not shown yet. Each task has a name, and a text ``numbers`` at the end of its line."""
+    done = (TextColumn("{task.description}"), BarColumn(bar_width=24), MofNCompleteColumn(), TimeElapsedColumn())
+    left = (TextColumn("left"), TimeRemainingColumn(), TextColumn("{task.fields[numbers]}"))
+    return Progress(*done, *left, console=Console(stderr=True))
+
+
 @contextmanager
 def bar(name: str) -> Iterator[Callable[[int, int | None], None]]:
     """Something to call with how many more are done, and how many there are; None = nobody knows.
@@ -21,9 +28,8 @@ def bar(name: str) -> Iterator[Callable[[int, int | None], None]]:
     if not sys.stderr.isatty():
         yield lambda count, total: None
         return
-    columns = (TextColumn("{task.description}"), BarColumn(bar_width=24), MofNCompleteColumn())
-    with Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=Console(stderr=True)) as progress:
-        task = progress.add_task(name, total=None)
+    with new_bar() as progress:
+        task = progress.add_task(name, total=None, numbers="")
 
         def advance(count: int, total: int | None) -> None:
             progress.update(task, advance=count, total=total)

@@ -9,7 +9,7 @@ from omegaconf import MISSING, DictConfig
 from rich.console import Console
 from rich.table import Table
 
-from imtok.bars import bar, watched
+from imtok.bars import watched
 from imtok.build import build_data, build_part
 from imtok.conditions.base import Conditioner
 from imtok.conditions.cache import write_features
@@ -140,15 +140,7 @@ def run_pack(config: Keys, data: Data, condition: Conditioner | None = None, spa
     # Pack, to be taken up again if it is stopped.
     layout = ShardLayout(config.shard_images, round(config.shard_megabytes * 1e6), config.shuffle)
     encoding = Encoding(config.resize, config.encode, config.quality)
-    with bar("pack") as advance:
-        manifest = pack(
-            images.source,
-            Path(config.out),
-            layout,
-            encoding,
-            config.workers,
-            lambda count: advance(count, len(images)),
-        )
+    manifest = pack(images.source, Path(config.out), layout, encoding, config.workers)
     # Then the caches of text and of maps.
     console = Console(highlight=False)
     print_whole(_packed(manifest), console)
@@ -163,8 +155,7 @@ def run_pack(config: Keys, data: Data, condition: Conditioner | None = None, spa
 def _cache(source: Source, tower: TextTower, folder: Path, console: Console) -> None:
     """Store the features of all captions, and say how they are used."""
     captions = [text for index in range(len(source)) for text in source.texts(index)]
-    with bar("captions") as advance:
-        count = write_features(folder, captions, tower.rows, tower.about, lambda done: advance(done, len(captions)))
+    count = write_features(folder, captions, tower.rows, tower.about)
     console.print(f"captions: {count} in {folder}; train with {override('condition.cache', folder)}", soft_wrap=True)
 
 

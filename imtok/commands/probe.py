@@ -10,7 +10,6 @@ from omegaconf import MISSING, DictConfig, OmegaConf
 from rich.console import Console
 from rich.table import Table
 
-from imtok.bars import bar
 from imtok.build import build_data, build_protocol
 from imtok.command_line import output_folder, pasted
 from imtok.commands.prior import PriorKeys, build_prior_run
@@ -147,11 +146,8 @@ def run_probe(config: DictConfig, folder: Path, command: str) -> Report:
     if not (folder / "samples" / MARKER).is_file():
         generator = Generator.load(folder / "prior")
         asked = asked_of(generator, tokenizer, keys.n, DecodeConditionConfig(missing=True))
-        with bar("sample") as advance:
-            write_samples(
-                generator, tokenizer, keys.n, folder / "samples", size, settings, asked, keys.batch_size, device,
-                lambda done: advance(done, keys.n),
-            )  # fmt: skip
+        samples = folder / "samples"
+        write_samples(generator, tokenizer, keys.n, samples, size, settings, asked, keys.batch_size, device)
     say("pictures")
     held_out = with_channels(data.evaluation(side, "val"), tokenizer.channels)
     chosen = places(keys.n, len(stores["held_out"]))

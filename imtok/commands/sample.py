@@ -7,7 +7,6 @@ import torch
 from omegaconf import MISSING, DictConfig
 from rich.console import Console
 
-from imtok.bars import bar
 from imtok.command_line import output_folder
 from imtok.conditions.given import DecodeConditionConfig, give
 from imtok.config import read_keys
@@ -107,21 +106,10 @@ def run(config: DictConfig) -> None:
     height, width = (keys.image_size, keys.image_size) if keys.image_size else generator.tokens["image_size"]
     other = told_ids(generator, given.store, keys.n)
     asked = asked_of(generator, tokenizer, keys.n, given)
-    with bar("sample") as advance:
-        write_samples(
-            generator,
-            tokenizer,
-            keys.n,
-            folder,
-            (height, width),
-            keys.sampling(),
-            asked,
-            keys.batch_size,
-            device,
-            lambda done: advance(done, keys.n),
-            keys.length,
-            other,
-        )
+    size, settings = (height, width), keys.sampling()
+    write_samples(
+        generator, tokenizer, keys.n, folder, size, settings, asked, keys.batch_size, device, keys.length, other
+    )
     console.print(f"{keys.n} samples in {folder}: 000000.png ..., ids.npy, {NPZ}", soft_wrap=True, markup=False)
     following = imtok_line("score", images=folder / NPZ, reference="IMAGES", protocol="offline")
     console.print(f"score:    {following}", soft_wrap=True, markup=False)
@@ -137,17 +125,7 @@ def _refuse_labels(given: DecodeConditionConfig) -> None:
 def _write_codes(generator: Generator, keys: Keys, folder: Path, device: torch.device, console: Console) -> None:
     """Draw the tokens of a store's images anew, and say how a decoder is trained on them."""
     store = TokenStore(str(keys.store))
-    with bar("sample") as advance:
-        write_codes(
-            generator,
-            store,
-            folder,
-            keys.sampling(),
-            keys.preserve,
-            keys.batch_size,
-            device,
-            lambda done: advance(done, len(store)),
-        )
+    write_codes(generator, store, folder, keys.sampling(), keys.preserve, keys.batch_size, device)
     line = f"codes of {len(store)} images in {folder}, of which {keys.preserve:.0%} of the tokens are their own"
     console.print(line, soft_wrap=True, markup=False)
     following = imtok_line(

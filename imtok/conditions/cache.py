@@ -15,6 +15,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from imtok.bars import watched
 from imtok.conditions.base import Conditioner
 from imtok.errors import InputError
 from imtok.files import is_sealed, new_folder, read_json, sealed, sha256, write_json
@@ -32,9 +33,7 @@ def key_of(caption: str) -> bytes:
     return hashlib.blake2b(caption.encode("utf-8", "surrogatepass"), digest_size=16).digest()
 
 
-def write_features(
-    folder: Path, captions: Iterable[str], encode: Encode, about: dict[str, Any], advance: Callable[[int], None]
-) -> int:
+def write_features(folder: Path, captions: Iterable[str], encode: Encode, about: dict[str, Any]) -> int:
     """Write the features of all captions that differ; the folder appears whole or not at all.
 
     Args:
@@ -42,7 +41,6 @@ def write_features(
         captions: Blank ones are left out.
         encode: Gives the rows of each of some captions that say something.
         about: What decides the features: hash and sizes of the tower.
-        advance: Called with the number of captions that are done.
 
     Returns:
         How many captions the folder holds.
@@ -62,13 +60,13 @@ def write_features(
     dtype, ends, end = _TYPES[about["precision"]], list[int](), 0
     with new_folder(folder) as aside:
         with (aside / VALUES).open("wb") as file:
-            for first in range(0, len(order), AT_A_TIME):
+            starts = range(0, len(order), AT_A_TIME)
+            for first in watched(starts, len(order), "captions", lambda first: min(AT_A_TIME, len(order) - first)):
                 some = [keyed[key] for key in order[first : first + AT_A_TIME]]
                 for rows in encode(some):
                     file.write(rows.to(dtype).contiguous().cpu().view(torch.uint8).numpy().tobytes())
                     end += len(rows)
                     ends.append(end)
-                advance(len(some))
         np.save(aside / ENDS, np.array(ends, np.int64), allow_pickle=False)
         np.save(aside / KEYS, keys, allow_pickle=False)
         write_json(aside / MANIFEST, sealed({**plan, "files": {name: sha256(aside / name) for name in (ENDS, KEYS)}}))

@@ -1,11 +1,11 @@
 """``imtok check``: a folder, shards, a pack or tables, looked at from end to end, and every fault named."""
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from imtok.bars import bar
 from imtok.data.archives.index import find_index, require_same
 from imtok.data.archives.listing import ShardIndex, index_shard
 from imtok.data.archives.members import Fields
@@ -22,8 +22,6 @@ from imtok.data.sources.tables import NoRowError, TableSource
 from imtok.data.sources.webdataset import number_members
 from imtok.errors import InputError
 from imtok.files import is_sealed, read_json, sha256
-
-Advance = Callable[[int, int], None]  # how many images more were looked at, and how many there are
 
 
 class Asked(NamedTuple):
@@ -55,7 +53,6 @@ class Asked(NamedTuple):
 def check(
     path: str,
     workers: int = 0,
-    advance: Advance = lambda count, total: None,
     asked: Asked = Asked(),  # noqa: B008, it cannot change
 ) -> Findings:
     """Look at every image below a path.
@@ -64,7 +61,6 @@ def check(
         path: A folder of images, of ``.tar`` shards (a pattern such as ``DIR/{000..009}.tar`` too), of what ``imtok
             pack`` wrote, or of ``.parquet`` or ``.arrow`` files.
         workers: Processes that read and decode; 0 = this one.
-        advance: Called as it goes on.
         asked: How training reads the data.
 
     Raises:
@@ -77,8 +73,9 @@ def check(
     total = sum(map(len, sources))
     if sources and not total:
         findings.faults.append(f"{path}: holds no {KINDS}")
-    for source in sources:
-        look(source, findings, workers, lambda count: advance(count, total))
+    with bar("check") as advance:
+        for source in sources:
+            look(source, findings, workers, lambda count: advance(count, total))
     return findings
 
 

@@ -1,6 +1,5 @@
 """What a prior makes of the tokens of a store, as codes that a decoder is trained further on."""
 
-from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -8,6 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from imtok.bars import bar
 from imtok.errors import InputError
 from imtok.export.store import TokenStore
 from imtok.files import claim_output, new_folder, write_json
@@ -25,7 +25,6 @@ def write_codes(
     preserve: float,
     batch_size: int = 64,
     device: str | torch.device = "cpu",
-    advance: Callable[[int], None] | None = None,
 ) -> dict[str, Any]:
     """Draw the tokens of a store's images anew, for post-training of the decoder (arXiv 2509.12474).
 
@@ -40,7 +39,6 @@ def write_codes(
         preserve: Share of the tokens that stay, in [0, 1).
         batch_size: Images at a time.
         device: Where to compute.
-        advance: Called with the number of images that are done.
 
     Returns:
         What ``samples.json`` says.
@@ -57,7 +55,7 @@ def write_codes(
     device, done = torch.device(device), 0
     generator.to(device).eval()
     facts = {"samples": len(store), "preserve": preserve, "sampling": asdict(settings)}
-    with new_folder(folder) as aside:
+    with new_folder(folder) as aside, bar("sample") as advance:
         for number in range(store.manifest["shards"]):
             shard = store.shard(number)
             rows = TokenRows(store, np.arange(done, done + len(shard.keys)))
@@ -73,8 +71,7 @@ def write_codes(
                     raise InputError(f"prior: {error}") from None
                 drawn.append(found.ids.cpu().numpy().astype(shard.ids.dtype))
                 done += len(batch)
-                if advance is not None:
-                    advance(done)
+                advance(len(batch), len(store))
             if drawn:
                 np.save(aside / f"ids-{number:05d}.npy", np.concatenate(drawn))
                 write_json(aside / f"keys-{number:05d}.json", list(shard.keys))

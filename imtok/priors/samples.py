@@ -1,6 +1,5 @@
 """What a prior draws, as pictures: PNGs, their ids, and one npz as ADM's evaluator reads it."""
 
-from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ import torch
 from jaxtyping import Int64
 from torch import Tensor
 
+from imtok.bars import watched
 from imtok.conditions.base import NO_LABEL
 from imtok.errors import InputError
 from imtok.export.tokens import id_type
@@ -50,7 +50,6 @@ def write_samples(
     asked: Asked | None = None,
     batch_size: int = 64,
     device: str | torch.device = "cpu",
-    advance: Callable[[int], None] | None = None,
     length: int | None = None,
     other: Int64[Tensor, "b t g"] | None = None,
 ) -> dict[str, Any]:
@@ -69,7 +68,6 @@ def write_samples(
         asked: What the samples are of; None = nothing is told.
         batch_size: Samples drawn at a time.
         device: Where to compute.
-        advance: Called with the number of samples that are done.
         length: Only the first so many tokens of each; None = all that are drawn.
         other: Ids of another tokenizer as the condition of each sample; None = no ids.
 
@@ -92,7 +90,8 @@ def write_samples(
     with new_folder(folder) as aside, evaluating(tokenizer.to(device)):
         pictures = np.lib.format.open_memmap(aside / "pixels.npy", "w+", np.uint8, (count, *size, 3))
         ids, keeps, labels = list[np.ndarray](), list[np.ndarray](), np.full(count, NO_LABEL, np.int64)
-        for start in range(0, count, batch_size):
+        starts = range(0, count, batch_size)
+        for start in watched(starts, count, "sample", lambda start: min(batch_size, count - start)):
             numbers = list(range(start, min(start + batch_size, count)))
             own = [asked.labels[number] for number in numbers] if asked.labels else [NO_LABEL] * len(numbers)
             said = [asked.captions[number] for number in numbers] if asked.captions else [""] * len(numbers)
@@ -111,8 +110,6 @@ def write_samples(
                 pictures[number] = rgb_levels(image).permute(1, 2, 0).cpu().numpy()
             _gather(drawn, ids, keeps)
             labels[numbers] = own
-            if advance is not None:
-                advance(numbers[-1] + 1)
         # What all samples have in common: ids, kept tokens, and the file that other code scores.
         np.save(aside / "ids.npy", np.concatenate(ids).astype(id_type(tokenizer.quantizer.vocab_sizes)))
         if keeps:

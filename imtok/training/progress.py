@@ -7,10 +7,10 @@ from typing import Any
 
 import torch
 from lightning import Callback, LightningModule, Trainer
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import Progress
 from typing_extensions import override
 
+from imtok.bars import new_bar
 from imtok.training.steps import Task
 
 _KILOBYTES = sys.platform != "darwin"  # what the system counts memory in; bytes there
@@ -38,18 +38,11 @@ class Bar(Callback):
         assert isinstance(pl_module, Task)
         self._start = (time.monotonic(), pl_module.step)
         if trainer.is_global_zero and sys.stderr.isatty():
-            self._progress = Progress(
-                TextColumn("training"),
-                BarColumn(bar_width=24),
-                MofNCompleteColumn(),
-                TimeElapsedColumn(),
-                TextColumn("left"),
-                TimeRemainingColumn(),
-                TextColumn("{task.fields[numbers]}"),
-                console=Console(stderr=True),
-            )
+            self._progress = new_bar()
             self._progress.start()
-            self._task_id = self._progress.add_task("", total=pl_module.last_step, completed=pl_module.step, numbers="")
+            self._task_id = self._progress.add_task(
+                "training", total=pl_module.last_step, completed=pl_module.step, numbers=""
+            )
 
     @override
     def on_train_batch_end(

@@ -36,7 +36,7 @@ def t5(tmp_path):
 def cache(t5, tmp_path):
     condition = tower(t5)
     condition.prepare()
-    write_features(tmp_path / "text", [*CAPTIONS, "", "a red fox"], condition.rows, condition.about, lambda _: None)
+    write_features(tmp_path / "text", [*CAPTIONS, "", "a red fox"], condition.rows, condition.about)
     return tmp_path / "text"
 
 
@@ -46,7 +46,7 @@ def test_stored_features_are_those_of_the_tower_to_the_last_bit(kind, precision,
     condition = tower(write_tower(tmp_path / kind, kind), **settings)
     condition.prepare()
     many = [f"a {word} fox {number}" for number in range(9) for word in ("red", "blue", "snow")]
-    assert write_features(tmp_path / "text", many, condition.rows, condition.about, lambda _: None) == 28
+    assert write_features(tmp_path / "text", many, condition.rows, condition.about) == 28
     stored = tower(tmp_path / "nowhere", cache=str(tmp_path / "text"), **settings)
     ordered = sorted([*many, Conditioner.example_caption], key=key_of)
     for first in range(0, 28, AT_A_TIME):
@@ -80,7 +80,7 @@ def test_features_of_another_tower_length_or_precision_are_refused(cache, tmp_pa
         with pytest.raises(InputError, match=reason):
             tower("nowhere", **{"cache": str(cache)} | settings).prepare()
     with pytest.raises(InputError, match="already holds something else"):
-        write_features(cache, CAPTIONS, other.rows, other.about, lambda _: None)
+        write_features(cache, CAPTIONS, other.rows, other.about)
 
 
 def test_a_folder_that_was_altered_is_refused(cache):
@@ -97,7 +97,7 @@ def test_a_folder_that_is_there_is_left_as_it_is(cache, t5):
     before = {path: path.stat().st_mtime_ns for path in cache.iterdir()}
     condition = tower(t5)
     condition.prepare()
-    assert write_features(cache, CAPTIONS, None, condition.about, lambda _: None) == 5
+    assert write_features(cache, CAPTIONS, None, condition.about) == 5
     assert {path: path.stat().st_mtime_ns for path in cache.iterdir()} == before
 
 

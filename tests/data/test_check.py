@@ -5,6 +5,7 @@ import os
 import pickle
 import tarfile
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from PIL import Image
 from rich.console import Console
 
 from imtok.commands.check import _show, run_check
+from imtok.data.archives.archive import Archive
 from imtok.data.archives.pack import INDEX, MANIFEST, ShardLayout, pack
 from imtok.data.check import check
 from imtok.data.sources.folder import FileSource
@@ -49,9 +51,11 @@ def test_workers_change_nothing(folder: Path):
     assert check(str(folder), workers=2) == check(str(folder))
 
 
-def test_a_pack_is_good_and_its_progress_adds_up(packed: Path):
+def test_a_pack_is_good_and_its_progress_adds_up(packed: Path, monkeypatch: pytest.MonkeyPatch):
     told: list[tuple[int, int]] = []
-    found = check(str(packed), advance=lambda count, total: told.append((count, total)))
+    bar = nullcontext(lambda count, total: told.append((count, total)))
+    monkeypatch.setattr("imtok.data.check.bar", lambda name: bar)
+    found = check(str(packed))
     assert found.good, found.faults
     assert sum(count for count, _ in told) == found.images == 23
     assert {total for _, total in told} == {23}
@@ -100,13 +104,17 @@ def test_a_damaged_manifest_is_refused(packed: Path):
         check(str(packed))
 
 
-def test_a_pack_that_was_not_finished_is_told(folder: Path, tmp_path: Path):
-    def stop(count: int) -> None:
-        if count and len(list((tmp_path / "out").glob("*.tar"))) > 1:
-            raise KeyboardInterrupt
+def test_a_pack_that_was_not_finished_is_told(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    publish = Archive.publish
 
+    def stop(archive: Archive) -> None:
+        if archive.path.name == "shard-000002.tar":
+            raise KeyboardInterrupt
+        publish(archive)
+
+    monkeypatch.setattr(Archive, "publish", stop)
     with pytest.raises(KeyboardInterrupt):
-        pack(FileSource(folder), tmp_path / "out", ShardLayout(shard_images=6), advance=stop)
+        pack(FileSource(folder), tmp_path / "out", ShardLayout(shard_images=6))
     assert any("was not packed to its end" in fault for fault in check(str(tmp_path / "out")).faults)
 
 

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from contextlib import nullcontext
 
 import numpy as np
 import pytest
@@ -190,15 +191,17 @@ def test_a_tokenizer_whose_decoder_alone_is_another_decodes_the_samples(tokens, 
 
 
 @pytest.mark.parametrize("kind", ["one slot", "two slots", "variable"])
-def test_samples_are_pictures_ids_and_an_npz_and_do_not_depend_on_the_batch(tmp_path, kind):
+def test_samples_are_pictures_ids_and_an_npz_and_do_not_depend_on_the_batch(tmp_path, kind, monkeypatch):
     folder = store(tmp_path / "tokens", kind).folder
     train_on_tokens(prior_run(tmp_path / "run", folder, "condition=label", "condition.classes=3"))
     generator, tokenizer = Generator.load(tmp_path / "run"), tokenizer_of(kind)
     generator.config["tokens"]["tokenizer_sha256"] = tokenizer.fingerprint()
     asked = asked_of(generator, tokenizer, 5, DecodeConditionConfig())
-    settings = Sampling(guidance=1.5)
+    settings, told = Sampling(guidance=1.5), []
+    monkeypatch.setattr("imtok.bars.bar", lambda name: nullcontext(lambda count, total: told.append((count, total))))
     for name, batch in (("a", 64), ("b", 2)):
         write_samples(generator, tokenizer, 5, tmp_path / name, (16, 16), settings, asked, batch)
+    assert told == [(5, 5), (2, 5), (2, 5), (1, 5)]
     found = np.load(tmp_path / "a" / "samples.npz")
     assert found["arr_1"].tolist() == [0, 1, 2, 0, 1]
     assert found["arr_0"].shape == (5, 16, 16, 3)

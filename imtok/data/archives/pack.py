@@ -9,6 +9,7 @@ from typing import Any, cast
 
 import numpy as np
 
+from imtok.bars import bar
 from imtok.data.archives.archive import Archive, room
 from imtok.data.archives.index import store_index
 from imtok.data.archives.packing import Encoding, Packed, Packer, as_they_are
@@ -52,7 +53,6 @@ def pack(
     layout: ShardLayout = ShardLayout(),
     encoding: Encoding = AS_THEY_ARE,
     workers: int = 0,
-    advance: Callable[[int], None] = lambda count: None,
 ) -> dict[str, Any]:
     """Write a source's images as shards, and ``classes.json``, ``index.safetensors``, ``bad.jsonl``, ``manifest.json``.
 
@@ -65,7 +65,6 @@ def pack(
         layout: How they are dealt out.
         encoding: How they are stored.
         workers: Processes that read, decode and encode; 0 = this one.
-        advance: Called with the number of images that are done.
 
     Returns:
         The manifest.
@@ -78,12 +77,12 @@ def pack(
     if (folder / MANIFEST).exists():
         return _finished(out)
     claim_inside(folder, PROGRESS)
-    with Lock(out.records / LOCK, f"out={folder}").held():
+    with Lock(out.records / LOCK, f"out={folder}").held(), bar("pack") as advance:
         out.sweep()
         out.begin()
         shards = _whole_shards(out)
         done = shards[-1]["end"] if shards else 0
-        advance(done)
+        advance(done, len(source))
         with writing(folder, lambda: _needed(shards, len(source))):
             for shard in _write(source, out, layout, encoding, workers, (len(shards), done), advance):
                 shards.append(shard)
@@ -99,7 +98,7 @@ def _write(
     encoding: Encoding,
     workers: int,
     start: tuple[int, int],
-    advance: Callable[[int], None],
+    advance: Callable[[int, int], None],
 ) -> Iterator[dict[str, Any]]:
     """Write the shards from ``start`` (number, position) on; yields what is to know of each."""
     # The order of all images, from where an earlier command has stopped.
@@ -129,7 +128,7 @@ def _write(
                 else:
                     shard["bad"].append({"key": source.key(sample.index), "reason": sample.reason})
                 at += 1
-                advance(1)
+                advance(1, count)
                 sample = next(samples, None)
             shard["end"] = at
             if not shard["images"]:

@@ -1,13 +1,13 @@
 """The contract that every format keeps, and what several of them share."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from imtok.bars import bar
+from imtok.bars import bar, watched
 from imtok.errors import InputError
 from imtok.export.sequences import Sequencing
 from imtok.export.store import Shard, TokenStore
@@ -56,6 +56,26 @@ class Row(NamedTuple):
     lengths: np.ndarray
     caption: str
     texts: list[str]
+
+
+def shards_of(store: TokenStore) -> Iterator[Shard]:
+    """The shards of a store in order, with a progress bar."""
+    return watched(store.shards(), len(store), "convert", lambda shard: len(shard.keys))
+
+
+def write_arrays(store: TokenStore, folder: Path, name: str, array: Callable[[Shard], np.ndarray]) -> None:
+    """Write ``NAME-00000.npy``, what is made of each shard, and ``labels-00000.npy``, int64.
+
+    Args:
+        store: What to write.
+        folder: Where.
+        name: Of the arrays.
+        array: Makes an array ``images views ...``, whose axis of views is left out where there is one view.
+    """
+    for number, shard in enumerate(shards_of(store)):
+        made, labels = array(shard), np.asarray(shard.labels, np.int64)
+        np.save(folder / f"{name}-{number:05d}.npy", made[:, 0] if store.views == 1 else made, allow_pickle=False)
+        np.save(folder / f"labels-{number:05d}.npy", labels, allow_pickle=False)
 
 
 def rows(store: TokenStore, sequencing: Sequencing) -> Iterator[Row]:

@@ -12,9 +12,8 @@ import numpy as np
 from jaxtyping import Bool, Int64, Shaped
 from typing_extensions import override
 
-from imtok.bars import bar
 from imtok.errors import InputError
-from imtok.export.formats.base import Format
+from imtok.export.formats.base import Format, write_arrays
 from imtok.export.store import TokenStore
 
 BINARY = ("LFQ", "BSQ", "GQ", "Binary")  # quantizers whose ids are bits; stores of earlier versions say no more
@@ -36,14 +35,7 @@ class Bits(Format):
     @override
     def write(self, store: TokenStore, folder: Path) -> dict[str, Any]:
         slot_bits = slot_bits_of(store)
-        with bar("convert") as advance:
-            for number, shard in enumerate(store.shards()):
-                bits = to_bits(np.asarray(shard.ids), slot_bits, shard.keep)
-                if store.views == 1:
-                    bits = bits[:, 0]
-                np.save(folder / f"bits-{number:05d}.npy", bits, allow_pickle=False)
-                np.save(folder / f"labels-{number:05d}.npy", np.asarray(shard.labels, np.int64), allow_pickle=False)
-                advance(len(shard.keys), len(store))
+        write_arrays(store, folder, "bits", lambda shard: to_bits(np.asarray(shard.ids), slot_bits, shard.keep))
         tokens, scales = store.manifest["tokens"], store.manifest.get("scales")
         notes = [f"{tokens} tokens of {sum(slot_bits)} bits per image, -1 or +1"]
         if scales:

@@ -11,10 +11,9 @@ import numpy as np
 from jaxtyping import Int64, Integer
 from typing_extensions import override
 
-from imtok.bars import bar
 from imtok.errors import InputError
-from imtok.export.formats.base import Format
-from imtok.export.store import TokenStore
+from imtok.export.formats.base import Format, write_arrays
+from imtok.export.store import Shard, TokenStore
 
 NO_ORDER = "none: the tokens of an image are a set"  # ``token_order`` of a store whose decoder reads a set
 
@@ -43,13 +42,11 @@ class Counts(Format):
     @override
     def write(self, store: TokenStore, folder: Path) -> dict[str, Any]:
         tokens, vocabulary = store.manifest["tokens"], store.manifest["vocab_sizes"][0]
-        with bar("convert") as advance:
-            for number, shard in enumerate(store.shards()):
-                ids = np.asarray(shard.ids)[..., 0]
-                counts = to_counts(ids[:, 0] if store.views == 1 else ids, vocabulary)
-                np.save(folder / f"counts-{number:05d}.npy", counts.astype(np.uint16), allow_pickle=False)
-                np.save(folder / f"labels-{number:05d}.npy", np.asarray(shard.labels, np.int64), allow_pickle=False)
-                advance(len(shard.keys), len(store))
+
+        def counts(shard: Shard) -> np.ndarray:
+            return to_counts(np.asarray(shard.ids)[..., 0], vocabulary).astype(np.uint16)
+
+        write_arrays(store, folder, "counts", counts)
         notes = [f"{vocabulary} counts per image, whose sum is always {tokens}"]
         return {"counts": {"ids": vocabulary, "sum": tokens}, "notes": notes}
 

@@ -8,9 +8,8 @@ import numpy as np
 from numpy.lib.format import open_memmap
 from typing_extensions import override
 
-from imtok.bars import bar
 from imtok.errors import InputError
-from imtok.export.formats.base import Format
+from imtok.export.formats.base import Format, shards_of
 from imtok.export.store import TokenStore
 
 LABELS = "labels.npy"
@@ -46,17 +45,15 @@ class VAR(Format):
             for name, side in zip(file_names(scales), scales, strict=True)
         ]
         labels, first = np.zeros(len(store), np.int64), 0
-        with bar("convert") as advance:
-            for shard in store.shards():
-                rows = slice(first, first + len(shard.keys))
-                start = 0
-                for file, side in zip(files, scales, strict=True):
-                    part = shard.ids[:, :, start : start + side**2]
-                    file[rows] = part if slots else part[..., 0]
-                    start += side**2
-                labels[rows] = np.where(shard.labels < 0, self.unlabelled or 0, shard.labels)
-                first += len(shard.keys)
-                advance(len(shard.keys), len(store))
+        for shard in shards_of(store):
+            rows = slice(first, first + len(shard.keys))
+            start = 0
+            for file, side in zip(files, scales, strict=True):
+                part = shard.ids[:, :, start : start + side**2]
+                file[rows] = part if slots else part[..., 0]
+                start += side**2
+            labels[rows] = np.where(shard.labels < 0, self.unlabelled or 0, shard.labels)
+            first += len(shard.keys)
         for file in files:
             file.flush()
         np.save(folder / LABELS, labels, allow_pickle=False)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from typing_extensions import override
 
-from imtok.bars import bar
+from imtok.bars import watched
 from imtok.export.formats.base import Format
 from imtok.export.formats.tars import write_tars
 from imtok.export.store import Shard, TokenStore
@@ -45,11 +45,9 @@ class WebDataset(Format):
 
 
 def _samples(store: TokenStore, dtype: type) -> Iterator[dict[str, bytes]]:
-    with bar("convert") as advance:
-        for shard in store.shards():
-            for row in range(len(shard.keys)):
-                yield _members(shard, row, dtype)
-                advance(1, len(store))
+    places = ((shard, row) for shard in store.shards() for row in range(len(shard.keys)))
+    for shard, row in watched(places, len(store), "convert", lambda _: 1):
+        yield _members(shard, row, dtype)
 
 
 def _members(shard: Shard, row: int, dtype: type) -> dict[str, bytes]:
