@@ -40,7 +40,6 @@ from recipe_table import PAGE, composed, kind, names, read_rows, write_page
 
 from imtok.build import build_data, build_part, build_tokenizer
 from imtok.commands.train import build_run
-from imtok.data.order.loader import spread_loader
 from imtok.data.told import told, with_channels
 from imtok.files import read_json
 from imtok.objectives.base import Objective
@@ -160,7 +159,7 @@ def overfit(name: str) -> dict[str, Any]:
     images = with_channels(
         told(build_data(plain).validation(plain["image_size"]), tokenizer.condition), plain["channels"]
     )
-    batch = next(iter(spread_loader(images, IMAGES)))
+    batch = next(iter(images.spread_loader(IMAGES)))
     trace = fit(tokenizer, objective, batch)
     if "losses" not in section:
         ratio = sum(trace[-TENTHS:]) / sum(trace[20 - TENTHS // 2 : 20 + TENTHS // 2])

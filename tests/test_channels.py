@@ -28,7 +28,6 @@ from imtok.data.told import with_channels
 from imtok.decoders.base import Decoder
 from imtok.encoders.base import Encoder
 from imtok.errors import InputError
-from imtok.export.clusters import shuffled
 from imtok.export.feed import ListFeed
 from imtok.export.pictures import decode_ids
 from imtok.export.store import TokenStore
@@ -281,5 +280,5 @@ def test_a_part_of_images_and_several_of_them_have_the_channels_that_these_were_
     for source in parts:
         assert source.channels == 1
         assert source.image(1).shape[0] == 1
-    assert shuffled(images, 2, seed=0).channels == 1
+    assert images.shuffled(2, seed=0).channels == 1
     assert prepare(images, Protocol("offline"), 1).channels == 1

@@ -10,11 +10,10 @@ from rich.console import Console
 from imtok.build import build_data, build_protocol
 from imtok.command_line import output_folder, pasted
 from imtok.config import read_keys
-from imtok.data.images import ImageSet
+from imtok.data.contract import Images
 from imtok.data.order.loader import evaluation_loader, watched
 from imtok.data.reading.boxes import with_boxes
 from imtok.data.remarks import say_remarks
-from imtok.data.stream import ImageStream
 from imtok.errors import InputError
 from imtok.files import claim_output, sha256
 from imtok.image_commands import ImagesKeys, SpendingKeys, WholeKeys, load_tokenizer, plain_values, told_images
@@ -134,17 +133,16 @@ def _take_raw(tokenizer: Tokenizer, source: str) -> None:
     tokenizer.load_state_dict(weights)
 
 
-def make_settings(config: Keys, protocol: Protocol, images: ImageSet | ImageStream) -> Settings:
+def make_settings(config: Keys, protocol: Protocol, images: Images) -> Settings:
     """The settings that a config describes.
 
     Raises:
         InputError: If the reference cannot be read.
     """
-    grey = "" if images.channels == 3 else f" {images.channels} channels"
     settings = replace(
         _asked(config, protocol),
         cache=Path(config.cache) if config.cache is not None else None,
-        data=f"{images.digest} {images.count} {images.image_size}{grey}" if isinstance(images, ImageSet) else "",
+        data=images.cache_key,
     )
     if config.reference is None:
         return settings

@@ -17,7 +17,7 @@ from imtok.conditions.given import ConditionConfig, DecodeConditionConfig, give
 from imtok.config import read_keys
 from imtok.data.base import Data
 from imtok.data.order.loader import evaluation_loader
-from imtok.data.order.spread import places, spread
+from imtok.data.order.spread import places
 from imtok.data.remarks import say_remarks
 from imtok.data.told import with_channels
 from imtok.distributed import launched_rank
@@ -151,7 +151,7 @@ def run_probe(config: DictConfig, folder: Path, command: str) -> Report:
     say("pictures")
     held_out = with_channels(data.evaluation(side, "val"), tokenizer.channels)
     chosen = places(keys.n, len(stores["held_out"]))
-    some = spread(held_out, keys.n)
+    some = held_out.spread(keys.n)
     loader = evaluation_loader(some, keys.batch_size, keys.workers)
     write_originals(loader, folder / "reference", chosen if some is held_out else np.arange(len(chosen)))
     write_reconstructions(tokenizer.to(device), stores["held_out"], folder / "reconstructions", size, keys.n)

@@ -13,11 +13,10 @@ from rich.table import Column, Table
 from imtok.build import build_data, build_tokenizer
 from imtok.command_line import compose_training, job_words, output_folder
 from imtok.data.order.loader import evaluation_loader
-from imtok.data.order.spread import spread
 from imtok.data.remarks import say_remarks
 from imtok.distributed import launched, launched_rank, require_one_process
 from imtok.errors import InputError
-from imtok.export.clusters import Clusters, Passes, shuffled
+from imtok.export.clusters import Clusters, Passes
 from imtok.export.quantize import cluster_and_save, fit_and_save, with_ids
 from imtok.image_commands import ImagesKeys, find_device, given_condition, load_tokenizer, plain_values, told_images
 from imtok.paste import imtok_line, shell_line
@@ -86,7 +85,7 @@ def run(config: DictConfig) -> None:
     # Fit: clusters in passes over all ranks, or codes and latents in one process.
     if isinstance(quantized.quantizer, KMeans):
         settings = Passes(config.passes, config.tolerance, config.merge_every, config.seed)
-        fitting = shuffled(trained, config.images, config.seed)
+        fitting = trained.shuffled(config.images, config.seed)
         say_remarks(remark for images in (fitting, held_out) for remark in images.remarks)
         clusters = Clusters(quantized, fitting, config.batch_size, config.workers, device, settings, given.missing)
         measuring = evaluation_loader(held_out, config.batch_size, config.workers)
@@ -98,7 +97,7 @@ def run(config: DictConfig) -> None:
             name = type(quantized.quantizer).__name__
             raise InputError(f"tokenizer={config.tokenizer} must be a recipe with quantizer=kmeans, got {name}")
         require_one_process("quantize with this quantizer")
-        both = (spread(trained, config.images or _FITTED), held_out)
+        both = (trained.spread(config.images or _FITTED), held_out)
         say_remarks(remark for images in both for remark in images.remarks)
         loaders = [evaluation_loader(images, config.batch_size, config.workers) for images in both]
         most = config.images or _FITTED

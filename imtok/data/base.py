@@ -2,11 +2,10 @@
 
 from abc import ABC, abstractmethod
 
+from imtok.data.contract import Images
 from imtok.data.images import ImageSet
-from imtok.data.stream import ImageStream
 from imtok.errors import InputError
 
-Images = ImageSet | ImageStream
 USUAL = ("train", "val", "all")
 OF_TRAINING = ("augment", "buckets")  # keys of the section data that only training reads, for any kind of data
 OF_ANY = (*OF_TRAINING, "boxes")  # keys of the section data that are not arguments of a kind of data
@@ -68,7 +67,7 @@ class Data(ABC):
 
 def require_list(images: Images, refusal: str) -> ImageSet:
     """The images as a list that can be read in any order; InputError with this text if they are a stream."""
-    if isinstance(images, ImageStream):
+    if not isinstance(images, ImageSet):
         raise InputError(refusal)
     return images
 

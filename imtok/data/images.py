@@ -2,9 +2,9 @@
 
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Callable
-from dataclasses import dataclass
-from functools import cached_property
+from collections.abc import Callable, Iterable
+from functools import cached_property, partial
+from typing import Any
 
 import numpy as np
 import xxhash
@@ -13,9 +13,15 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from typing_extensions import override
 
+from imtok.conditions.base import NO_LABEL
 from imtok.data.archives.names import Names
+from imtok.data.contract import Images, Sample
+from imtok.data.order.collate import collate
+from imtok.data.order.position import StreamPosition
 from imtok.data.order.randomness import Purpose, bit_stream, generator
-from imtok.data.order.sampler import Blocks
+from imtok.data.order.sampler import Blocks, Steps, TrainBatches
+from imtok.data.order.spread import places
+from imtok.data.order.workers import Loader
 from imtok.data.reading.decode import DecodeError, upright_shape
 from imtok.data.reading.headers import SUFFIXES
 from imtok.data.reading.reading import Reading
@@ -213,37 +219,7 @@ class Subset(Source):
         return self.source.record(int(self.indices[index]))
 
 
-@dataclass(frozen=True)
-class Sample:
-    """What an :class:`ImageSet` holds.
-
-    Attributes:
-        image: The transformed image; None if it is bad and nothing stands in for it.
-        label: Class of the image that is shown, -1 where there is none.
-        index: Its position in the data set.
-        key: Its name.
-        bad: ``key: reason`` for every image that was tried and could not be decoded.
-        error: Why there can be no image in training; None otherwise.
-        source: What the image is to be made from, where that is not the image itself; see :class:`Batch`.
-        caption: Text about the image; "" where there is none or it was not looked for.
-        texts: All texts about it, where these are several and were looked for.
-        boxes: Left, top, right and bottom of objects in the transformed image, in pixels, parts of which it may not
-            show; None where they were not looked for.
-    """
-
-    image: Real[Tensor, "c h w"] | None
-    label: int
-    index: int
-    key: str
-    bad: tuple[str, ...] = ()
-    error: str | None = None
-    source: Tensor | None = None
-    caption: str = ""
-    texts: tuple[str, ...] = ()
-    boxes: Float64[np.ndarray, "n 4"] | None = None
-
-
-class ImageSet(Dataset[Sample]):
+class ImageSet(Images, Dataset[Sample]):
     """Transformed images, each a pure function of the seed, the epoch and its index.
 
     In training another image stands in for one that cannot be decoded: which one is a function of the same three, so
@@ -266,6 +242,7 @@ class ImageSet(Dataset[Sample]):
     """
 
     boxes: Callable[[Source, int], Float64[np.ndarray, "n 4"]] | None = None
+    kind = "a list"
 
     def __init__(
         self,
@@ -285,14 +262,9 @@ class ImageSet(Dataset[Sample]):
         return len(self.source)
 
     @property
-    def count(self) -> int | None:
-        """How many images there are; None = that is known once all are read."""
+    @override
+    def count(self) -> int:
         return len(self)
-
-    @property
-    def image_size(self) -> int:
-        """Side of the images, in pixels."""
-        return self.transform.size
 
     @property
     def blocks(self) -> Blocks | None:
@@ -300,8 +272,8 @@ class ImageSet(Dataset[Sample]):
         return self.source.blocks
 
     @property
-    def remarks(self) -> tuple[str, ...]:
-        """What the source has to say about data that it does not read; see :class:`Source`."""
+    @override
+    def remarks(self) -> tuple[str, ...]:  # pyright: ignore[reportIncompatibleVariableOverride], they are its source's
         return self.source.remarks
 
     @property
@@ -310,22 +282,76 @@ class ImageSet(Dataset[Sample]):
         return self.source.digest
 
     @property
+    @override
     def about(self) -> dict[str, int | str]:
-        """What a run must find again when it resumes."""
         return {"images": len(self), "sha256": self.digest}
 
     @property
-    def channels(self) -> int:
-        """Of the images: 1, 3 or 4."""
+    @override
+    def cache_key(self) -> str:
+        grey = "" if self.channels == 3 else f" {self.channels} channels"
+        return f"{self.digest} {len(self)} {self.image_size}{grey}"
+
+    @property
+    @override
+    def channels(self) -> int:  # pyright: ignore[reportIncompatibleVariableOverride], as above
         return self.source.channels
 
+    @override
     def ask_channels(self, channels: int) -> None:
-        """Let all samples have 1, 3 or 4 channels; see :func:`~imtok.data.reading.decode.decode_image`."""
         self.source.ask_channels(channels)
 
-    def ask_captions(self) -> None:
-        """Let all samples have captions, where there are any."""
-        self.captioned = True
+    @override
+    def ask_captions(self, wanted: bool) -> None:
+        self.captioned = self.captioned or wanted
+
+    @override
+    def lacking(self, kind: str, number: int) -> tuple[int, int]:
+        source, looked_at = self.source, places(number, len(self.source)).tolist()
+        if kind == "caption":
+            return sum(not any(text.strip() for text in source.texts(place)) for place in looked_at), len(looked_at)
+        return sum(source.label(place) == NO_LABEL for place in looked_at), len(looked_at)
+
+    @override
+    def spread(self, most: int) -> "ImageSet":
+        return self if len(self) <= most else self.some(places(most, len(self)))
+
+    @override
+    def shuffled(self, most: int | None, seed: int) -> "ImageSet":
+        return self.some(np.random.default_rng(seed).permutation(len(self))[:most].astype(np.int64))
+
+    @override
+    def training_batches(self, steps: Steps, position: StreamPosition | None = None) -> TrainBatches:
+        return TrainBatches(len(self), *steps, self.blocks)
+
+    @override
+    def evaluation_batches(self, batch_size: int, rank: int, world: int) -> list[list[tuple[int, int]]]:
+        own = [(0, index) for index in range(rank, len(self), world)]
+        return [own[at : at + batch_size] for at in range(0, len(own), batch_size)]
+
+    @override
+    def loader(self, batches: Iterable[Any], workers: int) -> Loader:
+        put_together = partial(collate, size=self.image_size, channels=self.channels)
+        return Loader(self, workers, batch_sampler=batches, collate_fn=put_together)
+
+    @override
+    def spread_loader(self, number: int) -> Loader:
+        return self.loader([[(0, index) for index in places(number, len(self)).tolist()]], 0)
+
+    @override
+    def whole_loader(self, batch_size: int, workers: int, own: Callable[[int], bool]) -> Loader:
+        batches = self.evaluation_batches(batch_size, 0, 1)
+        return self.loader([batch if own(number) else [] for number, batch in enumerate(batches)], workers)
+
+    @override
+    def samples(self, number: int) -> list[Sample]:
+        return [self[0, index] for index in sorted(set(np.linspace(0, len(self) - 1, number).astype(int).tolist()))]
+
+    def some(self, indices: Int64[np.ndarray, " n"]) -> "ImageSet":
+        """Those at some places, in evaluation mode."""
+        images = ImageSet(Subset(self.source, indices), self.transform, captioned=self.captioned)
+        images.boxes = self.boxes
+        return images
 
     @override
     def __getitem__(self, place: tuple[int, int]) -> Sample:

@@ -10,7 +10,7 @@ from typing_extensions import override
 
 from imtok.data.archives.texts import UNREADABLE
 from imtok.data.images import Source, content_hash
-from imtok.data.order.loader import Loader
+from imtok.data.order.workers import Loader
 from imtok.data.reading.decode import MAX_PIXELS, WHITE, DecodeError, decode_image, stored_mode
 from imtok.data.reading.headers import read_header
 from imtok.errors import InputError

@@ -3,30 +3,37 @@
 import hashlib
 import logging
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from copy import deepcopy
 from dataclasses import replace
-from itertools import count
+from itertools import count, islice
 from typing import Any, NamedTuple, cast
 
 import numpy as np
 import xxhash
 from jaxtyping import Real
 from torch import Tensor
+from torch.utils.data import IterableDataset, get_worker_info
+from typing_extensions import override
 
 from imtok.data.archives.encoded import EncodedImage
 from imtok.data.archives.members import Fields
 from imtok.data.archives.names import hash_fraction
 from imtok.data.archives.remote import Stage, read_remote
 from imtok.data.archives.transport import Opener, RemoteShard, open_url
-from imtok.data.images import ATTEMPTS, MAX_BYTES, Sample
+from imtok.data.contract import Images, Sample
+from imtok.data.images import ATTEMPTS, MAX_BYTES
+from imtok.data.order.collate import collate
 from imtok.data.order.position import StreamPosition
 from imtok.data.order.randomness import Purpose, bit_stream, generator
-from imtok.data.order.sampler import epoch_order
+from imtok.data.order.sampler import Steps, epoch_order
+from imtok.data.order.workers import Loader
 from imtok.data.reading.decode import DecodeError
 from imtok.data.reading.headers import KINDS
 from imtok.data.reading.reading import Reading
 from imtok.data.reading.transforms import Transform
 from imtok.errors import InputError
+from imtok.types import Batch
 
 log = logging.getLogger(__name__)
 
@@ -42,7 +49,7 @@ class StreamPart(NamedTuple):
         return self.split == "all" or (hash_fraction(key) < self.val_fraction) == (self.split == "val")
 
 
-class ImageStream:
+class ImageStream(Images):
     """Transformed images of streamed shards.
 
     In training it has no end: every epoch reads each shard once, in an order that is a function of seed and epoch, and
@@ -64,17 +71,13 @@ class ImageStream:
         fields: Which members of a shard are read.
         classes: Names of the classes in their order, for shards in which these are written as names.
         least: See :meth:`imtok.data.images.Source.image`.
-        channels: Of the images: 1, 3 or 4; see :func:`~imtok.data.reading.decode.decode_image`.
         needs_captions: Whether a caption that is too long is refused; False = the image goes without, and that is said.
-        remarks: See :class:`imtok.data.images.Source`.
         said: What was said of the images so far, each sentence once.
 
     Raises:
         ValueError: If ``buffer`` is not positive.
     """
 
-    remarks: tuple[str, ...] = ()
-    count: int | None = None  # that is known once all are read
     nothing = f"data.path holds no {KINDS} in any shard; give shards that do"
     unheld = "data.path holds no held-out image; give data.val_path, or raise data.val_fraction"
     untrained = (
@@ -99,31 +102,30 @@ class ImageStream:
         self.fields, self.classes = Fields(), cast("Sequence[str] | None", None)
         self.said: set[str] = set()
         self.least = reading.least(transform) if training else None
-        self.channels = 3
         self.needs_captions = True
 
-    @property
-    def image_size(self) -> int:
-        """Side of the images, in pixels."""
-        return self.transform.size
-
-    def ask_channels(self, channels: int) -> None:
-        """Let all samples have 1, 3 or 4 channels."""
-        self.channels = channels
+    @override
+    def ask_captions(self, wanted: bool) -> None:
+        self.needs_captions = wanted  # those that are there are read in any case
 
     @property
+    @override
     def about(self) -> dict[str, int | str]:
-        """What a run must find again when it resumes: the shards' names, wherever they lie now."""
+        """The shards' names, wherever they lie now."""
         digest = hashlib.sha256("\n".join(shard.name for shard in self.shards).encode()).hexdigest()
         return {"shards": len(self.shards), "sha256": digest}
 
     @property
+    @override
     def size(self) -> str:
-        """How much it is, for a reader."""
         return f"{len(self.shards):,} shards"
 
+    @override
+    def position(self, state: dict[str, Any] | None = None) -> StreamPosition:
+        return StreamPosition(len(self.shards), state)
+
+    @override
     def going_on(self, position: StreamPosition) -> str:
-        """Where a run goes on that is resumed at ``position``, for a reader."""
         return (
             f"going on at the next shard boundary of epoch {position.epoch}: what was left of the shards begun so far "
             f"({len(position.begun.get(position.epoch, ()))} of {position.shards}) is not read in this epoch"
@@ -141,6 +143,32 @@ class ImageStream:
                 f"{workers} trainer.workers), each of which needs one; lower trainer.workers or write more, smaller "
                 "shards"
             )
+
+    @override
+    def training_batches(self, steps: Steps, position: StreamPosition | None = None) -> "StreamBatches":
+        images = steps.global_batch // (steps.world * steps.accumulate)
+        number = (steps.total_steps - steps.start_step) * steps.accumulate
+        return StreamBatches(self, images, steps.rank, steps.world, number, position)
+
+    @override
+    def evaluation_batches(self, batch_size: int, rank: int, world: int) -> "StreamBatches":
+        return StreamBatches(self, batch_size, rank, world)
+
+    @override
+    def loader(self, batches: "StreamBatches", workers: int) -> Loader:
+        self.check_readers(batches.world, max(1, workers))
+        return Loader(batches, workers, batch_size=None, collate_fn=_as_it_is)
+
+    @override
+    def spread_loader(self, number: int) -> list[Batch]:
+        first = next(iter(self.loader(StreamBatches(self, number), 0)), None)
+        if first is None:
+            raise InputError(self.unheld)
+        return [first]
+
+    @override
+    def whole_loader(self, batch_size: int, workers: int, own: Callable[[int], bool]) -> Loader:
+        return self.loader(StreamBatches(self, batch_size), min(1, workers))  # several would change the order
 
     def once(self, reader: int, readers: int) -> Iterator[Sample]:
         """Every image of every ``readers``-th shard once, in order; bad ones as samples without an image.
@@ -264,6 +292,54 @@ class ImageStream:
             return replace(sample, caption=texts[0], texts=texts)
         drawn = int(bit_stream(Purpose.CAPTION, self.seed, image.epoch, draw).random_raw())
         return replace(sample, caption=texts[drawn % len(texts)])
+
+
+class StreamBatches(IterableDataset[Batch | InputError]):
+    """One process's batches; its workers read shards of their own and take turns.
+
+    Args:
+        images: The stream.
+        batch_size: Images per batch.
+        rank: Index of this process.
+        world: Number of processes.
+        number: How many batches a training run takes; ignored in evaluation, which ends with the last image.
+        position: Where training starts.
+    """
+
+    count = None  # of the images, which a stream does not know
+
+    def __init__(
+        self,
+        images: ImageStream,
+        batch_size: int,
+        rank: int = 0,
+        world: int = 1,
+        number: int = 0,
+        position: StreamPosition | None = None,
+    ) -> None:
+        self.images, self.batch_size, self.rank, self.world = images, batch_size, rank, world
+        # The run's own goes on while this one reads, and with it who would read what.
+        self.number, self.position = number, deepcopy(position) or images.position()
+
+    @override
+    def __iter__(self) -> Iterator[Batch | InputError]:
+        about = get_worker_info()
+        worker, workers = (about.id, about.num_workers) if about else (0, 1)
+        reader, readers = worker * self.world + self.rank, self.world * workers  # neighbours go to different ranks
+        try:
+            if self.images.training:
+                own = len(range(worker, self.number, workers))  # the loader asks its workers in turn
+                samples = islice(self.images.endless(reader, readers, self.position), own * self.batch_size)
+            else:
+                samples = self.images.once(reader, readers)
+            while some := list(islice(samples, self.batch_size)):
+                yield collate(some, self.images.image_size, self.images.channels)
+        except InputError as error:
+            yield error
+
+
+def _as_it_is(batch: Batch | InputError) -> Batch | InputError:
+    return batch
 
 
 def _drawn(kept: list[EncodedImage], draws: np.random.Philox) -> EncodedImage:

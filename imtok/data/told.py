@@ -3,9 +3,8 @@
 from collections.abc import Collection, Mapping, Sequence
 from typing import TypeVar
 
-from imtok.conditions.base import NO_LABEL, Conditioner
+from imtok.conditions.base import Conditioner
 from imtok.data.base import Images
-from imtok.data.images import ImageSet
 from imtok.errors import InputError
 from imtok.pixels import check_channels
 from imtok.types import Batch
@@ -37,11 +36,7 @@ def told(images: Images, condition: Conditioner | None, others: Collection[str] 
         condition: The tokenizer's; None = nothing is read.
         others: What the objective reads.
     """
-    wanted = "caption" in others or (condition is not None and "caption" in condition.reads)
-    if not isinstance(images, ImageSet):
-        images.needs_captions = wanted  # it reads those that are there in any case
-    elif wanted:
-        images.ask_captions()
+    images.ask_captions("caption" in others or (condition is not None and "caption" in condition.reads))
     return images
 
 
@@ -80,16 +75,9 @@ def require_read(
         remedy: What to do, by kind.
         otherwise: What becomes of images that have none.
     """
-    if not kinds or not isinstance(images, ImageSet) or not len(images.source):
-        return None
-    source, number = images.source, min(_LOOKED_AT, len(images.source))
-    looked_at = [place * len(source) // number for place in range(number)]
     for kind in kinds:
-        if kind == "caption":
-            lacking = sum(not any(text.strip() for text in source.texts(place)) for place in looked_at)
-        else:
-            lacking = sum(source.label(place) == NO_LABEL for place in looked_at)
-        if lacking == number:
+        lacking, number = images.lacking(kind, _LOOKED_AT)
+        if lacking and lacking == number:
             raise InputError(
                 f"the {what} have no {kind}, which {reader} reads (none of {number} that were looked at has one); "
                 f"{remedy[kind]}"

@@ -10,7 +10,6 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from jaxtyping import Float
 from safetensors import SafetensorError, safe_open
@@ -19,8 +18,7 @@ from torch import Tensor
 
 from imtok.bars import bar
 from imtok.data.base import Images
-from imtok.data.images import ImageSet, Subset
-from imtok.data.order.loader import Loader, evaluation_loader, list_loader
+from imtok.data.order.workers import Loader
 from imtok.data.told import require_each
 from imtok.distributed import from_main, rank, world_size
 from imtok.errors import InputError
@@ -55,14 +53,6 @@ class Passes:
     seed: int = 0
 
 
-def shuffled(images: Images, most: int | None, seed: int) -> Images:
-    """At most so many images of a list, all of them if None, drawn and ordered by ``seed``. A stream stays as it is."""
-    if not isinstance(images, ImageSet):
-        return images
-    order = np.random.default_rng(seed).permutation(len(images))[:most]
-    return ImageSet(Subset(images.source, order.astype(np.int64)), images.transform, captioned=images.captioned)
-
-
 class Clusters:
     """k-means of the latents of a tokenizer whose quantizer is :class:`KMeans`.
 
@@ -71,7 +61,7 @@ class Clusters:
 
     Args:
         tokenizer: On ``device``.
-        images: In the order in which they are read; see :func:`shuffled`.
+        images: In the order in which they are read; see :meth:`~imtok.data.contract.Images.shuffled`.
         batch_size: Images per batch.
         workers: Processes that load images beside this one; of a stream one at most.
         device: Where to compute.
@@ -161,7 +151,7 @@ class Clusters:
         """First centres, of latents of the first images. One process finds them for all."""
         count = len(self.quantizer.centres)
         wanted, points, seen = max(_PER_CENTRE * count, _AT_LEAST), list[Tensor](), 0
-        for rows in self._latents(self._loader(0, 1, 0)):
+        for rows in self._latents(self._loader(lambda number: True)):
             points.append(rows[: wanted - seen])
             seen += len(points[-1])
             if seen >= wanted:
@@ -182,27 +172,12 @@ class Clusters:
     def _batches(self, first: int) -> Batches:
         """All batches from a number on; None in place of those that are other ranks'."""
         ours, world = rank(), world_size()
-        if isinstance(self.images, ImageSet):
-            mine = iter(self._loader(ours, world, first))
-            for number in range(first, -(-len(self.images) // self.batch_size)):
-                yield next(mine) if number % world == ours else None
-        else:
-            for number, batch in enumerate(self._loader(ours, world, first)):
-                if number >= first:
-                    yield batch if number % world == ours else None
+        for number, batch in enumerate(self._loader(lambda number: number >= first and number % world == ours)):
+            if number >= first:
+                yield batch if number % world == ours else None
 
-    def _loader(self, ours: int, world: int, first: int) -> Loader:
-        """Batches of a rank, from a number on; of a stream all."""
-        images, size = self.images, self.batch_size
-        if not isinstance(images, ImageSet):
-            return evaluation_loader(images, size, min(1, self.workers))
-        starts = range(0, len(images), size)
-        places = [
-            [(0, index) for index in range(start, min(start + size, len(images)))]
-            for number, start in enumerate(starts)
-            if number % world == ours and number >= first
-        ]
-        return list_loader(images, places, self.workers)
+    def _loader(self, own: Callable[[int], bool]) -> Loader:
+        return self.images.whole_loader(self.batch_size, self.workers, own)
 
     @cached_property
     def _plan(self) -> str:

@@ -11,9 +11,11 @@ from torch.utils.data import Dataset
 from typing_extensions import override
 
 from imtok.data.base import Images
-from imtok.data.images import ImageSet, Sample
+from imtok.data.contract import Sample
+from imtok.data.images import ImageSet
 from imtok.data.order.collate import collate
-from imtok.data.order.loader import Loader, evaluation_loader, watched
+from imtok.data.order.loader import evaluation_loader, watched
+from imtok.data.order.workers import Loader
 from imtok.errors import InputError
 from imtok.types import Batch
 

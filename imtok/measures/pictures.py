@@ -7,9 +7,7 @@ from einops import reduce
 from jaxtyping import UInt8
 from torch import Tensor
 
-from imtok.data.images import ImageSet
-from imtok.data.order.loader import spread_loader
-from imtok.data.stream import ImageStream
+from imtok.data.contract import Images
 from imtok.data.told import shown_captions
 from imtok.distributed import gather_values
 from imtok.types import Batch
@@ -18,7 +16,7 @@ SHOWN = 16  # images in a report, and in the pictures of a training run
 _CANDIDATES = 4  # looked at for each of them
 
 
-def choose_shown(images: ImageSet | ImageStream, number: int = SHOWN) -> Batch:
+def choose_shown(images: Images, number: int = SHOWN) -> Batch:
     """The images to look at: spread evenly over a data set, and no blank ones where there are others.
 
     Four times as many candidates lie evenly over the data set (of a stream they are its first images). From each four
@@ -33,7 +31,7 @@ def choose_shown(images: ImageSet | ImageStream, number: int = SHOWN) -> Batch:
     Raises:
         InputError: If the images cannot be read.
     """
-    candidates = next(iter(spread_loader(images, _CANDIDATES * number)))
+    candidates = next(iter(images.spread_loader(_CANDIDATES * number)))
     contrast = reduce(candidates.image.double(), "b c h w -> b h w", "mean").flatten(1).var(1, correction=0).tolist()
     number = min(number, len(contrast))
     edges = [place * len(contrast) // number for place in range(number + 1)] if number else []

@@ -9,10 +9,8 @@ import torch
 from jaxtyping import Float, Real
 from torch import Tensor
 
-from imtok.data.images import ImageSet, Subset
-from imtok.data.order.spread import places
+from imtok.data.base import Images, require_list
 from imtok.data.reading.transforms import CentreCrop, Transform, WholeImage
-from imtok.data.stream import ImageStream
 from imtok.errors import InputError
 from imtok.extractors.base import Extractor
 from imtok.extractors.inception import PUBLISHED, Inception
@@ -153,16 +151,9 @@ def protocol_id(facts: dict[str, Any]) -> str:
     return sha256(canonical_json(facts).encode()).hexdigest()[:12]
 
 
-def prepare(images: ImageSet | ImageStream, protocol: Protocol, n: int | None) -> ImageSet | ImageStream:
+def prepare(images: Images, protocol: Protocol, n: int | None) -> Images:
     """The images as a protocol crops them, and no more than ``n`` of them, evenly over a list; of a stream all."""
-    if isinstance(images, ImageStream):
-        if n is not None:
-            raise InputError("n must be null for a stream of shards, which is read from end to end")
-        images.transform = protocol.transform(images.image_size)
-        return images
-    source = images.source
-    if n is not None and n < len(source):
-        source = Subset(source, places(n, len(source)))
-    cropped = ImageSet(source, protocol.transform(images.image_size), captioned=images.captioned)
-    cropped.boxes = images.boxes
-    return cropped
+    if n is not None:
+        refusal = "n must be null for a stream of shards, which is read from end to end"
+        images = require_list(images, refusal).spread(n)
+    return images.cropped(protocol.transform(images.image_size))

@@ -1,11 +1,7 @@
 """Whether the stored maps of a frozen space are those of the pictures that a run trains on."""
 
-import numpy as np
-
 from imtok.data.base import Images
-from imtok.data.images import ImageSet
 from imtok.data.reading.transforms import CentreCrop
-from imtok.data.sources.mixture import MixedSet
 from imtok.errors import InputError
 from imtok.spaces.base import CURE, Space
 
@@ -25,7 +21,7 @@ def check_maps(space: Space | None, images: Images) -> None:
     if space is None or space.cache is None:
         return
     maps, key = space.require_cache(), f"space.cache={space.cache}"
-    for part in images.sets if isinstance(images, MixedSet) else [images]:
+    for part in images.parts:
         crop = part.transform
         if not isinstance(crop, CentreCrop):
             raise InputError(
@@ -39,9 +35,7 @@ def check_maps(space: Space | None, images: Images) -> None:
             )
         if crop.flip and not maps.about["flip"]:
             raise InputError(f"{key} holds no maps of mirrored images; give data.flip=false, or pack with flip=true")
-    if isinstance(images, ImageSet):
-        places = sorted(set(np.linspace(0, len(images) - 1, _LOOKED_AT).astype(int).tolist()))
-        samples = [images[0, index] for index in places]
-        absent = [sample.key for sample in samples if sample.image is not None and maps.find(sample.image) is None]
-        if absent:
-            raise InputError(f"{key} does not hold {len(absent)} of {len(samples)} {CURE}, such as {absent[0]}")
+    samples = images.samples(_LOOKED_AT)
+    absent = [sample.key for sample in samples if sample.image is not None and maps.find(sample.image) is None]
+    if absent:
+        raise InputError(f"{key} does not hold {len(absent)} of {len(samples)} {CURE}, such as {absent[0]}")

@@ -12,13 +12,12 @@ from lightning import Callback, Trainer
 from lightning.pytorch.loggers.logger import DummyLogger
 
 from imtok.data.base import Images, require_list
-from imtok.data.order.buckets import BucketBatches, BucketSet, bucketed
-from imtok.data.order.loader import evaluation_loader, train_loader, train_stream_loader
+from imtok.data.order.buckets import bucketed
+from imtok.data.order.loader import evaluation_loader, train_loader
 from imtok.data.order.position import StreamPosition
-from imtok.data.order.sampler import TrainBatches
+from imtok.data.order.sampler import Steps
 from imtok.data.reading.augment import augmented
 from imtok.data.remarks import say_remarks
-from imtok.data.stream import ImageStream
 from imtok.data.told import told, with_channels
 from imtok.distributed import launched_rank, rank, world_size
 from imtok.files import Lock
@@ -219,28 +218,16 @@ def _warn_of_micro_batches(run: Run) -> None:
 
 def _stream_position(images: Images, resume: Checkpoint | None) -> StreamPosition | None:
     """Where a run on a stream goes on; None for images that can be read in any order."""
-    if not isinstance(images, ImageStream):
-        return None
-    position = StreamPosition(len(images.shards), resume.state.get("stream") if resume else None)
-    if resume is not None and launched_rank() == 0:
+    position = images.position(resume.state.get("stream") if resume else None)
+    if position is not None and resume is not None and launched_rank() == 0:
         log.info("%s", images.going_on(position))
     return position
 
 
 def _train_loader(run: Run, images: Images, first: int, last: int, position: StreamPosition | None) -> Any:
     settings = run.trainer
-    if isinstance(images, ImageStream):
-        micro = settings.batch_size // (world_size() * settings.accumulate)
-        number = (last - first) * settings.accumulate
-        return spare_workers(
-            train_stream_loader(images, micro, number, settings.workers, rank(), world_size(), position)
-        )
-    places = (run.seed, settings.batch_size, settings.accumulate, rank(), world_size(), first, last)
-    if isinstance(images, BucketSet):
-        batches: TrainBatches = BucketBatches(images, *places)
-    else:
-        batches = TrainBatches(len(images), *places, images.blocks)
-    number = overfitted(settings.lightning)
+    steps = Steps(run.seed, settings.batch_size, settings.accumulate, rank(), world_size(), first, last)
+    batches, number = images.training_batches(steps, position), overfitted(settings.lightning)
     return spare_workers(train_loader(images, Again(number, batches) if number else batches, settings.workers))
 
 
@@ -251,8 +238,8 @@ def _validation_loader(run: Run, batch_size: int, part: int, parts: int) -> Any:
 def _evaluation(
     run: Run, asked: Settings, plan: Plan, ema: EMA[Tokenizer], mirror: Loggers, guests: Guests
 ) -> Evaluation:
-    settings, protocol, images = run.trainer, asked.protocol, held_out(run)
-    some = prepare_images(images, protocol, settings.evaluate_images) if not isinstance(images, ImageStream) else images
+    settings = run.trainer
+    some = prepare_images(held_out(run).spread(settings.evaluate_images), asked.protocol, None)
 
     def batches() -> Iterable[Batch]:
         loader = evaluation_loader(some, 64, 0, rank(), world_size())

@@ -9,7 +9,6 @@ from torch import Tensor, nn
 
 from imtok.data.base import Images
 from imtok.data.order.buckets import BucketSet
-from imtok.data.stream import ImageStream
 from imtok.distributed import device_name
 from imtok.nn.frozen import Frozen
 from imtok.objectives.base import Objective
@@ -48,7 +47,7 @@ def statement(
     parts = ", ".join(_part(name, getattr(tokenizer, name)) for name in ("encoder", "quantizer", "decoder", *told))
     rows = {
         "device": f"{device_name(*devices)}, {trainer.precision}",
-        "images": f"{_images(images[0])} to train on, {_images(images[1])} held out, {side} x {side} pixels",
+        "images": f"{images[0].size} to train on, {images[1].size} held out, {side} x {side} pixels",
         "tokens": f"{tokens:,} per image of {each}{total}",
         "parameters": parts,
     }
@@ -115,10 +114,6 @@ def _count(values: Iterable[Tensor]) -> int:
 
 def _millions(count: int) -> str:
     return f"{count / 1e6:,.1f} M" if count >= 100_000 else f"{count:,}"
-
-
-def _images(images: Images) -> str:
-    return images.size if isinstance(images, ImageStream) else f"{len(images):,}"
 
 
 def _buckets(images: BucketSet, tokenizer: Tokenizer, batch: int) -> str:

@@ -4,9 +4,9 @@ from collections.abc import Callable
 from http.server import SimpleHTTPRequestHandler
 from pathlib import Path
 
-from imtok.data.order.loader import train_stream_loader
+from imtok.data.order.loader import train_loader
 from imtok.data.sources.webdataset import WebDataset
-from imtok.data.stream import ImageStream
+from imtok.data.stream import ImageStream, StreamBatches
 from imtok.types import Batch
 
 Write = Callable[[Path, list[tuple[str, bytes]]], Path]
@@ -60,7 +60,7 @@ def stream(path: str, buffer: int = 4, seed: int = 3) -> ImageStream:
 
 
 def train(images: ImageStream, batches: int, workers: int = 0, rank: int = 0, world: int = 1, **more) -> list[Batch]:
-    return list(train_stream_loader(images, 5, batches, workers, rank, world, **more))
+    return list(train_loader(images, StreamBatches(images, 5, rank, world, batches, **more), workers))
 
 
 def keys(batches: list[Batch]) -> list[str]:

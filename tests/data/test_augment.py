@@ -10,8 +10,8 @@ from training.runs import write_images, write_shards
 
 from imtok.build import build_data
 from imtok.config import check_command
-from imtok.data.order.loader import train_loader, train_stream_loader
-from imtok.data.order.sampler import TrainBatches
+from imtok.data.order.loader import train_loader
+from imtok.data.order.sampler import Steps, TrainBatches
 from imtok.data.reading.augment import augmented, build_augment
 from imtok.data.reading.transforms import CentreCrop
 from imtok.data.sources.mixture import Mixture
@@ -95,7 +95,7 @@ def test_images_of_a_stream_are_changed(tmp_path):
     plain, turned = (
         {
             key: image
-            for batch in train_stream_loader(images, 4, 3)
+            for batch in train_loader(images, images.training_batches(Steps(0, 4, total_steps=3)))
             for key, image in zip(batch.key, batch.image, strict=True)
         }
         for images in (data.train(16, 0), train_set(invert, data=data))

@@ -12,7 +12,8 @@ from data.served import SHARDS, Handler, keys, stream, train
 
 from imtok.data.archives import transport as module
 from imtok.data.archives.remote import find_remote, is_remote
-from imtok.data.order.loader import evaluation_loader, train_stream_loader
+from imtok.data.order.loader import evaluation_loader, train_loader
+from imtok.data.order.sampler import Steps
 from imtok.data.sources.webdataset import WebDataset
 from imtok.errors import InputError
 
@@ -152,7 +153,8 @@ def test_an_opener_of_ones_own_reads_what_fsspec_does_not_know(served: Path, mem
     plain = list(evaluation_loader(WebDataset(memory).evaluation(8), 4))
     assert [batch.key for batch in shown] == [batch.key for batch in plain]
     assert all(torch.equal(ours.image, theirs.image) for ours, theirs in zip(shown, plain, strict=True))
-    training = train_stream_loader(data.train(8, 0), 4, 6, workers=2)
+    images = data.train(8, 0)
+    training = train_loader(images, images.training_batches(Steps(seed=0, global_batch=4, total_steps=6)), workers=2)
     assert sum(len(batch.key) for batch in training) == 24
 
 

@@ -6,9 +6,9 @@ import pytest
 from data.both import Both, Picture, samples
 
 from imtok.data.check import check
-from imtok.data.order.loader import train_stream_loader
+from imtok.data.order.loader import train_loader
 from imtok.data.sources.webdataset import Tars, WebDataset
-from imtok.data.stream import ImageStream
+from imtok.data.stream import ImageStream, StreamBatches
 from imtok.errors import InputError
 
 
@@ -119,7 +119,7 @@ def test_a_stream_says_what_it_leaves_aside_once_however_many_epochs_it_reads(
     for workers in (0, 1):
         images = WebDataset(both.paths[1], val_path=both.paths[1].replace("0.tar", "none.tar")).train(8, 0)
         assert isinstance(images, ImageStream)
-        assert len(list(train_stream_loader(images, 2, 3, workers))) == 3
+        assert len(list(train_loader(images, StreamBatches(images, 2, number=3), workers))) == 3
     assert [record.getMessage() for record in caplog.records] == [
         "shard 0.tar: skipped 1 picture of kinds that imtok does not read: 1 .gif"
     ]

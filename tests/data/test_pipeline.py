@@ -12,10 +12,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from data.served import train
 from PIL import Image
 
 from imtok.commands.pack import Keys, run_pack
-from imtok.data.order.loader import evaluation_loader, spread_loader, train_stream_loader
+from imtok.data.order.loader import evaluation_loader
 from imtok.data.reading.decode import DecodeError, decode_image
 from imtok.data.reading.decoded import decoded_pixels
 from imtok.data.sources.pipeline import Pipeline, require_source
@@ -74,7 +75,7 @@ def evaluated(data: Pipeline, **settings: Any) -> list[Batch]:
 def trained(data: Pipeline, batches: int, **settings: Any) -> list[Batch]:
     images = data.train(8, 3)
     assert isinstance(images, ImageStream)
-    return list(train_stream_loader(images, 5, batches, **settings))
+    return train(images, batches, **settings)
 
 
 def test_a_webdataset_of_shards_gives_the_images_of_the_shards(shards: str):
@@ -146,8 +147,8 @@ def test_a_part_is_held_out_by_the_hash_or_all_of_another_pipeline(shards: str):
     with pytest.raises(
         InputError, match=r"^data\.pipeline gives no held-out sample; give data\.val_pipeline, or raise"
     ):
-        spread_loader(Pipeline(data.pipeline, val_fraction=1e-9).validation(8), 2)
-    (shown,) = spread_loader(data.validation(8), 2)
+        Pipeline(data.pipeline, val_fraction=1e-9).validation(8).spread_loader(2)
+    (shown,) = data.validation(8).spread_loader(2)
     assert len(shown.key) == 2
     here = WebDataset(str(Path(shards).parent), val_fraction=0.3, access="stream")
     assert held_out == set(keys(list(evaluation_loader(here.validation(8), 4)))), "as of the shards themselves"

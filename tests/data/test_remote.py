@@ -11,11 +11,11 @@ import torch
 from data.served import EACH, SHARDS, Write, epochs, keys, stream, train
 from webdataset.shardlists import split_by_node, split_by_worker
 
-from imtok.data.order.loader import evaluation_loader, spread_loader, train_stream_loader
+from imtok.data.order.loader import evaluation_loader, train_loader
 from imtok.data.order.position import StreamPosition
 from imtok.data.order.sampler import epoch_order
 from imtok.data.sources.webdataset import WebDataset
-from imtok.data.stream import ImageStream
+from imtok.data.stream import ImageStream, StreamBatches
 from imtok.errors import InputError
 from imtok.types import Batch
 
@@ -143,7 +143,8 @@ def test_a_resumed_stream_starts_at_shards_that_were_not_begun(stop: int, memory
 def test_what_other_ranks_begin_meanwhile_does_not_change_who_reads_what(memory: str):
     def read(disturbed: bool) -> list[str]:
         position, names = StreamPosition(SHARDS), []
-        for batch in train_stream_loader(stream(memory), 5, 9, rank=1, world=2, position=position):
+        images = stream(memory)
+        for batch in train_loader(images, StreamBatches(images, 5, 1, 2, 9, position)):
             names += batch.key
             if disturbed:  # as when a checkpoint takes in a rank that is an epoch ahead
                 position.note(Batch(batch.image, batch.label, batch.index + SHARDS + 1, batch.key))
@@ -164,7 +165,7 @@ def test_the_position_forgets_epochs_that_are_over():
 
 def test_fewer_shards_than_readers_are_refused_with_both_numbers(memory: str):
     with pytest.raises(InputError, match=r"6 shards for 8 readers \(4 processes x 2 .*lower trainer.workers"):
-        train_stream_loader(stream(memory), 5, 3, workers=2, world=4)
+        train(stream(memory), 3, workers=2, world=4)
 
 
 def test_a_bad_image_is_left_out_and_named(memory: str, write_shard: Write, tmp_path: Path, picture: Callable):
@@ -194,14 +195,14 @@ def test_held_out_images_are_those_of_the_hash_wherever_they_are_read(memory: st
     assert seen.isdisjoint(held_out)
     assert len(seen | held_out) == SHARDS * EACH
     assert len(held_out) > 2
-    (shown,) = spread_loader(data.validation(8), 2)
+    (shown,) = data.validation(8).spread_loader(2)
     assert len(shown.key) == 2
 
 
 def test_a_stream_without_an_image_of_its_part_says_so(memory: str):
     data = WebDataset(memory, val_fraction=1e-9)
     with pytest.raises(InputError, match="no held-out image"):
-        spread_loader(data.validation(8), 2)
+        data.validation(8).spread_loader(2)
     images = WebDataset(memory, val_fraction=1 - 1e-9).train(8, 0)
     assert isinstance(images, ImageStream)
     with pytest.raises(InputError, match="all are held out"):

@@ -13,7 +13,7 @@ from training.runs import write_images
 from imtok.data.order.loader import evaluation_loader
 from imtok.data.sources.folder import Folder
 from imtok.errors import InputError
-from imtok.export.clusters import Clusters, Passes, shuffled
+from imtok.export.clusters import Clusters, Passes
 from imtok.export.quantize import cluster_and_save, latents_of, with_ids
 from imtok.measures.evaluate import evaluate
 from imtok.quantizers.clustering import first_centres
@@ -42,7 +42,7 @@ def images(tmp_path_factory):
 
 def clusters_of(continuous, images, **changes):
     settings = Passes(**({"most": 8, "every": 3} | changes))
-    return Clusters(with_ids(continuous, KMEANS), shuffled(images, None, 0), 4, 0, CPU, settings)
+    return Clusters(with_ids(continuous, KMEANS), images.shuffled(None, 0), 4, 0, CPU, settings)
 
 
 def fitted(continuous, images, folder, **changes):
@@ -106,7 +106,7 @@ def test_a_rest_of_other_work_is_refused(continuous, images, tmp_path):
 
 def test_fewer_latents_than_centres_are_refused(continuous, images, tmp_path):
     clusters = Clusters(
-        with_ids(continuous, KMEANS | {"codebook_size": 700}), shuffled(images, None, 0), 4, 0, CPU, Passes()
+        with_ids(continuous, KMEANS | {"codebook_size": 700}), images.shuffled(None, 0), 4, 0, CPU, Passes()
     )
     with pytest.raises(
         InputError, match="cannot be fitted: latents must be at least 700, one for each centre, got 640"
@@ -115,9 +115,7 @@ def test_fewer_latents_than_centres_are_refused(continuous, images, tmp_path):
 
 
 def test_images_come_in_an_order_that_the_seed_draws(images):
-    orders = [
-        [shuffled(images, most, seed)[0, i].key for i in range(most)] for most, seed in ((40, 0), (40, 1), (7, 0))
-    ]
+    orders = [[images.shuffled(most, seed)[0, i].key for i in range(most)] for most, seed in ((40, 0), (40, 1), (7, 0))]
     keys = [images[0, index].key for index in range(40)]
     assert sorted(orders[0]) == sorted(orders[1]) == keys
     assert orders[0] != orders[1]

@@ -8,7 +8,6 @@ import torch
 from training.runs import write_images
 
 from imtok.data.order.loader import evaluation_loader
-from imtok.data.order.spread import spread
 from imtok.data.sources.folder import Folder
 from imtok.errors import InputError
 from imtok.export.quantize import compare_psnr, fit_and_save, latents_of, with_ids
@@ -84,10 +83,10 @@ def test_a_tokenizer_with_ids_needs_none():
 
 
 def test_images_to_fit_to_are_spread_over_all_classes(images):
-    few = spread(images, 4)
+    few = images.spread(4)
     assert [few[0, index].key for index in range(len(few))] == [images[0, index].key for index in (0, 3, 6, 9)]
     assert [few[0, index].label for index in range(len(few))] == [0, 0, 1, 1]
-    assert spread(images, 12) is images
+    assert images.spread(12) is images
 
 
 @pytest.mark.parametrize("most", [1, 5, 12, 40])

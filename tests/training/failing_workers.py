@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from imtok.data.images import ImageSet
-from imtok.data.order.loader import Loader, evaluation_loader
+from imtok.data.order.loader import evaluation_loader
+from imtok.data.order.workers import Loader
 from imtok.data.reading.transforms import CentreCrop
 from imtok.data.sources.folder import FileSource
 from imtok.errors import InputError

@@ -9,7 +9,6 @@ import pytest
 import torch
 from training.runs import run_tiny, tiny_run
 
-from imtok.data.order.loader import spread_loader
 from imtok.errors import InputError
 from imtok.measures.choose import numbers
 from imtok.measures.evaluate import evaluate
@@ -55,7 +54,7 @@ def test_the_numbers_that_are_foretold_are_those_of_an_evaluation(tmp_path):
     metrics = ["psnr", "ssim", "msssim", "codes", "rfid", "kid", "pfid", "is"]
     asked = Settings(sections(metrics, pfid={"alphas": [0.5], "deltas": [2]}), Protocol("offline"), skip_missing=True)
     images = run.data.validation(32)
-    batches = [next(iter(spread_loader(images, 4)))]
+    batches = [next(iter(images.spread_loader(4)))]
     report = evaluate(run.tokenizer, batches, "cpu", 0, asked)
     found = numbers(asked, run.tokenizer, (32, 32))
     assert set(found) == set(report.metrics) | (

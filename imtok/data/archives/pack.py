@@ -16,8 +16,8 @@ from imtok.data.archives.packing import Encoding, Packed, Packer, as_they_are
 from imtok.data.archives.sample_names import sample_names
 from imtok.data.archives.shards import CLASSES, ShardSource
 from imtok.data.images import Source, content_hash
-from imtok.data.order.loader import Loader
 from imtok.data.order.sampler import epoch_order
+from imtok.data.order.workers import Loader
 from imtok.errors import InputError
 from imtok.files import Lock, claim_inside, is_sealed, read_json, sha256, write_bytes, write_json
 from imtok.shard_folder import MANIFEST, ShardFolder, writing

@@ -10,14 +10,13 @@ from jaxtyping import Int64
 from typing_extensions import override
 
 from imtok.bars import watched
-from imtok.data.base import Images
+from imtok.data.base import Images, require_list
 from imtok.data.images import ImageSet
+from imtok.data.order.position import StreamPosition
 from imtok.data.order.randomness import Purpose, bit_stream
-from imtok.data.order.sampler import TrainBatches, epoch_order, taken
+from imtok.data.order.sampler import Steps, TrainBatches, epoch_order, taken
 from imtok.data.reading.decode import DecodeError
 from imtok.data.reading.transforms import Shape, Transform
-from imtok.data.sources.mixture import MixedSet
-from imtok.data.sources.pairs import PairSet
 from imtok.errors import InputError
 
 KEY = "data.buckets"
@@ -68,6 +67,10 @@ class BucketSet(ImageSet):
     def counts(self) -> list[int]:
         """Images in each bucket."""
         return np.bincount(self.bucket, minlength=len(self.shapes)).tolist()
+
+    @override
+    def training_batches(self, steps: Steps, position: StreamPosition | None = None) -> TrainBatches:
+        return BucketBatches(self, *steps)
 
     @property
     @override
@@ -197,11 +200,11 @@ def bucketed(images: Images, shapes: Sequence[Shape]) -> Images:
     """
     if not shapes:
         return images
-    kinds = {MixedSet: "a mixture", PairSet: "pairs of sources and targets"}
-    what = next((name for kind, name in kinds.items() if isinstance(images, kind)), "a stream")
-    if not isinstance(images, ImageSet) or isinstance(images, tuple(kinds)):
-        raise InputError(f"{KEY} needs one set of images that can be read in any order, and not {what}; leave it out")
+    refusal = f"{KEY} needs one set of images that can be read in any order, and not {images.kind}; leave it out"
+    listed = require_list(images, refusal)
+    if listed.kind != ImageSet.kind:
+        raise InputError(refusal)
     try:
-        return BucketSet(images, shapes)
+        return BucketSet(listed, shapes)
     except InputError as error:
         raise InputError(f"{KEY}: {error}; leave it out") from None

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from imtok.data.images import Sample
+from imtok.data.contract import Sample
 from imtok.errors import InputError
 from imtok.types import Batch
 

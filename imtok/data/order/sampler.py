@@ -106,6 +106,18 @@ def taken(
     return samples
 
 
+class Steps(NamedTuple):
+    """Some steps of a run, as one of its processes reads them; see :class:`TrainBatches`."""
+
+    seed: int
+    global_batch: int
+    accumulate: int = 1
+    rank: int = 0
+    world: int = 1
+    start_step: int = 0
+    total_steps: int = 1
+
+
 class TrainBatches(Sampler[list[tuple[int, int]]]):
     """One rank's micro-batches for the steps that are left, as lists of ``(epoch, index)``.
 

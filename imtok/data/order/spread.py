@@ -3,9 +3,6 @@
 import numpy as np
 from jaxtyping import Int64
 
-from imtok.data.images import ImageSet, Subset
-from imtok.data.stream import ImageStream
-
 
 def places(most: int, count: int) -> Int64[np.ndarray, " n"]:
     """At most ``most`` positions among ``count``, evenly spread and in ascending order.
@@ -16,10 +13,3 @@ def places(most: int, count: int) -> Int64[np.ndarray, " n"]:
     """
     most = min(most, count)
     return np.arange(most, dtype=np.int64) * count // max(most, 1)
-
-
-def spread(images: ImageSet | ImageStream, most: int) -> ImageSet | ImageStream:
-    """At most ``most`` of the images, evenly spread over all. A stream is returned whole."""
-    if not isinstance(images, ImageSet) or len(images) <= most:
-        return images
-    return ImageSet(Subset(images.source, places(most, len(images))), images.transform, captioned=images.captioned)

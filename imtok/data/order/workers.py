@@ -1,4 +1,4 @@
-"""Worker processes of loaders: how they start, how their errors reach the main process, and that they always end."""
+"""The loader and its worker processes: how they start, how errors reach the main process, that they always end."""
 
 import atexit
 import contextlib
@@ -12,15 +12,17 @@ import traceback
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
 from torch._C import _remove_worker_pids
-from torch.utils.data import Dataset, IterableDataset
+from torch.utils.data import DataLoader, Dataset, IterableDataset
 from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 from typing_extensions import override
 
 from imtok.errors import InputError
+from imtok.types import Batch
 
 PATIENCE = 2.0  # seconds that workers get to finish their work
 _exiting = False
@@ -125,6 +127,44 @@ def ending(batches: Iterator[Any]) -> Iterator[Iterator[Any]]:
                 batches._shutdown_workers()
             finally:
                 late.cancel()
+
+
+class Loader(DataLoader[Any]):
+    """A DataLoader whose randomness is its own, over places of a list, or over a stream of batches.
+
+    An InputError of a worker arrives as a value and is raised here, so that a user reads one line and no worker's
+    traceback. The workers end with the iteration, also where an error ends it.
+    """
+
+    def __init__(self, images: Dataset[Any], workers: int, collate_fn: Callable[[Any], Any], **options: Any) -> None:
+        if workers < 0:
+            raise ValueError(f"workers must be at least 0, got {workers}")
+        stream = isinstance(images, IterableDataset)
+        super().__init__(
+            GuardedStream(images) if stream else Guarded(images),
+            num_workers=workers,
+            multiprocessing_context=_plain_context() if workers else None,
+            prefetch_factor=4 if workers else None,
+            worker_init_fn=start_worker,
+            collate_fn=collate_fn if stream else partial(collated, collate_fn),
+            # Without a generator of its own, every pass would draw from the global one and shift the model's noise.
+            generator=torch.Generator().manual_seed(0),
+            **options,
+        )
+
+    @override
+    def __iter__(self) -> Iterator[Batch]:  # pyright: ignore[reportIncompatibleMethodOverride], torch names a private type
+        with ending(super().__iter__()) as batches:
+            for batch in batches:
+                if isinstance(batch, InputError):
+                    raise batch
+                yield batch
+
+
+def _plain_context() -> str | None:
+    """How worker processes start where a library has changed it, as joblib does in the processes of a sweep."""
+    known = multiprocessing.get_start_method(allow_none=True)
+    return "fork" if known not in (None, "fork", "spawn", "forkserver") else None
 
 
 def _end_at_exit() -> None:

@@ -15,7 +15,6 @@ from typing_extensions import override
 from imtok.construct import find_class
 from imtok.data.base import Images
 from imtok.data.reading.transforms import Shape, Transform
-from imtok.data.sources.mixture import MixedSet
 from imtok.data.sources.pairs import PairSet
 from imtok.errors import InputError
 
@@ -65,8 +64,7 @@ def augmented(images: Own, changes: Sequence[v2.Transform]) -> Own:
     """
     if not changes:
         return images
-    parts = images.sets if isinstance(images, MixedSet) else [images]
-    if any(isinstance(part, PairSet) for part in parts):
+    if any(isinstance(part, PairSet) for part in images.parts):
         raise InputError(f"{KEY} would change images, but not what they are to be made from; leave it out")
     shape = (images.channels, images.image_size, images.image_size)
     trial = torch.arange(math.prod(shape)).remainder(256).to(torch.float32 if images.channels == 1 else torch.uint8)
@@ -74,7 +72,7 @@ def augmented(images: Own, changes: Sequence[v2.Transform]) -> Own:
         for seed in range(TRIES):
             with _seeded(seed):
                 _changed(trial.view(shape).clone(), change, f"{KEY}[{number}]")
-    for part in parts:
+    for part in images.parts:
         part.transform = Augmented(part.transform, changes)
     return images
 

@@ -8,7 +8,8 @@ import numpy as np
 from typing_extensions import override
 
 from imtok.data.base import SPLITS, Data, Images, check_split, require_list
-from imtok.data.images import ImageSet, Sample
+from imtok.data.contract import Sample
+from imtok.data.images import ImageSet
 from imtok.data.order.sampler import Blocks
 from imtok.data.reading.transforms import CentreCrop
 from imtok.data.sources.apart import shared
@@ -94,6 +95,8 @@ class MixedSet(ImageSet):
         seed: The run's seed.
     """
 
+    kind = "a mixture"
+
     def __init__(self, sets: Mapping[str, ImageSet], weights: list[float], seed: int) -> None:
         self.sets, self.shares = list(sets.values()), np.array(weights) / sum(weights)
         self.joined = Joined([images.source for images in self.sets], list(sets))
@@ -117,11 +120,16 @@ class MixedSet(ImageSet):
         shares = " ".join(f"{share:.9f}" for share in self.shares)
         return {"images": len(self), "sha256": self.digest, "shares": shares}
 
+    @property
     @override
-    def ask_captions(self) -> None:
-        super().ask_captions()
+    def parts(self) -> list[ImageSet]:
+        return self.sets
+
+    @override
+    def ask_captions(self, wanted: bool) -> None:
+        super().ask_captions(wanted)
         for images in self.sets:
-            images.ask_captions()
+            images.ask_captions(wanted)
 
     def place(self, epoch: int, index: int) -> tuple[int, int, int]:
         """The part, how often all of it was shown before, and which of its images is next."""

@@ -13,7 +13,8 @@ from torch import Tensor
 from typing_extensions import override
 
 from imtok.data.base import Data, Images, require_list
-from imtok.data.images import ImageSet, Sample, Source, Subset, content_hash
+from imtok.data.contract import Sample
+from imtok.data.images import ImageSet, Source, Subset, content_hash
 from imtok.data.order.randomness import Purpose, generator
 from imtok.data.reading.decode import DecodeError
 from imtok.data.reading.headers import SUFFIXES
@@ -122,6 +123,8 @@ class PairSet(ImageSet):
     Raises:
         InputError: If no target has a partner.
     """
+
+    kind = "pairs of sources and targets"
 
     def __init__(self, targets: Source, partners: Partners, image_size: int, seed: int, flip: bool) -> None:
         matched = _match(targets, partners)
