@@ -117,6 +117,8 @@ def objective(section: dict[str, Any]) -> str:
         start = adversary.get("generator_start") or adversary.get("critic_start", 0)
         balance = "adaptive " if adversary.get("balance") == "adaptive" else ""
         lecam = f" with {adversary['lecam_weight']:g} LeCam" if adversary.get("lecam_weight") else ""
+        alike = adversary.get("consistency_weight")
+        lecam += f" with {alike:g} consistency" if alike else ""
         form = f"{balance}{FORMS[adversary.get('form', 'hinge')]}"
         parts.append(f"{weighted(adversary)}{form} of {kind(adversary['critic'])}{lecam} from step {start:,}")
     for part in (section.get("alignments") or {}).values():

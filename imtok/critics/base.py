@@ -24,5 +24,10 @@ class Augmentation(nn.Module, ABC):
     """Changes images before a critic sees them, real and fake ones alike; gradients pass through it."""
 
     @abstractmethod
-    def forward(self, image: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h2 w2"]:
-        """The changed images; its randomness is torch's own, which is seeded at every step."""
+    def forward(self, image: Float[Tensor, "b c h w"], step: int) -> Float[Tensor, "b c h2 w2"]:
+        """The changed images; its randomness is torch's own, which is seeded at every step.
+
+        Args:
+            image: Images in ``[-1, 1]``.
+            step: Optimiser steps since the critic began to learn.
+        """

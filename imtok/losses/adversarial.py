@@ -1,4 +1,7 @@
-"""A critic, and what tokenizer and critic make of its scores (VQGAN, arXiv 2012.09841; LeCam, arXiv 2104.03310)."""
+"""A critic, and what tokenizer and critic make of its scores (VQGAN, arXiv 2012.09841).
+
+Its regularisers are LeCam (arXiv 2104.03310), R1 (arXiv 1801.04406) and balanced consistency (arXiv 2002.04724).
+"""
 
 from typing import Literal, get_args
 
@@ -17,7 +20,7 @@ from imtok.types import Loss, NetLosses
 Form = Literal["hinge", "logistic", "logistic_mean"]
 CriticForm = Literal["hinge", "logistic"]
 Balance = Literal["fixed", "adaptive"]
-NAMES = ("adversarial", "critic", "lecam", "r1")
+NAMES = ("adversarial", "critic", "critic_consistency", "lecam", "r1")
 
 
 class Adversary(nn.Module):
@@ -30,6 +33,10 @@ class Adversary(nn.Module):
     step, over all micro-batches and ranks, and are saved; in the first step there are none and it is zero. R1 is the
     squared gradient of the critic's summed scores with respect to a photograph; it is differentiated itself, in float32
     or better, at every ``r1_every``-th step with as many times its weight.
+
+    Balanced consistency wants a critic that does not mind how an image is augmented: it is half the sum, over
+    photographs and reconstructions, of the mean squared differences between the scores and those of the same images
+    after another augmentation.
 
     Args:
         critic: Scores images.
@@ -47,6 +54,8 @@ class Adversary(nn.Module):
         r1_weight: Of R1, the textbook's gamma, of which half is applied; 0 = none.
         r1_every: Steps between two evaluations of R1.
         augment: Changes images before the critic sees them; None = nothing does.
+        consistency_weight: Of balanced consistency; 0 = none.
+        consistency_augment: What changes images for it; None = nothing, scores are compared with those of the images.
 
     Raises:
         ValueError: If a name is unknown, a number out of range, or the tokenizer would see a critic that never learnt.
@@ -81,6 +90,8 @@ class Adversary(nn.Module):
         r1_weight: float = 0.0,
         r1_every: int = 16,
         augment: Augmentation | None = None,
+        consistency_weight: float = 0.0,
+        consistency_augment: Augmentation | None = None,
     ) -> None:
         super().__init__()
         # What cannot be is refused.
@@ -93,6 +104,7 @@ class Adversary(nn.Module):
                 raise ValueError(f"{name} must be one of {', '.join(get_args(known))}, got {value!r}")
         numbers = {"weight": weight, "critic_start": critic_start, "ramp_steps": ramp_steps}
         numbers |= {"lecam_weight": lecam_weight, "r1_weight": r1_weight}
+        numbers["consistency_weight"] = consistency_weight
         for name, value in numbers.items():
             if value < 0:
                 raise ValueError(f"{name} must not be negative, got {value}")
@@ -116,7 +128,9 @@ class Adversary(nn.Module):
         self.lecam_decay = lecam_decay
         self.r1_weight = r1_weight
         self.r1_every = r1_every
-        self.augment = augment if augment is not None else nn.Identity()
+        self.augment = augment
+        self.consistency_weight = consistency_weight
+        self.consistency_augment = consistency_augment
         self.register_buffer("means", torch.zeros(2))  # of the scores of photographs and of reconstructions
         self.register_buffer("updates", torch.zeros((), dtype=torch.int64))
 
@@ -124,9 +138,9 @@ class Adversary(nn.Module):
         """Weight of the tokenizer's loss at a step, before any balance; 0 = the critic is not to be asked."""
         return self.weight * linear_ramp(step, self.generator_start, self.ramp_steps)
 
-    def fooling(self, image: Float[Tensor, "b c h w"]) -> Float[Tensor, ""]:
+    def fooling(self, image: Float[Tensor, "b c h w"], step: int) -> Float[Tensor, ""]:
         """The tokenizer's loss: low where the critic takes reconstructions for photographs."""
-        scores = exact(self.critic(self.augment(image)))
+        scores = self._scores(image, self.augment, step)
         if self.form == "hinge":
             return -scores.mean()
         return F.softplus(-(scores.mean(1) if self.form == "logistic_mean" else scores)).mean()
@@ -135,16 +149,20 @@ class Adversary(nn.Module):
         """The critic's own losses on photographs and their reconstructions; None before it starts."""
         if step < self.critic_start:
             return None
-        real = exact(self.critic(self.augment(target)))
-        fake = exact(self.critic(self.augment(image.detach())))
+        image = image.detach()
+        real, fake = self._scores(target, self.augment, step), self._scores(image, self.augment, step)
         terms = {"critic": Loss(self._separation(real, fake), 1.0)}
         stats: dict[str, Tensor] = {}
         means = torch.stack([real.detach().mean(), fake.detach().mean()])
         if self.lecam_weight:
             terms["lecam"] = Loss(self._lecam(real, fake), self.lecam_weight)
             stats["scores"] = torch.cat([means, means.new_ones(1)])
+        if self.consistency_weight:
+            again = [self._scores(seen, self.consistency_augment, step) for seen in (target, image)]
+            apart = (F.mse_loss(again[0], real) + F.mse_loss(again[1], fake)) / 2
+            terms["critic_consistency"] = Loss(apart, self.consistency_weight)
         if self.r1_weight and (step - self.critic_start) % self.r1_every == 0:
-            terms["r1"] = Loss(self._r1(target), self.r1_weight / 2 * self.r1_every)
+            terms["r1"] = Loss(self._r1(target, step), self.r1_weight / 2 * self.r1_every)
         return NetLosses(total(terms), terms, {"score_real": means[0], "score_fake": means[1]}, stats)
 
     @torch.no_grad()
@@ -157,6 +175,13 @@ class Adversary(nn.Module):
             self.updates += 1
         self.critic.update()
 
+    def _scores(
+        self, image: Tensor, augment: Augmentation | None, step: int, compiled: bool = True
+    ) -> Float[Tensor, "b k"]:
+        """The critic's scores of augmented images, in float32 or better; a compiled critic has no second gradient."""
+        seen = image if augment is None else augment(image, step - self.critic_start)
+        return exact(self.critic(seen) if compiled else self.critic.forward(seen))
+
     def _separation(self, real: Tensor, fake: Tensor) -> Float[Tensor, ""]:
         if self.critic_form == "hinge":
             return (F.relu(1 - real).mean() + F.relu(1 + fake).mean()) / 2
@@ -167,11 +192,11 @@ class Adversary(nn.Module):
         apart = F.relu(real - mean_fake).square().mean() + F.relu(mean_real - fake).square().mean()
         return apart * (self.updates > 0)
 
-    def _r1(self, target: Tensor) -> Float[Tensor, ""]:
+    def _r1(self, target: Tensor, step: int) -> Float[Tensor, ""]:
         twice = sdpa_kernel(SDPBackend.MATH)  # the kernel of attention that can be differentiated twice
         with exactly(target.device), twice:
             seen = exact(target.detach()).requires_grad_(True)
-            scores = self.critic.forward(self.augment(seen))  # not what may be compiled: it has no second gradient
+            scores = self._scores(seen, self.augment, step, compiled=False)
             (slope,) = torch.autograd.grad(scores.sum(), seen, create_graph=True)
             penalty = slope.square().sum((1, 2, 3)).mean()
         exact_backward([penalty])

@@ -54,7 +54,7 @@ def image_terms(
     seen = image.detach().requires_grad_(True)
     terms = _compare(seen, target, losses)
     wanted = total(terms, idle=seen)
-    fooling = adversary.fooling(seen)
+    fooling = adversary.fooling(seen, step)
     (guide,), (against,) = gradients(wanted, [seen]), gradients(fooling, [seen])
     numbers = {}
     shown = fooling.detach()

@@ -19,7 +19,7 @@ def in_batch_terms(objective: Objective, quantizer: Quantizer) -> list[str]:
     for part in objective.modules():
         if getattr(part, "balance", None) == "adaptive":
             found.append("the adaptive adversarial weight (objective.adversary.balance)")
-        if isinstance(part, (StyleGANCritic, DinoCritic)):
+        if isinstance(part, StyleGANCritic) or (isinstance(part, DinoCritic) and part.norm == "local"):
             found.append(f"{type(part).__name__} (it takes statistics over a few images of a micro-batch)")
         if getattr(part, "in_batch", False):
             found.append(f"{type(part).__name__} (it compares the images of a batch with each other)")

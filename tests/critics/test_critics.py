@@ -4,6 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from imtok.construct import construct
 from imtok.critics.dino import DinoCritic
 from imtok.critics.maskbit import MaskBitCritic
 from imtok.critics.maskgit import MaskGITCritic
@@ -11,7 +12,10 @@ from imtok.critics.patchgan import PatchGAN
 from imtok.critics.stylegan import StyleGANCritic
 from imtok.errors import InputError
 from imtok.losses.adversarial import Adversary
+from imtok.nn.timm_net import timm_net
+from imtok.options import option
 
+UNITOK = {"embedded": False, "norm": "group", "spectral": False}
 CRITICS = {
     "patchgan": lambda: PatchGAN(8, 2),
     "patchgan without norm": lambda: PatchGAN(8, 2, norm="none"),
@@ -19,6 +23,7 @@ CRITICS = {
     "maskgit": lambda: MaskGITCritic(32, 8),
     "stylegan": lambda: StyleGANCritic(32, 8),
     "dino": lambda: DinoCritic("test_vit", "random", (0, 2), side=32),
+    "dino of unitok": lambda: DinoCritic("test_vit", "random", (0, 2), side=32, **UNITOK),
 }
 
 
@@ -57,7 +62,7 @@ def test_r1_can_differentiate_it_twice(critic):
     assert sum(p.grad.abs().sum() for p in critic.parameters() if p.grad is not None) > 0
 
 
-@pytest.mark.parametrize("name", ["patchgan", "patchgan without norm", "maskbit", "maskgit"])
+@pytest.mark.parametrize("name", ["patchgan", "patchgan without norm", "maskbit", "maskgit", "dino of unitok"])
 def test_images_are_scored_one_by_one(name):
     """Batch norm would tie photographs, reconstructions and ranks to each other."""
     critic, image = CRITICS[name]().double(), pictures()
@@ -138,6 +143,43 @@ def test_dinos_heads_are_spectrally_normalised_after_a_few_updates():
         torch.testing.assert_close(left @ matrix @ right, torch.linalg.matrix_norm(matrix, 2), rtol=1e-3, atol=0)
 
 
+def test_unitoks_critic_is_as_large_as_published():
+    """Five heads of 384 channels on DINOv2-S: 7.39 million weights, which score 18 x 18 patches of 14 pixels each."""
+    critic = construct(option("objective", "unitok")["adversary"]["critic"] | {"weights": "random"})
+    assert sum(parameter.numel() for parameter in critic.parameters()) == 7_386_245
+    assert critic(torch.zeros(1, 3, 256, 256)).shape == (1, 5 * 18 * 18)
+
+
+def test_a_head_of_unitoks_critic_is_its_formula():
+    critic = DinoCritic("test_vit", "random", (1,), side=32, **UNITOK).double()
+    for parameter in critic.parameters():  # biases and norms, which start at 0 and 1
+        torch.nn.init.normal_(parameter)
+    (features,) = critic._features(pictures(2))
+    weights = dict(critic.heads[0].named_parameters())
+
+    def layer(name, maps):
+        """A convolution around the ring of patches, and groups of four channels over the patches of an image."""
+        kernel = weights[f"{name}.0.weight"]
+        ring = F.pad(maps, (kernel.shape[-1] // 2,) * 2, mode="circular") if kernel.shape[-1] > 1 else maps
+        maps = F.conv1d(ring, kernel, weights[f"{name}.0.bias"]).unflatten(1, (16, 4))
+        variance, mean = torch.var_mean(maps, (2, 3), correction=0, keepdim=True)
+        maps = ((maps - mean) / (variance + 1e-6).sqrt()).flatten(1, 2)
+        return F.leaky_relu(maps * weights[f"{name}.1.weight"][:, None] + weights[f"{name}.1.bias"][:, None], 0.2)
+
+    hidden = layer("first", features)
+    hidden = (layer("second", hidden) + hidden) / 2**0.5
+    expected = torch.einsum("b c n, c -> b n", hidden, weights["score.weight"][0, :, 0]) + weights["score.bias"]
+    torch.testing.assert_close(critic.heads[0](features), expected, rtol=1e-10, atol=1e-12)
+
+
+def test_dinos_positions_are_resized_as_its_own_code_does_it():
+    table = timm_net("test_vit", "random").pos_embed
+    square = table[:, 1:].unflatten(1, (10, 10)).movedim(-1, 1)
+    expected = F.interpolate(square, scale_factor=(3.1 / 10, 3.1 / 10), mode="bicubic").movedim(1, -1).flatten(1, 2)
+    found = DinoCritic("test_vit", "random", (0,), side=48).frozen.net.pos_embed
+    torch.testing.assert_close(found, torch.cat([table[:, :1], expected], 1), rtol=0, atol=0)
+
+
 def test_dino_looks_at_crops_and_at_the_whole_of_larger_images():
     critic = DinoCritic("test_vit", "random", (0,), side=32).double()
     image = torch.rand(1, 3, 64, 64, dtype=torch.float64)
@@ -167,6 +209,7 @@ def test_missing_weights_are_said_in_one_line(tmp_path, monkeypatch):
         (lambda: MaskGITCritic(48), "power of two"),
         (lambda: MaskGITCritic(16, 8)(torch.zeros(1, 3, 32, 32)), "images must be of 16 pixels"),
         (lambda: DinoCritic("test_vit", "random", (99,), side=32), r"layers must lie in \[0, "),
+        (lambda: DinoCritic("test_vit", "random", (0,), side=40), "side must be a positive multiple of 16"),
         (lambda: DinoCritic("no_such_net", "random"), "must be a name that timm knows"),
         (lambda: StyleGANCritic(16)(torch.zeros(1, 3, 32, 32)), "images must be of 16 pixels"),
         (lambda: PatchGAN(8)(torch.zeros(1, 3, 16, 16)), "at least 24 pixels"),

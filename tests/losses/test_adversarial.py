@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import TypeCheckError
 
-from imtok.critics.base import Critic
+from imtok.critics.base import Augmentation, Critic
 from imtok.critics.patchgan import PatchGAN
 from imtok.losses.adversarial import Adversary
 
@@ -41,10 +41,12 @@ def slope(function, image):
 def test_the_tokenizers_loss_falls_where_the_critic_sees_a_photograph(form):
     adversary, image = Adversary(Brightness(), form=form), images(2)
     leaf = image.clone().requires_grad_()
-    (gradient,) = torch.autograd.grad(adversary.fooling(leaf), leaf)
-    torch.testing.assert_close(gradient, slope(lambda moved: adversary.fooling(moved).item(), image), atol=1e-8, rtol=0)
+    (gradient,) = torch.autograd.grad(adversary.fooling(leaf, 0), leaf)
+    torch.testing.assert_close(
+        gradient, slope(lambda moved: adversary.fooling(moved, 0).item(), image), atol=1e-8, rtol=0
+    )
     assert (gradient < 0).all()  # brighter is more like a photograph
-    assert adversary.fooling(image + 1) < adversary.fooling(image)
+    assert adversary.fooling(image + 1, 0) < adversary.fooling(image, 0)
 
 
 @pytest.mark.parametrize("form", ["hinge", "logistic"])
@@ -71,10 +73,10 @@ def test_the_forms_are_their_formulas():
     )
     image = images()
     scores = image.mean(1).flatten(1)
-    torch.testing.assert_close(hinge.fooling(image), -scores.mean())
-    torch.testing.assert_close(logistic.fooling(image), torch.log1p(torch.exp(-scores)).mean())
+    torch.testing.assert_close(hinge.fooling(image, 0), -scores.mean())
+    torch.testing.assert_close(logistic.fooling(image, 0), torch.log1p(torch.exp(-scores)).mean())
     per_image = Adversary(Brightness(), form="logistic_mean")
-    torch.testing.assert_close(per_image.fooling(image), torch.log1p(torch.exp(-scores.mean(1))).mean())
+    torch.testing.assert_close(per_image.fooling(image, 0), torch.log1p(torch.exp(-scores.mean(1))).mean())
 
 
 def test_r1_is_the_squared_slope_and_teaches_the_critic():
@@ -99,6 +101,40 @@ def test_r1_reaches_a_real_critic_and_comes_every_so_many_steps():
     value.backward()
     assert all(p.grad is None or torch.isfinite(p.grad).all() for p in adversary.parameters())
     assert sum(p.grad.abs().sum() for p in adversary.parameters() if p.grad is not None) > 0
+
+
+class Shifted(Augmentation):
+    """Brighter by a number and by the step, so that it is seen who was changed by what."""
+
+    def __init__(self, by):
+        super().__init__()
+        self.by = by
+
+    def forward(self, image, step):
+        return image + self.by + step
+
+
+def test_what_the_critic_sees_is_augmented_by_steps_since_its_start():
+    adversary, image = Adversary(Brightness(), augment=Shifted(10), critic_start=4), images()
+    torch.testing.assert_close(adversary.fooling(image, 7), -(image + 13).mean())
+    scores = (image + 13).mean(1).flatten(1)
+    expected = (F.relu(1 - scores).mean() + F.relu(1 + scores).mean()) / 2
+    torch.testing.assert_close(adversary.losses(image, image, 7).total, expected)
+
+
+def test_consistency_is_half_the_squared_distance_to_scores_of_images_that_are_changed_otherwise():
+    settings = {"augment": Shifted(2), "consistency_weight": 4.0, "consistency_augment": Shifted(5)}
+    adversary, real, fake = Adversary(Brightness(), **settings), images(), images()
+    losses = adversary.losses(real, fake.requires_grad_(), 0)
+    term = losses.terms["critic_consistency"]
+    torch.testing.assert_close(term.value, torch.tensor(9.0, dtype=torch.float64))  # (3^2 + 3^2) / 2
+    assert term.weight == 4
+    torch.testing.assert_close(losses.total, losses.terms["critic"].value + 36)
+    (gradient,) = torch.autograd.grad(term.value, adversary.critic.gain)
+    torch.testing.assert_close(gradient, torch.tensor(18.0, dtype=torch.float64))  # the critic learns from both looks
+    assert fake.grad is None
+    plain = Adversary(Brightness(), augment=Shifted(2), consistency_weight=1.0).losses(real, fake, 0)
+    torch.testing.assert_close(plain.terms["critic_consistency"].value, torch.tensor(4.0, dtype=torch.float64))
 
 
 def test_lecam_is_its_formula_and_moves_once_per_update():
@@ -145,6 +181,7 @@ def test_the_image_that_the_critic_learns_from_gets_no_gradient():
         ({"weight": -1.0}, "weight must not be negative"),
         ({"lecam_decay": 1.0}, "lecam_decay must be in"),
         ({"r1_every": 0}, "r1_every positive"),
+        ({"consistency_weight": -1.0}, "consistency_weight must not be negative"),
         ({"critic_start": 9, "generator_start": 3}, "generator_start must not be before critic_start=9, got 3"),
     ],
 )

@@ -142,6 +142,7 @@ CRITICS: dict[str, Callable[[], Critic]] = {
     "maskgit": lambda: MaskGITCritic(image_size=SIDE, channels=8),
     "maskbit": lambda: MaskBitCritic(channels=8, halvings=2, grid=4),
     "dino": lambda: DinoCritic("test_vit", weights="random", layers=(1, 3), side=32),
+    "dino_groups": lambda: DinoCritic("test_vit", "random", (1, 3), side=32, norm="group", spectral=False),
 }
 DISTANCES = sorted(NAMED)
 _Case = tuple[Callable[[], Tensor], list[Tensor]]

@@ -90,7 +90,7 @@ def test_what_a_critic_says_is_differentiated_outside_autocast(name, weighed):
         drawn = decoder(latents, image.shape[-2:])
         torch.manual_seed(6)
         seen = drawn.float().detach().requires_grad_()
-        fooling = adversary.fooling(seen)
+        fooling = adversary.fooling(seen, 0)
     guide, against = torch.autograd.grad(L2Loss()(seen, target), seen)[0], torch.autograd.grad(fooling, seen)[0]
     factor = 0.5 * (balance(drawn.float(), decoder.last_layer, guide, against) if weighed == "adaptive" else 1)
     (expected,) = torch.autograd.grad(drawn.float(), latents, guide + factor * against)

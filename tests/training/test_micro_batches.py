@@ -8,6 +8,7 @@ import torch
 from training.critics import in_float64
 from training.runs import tiny_run
 
+from imtok.critics.dino import DinoCritic
 from imtok.critics.patchgan import PatchGAN
 from imtok.critics.stylegan import StyleGANCritic
 from imtok.errors import InputError
@@ -98,11 +99,12 @@ def adversarial(**settings):
     ("settings", "exact"),
     [
         ({}, True),
+        ({"consistency_weight": 0.5}, True),
         ({"lecam_weight": 0.5}, True),
         ({"r1_weight": 1.0, "r1_every": 2}, True),
         ({"balance": "adaptive"}, False),
     ],
-    ids=["hinge", "LeCam", "R1", "adaptive"],
+    ids=["hinge", "consistency", "LeCam", "R1", "adaptive"],
 )
 def test_what_is_not_warned_of_is_the_same_in_three_micro_batches(tmp_path, settings, exact):
     given = ["trainer.batch_size=6"]
@@ -139,6 +141,13 @@ def test_comparisons_between_images_are_in_batch():
     objective.losses["contrast"] = Contrastive()
     found = in_batch_terms(objective, VQ(dim=8, codebook_size=16))
     assert [term.split()[0] for term in found] == ["Contrastive", "StyleGANCritic"]
+
+
+@pytest.mark.parametrize(("norm", "expected"), [("local", 1), ("group", 0)])
+def test_dinos_critic_looks_at_one_image_at_a_time_where_its_norms_do(norm, expected):
+    adversary = Adversary(DinoCritic("test_vit", "random", (0,), side=32, norm=norm))
+    objective = ReconstructionObjective({"l2": L2Loss()}, adversary)
+    assert len(in_batch_terms(objective, VQ(dim=8, codebook_size=16))) == expected
 
 
 @pytest.mark.parametrize("accumulate", [1, 2])
