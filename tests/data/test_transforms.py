@@ -117,9 +117,9 @@ def test_the_adm_crop_is_adms_to_the_pixel_for_the_same_draws(shape: tuple[int, 
 def test_the_adm_crop_shows_every_scale_equally_often(monkeypatch: pytest.MonkeyPatch):
     shorts: list[int] = []
 
-    def remember(image: torch.Tensor, shape: tuple[int, int]) -> torch.Tensor:
+    def remember(image: torch.Tensor, shape: tuple[int, int], *_: object) -> torch.Tensor:
         shorts.append(shape[0])
-        return torch.zeros(3, *shape, dtype=torch.uint8)
+        return torch.zeros(3, 8, 8, dtype=torch.uint8)
 
     monkeypatch.setattr("imtok.data.reading.transforms.scale_to_cover", remember)
     crop, random = RandomScaledCrop(8, (0.8, 1.0)), np.random.default_rng(0)

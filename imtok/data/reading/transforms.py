@@ -13,10 +13,12 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 from typing_extensions import override
 
+from imtok.data.reading.bicubic import bicubic_part
 from imtok.errors import InputError
 
 Shape = tuple[int, int]  # height and width
 Window = tuple[float, float, float, float]  # scale down and across, then pixels that are cut off at top and left
+TALL = 1.5  # times the width, beyond which some versions of Pillow scale columns first
 LONGEST = 16  # long side over short side, beyond which CentreCrop cuts first: 1 x 60000 must not become 256 x 15 M
 
 
@@ -143,7 +145,9 @@ class CentreCrop(Transform):
         """Scale, crop and perhaps mirror; draws nothing from ``generator`` unless it may mirror."""
         if image.shape[-2:] != self.shape:
             longest = LONGEST * min(image.shape[-2:])
-            image = _centre(scale_to_cover(_centre(image, longest, longest), self.shape), *self.shape)
+            kept, (rows, columns) = _centre(image, longest, longest), self.shape
+            height, width = covering_size((kept.shape[-2], kept.shape[-1]), self.shape)
+            image = scale_to_cover(kept, self.shape, ((height - rows) // 2, (width - columns) // 2), self.shape)
         return (image.flip(-1) if self.flip and generator.random() < 0.5 else image).contiguous()
 
     @override
@@ -153,7 +157,7 @@ class CentreCrop(Transform):
         if shape == self.shape:
             return 1.0, 1.0, 0.0, 0.0
         kept = min(shape[0], LONGEST * min(shape)), min(shape[1], LONGEST * min(shape))
-        scaled = _covering(kept, self.shape)[1]
+        scaled = covering_size(kept, self.shape)
         down, across = scaled[0] / kept[0], scaled[1] / kept[1]
         top, left = ((whole - part) // 2 for whole, part in zip(shape, kept, strict=True))
         cut = [(whole - part) // 2 for whole, part in zip(scaled, self.shape, strict=True)]
@@ -226,10 +230,10 @@ class RandomScaledCrop(Transform):
         short = self.shortest + int(zoom * (self.longest - self.shortest + 1))
         longest = LONGEST * min(image.shape[-2:])
         covered = (-(-self.shape[0] * short // self.size), -(-self.shape[1] * short // self.size))
-        scaled = scale_to_cover(_centre(image, longest, longest), covered)
-        (height, width), (rows, columns) = scaled.shape[-2:], self.shape
+        kept, (rows, columns) = _centre(image, longest, longest), self.shape
+        height, width = covering_size((kept.shape[-2], kept.shape[-1]), covered)
         top, left = int(down * (height - rows + 1)), int(across * (width - columns + 1))
-        crop = scaled[:, top : top + rows, left : left + columns]
+        crop = scale_to_cover(kept, covered, (top, left), self.shape)
         return (crop.flip(-1) if self.flip and mirror < 0.5 else crop).contiguous()
 
 
@@ -238,18 +242,33 @@ def scale_short_side(image: Real[Tensor, "c height width"], short: int) -> Real[
     return scale_to_cover(image, (short, short))
 
 
-def scale_to_cover(image: Real[Tensor, "c height width"], shape: Shape) -> Real[Tensor, "c h w"]:
+def scale_to_cover(
+    image: Real[Tensor, "c height width"], shape: Shape, place: Shape = (0, 0), size: Shape | None = None
+) -> Real[Tensor, "c h w"]:
     """ADM's scaling (arXiv 2105.05233): halve by a box filter as often as possible, then scale by a bicubic filter.
 
     Args:
         image: Any image.
         shape: Height and width that the result just covers.
+        place: Top and left of the part of the result that is wanted.
+        size: Height and width of that part; None = all that lies below and right of its corner.
     """
-    picture = picture_of(image)
-    halved, (height, width) = _covering((picture.height, picture.width), shape)
-    for size in halved:
-        picture = picture.resize((size[1], size[0]), Image.Resampling.BOX)
-    return pixels_of(picture.resize((width, height), Image.Resampling.BICUBIC))
+    halved, whole = _covering((image.shape[-2], image.shape[-1]), shape)
+    rows, columns = size or (whole[0] - place[0], whole[1] - place[1])
+    if halved:
+        picture = picture_of(image)
+        for height, width in halved:
+            picture = picture.resize((width, height), Image.Resampling.BOX)
+        image = pixels_of(picture)
+    if len(image) == 3 and image.shape[-2] <= TALL * image.shape[-1]:
+        return bicubic_part(image, whole, place, (rows, columns))
+    scaled = pixels_of(picture_of(image).resize((whole[1], whole[0]), Image.Resampling.BICUBIC))
+    return scaled[:, place[0] : place[0] + rows, place[1] : place[1] + columns]
+
+
+def covering_size(size: Shape, shape: Shape) -> Shape:
+    """Height and width that :func:`scale_to_cover` gives an image of a size, to cover a shape."""
+    return _covering(size, shape)[1]
 
 
 def _covering(size: Shape, shape: Shape) -> tuple[list[Shape], Shape]:
