@@ -23,7 +23,7 @@ sys.path.insert(0, str(ROOT))
 
 from benchmarks.generation import NETS, SETS, SIDE, classifier_part, first, imtok, spread
 from benchmarks.recipe_table import between, table
-from imtok.data.order.spread import places
+from imtok.data.order.sampler import places
 from imtok.measures.generated import score
 from imtok.measures.protocol import Protocol
 from imtok.pixels import to_uint8

@@ -17,7 +17,7 @@ from imtok.conditions.given import ConditionConfig, DecodeConditionConfig, give
 from imtok.config import read_keys
 from imtok.data.base import Data
 from imtok.data.order.loader import evaluation_loader
-from imtok.data.order.spread import places
+from imtok.data.order.sampler import places
 from imtok.data.remarks import say_remarks
 from imtok.data.told import with_channels
 from imtok.distributed import launched_rank

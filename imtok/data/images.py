@@ -19,8 +19,7 @@ from imtok.data.contract import Images, Sample
 from imtok.data.order.collate import collate
 from imtok.data.order.position import StreamPosition
 from imtok.data.order.randomness import Purpose, bit_stream, generator
-from imtok.data.order.sampler import Blocks, Steps, TrainBatches
-from imtok.data.order.spread import places
+from imtok.data.order.sampler import Blocks, Steps, TrainBatches, places
 from imtok.data.order.workers import Loader
 from imtok.data.reading.decode import DecodeError, upright_shape
 from imtok.data.reading.headers import SUFFIXES

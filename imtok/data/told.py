@@ -1,7 +1,6 @@
 """What a condition reads of images besides their pixels: asked for, and looked for before any work is spent."""
 
 from collections.abc import Collection, Mapping, Sequence
-from typing import TypeVar
 
 from imtok.conditions.base import Conditioner
 from imtok.data.base import Images
@@ -9,7 +8,6 @@ from imtok.errors import InputError
 from imtok.pixels import check_channels
 from imtok.types import Batch
 
-Own = TypeVar("Own", bound=Images)
 _LOOKED_AT = 64  # images, evenly over a list
 DATA_WITH = {
     "caption": "give data that has some (a .txt file beside each image, or data.caption=NAME)",
@@ -17,7 +15,7 @@ DATA_WITH = {
 }
 
 
-def with_channels(images: Own, channels: int) -> Own:
+def with_channels(images: Images, channels: int) -> Images:
     """The same images, with 1, 3 or 4 channels; fresh ones of :class:`~imtok.data.base.Data`, which nobody else reads.
 
     Raises:

@@ -12,7 +12,7 @@ from torch.utils.data import Dataset
 from typing_extensions import override
 
 from imtok.data.order.randomness import Purpose, bit_stream
-from imtok.data.order.spread import places
+from imtok.data.order.sampler import places
 from imtok.errors import InputError
 from imtok.export.store import Shard, TokenStore
 from imtok.types import Tokens

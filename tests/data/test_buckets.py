@@ -13,7 +13,7 @@ from torchvision.transforms import v2
 from imtok.data.images import ImageSet
 from imtok.data.order.buckets import BucketBatches, BucketSet, bucketed, nearest, spread_shapes
 from imtok.data.order.collate import collate
-from imtok.data.order.sampler import Blocks
+from imtok.data.order.sampler import Blocks, Steps
 from imtok.data.reading.augment import augmented
 from imtok.data.reading.decode import DecodeError, decode_image, upright_shape
 from imtok.data.reading.transforms import CentreCrop, RandomScaleCrop, RandomScaledCrop
@@ -48,7 +48,8 @@ def images(tmp_path):
 def steps(images, first, last, world=1, accumulate=1):
     """The samples of each step over all ranks."""
     ranks = [
-        list(BucketBatches(images, 5, GLOBAL_BATCH, accumulate, rank, world, first, last)) for rank in range(world)
+        list(BucketBatches(images, Steps(5, GLOBAL_BATCH, accumulate, rank, world, first, last)))
+        for rank in range(world)
     ]
     found = []
     for step in range(last - first):
@@ -84,7 +85,7 @@ def test_every_batch_is_of_one_shape_and_every_image_is_seen_once_an_epoch(image
     order = [int(buckets[0]) for buckets in drawn]
     assert order != sorted(order)
     assert len({tuple(order[at : at + 23]) for at in (0, 23)}) == 2  # twelve epochs each, drawn anew
-    other = BucketBatches(images, 6, GLOBAL_BATCH, total_steps=46)
+    other = BucketBatches(images, Steps(6, GLOBAL_BATCH, total_steps=46))
     assert [other.place(step)[0] for step in range(46)] != order
     assert steps(images, 0, 46) == seen
 
@@ -100,7 +101,7 @@ def test_after_interruptions_on_any_worlds_the_batches_are_the_same(images, atte
 
 
 def test_all_ranks_have_the_same_shape_at_each_micro_batch(images):
-    one, other = (list(BucketBatches(images, 5, 12, 2, rank, 2, 3, 20)) for rank in range(2))
+    one, other = (list(BucketBatches(images, Steps(5, 12, 2, rank, 2, 3, 20))) for rank in range(2))
     assert len(one) == len(other) == 34
     shapes = []
     for left, right in zip(one, other, strict=True):
@@ -115,7 +116,7 @@ def test_all_ranks_have_the_same_shape_at_each_micro_batch(images):
 def test_samples_that_lie_together_are_read_together_in_each_bucket(images):
     images.source.blocks = Blocks((5, 6, 4, 8), buffer=1)
     ends = np.cumsum(images.source.blocks.sizes)
-    batches = BucketBatches(images, 5, GLOBAL_BATCH, total_steps=30)
+    batches = BucketBatches(images, Steps(5, GLOBAL_BATCH, total_steps=30))
     read = [place for step in range(30) if batches.place(step)[0] == 0 for place in batches.whole(step)][:11]
     blocks = [int(np.searchsorted(ends, index, side="right")) for _, index in read]
     assert sum(one != other for one, other in pairwise(blocks)) == len(set(blocks)) - 1

@@ -70,7 +70,7 @@ class BucketSet(ImageSet):
 
     @override
     def training_batches(self, steps: Steps, position: StreamPosition | None = None) -> TrainBatches:
-        return BucketBatches(self, *steps)
+        return BucketBatches(self, steps)
 
     @property
     @override
@@ -88,27 +88,11 @@ class BucketBatches(TrainBatches):
 
     Args:
         images: The images in their buckets.
-        seed: Seed of the order; see :class:`~imtok.data.order.sampler.TrainBatches` for all arguments.
-        global_batch: Samples per optimiser step, over all ranks and micro-batches.
-        accumulate: Micro-batches per optimiser step.
-        rank: Index of this process.
-        world: Number of processes.
-        start_step: Optimiser steps taken so far.
-        total_steps: Optimiser steps of the whole run.
+        steps: Which steps, and which part of each batch.
     """
 
-    def __init__(
-        self,
-        images: BucketSet,
-        seed: int,
-        global_batch: int,
-        accumulate: int = 1,
-        rank: int = 0,
-        world: int = 1,
-        start_step: int = 0,
-        total_steps: int = 1,
-    ) -> None:
-        super().__init__(len(images), seed, global_batch, accumulate, rank, world, start_step, total_steps)
+    def __init__(self, images: BucketSet, steps: Steps) -> None:
+        super().__init__(len(images), *steps)
         self.members = [np.flatnonzero(images.bucket == bucket) for bucket in range(len(images.shapes))]
         self.parts = [None if images.blocks is None else images.blocks.of(own) for own in self.members]
         self._order = lru_cache(maxsize=2 * len(self.members))(self._order_of)

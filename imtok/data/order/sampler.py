@@ -106,6 +106,17 @@ def taken(
     return samples
 
 
+def places(most: int, count: int) -> Int64[np.ndarray, " n"]:
+    """At most ``most`` positions among ``count``, evenly spread and in ascending order.
+
+    Example:
+        >>> places(3, 10), places(3, 2)
+        (array([0, 3, 6]), array([0, 1]))
+    """
+    most = min(most, count)
+    return np.arange(most, dtype=np.int64) * count // max(most, 1)
+
+
 class Steps(NamedTuple):
     """Some steps of a run, as one of its processes reads them; see :class:`TrainBatches`."""
 

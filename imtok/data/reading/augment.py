@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,7 +20,6 @@ from imtok.errors import InputError
 
 KEY = "data.augment"
 TRIES = 4  # of each transform before a run begins: some change an image only now and then
-Own = TypeVar("Own", bound=Images)
 
 
 class Augmented(Transform):
@@ -51,7 +50,7 @@ class Augmented(Transform):
         return square.contiguous()
 
 
-def augmented(images: Own, changes: Sequence[v2.Transform]) -> Own:
+def augmented(images: Images, changes: Sequence[v2.Transform]) -> Images:
     """Training images with further changes.
 
     Args:

@@ -4,7 +4,7 @@ import posixpath
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float64
@@ -20,7 +20,6 @@ from imtok.files import read_json
 KEY = "data.boxes"
 SIDES = ("x", "y", "width", "height")
 SLACK = 1.0  # pixels that a box may reach beyond its image, which is cut off: annotations are rounded
-Own = TypeVar("Own", bound=Images)
 
 
 class Boxes:
@@ -92,7 +91,7 @@ class Boxes:
             raise InputError(f"{self.path}: {outside[0]}{more}; correct or remove it")
 
 
-def with_boxes(images: Own, path: Any, data: Data) -> Own:
+def with_boxes(images: Images, path: Any, data: Data) -> Images:
     """Give the samples of images the boxes that a file names.
 
     Args:
@@ -108,6 +107,7 @@ def with_boxes(images: Own, path: Any, data: Data) -> Own:
     listed = require_list(images, f"{KEY} needs images that can be read in any order, and not a stream; leave it out")
     boxes = Boxes(path)
     every = data.evaluation(images.image_size, "all") if "all" in data.splits else images
+    # Held-out images may be a list while those to train on are a stream, whose names are not known.
     boxes.check(listed.source, every.source if isinstance(every, ImageSet) else listed.source)
     listed.boxes = boxes.of
     return images
