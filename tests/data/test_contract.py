@@ -10,7 +10,9 @@ from data.served import EACH, SHARDS
 import imtok
 from imtok.data.contract import Images
 from imtok.data.reading.transforms import CentreCrop
+from imtok.data.sources.pairs import Pairs
 from imtok.data.sources.webdataset import WebDataset
+from imtok.errors import InputError
 
 
 @pytest.fixture
@@ -54,6 +56,19 @@ def test_another_crop_leaves_the_images_as_they_are(listed: Images, streamed: Im
         smaller = images.cropped(CentreCrop(4))
         assert (smaller.image_size, images.image_size) == (4, 8)
         assert next(iter(smaller.spread_loader(2))).image.shape[-1] == 4
+
+
+def test_captions_are_read_where_somebody_wants_them(listed: Images, streamed: Images):
+    for images in (listed, streamed):
+        images.ask_captions(True)
+        assert next(iter(images.whole_loader(4, 0, lambda _: True))).caption == ["a caption"] * 4
+
+
+def test_pairs_cannot_be_made_of_a_stream(served: Path):
+    with pytest.raises(
+        InputError, match=r"^data\.targets is a stream, which cannot be paired; give shards on this disk"
+    ):
+        Pairs(WebDataset(served, access="stream"), served).train(8, seed=0)
 
 
 def test_only_three_places_ask_for_the_class_of_images():

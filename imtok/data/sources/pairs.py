@@ -75,7 +75,7 @@ class Pairs(Data):
 
     @override
     def train(self, image_size: int, seed: int) -> Images:
-        refusal = "data.targets must be images that can be read in any order, got a stream"
+        refusal = "data.targets is a stream, which cannot be paired; give shards on this disk, without access=stream"
         images = require_list(self.targets.train(image_size, seed), refusal)
         found = open_partners(self.sources, self.kind, image_size)
         return PairSet(images.source, found, image_size, seed, self.flip)
