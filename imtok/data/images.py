@@ -367,10 +367,10 @@ class ImageSet(Images, Dataset[Sample]):
             else:
                 shape = (image.shape[-2], image.shape[-1])
                 image = self.crop(index)(image, generator(Purpose.AUGMENT, self.seed, epoch, index))
-                caption = self._caption(epoch, index, shown) if self.captioned else ""
+                caption, texts = self._texts(epoch, index, shown) if self.captioned else ("", ())
                 boxes = None if self.boxes is None else self.crop(index).placed(self.boxes(self.source, shown), shape)
                 label, key = self.source.label(shown), self.source.key(shown)
-                return Sample(image, label, shown, key, tuple(bad), caption=caption, boxes=boxes)
+                return Sample(image, label, shown, key, tuple(bad), caption=caption, texts=texts, boxes=boxes)
             if len(self) > 1:
                 draw = int(bit_stream(Purpose.REPLACE, self.seed, epoch, index, attempt).random_raw())
                 shown = (index + 1 + draw % (len(self) - 1)) % len(self)
@@ -382,7 +382,10 @@ class ImageSet(Images, Dataset[Sample]):
         """The transform for the sample of a place."""
         return self.transform
 
-    def _caption(self, epoch: int, index: int, shown: int) -> str:
+    def _texts(self, epoch: int, index: int, shown: int) -> tuple[str, tuple[str, ...]]:
+        """In training one of the texts, drawn by seed, epoch and place; else the first one, beside all of several."""
         texts = self.source.texts(shown)
-        drawn = int(bit_stream(Purpose.CAPTION, self.seed, epoch, index).random_raw()) if self.training else 0
-        return texts[drawn % len(texts)] if texts else ""
+        if not self.training:
+            return texts[0] if texts else "", texts if len(texts) > 1 else ()
+        drawn = int(bit_stream(Purpose.CAPTION, self.seed, epoch, index).random_raw())
+        return texts[drawn % len(texts)] if texts else "", ()

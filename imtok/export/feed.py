@@ -3,20 +3,15 @@
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from copy import copy
 from dataclasses import replace
-from functools import partial
 from typing import Any
 
-from torch.utils.data import Dataset
 from typing_extensions import override
 
 from imtok.data.base import Images
-from imtok.data.contract import Sample
 from imtok.data.images import ImageSet
-from imtok.data.order.collate import collate
 from imtok.data.order.loader import evaluation_loader, watched
-from imtok.data.order.workers import Loader
-from imtok.errors import InputError
 from imtok.types import Batch
 
 Wanted = Callable[[int], bool]
@@ -75,7 +70,8 @@ class ListFeed(Feed):
         check_shard_size(shard_size)
         if batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, got {batch_size}")
-        self.set, self.shard_size, self.batch_size, self.workers = images, shard_size, batch_size, workers
+        self.set, self.shard_size, self.batch_size, self.workers = copy(images), shard_size, batch_size, workers
+        self.set.ask_captions(True)
         self.images, self.side = len(images), images.image_size
         self.classes = images.source.classes
         self.about = dict(images.about)
@@ -88,48 +84,17 @@ class ListFeed(Feed):
     @override
     def batches(self, wanted: Wanted) -> Iterator[tuple[int, Batch]]:
         numbers: deque[int] = deque()
-        loader = Loader(
-            _Captioned(self.set),
-            self.workers,
-            batch_sampler=_Places(self, wanted, numbers),
-            collate_fn=partial(collate, size=self.set.image_size, channels=self.set.channels),
-        )
+        loader = self.set.loader(self._places(wanted, numbers), self.workers)
         for batch in watched(loader, len(self.set), "export"):
             yield numbers.popleft(), batch
 
-
-class _Captioned(Dataset[Sample]):
-    """Images with what is written about them, which training leaves unread."""
-
-    def __init__(self, images: ImageSet) -> None:
-        self.images = images
-
-    @override
-    def __getitem__(self, place: tuple[int, int]) -> Sample:
-        sample = self.images[place]
-        if sample.image is None:
-            return sample
-        try:
-            texts = self.images.source.texts(sample.index)
-            return replace(sample, caption=texts[0] if texts else "", texts=texts if len(texts) > 1 else ())
-        except InputError as error:
-            return replace(sample, image=None, error=str(error))
-
-
-class _Places:
-    """Places of the wanted shards' images, batch by batch; notes which shard each batch is of."""
-
-    def __init__(self, feed: ListFeed, wanted: Wanted, numbers: deque[int]) -> None:
-        self.feed, self.wanted, self.numbers = feed, wanted, numbers
-
-    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        size, step = self.feed.shard_size, self.feed.batch_size or 1
-        for number in range(self.feed.shards):
-            if not self.wanted(number):
-                continue
-            end = min((number + 1) * size, len(self.feed.set))
+    def _places(self, wanted: Wanted, numbers: deque[int]) -> Iterator[list[tuple[int, int]]]:
+        """Places of the wanted shards' images, batch by batch; notes which shard each batch is of."""
+        size, step = self.shard_size, self.batch_size or 1
+        for number in filter(wanted, range(self.shards)):
+            end = min((number + 1) * size, len(self.set))
             for start in range(number * size, end, step):
-                self.numbers.append(number)
+                numbers.append(number)
                 yield [(0, index) for index in range(start, min(start + step, end))]
 
 
@@ -188,7 +153,7 @@ class BatchFeed(Feed):
 
 def make_feed(images: Images, shard_size: int, batch_size: int, workers: int) -> Feed:
     """A feed of whatever data there are; of a stream one worker at most, since several would change the order."""
-    if isinstance(images, ImageSet):
+    if isinstance(images, ImageSet):  # of which shards that are there need not be read
         return ListFeed(images, shard_size, batch_size, workers)
     loader = evaluation_loader(images, batch_size, min(1, workers))
     return BatchFeed(loader, shard_size, about=dict(images.about), batch_size=batch_size, side=images.image_size)
