@@ -29,7 +29,11 @@ from imtok.config import register_schemas
 from imtok.folders import config_folder
 
 PAGE, PICTURE = ROOT / "docs" / "small.md", ROOT / "docs" / "small.png"
-NETS = {"vgg": "LPIPS (VGG16)", "convnext_small": "ConvNeXt-S"}  # by what their config calls them
+NETS = {
+    "vgg": "LPIPS (VGG16)",
+    "convnext_small": "ConvNeXt-S",
+    "resnet50": "ResNet-50",
+}  # as their config has them
 MARKS = ("<!-- small -->\n", "<!-- end of small -->\n")
 
 

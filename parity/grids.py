@@ -145,6 +145,33 @@ def maskgit_vqgan(tree: Path) -> Iterator[Official]:
         yield Official(what, module, run, dict, suffix=".bin", **HALVES)
 
 
+def maskbit(tree: Path) -> Iterator[Official]:
+    """MaskBit's tokenizer and VQGAN+, github.com/markweberdev/maskbit."""
+    code: Any = source(tree, "modeling/conv_vqgan.py")
+    config = importlib.import_module("omegaconf").OmegaConf
+    for channels, levels, kind, width in (
+        (32, (1, 1, 2), "lookup-free", 10),
+        (64, (1, 2), "lookup-free", 18),
+        (64, (1, 2), "lookup", 24),
+        (128, (1, 2, 4), "lookup", 64),
+    ):
+        sizes = {"num_channels": 3, "hidden_channels": channels, "channel_mult": levels, "num_res_blocks": 2}
+        sizes |= {"num_resolutions": len(levels), "sample_with_conv": True, "quantizer_type": kind}
+        sizes |= {"codebook_size": 200, "token_size": width, "commitment_cost": 0.25, "entropy_loss_weight": 0.0}
+        sizes |= {"entropy_loss_temperature": 0.01, "entropy_gamma": 1.0}
+        module = code.ConvVQModel(config.create(sizes))
+
+        def run(image: Tensor, module: Any = module) -> Passed:
+            maps = module.encoder(image)
+            values, told = module.quantize(maps)
+            ids = told["min_encoding_indices"].reshape(len(image), -1, 1)
+            return Passed(flat(maps), ids, module.decoder(values), told["quantizer_loss"])
+
+        codes = f"{width} bits" if kind == "lookup-free" else f"codes of {width} channels"
+        what = f"`ConvVQModel`, {len(levels)} levels of {channels} channels, {codes}"
+        yield Official(what, module, run, dict, suffix=".bin", **HALVES)
+
+
 def mgvq(tree: Path) -> Iterator[Official]:
     """MGVQ, github.com/MKJia/MGVQ, whose norm in Triton is written out here."""
     code: Any = source(tree, "efficientvit/models/tokenizer/mgvq.py", without=("triton",))
@@ -298,5 +325,6 @@ GRIDS: dict[str, Callable[[Path], Iterator[Official]]] = {
     "tokenflow": tokenflow,
     "elm": elm,
     "maskgit_vqgan": maskgit_vqgan,
+    "maskbit": maskbit,
     "unitok": unitok,
 }

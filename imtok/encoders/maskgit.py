@@ -1,4 +1,4 @@
-"""The encoder of MaskGIT's tokenizer (arXiv 2202.04200)."""
+"""The encoder of MaskGIT's tokenizer (arXiv 2202.04200), and of VQGAN+ and MaskBit (arXiv 2409.16211)."""
 
 from collections.abc import Sequence
 
@@ -10,6 +10,7 @@ from imtok.encoders.base import Encoder
 from imtok.nn.grid import grid_size, to_sequence
 from imtok.nn.maskgit import MaskGITEncoder
 from imtok.nn.norms import set_groups
+from imtok.nn.resampling import Downsampling
 from imtok.pixels import to_range
 from imtok.spaces.maskgit import PIXELS
 from imtok.types import Condition, Latents
@@ -27,10 +28,13 @@ class MaskGITVQGANEncoder(Encoder):
             doubles the pixels per latent: 5 levels are 16 x 16 pixels.
         blocks: Residual blocks per level, and after the lowest.
         image_channels: Channels of the images: 1, 3 or 4; the builder sets it.
+        downsample: How the map is halved between levels: "average" is the mean of 2 x 2 positions (MaskGIT),
+            "padded_end" a convolution of stride 2 (VQGAN+), "padded_both" one whose map is padded on all sides.
         groups: Number of groups in each norm of maps; None = 32, and fewer if there are fewer than 128 channels.
 
     Raises:
-        ValueError: In ``forward`` and ``num_latents``, if the image is no multiple of the pixels per latent.
+        ValueError: If ``downsample`` is none of these; in ``forward`` and ``num_latents``, if the image is no multiple
+            of the pixels per latent.
 
     Example:
         >>> import torch
@@ -46,11 +50,12 @@ class MaskGITVQGANEncoder(Encoder):
         multipliers: Sequence[int] = (1, 1, 2, 2, 4),
         blocks: int = 2,
         image_channels: int = 3,
+        downsample: Downsampling = "average",
         groups: int | None = None,
     ) -> None:
         super().__init__()
         self.factor = 2 ** (len(multipliers) - 1)
-        self.net = MaskGITEncoder(out_dim, channels, multipliers, blocks, image_channels)
+        self.net = MaskGITEncoder(out_dim, channels, multipliers, blocks, image_channels, downsample)
         set_groups(self.net, groups)
 
     @override

@@ -1,4 +1,4 @@
-"""The convolutional nets of MaskGIT's VQGAN (arXiv 2202.04200), without attention, as public code trains them."""
+"""The convolutional nets of MaskGIT's VQGAN (arXiv 2202.04200) and of VQGAN+ (arXiv 2409.16211), without attention."""
 
 from collections.abc import Sequence
 from itertools import pairwise
@@ -6,15 +6,14 @@ from typing import cast
 
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.nn import functional as F
 from typing_extensions import override
 
 from imtok.nn.convolution import ConvolutionStack, Layer, activated_norm
-from imtok.nn.resampling import upsampler
+from imtok.nn.resampling import Downsampling, downsampler, upsampler
 
 
 class MaskGITEncoder(nn.Module):
-    """Residual blocks without biases at full, half, ... resolution, each the mean of 2 x 2 positions before it.
+    """Residual blocks without biases at full, half, ... resolution.
 
     Args:
         out_channels: Channels of the map that it writes.
@@ -22,6 +21,7 @@ class MaskGITEncoder(nn.Module):
         multipliers: Channels of each level as a multiple of ``channels``, full resolution first.
         blocks: Residual blocks per level, and at the lowest resolution after its level.
         image_channels: Channels of the images.
+        downsample: How the map is halved between levels (:func:`imtok.nn.resampling.downsampler`).
 
     Example:
         >>> import torch
@@ -36,6 +36,7 @@ class MaskGITEncoder(nn.Module):
         multipliers: Sequence[int] = (1, 1, 2, 2, 4),
         blocks: int = 2,
         image_channels: int = 3,
+        downsample: Downsampling = "average",
     ) -> None:
         super().__init__()
         widths = [channels * multiplier for multiplier in multipliers]
@@ -45,6 +46,7 @@ class MaskGITEncoder(nn.Module):
             ConvolutionStack(layers, before, after, bias=False, shortcut="output")
             for before, after in pairwise([channels, *widths])
         )
+        self.downsamplers = nn.ModuleList(downsampler(downsample, width) for width in widths[:-1])
         self.middle = ConvolutionStack(layers, widths[-1], widths[-1], bias=False)
         self.norm_out = activated_norm(widths[-1])
         self.conv_out = nn.Conv2d(widths[-1], out_channels, 1)
@@ -52,8 +54,8 @@ class MaskGITEncoder(nn.Module):
     @override
     def forward(self, image: Float[Tensor, "b c h w"]) -> Float[Tensor, "b d h2 w2"]:
         features = self.levels[0](self.conv_in(image))
-        for level in self.levels[1:]:
-            features = level(F.avg_pool2d(features, 2))
+        for halve, level in zip(self.downsamplers, self.levels[1:], strict=True):
+            features = level(halve(features))
         return self.conv_out(self.norm_out(self.middle(features)))
 
 

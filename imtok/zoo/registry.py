@@ -13,7 +13,7 @@ from imtok.zoo.gigatok import GigaTok
 from imtok.zoo.hita import Hita
 from imtok.zoo.instella import Instella
 from imtok.zoo.magvit2 import OpenMAGVIT2, SimVQ, WeTok
-from imtok.zoo.maskgit import MaskGITVQGAN
+from imtok.zoo.maskgit import MaskBit, MaskGITVQGAN
 from imtok.zoo.mgvq import MGVQ
 from imtok.zoo.residual import RQVAE, VAR
 from imtok.zoo.semanticist import Semanticist
@@ -56,6 +56,7 @@ _ALL = (
     AliTok(),
     ELM(),
     MaskGITVQGAN(),
+    MaskBit(),
     TokenFlow(),
     UniTok(),
 )

@@ -1,6 +1,7 @@
 """What MaskGIT's tokenizer does otherwise than VQGAN."""
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from imtok.decoders.maskgit import MaskGITVQGANDecoder
@@ -18,6 +19,18 @@ def test_residual_blocks_and_the_first_convolution_of_the_encoder_have_no_biases
         if isinstance(layer, nn.Conv2d) and layer.bias is not None
     ]
     assert biased == ["net.conv_out", "net.conv_in", "net.upsamplers.0.conv", "net.conv_out"]
+
+
+def test_vqgan_plus_halves_by_convolutions_that_look_one_place_beyond_the_end():
+    """The padding "same" of a kernel of three at stride two: nothing before the map, a zero behind it."""
+    encoder = MaskGITVQGANEncoder(4, **SMALL, downsample="padded_end")
+    (halve,) = encoder.net.downsamplers
+    image = torch.rand(1, 3, 8, 8) * 2 - 1
+    features = encoder.net.levels[0](encoder.net.conv_in((image + 1) / 2))
+    weight, bias = halve[1].weight, halve[1].bias
+    halved = F.conv2d(F.pad(features, (0, 1, 0, 1)), weight, bias, stride=2)
+    expected = encoder.net.conv_out(encoder.net.norm_out(encoder.net.middle(encoder.net.levels[1](halved))))
+    torch.testing.assert_close(encoder(image).values, expected.flatten(2).mT)
 
 
 def test_pixels_are_read_and_written_from_zero_to_one():

@@ -152,6 +152,18 @@ CASES = {
         "maskgit_tokenizer.bin",
         writers.maskbit,
     ),
+    "maskbit": Case(
+        ["experiment=maskbit"],
+        {"encoder": CNN, "decoder": CNN, "quantizer": {"slot_bits": [6]}},
+        "maskbit_tokenizer_14bit.bin",
+        writers.bits,
+    ),
+    "maskbit with a codebook": Case(
+        ["experiment=vqgan_plus"],
+        {"encoder": CNN, "decoder": CNN, "quantizer": CODES | {"dim": 12}},
+        "vqgan_plus_12bit.bin",
+        writers.flat,
+    ),
     "titok": Case(
         ["experiment=titok_l32"], TITOK | {"decoder": TRUNK | MASKGIT | {"weights": "random"}}, "a.bin", writers.flat
     ),

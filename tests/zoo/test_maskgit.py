@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from zoo.containers import CASES, fabricate, imported
+from zoo.containers import fabricate, imported
 
 from imtok.errors import InputError
 from imtok.nn.norms import set_groups
@@ -23,9 +23,17 @@ def test_the_tokenizer_and_the_frozen_net_of_one_file_are_the_same(tmp_path):
     assert torch.equal(found, space.decode(space.encode(image)))
 
 
-def test_nets_of_the_same_names_that_halve_by_convolutions_are_refused(tmp_path):
-    _, tensors, path = fabricate("maskgit_vqgan of maskbit", tmp_path)
-    halving = {"encoder.down.0.down_conv.weight": torch.zeros(64, 64, 3, 3)}
-    CASES["maskgit_vqgan of maskbit"].write(tensors | halving, path)
-    with pytest.raises(InputError, match="it halves its maps by convolutions, as VQGAN"):
-        imported("maskgit_vqgan", path)
+def test_a_codebook_that_is_missing_makes_no_bits_of_wide_latents(tmp_path):
+    _, tensors, path = fabricate("maskbit with a codebook", tmp_path)
+    wide = {name: torch.zeros(64, *tensors[name].shape[1:]) for name in tensors if name.startswith("encoder.conv_out.")}
+    kept = {name: value for name, value in tensors.items() if name != "quantize.embedding.weight"}
+    torch.save(kept | wide, path)
+    with pytest.raises(InputError, match=r"quantize.embedding.weight is missing, and 64 channels are no bits"):
+        imported("maskbit", path)
+
+
+def test_ids_of_maskbit_count_from_the_first_bit_as_its_code_does(tmp_path):
+    _, _, path = fabricate("maskbit", tmp_path)
+    codes = torch.load(path, weights_only=True)["quantize.codebook"]
+    (table,) = imported("maskbit", path).tokenizer.quantizer.codebook()
+    assert torch.equal(table, codes)

@@ -29,6 +29,7 @@ ANY_SIZE = (  # no shape tells their image size
     "mgvq",
     "elm",
     "maskgit_vqgan",
+    "maskbit",
 )
 each = pytest.mark.parametrize("name", CASES)
 
@@ -155,6 +156,7 @@ PUBLISHED = {
     "mgvq": ["mgvq"],
     "elm": ["elm"],
     "maskgit_vqgan": ["maskgit_vqgan"],
+    "maskbit": ["maskbit", "vqgan_plus"],
     "tokenflow": ["tokenflow"],
     "unitok": ["unitok"],
     "alitok": ["alitok", "alitok_stage1"],

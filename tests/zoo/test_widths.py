@@ -33,6 +33,7 @@ CHANNELS = (
     "rq_vae",
     "var",
     "maskgit_vqgan",
+    "maskbit",
     "titok",
     "gigatok",
     "flextok",

@@ -98,6 +98,13 @@ def maskbit(tensors, path):
     torch.save(named, path)
 
 
+def bits(tensors, path):
+    """MaskBit's, with the codes of all bits, which are no weights."""
+    powers = 2 ** torch.arange(len(tensors["encoder.conv_out.weight"]))
+    codes = (torch.arange(2 ** len(powers))[:, None] & powers).bool() * 2.0 - 1
+    torch.save(tensors | {"quantize.bits_to_indices": powers.int(), "quantize.codebook": codes}, path)
+
+
 def hub(tensors, path):
     save_file({name: value.contiguous() for name, value in tensors.items()}, path)
     legacy = "decoder.ffn.2.weight" in tensors
