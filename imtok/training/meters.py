@@ -27,6 +27,10 @@ class Meters:
     """
 
     def __init__(self) -> None:
+        self._forget()
+
+    def _forget(self) -> None:
+        """Begin with nothing noted and nothing counted."""
         self.terms: set[str] = set()
         self._noted: list[tuple[dict[str, Tensor], int]] = []
         self._sums: dict[str, Tensor] = {}
@@ -65,7 +69,7 @@ class Meters:
 
     def _begin(self) -> None:
         """Forget everything."""
-        Meters.__init__(self)
+        self._forget()
 
     def _counted(self, device: torch.device) -> dict[str, float]:
         """What is read besides the means."""

@@ -71,7 +71,7 @@ def rows_of(folder):
 
 def require_alike(recipe, folder, backend):
     process = Launched("training.compiled:train_both", [recipe, str(folder), backend], folder / "log.txt")
-    assert process.wait(600) == 0, process.output
+    assert process.wait(1800) == 0, process.output
     eager, fast = rows_of(folder / "eager"), rows_of(folder / "compiled")
     assert len(eager) == 3
     for one, other in zip(eager, fast, strict=True):
