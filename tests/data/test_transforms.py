@@ -99,7 +99,7 @@ def scaled_reference(image: torch.Tensor, size: int, short: int, top: float, lef
 
 
 @pytest.mark.parametrize("shape", [(300, 451), (427, 640), (64, 65), (20, 31), (129, 1000)])
-@pytest.mark.parametrize("size", [16, 64])
+@pytest.mark.parametrize("size", [16, 64, 192])
 def test_the_adm_crop_is_adms_to_the_pixel_for_the_same_draws(shape: tuple[int, int], size: int):
     image = noise(shape)
     shorts = set()

@@ -10,8 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from einops import rearrange
-from jaxtyping import Float64, Int64, UInt8
+from jaxtyping import Float32, Float64, Int64, Real, UInt8
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -21,12 +20,15 @@ BITS, LOWER = 22, 11  # of a weight, and of its lower half
 
 @dataclass(frozen=True)
 class _Line:
-    """What a row or column of the result reads: pixels from ``first`` to ``last``, and of these ``index``, weighted."""
+    """What a row or column of the result reads: pixels from ``first`` to ``last``, and of these ``index``, weighted.
+
+    The upper halves of all weights come first, then the lower ones; both are over ``2**LOWER``.
+    """
 
     first: int
     last: int
-    index: Int64[np.ndarray, "n taps"]
-    weights: Int64[np.ndarray, "n taps"]
+    index: Int64[Tensor, "n2 taps"]
+    weights: Float32[Tensor, "n2 taps"]
 
 
 def bicubic_part(
@@ -49,10 +51,10 @@ def bicubic_part(
         True
     """
     down, across = (_line(*sides) for sides in zip(image.shape[-2:], shape, place, size, strict=True))
-    read = image[:, down.first : down.last, across.first : across.last].numpy()
-    rows = _summed(rearrange(read, "c h w -> w (c h)"), across)
-    columns = _summed(rearrange(rows, "w (c h) -> h (c w)", c=len(image)), down)
-    return torch.from_numpy(rearrange(columns, "h (c w) -> c h w", c=len(image)).astype(np.uint8, order="C"))
+    made = np.empty((len(image), *size), np.uint8)
+    for channel, plane in enumerate(image[:, down.first : down.last, across.first : across.last].numpy()):
+        made[channel] = _summed(_summed(plane.T, across).T, down)  # one after the other, so that caches hold them
+    return torch.from_numpy(made)
 
 
 def _line(old: int, new: int, first: int, count: int) -> _Line:
@@ -69,7 +71,9 @@ def _line(old: int, new: int, first: int, count: int) -> _Line:
     shares /= np.cumsum(shares, 1)[:, -1:]  # which adds one after the other, as Pillow does
     weights = np.trunc(shares * 2**BITS + np.copysign(0.5, shares)).astype(np.int64)
     low, high = int(begin[0]), int(end[-1])
-    return _Line(low, high, np.minimum(index, high - 1) - low, weights)
+    halves = np.concatenate([weights >> LOWER, weights & 2**LOWER - 1]).astype(np.float32) / 2**LOWER
+    index = np.minimum(index, high - 1) - low
+    return _Line(low, high, torch.from_numpy(np.concatenate([index, index])), torch.from_numpy(halves))
 
 
 def _filter(distance: Float64[np.ndarray, "n taps"]) -> Float64[np.ndarray, "n taps"]:
@@ -78,12 +82,9 @@ def _filter(distance: Float64[np.ndarray, "n taps"]) -> Float64[np.ndarray, "n t
     return np.where(x < 1, (1.5 * x - 2.5) * x * x + 1, np.where(x < 2, (((x - 5) * x + 8) * x - 4) * -0.5, 0.0))
 
 
-def _summed(pixels: np.ndarray, line: _Line) -> np.ndarray:
-    """Weighted sums of rows of pixels, rounded to whole levels; all in float32."""
-    index = torch.from_numpy(np.concatenate([line.index, line.index]))
-    halves = np.concatenate([line.weights >> LOWER, line.weights & 2**LOWER - 1])
-    weights = torch.from_numpy(halves.astype(np.float32) * np.float32(2.0**-LOWER))
-    table = torch.from_numpy(pixels.astype(np.float32, copy=False))
-    upper, lower = F.embedding_bag(index, table, per_sample_weights=weights, mode="sum").chunk(2)
+def _summed(pixels: Real[np.ndarray, "n m"], line: _Line) -> Float32[np.ndarray, "k m"]:
+    """Weighted sums of rows of pixels, rounded to whole levels."""
+    table = torch.from_numpy(np.ascontiguousarray(pixels, np.float32))
+    upper, lower = F.embedding_bag(line.index, table, per_sample_weights=line.weights, mode="sum").chunk(2)
     level = upper.add_(lower.floor_(), alpha=2.0**-LOWER)  # what is cut off decides about no rounding
     return level.add_(0.5).floor_().clamp_(0, 255).numpy()

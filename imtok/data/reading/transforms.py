@@ -19,6 +19,7 @@ from imtok.errors import InputError
 Shape = tuple[int, int]  # height and width
 Window = tuple[float, float, float, float]  # scale down and across, then pixels that are cut off at top and left
 TALL = 1.5  # times the width, beyond which some versions of Pillow scale columns first
+SMALL = 160  # pixels of a side, below which Pillow is as fast as sums of rows
 LONGEST = 16  # long side over short side, beyond which CentreCrop cuts first: 1 x 60000 must not become 256 x 15 M
 
 
@@ -260,7 +261,7 @@ def scale_to_cover(
         for height, width in halved:
             picture = picture.resize((width, height), Image.Resampling.BOX)
         image = pixels_of(picture)
-    if len(image) == 3 and image.shape[-2] <= TALL * image.shape[-1]:
+    if len(image) == 3 and min(rows, columns) >= SMALL and image.shape[-2] <= TALL * image.shape[-1]:
         return bicubic_part(image, whole, place, (rows, columns))
     scaled = pixels_of(picture_of(image).resize((whole[1], whole[0]), Image.Resampling.BICUBIC))
     return scaled[:, place[0] : place[0] + rows, place[1] : place[1] + columns]
