@@ -1,4 +1,4 @@
-"""Speed of whole nets: TiTok-S-128 encodes, VQ-16 trains, One-D-Piece decodes prefixes; beside the official modules.
+"""Speed of whole nets: TiTok-S-128 and VQ-16 encode, VQ-16 trains, One-D-Piece decodes; beside official modules.
 
     python benchmarks/architectures.py                               # ours alone
     python benchmarks/architectures.py --titok 1d-tokenizer/modeling/modules/blocks.py
@@ -6,8 +6,8 @@
 
 The peers' files are read from checkouts of github.com/bytedance/1d-tokenizer and github.com/FoundationVision/LlamaGen;
 nothing else of them is needed. Sides take turns. Each number is a median of wall seconds and, behind a slash, of
-processor seconds, which other load on the machine disturbs less; the last column has the same two as multiples of the
-first row's.
+processor seconds, which other load on the machine disturbs less; the last column has our seconds over the row's, the
+median over turns. Memory is kept as the commands of imtok keep it, for both sides.
 """
 
 import argparse
@@ -27,9 +27,12 @@ sys.path.insert(0, str(ROOT))
 
 from imtok.construct import construct
 from imtok.options import option
+from imtok.system import keep_memory
 
+CASES = ["encode", "encode16", "train", "prefix"]
 Run = Callable[[], Any]
 Seconds = tuple[float, float]
+Times = dict[str, list[Seconds]]
 
 
 def part(group: str, name: str, provided: Mapping[str, Any], **changes: Any) -> nn.Module:
@@ -48,19 +51,16 @@ def official(path: Path) -> Any:
     return module
 
 
-def medians(sides: Mapping[str, Run], runs: int) -> dict[str, Seconds]:
+def in_turns(sides: Mapping[str, Run], runs: int) -> Times:
     """Wall and processor seconds of each side, in turns, after one run each that does not count."""
-    times: dict[str, list[Seconds]] = {name: [] for name in sides}
+    times: Times = {name: [] for name in sides}
     for index in range(runs + 1):
         for name, run in sides.items():
             wall, processor = time.perf_counter(), time.process_time()
             run()
             if index:
                 times[name].append((time.perf_counter() - wall, time.process_time() - processor))
-    return {
-        name: (statistics.median(wall for wall, _ in seconds), statistics.median(cpu for _, cpu in seconds))
-        for name, seconds in times.items()
-    }
+    return times
 
 
 def encode_sides(titok: Path | None) -> dict[str, Run]:
@@ -72,6 +72,17 @@ def encode_sides(titok: Path | None) -> dict[str, Run]:
         peer = official(titok).TiTokEncoder(Settings(TITOK)).eval()
         queries, pixels = torch.randn(128, 512), (image + 1) / 2
         sides["official"] = inference(lambda: peer(pixels, queries))
+    return sides
+
+
+def vq16_encode_sides(vq16: Path | None) -> dict[str, Run]:
+    """VQ-16 from two images of 256 pixels to ids."""
+    image = torch.rand(2, 3, 256, 256) * 2 - 1
+    encoder, quantizer = part("encoder", "cnn", {"out_dim": 8}).eval(), part("quantizer", "vq_llamagen", {}).eval()
+    sides: dict[str, Run] = {"imtok": inference(lambda: quantizer(encoder(image).values).ids)}
+    if vq16 is not None:
+        peer = official(vq16).VQ_16(codebook_size=16384, codebook_embed_dim=8).eval()
+        sides["official"] = inference(lambda: peer.encode(image)[2][2])
     return sides
 
 
@@ -137,13 +148,16 @@ def inference(run: Callable[[], Tensor]) -> Run:
     return torch.inference_mode()(run)
 
 
-def table(title: str, measured: Mapping[str, Seconds]) -> str:
+def table(title: str, measured: Times) -> str:
     """Rows of a case."""
     first = next(iter(measured.values()))
-    lines = [f"| {title} | seconds wall / processor | times the first row |", "|---|---|---|"]
+    lines = [f"| {title} | seconds wall / processor | imtok over it |", "|---|---|---|"]
     for name, seconds in measured.items():
-        times = " / ".join(f"{value / other:.2f}" for value, other in zip(seconds, first, strict=True))
-        lines.append(f"| {name} | {seconds[0]:.3f} / {seconds[1]:.3f} | {times} |")
+        own = [f"{statistics.median(clock):.3f}" for clock in zip(*seconds, strict=True)]
+        turns = zip(first, seconds, strict=True)
+        ratios = zip(*([a / b for a, b in zip(ours, theirs, strict=True)] for ours, theirs in turns), strict=True)
+        over = [f"{statistics.median(clock):.2f}" for clock in ratios]
+        lines.append(f"| {name} | {' / '.join(own)} | {' / '.join(over)} |")
     return "\n".join(lines)
 
 
@@ -154,20 +168,20 @@ def main() -> None:
     parser.add_argument("--vq16", type=Path, help="vq_model.py of the official LlamaGen")
     parser.add_argument("--runs", type=int, default=5)
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument(
-        "--cases", nargs="+", choices=["encode", "train", "prefix"], default=["encode", "train", "prefix"]
-    )
+    parser.add_argument("--cases", nargs="+", choices=CASES, default=CASES)
     args = parser.parse_args()
+    keep_memory()
     torch.set_num_threads(args.threads)
     torch.manual_seed(0)
     cases: dict[str, tuple[str, Callable[[], dict[str, Run]]]] = {
         "encode": ("TiTok-S-128 encode, 256 px, batch 8", lambda: encode_sides(args.titok)),
+        "encode16": ("VQ-16 encode to ids, 256 px, batch 2", lambda: vq16_encode_sides(args.vq16)),
         "train": ("VQ-16 forward and backward, 128 px, batch 4", lambda: train_sides(args.vq16)),
         "prefix": ("One-D-Piece S-256, scores from a prefix, batch 8", prefix_sides),
     }
     for name in args.cases:
         title, sides = cases[name]
-        print(table(title, medians(sides(), args.runs)), end="\n\n")
+        print(table(title, in_turns(sides(), args.runs)), end="\n\n")
 
 
 if __name__ == "__main__":
