@@ -11,7 +11,7 @@ training photographs. The mean colour of the tile itself is shown beside it, and
 
 Recipes that learn the codes of another tokenizer make no picture while they learn. They are trained and listed, and the
 bar does not hold for them. Recipes that are one net at size=tiny are trained once. Of each, docs/tiny.jsonl keeps what
-was measured, with a digest of its config: a row whose config has changed since is on no page.
+was measured, with a digest of its config: the page calls the settings of a row older if they have changed since.
 
 Exit code 1 if a recipe that makes pictures was measured here and is not above the bar.
 """
@@ -77,8 +77,13 @@ def main() -> None:
             with arguments.rows.open("a") as file:
                 file.write(json.dumps(measured[-1]) + "\n")
     if not arguments.changes:
-        found = {row["config"]: row for row in fresh(read_rows(arguments.rows))}
-        rows = [found[digest(name, [])] | {"recipe": name} for name in names() if digest(name, []) in found]
+        latest = read_rows(arguments.rows)
+        found = {row["config"]: row for row in fresh(latest)}
+        rows = list[dict[str, Any]]()
+        for name in names():
+            same = found.get(digest(name, []))
+            if row := same or latest.get(name):
+                rows.append(row | {"recipe": name, "settings": "as now" if same else "older"})
         between(PAGE, (START, END), table([cells(row) for row in rows]) if rows else [])
     below = [row["recipe"] for row in measured if row["makes"] == "pictures" and row["psnr"] <= row["colour"]]
     if below:
@@ -98,9 +103,13 @@ def _composed_text(name: str, changes: tuple[str, ...]) -> str:
 
 
 def said(plain: Any) -> Any:
-    """A config without the keys that are null or empty: a new key that is off everywhere changes no recipe."""
+    """A config without the keys that are null or empty, and without the modules of classes.
+
+    A new key that is off everywhere changes no recipe, nor does a class that moves.
+    """
     if isinstance(plain, dict):
-        return {key: said(part) for key, part in plain.items() if part is not None and part != {}}
+        kept = {key: said(part) for key, part in plain.items() if part is not None and part != {}}
+        return kept | ({"_target_": kind(plain)} if "_target_" in plain else {})
     return [said(part) for part in plain] if isinstance(plain, list) else plain
 
 
@@ -149,6 +158,7 @@ def cells(row: dict[str, Any]) -> dict[str, str]:
         "above": f"{row['psnr'] - row['colour']:+.2f}",
         "colour of the tile (dB)": f"{row['colour_of_tile']:.2f}",
         "processor (s)": f"{row['seconds']:.0f}",
+        "settings": row.get("settings", "as now"),
     }
 
 
