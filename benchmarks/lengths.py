@@ -1,9 +1,9 @@
-"""Train AdaTok at size=tiny, compare its lengths with a fixed length, and write docs/evidence/lengths.md.
+"""Train AdaTok at size=tiny, compare its lengths with a fixed length, and write docs/evidence/lengths.*.
 
 python benchmarks/lengths.py                          three seeds, about three minutes of one CPU core each
 python benchmarks/lengths.py --seeds 0                one seed; the rows of other seeds stay
 python benchmarks/lengths.py --with objective.cost=0.05 trainer.max_steps=200     other settings; writes nothing
-python benchmarks/lengths.py --page                   the table alone, from the rows so far
+python benchmarks/lengths.py --page                   table and plot alone, from the rows so far
 
 Both stages of the recipe are trained. The lengths that the policy predicts on the held-out photographs are compared
 with a fixed length of the same mean, by the same tokenizer. If the mean is no whole number, or if it is better, the
@@ -23,9 +23,11 @@ import json
 import math
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
+import matplotlib
 import numpy as np
 import torch
 from omegaconf import DictConfig, OmegaConf
@@ -51,10 +53,14 @@ from imtok.pixels import to_float, to_uint8
 from imtok.tokenizer import Tokenizer
 from imtok.types import Batch
 
-PAGE, ROWS = ROOT / "docs" / "evidence" / "lengths.md", ROOT / "docs" / "evidence" / "lengths.jsonl"
+FOLDER = ROOT / "docs" / "evidence"
+PAGE, ROWS, PLOT = FOLDER / "lengths.md", FOLDER / "lengths.jsonl", FOLDER / "lengths.png"
 START, END = "<!-- lengths -->", "<!-- end of lengths -->"
 GAIN, CORRELATION = 0.3, 0.6
 SCALES = (1.0, 0.7, 0.5, 0.35)
+IMAGES = ("predicted", "jpeg_bytes")  # what a row holds of each image
+QUALITY = 50  # of the JPEG that lengths are compared with
+GROUPS = 8  # of images, by their size as a JPEG, whose mean length the plot shows
 BATCH = "trainer.batch_size=64"
 
 
@@ -74,13 +80,13 @@ def main() -> None:
         "--with", nargs="+", default=[], dest="changes", metavar="KEY=VALUE", help="settings of the recipe to change"
     )
     parser.add_argument("--rows", type=Path, default=ROWS, help="file that gets a line for each seed")
-    parser.add_argument("--page", action="store_true", help="write the table alone, and measure nothing")
+    parser.add_argument("--page", action="store_true", help="write table and plot alone, and measure nothing")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     failed = []
     for seed in [] if arguments.page else arguments.seeds:
         row = measure(seed, arguments.changes)
-        print(json.dumps(row), flush=True)
+        print(json.dumps({key: value for key, value in row.items() if key not in IMAGES}), flush=True)
         if not arguments.changes:
             with arguments.rows.open("a") as file:
                 file.write(json.dumps(row) + "\n")
@@ -88,7 +94,9 @@ def main() -> None:
             failed.append(str(seed))
     if not arguments.changes:
         rows = {row["seed"]: row for row in map(json.loads, arguments.rows.read_text().splitlines())}
-        between(PAGE, (START, END), ["", *table([cells(rows[seed]) for seed in sorted(rows)]), ""])
+        found = [rows[seed] for seed in sorted(rows)]
+        between(PAGE, (START, END), ["", *table([cells(row) for row in found]), ""])
+        draw([row for row in found if "predicted" in row])  # rows of before hold no images
     if failed:
         sys.exit(f"below {GAIN} dB, or below a correlation of {CORRELATION}, with seed {', '.join(failed)}")
 
@@ -116,6 +124,8 @@ def measure(seed: int, changes: list[str]) -> dict[str, Any]:
         "images": len(found.jpeg),
         **outcome(found, found.predicted),
         "search": outcome(found, budgets[paid.argmin(1)]),
+        "predicted": found.predicted.tolist(),
+        "jpeg_bytes": [int(size) for size in found.jpeg],
     }
 
 
@@ -201,7 +211,7 @@ def errors(tokenizer: Tokenizer, plain: dict[str, Any]) -> Errors:
         keep = tokenizer.encode(image).keep
         assert keep is not None, "lengths are predicted"
         predicted.append(keep.sum(1))
-        sizes += [compress(one, "jpeg", 50)[1] - header_bytes("jpeg", 50) for one in batch.image]
+        sizes += [compress(one, "jpeg", QUALITY)[1] - header_bytes("jpeg", QUALITY) for one in batch.image]
     return Errors(torch.cat(by_length), torch.cat(predicted), np.array(sizes, np.float64))
 
 
@@ -253,6 +263,34 @@ def cells(row: dict[str, Any]) -> dict[str, str]:
         "search: Spearman": f"{search['spearman']:.2f}",
         "processor time (s)": f"{row['seconds']:.0f}",
     }
+
+
+def draw(rows: Sequence[dict[str, Any]]) -> None:
+    """Predicted lengths over bytes as a JPEG, an image a point, and mean lengths of images of similar size."""
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(1, len(rows), figsize=(13, 4.6), sharey=True, squeeze=False)
+    for axis, row in zip(axes[0], rows, strict=True):
+        sizes, lengths = np.array(row["jpeg_bytes"]), np.array(row["predicted"])
+        spread = np.random.default_rng(0).uniform(-0.35, 0.35, len(lengths))  # else points hide each other
+        style = {"color": "tab:blue", "alpha": 0.35, "markersize": 3, "markeredgewidth": 0, "label": "an image"}
+        axis.plot(sizes, lengths + spread, "o", **style)
+        parts = np.array_split(np.argsort(sizes, kind="stable"), GROUPS)
+        means = [(np.exp(np.log(sizes[part]).mean()), lengths[part].mean()) for part in parts]
+        label = "mean of an eighth of the images"
+        axis.plot(*zip(*means, strict=True), "o-", color="tab:red", markersize=4, linewidth=1.2, label=label)
+        axis.axhline(row["tokens"], color="tab:gray", linestyle="--", linewidth=1.2, label="mean of all images")
+        axis.set_xscale("log", base=2)
+        axis.set_xlabel(f"bytes as a JPEG of quality {QUALITY}, without its header")
+        axis.set_title(f"seed {row['seed']}: Spearman's correlation {row['spearman']:.2f}", fontsize=10)
+        axis.spines[["top", "right"]].set_visible(False)
+    axes[0][0].set_yticks(sorted({length for row in rows for length in row["predicted"]}))
+    axes[0][0].set_ylabel("predicted number of tokens")
+    figure.tight_layout(rect=(0, 0.1, 1, 1))
+    figure.legend(*axes[0][0].get_legend_handles_labels(), loc="lower center", ncols=3, frameon=False, fontsize=8)
+    figure.savefig(PLOT, dpi=120)
+    pyplot.close(figure)
 
 
 if __name__ == "__main__":
