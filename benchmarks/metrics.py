@@ -26,12 +26,12 @@ from torch import Tensor
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
-from imtok.measures.frechet import FeatureStatistics, Gaussian, frechet_distance
+from imtok.measures.frechet import FeatureGaussian, FeatureStatistics, frechet_distance
 
 DIM, IMAGES = 2048, 4096
 
 
-def sqrtm_form(first: Gaussian, second: Gaussian) -> float:
+def sqrtm_form(first: FeatureGaussian, second: FeatureGaussian) -> float:
     """As pytorch-fid and ADM's evaluator compute it."""
     import scipy.linalg
 
@@ -53,7 +53,7 @@ def frechet(repeats: int, threads: int) -> None:
             metric.update(torch.randn(512, DIM, generator=generator) @ mixing + shift)
         gaussian = metric.compute()
         sides.append((gaussian.count, gaussian.mean, gaussian.covariance))
-    forms: dict[str, Callable[[Gaussian, Gaussian], float]] = {
+    forms: dict[str, Callable[[FeatureGaussian, FeatureGaussian], float]] = {
         "nuclear norm": lambda first, second: frechet_distance(first, second).item(),
         "scipy sqrtm": sqrtm_form,
     }
@@ -62,7 +62,7 @@ def frechet(repeats: int, threads: int) -> None:
     values: dict[str, float] = {}
     for _ in range(repeats):
         for name, form in forms.items():
-            first, second = (Gaussian(*side) for side in sides)  # anew: a Gaussian keeps its root
+            first, second = (FeatureGaussian(*side) for side in sides)  # anew: a Gaussian keeps its root
             start, busy = time.perf_counter(), time.process_time()
             values[name] = form(first, second)
             seconds[name].append(time.perf_counter() - start)
@@ -146,7 +146,7 @@ def standin(images: int, side: int, threads: int) -> None:
     crops = torch.stack([data[0, index].image for index in range(images)])
     extractor = EffLite0()
 
-    def measure(levels: Tensor) -> Gaussian:
+    def measure(levels: Tensor) -> FeatureGaussian:
         metric = FeatureStatistics(extractor.dim)
         for part in levels.split(32):
             metric.update(extractor(part).features)

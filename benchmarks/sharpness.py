@@ -33,7 +33,7 @@ from imtok.config import check_command, register_schemas
 from imtok.data.order.loader import evaluation_loader
 from imtok.extractors.efflite0 import EffLite0
 from imtok.folders import config_folder
-from imtok.measures.frechet import Gaussian, frechet_distance
+from imtok.measures.frechet import FeatureGaussian, frechet_distance
 from imtok.measures.psnr import PSNR
 from imtok.pixels import to_float, to_uint8
 from imtok.tokenizer import Tokenizer
@@ -143,10 +143,10 @@ def quality(tokenizer: Tokenizer, run: Run) -> tuple[torch.Tensor, torch.Tensor,
     return originals, images, {"power": round(power, 3), "fd": round(distance, 1), "psnr": round(psnr, 2)}
 
 
-def gaussian(pixels: torch.Tensor) -> Gaussian:
+def gaussian(pixels: torch.Tensor) -> FeatureGaussian:
     """Mean and covariance of the features of images."""
     found = torch.cat([extractor()(part).features for part in pixels.split(BATCH)]).double()
-    return Gaussian(len(found), found.mean(0), found.T.cov())
+    return FeatureGaussian(len(found), found.mean(0), found.T.cov())
 
 
 @lru_cache

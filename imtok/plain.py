@@ -139,7 +139,7 @@ PLAIN = {
 
 
 @dataclass(frozen=True)
-class Words:
+class GivenWords:
     """What was given.
 
     Attributes:
@@ -151,7 +151,7 @@ class Words:
     keys: dict[str, str]
 
 
-def read_words(name: str, words: Sequence[str]) -> Words:
+def read_words(name: str, words: Sequence[str]) -> GivenWords:
     """The words of a plain command; ``--key VALUE`` and ``--key=VALUE`` are ``key=VALUE``, ``~`` is the home folder.
 
     Raises:
@@ -159,9 +159,9 @@ def read_words(name: str, words: Sequence[str]) -> Words:
 
     Example:
         >>> read_words("check", ["photos", "--workers", "4"])
-        Words(paths=['photos'], keys={'workers': '4'})
+        GivenWords(paths=['photos'], keys={'workers': '4'})
     """
-    plain, found = PLAIN[name], Words([], {})
+    plain, found = PLAIN[name], GivenWords([], {})
     left = iter(words)
     for word in left:
         key, equal, value = word.removeprefix("--").partition("=")

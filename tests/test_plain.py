@@ -7,7 +7,7 @@ import pytest
 
 from imtok.cli import main
 from imtok.errors import InputError
-from imtok.plain import PLAIN, Words, read_words, with_path
+from imtok.plain import PLAIN, GivenWords, read_words, with_path
 
 
 @pytest.mark.parametrize(
@@ -40,11 +40,11 @@ def test_paths_are_taken_as_they_are(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOME", "/home/me")
     Path("a=b").mkdir()
-    assert read_words("check", ["a=b"]) == Words(["a=b"], {})
-    assert read_words("check", ["path=Größe (1)", "--workers", "2"]) == Words(["Größe (1)"], {"workers": "2"})
-    assert read_words("import", ["path=~/x,y", "out=[a]"]) == Words([], {"path": "/home/me/x,y", "out": "[a]"})
-    assert read_words("check", ["data.path=photos"]) == Words(["photos"], {})
-    assert read_words("info", ["tokenizer=~/run"]) == Words(["/home/me/run"], {})
+    assert read_words("check", ["a=b"]) == GivenWords(["a=b"], {})
+    assert read_words("check", ["path=Größe (1)", "--workers", "2"]) == GivenWords(["Größe (1)"], {"workers": "2"})
+    assert read_words("import", ["path=~/x,y", "out=[a]"]) == GivenWords([], {"path": "/home/me/x,y", "out": "[a]"})
+    assert read_words("check", ["data.path=photos"]) == GivenWords(["photos"], {})
+    assert read_words("info", ["tokenizer=~/run"]) == GivenWords(["/home/me/run"], {})
 
 
 @pytest.mark.parametrize(

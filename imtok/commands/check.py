@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from rich.console import Console
 from rich.table import Column, Table
 
-from imtok.data.check import Asked, check
+from imtok.data.check import CheckSettings, check
 from imtok.data.inspect import Findings
 from imtok.errors import InputError
 from imtok.plain import PLAIN, read_words
@@ -38,7 +38,7 @@ def run_check(arguments: Sequence[str]) -> int:
     if labels is not None and (data != "tars" or labels not in ("folder", "archive", "member")):
         raise InputError(f"data.labels must be folder, archive or member, and of data=tars; {PLAIN['check'].takes}")
     image, caption, label = (given.keys.get(f"data.{name}") for name in ("image", "caption", "label"))
-    findings = check(given.paths[0], int(workers), Asked(image, caption, label, labels))
+    findings = check(given.paths[0], int(workers), CheckSettings(image, caption, label, labels))
     _show(findings, Console(highlight=False))
     return 0 if findings.good else 1
 

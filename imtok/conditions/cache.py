@@ -73,7 +73,7 @@ def write_features(folder: Path, captions: Iterable[str], encode: Encode, about:
     return len(order)
 
 
-class Features:
+class StoredFeatures:
     """Stored features, read as they are asked for.
 
     Args:

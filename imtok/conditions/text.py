@@ -15,7 +15,7 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 from typing_extensions import override
 
-from imtok.conditions.cache import Features
+from imtok.conditions.cache import StoredFeatures
 from imtok.conditions.named import NamedText, Told
 from imtok.errors import InputError
 from imtok.files import canonical_json, read_json, sha256
@@ -140,14 +140,14 @@ class TextTower(NamedText):
         return {"repository": self.repository, "tower": self.sha256, **sizes}
 
     @property
-    def stored_features(self) -> Features | None:
+    def stored_features(self) -> StoredFeatures | None:
         """The features of the cache, which is opened and verified when it is first asked for.
 
         Raises:
             InputError: If it cannot be read, or is of another tower.
         """
         if self.cache is not None and self._cached.features is None:
-            features = Features(Path(self.cache).expanduser())
+            features = StoredFeatures(Path(self.cache).expanduser())
             digest = str(features.about["tower"])
             if self.sha256 is not None and not digest.startswith(self.sha256):
                 raise InputError(
@@ -283,7 +283,7 @@ class _Cached:
     """Stored features once they have been opened. Copies of the condition share them."""
 
     def __init__(self) -> None:
-        self.features: Features | None = None
+        self.features: StoredFeatures | None = None
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "_Cached":
         return self

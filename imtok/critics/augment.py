@@ -11,12 +11,12 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 from typing_extensions import override
 
-from imtok.critics.base import Augmentation
+from imtok.critics.base import CriticAugmentation
 
 Change = Literal["color", "translation", "cutout"]
 
 
-class DiffAugment(Augmentation):
+class DiffAugment(CriticAugmentation):
     """Colour, place and a square hole, drawn anew for every image; and, at first, a blur that is the same for all.
 
     Args:

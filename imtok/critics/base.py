@@ -20,7 +20,7 @@ class Critic(nn.Module, ABC):
         """What changes once per step in which the critic has learnt, by other means than its optimiser."""
 
 
-class Augmentation(nn.Module, ABC):
+class CriticAugmentation(nn.Module, ABC):
     """Changes images before a critic sees them, real and fake ones alike; gradients pass through it."""
 
     @abstractmethod

@@ -24,7 +24,7 @@ from imtok.errors import InputError
 from imtok.files import is_sealed, read_json, sha256
 
 
-class Asked(NamedTuple):
+class CheckSettings(NamedTuple):
     """How training reads the data, by the keys of its config: a check must see the same images, classes and texts.
 
     Attributes:
@@ -53,7 +53,7 @@ class Asked(NamedTuple):
 def check(
     path: str,
     workers: int = 0,
-    asked: Asked = Asked(),  # noqa: B008, it cannot change
+    asked: CheckSettings = CheckSettings(),  # noqa: B008, it cannot change
 ) -> Findings:
     """Look at every image below a path.
 
@@ -79,7 +79,7 @@ def check(
     return findings
 
 
-def _sources(path: str, findings: Findings, asked: Asked) -> list[Source]:
+def _sources(path: str, findings: Findings, asked: CheckSettings) -> list[Source]:
     place = Path(path)
     if place.is_dir() and (place / PROGRESS).is_dir() and not (place / MANIFEST).exists():
         findings.faults.append(f"{path}: was not packed to its end; run imtok pack again with the same settings")
@@ -100,7 +100,7 @@ def _sources(path: str, findings: Findings, asked: Asked) -> list[Source]:
     return [source]
 
 
-def _tables(folder: Path, findings: Findings, asked: Asked) -> list[Source]:
+def _tables(folder: Path, findings: Findings, asked: CheckSettings) -> list[Source]:
     """Tables part by part, as training reads them; file by file where those of a part do not go together."""
     files = find_tables(folder)
     names = dict(zip(files, key_names(files, folder), strict=True))
@@ -124,11 +124,11 @@ def _tables(folder: Path, findings: Findings, asked: Asked) -> list[Source]:
     return sources
 
 
-def _table(files: list[Path], names: list[str], asked: Asked, like: TableSource | None = None) -> TableSource:
+def _table(files: list[Path], names: list[str], asked: CheckSettings, like: TableSource | None = None) -> TableSource:
     return TableSource(files, image=asked.image, label=asked.label, caption=asked.caption, like=like, names=names)
 
 
-def _shards(paths: list[Path], asked: Asked, findings: Findings) -> ShardSource | None:
+def _shards(paths: list[Path], asked: CheckSettings, findings: Findings) -> ShardSource | None:
     """The shards that can be used, as one source; the others are faults."""
     indexes: dict[Path, ShardIndex] = {}
     fields = asked.fields

@@ -22,7 +22,7 @@ from imtok.types import Condition
 Order = Literal["causal", "full"]
 
 
-class Patches(nn.Module):
+class PatchPixels(nn.Module):
     """A linear map of each token to the pixels of its patch, a 1 x 1 convolution of colours, and a sigmoid.
 
     Args:
@@ -113,9 +113,9 @@ class AliTokDecoder(Decoder):
         self.norm_in = nn.LayerNorm(width)
         self.trunk = Transformer(width, depth, heads, checkpoint=checkpoint)
         self.norm_out = nn.LayerNorm(width)
-        self.patches = Patches(width, patch_size, image_channels, value_range)
+        self.patches = PatchPixels(width, patch_size, image_channels, value_range)
         written = order == "causal" and self.before > 0
-        self.prefix = Patches(width, patch_size, image_channels, value_range) if written else None
+        self.prefix = PatchPixels(width, patch_size, image_channels, value_range) if written else None
         self.order: Order = order
         start_weights(self, start)
 

@@ -69,9 +69,9 @@ class LlamaGenModel(nn.Module):
         self.rows, self.columns = (rows, rows) if rows**2 == latents else (1, latents)
         self.quantize = self.codes()
 
-    def codes(self) -> "Codes":
+    def codes(self) -> "CodesAdapter":
         """What stands in for the quantizer."""
-        return Codes(self)
+        return CodesAdapter(self)
 
     @override
     def train(self, mode: bool = True) -> "LlamaGenModel":
@@ -137,7 +137,7 @@ class LlamaGenModel(nn.Module):
         return [math.prod(sizes[:slot]) for slot in range(len(sizes))]
 
 
-class Codes:
+class CodesAdapter:
     """LlamaGen's quantizer, as far as generators call it.
 
     Args:
@@ -172,11 +172,11 @@ class TamingModel(LlamaGenModel):
     """
 
     @override
-    def codes(self) -> Codes:
+    def codes(self) -> CodesAdapter:
         return TamingCodes(self)
 
 
-class TamingCodes(Codes):
+class TamingCodes(CodesAdapter):
     """Taming's quantizer, which takes the shape of the map as ``b h w d`` and returns ``b d h w``."""
 
     @override

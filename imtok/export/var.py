@@ -14,7 +14,7 @@ from torch.utils.data import Dataset
 from typing_extensions import override
 
 from imtok.errors import InputError
-from imtok.export.adapters import Codes, LlamaGenModel, Map
+from imtok.export.adapters import CodesAdapter, LlamaGenModel, Map
 from imtok.export.convert import REPORT, read_report
 from imtok.export.formats.var import LABELS, file_names
 from imtok.export.store import read_array
@@ -99,7 +99,7 @@ class VARModel(LlamaGenModel):
         return self.idxBl_to_img(self.img_to_idxBl(x, v_patch_nums), True, last_one)
 
 
-class VARCodes(Codes):
+class VARCodes(CodesAdapter):
     """VAR's ``VectorQuantizer2``, as far as a generator calls it.
 
     Args:

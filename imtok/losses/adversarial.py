@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from imtok.critics.base import Augmentation, Critic
+from imtok.critics.base import Critic, CriticAugmentation
 from imtok.losses.total import total
 from imtok.nn.exact import exact, exact_backward, exactly
 from imtok.schedules import linear_ramp
@@ -89,9 +89,9 @@ class Adversary(nn.Module):
         lecam_decay: float = 0.999,
         r1_weight: float = 0.0,
         r1_every: int = 16,
-        augment: Augmentation | None = None,
+        augment: CriticAugmentation | None = None,
         consistency_weight: float = 0.0,
-        consistency_augment: Augmentation | None = None,
+        consistency_augment: CriticAugmentation | None = None,
     ) -> None:
         super().__init__()
         # What cannot be is refused.

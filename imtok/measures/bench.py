@@ -8,7 +8,7 @@ import torch
 from imtok.errors import InputError, MissingWeightsError
 from imtok.extractors.base import Extractor
 from imtok.measures.chosen import require_statistics
-from imtok.measures.frechet import Gaussian
+from imtok.measures.frechet import FeatureGaussian
 from imtok.measures.net import SAME_PASS, Net
 from imtok.measures.protocol import Protocol
 from imtok.measures.references import ReferenceKey
@@ -38,7 +38,7 @@ class Bench:
     exact: torch.device
     seed: int = 0
     processes: int = 1
-    reference: Gaussian | None = None
+    reference: FeatureGaussian | None = None
     reference_name: str = SAME_PASS
     cache: Path | None = None
     data: str = ""

@@ -16,7 +16,7 @@ from imtok.errors import InputError
 FEW_IMAGES = 2048
 
 
-class Gaussian:
+class FeatureGaussian:
     """Mean and covariance of feature vectors, all that the Fréchet distance knows of a set of images.
 
     Args:
@@ -45,16 +45,16 @@ class Gaussian:
         rank = min(len(values), self.count - 1)
         return vectors[:, -rank:] * values[-rank:].clamp_min(0).sqrt()
 
-    def to(self, device: torch.device) -> "Gaussian":
+    def to(self, device: torch.device) -> "FeatureGaussian":
         """The same on another device."""
         return (
             self
             if self.mean.device == device
-            else Gaussian(self.count, self.mean.to(device), self.covariance.to(device))
+            else FeatureGaussian(self.count, self.mean.to(device), self.covariance.to(device))
         )
 
 
-def frechet_distance(first: Gaussian, second: Gaussian) -> Float64[Tensor, ""]:
+def frechet_distance(first: FeatureGaussian, second: FeatureGaussian) -> Float64[Tensor, ""]:
     """``|m1 - m2|^2 + tr(C1 + C2 - 2 (C1 C2)^(1/2))``, exact where covariances are singular too.
 
     With square roots ``C = S S'`` the last trace is the nuclear norm of ``S1' S2`` (orthogonal Procrustes): no square
@@ -66,8 +66,8 @@ def frechet_distance(first: Gaussian, second: Gaussian) -> Float64[Tensor, ""]:
 
     Example:
         >>> identity = torch.eye(3, dtype=torch.float64)
-        >>> first = Gaussian(10, torch.zeros(3, dtype=torch.float64), identity)
-        >>> second = Gaussian(10, torch.ones(3, dtype=torch.float64), 4 * identity)
+        >>> first = FeatureGaussian(10, torch.zeros(3, dtype=torch.float64), identity)
+        >>> second = FeatureGaussian(10, torch.ones(3, dtype=torch.float64), 4 * identity)
         >>> round(frechet_distance(first, second).item(), 9)  # 3 for the means, 3 (2 - 1)^2 for the variances
         6.0
     """
@@ -115,12 +115,12 @@ class _Moments(Metric):
         self.total += features.sum(0)
         self.products += features.T @ features
 
-    def gaussian(self) -> Gaussian:
+    def gaussian(self) -> FeatureGaussian:
         """What the sums amount to."""
         count = int(self.count)
         mean = self.total / max(count, 1)
         covariance = (self.products - count * mean.outer(mean)) / max(count - 1, 1)
-        return Gaussian(count, mean, (covariance + covariance.T) / 2)
+        return FeatureGaussian(count, mean, (covariance + covariance.T) / 2)
 
 
 class FeatureStatistics(_Moments):
@@ -142,7 +142,7 @@ class FeatureStatistics(_Moments):
     """
 
     @override
-    def compute(self) -> Gaussian:
+    def compute(self) -> FeatureGaussian:
         """The Gaussian of all images so far."""
         return self.gaussian()
 
@@ -177,7 +177,7 @@ class FrechetDistance(_Moments):
     higher_is_better = False
     convention = "float64 sums, covariance over N - 1, nuclear-norm form of the trace"
 
-    def __init__(self, dim: int, reference: Gaussian | FeatureStatistics, **settings: Any) -> None:
+    def __init__(self, dim: int, reference: FeatureGaussian | FeatureStatistics, **settings: Any) -> None:
         super().__init__(dim, **{"compute_with_cache": False, **settings})
         length = reference.dim if isinstance(reference, FeatureStatistics) else len(reference.mean)
         if length != dim:

@@ -16,7 +16,7 @@ from imtok.extractors.base import Extractor
 from imtok.files import sha256
 from imtok.measures.chosen import require_statistics
 from imtok.measures.features import SUBSET
-from imtok.measures.frechet import FeatureStatistics, FrechetDistance, Gaussian, frechet_distance
+from imtok.measures.frechet import FeatureGaussian, FeatureStatistics, FrechetDistance, frechet_distance
 from imtok.measures.inception_score import InceptionScore, inception_scores_in_order
 from imtok.measures.kid import KID
 from imtok.measures.precision_recall import PrecisionRecall
@@ -135,7 +135,7 @@ class _Seen(NamedTuple):
 
     rows: Tensor | None
     logits: Tensor | None
-    spatial: Gaussian | None
+    spatial: FeatureGaussian | None
 
 
 def _watch(
@@ -165,7 +165,7 @@ def _watch(
     )
 
 
-def _check_length(path: Path, name: str, statistics: Gaussian | None, length: int) -> None:
+def _check_length(path: Path, name: str, statistics: FeatureGaussian | None, length: int) -> None:
     if statistics is not None and len(statistics.mean) != length:
         raise InputError(f"{path}: {name} must have {length} values, got {len(statistics.mean)}")
 

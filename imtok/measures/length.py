@@ -94,7 +94,7 @@ class Lengths(NamedTuple):
     values: Float64[Tensor, " b"]
 
 
-class Chosen(NamedTuple):
+class ChosenLengths(NamedTuple):
     """The least number of tokens for each image of a batch with what it reaches, and these tokens.
 
     Those of an image are its first ones, and ``quantized.keep`` says which they are.
@@ -177,7 +177,7 @@ def choose_lengths(
     encode: Literal["once", "each"] | None = None,
     condition: Condition | None = None,
     whole: Quantized | None = None,
-) -> Chosen:
+) -> ChosenLengths:
     """What :func:`search_length` finds, and the tokens themselves. Arguments and errors as there.
 
     Args:
@@ -207,9 +207,9 @@ def choose_lengths(
             whole = tokenizer.quantize(image, condition=condition)
         parts = _search(tokenizer, image, target, metric or PSNR(), tried, whole, condition, found)
     if whole is None:
-        return Chosen(found, _joined(parts, tried[-1]))
+        return ChosenLengths(found, _joined(parts, tried[-1]))
     kept = torch.arange(tried[-1], device=image.device) < found.lengths[:, None]
-    return Chosen(found, left_out(whole.first(tried[-1]), kept))
+    return ChosenLengths(found, left_out(whole.first(tried[-1]), kept))
 
 
 def _search(

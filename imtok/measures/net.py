@@ -13,7 +13,7 @@ from imtok.distributed import from_main
 from imtok.errors import InputError
 from imtok.extractors.base import Extractor, Features
 from imtok.measures.found import EvaluationBatch
-from imtok.measures.frechet import FeatureStatistics, FrechetDistance, Gaussian
+from imtok.measures.frechet import FeatureGaussian, FeatureStatistics, FrechetDistance
 from imtok.measures.protocol import Protocol
 from imtok.measures.references import ReferenceKey, load_reference, save_reference
 from imtok.pixels import rgb_levels
@@ -37,7 +37,7 @@ class Net:
         extractor: Extractor,
         protocol: Protocol,
         device: torch.device,
-        reference: Gaussian | None = None,
+        reference: FeatureGaussian | None = None,
         reference_name: str = SAME_PASS,
     ) -> None:
         self.extractor, self.protocol, self.device = extractor, protocol, device
@@ -54,7 +54,7 @@ class Net:
         return next((tensor.device for tensor in tensors), self.device)
 
     @property
-    def reference(self) -> Gaussian | FeatureStatistics:
+    def reference(self) -> FeatureGaussian | FeatureStatistics:
         """The other side of every Fréchet distance."""
         return self.stored if self.stored is not None else self.originals
 

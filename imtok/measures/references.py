@@ -11,7 +11,7 @@ from torch import Tensor
 
 from imtok.errors import InputError
 from imtok.files import canonical_json, write_bytes
-from imtok.measures.frechet import Gaussian
+from imtok.measures.frechet import FeatureGaussian
 
 _SCHEMA = "1"
 
@@ -40,7 +40,7 @@ class ReferenceKey:
         return folder / f"{self.digest[:32]}.safetensors"
 
 
-def save_reference(path: Path, gaussian: Gaussian, key: ReferenceKey) -> str:
+def save_reference(path: Path, gaussian: FeatureGaussian, key: ReferenceKey) -> str:
     """Write statistics, whole or not at all; returns the hash of their bytes, which a report should carry.
 
     Args:
@@ -59,7 +59,7 @@ def save_reference(path: Path, gaussian: Gaussian, key: ReferenceKey) -> str:
     return digest
 
 
-def load_reference(path: Path, key: ReferenceKey) -> Gaussian:
+def load_reference(path: Path, key: ReferenceKey) -> FeatureGaussian:
     """Read statistics back.
 
     Args:
@@ -82,7 +82,7 @@ def load_reference(path: Path, key: ReferenceKey) -> Gaussian:
             raise InputError(f"{path} holds a reference of another {name}: expected {expected}, got {facts.get(name)}")
     if facts.get("sha256") != _digest(tensors):
         raise InputError(f"{path} is damaged (its hash differs); delete it, and it will be computed again")
-    return Gaussian(int(tensors["count"]), tensors["mean"], tensors["covariance"])
+    return FeatureGaussian(int(tensors["count"]), tensors["mean"], tensors["covariance"])
 
 
 def _digest(tensors: dict[str, Tensor]) -> str:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from imtok.errors import InputError
-from imtok.measures.frechet import Gaussian
+from imtok.measures.frechet import FeatureGaussian
 from imtok.measures.named import DEFAULT, NO_MEASURE, Sections, sections
 from imtok.measures.protocol import Protocol
 from imtok.measures.spending import Spending
@@ -39,7 +39,7 @@ class Settings:
     measures: Sections | Sequence[str] = DEFAULT
     protocol: Protocol = field(default_factory=Protocol)
     weights: str = "ema"
-    reference: Gaussian | None = None
+    reference: FeatureGaussian | None = None
     reference_name: str = "originals of the same pass"
     cache: Path | None = None
     data: str = ""

@@ -21,7 +21,7 @@ from torch import Tensor
 from imtok.data.reading.decode import DecodeError
 from imtok.data.sources.folder import FileSource
 from imtok.errors import InputError
-from imtok.measures.frechet import Gaussian
+from imtok.measures.frechet import FeatureGaussian
 
 ASSUMED = 50_000  # ADM's files of statistics do not say how many images they are of
 ROUNDING = 1e-4  # of the largest eigenvalue: a covariance that was summed in float32 has some so far below zero
@@ -86,7 +86,7 @@ def stored_names(path: Path) -> set[str]:
         return {name.removesuffix(".npy") for name in archive.namelist()}
 
 
-def load_statistics(path: Path, mu: str = "mu", sigma: str = "sigma") -> Gaussian:
+def load_statistics(path: Path, mu: str = "mu", sigma: str = "sigma") -> FeatureGaussian:
     """What an npz in the layout of ADM's evaluator and pytorch-fid says about features.
 
     Args:
@@ -114,7 +114,7 @@ def load_statistics(path: Path, mu: str = "mu", sigma: str = "sigma") -> Gaussia
         values = torch.linalg.eigvalsh(found)
         if values[0] < -ROUNDING * values.abs().max():
             raise InputError(f"{path}: {sigma} must be a covariance, got the eigenvalue {values[0]:.3g} below zero")
-    return Gaussian(ASSUMED, torch.from_numpy(mean), found)
+    return FeatureGaussian(ASSUMED, torch.from_numpy(mean), found)
 
 
 @contextmanager

@@ -12,7 +12,7 @@ from imtok.nn.vit_resize import resize_patches, resize_positions
 
 
 @dataclass(frozen=True)
-class Row:
+class WeightRow:
     """One weight of the net.
 
     Attributes:
@@ -26,31 +26,31 @@ class Row:
     make: Callable[..., Tensor]
 
 
-def rows_of(net: ViT) -> list[Row]:
+def rows_of(net: ViT) -> list[WeightRow]:
     """A row for every weight of a net; adapters have none."""
     return [*_before(net), *(row for block in range(len(net.trunk.blocks)) for row in _block(net, block))]
 
 
-def _before(net: ViT) -> Iterator[Row]:
+def _before(net: ViT) -> Iterator[WeightRow]:
     if net.class_token is not None:
-        yield Row("class_token", ("class_token",), _vectors)
+        yield WeightRow("class_token", ("class_token",), _vectors)
     if net.class_position is not None:
-        yield Row("class_position", ("positions",), lambda table: _table(table)[0])
+        yield WeightRow("class_position", ("positions",), lambda table: _table(table)[0])
     if net.registers is not None:
-        yield Row("registers", ("registers",), _vectors)
+        yield WeightRow("registers", ("registers",), _vectors)
     if net.positions is not None:
-        yield Row("positions.table", ("positions",), lambda table: resize_positions(_table(table)[1], net.grid))
+        yield WeightRow("positions.table", ("positions",), lambda table: resize_positions(_table(table)[1], net.grid))
     for kind, _ in net.patches.named_parameters():
         if kind == "bias":
             yield _same("patches.bias", "patches.bias")
         else:
-            yield Row("patches.weight", ("patches.weight",), lambda kernel: _kernel(kernel, net.patch_size))
+            yield WeightRow("patches.weight", ("patches.weight",), lambda kernel: _kernel(kernel, net.patch_size))
     for norm in ("norm_in", "norm"):
         for kind, _ in net.get_submodule(norm).named_parameters():
             yield _same(f"{norm}.{kind}", f"{norm}.{kind}")
 
 
-def _block(net: ViT, index: int) -> Iterator[Row]:
+def _block(net: ViT, index: int) -> Iterator[WeightRow]:
     target, source, style = f"trunk.blocks.{index}", f"blocks.{index}", net.style
 
     def turned(part: Tensor) -> Tensor:
@@ -75,10 +75,10 @@ def _block(net: ViT, index: int) -> Iterator[Row]:
         yield from (_same(f"{target}.{ours}.{kind}", f"{source}.{theirs}.{kind}") for ours, theirs in maps.items())
         if kind == "weight" or style.key_bias:
             parts = (f"{source}.query.{kind}", f"{source}.key.{kind}", f"{source}.value.{kind}")
-            yield Row(f"{target}.attention.query_key_value.{kind}", parts, joined)
+            yield WeightRow(f"{target}.attention.query_key_value.{kind}", parts, joined)
         else:
             parts = (f"{source}.query.bias", f"{source}.value.bias")
-            yield Row(f"{target}.attention.query_value_bias", parts, biases)
+            yield WeightRow(f"{target}.attention.query_value_bias", parts, biases)
     # Norms and scales.
     for kind in ("weight", "bias"):
         for norm in ("norm1", "norm2"):
@@ -90,8 +90,8 @@ def _block(net: ViT, index: int) -> Iterator[Row]:
             yield _same(f"{target}.{scale}.scale", f"{source}.{scale}")
 
 
-def _same(target: str, source: str) -> Row:
-    return Row(target, (source,), lambda value: value)
+def _same(target: str, source: str) -> WeightRow:
+    return WeightRow(target, (source,), lambda value: value)
 
 
 def patch_positions(value: Tensor) -> Tensor:

@@ -75,7 +75,7 @@ class Rehearsal:
                 log.debug("not tried before the run: %s", error)
                 return
             try:
-                with mode, Draws():
+                with mode, RealDraws():
                     self._try(*parts, min(self.images, _IMAGES))
                 return
             except Exception as error:  # a part that refuses, or one that cannot be followed by shapes
@@ -153,7 +153,7 @@ class Rehearsal:
         return f"{'.'.join(found)} ({name}): " if found and name else ""
 
 
-class Draws(TorchDispatchMode):
+class RealDraws(TorchDispatchMode):
     """Gives real values to random draws and to what depends on these alone, since a step may branch on them."""
 
     @override

@@ -20,7 +20,7 @@ from imtok.losses.prior.base import PriorLoss
 from imtok.nn.taps import tapped
 from imtok.objectives.base import Objective
 from imtok.tokenizer import Tokenizer
-from imtok.training.rehearsal import Draws
+from imtok.training.rehearsal import RealDraws
 
 log = logging.getLogger(__name__)
 
@@ -199,7 +199,7 @@ def _shapes(tokenizer: Tokenizer, side: int, names: Sequence[str]) -> dict[str, 
         try:
             with FakeCopyMode(mode):
                 net = copy.deepcopy(tokenizer).train()
-            with mode, Draws(), tapped(net, names) as outputs:
+            with mode, RealDraws(), tapped(net, names) as outputs:
                 image = torch.zeros(2, tokenizer.channels, side, side)
                 quantized = net.quantize(image, condition=condition)
                 if isinstance(net.decoder, GenerativeDecoder):

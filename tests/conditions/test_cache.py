@@ -10,7 +10,7 @@ from training.runs import tiny_run, write_images
 
 from imtok import cli
 from imtok.conditions.base import Conditioner
-from imtok.conditions.cache import AT_A_TIME, Features, key_of, write_features
+from imtok.conditions.cache import AT_A_TIME, StoredFeatures, key_of, write_features
 from imtok.conditions.given import ConditionConfig, give
 from imtok.conditions.text import TextTower
 from imtok.conditions.words import Words
@@ -88,9 +88,9 @@ def test_a_folder_that_was_altered_is_refused(cache):
     for path, data in whole.items():
         path.write_bytes(data[: len(data) // 2])
         with pytest.raises(InputError, match=r"altered|was cut|holds no text features|JSON"):
-            Features(cache)
+            StoredFeatures(cache)
         path.write_bytes(data)
-    Features(cache)
+    StoredFeatures(cache)
 
 
 def test_a_folder_that_is_there_is_left_as_it_is(cache, t5):

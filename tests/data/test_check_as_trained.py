@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from imtok.commands.check import run_check
-from imtok.data.check import Asked, check
+from imtok.data.check import CheckSettings, check
 from imtok.data.images import ImageSet
 from imtok.data.sources.collection import Collection
 from imtok.data.sources.folder import Folder
@@ -21,7 +21,7 @@ Picture = Callable[[int], bytes]
 Write = Callable[[Path, list[tuple[str, bytes]]], Path]
 
 
-def require_equal(data: Collection, asked: Asked = Asked()) -> None:  # noqa: B008, it cannot change
+def require_equal(data: Collection, asked: CheckSettings = CheckSettings()) -> None:  # noqa: B008, it cannot change
     images = data.evaluation(8, "all")
     assert isinstance(images, ImageSet)
     source, found = images.source, check(data.path, asked=asked)
@@ -37,14 +37,14 @@ def test_a_folder_with_metadata_is_no_table_of_images(folder: Path):
     table = pa.table({"file_name": names, "text": names, "kind": animals, "says": ["x", None] * 11 + ["y"]})
     pq.write_table(table, folder / "metadata.parquet")
     require_equal(Folder(folder))
-    require_equal(Folder(folder, label="kind", caption="says"), Asked(label="kind", caption="says"))
+    require_equal(Folder(folder, label="kind", caption="says"), CheckSettings(label="kind", caption="says"))
 
 
 def test_tables_are_looked_at_by_the_columns_of_the_run(tmp_path: Path, picture: Picture):
     rows = [{"photo": picture(index), "kind": "ab"[index]} for index in range(2)]
     pq.write_table(pa.table({"image": ["1", "2"], "sample": rows, "says": ["x", "y"]}), tmp_path / "train.parquet")
     columns = {"image": "sample.photo", "label": "sample.kind", "caption": "says"}
-    require_equal(HuggingFace(tmp_path, **columns), Asked(**columns))
+    require_equal(HuggingFace(tmp_path, **columns), CheckSettings(**columns))
     with pytest.raises(InputError, match="column image is text"):
         check(str(tmp_path / "train.parquet"))
 
@@ -53,7 +53,7 @@ def test_tables_are_looked_at_by_the_columns_of_the_run(tmp_path: Path, picture:
 def test_archives_have_the_classes_of_the_run(labels: str, tmp_path: Path, write_shard: Write, picture: Picture):
     members = [("x/1.png", picture(0)), ("x/1.cls", b"3"), ("x/1.txt", b"one"), ("y/2.png", picture(1))]
     write_shard(tmp_path / "n01.tar", members)
-    require_equal(Tars(tmp_path, labels=labels), Asked(labels=labels))  # type: ignore[arg-type], it is one of these
+    require_equal(Tars(tmp_path, labels=labels), CheckSettings(labels=labels))  # type: ignore[arg-type], it is one of these
 
 
 def test_what_only_archives_have_is_refused_of_others(folder: Path):

@@ -10,7 +10,7 @@ from data.both import HERE, REASON, Both, Picture, Write, samples, texts
 from webdataset.tariterators import group_by_keys, tar_file_expander
 
 from imtok.commands.check import run_check
-from imtok.data.check import Asked, check
+from imtok.data.check import CheckSettings, check
 from imtok.data.images import ImageSet
 from imtok.data.order.loader import evaluation_loader
 from imtok.data.sources.webdataset import Tars, WebDataset
@@ -235,12 +235,12 @@ def test_check_reads_shards_as_training_does(both: Both, picture: Picture, capsy
     printed = capsys.readouterr().out
     assert printed.count("the fields with images are jpg, seg.png: give data.image=FIELD, such as data.image=jpg") == 2
     assert run_check([str(both.folder), "data.image=jpg"]) == 0
-    found = check(str(both.folder), asked=Asked("jpg"))
+    found = check(str(both.folder), asked=CheckSettings("jpg"))
     assert (found.images, found.classes, found.labels) == (2, ["cock", "tench"], {0: 1, 1: 1})
     assert run_check([str(both.folder), "data=tars"]) == 1  # the masks are no pictures
-    assert list(check(str(both.folder), asked=Asked(labels="folder")).broken) == ["0.tar:0.seg", "1.tar:1.seg"]
+    assert list(check(str(both.folder), asked=CheckSettings(labels="folder")).broken) == ["0.tar:0.seg", "1.tar:1.seg"]
     both.write([("9.jpg", picture(9)), ("9.cls", b"4")], "2.tar")
-    faults = check(str(both.folder), asked=Asked("jpg")).faults
+    faults = check(str(both.folder), asked=CheckSettings("jpg")).faults
     assert any("of 0.tar:0 ('tench') is a name and that of 2.tar:9 (4) a number" in fault for fault in faults)
     with pytest.raises(InputError, match=r"data\.image must be a field"):
         run_check([str(both.folder), "data.image="])

@@ -11,7 +11,7 @@ from torch_fidelity.metric_fid import fid_statistics_to_metric
 from torchmetrics.image.fid import _compute_fid
 
 from imtok.errors import InputError
-from imtok.measures.frechet import FeatureStatistics, FrechetDistance, Gaussian, frechet_distance
+from imtok.measures.frechet import FeatureGaussian, FeatureStatistics, FrechetDistance, frechet_distance
 
 D = 256
 MANY = 5000
@@ -19,7 +19,7 @@ MANY = 5000
 
 def gaussian(covariance, mean=None, count=MANY):
     mean = torch.zeros(len(covariance)) if mean is None else mean
-    return Gaussian(count, mean.double(), covariance.double())
+    return FeatureGaussian(count, mean.double(), covariance.double())
 
 
 def random_covariance(d=D):
@@ -34,7 +34,7 @@ def rotation(d=D):
 def of(features):
     """The Gaussian of rows, by numpy in two passes."""
     covariance = np.cov(features.double().numpy(), rowvar=False)
-    return Gaussian(len(features), features.double().mean(0), torch.from_numpy(covariance))
+    return FeatureGaussian(len(features), features.double().mean(0), torch.from_numpy(covariance))
 
 
 def test_a_shift_alone_counts_squared():

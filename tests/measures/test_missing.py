@@ -11,7 +11,7 @@ from imtok.commands.eval import Keys, require_metrics
 from imtok.errors import InputError
 from imtok.measures.choose import missing
 from imtok.measures.evaluate import evaluate
-from imtok.measures.frechet import Gaussian
+from imtok.measures.frechet import FeatureGaussian
 from imtok.measures.named import sections
 from imtok.measures.protocol import Protocol
 from imtok.measures.report.page import page
@@ -60,7 +60,7 @@ def test_an_extractor_or_a_reference_that_no_metric_reads_is_refused():
     own = Protocol("adm", extractor={"_target_": "imtok.extractors.efflite0.EffLite0"}, key="extractor")
     with pytest.raises(InputError, match=r"^extractor: none of psnr, ssim looks at features; add .* leave it out$"):
         evaluate(tokenizer(), never(), settings=Settings(("psnr", "ssim"), protocol=own))
-    reference = Gaussian(5, torch.zeros(2).double(), torch.eye(2).double())
+    reference = FeatureGaussian(5, torch.zeros(2).double(), torch.eye(2).double())
     with pytest.raises(InputError, match=r"^extractor and reference: none of codes looks"):
         missing(Settings(("codes",), protocol=own, reference=reference), tokenizer())
 

@@ -18,7 +18,7 @@ OWN = re.compile(rb"(__[^/]*__)(?:/|$)")  # names that WebDataset keeps for itse
 INSIDE = re.compile(r"((?:[^.]+\.)*?json)\.(.+)", re.IGNORECASE)
 
 
-class Place(NamedTuple):
+class MemberPlace(NamedTuple):
     """The sample that a member belongs to, and which field of it the member is, in small letters."""
 
     key: bytes
@@ -64,7 +64,7 @@ class Fields(NamedTuple):
         own = None if image is None else str(image).removeprefix(".").lower()
         return cls(own, _text(caption), _text(label))
 
-    def place(self, name: bytes) -> Place | None:
+    def place(self, name: bytes) -> MemberPlace | None:
         """Where a member belongs by its name; None for one that is no field of a sample: hidden, or without a suffix.
 
         Raises:
@@ -72,7 +72,7 @@ class Fields(NamedTuple):
 
         Example:
             >>> Fields().place(b"./a.b/1.Seg.PNG"), Fields(plain=True).place(b"a.b/1.seg.png")
-            (Place(key=b'a.b/1', field='seg.png'), Place(key=b'a.b/1.seg', field='png'))
+            (MemberPlace(key=b'a.b/1', field='seg.png'), MemberPlace(key=b'a.b/1.seg', field='png'))
             >>> Fields().place(b"a/.1.png"), Fields().place(b"README")
             (None, None)
         """
@@ -83,7 +83,7 @@ class Fields(NamedTuple):
         stem, dot, field = base.rpartition(b".") if self.plain else base.partition(b".")
         if not stem or not dot or base.startswith(b".") or (own and not self.plain):
             return None
-        return Place(folder + slash + stem, field.decode("utf-8", "backslashreplace").lower())
+        return MemberPlace(folder + slash + stem, field.decode("utf-8", "backslashreplace").lower())
 
     def skipped(self, name: bytes) -> str | None:
         """What kind of picture a member is that is passed over; None if it is not passed over, or no picture.

@@ -7,7 +7,7 @@ from typing import Any, Generic, TypeVar
 
 from webdataset.tariterators import group_by_keys
 
-from imtok.data.archives.members import CAPTION, CLASS, DESCRIPTION, Fields, Place, Text, is_picture
+from imtok.data.archives.members import CAPTION, CLASS, DESCRIPTION, Fields, MemberPlace, Text, is_picture
 from imtok.data.archives.names import printable
 from imtok.data.archives.tar import FILE, Member, ShardError
 from imtok.data.archives.texts import NONE, DamagedTextError, Read, label_of, texts_of
@@ -81,7 +81,7 @@ class Census(Generic[Taken]):
         self._key, self._taken, self._over = b"", set[str](), set[bytes]()
         self._pictured = set[bytes]()  # keys with pictures in other fields than the image's
 
-    def place(self, member: Member, start: Callable[[Member], bytes]) -> Place | None:
+    def place(self, member: Member, start: Callable[[Member], bytes]) -> MemberPlace | None:
         """Where the next member belongs; None for one that is not read.
 
         Args:
@@ -152,7 +152,7 @@ class Census(Generic[Taken]):
 
 
 def grouped(files: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
-    """Samples by webdataset's own grouping, of files whose names are a :class:`Place`; an empty one ends a shard."""
+    """Samples by webdataset's own grouping, of files whose names are a `MemberPlace`; an empty one ends a shard."""
     keys: Any = tuple  # of a place, which is the key and the field; webdataset expects names
     return group_by_keys(files, keys=keys, lcase=False)
 

@@ -14,7 +14,7 @@ from typing import Any, NoReturn
 from webdataset.tariterators import tar_file_expander
 
 from imtok.data.archives.links import require_file
-from imtok.data.archives.members import OWN, Fields, Place
+from imtok.data.archives.members import OWN, Fields, MemberPlace
 from imtok.data.archives.names import printable
 from imtok.data.archives.samples import Census, Notes
 from imtok.data.archives.tar import BLOCK, END, FILE, SPARSE, Member, ShardError, padded, read_member, require_zeros
@@ -42,13 +42,13 @@ class StrictShard:
         self.census = Census[bytes | None](fields, Notes())
         self._ready, self._left, self._over = b"", 0, False  # looked at, to be handed on; the member's bytes after it
         self._member = Member(b"", 0, 0)
-        self._due = deque[tuple[Member, Place | None]]()  # files that webdataset is going to ask about
-        self._asked: tuple[Member, Place | None] = (self._member, None)
+        self._due = deque[tuple[Member, MemberPlace | None]]()  # files that webdataset is going to ask about
+        self._asked: tuple[Member, MemberPlace | None] = (self._member, None)
         self._beside = list[dict[str, Any]]()  # files that are too large to be read whole
         self._refusal: InputError | None = None
 
     def files(self) -> Iterator[dict[str, Any]]:
-        """The files of the shard that are read: ``fname`` is a :class:`Place`, ``data`` None where it is too large.
+        """The files of the shard that are read: ``fname`` is a `MemberPlace`, ``data`` None where it is too large.
 
         Raises:
             InputError: If the shard cannot be read or used.

@@ -19,7 +19,7 @@ PALETTE = 3  # the colour type whose pixels are places in a palette
 FILLS = (1, 254)  # what the last row holds before a picture is decoded over it
 
 
-class Chunk(NamedTuple):
+class PngChunk(NamedTuple):
     """A chunk's kind, where it begins (with its length), and where its data end."""
 
     kind: bytes
@@ -27,7 +27,7 @@ class Chunk(NamedTuple):
     end: int
 
 
-def chunks(data: bytes) -> Iterator[Chunk]:
+def chunks(data: bytes) -> Iterator[PngChunk]:
     """All chunks up to the end mark.
 
     Raises:
@@ -39,7 +39,7 @@ def chunks(data: bytes) -> Iterator[Chunk]:
         end = at + 8 + length
         if end + 4 > len(data):
             raise ValueError("is a truncated PNG (no end mark)")
-        yield Chunk(kind, at, end)
+        yield PngChunk(kind, at, end)
         at = end + 4
 
 

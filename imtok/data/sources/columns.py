@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from imtok.data.sources.table_files import Field, Table, pyarrow
+from imtok.data.sources.table_files import Field, TableFile, pyarrow
 from imtok.errors import InputError
 
 IMAGES = ("image", "img", "jpg", "png", "webp", "jpeg")  # what columns are called, most likely first
@@ -11,7 +11,7 @@ LISTS = ("images", "imgs")  # cannot be read, and are named in the error
 LABELS = ("label", "labels", "fine_label", "class", "cls")
 
 
-def image_column(table: Table, asked: str | None) -> str:
+def image_column(table: TableFile, asked: str | None) -> str:
     """Name of the column of encoded images: bytes, or a struct with ``bytes``, in a column or in a struct.
 
     Args:
@@ -38,7 +38,7 @@ def image_column(table: Table, asked: str | None) -> str:
     return name
 
 
-def label_column(table: Table, asked: str | None, image: str) -> str | None:
+def label_column(table: TableFile, asked: str | None, image: str) -> str | None:
     """Name of the column of classes: numbers, names, or true and false; None if there is none.
 
     Args:
@@ -67,7 +67,7 @@ def label_column(table: Table, asked: str | None, image: str) -> str | None:
     return name
 
 
-def label_kind(table: Table, name: str) -> str | None:
+def label_kind(table: TableFile, name: str) -> str | None:
     """How a column gives classes: as "names", as "numbers", or "nothing" if all values are null; None = it cannot."""
     types, kind = pyarrow("pyarrow").types, _plain(table.fields[name].type)
     if _is_text(kind):
@@ -77,7 +77,7 @@ def label_kind(table: Table, name: str) -> str | None:
     return "nothing" if types.is_null(kind) else None
 
 
-def caption_column(table: Table, asked: str | None) -> str | None:
+def caption_column(table: TableFile, asked: str | None) -> str | None:
     """Name of the column of texts, one or a list of them in each row; InputError if it is of another type."""
     if asked is None:
         return None
@@ -91,7 +91,7 @@ def caption_column(table: Table, asked: str | None) -> str | None:
     return name
 
 
-def require_alike(tables: Sequence[Table]) -> None:
+def require_alike(tables: Sequence[TableFile]) -> None:
     """Raise InputError that names two of the tables and what they differ in, unless all have the same columns."""
     first = tables[0]
     for table in tables[1:]:
@@ -108,7 +108,7 @@ def require_alike(tables: Sequence[Table]) -> None:
             )
 
 
-def require_same_labels(tables: Sequence[Table], name: str) -> list[str]:
+def require_same_labels(tables: Sequence[TableFile], name: str) -> list[str]:
     """The names of the classes; InputError unless all tables mean the same by their column of classes."""
     known = [table for table in tables if label_kind(table, name) != "nothing"]
     named = [table for table in known if table.class_names(name)]
@@ -124,7 +124,7 @@ def require_same_labels(tables: Sequence[Table], name: str) -> list[str]:
     return named[0].class_names(name) if named else []
 
 
-def require_bytes(table: Table, name: str) -> None:
+def require_bytes(table: TableFile, name: str) -> None:
     """Raise InputError that names the row unless the images themselves are in the table, and not only their paths."""
     if f"{name}.bytes" not in table.fields or f"{name}.path" not in table.fields:
         return
@@ -141,7 +141,7 @@ def require_bytes(table: Table, name: str) -> None:
         row += count
 
 
-def _there(table: Table, name: str | None, what: str) -> str:
+def _there(table: TableFile, name: str | None, what: str) -> str:
     if name is not None and name in table.fields:
         return name
     held = table.names if name else [f"{own} ({table.fields[own].type})" for own in table.names]

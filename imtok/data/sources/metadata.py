@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from imtok.data.archives.names import Names, printable
-from imtok.data.sources.table_files import Table
+from imtok.data.sources.table_files import TableFile
 from imtok.errors import InputError
 
 TABLES = (b"metadata.jsonl", b"metadata.csv", b"metadata.parquet")
@@ -154,7 +154,7 @@ def csv_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def _parquet_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    table = Table(path)
+    table = TableFile(path)
     columns = [table.column(name) for name in table.names]
     for number, values in enumerate(zip(*columns, strict=True)):
         yield f"row {number}", dict(zip(table.names, values, strict=True))

@@ -17,7 +17,7 @@ class Field(NamedTuple):
     type: Any
 
 
-class Table:
+class TableFile:
     """One file.
 
     Args:

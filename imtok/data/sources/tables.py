@@ -21,7 +21,7 @@ from imtok.data.sources.columns import (
     require_bytes,
     require_same_labels,
 )
-from imtok.data.sources.table_files import Table
+from imtok.data.sources.table_files import TableFile
 from imtok.errors import InputError
 
 
@@ -60,7 +60,7 @@ class TableSource(Source):
         names: Sequence[str] | None = None,
     ) -> None:
         self.files, self.names = files, list(names) if names is not None else [file.name for file in files]
-        tables = [Table(file) for file in files]
+        tables = [TableFile(file) for file in files]
         # Which columns: the first file says it, and all others must have them too.
         require_alike(tables)
         if like is not None:
@@ -189,6 +189,6 @@ class TableSource(Source):
                 self.kept.popitem(last=False)
             columns = [name for name in (self.image_column, self.caption_column) if name is not None]
             number, own = self.groups[group]
-            self.kept[group] = Table(self.files[number]).group(own, columns)
+            self.kept[group] = TableFile(self.files[number]).group(own, columns)
         self.kept.move_to_end(group)
         return self.kept[group][column][self._row(group, index)].as_py()

@@ -22,7 +22,7 @@ BEST = "*"
 
 
 @dataclass(frozen=True)
-class Row:
+class MetricRow:
     """A metric of the runs that measured it alike.
 
     Attributes:
@@ -57,7 +57,7 @@ class Comparison:
     """
 
     names: list[str]
-    rows: list[Row]
+    rows: list[MetricRow]
     refused: list[str]
 
     @property
@@ -167,14 +167,14 @@ def compare(reports: Sequence[dict[str, Any]], names: Sequence[str]) -> Comparis
     """
     if len(reports) < 2:
         raise InputError(f"a comparison needs at least two reports, got {len(reports)}")
-    rows: list[Row] = []
+    rows: list[MetricRow] = []
     refused: dict[str, list[str]] = {}
     for metric in dict.fromkeys(metric for report in reports for metric in report["metrics"]):
         groups = _groups(reports, metric)
         for places in groups:
             if len(places) > 1 or len(groups) == 1:
                 values = [reports[p]["metrics"][metric] if p in places else None for p in range(len(reports))]
-                rows.append(Row(metric, values, _term(reports, metric), _direction(reports[places[0]], metric)))
+                rows.append(MetricRow(metric, values, _term(reports, metric), _direction(reports[places[0]], metric)))
         if len(groups) > 1:
             called = [" and ".join(names[place] for place in places) for places in groups]
             telling = [
