@@ -176,7 +176,7 @@ class Adversary(nn.Module):
         self.critic.update()
 
     def _scores(
-        self, image: Tensor, augment: Augmentation | None, step: int, compiled: bool = True
+        self, image: Tensor, augment: CriticAugmentation | None, step: int, compiled: bool = True
     ) -> Float[Tensor, "b k"]:
         """The critic's scores of augmented images, in float32 or better; a compiled critic has no second gradient."""
         seen = image if augment is None else augment(image, step - self.critic_start)

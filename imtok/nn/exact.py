@@ -7,7 +7,7 @@ scale: a GPU multiplies float32 with 10 bits of mantissa while it is on, whateve
 """
 
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from typing import Any, cast
 
 import torch
@@ -41,18 +41,22 @@ def with_tf32(on: bool) -> Iterator[None]:
             place.fp32_precision = value
 
 
-@contextmanager
-def exactly(device: torch.device) -> Iterator[None]:
+def exactly(device: torch.device) -> AbstractContextManager[Any]:
     """Compute in the precision of the tensors on a device, with neither autocast nor TF32.
 
     ``torch.compile`` sees autocast alone; what is compiled must be called without TF32. Meta tensors have neither.
     """
-    with nullcontext() if device.type == "meta" else torch.autocast(device.type, enabled=False):
-        if torch.compiler.is_compiling() or device.type != "cuda" or not has_tf32():
-            yield
-        else:
-            with with_tf32(False):
-                yield
+    if device.type == "meta":
+        return nullcontext()
+    if torch.compiler.is_compiling() or device.type != "cuda" or not has_tf32():
+        return torch.autocast(device.type, enabled=False)
+    return _with_neither()
+
+
+@contextmanager
+def _with_neither() -> Iterator[None]:
+    with torch.autocast("cuda", enabled=False), with_tf32(False):
+        yield
 
 
 def gradients(
