@@ -96,7 +96,7 @@ def main() -> None:
         rows = {row["seed"]: row for row in map(json.loads, arguments.rows.read_text().splitlines())}
         found = [rows[seed] for seed in sorted(rows)]
         between(PAGE, (START, END), ["", *table([cells(row) for row in found]), ""])
-        draw([row for row in found if "predicted" in row])  # rows of before hold no images
+        draw(found)
     if failed:
         sys.exit(f"below {GAIN} dB, or below a correlation of {CORRELATION}, with seed {', '.join(failed)}")
 
