@@ -144,6 +144,8 @@ class Task(LightningModule, ABC):
 
     def _finish_step(self) -> None:
         """Update everything that a step updates, or nothing at all if a number is not finite on some rank."""
+        if isinstance(self.trainer.strategy, Whole):
+            self._require_gradients()
         raw = self.optimizers(use_pl_optimizer=True)
         listed: list[Any] = raw if isinstance(raw, list) else [raw]
         learnt = {
@@ -172,6 +174,25 @@ class Task(LightningModule, ABC):
         self._loss_is_finite = torch.ones(())
         self.step += 1
         self.stepped = True
+
+    def _require_gradients(self) -> None:
+        """Refuse weights that the losses do not reach: DDP waits for their gradients, and its error names none.
+
+        Raises:
+            InputError: That names some of them.
+        """
+        besides = {id(parameter) for net in self.other_nets().values() for parameter in net.parameters()}
+        without = [
+            name
+            for name, parameter in self.named_parameters()
+            if parameter.requires_grad and parameter.grad is None and id(parameter) not in besides
+        ]
+        if without:
+            raise InputError(
+                f"trainer.strategy=ddp needs a gradient for every weight that learns, and the losses do not reach "
+                f"{len(without)} of them: {', '.join(without[:4])}{', ...' if len(without) > 4 else ''}; freeze their "
+                "part (freeze=[...]), or let the objective use it"
+            )
 
     def set_rates(self) -> None:
         """Set the learning rates of the step that comes next, so that who looks before it sees them."""

@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import TypeCheckError
 
-from imtok.critics.base import Augmentation, Critic
+from imtok.critics.base import Critic, CriticAugmentation
 from imtok.critics.patchgan import PatchGAN
 from imtok.losses.adversarial import Adversary
 
@@ -103,7 +103,7 @@ def test_r1_reaches_a_real_critic_and_comes_every_so_many_steps():
     assert sum(p.grad.abs().sum() for p in adversary.parameters() if p.grad is not None) > 0
 
 
-class Shifted(Augmentation):
+class Shifted(CriticAugmentation):
     """Brighter by a number and by the step, so that it is seen who was changed by what."""
 
     def __init__(self, by):

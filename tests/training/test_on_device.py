@@ -7,12 +7,15 @@ import torch
 from torch import nn
 from training.runs import tiny_run, weights_of
 
+from imtok.errors import InputError
+from imtok.quantizers.fsq import FSQ
 from imtok.training import hardware
 from imtok.training.ema import EMA
 from imtok.training.hardware import with_workers
 from imtok.training.optimizers import _fuses, make_optimizer
 from imtok.training.run import train
 from imtok.training.settings import OptimizerSettings, TrainerSettings
+from imtok.training.steps import Task
 from imtok.types import Batch
 
 
@@ -66,6 +69,19 @@ def test_torchs_loader_pins_batches_of_imtok(monkeypatch):
     monkeypatch.setattr(Batch, "pin_memory", lambda batch: replace(batch, key=["pinned"]))
     image, label = torch.zeros(1, 3, 4, 4, dtype=torch.uint8), torch.zeros(1, dtype=torch.long)
     assert pin_memory(Batch(image, label, torch.arange(1), ["a"])).key == ["pinned"]
+
+
+def test_a_weight_that_no_loss_reaches_is_named_where_ddp_would_wait_for_it(tmp_path, monkeypatch):
+    class Idle(FSQ):
+        def __init__(self):
+            super().__init__([4, 4])
+            self.idle = nn.Linear(2, 2)
+
+    run = tiny_run(tmp_path, "quantizer=fsq", "quantizer.levels=[4,4]")
+    run.tokenizer.quantizer = Idle()
+    monkeypatch.setattr(Task, "_finish_step", Task._require_gradients)  # as in a run under ddp
+    with pytest.raises(InputError, match=r"2 of them: tokenizer.quantizer.idle.weight, tokenizer.quantizer.idle.bias;"):
+        train(run)
 
 
 def test_one_kernel_updates_all_weights_on_a_gpu_unless_the_section_says_how():
