@@ -8,21 +8,22 @@ from imtok.nn.exact import exactly, has_tf32, with_tf32
 from imtok.nn.noise import normal_like
 from imtok.tokenizer import Tokenizer
 
-PLACES = (torch.backends.cuda.matmul, torch.backends.cudnn.conv)
+PLACES = (torch.backends.cuda.matmul, torch.backends.cudnn)
 PATCHES = {"patch_size": 8, "width": 8, "depth": 1}
 
 
 @pytest.fixture(autouse=True)
 def _as_before():
-    before = [place.fp32_precision for place in PLACES]
+    before = [place.allow_tf32 for place in PLACES]
     yield
-    assert [place.fp32_precision for place in PLACES] == before
+    assert [place.allow_tf32 for place in PLACES] == before
 
 
 def test_tf32_holds_for_a_block_also_where_it_fails():
     for on in (True, False):
         with with_tf32(on):
             assert has_tf32() is on
+            assert [place.allow_tf32 for place in PLACES] == [on, on]
     with pytest.raises(KeyError), with_tf32(True):
         raise KeyError
 

@@ -25,6 +25,7 @@ class LinearAttention(nn.Module):
         ValueError: If the channels are no multiple of ``head_width``.
 
     Example:
+        >>> import torch
         >>> LinearAttention(64, head_width=32)(torch.randn(1, 64, 4, 6)).shape
         torch.Size([1, 64, 4, 6])
     """
@@ -62,6 +63,7 @@ class GatedConvolution(nn.Module):
         channels: Channels of input and output.
 
     Example:
+        >>> import torch
         >>> GatedConvolution(16)(torch.randn(1, 16, 4, 6)).shape
         torch.Size([1, 16, 4, 6])
     """

@@ -8,7 +8,7 @@ scale: a GPU multiplies float32 with 10 bits of mantissa while it is on, whateve
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -20,25 +20,26 @@ def exact(values: Tensor) -> Tensor:
     return values.to(torch.promote_types(values.dtype, torch.float32))
 
 
-_PLACES: tuple[Any, ...] = (torch.backends.cuda.matmul, cast(Any, torch.backends.cudnn).conv)
+# By these flags and not by `fp32_precision`: after that one is set, torch.export stops at cuDNN's own flag.
+_PLACES: tuple[Any, ...] = (torch.backends.cuda.matmul, torch.backends.cudnn)
 
 
 def has_tf32() -> bool:
     """Whether a GPU may multiply float32 in TF32, in matrices or in convolutions."""
-    return any(place.fp32_precision == "tf32" for place in _PLACES)
+    return any(place.allow_tf32 for place in _PLACES)
 
 
 @contextmanager
 def with_tf32(on: bool) -> Iterator[None]:
     """Let GPUs multiply float32 in TF32, or not, for the length of a ``with``: matrices and convolutions alike."""
-    before = [place.fp32_precision for place in _PLACES]
+    before = [place.allow_tf32 for place in _PLACES]
     try:
         for place in _PLACES:
-            place.fp32_precision = "tf32" if on else "ieee"
+            place.allow_tf32 = on
         yield
     finally:
         for place, value in zip(_PLACES, before, strict=True):
-            place.fp32_precision = value
+            place.allow_tf32 = value
 
 
 def exactly(device: torch.device) -> AbstractContextManager[Any]:

@@ -32,6 +32,7 @@ class AttentionVQ(IBQ):
         ValueError: For a size, weight or temperature out of range.
 
     Example:
+        >>> import torch
         >>> quantizer = AttentionVQ(dim=4, codebook_size=64, attention_dim=8)
         >>> quantizer(torch.randn(2, 16, 4)).latents.sum().backward()
         >>> bool(quantizer.to_query.weight.grad.any()), bool(quantizer.to_value.weight.grad.any())

@@ -12,7 +12,7 @@ from imtok.training.run import train
 STEPS = (
     *("size=tiny", "data.crops_per_photo=4", "data.held_out=[chelsea]", "trainer.max_steps=3", "trainer.batch_size=2"),
     *("trainer.log_every=1", "trainer.pictures_every=0", "trainer.accelerator=cpu", "trainer.workers=0"),
-    "trainer.precision=fp32",
+    *("trainer.precision=fp32", "trainer.tf32=null"),
 )
 
 

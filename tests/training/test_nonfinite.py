@@ -201,18 +201,18 @@ def test_the_critics_loss_does_not_reach_the_tokenizer_nor_the_other_way_round(t
     both = run("both", None)
     calls = [0]
 
-    def only_critic(task, loss):
+    def only_critic(task, loss, besides=False):
         calls[0] += 1
-        backward(task, loss if calls[0] % 2 == 0 else loss * 0)
+        backward(task, loss if calls[0] % 2 == 0 else loss * 0, besides)
 
     alone = run("critic", only_critic)
     for left, right in zip(both["critic"], alone["critic"], strict=True):
         torch.testing.assert_close(left, right, rtol=0, atol=0)
     calls[0] = 0
 
-    def only_tokenizer(task, loss):
+    def only_tokenizer(task, loss, besides=False):
         calls[0] += 1
-        backward(task, loss if calls[0] % 2 == 1 else loss * 0)
+        backward(task, loss if calls[0] % 2 == 1 else loss * 0, besides)
 
     alone = run("tokenizer", only_tokenizer)
     for left, right in zip(both["tokenizer"], alone["tokenizer"], strict=True):
