@@ -1,12 +1,13 @@
-"""What imtok does on one GPU, in at most eight minutes: is it right, how fast is it, and what does it wait for?
+"""What imtok does on one GPU: is it right, how fast is it, and what does it wait for?
 
 python benchmarks/gpu.py --out DIR                      all blocks; DIR/gpu.json has a line for each finding
 python benchmarks/gpu.py --out DIR --only search speed  some of them
 python benchmarks/gpu.py --device cpu                   tiny versions of all blocks, as CI runs them
 
 Needs torch 2.9 or newer and Python 3.11 to 3.13, no data set and no downloaded weights. Each block has a time limit of
-its own, and one that fails does not stop the others. Findings are printed as they come, one JSON object a line. At the
-end come the assertions that did not hold; the exit status is then 1. Limits of speed are asserted on a GPU alone.
+its own (eight minutes in all), and one that fails does not stop the others. Findings are printed as they come, one JSON
+object a line. At the end come the assertions that did not hold; the exit status is then 1. Limits of speed are asserted
+on a GPU alone.
 """
 
 import argparse

@@ -236,7 +236,7 @@ def _try_to_write(folder: Path, place: Path, name: str) -> None:
 
 
 def unwritable(what: str, error: Exception) -> InputError:
-    """What to say of a folder that cannot be written to, ``out=DIR``."""
+    """The error for a folder that cannot be written to; ``what`` names it, such as ``out=DIR``."""
     if isinstance(error, InputError):
         return error
     reason = (error.strerror if isinstance(error, OSError) else None) or error

@@ -4,7 +4,7 @@ import gzip
 import shutil
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -100,6 +100,8 @@ class Loop:
 
     def __call__(self) -> Tensor:
         """One step; returns the tokenizer's loss."""
+        from imtok.training.task import _fixed
+
         torch.manual_seed(self.step)
         generator = torch.Generator().manual_seed(self.step)
         lowered = torch.autocast(self.bench.device.type, torch.bfloat16)
@@ -133,16 +135,6 @@ class Flops(TorchDispatchMode):
         if func._overloadpacket in flop_registry:
             self.total += flop_registry[func._overloadpacket](*args, **(kwargs or {}), out_val=found)
         return found
-
-
-@contextmanager
-def _fixed(nets: Iterable[nn.Module]) -> Iterator[None]:
-    parameters = [parameter for net in nets for parameter in net.parameters() if parameter.requires_grad]
-    for parameter in parameters:
-        parameter.requires_grad_(False)
-    yield
-    for parameter in parameters:
-        parameter.requires_grad_(True)
 
 
 def speed(bench: "Bench") -> None:
@@ -286,9 +278,9 @@ def memory(bench: "Bench") -> None:
 
 
 BLOCKS = {
-    "speed": (speed, 170),
-    "variants": (variants, 25),
-    "syncs": (syncs, 20),
-    "trace": (trace, 30),
-    "memory": (memory, 40),
+    "speed": (speed, 150),
+    "variants": (variants, 20),
+    "syncs": (syncs, 15),
+    "trace": (trace, 25),
+    "memory": (memory, 35),
 }

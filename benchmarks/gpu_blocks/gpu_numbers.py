@@ -164,8 +164,8 @@ def _error(found: Tensor, exact: Tensor) -> float:
 
 BLOCKS = {
     "facts": (facts, 15),
-    "quantizers": (quantizers, 60),
-    "backward": (backward, 25),
-    "search": (search, 30),
-    "drift": (drift, 45),
+    "quantizers": (quantizers, 40),
+    "backward": (backward, 20),
+    "search": (search, 25),
+    "drift": (drift, 40),
 }

@@ -116,7 +116,7 @@ def _hash(*paths: Path) -> str:
 
 
 BLOCKS = {
-    "resume": (resume, 60),
-    "export": (export, 50),
-    "saving": (saving, 20),
+    "resume": (resume, 45),
+    "export": (export, 35),
+    "saving": (saving, 15),
 }

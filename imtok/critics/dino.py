@@ -138,7 +138,8 @@ class _Convolution(nn.Conv1d):
     def start(self) -> None:
         """Draw the weights."""
         nn.init.xavier_normal_(self.weight, gain=0.5)
-        nn.init.zeros_(self.bias if self.bias is not None else torch.empty(0))
+        assert self.bias is not None, "as nn.Conv1d makes it"
+        nn.init.zeros_(self.bias)
 
 
 class _SpectralConvolution(_Convolution):

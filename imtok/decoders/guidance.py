@@ -2,11 +2,11 @@
 
 from abc import ABC, abstractmethod
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from imtok.decoders.processes import Maps
+from imtok.nn.exact import exact
 
 
 class Guidance(ABC):
@@ -88,9 +88,7 @@ class AdaptiveProjectedGuidance(Guidance):
         if update is not None:
             running = running + self.momentum * update
         # Norms and angles of thousands of channels need more than half precision.
-        difference, direction = (
-            maps if maps.dtype == torch.float64 else maps.float() for maps in (running, conditional)
-        )
+        difference, direction = exact(running), exact(conditional)
         if self.norm_threshold:
             norm = _norm(difference)
             difference = difference * (self.norm_threshold / norm).clamp(max=1)

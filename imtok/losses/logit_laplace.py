@@ -1,11 +1,11 @@
 """The logit-Laplace loss of DALL-E (arXiv 2102.12092), which ViT-VQGAN has beside others (arXiv 2110.04627)."""
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 from typing_extensions import override
 
 from imtok.losses.base import ImageLoss
+from imtok.nn.exact import exact
 
 
 class LogitLaplaceLoss(ImageLoss):
@@ -38,9 +38,9 @@ class LogitLaplaceLoss(ImageLoss):
         return (self._logits(image) - self._logits(target)).abs().mean()
 
     def _logits(self, image: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
-        exact = image if image.dtype == torch.float64 else image.float()
-        inside = exact.clamp(-1, 1)
+        image = exact(image)
+        inside = image.clamp(-1, 1)
         scale = (1 - 2 * self.margin) / 2  # of a pixel in [-1, 1]
         likely = 0.5 + scale * inside
         slope = scale / (self.margin * (1 - self.margin))
-        return likely.log() - (1 - likely).log() + slope * (exact - inside)
+        return likely.log() - (1 - likely).log() + slope * (image - inside)

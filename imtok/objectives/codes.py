@@ -2,14 +2,13 @@
 
 from typing import cast
 
-import torch
 from einops import rearrange
 from jaxtyping import Float, Int64
 from torch import Tensor
 from torch.nn import functional as F
 
 from imtok.decoders.base import ProxyDecoder
-from imtok.nn.exact import exact_backward, exactly
+from imtok.nn.exact import exact, exact_backward, exactly
 from imtok.spaces.maskgit import MaskGIT
 from imtok.tokenizer import Tokenizer
 from imtok.types import Loss
@@ -31,7 +30,7 @@ def code_entropy(logits: Float[Tensor, "b m v"], codes: Int64[Tensor, "b m"], sp
             f"scores must be of {codes.shape[1]} positions and {len(space.codebook)} codes, as the frozen net has "
             f"them, got {logits.shape[1]} and {logits.shape[2]}"
         )
-    return F.cross_entropy(rearrange(_exact(logits), "b m v -> (b m) v"), rearrange(codes, "b m -> (b m)"))
+    return F.cross_entropy(rearrange(exact(logits), "b m v -> (b m) v"), rearrange(codes, "b m -> (b m)"))
 
 
 def code_terms(
@@ -51,10 +50,10 @@ def code_terms(
         ValueError: If the scores are of other positions or another number of codes.
     """
     entropy = code_entropy(logits, codes, space)
-    exact = _exact(logits)
-    table = space.codebook.to(exact.dtype)
-    with exactly(exact.device):
-        mixture = exact.softmax(-1) @ table
+    scores = exact(logits)
+    table = space.codebook.to(scores.dtype)
+    with exactly(scores.device):
+        mixture = scores.softmax(-1) @ table
     exact_backward([mixture], [logits])
     return {"codes": Loss(entropy, weights[0]), "mixture": Loss(F.mse_loss(mixture, table[codes]), weights[1])}
 
@@ -70,7 +69,3 @@ def code_parts(tokenizer: Tokenizer) -> tuple[ProxyDecoder, MaskGIT]:
         found = f"{type(decoder).__name__} and {type(space).__name__}"
         raise ValueError(f"decoder and space must predict and have codes for this objective, got {found}")
     return cast(ProxyDecoder, decoder), space
-
-
-def _exact(logits: Tensor) -> Tensor:
-    return logits if logits.dtype == torch.float64 else logits.float()

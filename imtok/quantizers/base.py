@@ -13,7 +13,7 @@ from jaxtyping import Bool, Float, Int64, Shaped
 from torch import Tensor, nn
 from typing_extensions import override
 
-from imtok.nn.exact import exact_backward, exactly
+from imtok.nn.exact import exact, exact_backward, exactly
 from imtok.quantizers.estimators import straight_through as straight_through
 from imtok.quantizers.ranks import kept_per_rank
 from imtok.types import Quantized
@@ -171,11 +171,11 @@ class Quantizer(nn.Module, ABC):
         if latents.shape[-1] != self.in_dim:
             raise ValueError(f"latents must be {self.in_dim} wide for {type(self).__name__}, got {latents.shape[-1]}")
         with exactly(latents.device):
-            exact = latents if latents.dtype == torch.float64 else latents.float()
+            given = exact(latents)
             if keep is not None:
-                exact = exact.masked_fill(~keep[..., None], 0)
+                given = given.masked_fill(~keep[..., None], 0)
             with _drawing_from(generator, self):
-                quantized = self.quantize(exact, keep)
+                quantized = self.quantize(given, keep)
         exact_backward([quantized.latents, *(loss.value for loss in quantized.losses.values())], [latents])
         # The layout of a table look-up, as `decode` returns it: another one takes the decoder through other kernels.
         codes, ids = quantized.latents.to(latents.dtype).contiguous(), quantized.ids

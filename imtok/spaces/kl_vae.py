@@ -11,7 +11,7 @@ from typing_extensions import override
 
 from imtok.errors import InputError
 from imtok.nn.convolution import Attention, ConvolutionStack, Layer, activated_norm, level_layers
-from imtok.nn.exact import exact_backward
+from imtok.nn.exact import exact, exact_backward
 from imtok.nn.norms import set_groups
 from imtok.nn.resampling import downsampler, upsampler
 from imtok.pretrained import read_tensors
@@ -88,20 +88,18 @@ class KLAutoencoder(Space):
     @override
     def encode(self, image: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b d h2 w2"]:
         with torch.autocast(image.device.type, enabled=False):
-            exact = image if image.dtype == torch.float64 else image.float()
-            mean, log_variance = self.encoder(exact).chunk(2, 1)
+            mean, log_variance = self.encoder(exact(image)).chunk(2, 1)
             if self.sample_posterior:
                 mean = mean + torch.randn_like(mean) * (log_variance.clamp(-30, 20) / 2).exp()
             features = mean * self.scale
-        exact_backward([features], [image])
+        exact_backward([features], [image], tf32=True)
         return features
 
     @override
     def decode(self, features: Float[Tensor, "b d h2 w2"]) -> Float[Tensor, "b 3 h w"]:
         with torch.autocast(features.device.type, enabled=False):
-            exact = features if features.dtype == torch.float64 else features.float()
-            image = self.decoder(exact / self.scale)
-        exact_backward([image], [features])
+            image = self.decoder(exact(features) / self.scale)
+        exact_backward([image], [features], tf32=True)
         return image
 
     @override

@@ -24,8 +24,8 @@ _COMPILERS = {"cpu": ("CXX", ("g++", "clang++", "c++")), "cuda": ("CC", ("gcc", 
 def parts_of(tokenizer: Tokenizer, objective: Objective, tf32: bool = False) -> list[nn.Module]:
     """Encoder, quantizer and decoder, the critics, and the losses that compare images.
 
-    With TF32 only what computes without it is left as it is, since a graph cannot change between the two: quantizer and
-    losses.
+    With TF32 the quantizer and the losses are not compiled: they leave TF32 where they compare, and a graph cannot
+    change between the two.
     """
     critics = [part for part in objective.modules() if isinstance(part, Critic)]
     if tf32:

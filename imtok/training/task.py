@@ -11,6 +11,7 @@ from typing_extensions import override
 
 from imtok.distributed import gather_rows, world_size
 from imtok.encoders.base import encoded
+from imtok.nn.exact import exact
 from imtok.objectives.base import Objective
 from imtok.pixels import to_float
 from imtok.quantizers.statistics import merge_stats, stats_of_all_ranks
@@ -156,7 +157,7 @@ class TokenizerTask(Task):
             for batch in self.make_loader(0, 1):
                 image, condition = to_float(batch.image.to(self.device)), self.tokenizer.condition_of(batch)
                 rows = encoded(self.tokenizer.encoder, image, None, condition).values
-                latents.append(rows if rows.dtype == torch.float64 else rows.float())
+                latents.append(exact(rows))
         everywhere = gather_rows(torch.cat(latents))
         in_order = rearrange(everywhere, "(rank image) n d -> (image rank n) d", rank=world_size())
         self.tokenizer.quantizer.start(in_order)

@@ -10,6 +10,7 @@ from training.runs import tiny_run, weights_of
 from imtok.errors import InputError
 from imtok.quantizers.fsq import FSQ
 from imtok.training import hardware
+from imtok.training.checkpoints import load
 from imtok.training.ema import EMA
 from imtok.training.hardware import with_workers
 from imtok.training.optimizers import _fuses, make_optimizer
@@ -34,17 +35,21 @@ def test_a_run_with_them_is_the_same(tmp_path):
     assert weights_of(tmp_path / "auto") == weights_of(tmp_path / "0")
 
 
-def test_a_copy_of_the_weights_is_made_where_it_is_asked_for(tmp_path):
+def test_a_copy_of_the_weights_is_made_where_it_is_asked_for(tmp_path, monkeypatch):
     """``ema.decay=0``: nothing is kept beside the weights, and what is saved and measured are the weights."""
     run = tiny_run(tmp_path, "trainer.max_steps=3", "ema.decay=0")
+    kept, begin = [], EMA.on_fit_start
+    monkeypatch.setattr(EMA, "on_fit_start", lambda ema, *about: kept.append(ema) or begin(ema, *about))
     train(run)
-    ema = EMA(run.tokenizer, 0.0)
+    (ema,) = kept
     learning = list(run.tokenizer.parameters())
-    ema._averages, ema._copies = learning, list(run.tokenizer.buffers())
+    assert all(average is latest for average, latest in zip(ema._averages, learning, strict=True))
+    checkpoint = load(tmp_path / "checkpoints/step_3")
+    assert ema.updates == 3
+    for name, value in checkpoint.ema.items():
+        assert torch.equal(value, checkpoint.model[f"tokenizer.{name}"])
     with torch.no_grad():
         learning[0].add_(1)
-    ema.update(run.tokenizer)
-    assert ema.updates == 1
     assert not torch.equal(next(ema.average.parameters()), learning[0])
     assert torch.equal(next(ema.gather().parameters()), learning[0])
     assert next(ema.average.parameters()) is not learning[0]

@@ -1,6 +1,5 @@
 """UniWeTok's generative-aware prior (arXiv 2602.14178): a small generator that predicts the bits of the next token."""
 
-import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -8,7 +7,7 @@ from typing_extensions import override
 
 from imtok.losses.prior.base import PriorInput, PriorLoss, require_sequence
 from imtok.losses.prior.start import StartedGPT
-from imtok.nn.exact import exact_backward, exactly
+from imtok.nn.exact import exact, exact_backward, exactly
 from imtok.nn.initialization import start_weights
 from imtok.quantizers.base import Quantizer, token_mean
 from imtok.quantizers.signs import SignQuantizer
@@ -71,8 +70,8 @@ class BitsPrior(PriorLoss):
         logits = self.head(self.net(self.embed(seen.vectors)))
         bits = seen.quantized.latents.detach() > (quantizer.low + quantizer.high) / 2
         with exactly(logits.device):
-            exact = logits if logits.dtype == torch.float64 else logits.float()
-            each = F.binary_cross_entropy_with_logits(exact, bits.to(exact.dtype), reduction="none")
+            scores = exact(logits)
+            each = F.binary_cross_entropy_with_logits(scores, bits.to(scores.dtype), reduction="none")
             nats = token_mean(each.sum(-1), seen.keep)
         exact_backward([nats], [logits])
         return nats

@@ -7,7 +7,7 @@ from typing_extensions import override
 
 from imtok.losses.prior.base import PriorInput, PriorLoss, require_sequence
 from imtok.losses.prior.scores import has_unit_codes
-from imtok.nn.exact import exact_backward, exactly
+from imtok.nn.exact import exact, exact_backward, exactly
 from imtok.quantizers.base import Quantizer
 from imtok.quantizers.entropy import entropy
 from imtok.quantizers.ibq import IBQ
@@ -57,7 +57,7 @@ class EntropyRate(PriorLoss):
                 f"{type(quantizer).__name__} with {list(quantizer.vocab_sizes)}; give another objective.prior"
             )
         with exactly(encoded.device):
-            latents = encoded if encoded.dtype == torch.float64 else encoded.float()
+            latents = exact(encoded)
             if has_unit_codes(quantizer):
                 latents = unit_length(latents)
             table = quantizer.table().to(latents.dtype)

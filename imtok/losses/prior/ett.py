@@ -1,6 +1,5 @@
 """ETT's prior (End-to-End Vision Tokenizer Tuning, arXiv 2505.10562): a transformer that reads the codebook itself."""
 
-import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -8,7 +7,7 @@ from typing_extensions import override
 
 from imtok.losses.prior.base import PriorInput, PriorLoss, require_sequence
 from imtok.losses.prior.start import StartedGPT
-from imtok.nn.exact import exact_backward, exactly
+from imtok.nn.exact import exact, exact_backward, exactly
 from imtok.nn.initialization import start_weights
 from imtok.quantizers.base import Quantizer, token_mean
 from imtok.quantizers.table import TableQuantizer
@@ -82,8 +81,8 @@ class ETTPrior(PriorLoss):
     def forward(self, seen: PriorInput, step: int) -> Float[Tensor, ""]:
         logits = self.head(self.net(self.project(seen.vectors)))
         with exactly(logits.device):
-            exact = logits if logits.dtype == torch.float64 else logits.float()
-            each = F.cross_entropy(exact.transpose(1, 2), seen.ids[..., 0], reduction="none")
+            scores = exact(logits)
+            each = F.cross_entropy(scores.transpose(1, 2), seen.ids[..., 0], reduction="none")
             nats = token_mean(each, seen.keep)
         exact_backward([nats], [logits])
         return nats

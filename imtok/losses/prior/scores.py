@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from typing_extensions import override
 
-from imtok.nn.exact import exact_backward, exactly
+from imtok.nn.exact import exact, exact_backward, exactly
 from imtok.quantizers.base import Quantizer
 from imtok.quantizers.bsq import BSQ
 from imtok.quantizers.fsq import FSQ
@@ -35,7 +35,7 @@ class CodeScores(ABC):
     def nats(self, predicted: Float[Tensor, "b n d"], right: Quantized) -> Float[Tensor, "b n"]:
         """Cross entropy of each token: the sum over its slots. At least float32, whatever autocast says."""
         with exactly(predicted.device):
-            found = self._nats(_exact(predicted), right)
+            found = self._nats(exact(predicted), right)
         exact_backward([found], [predicted])
         return found
 
@@ -43,7 +43,7 @@ class CodeScores(ABC):
     def draw(self, predicted: Float[Tensor, "b n d"]) -> Float[Tensor, "b n d"]:
         """Codes drawn at random from that distribution, without gradients."""
         with exactly(predicted.device):
-            return self._draw(_exact(predicted)).to(predicted.dtype)
+            return self._draw(exact(predicted)).to(predicted.dtype)
 
     @abstractmethod
     def _nats(self, predicted: Float[Tensor, "b n d"], right: Quantized) -> Float[Tensor, "b n"]: ...
@@ -100,7 +100,7 @@ class ChannelScores(CodeScores):
 
     @override
     def _nats(self, predicted: Float[Tensor, "b n d"], right: Quantized) -> Float[Tensor, "b n"]:
-        apart = (_exact(right.latents.detach())[..., None] - self.values).abs()
+        apart = (exact(right.latents.detach())[..., None] - self.values).abs()
         levels = apart.masked_fill(~self.there, float("inf")).argmin(-1, keepdim=True)
         return -self._log_likely(predicted).gather(-1, levels)[..., 0].sum(-1)
 
@@ -143,7 +143,3 @@ def has_unit_codes(quantizer: Quantizer) -> bool:
     if isinstance(quantizer, SharedVQ):  # each of its parts has
         return False
     return isinstance(quantizer, BSQ) or bool(getattr(quantizer, "normalize", False))
-
-
-def _exact(values: Tensor) -> Tensor:
-    return values if values.dtype == torch.float64 else values.float()
