@@ -36,6 +36,7 @@ class ClassifierFreeGuidance(Guidance):
         scale: At least 1 to push towards the tokens.
 
     Example:
+        >>> import torch
         >>> ClassifierFreeGuidance(3.0).combine(torch.ones(1, 1, 1, 1), torch.zeros(1, 1, 1, 1), None)[0].item()
         3.0
     """
@@ -66,6 +67,7 @@ class AdaptiveProjectedGuidance(Guidance):
         ValueError: If ``norm_threshold`` is negative.
 
     Example:
+        >>> import torch
         >>> guidance = AdaptiveProjectedGuidance(scale=3.0)
         >>> conditional = torch.tensor([1.0, 0.0]).view(1, 2, 1, 1)
         >>> guidance.combine(conditional, torch.tensor([0.0, -1.0]).view(1, 2, 1, 1), None)[0].flatten().tolist()

@@ -23,6 +23,7 @@ class LogitLaplaceLoss(ImageLoss):
         ValueError: If the weight is negative or ``margin`` out of range.
 
     Example:
+        >>> import torch
         >>> LogitLaplaceLoss()(torch.ones(1, 3, 2, 2), -torch.ones(1, 3, 2, 2))  # twice logit 0.9
         tensor(4.3944)
     """
