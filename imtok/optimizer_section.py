@@ -76,6 +76,8 @@ def _parted(section: dict[str, Any], schema: type) -> tuple[dict[str, Any], dict
 
 def _wrong(section: dict[str, Any], schema: type, path: str) -> Iterator[str]:
     own, _ = _parted(section, schema)
+    types = {one.name: str(one.type) for one in fields(schema)}
+    base = OmegaConf.structured(schema)
     for key, value in own.items():
         where = f"{path}.{key}"
         if key == "nets":
@@ -84,14 +86,13 @@ def _wrong(section: dict[str, Any], schema: type, path: str) -> Iterator[str]:
             if not isinstance(value, dict):
                 yield f"{where}: must be a section, got {value!r}"
             continue
-        if value is None and "None" not in str(next(one.type for one in fields(schema) if one.name == key)):
+        if value is None and "None" not in types[key]:
             yield f"{where}: must have a value, got null"
             continue
         try:
-            OmegaConf.merge(OmegaConf.structured(schema), {key: value})
+            base[key] = value
         except (OmegaConfBaseException, ValueError, TypeError) as error:
-            is_list = any(one.name == key and "list" in str(one.type) for one in fields(schema))
-            if is_list and not isinstance(value, list):
+            if "list" in types[key] and not isinstance(value, list):
                 yield f"{where}: a list takes brackets; write {where}=[{value}]"
             else:
                 yield f"{where}: {of_type(where, str(error)) or str(error).splitlines()[0]}"
