@@ -1,6 +1,5 @@
 """Checkpoint folders that are whole or absent. Stock saving goes through $TMPDIR without fsync and loses good files."""
 
-import io
 import logging
 import os
 import re
@@ -14,9 +13,10 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
+from torch.utils._pytree import tree_leaves
 
 from imtok.errors import InputError
-from imtok.files import is_sealed, new_folder, read_json, remove_leftovers, sealed, stamp, write_bytes, write_json
+from imtok.files import is_sealed, new_folder, read_json, remove_leftovers, sealed, stamp, write_json
 
 log = logging.getLogger(__name__)
 
@@ -44,6 +44,12 @@ class Checkpoint:
     state: dict[str, Any]
     about: dict[str, Any]
 
+    def forget(self) -> None:
+        """Let go of all tensors, once a run has taken them: it goes on for days, and they are as large as it is."""
+        self.model.clear()
+        self.ema.clear()
+        self.state.clear()
+
 
 def save(checkpoint: Checkpoint, folder: Path, keep: int) -> Path:
     """Write ``folder/step_N``, read it back, and only then delete the oldest ones beyond ``keep``.
@@ -55,9 +61,7 @@ def save(checkpoint: Checkpoint, folder: Path, keep: int) -> Path:
     for name, value in (*checkpoint.model.items(), *checkpoint.ema.items()):
         if value.is_floating_point() and not torch.isfinite(value).all():
             raise InputError(f"checkpoint at step {checkpoint.step} not written: {name} holds NaN or infinity")
-    state = io.BytesIO()
-    torch.save(checkpoint.state, state)
-    needed = state.tell() + sum(value.nbytes for value in (*checkpoint.model.values(), *checkpoint.ema.values()))
+    needed = sum(value.nbytes for value in tree_leaves(vars(checkpoint)) if isinstance(value, Tensor))
     try:
         folder.mkdir(parents=True, exist_ok=True)
         free = shutil.disk_usage(folder).free
@@ -74,12 +78,13 @@ def save(checkpoint: Checkpoint, folder: Path, keep: int) -> Path:
         with new_folder(target) as aside:
             save_file(checkpoint.model, aside / "model.safetensors")
             save_file(checkpoint.ema, aside / "ema.safetensors")
-            write_bytes(aside / "trainer.pt", state.getvalue())
+            write_state(aside / "trainer.pt", checkpoint.state)
             files = {path.name: stamp(path) for path in sorted(aside.iterdir())}
             manifest = {"format": FORMAT, "step": checkpoint.step, "files": files, **checkpoint.about}
             write_json(aside / MANIFEST, sealed(manifest))
-    except (OSError, SafetensorError) as error:  # safetensors reports a full disk by an error of its own
-        reason = error.strerror if isinstance(error, OSError) and error.strerror else error
+    except (OSError, SafetensorError, RuntimeError) as error:  # the latter are how writers report a full disk
+        cause = error if isinstance(error, OSError) else error.__context__
+        reason = cause.strerror if isinstance(cause, OSError) and cause.strerror else error
         raise InputError(
             f"{target} not written ({reason}; {needed / 1e6:.1f} MB needed, {free / 1e6:.1f} MB were free); the "
             "earlier checkpoints are whole: mend that and go on with ckpt=last"
@@ -90,6 +95,12 @@ def save(checkpoint: Checkpoint, folder: Path, keep: int) -> Path:
         raise InputError(f"{target} was damaged while it was written ({problem}); check the disk")
     _retire(folder, target, keep)
     return target
+
+
+def write_state(path: Path, state: dict[str, Any]) -> None:
+    """Write plain values and tensors in torch's format."""
+    with path.open("wb") as file:
+        torch.save(state, file)
 
 
 def find(folder: Path) -> Path | None:
@@ -131,13 +142,24 @@ def load(path: Path) -> Checkpoint:
     problem = damage(path)
     if problem:
         raise InputError(f"{path} is not a whole checkpoint ({problem}); choose another one")
+    return _read(path)
+
+
+def newest(folder: Path) -> Checkpoint | None:
+    """The checkpoint that :func:`find` finds; its bytes are verified once."""
+    found = find(folder)
+    return None if found is None else _read(found)
+
+
+def _read(path: Path) -> Checkpoint:
+    """Read a checkpoint folder whose hashes hold. Its tensors stay in the files until somebody looks at them."""
     manifest = read_json(path / MANIFEST)
     about = {key: value for key, value in manifest.items() if key not in ("format", "step", "files", "sha256")}
     try:
         with zipfile.ZipFile(path / "trainer.pt") as archive:
             if any(member.compress_type != zipfile.ZIP_STORED for member in archive.infolist()):
                 raise ValueError("trainer.pt is compressed, which imtok never does: it may swell without end")
-        state = torch.load(path / "trainer.pt", map_location="cpu", weights_only=True)
+        state = torch.load(path / "trainer.pt", map_location="cpu", weights_only=True, mmap=True)
         model, ema = load_file(path / "model.safetensors"), load_file(path / "ema.safetensors")
         if not isinstance(state, dict) or not state.keys() >= STATE:
             raise ValueError(f"trainer.pt must hold {', '.join(sorted(STATE))}")

@@ -45,9 +45,9 @@ def find_checkpoint(folder: Path, ckpt: str | None) -> Checkpoint | None:
         if not Path(ckpt).is_dir():
             raise InputError(f"ckpt={ckpt} is not a checkpoint folder; give RUN/checkpoints/step_N or ckpt=last")
         return checkpoints.load(Path(ckpt))
-    found = checkpoints.find(folder / "checkpoints")
+    found = checkpoints.newest(folder / "checkpoints")
     if found is not None:
-        return checkpoints.load(found)
+        return found
     if has_begun(folder):
         raise InputError(f"{folder}/checkpoints holds no whole checkpoint; start anew in another folder")
     log.info("no checkpoint in %s yet: starting at step 0", folder)

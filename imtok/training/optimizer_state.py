@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 from torch.utils._pytree import tree_map
 
 from imtok.distributed import rank
@@ -92,11 +93,13 @@ def _plain(value: Any) -> Any:
 
 
 def _like(key: str, value: Any, parameter: Tensor) -> Any:
-    """Tensors as their parameter lies; the count of steps stays on the CPU, where AdamW keeps it."""
+    """Copies that lie as their parameter does; the count of steps stays on the CPU, where AdamW keeps it."""
     if key == "step":
-        return value
+        return tree_map(lambda one: one.clone() if isinstance(one, Tensor) else one, value)
     return tree_map(lambda one: _placed(one, parameter) if isinstance(one, Tensor) else one, value)
 
 
 def _placed(value: Tensor, parameter: Tensor) -> Tensor:
-    return own_part(value, parameter) if value.shape == parameter.shape else value.to(parameter.device)
+    if value.shape == parameter.shape and isinstance(parameter, DTensor):
+        return own_part(value, parameter)
+    return value.to(parameter.device, copy=True)

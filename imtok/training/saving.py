@@ -80,6 +80,8 @@ class Saving(Callback):
         if self.resume is not None:
             restore_optimizers(self.resume, pl_module, self.about["config"])
             pl_module.meters.load_state_dicts(self.resume.state["meters"], pl_module.device)
+            self.resume.forget()
+            self.resume = None
 
     @override
     def on_train_batch_end(

@@ -19,7 +19,7 @@ from training.faults import plant
 from training.launch import Launched
 
 from imtok.errors import InputError
-from imtok.files import sealed, sha256
+from imtok.files import sealed, sha256, stamp
 from imtok.training import checkpoints
 from imtok.training.checkpoints import Checkpoint, clean, damage, find, load, save
 from imtok.training.folder import claim, find_checkpoint, held
@@ -55,6 +55,21 @@ def test_what_was_saved_is_what_is_loaded(folder):
     torch.testing.assert_close(loaded.model["w"], torch.ones(64), rtol=0, atol=0)
     assert loaded.about == {"config": {}}
     torch.testing.assert_close(loaded.state["optimizers"][0]["state"]["w"], torch.ones(4))
+
+
+def test_its_bytes_are_read_once_to_verify_them(folder, monkeypatch):
+    stamped: list[Path] = []
+
+    def noted(path):
+        stamped.append(path)
+        return stamp(path)
+
+    monkeypatch.setattr(checkpoints, "stamp", noted)
+    found = find_checkpoint(folder.parent, "last")
+    assert found is not None
+    assert sorted(path.name for path in stamped) == sorted(FILES[:3])
+    found.forget()
+    assert (found.model, found.ema, found.state) == ({}, {}, {})
 
 
 @pytest.mark.parametrize("name", FILES)
@@ -147,7 +162,7 @@ def test_numbers_that_are_not_finite_never_replace_a_good_checkpoint(folder, val
     assert find(folder) == folder / "step_10"
 
 
-@pytest.mark.parametrize("writer", ["save_file", "write_bytes", "write_json"])
+@pytest.mark.parametrize("writer", ["save_file", "write_state", "write_json"])
 def test_a_full_disk_leaves_the_earlier_checkpoints_and_says_how_much_is_needed(folder, monkeypatch, writer):
     def full(_value, path, *_args):
         (path if writer == "save_file" else _value).write_bytes(b"half")
@@ -162,15 +177,19 @@ def test_a_full_disk_leaves_the_earlier_checkpoints_and_says_how_much_is_needed(
     assert find(folder) == folder / "step_15"
 
 
-def save_without_room(folder: str) -> None:
+def save_without_room(folder: str, large: str) -> None:
     """For a process of its own: the system lets no file grow beyond 8 kB."""
     resource.setrlimit(resource.RLIMIT_FSIZE, (8000, 8000))
+    given = checkpoint(15, size=100_000 if large == "model" else 64)
+    if large == "state":
+        given.state["meters"] = [torch.ones(100_000)]
     with pytest.raises(InputError, match=r"step_15 not written \(.*File too large"):
-        save(checkpoint(15, size=100_000), Path(folder), keep=1)
+        save(given, Path(folder), keep=1)
 
 
-def test_a_disk_that_really_refuses_more_bytes_is_understood(folder, tmp_path):
-    process = Launched("training.test_checkpoints:save_without_room", [str(folder)], tmp_path / "log")
+@pytest.mark.parametrize("large", ["model", "state"])
+def test_a_disk_that_really_refuses_more_bytes_is_understood(folder, tmp_path, large):
+    process = Launched("training.test_checkpoints:save_without_room", [str(folder), large], tmp_path / "log")
     assert process.wait() == 0, process.output
     assert sorted(path.name for path in folder.iterdir()) == ["step_10", "step_5"]
     assert find(folder) == folder / "step_10"

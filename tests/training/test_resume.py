@@ -9,6 +9,8 @@ from safetensors.torch import load_file
 from training.runs import run_tiny, state_of, tiny_run, weights_of
 
 from imtok.errors import InputError
+from imtok.training import folder as run_folder
+from imtok.training.folder import find_checkpoint
 from imtok.training.run import train
 
 
@@ -42,6 +44,20 @@ def test_going_on_again_and_again_from_every_step_equals_one_run(straight, tmp_p
 
 def test_how_often_it_is_saved_or_logged_changes_nothing(straight, tmp_path):
     run_tiny(tmp_path / "run", "trainer.save_every=2", "trainer.pictures_every=5")
+    assert state_of(tmp_path / "run") == state_of(straight)
+
+
+def test_a_run_lets_go_of_the_checkpoint_that_it_has_taken(straight, tmp_path, monkeypatch):
+    found = []
+
+    def noted(*arguments):
+        found.append(find_checkpoint(*arguments))
+        return found[-1]
+
+    run_tiny(tmp_path / "run", "trainer.stop_at=5")
+    monkeypatch.setattr(run_folder, "find_checkpoint", noted)
+    run_tiny(tmp_path / "run", "ckpt=last")
+    assert [(one.model, one.ema, one.state) for one in found] == [({}, {}, {})]
     assert state_of(tmp_path / "run") == state_of(straight)
 
 
