@@ -69,6 +69,7 @@ class Crew:
         events: What happened when.
         mirror: The loggers.
         guests: The callbacks of the config.
+        saving: Writes the checkpoints.
         signals: What ends the run between two steps.
     """
 
@@ -77,6 +78,7 @@ class Crew:
     events: Events
     mirror: Loggers
     guests: Guests
+    saving: Saving
     signals: Signals
 
 
@@ -111,7 +113,9 @@ def assemble(
     often = (settings.save_every, settings.evaluate_every)  # what goes wrong in an evaluation costs no step
     guests = Guests(watched.callbacks, settings.log_every, stored_states(resume, watched.about["config"]))
     places = (ema, folder / "checkpoints", often, settings.keep, watched.about)
-    saving = Saving(*places, events, resume, position, mirror, guests)
+    on_gpu = trainer.strategy.root_device.type == "cuda"
+    beside = on_gpu if settings.save_async == "auto" else bool(settings.save_async)
+    saving = Saving(*places, events, resume, position, mirror, guests, beside)
     bar = Bar(settings.batch_size)
     logged = Log(folder, settings.log_every, bar, health, events, mirror)
     estimate = Estimate(device_name(trainer.strategy.root_device, trainer.world_size))
@@ -119,7 +123,7 @@ def assemble(
     callbacks = [guests, alike, ema, bar, *before_log, logged, estimate]
     callbacks += [*watched.callbacks.values(), saving]  # saved after a step are the states after that step
     add_callbacks(trainer, *callbacks)
-    return Crew(task, ema, events, mirror, guests, Signals(saving))
+    return Crew(task, ema, events, mirror, guests, saving, Signals(saving))
 
 
 def add_callbacks(trainer: Trainer, *callbacks: Callback) -> None:
@@ -169,6 +173,7 @@ def carry_out(
             note_failure(events, task.step, error)
         raise
     finally:
+        crew.saving.close()
         crew.mirror.finish(failed=task.step < task.last_step and not signals.received)
         if launcher is not None:
             launcher.close()

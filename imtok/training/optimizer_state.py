@@ -13,13 +13,15 @@ from torch.utils._pytree import tree_map
 
 from imtok.distributed import rank
 from imtok.training.optimizers import settings_of
-from imtok.training.sharding import own_part, whole
+from imtok.training.sharding import aside, own_part, whole
 
 _PREFIXES = ("tokenizer.", "objective.critic.", "generator.")
 
 
 def optimizer_state(task: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
     """Whole tensors on the CPU, by parameter and by what they are. Every rank must call it; rank 0 gets them.
+
+    Copies from a GPU are there after it was synchronised.
 
     Most optimisers keep all that they remember by parameter. What one keeps elsewhere is there as well: settings of
     groups that it has changed itself (``groups``), and what belongs to no parameter (``other``).
@@ -89,7 +91,7 @@ def _same(value: Any, other: Any) -> bool:
 
 
 def _plain(value: Any) -> Any:
-    return tree_map(lambda one: whole(one).detach().cpu().clone() if isinstance(one, Tensor) else one, value)
+    return tree_map(lambda one: aside(whole(one)) if isinstance(one, Tensor) else one, value)
 
 
 def _like(key: str, value: Any, parameter: Tensor) -> Any:

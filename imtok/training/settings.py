@@ -39,6 +39,8 @@ class TrainerSettings:
         skip_nonfinite: Steps in a row that may be skipped because of NaN or infinity; one more stops the run.
         log_every: Steps between rows of ``metrics.csv``.
         save_every: Steps between checkpoints.
+        save_async: Write checkpoints beside the steps that follow, so that training waits for a copy of its state in
+            main memory alone; ``auto`` = on a GPU.
         keep: Checkpoints kept.
         pictures_every: Steps between pictures of reconstructions; 0 = none.
         evaluate_every: Steps between evaluations of the averaged weights into ``evaluation.csv``; 0 = none.
@@ -66,6 +68,7 @@ class TrainerSettings:
     skip_nonfinite: int = 3
     log_every: int = 50
     save_every: int = 500
+    save_async: Any = "auto"
     keep: int = 2
     pictures_every: int = 500
     evaluate_every: int = 0
@@ -104,6 +107,8 @@ class TrainerSettings:
             problems.append(f"trainer.tf32 must be high or null, got {self.tf32}")
         if self.compile not in ("auto", True, False):
             problems.append(f"trainer.compile must be auto, true or false, got {self.compile}")
+        if self.save_async not in ("auto", True, False):
+            problems.append(f"trainer.save_async must be auto, true or false, got {self.save_async}")
         problems += check_flags(self.lightning)
         if self.best is not None and not self.evaluate_every:
             problems.append(f"trainer.evaluate_every must be positive for trainer.best={self.best}, got 0")

@@ -54,6 +54,16 @@ def own(value: Tensor) -> Tensor:
     return value.to_local() if isinstance(value, DTensor) else value
 
 
+def aside(value: Tensor) -> Tensor:
+    """A copy on the CPU that shares no memory with anything.
+
+    From a GPU it goes to pinned memory while the caller goes on: it is there after the GPU was synchronised.
+    """
+    pinned = value.device.type == "cuda"
+    copy = torch.empty(value.shape, dtype=value.dtype, device="cpu", pin_memory=pinned)
+    return copy.copy_(value.detach(), non_blocking=pinned)
+
+
 def own_part(value: Tensor, like: Tensor) -> Tensor:
     """A tensor that lies as ``like`` does, from one that is whole on every rank."""
     if not isinstance(like, DTensor):

@@ -24,7 +24,8 @@ class Signals(Callback):
     """Ends a run between two steps, with one checkpoint, when any rank was asked to, by a signal or by a callback.
 
     SIGTERM and SIGUSR1 (which SLURM sends before the end of an allocation) and Ctrl-C set a flag. After each step all
-    ranks take the greatest flag; if it is set they save and stop. A second signal stops at once.
+    ranks take the greatest flag; if it is set they save and stop. A second signal stops at once. A checkpoint that
+    could not be written ends the run here, too.
 
     Args:
         saving: Writes the checkpoint.
@@ -67,11 +68,13 @@ class Signals(Callback):
         if not pl_module.stepped:
             trainer.should_stop = False
             return
-        flag, stop = self._flag, int(self._stop)
+        flag, stop, failed = self._flag, int(self._stop), int(self.saving.writer.has_failed)
         if world_size() > 1:
-            agreed = torch.tensor([flag, stop], device=pl_module.device)
+            agreed = torch.tensor([flag, stop, failed], device=pl_module.device)
             dist.all_reduce(agreed, dist.ReduceOp.MAX)
-            flag, stop = agreed.tolist()
+            flag, stop, failed = agreed.tolist()
+        if failed:
+            self.saving.settle()
         self.received = flag or self.received
         if flag or stop:
             self.saving.save(trainer, pl_module)

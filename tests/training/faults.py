@@ -4,6 +4,7 @@ import os
 import signal
 import time
 from collections.abc import Callable
+from itertools import count
 from typing import Any
 
 import torch
@@ -44,14 +45,14 @@ def plant(specification: str) -> None:
     if rank and launched_rank() != int(rank[0]):
         return
     owner, name = POINTS[point]
-    original, calls = getattr(owner, name), [0]
+    original, calls = getattr(owner, name), count(1)
 
     def struck(*args: Any, **kwargs: Any) -> Any:
-        calls[0] += 1
-        if calls[0] == int(call):
+        number = next(calls)  # several threads may call it
+        if number == int(call):
             strike(action)
         result = original(*args, **kwargs)
-        if -calls[0] == int(call):  # a negative number: after the call
+        if -number == int(call):  # a negative number: after the call
             strike(action)
         return result
 
