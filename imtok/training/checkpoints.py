@@ -35,7 +35,7 @@ class Checkpoint:
         model: Weights and buffers of tokenizer and objective, by name.
         ema: Weights and buffers of the averaged tokenizer.
         state: Plain values and tensors: optimisers by parameter name, counters, meters.
-        about: What the manifest says besides: config, digest of the data, versions.
+        about: What the manifest says besides: config, digest of the data, kind of order, versions.
     """
 
     step: int

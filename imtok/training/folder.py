@@ -122,6 +122,7 @@ def describe(folder: Path, config_yaml: str, about: dict[str, Any], seed: int) -
         "seed": seed,
         **({"left_out": about["left_out"]} if "left_out" in about else {}),
         "data": about["data"],
+        "order": about["order"],
         "versions": {"python": platform.python_version(), **{name: _version(name) for name in _PACKAGES}},
         "threads": torch.get_num_threads(),
         "device": torch.cuda.get_device_name() if torch.cuda.is_available() else platform.processor() or "cpu",

@@ -1,9 +1,11 @@
 """Whether a run may go on under a config that has changed since."""
 
 import re
+from collections.abc import Mapping
 from typing import Any
 
 from imtok.construct import current_path
+from imtok.data.order.sampler import KEYED, PERMUTED
 from imtok.errors import InputError
 from imtok.measures.named import sections
 
@@ -29,6 +31,11 @@ _SINCE = {  # what runs of before had, whose configs do not say it
     "channels": 3, "in_space": [], "data.access": "random", "condition.drop": 0.0,
     **dict.fromkeys(("encoder.norm_last", "encoder.net.norm_last", "encoder.semantic.norm_last"), False),
 }  # fmt: skip
+
+
+def kind_of_order(before: Mapping[str, Any] | None) -> str:
+    """The kind of order of a run: that of the run so far, by what its checkpoint says (older ones say nothing)."""
+    return KEYED if before is None else before.get("order", PERMUTED)
 
 
 def changes(old: dict[str, Any], new: dict[str, Any]) -> dict[str, tuple[Any, Any]]:

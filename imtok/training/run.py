@@ -44,6 +44,7 @@ from imtok.training.logging import Evaluation, Measured, PictureLog
 from imtok.training.maps import check_maps
 from imtok.training.outlook import unlikely
 from imtok.training.prepare import Plan, Run, check_resume, held_out, prepare
+from imtok.training.resume import kind_of_order
 from imtok.training.signals import spare_workers
 from imtok.training.statement import statement, too_few
 from imtok.training.task import TokenizerTask
@@ -91,6 +92,7 @@ def _train(run: Run, lock: Lock) -> Outcome:
     say_remarks(images.remarks)
     about = {"config": run.config, "data": images.about, **({"left_out": run.left_out} if run.left_out else {})}
     resume = run_folder.find_checkpoint(run.folder, run.ckpt)
+    about["order"] = kind_of_order(None if resume is None else resume.about)
     if resume is not None:
         check_resume(run, resume, about)
         if finished_before(run.folder, resume, run.config, run.trainer.max_steps) is not None:
@@ -134,7 +136,7 @@ def _assemble(run: Run, trainer: Trainer, plan: Plan, mirror: Loggers) -> tuple[
     task = TokenizerTask(
         run.tokenizer,
         run.objective,
-        lambda first, last: _train_loader(run, plan.images, first, last, position),
+        lambda first, last: _train_loader(run, plan, first, last, position),
         run.trainer,
         run.optimizer,
         run.seed,
@@ -224,9 +226,10 @@ def _stream_position(images: Images, resume: Checkpoint | None) -> StreamPositio
     return position
 
 
-def _train_loader(run: Run, images: Images, first: int, last: int, position: StreamPosition | None) -> Any:
-    settings = run.trainer
-    steps = Steps(run.seed, settings.batch_size, settings.accumulate, rank(), world_size(), first, last)
+def _train_loader(run: Run, plan: Plan, first: int, last: int, position: StreamPosition | None) -> Any:
+    settings, images = run.trainer, plan.images
+    places = (settings.batch_size, settings.accumulate, rank(), world_size())
+    steps = Steps(run.seed, *places, first, last, plan.about["order"])
     batches, number = images.training_batches(steps, position), overfitted(settings.lightning)
     return spare_workers(train_loader(images, Again(number, batches) if number else batches, settings.workers))
 

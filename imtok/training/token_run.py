@@ -33,7 +33,7 @@ from imtok.training.loggers import Loggers
 from imtok.training.logging import Evaluation, Measured
 from imtok.training.optimizers import make_optimizer, try_optimizer
 from imtok.training.rates import Schedules
-from imtok.training.resume import check_changes
+from imtok.training.resume import check_changes, kind_of_order
 from imtok.training.settings import EMASettings, OptimizerSettings, TrainerSettings
 from imtok.training.signals import spare_workers
 from imtok.training.token_task import TokenTask
@@ -115,8 +115,9 @@ def _train(run: TokenRun, lock: Lock) -> TokenOutcome:
     if run.trainer.threads:
         torch.set_num_threads(run.trainer.threads)
     # Where it begins: at its first step or at a checkpoint.
-    about = {"config": run.config, "data": _about(run)}
+    about: dict[str, Any] = {"config": run.config, "data": _about(run)}
     resume = run_folder.find_checkpoint(run.folder, run.ckpt)
+    about["order"] = kind_of_order(None if resume is None else resume.about)
     if resume is not None:
         _check_resume(run, resume, about)
         if (found := finished_before(run.folder, resume, run.config, run.trainer.max_steps)) is not None:
@@ -139,7 +140,7 @@ def _train(run: TokenRun, lock: Lock) -> TokenOutcome:
     # What is learnt, its average, and who watches.
     task = TokenTask(
         run.net,
-        lambda first, last: _loader(run, first, last),
+        lambda first, last: _loader(run, first, last, about["order"]),
         run.trainer,
         run.optimizer,
         run.seed,
@@ -228,11 +229,10 @@ def _check_resume(run: TokenRun, resume: Checkpoint, about: dict[str, Any]) -> N
         )
 
 
-def _loader(run: TokenRun, first: int, last: int) -> DataLoader[Any]:
+def _loader(run: TokenRun, first: int, last: int, order: str) -> DataLoader[Any]:
     settings = run.trainer
-    batches = TrainBatches(
-        len(run.rows), run.seed, settings.batch_size, settings.accumulate, rank(), world_size(), first, last
-    )
+    places = (settings.batch_size, settings.accumulate, rank(), world_size())
+    batches = TrainBatches(len(run.rows), run.seed, *places, first, last, order)
     number = overfitted(settings.lightning)
     chosen: Any = Again(number, batches) if number else batches
     return spare_workers(DataLoader(run.rows, batch_sampler=chosen, num_workers=settings.workers, collate_fn=collate))

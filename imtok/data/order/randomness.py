@@ -20,6 +20,7 @@ class Purpose(IntEnum):
     CAPTION = 4
     SAMPLE = 5
     BUCKETS = 6
+    BIJECTION = 7
 
 
 def bit_stream(purpose: Purpose, seed: int, epoch: int, index: int = 0, attempt: int = 0) -> np.random.Philox:

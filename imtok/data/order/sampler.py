@@ -1,20 +1,30 @@
 """In which order samples are seen: pure functions of the seed and of how many samples were consumed.
 
-Training reads an endless stream: the epochs' permutations, one after the other. A position in it is a number of
+Training reads an endless stream: the epochs' orders, one after the other. A position in it is a number of
 samples, so a run resumes from one integer, with any number of workers and any number of processes that divides the
 global batch (the "elastic determinism" of mosaicml/streaming). Batches are always full; they may straddle epochs.
 """
 
 from collections.abc import Callable, Iterator
 from functools import lru_cache
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
 from jaxtyping import Int64
 from torch.utils.data import Sampler
 from typing_extensions import override
 
+from imtok.data.order.bijection import Bijection, BlockBijection
 from imtok.data.order.randomness import Purpose, bit_stream
+
+PERMUTED, KEYED = "permuted", "keyed"  # kinds of order; a run says which it has, and one that says nothing is permuted
+LISTED = 2**22  # samples up to which every epoch is a permutation in memory, of both kinds
+
+
+class Order(Protocol):
+    """What is at each place of an epoch."""
+
+    def __getitem__(self, places: slice, /) -> Int64[np.ndarray, " n"]: ...
 
 
 class Blocks(NamedTuple):
@@ -65,8 +75,7 @@ def _epoch_order(count: int, seed: int, epoch: int, blocks: Blocks | None, part:
     if blocks is None:
         order = _permutation(stream, count)
     else:
-        if sum(blocks.sizes) != count or blocks.buffer < 1:
-            raise ValueError(f"blocks must hold {count} samples in all and mix at least 1, got {blocks}")
+        _check_blocks(blocks, count)
         ends = np.cumsum(blocks.sizes).tolist()
         chosen = _permutation(stream, len(blocks.sizes))
         parts = [np.arange(ends[block] - blocks.sizes[block], ends[block]) for block in chosen]
@@ -76,7 +85,39 @@ def _epoch_order(count: int, seed: int, epoch: int, blocks: Blocks | None, part:
     return order
 
 
-def stream(count: int, seed: int, position: int, number: int, blocks: Blocks | None = None) -> list[tuple[int, int]]:
+def _check_blocks(blocks: Blocks, count: int) -> None:
+    if sum(blocks.sizes) != count or blocks.buffer < 1:
+        raise ValueError(f"blocks must hold {count} samples in all and mix at least 1, got {blocks}")
+
+
+@lru_cache(maxsize=2)
+def order_of(kind: str, count: int, seed: int, epoch: int, blocks: Blocks | None = None) -> Order:
+    """The order of one epoch, of a kind.
+
+    Args:
+        kind: ``permuted``, as of :func:`epoch_order`; or ``keyed``, which for more than 4,194,304 samples is computed
+            place by place and takes no memory.
+        count: Number of samples.
+        seed: The run's seed.
+        epoch: From 0.
+        blocks: As for :func:`epoch_order`.
+
+    Raises:
+        ValueError: If there is no such kind, or ``count`` is not positive or not the sum of the blocks.
+    """
+    if kind not in (PERMUTED, KEYED):
+        raise ValueError(f"the order must be {PERMUTED} or {KEYED}, got {kind}")
+    if kind == PERMUTED or count <= LISTED:
+        return epoch_order(count, seed, epoch, blocks)
+    if blocks is None:
+        return Bijection(count, seed, epoch)
+    _check_blocks(blocks, count)
+    return BlockBijection(blocks.sizes, blocks.buffer, seed, epoch)
+
+
+def stream(
+    count: int, seed: int, position: int, number: int, blocks: Blocks | None = None, kind: str = PERMUTED
+) -> list[tuple[int, int]]:
     """The next ``number`` samples of the training stream, as ``(epoch, index)``.
 
     Args:
@@ -85,17 +126,16 @@ def stream(count: int, seed: int, position: int, number: int, blocks: Blocks | N
         position: Samples consumed so far.
         number: How many to return.
         blocks: As for :func:`epoch_order`.
+        kind: As for :func:`order_of`.
 
     Example:
         >>> [epoch for epoch, _ in stream(count=3, seed=0, position=2, number=5)]
         [0, 1, 1, 1, 2]
     """
-    return taken(count, position, number, lambda epoch: epoch_order(count, seed, epoch, blocks))
+    return taken(count, position, number, lambda epoch: order_of(kind, count, seed, epoch, blocks))
 
 
-def taken(
-    count: int, position: int, number: int, order: Callable[[int], Int64[np.ndarray, " count"]]
-) -> list[tuple[int, int]]:
+def taken(count: int, position: int, number: int, order: Callable[[int], Order]) -> list[tuple[int, int]]:
     """The next ``number`` samples, as ``(epoch, index)``, where ``order`` gives the order of each epoch."""
     samples: list[tuple[int, int]] = []
     while number > 0:
@@ -127,6 +167,7 @@ class Steps(NamedTuple):
     world: int = 1
     start_step: int = 0
     total_steps: int = 1
+    order: str = PERMUTED
 
 
 class TrainBatches(Sampler[list[tuple[int, int]]]):
@@ -144,6 +185,7 @@ class TrainBatches(Sampler[list[tuple[int, int]]]):
         world: Number of processes.
         start_step: Optimiser steps taken so far.
         total_steps: Optimiser steps of the whole run.
+        order: The kind of order, as for :func:`order_of`.
         blocks: As for :func:`epoch_order`.
 
     Raises:
@@ -166,6 +208,7 @@ class TrainBatches(Sampler[list[tuple[int, int]]]):
         world: int = 1,
         start_step: int = 0,
         total_steps: int = 1,
+        order: str = PERMUTED,
         blocks: Blocks | None = None,
     ) -> None:
         if count < 1:
@@ -182,7 +225,7 @@ class TrainBatches(Sampler[list[tuple[int, int]]]):
         self.count, self.seed, self.blocks = count, seed, blocks
         self.global_batch, self.accumulate = global_batch, accumulate
         self.rank, self.world = rank, world
-        self.start_step, self.total_steps = start_step, total_steps
+        self.start_step, self.total_steps, self.order = start_step, total_steps, order
 
     @override
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
@@ -194,7 +237,7 @@ class TrainBatches(Sampler[list[tuple[int, int]]]):
 
     def whole(self, step: int) -> list[tuple[int, int]]:
         """The global batch of a step."""
-        return stream(self.count, self.seed, step * self.global_batch, self.global_batch, self.blocks)
+        return stream(self.count, self.seed, step * self.global_batch, self.global_batch, self.blocks, self.order)
 
     def __len__(self) -> int:
         return (self.total_steps - self.start_step) * self.accumulate
