@@ -1,7 +1,7 @@
 """What lists and streams of images have in common, so that nobody asks which of the two is given."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass
 from typing import Any
@@ -78,6 +78,15 @@ class Images(ABC):
     @abstractmethod
     def about(self) -> dict[str, int | str]:
         """What a run must find again when it resumes."""
+
+    def was(self, about: Mapping[str, Any]) -> bool:
+        """Whether a run of before, whose :attr:`about` is given, had these images."""
+        return self.about == about
+
+    @property
+    def sketch(self) -> str:
+        """A text that is quickly made, and differs where processes of one run read other images."""
+        return repr(self.about)
 
     @property
     def cache_key(self) -> str:

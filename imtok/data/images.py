@@ -1,221 +1,29 @@
-"""Sources of images, and the data set that turns one into samples: the same ones, whoever asks, whenever."""
+"""The data set that turns a source's images into samples: the same ones, whoever asks, whenever."""
 
-import hashlib
-from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable
-from functools import cached_property, partial
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
-import xxhash
-from jaxtyping import Float64, Int64, Real, UInt8, UInt64
-from torch import Tensor
+from jaxtyping import Float64, Int64
 from torch.utils.data import Dataset
 from typing_extensions import override
 
 from imtok.conditions.base import NO_LABEL
-from imtok.data.archives.names import Names
 from imtok.data.contract import Images, Sample
 from imtok.data.order.collate import collate
 from imtok.data.order.position import StreamPosition
 from imtok.data.order.randomness import Purpose, bit_stream, generator
 from imtok.data.order.sampler import Blocks, Steps, TrainBatches, places
 from imtok.data.order.workers import Loader
-from imtok.data.reading.decode import DecodeError, upright_shape
-from imtok.data.reading.headers import SUFFIXES
-from imtok.data.reading.reading import Reading
+from imtok.data.reading.decode import DecodeError
 from imtok.data.reading.transforms import Transform
+from imtok.data.source import MAX_BYTES, Columns, Indexable, Origins, Source, Subset, content_hash
 from imtok.errors import InputError
 
+__all__ = ["MAX_BYTES", "Columns", "ImageSet", "Indexable", "Origins", "Source", "Subset", "content_hash"]
+
 ATTEMPTS = 32  # where half of all images were bad, one sample in four billion would find no stand-in
-
-Columns = dict[str, Names | np.ndarray]
-Origins = UInt64[np.ndarray, "images 3"]
-HEADER = 2**15  # bytes that are enough for most headers
-MAX_BYTES = 2**30  # no image that max_pixels allows is larger; a damaged size must not fill the memory
-
-
-class Source(ABC):
-    """A list of images, in a fixed order.
-
-    Attributes:
-        classes: Names of the classes; a label is a position in it, or -1.
-        reading: How the files are decoded.
-        channels: Of the decoded images: 1 (grey, float32), 3 (RGB) or 4 (RGB and alpha), as
-            :func:`~imtok.data.reading.decode.decode_image` has them; :meth:`ask_channels` changes it.
-        blocks: Which samples lie together, where the order should mind that; None = it need not.
-        content_hashes: What the bytes of each image must hash to; None = they are taken as they are.
-        remarks: What is not read, or is odd but can be used. Each is one sentence without a full stop: "skipped 12
-            files of DIR that imtok does not read: 10 .heic, 2 .gif". Every command that reads the data says each once.
-    """
-
-    classes: list[str]
-    remarks: tuple[str, ...] = ()
-    reading: Reading = Reading()
-    channels: int = 3
-    blocks: Blocks | None = None
-    content_hashes: UInt8[np.ndarray, "images 16"] | None = None
-
-    @abstractmethod
-    def __len__(self) -> int: ...
-
-    @abstractmethod
-    def read(self, index: int) -> bytes:
-        """The encoded image.
-
-        Raises:
-            OSError: If this one cannot be read.
-            InputError: If more than this one cannot be read.
-        """
-
-    @abstractmethod
-    def key(self, index: int) -> str:
-        """The image's name, unlike any other's, in printable characters."""
-
-    @abstractmethod
-    def label(self, index: int) -> int:
-        """The image's class, -1 where there is none."""
-
-    @abstractmethod
-    def record(self, index: int) -> str:
-        """One line that changes when the image is moved or replaced: key, size, offset, label, ..."""
-
-    def stem(self, index: int) -> str:
-        """The image's name where it came from, without its suffix; others may bear it too."""
-        key = self.key(index)
-        return key.rpartition(".")[0] if key.lower().endswith(tuple(map(bytes.decode, SUFFIXES))) else key
-
-    def caption(self, index: int) -> str | None:
-        """The first text about the image; None where there is none."""
-        return None
-
-    def texts(self, index: int) -> tuple[str, ...]:
-        """All texts about the image, of which :meth:`caption` is the first."""
-        caption = self.caption(index)
-        return () if caption is None else (caption,)
-
-    def origins(self) -> Origins | None:
-        """Device and number of the file that each image lies in, and its place there; None where that is not known."""
-        return None
-
-    def ask_channels(self, channels: int) -> None:
-        """Let all images have 1, 3 or 4 channels."""
-        self.channels = channels
-
-    def image(self, index: int, least: int | None = None) -> Real[Tensor, "c h w"]:
-        """The decoded image; DecodeError that names it if it is damaged or not the one of the index.
-
-        Args:
-            index: Which image.
-            least: It may be decoded at a half, a quarter or an eighth of its size as long as its short side keeps so
-                many pixels; None = at its own size.
-        """
-        data = self.read(index)
-        if self.content_hashes is not None and content_hash(data) != self.content_hashes[index].tobytes():
-            raise DecodeError(f"{self.key(index)}: does not have the content of the index")
-        return self.reading.pixels(data, self.key(index), least, self.channels)
-
-    def start(self, index: int, count: int) -> bytes:
-        """The first bytes of the encoded image; errors as in :meth:`read`."""
-        return self.read(index)[:count]
-
-    def shape(self, index: int) -> tuple[int, int]:
-        """Height and width of the decoded image, from its header alone; errors as in :meth:`image`."""
-        try:
-            return upright_shape(self.start(index, HEADER), self.key(index))
-        except DecodeError:  # a long profile comes first, or the type is told from the whole file
-            return upright_shape(self.read(index), self.key(index))
-
-    @cached_property
-    def digest(self) -> str:
-        """Sha256 over all records: a run that resumes on another list of samples is another run."""
-        digest = hashlib.sha256()
-        for index in range(len(self)):
-            digest.update(self.record(index).encode() + b"\n")
-        return digest.hexdigest()
-
-
-class Indexable(Source):
-    """A source whose list of images can be stored.
-
-    Attributes:
-        kind: Of what it is a list.
-    """
-
-    kind: str
-
-    @abstractmethod
-    def columns(self) -> Columns:
-        """All that its list holds, in columns."""
-
-
-def content_hash(data: bytes) -> bytes:
-    """16 bytes that change with any of ``data``: xxh3, faster than any disk, not made against forgers."""
-    return xxhash.xxh3_128_digest(data)
-
-
-class Subset(Source):
-    """Some images of a source.
-
-    Args:
-        source: The source.
-        indices: Which of its images, in ascending order.
-    """
-
-    def __init__(self, source: Source, indices: Int64[np.ndarray, " n"]) -> None:
-        self.source, self.indices, self.classes = source, indices, source.classes
-        self.remarks, self.channels = source.remarks, source.channels
-        self.blocks = None if source.blocks is None else source.blocks.of(indices)
-
-    @override
-    def __len__(self) -> int:
-        return len(self.indices)
-
-    @override
-    def read(self, index: int) -> bytes:
-        return self.source.read(int(self.indices[index]))
-
-    @override
-    def ask_channels(self, channels: int) -> None:
-        super().ask_channels(channels)
-        self.source.ask_channels(channels)
-
-    @override
-    def image(self, index: int, least: int | None = None) -> Real[Tensor, "c h w"]:
-        return self.source.image(int(self.indices[index]), least)
-
-    @override
-    def shape(self, index: int) -> tuple[int, int]:
-        return self.source.shape(int(self.indices[index]))
-
-    @override
-    def stem(self, index: int) -> str:
-        return self.source.stem(int(self.indices[index]))
-
-    @override
-    def caption(self, index: int) -> str | None:
-        return self.source.caption(int(self.indices[index]))
-
-    @override
-    def texts(self, index: int) -> tuple[str, ...]:
-        return self.source.texts(int(self.indices[index]))
-
-    @override
-    def origins(self) -> Origins | None:
-        origins = self.source.origins()
-        return None if origins is None else origins[self.indices]
-
-    @override
-    def key(self, index: int) -> str:
-        return self.source.key(int(self.indices[index]))
-
-    @override
-    def label(self, index: int) -> int:
-        return self.source.label(int(self.indices[index]))
-
-    @override
-    def record(self, index: int) -> str:
-        return self.source.record(int(self.indices[index]))
 
 
 class ImageSet(Images, Dataset[Sample]):
@@ -277,13 +85,27 @@ class ImageSet(Images, Dataset[Sample]):
 
     @property
     def digest(self) -> str:
-        """Sha256 of the list of samples."""
+        """A text that changes with the list of samples."""
         return self.source.digest
 
     @property
     @override
     def about(self) -> dict[str, int | str]:
-        return {"images": len(self), "sha256": self.digest}
+        return {"images": len(self), **self.source.identity}
+
+    @override
+    def was(self, about: Mapping[str, Any]) -> bool:
+        now: dict[str, int | str] = dict(self.about)
+        if "sha256" in about and "xxh3" in now:  # of a run of before there was a digest by columns
+            del now["xxh3"]
+            now["sha256"] = self.source.sha256
+        return now == about
+
+    @property
+    @override
+    def sketch(self) -> str:
+        some = self.source.records(places(64, len(self.source)))
+        return f"{len(self)} {content_hash(repr(some).encode()).hex()}"
 
     @property
     @override

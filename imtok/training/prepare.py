@@ -202,14 +202,14 @@ def _require_told(run: Run, images: Images) -> None:
             log.warning("%s", sentence)
 
 
-def check_resume(run: Run, resume: Checkpoint, about: dict[str, Any]) -> None:
-    """Say what differs from the run so far; InputError if that is more than may."""
+def check_resume(run: Run, resume: Checkpoint, images: Images) -> None:
+    """Say what differs from the run so far; InputError if that is more than may. Rank 0 compares the images."""
     for line in check_changes(resume.about["config"], run.config, list(run.allow_change)):
         log.warning("going on with a changed config: %s", line)
-    before, now = resume.about["data"], about["data"]
-    if before != now and "data" not in run.allow_change:
+    before = resume.about["data"]
+    if "data" not in run.allow_change and launched_rank() == 0 and not images.was(before):
         raise InputError(
-            f"the training images are not those of the run so far ({_size(before)} then, {_size(now)} now); "
+            f"the training images are not those of the run so far ({_size(before)} then, {_size(images.about)} now); "
             "bring them back, or say allow_change=[data] to go on all the same"
         )
 

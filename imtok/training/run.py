@@ -19,7 +19,8 @@ from imtok.data.order.sampler import Steps
 from imtok.data.reading.augment import augmented
 from imtok.data.remarks import say_remarks
 from imtok.data.told import told, with_channels
-from imtok.distributed import launched_rank, rank, world_size
+from imtok.distributed import gather_values, launched_rank, rank, world_size
+from imtok.errors import InputError
 from imtok.files import Lock
 from imtok.measures.evaluate import evaluate
 from imtok.measures.protocol import prepare as prepare_images
@@ -90,11 +91,12 @@ def _train(run: Run, lock: Lock) -> Outcome:
     trained = augmented(with_channels(run.data.train(run.image_size, run.seed), run.tokenizer.channels), run.augment)
     images = told(bucketed(trained, run.buckets), run.tokenizer.condition, run.objective.reads)
     say_remarks(images.remarks)
-    about = {"config": run.config, "data": images.about, **({"left_out": run.left_out} if run.left_out else {})}
+    known = images.about if launched_rank() == 0 else {}  # that reads the list, and rank 0 writes what it finds
+    about = {"config": run.config, "data": known, **({"left_out": run.left_out} if run.left_out else {})}
     resume = run_folder.find_checkpoint(run.folder, run.ckpt)
     about["order"] = kind_of_order(None if resume is None else resume.about)
     if resume is not None:
-        check_resume(run, resume, about)
+        check_resume(run, resume, images)
         if finished_before(run.folder, resume, run.config, run.trainer.max_steps) is not None:
             return Outcome(None, resume.step, finished_before=True)
     # All that can be refused is refused here.
@@ -228,6 +230,10 @@ def _stream_position(images: Images, resume: Checkpoint | None) -> StreamPositio
 
 def _train_loader(run: Run, plan: Plan, first: int, last: int, position: StreamPosition | None) -> Any:
     settings, images = run.trainer, plan.images
+    if len(set(gather_values(images.sketch if world_size() > 1 else ""))) > 1:
+        raise InputError(
+            "the processes of this run do not see the same training images; give all machines the same data.path"
+        )
     places = (settings.batch_size, settings.accumulate, rank(), world_size())
     steps = Steps(run.seed, *places, first, last, plan.about["order"])
     batches, number = images.training_batches(steps, position), overfitted(settings.lightning)

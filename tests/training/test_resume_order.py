@@ -7,6 +7,7 @@ import pytest
 from training.faults import TokenizerTask
 from training.runs import run_tiny, write_images
 
+from imtok.data import source
 from imtok.data.order import sampler
 from imtok.files import sealed
 
@@ -28,7 +29,7 @@ def keys(monkeypatch):
 @pytest.fixture
 def as_of_a_billion(monkeypatch):
     """Calls of it: from now on as many images as there are count as many."""
-    yield lambda: monkeypatch.setattr(sampler, "LISTED", 0)
+    yield lambda: [monkeypatch.setattr(module, "LISTED", 0) for module in (sampler, source)]
     sampler.order_of.cache_clear()
 
 
@@ -43,6 +44,7 @@ def test_a_run_in_a_keyed_order_goes_on_in_it(tmp_path, keys, as_of_a_billion):
     run_tiny(tmp_path / "run", *given, "trainer.stop_at=3")
     about = json.loads((tmp_path / "run/checkpoints/step_3/manifest.json").read_text())
     assert about["order"] == json.loads((tmp_path / "run/run.json").read_text())["order"] == "keyed"
+    assert set(about["data"]) == {"images", "xxh3"}
     run_tiny(tmp_path / "run", *given, "ckpt=last", "trainer.stop_at=9")
     assert collections.Counter(keys[:18]) == collections.Counter(keys[18:36]) == dict.fromkeys(keys[:18], 1)
     assert len(set(keys[:18])) == 18
@@ -67,3 +69,4 @@ def test_a_run_whose_checkpoint_says_nothing_goes_on_in_the_permutation(tmp_path
     assert keys == straight
     after = json.loads((tmp_path / "run/checkpoints/step_6/manifest.json").read_text())
     assert after["order"] == "permuted"
+    assert set(after["data"]) == {"images", "xxh3"}

@@ -14,7 +14,7 @@ from jaxtyping import UInt8
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
-from imtok.data.archives.names import Names, printable
+from imtok.data.archives.names import Names, fold_array, printable
 from imtok.data.images import Columns, Indexable, content_hash
 from imtok.errors import InputError
 from imtok.files import canonical_json, write_bytes
@@ -160,8 +160,7 @@ def _array(column: Names | np.ndarray) -> np.ndarray:
 def _checksum(arrays: dict[str, np.ndarray]) -> str:
     digest = xxhash.xxh3_128()
     for name, array in sorted(arrays.items()):
-        digest.update(f"{name} {array.dtype} {array.shape}\n".encode())
-        digest.update(np.ascontiguousarray(array).view(np.uint8).data if array.size else b"")
+        fold_array(digest, name, array)
     return digest.hexdigest()
 
 

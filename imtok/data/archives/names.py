@@ -48,13 +48,29 @@ class Names:
 
     __hash__ = None  # type: ignore[assignment]
 
+    def fold(self, digest: xxhash.xxh3_128) -> None:
+        """Put all names into a digest."""
+        fold_array(digest, "names", np.frombuffer(self.block, np.uint8))
+        fold_array(digest, "name ends", self.ends)
+
     def raw(self, index: int) -> bytes:
         """The name as it is."""
         return self.block[self.ends[index] : self.ends[index + 1]]
 
+    def texts(self, indices: Int64[np.ndarray, " n"]) -> list[str]:
+        """Some names in printable characters."""
+        places = zip(self.ends[indices].tolist(), self.ends[indices + 1].tolist(), strict=True)
+        return [printable(self.block[start:end]) for start, end in places]
+
     def text(self, index: int) -> str:
         """The name in printable characters, for logs and keys."""
         return printable(self.raw(index))
+
+
+def fold_array(digest: xxhash.xxh3_128, name: str, array: np.ndarray) -> None:
+    """Put a column into a digest: its name, type and shape, and its bytes."""
+    digest.update(f"{name} {array.dtype} {array.shape}\n".encode())
+    digest.update(np.ascontiguousarray(array).view(np.uint8).data if array.size else b"")
 
 
 def printable(name: bytes) -> str:

@@ -14,12 +14,14 @@ from pathlib import Path
 from typing import Any, TypeVar, cast
 
 import numpy as np
+import xxhash
+from jaxtyping import Int64
 from typing_extensions import override
 
 from imtok.data.archives.index import require_same
 from imtok.data.archives.listing import ShardIndex, index_shard, unreadable
 from imtok.data.archives.members import CAPTION, Fields
-from imtok.data.archives.names import Names, printable
+from imtok.data.archives.names import Names, fold_array, printable
 from imtok.data.archives.samples import Notes, listed, remarks, setting
 from imtok.data.archives.texts import NONE, LongCaptionError, most_bytes, texts_of
 from imtok.data.images import MAX_BYTES, Columns, Indexable, Origins
@@ -244,6 +246,20 @@ class ShardSource(Indexable):
     @override
     def record(self, index: int) -> str:
         return f"{self.key(index)}\t{self.offsets[index]}\t{self.sizes[index]}\t{self.labels[index]}"
+
+    @override
+    def records(self, indices: Int64[np.ndarray, " n"]) -> list[str]:
+        shards = [self.shards[shard] for shard in np.searchsorted(self.ends, indices, side="right").tolist()]
+        numbers = (column[indices].tolist() for column in (self.offsets, self.sizes, self.labels))
+        rows = zip(shards, self.stems.texts(indices), *numbers, strict=True)
+        return [f"{shard}:{stem}\t{offset}\t{size}\t{label}" for shard, stem, offset, size, label in rows]
+
+    @override
+    def fold(self, digest: xxhash.xxh3_128) -> None:
+        digest.update("\n".join(self.shards).encode())
+        for name in ("ends", "offsets", "sizes", "labels"):
+            fold_array(digest, name, np.asarray(getattr(self, name), dtype=np.int64))
+        self.stems.fold(digest)
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_open": OrderedDict()}  # open files belong to a process

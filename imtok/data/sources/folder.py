@@ -8,11 +8,13 @@ from pathlib import Path
 from typing import NamedTuple, Unpack
 
 import numpy as np
+import xxhash
+from jaxtyping import Int64
 from typing_extensions import override
 
 from imtok.data.archives.index import require_same
 from imtok.data.archives.members import MAX_LABEL_BYTES
-from imtok.data.archives.names import Names, printable
+from imtok.data.archives.names import Names, fold_array, printable
 from imtok.data.archives.texts import as_text
 from imtok.data.images import MAX_BYTES, Columns, Indexable, Origins, Source
 from imtok.data.reading.headers import KINDS, SUFFIXES, nameless_kind, skipped, skipped_kind
@@ -242,6 +244,17 @@ class FileSource(Indexable):
     @override
     def record(self, index: int) -> str:
         return f"{self.key(index)}\t{self.sizes[index]}\t{self.labels[index]}"
+
+    @override
+    def records(self, indices: Int64[np.ndarray, " n"]) -> list[str]:
+        rows = zip(self.names.texts(indices), self.sizes[indices].tolist(), self.labels[indices].tolist(), strict=True)
+        return [f"{name}\t{size}\t{label}" for name, size, label in rows]
+
+    @override
+    def fold(self, digest: xxhash.xxh3_128) -> None:
+        self.names.fold(digest)
+        fold_array(digest, "sizes", self.sizes)
+        fold_array(digest, "labels", np.asarray(self.labels, dtype=np.int64))
 
 
 class _File(NamedTuple):

@@ -118,7 +118,7 @@ class MixedSet(ImageSet):
     @override
     def about(self) -> dict[str, int | str]:
         shares = " ".join(f"{share:.9f}" for share in self.shares)
-        return {"images": len(self), "sha256": self.digest, "shares": shares}
+        return {**super().about, "shares": shares}
 
     @property
     @override

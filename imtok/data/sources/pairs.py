@@ -8,6 +8,7 @@ from typing import Literal
 
 import numpy as np
 import torch
+import xxhash
 from jaxtyping import Int64
 from torch import Tensor
 from typing_extensions import override
@@ -167,6 +168,14 @@ class _Matched(Subset):
     @override
     def record(self, index: int) -> str:
         return f"{super().record(index)}\t{self.partners.record(int(self.places[index]))}"
+
+    @override
+    def records(self, indices: Int64[np.ndarray, " n"]) -> list[str]:
+        return Source.records(self, indices)
+
+    @override
+    def fold(self, digest: xxhash.xxh3_128) -> None:
+        Source.fold(self, digest)
 
 
 class PicturePartners(Partners):
