@@ -12,7 +12,6 @@ unless the perturbed twin has the lower mean distance over the grid at every see
 import argparse
 import json
 import logging
-import re
 import sys
 import tempfile
 import time
@@ -50,22 +49,24 @@ COLOURS = {"plain": "#999999", "perturbed": "#c44e52"}
 def main() -> None:
     """Train, measure and write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="rows of others stay in the page")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="rows of others stay in the .jsonl")
     parser.add_argument("--steps", type=int, default=300)
     parser.add_argument(
-        "--page", type=Path, default=ROOT / "docs" / "evidence" / "perturbation.md", help="the plot goes beside it"
+        "--page", type=Path, default=ROOT / "docs" / "evidence" / "perturbation.md", help="rows and plot go beside it"
     )
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     logging.disable(logging.INFO)
     warnings.filterwarnings("ignore", message="a Fréchet distance over")
-    text = arguments.page.read_text() if arguments.page.exists() else ""
-    found = re.search(r"<!-- rows (.*) -->", text)
-    rows: list[dict[str, Any]] = json.loads(found[1]) if found else []
+    stored = arguments.page.with_suffix(".jsonl")
+    lines = stored.read_text().splitlines() if stored.exists() else []
+    rows: list[dict[str, Any]] = [json.loads(line) for line in lines]
     for seed in arguments.seeds:
         new = [{"seed": seed, "twin": name, **measure(name, seed, arguments.steps)} for name in TWINS]
         print(json.dumps(new), flush=True)
         rows = sorted([row for row in rows if row["seed"] != seed] + new, key=lambda row: row["seed"])
+        stored.parent.mkdir(parents=True, exist_ok=True)
+        stored.write_text("".join(f"{json.dumps(row)}\n" for row in rows))
         write(arguments.page, rows, arguments.steps)
         draw(arguments.page.with_suffix(".png"), rows)
     worse = [one["seed"] for one, other in pairs(rows) if other["perturbed"] >= one["perturbed"]]
@@ -122,19 +123,19 @@ def write(page: Path, rows: list[dict[str, Any]], steps: int) -> None:
     lines = [
         "# Latent perturbation",
         "",
-        f"<!-- rows {json.dumps(rows)} -->",
-        "RobustTok (arXiv 2503.08354) shows the decoder codes that are slightly wrong in training, since those of a "
-        "generator will be. `regularizer=perturbation` draws images with probability beta, in them ids with "
-        "probability alpha, and puts one of the delta nearest codes in their place: a part alpha (1 - 1 / delta) of a "
-        "drawn image's ids changes. `metrics.csv` holds the changed share as `perturbed`. `regularizer=robusttok` are "
-        "the published settings.",
+        "In training, RobustTok (arXiv 2503.08354) shows the decoder codes that are slightly wrong, since a generator",
+        "will write such codes. `regularizer=perturbation` draws images with probability beta. In these images, it",
+        "draws ids with probability alpha, and replaces each by one of the delta nearest codes. A part",
+        "alpha (1 - 1 / delta) of the ids of a drawn image changes. `metrics.csv` holds the changed share as",
+        "`perturbed`. `regularizer=robusttok` has the published settings.",
         "",
-        f"`python benchmarks/perturbation.py` trains twins on the bundled "
-        f"photographs: {steps} steps of 16 images, 64 ids of 512 codes for 64 x 64 pixels, "
-        f"with `{PLAIN}`, one of them with "
-        f"`{settings}`. Measured on {rows[0]['images']} tiles of held-out photographs by the offline stand-in, whose "
-        "distance is no FID; *perturbed* is its mean over "
-        f"alpha {', '.join(map(str, ALPHAS))} and delta {', '.join(map(str, DELTAS))}, every image perturbed.",
+        "`python benchmarks/perturbation.py` trains twins on the bundled photographs. Each is trained for",
+        f"{steps} steps of 16 images. An image of 64 x 64 pixels has 64 ids of 512 codes. Both twins have",
+        f"`{PLAIN}`. One of them also has",
+        f"`{settings}`. They are measured on",
+        f"{rows[0]['images']} tiles of held-out photographs by the offline stand-in, whose distance is no FID.",
+        f"*Perturbed* is its mean over alpha {', '.join(map(str, ALPHAS))} and delta {', '.join(map(str, DELTAS))},",
+        "with every image perturbed.",
         "",
         f"![distance over alpha]({page.with_suffix('.png').name})",
         "",
@@ -148,8 +149,8 @@ def write(page: Path, rows: list[dict[str, Any]], steps: int) -> None:
     cost = [other["psnr"] - one["psnr"] for one, other in pairs(rows)]
     lines += [
         "",
-        f"The perturbed distance changes by {', '.join(f'{100 * value:+.0f} %' for value in change)}, the PSNR of "
-        f"unperturbed codes by {', '.join(f'{value:+.2f} dB' for value in cost)}.",
+        f"The perturbed distance changes by {', '.join(f'{100 * value:+.0f} %' for value in change)}. The PSNR of "
+        f"unperturbed codes changes by {', '.join(f'{value:+.2f} dB' for value in cost)}.",
         "",
     ]
     page.parent.mkdir(parents=True, exist_ok=True)
