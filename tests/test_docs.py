@@ -10,7 +10,12 @@ from pages import ROOT, blocks, joined, words
 from imtok import cli
 from imtok.plain import PLAIN, read_words
 
-PAGES = [ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+FOLLOWED = (
+    "quantizer",
+    "measure",
+    "data_source",
+)  # tutorials with parts of their own, which tests/test_tutorials.py runs
+PAGES = [ROOT / "CONTRIBUTING.md", *sorted(page for page in (ROOT / "docs").rglob("*.md") if page.stem not in FOLLOWED)]
 SCRIPTS = (["python", "train.py"], ["python", "eval.py"])
 LAUNCHERS = ("torchrun", "srun")
 FOREIGN = ("--dataset=images", "--out_dir=out", "--start=FILE:prompt.txt")  # of nanoGPT's scripts
@@ -40,7 +45,9 @@ def imtok_commands(page):
                     yield command[1].removesuffix(".py"), command[2:]
 
 
-COMMANDS = sorted({(page.name, name, *rest) for page in PAGES for name, rest in imtok_commands(page)})
+COMMANDS = sorted(
+    {(page.relative_to(ROOT).as_posix(), name, *rest) for page in PAGES for name, rest in imtok_commands(page)}
+)
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ from imtok.config import check_command
 from imtok.errors import InputError
 
 README = ROOT / "README.md"
-PAGES = [README, ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [README, ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").rglob("*.md"))]
 ELSEWHERE = {  # not run here: .ci/run makes a fresh environment and runs them
     "pip install -e .",
     "pip install -e .[test]",
@@ -156,7 +156,7 @@ def test_what_it_says_of_recipes_is_what_the_recipes_say():
                 assert row[5] in re.findall(r"[\d,]*\d", bits), recipe
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
 def test_every_link_leads_somewhere(page):
     for target in links(page):
         name, _, anchor = target.partition("#")
