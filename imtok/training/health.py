@@ -15,6 +15,7 @@ _LOST = 4.0  # times fewer codes in use than so far
 _SEPARATED = 0.2  # critic's loss; knowing nothing costs 1 by hinge and 0.69 by logistic
 _APART = 2.0  # between mean scores: beyond it hinge sees nothing left to learn
 _PATIENCE = 2  # rows in a row before it is said
+_PAGE = "docs/troubleshooting.md"  # whose sections say more
 
 
 class Health:
@@ -48,13 +49,14 @@ class Health:
             terms: Names of losses among them.
         """
         jumps = [self._jump(row, name, terms) for name in terms if name in row and name != "adversarial"]
-        found = [self._collapse(row), self._critic_wins(row), *jumps]
+        found = [("collapse", self._collapse(row)), ("discriminator-wins", self._critic_wins(row))]
+        found += [("a-loss-jumps", jump) for jump in jumps]
         for name in ("adversarial", "adversarial_raw", *terms):
             if name in row:
                 self._past.setdefault(f"raw {name}", deque(maxlen=_MEMORY)).append(row[name])
                 weighted = row.get(f"{name}_weighted", row[name])
                 self._past.setdefault(name, deque(maxlen=_MEMORY)).append(weighted)
-        return [said for said in found if said]
+        return [f"{said} ({_PAGE}#{section})" for section, said in found if said]
 
     def _collapse(self, row: Mapping[str, float]) -> str:
         if "perplexity" not in row or self._codes < 2:
