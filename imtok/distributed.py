@@ -3,6 +3,7 @@
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any, TypeVar
 
 import torch
@@ -12,6 +13,7 @@ from torch import Tensor
 from imtok.errors import InputError
 
 Value = TypeVar("Value")
+DISK = timedelta(hours=2)  # how long the other processes wait for one that writes or reads
 
 
 def world_size() -> int:
@@ -115,10 +117,34 @@ def mean_over_ranks(value: Tensor) -> Tensor:
     return sum_over_ranks(value) / world_size() + (value - value.detach())
 
 
+def group_beside(name: str, limit: timedelta) -> Any:
+    """A group of all processes for what must not disturb the others' exchange, over gloo, so for tensors on CPUs.
+
+    It is made once; every process must ask for it at the same moment.
+
+    Args:
+        name: What it is for.
+        limit: How long a process waits for another in it.
+
+    Returns:
+        The group; None where no processes have met.
+    """
+    if not (dist.is_available() and dist.is_initialized()):
+        return None
+    made, world = _BESIDE.get(name, (None, None)), dist.group.WORLD
+    if made[0] is not world:  # a job of a sweep has processes of its own
+        _BESIDE[name] = made = (world, dist.new_group(backend="gloo", timeout=limit))
+    return made[1]
+
+
+_BESIDE: dict[str, tuple[Any, Any]] = {}
+
+
 def from_main(action: Callable[[], Value]) -> Value:
     """Let rank 0 do something alone, such as writing a file; all ranks get its result, or its InputError.
 
-    An error that only rank 0 knew of would leave the others waiting for it.
+    An error that only rank 0 knew of would leave the others waiting for it. They wait in a group of their own, as long
+    as a slow disk may take.
     """
     outcome: list[Any] = [None, None]
     if rank() == 0:
@@ -127,7 +153,7 @@ def from_main(action: Callable[[], Value]) -> Value:
         except InputError as error:
             outcome[1] = str(error)
     if world_size() > 1:
-        dist.broadcast_object_list(outcome, src=0)
+        dist.broadcast_object_list(outcome, src=0, group=group_beside("main", DISK))
     if outcome[1] is not None:
         raise InputError(outcome[1])
     return outcome[0]

@@ -129,7 +129,7 @@ def _take_raw(tokenizer: Tokenizer, source: str) -> None:
     if found is None:
         raise InputError(f"weights=raw needs a run folder with checkpoints, and {source} has none; give weights=ema")
     prefix = "tokenizer."
-    weights = {k.removeprefix(prefix): value for k, value in found.model.items() if k.startswith(prefix)}
+    weights = {k.removeprefix(prefix): value for k, value in found.weights().items() if k.startswith(prefix)}
     tokenizer.load_state_dict(weights)
 
 

@@ -29,9 +29,10 @@ from imtok.training.loggers import Loggers
 from imtok.training.logging import Log
 from imtok.training.progress import Bar
 from imtok.training.records import Events
-from imtok.training.saving import Saving, restore_weights
+from imtok.training.saving import Saving
 from imtok.training.settings import TrainerSettings
 from imtok.training.signals import Signals
+from imtok.training.states import in_shards, restore_counts, restore_part, restore_weights
 from imtok.training.steps import Task
 
 log = logging.getLogger(__name__)
@@ -108,7 +109,11 @@ def assemble(
     """
     main, resume, settings, folder = launched_rank() == 0, watched.resume, watched.settings, watched.folder
     if resume is not None:
-        restore_weights(resume, task, ema)
+        if in_shards(trainer.strategy) and resume.shards is not None and resume.step < task.last_step:
+            restore_counts(resume, task, ema)  # the rest when the weights lie in shards
+            restore_part(resume, task, "tokenizer.space.")  # is looked at before that
+        else:
+            restore_weights(resume, task, ema)
     events = Events(folder / "events.jsonl", main)
     often = (settings.save_every, settings.evaluate_every)  # what goes wrong in an evaluation costs no step
     guests = Guests(watched.callbacks, settings.log_every, stored_states(resume, watched.about["config"]))

@@ -82,6 +82,13 @@ class EMA(Callback, Generic[Net]):
                     value.copy_(whole(late))
         return self.average
 
+    def parts(self) -> dict[str, Tensor]:
+        """What the average is made of, as it lies: tensors in shards or whole, by the names of its ``state_dict``."""
+        latest = [*self._averages, *self._copies]
+        values = [value for column in _values(self.average) for value in column]
+        found = {id(value): late.detach() for value, late in zip(values, latest, strict=True)}
+        return {name: found[id(value)] for name, value in self.average.state_dict(keep_vars=True).items()}
+
     @contextmanager
     def lent(self, device: torch.device) -> Iterator[None]:
         """Keep ``average`` on ``device`` for the length of a ``with``: sharded training leaves it on the CPU."""

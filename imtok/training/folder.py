@@ -31,10 +31,15 @@ _BEGINNINGS = ("run.json", "loggers.json", "events.jsonl", "metrics.csv", "evalu
 _PACKAGES = ("imtok", "torch", "torchvision", "lightning", "hydra-core", "webdataset", "torchmetrics", "safetensors")
 
 
-def find_checkpoint(folder: Path, ckpt: str | None) -> Checkpoint | None:
+def find_checkpoint(folder: Path, ckpt: str | None, hashes: bool = True) -> Checkpoint | None:
     """What ``ckpt`` names: ``last``, the newest whole checkpoint of the folder, or a checkpoint folder.
 
     ``last`` in a folder without any run is the start of one: the same command begins a run and goes on with it.
+
+    Args:
+        folder: The run folder.
+        ckpt: What the config says.
+        hashes: Whether to verify the hashes of shards now; else ranks share that, once they have met.
 
     Raises:
         InputError: If it names nothing that can be read, or a run is there without a whole checkpoint.
@@ -44,8 +49,8 @@ def find_checkpoint(folder: Path, ckpt: str | None) -> Checkpoint | None:
     if ckpt != "last":
         if not Path(ckpt).is_dir():
             raise InputError(f"ckpt={ckpt} is not a checkpoint folder; give RUN/checkpoints/step_N or ckpt=last")
-        return checkpoints.load(Path(ckpt))
-    found = checkpoints.newest(folder / "checkpoints")
+        return checkpoints.opened(Path(ckpt), hashes)
+    found = checkpoints.newest(folder / "checkpoints", hashes)
     if found is not None:
         return found
     if has_begun(folder):

@@ -4,6 +4,8 @@ Torch's own ``get_optimizer_state_dict`` makes an optimiser that has not stepped
 against those of the config, and loses settings where parameter groups are cut otherwise.
 """
 
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import torch
@@ -18,18 +20,27 @@ from imtok.training.sharding import aside, own_part, whole
 _PREFIXES = ("tokenizer.", "objective.critic.", "generator.")
 
 
-def optimizer_state(task: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+Keep = Callable[[str, Any], Any]
+
+
+def optimizer_state(task: nn.Module, optimizer: torch.optim.Optimizer, keep: Keep | None = None) -> dict[str, Any]:
     """Whole tensors on the CPU, by parameter and by what they are. Every rank must call it; rank 0 gets them.
 
     Copies from a GPU are there after it was synchronised.
 
     Most optimisers keep all that they remember by parameter. What one keeps elsewhere is there as well: settings of
     groups that it has changed itself (``groups``), and what belongs to no parameter (``other``).
+
+    Args:
+        task: Has the parameters.
+        optimizer: Learns some of them.
+        keep: What stands for a value, given its name and the value; None = a copy of the whole tensor.
     """
     found: dict[str, dict[str, Any]] = {}
     named = _named(task, optimizer)
     for name, parameter in named.items():
-        values = {key: _plain(value) for key, value in optimizer.state.get(parameter, {}).items()}
+        state = optimizer.state.get(parameter, {})
+        values = {key: keep(f"{name}.{key}", value) if keep else _plain(value) for key, value in state.items()}
         if values and rank() == 0:
             found[name] = values
     names = {id(parameter): name for name, parameter in named.items()}
@@ -42,8 +53,16 @@ def optimizer_state(task: nn.Module, optimizer: torch.optim.Optimizer) -> dict[s
     return {"state": found, **({"groups": groups} if groups else {}), **({"other": other} if other else {})}
 
 
-def restore_optimizer(task: nn.Module, optimizer: torch.optim.Optimizer, stored: dict[str, Any]) -> None:
+def restore_optimizer(
+    task: nn.Module, optimizer: torch.optim.Optimizer, stored: dict[str, Any], placed: bool = False
+) -> None:
     """Put back what :func:`optimizer_state` returned.
+
+    Args:
+        task: Has the parameters.
+        optimizer: Learns some of them.
+        stored: What was returned.
+        placed: Whether its tensors lie as their parameters do, and belong to nobody else.
 
     Raises:
         KeyError: If it holds a parameter that the optimiser does not have.
@@ -51,7 +70,9 @@ def restore_optimizer(task: nn.Module, optimizer: torch.optim.Optimizer, stored:
     named = _named(task, optimizer)
     for name, values in stored["state"].items():
         parameter = named[name]
-        optimizer.state[parameter] = {key: _like(key, value, parameter) for key, value in values.items()}
+        optimizer.state[parameter] = (
+            dict(values) if placed else {key: _like(key, value, parameter) for key, value in values.items()}
+        )
     for group in optimizer.param_groups:
         for parameter in group["params"] if group.get("fused") or group.get("capturable") else ():
             state = optimizer.state.get(parameter, {})
@@ -62,6 +83,40 @@ def restore_optimizer(task: nn.Module, optimizer: torch.optim.Optimizer, stored:
             if first in told["parameters"]:
                 group.update(told["settings"])
     optimizer.state.update(stored.get("other", {}))
+
+
+def with_room(
+    task: nn.Module, optimizer: torch.optim.Optimizer, stored: dict[str, Any], table: Mapping[str, Any]
+) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """A state with empty tensors, which lie as their parameters do, where it has names of tensors; and these, by name.
+
+    Args:
+        task: Has the parameters.
+        optimizer: Learns some of them.
+        stored: What :func:`optimizer_state` returned, with names in place of tensors.
+        table: Shape and type of each tensor, by name.
+
+    Raises:
+        KeyError: If it holds a parameter that the optimiser does not have.
+    """
+    named, rooms = _named(task, optimizer), dict[str, Tensor]()
+
+    def room(parameter: Tensor, value: Any) -> Any:
+        if isinstance(value, Tensor):
+            return value.clone()
+        if not isinstance(value, str) or value not in table:
+            return value
+        shape, dtype = table[value]
+        like = parameter.detach()
+        same = shape == like.shape
+        empty = torch.empty_like(like, dtype=dtype) if same else torch.empty(shape, dtype=dtype, device=like.device)
+        return rooms.setdefault(value, empty)
+
+    state = {
+        name: {key: tree_map(partial(room, named[name]), value) for key, value in values.items()}
+        for name, values in stored["state"].items()
+    }
+    return {**stored, "state": state}, rooms
 
 
 def _named(task: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, nn.Parameter]:

@@ -93,7 +93,7 @@ def _train(run: Run, lock: Lock) -> Outcome:
     say_remarks(images.remarks)
     known = images.about if launched_rank() == 0 else {}  # that reads the list, and rank 0 writes what it finds
     about = {"config": run.config, "data": known, **({"left_out": run.left_out} if run.left_out else {})}
-    resume = run_folder.find_checkpoint(run.folder, run.ckpt)
+    resume = run_folder.find_checkpoint(run.folder, run.ckpt, run.trainer.strategy != "fsdp")
     about["order"] = kind_of_order(None if resume is None else resume.about)
     if resume is not None:
         check_resume(run, resume, images)

@@ -1,18 +1,16 @@
-"""When a run is saved, and how its state becomes a checkpoint and back."""
+"""When a run is saved, and when it is put back."""
 
 import logging
 import time
 from pathlib import Path
 from typing import Any
 
-import torch
 from lightning import Callback, LightningModule, Trainer
 from torch import Tensor
-from torch.utils._pytree import tree_map
 from typing_extensions import override
 
 from imtok.data.order.position import StreamPosition
-from imtok.distributed import from_main, gather_values, rank
+from imtok.distributed import DISK, from_main, group_beside, rank
 from imtok.errors import InputError
 from imtok.training import checkpoints
 from imtok.training.callbacks import Guests
@@ -20,20 +18,14 @@ from imtok.training.checkpoints import Checkpoint
 from imtok.training.ema import EMA
 from imtok.training.flags import is_fast
 from imtok.training.loggers import Loggers
-from imtok.training.optimizer_state import optimizer_state, restore_optimizer
 from imtok.training.records import Events
-from imtok.training.resume import changes
-from imtok.training.sharding import aside, whole
+from imtok.training.sharded_saving import save_sharded
+from imtok.training.shards import Shards
+from imtok.training.states import in_shards, restore_optimizers, restore_shards, take, take_shards
 from imtok.training.steps import Task
 from imtok.training.writer import Writer
 
 log = logging.getLogger(__name__)
-
-# Settings of an optimiser that change its steps, and not what it remembers.
-_SAME_STATE = (
-    *("lr", "betas", "eps", "weight_decay", "warmup_steps", "final_lr", "drop_at", "drop_by", "layer_decay"),
-    *("foreach", "fused", "clip", "critic", "nets"),
-)
 
 
 class Saving(Callback):
@@ -85,13 +77,36 @@ class Saving(Callback):
         self.guests = guests
         self.saved_step = resume.step if resume else -1
         self.writer = Writer(beside)
+        self.group: Any = None  # of the ranks that write together, where weights lie in shards
         self._begun: dict[str, Any] | None = None  # what is to be noted of the checkpoint that is being written
+
+    @override
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        assert isinstance(pl_module, Task)
+        if in_shards(trainer.strategy):
+            self.group = group_beside("checkpoints", DISK)
+            if self.resume is not None and self.resume.shards is not None:
+                self._verify(self.resume.shards)
+                restore_shards(self.resume, pl_module, self.ema, self.group)
+
+    def _verify(self, shards: Shards) -> None:
+        """Compare the hashes, each rank some; what is damaged is put aside, so that the run can go back by itself."""
+        try:
+            shards.verify(self.group)
+        except InputError as error:
+            if shards.folder.parent.resolve() != self.folder.resolve():
+                raise
+            renamed = shards.folder.with_name(f"{shards.folder.name}.damaged")
+            from_main(lambda: shards.folder.rename(renamed))
+            raise InputError(
+                f"{error}; it is called {renamed.name} now: start again with ckpt=last to go back"
+            ) from None
 
     @override
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         assert isinstance(pl_module, Task)
         if self.resume is not None:
-            restore_optimizers(self.resume, pl_module, self.about["config"])
+            restore_optimizers(self.resume, pl_module, self.about["config"], self.group)
             pl_module.meters.load_state_dicts(self.resume.state["meters"], pl_module.device)
             self.resume.forget()
             self.resume = None
@@ -103,7 +118,7 @@ class Saving(Callback):
         assert isinstance(pl_module, Task)
         if self.stream is not None:
             self.stream.note(batch)
-        self._note_written()
+        self._note_written(not self.writer.is_at_work and not self.writer.has_failed)
         step = pl_module.step
         due = step == pl_module.last_step or any(every and step % every == 0 for every in self.every)
         if pl_module.stepped and due:
@@ -129,13 +144,18 @@ class Saving(Callback):
         self.settle()
         if self.mirror is not None:
             self.mirror.flush()
-        checkpoint = take(task, self.ema, self.about)
+        if self.group is not None:
+            checkpoint, tensors = take_shards(task, self.ema, self.about)
+        else:
+            checkpoint, tensors = take(task, self.ema, self.about), dict[str, Tensor]()
         if self.stream is not None:
             checkpoint.state["stream"] = self.stream.state()
         states = self.guests.state() if self.guests is not None else {}
         if states:
             checkpoint.state["callbacks"] = states
-        if rank() == 0:
+        if self.group is not None:
+            self.writer.start(lambda: save_sharded(checkpoint, tensors, self.folder, self.keep, self.group))
+        elif rank() == 0:
             self.writer.start(lambda: checkpoints.save(checkpoint, self.folder, self.keep))
         self._begun = {"step": task.step, "seconds_blocked": time.monotonic() - start}
         self.saved_step = task.step
@@ -149,90 +169,26 @@ class Saving(Callback):
             InputError: If it could not be written.
         """
         if self._begun is not None:
-            from_main(self.writer.wait)
-            self._note_written()
+            error = self.writer.end()
+            self._note_written(error is None)
             self._begun = None
+            from_main(lambda: _raise(error))
+            _raise(error)
 
     def close(self) -> None:
         """Let a checkpoint that is being written come to its end, where a run fails for another reason."""
-        self.writer.join()
-        try:
-            self.writer.wait()
-        except BaseException as error:
+        error = self.writer.end()
+        if error is not None:
             log.warning("the last checkpoint was not written either (%s)", error)
 
-    def _note_written(self) -> None:
+    def _note_written(self, well: bool) -> None:
         """Note the checkpoint that was begun, once, when it is there."""
-        if self._begun and not self.writer.is_at_work and not self.writer.has_failed:
+        if self._begun and well:
             seconds = {"seconds_blocked": self._begun["seconds_blocked"], "seconds": self.writer.seconds}
             self.events.write("checkpoint", step=self._begun["step"], **{k: round(v, 3) for k, v in seconds.items()})
             self._begun = {}  # noted; where all ranks meet, they wait for it all the same
 
 
-def take(task: Task, ema: EMA[Any], about: dict[str, Any]) -> Checkpoint:
-    """A copy of the state of a run between two steps. Every rank must call it; rank 0 gets the tensors."""
-    state: dict[str, Any] = {
-        "optimizers": [optimizer_state(task, optimizer) for optimizer in _optimizers(task)],
-        "skipped": list(task.skipped),
-        "ema_updates": ema.updates,
-        "meters": tree_map(_copied, gather_values(task.meters.state_dict())),
-    }
-    taken = Checkpoint(task.step, _plain(task.state_dict()), _plain(ema.gather().state_dict()), state, about)
-    if task.device.type == "cuda":
-        torch.cuda.synchronize(task.device)  # the copies are there from here on
-    return taken
-
-
-def restore_weights(checkpoint: Checkpoint, task: Task, ema: EMA[Any]) -> None:
-    """Put everything but the optimisers back, before the run starts."""
-    try:
-        for module, stored in ((task, checkpoint.model), (ema.average, checkpoint.ema)):
-            for name, value in module.state_dict().items():
-                if name in stored and stored[name].dtype != value.dtype:
-                    raise RuntimeError(f"{name} is {stored[name].dtype} in it and {value.dtype} here")
-            module.load_state_dict(stored)
-    except RuntimeError as error:
-        raise InputError(f"the checkpoint at step {checkpoint.step} does not fit this config ({error})") from None
-    task.step = checkpoint.step
-    task.skipped = list(checkpoint.state["skipped"])
-    ema.updates = checkpoint.state["ema_updates"]
-
-
-def restore_optimizers(checkpoint: Checkpoint, task: Task, config: dict[str, Any]) -> None:
-    """Put the optimisers back, once they exist; where they are of another kind than before, they begin anew."""
-    other = [key for key in changes(checkpoint.about.get("config", config), config) if _remembers_otherwise(key)]
-    if other:
-        log.warning("the optimiser begins anew, since %s differ", ", ".join(other))
-        return
-    try:
-        for optimizer, state in zip(_optimizers(task), checkpoint.state["optimizers"], strict=True):
-            restore_optimizer(task, optimizer, state)
-    except (KeyError, ValueError) as error:
-        raise InputError(
-            f"the checkpoint at step {checkpoint.step} does not fit this config (optimisers differ: {error})"
-        ) from None
-
-
-def _remembers_otherwise(key: str) -> bool:
-    """Whether an optimiser whose setting of this name differs keeps another kind of state."""
-    names = key.split(".")
-    return names[0] == "optimizer" and names[-1] not in _SAME_STATE
-
-
-def _optimizers(task: Task) -> list[Any]:
-    optimizers = task.optimizers(use_pl_optimizer=False)
-    return optimizers if isinstance(optimizers, list) else [optimizers]
-
-
-def _plain(state: dict[str, Any]) -> dict[str, Tensor]:
-    """Whole tensors on rank 0's CPU, none of which shares memory with another (a condition of safetensors)."""
-    found = {}
-    for name, value in state.items():
-        gathered = whole(value.detach())
-        if rank() == 0:
-            found[name] = aside(gathered)
-    return found
-
-
-def _copied(value: Any) -> Any:
-    return aside(value) if isinstance(value, Tensor) else value
+def _raise(error: BaseException | None) -> None:
+    if error is not None:
+        raise error

@@ -7,6 +7,7 @@ step.
 """
 
 from collections.abc import Iterable, Iterator
+from functools import cache
 
 import torch
 from torch import Tensor, nn
@@ -57,11 +58,23 @@ def own(value: Tensor) -> Tensor:
 def aside(value: Tensor) -> Tensor:
     """A copy on the CPU that shares no memory with anything.
 
-    From a GPU it goes to pinned memory while the caller goes on: it is there after the GPU was synchronised.
+    From a GPU it goes to pinned memory while the caller goes on: it is there after the GPU was synchronised. Of a
+    tensor in shards it has this rank's, and says where that lies.
     """
+    if isinstance(value, DTensor):
+        mesh, copy = _on_cpu(value.device_mesh), aside(value.to_local())
+        return DTensor.from_local(
+            copy, mesh, value.placements, run_check=False, shape=value.shape, stride=value.stride()
+        )
     pinned = value.device.type == "cuda"
     copy = torch.empty(value.shape, dtype=value.dtype, device="cpu", pin_memory=pinned)
     return copy.copy_(value.detach(), non_blocking=pinned)
+
+
+@cache
+def _on_cpu(mesh: DeviceMesh) -> DeviceMesh:
+    """The same ranks as a mesh that says where shards lie, and over which nothing travels."""
+    return DeviceMesh("cpu", mesh.mesh, mesh_dim_names=mesh.mesh_dim_names, _init_backend=False)
 
 
 def own_part(value: Tensor, like: Tensor) -> Tensor:

@@ -116,7 +116,7 @@ def _train(run: TokenRun, lock: Lock) -> TokenOutcome:
         torch.set_num_threads(run.trainer.threads)
     # Where it begins: at its first step or at a checkpoint.
     about: dict[str, Any] = {"config": run.config, "data": _about(run)}
-    resume = run_folder.find_checkpoint(run.folder, run.ckpt)
+    resume = run_folder.find_checkpoint(run.folder, run.ckpt, run.trainer.strategy != "fsdp")
     about["order"] = kind_of_order(None if resume is None else resume.about)
     if resume is not None:
         _check_resume(run, resume, about)

@@ -33,25 +33,22 @@ class Writer:
 
     def start(self, work: Callable[[], object]) -> None:
         """Begin, once what was started before has ended; raises what went wrong with that."""
-        self.wait()
+        error = self.end()
+        if error is not None:
+            raise error
         if self.beside:
             self._thread = threading.Thread(target=self._carry_out, args=(work,), name="checkpoint", daemon=True)
             self._thread.start()
         else:
             self._carry_out(work)
 
-    def wait(self) -> None:
-        """Wait for the end of what was started; raises what went wrong, once."""
-        self.join()
-        error, self._error = self._error, None
-        if error is not None:
-            raise error
-
-    def join(self) -> None:
-        """Wait for the end of what was started, however it ends."""
+    def end(self) -> BaseException | None:
+        """Wait for the end of what was started; says what went wrong, once."""
         if self._thread is not None:
             self._thread.join()
             self._thread = None
+        error, self._error = self._error, None
+        return error
 
     def _carry_out(self, work: Callable[[], object]) -> None:
         start = time.monotonic()

@@ -13,7 +13,7 @@ import imtok.files
 from imtok.data.images import ImageSet
 from imtok.distributed import launched_rank
 from imtok.objectives.reconstruction import ReconstructionObjective
-from imtok.training import checkpoints, run
+from imtok.training import checkpoints, run, sharded_saving
 from imtok.training.ema import EMA
 from imtok.training.logging import Log
 from imtok.training.saving import Saving
@@ -31,7 +31,10 @@ POINTS: dict[str, tuple[Any, str]] = {
     "save": (checkpoints, "save_file"),
     "manifest": (checkpoints, "write_json"),
     "flush": (imtok.files, "flush"),
-    "retire": (checkpoints, "_retire"),
+    "retire": (checkpoints, "retire"),
+    "shards": (sharded_saving, "write"),
+    "seal": (sharded_saving, "seal"),
+    "retire shards": (sharded_saving, "retire"),
     "saved": (Saving, "save"),
     "checkpoint": (checkpoints, "save"),
     "finish": (run, "finish"),

@@ -215,7 +215,7 @@ def write_and_die(folder: str, point: str) -> None:
         save(checkpoint(step, size=10_000), Path(folder), keep=2)
 
 
-# Calls in each save: save_file twice, write_json once, flush once per file and once for the folder, _retire once.
+# Calls in each save: save_file twice, write_json once, flush once per file and once for the folder, retire once.
 POINTS = ["save,5,kill", "save,6,kill", "manifest,3,kill", "flush,11,kill", "flush,12,kill", "retire,3,kill"]
 
 

@@ -64,7 +64,8 @@ def runs(tmp_path_factory):
     carry_out(1, root, whole_batches, root / "first1")
     sharded = {name: ["trainer=fsdp", *given, "trainer.accelerator=cpu"] for name, given in runs.items()}
     back = {"vit_back": [*sharded["vit"], f"ckpt={root}/1/vit/checkpoints/step_2"]}
-    carry_out(2, root, sharded | back, root / "first2")
+    again = [*sharded["vit"], "trainer.save_async=true", f"ckpt={root}/2/vit/checkpoints/step_2"]
+    carry_out(2, root, sharded | back | {"vit_again": again}, root / "first2")
     back = {"vit_back": [*runs["vit"], f"ckpt={root}/2/vit/checkpoints/step_2"]}
     carry_out(1, root, back, root / "back1")
     return root
@@ -88,6 +89,22 @@ def test_shards_on_two_ranks_train_like_one_process(runs, name):
     assert found.keys() == expected.keys()
     for key, value in expected.items():
         torch.testing.assert_close(found[key], value, rtol=1e-9, atol=1e-9, msg=lambda text, key=key: f"{key}: {text}")
+
+
+def test_shards_go_on_from_shards_bit_for_bit(runs):
+    found, expected = tensors(runs / "2/vit_again"), tensors(runs / "2/vit")
+    assert found.keys() == expected.keys()
+    assert all(torch.equal(found[name], value) for name, value in expected.items())
+
+
+def test_each_rank_writes_its_share(runs):
+    """What is whole on both ranks is written once, by one of them."""
+    folder = runs / f"2/vit/checkpoints/step_{STEPS}"
+    sizes = [file.stat().st_size for file in sorted(folder.glob("shard-*"))]
+    assert len(sizes) == 2
+    assert max(sizes) < 1.3 * min(sizes)
+    whole = sum(value.nbytes for name, value in tensors(runs / "2/vit").items() if "." in name)
+    assert sum(sizes) < 1.2 * whole
 
 
 @pytest.mark.parametrize("name", ["vit", "cnn"])

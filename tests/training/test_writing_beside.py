@@ -125,7 +125,7 @@ def test_one_thing_is_done_at_a_time_beside_its_caller():
     assert seen == []
     threading.Timer(0.05, gate.set).start()
     writer.start(lambda: seen.append(2))  # waits
-    writer.wait()
+    assert writer.end() is None
     assert seen == [1, 2]
     assert not writer.is_at_work
 
@@ -134,9 +134,7 @@ def test_one_thing_is_done_at_a_time_beside_its_caller():
 def test_an_error_comes_up_once_where_somebody_waits(beside):
     writer = Writer(beside)
     writer.start(lambda: os.stat("/nowhere"))  # noqa: PTH116
-    writer.join()
-    assert writer.has_failed
-    with pytest.raises(FileNotFoundError):
-        writer.wait()
-    writer.wait()
+    error = writer.end()
+    assert isinstance(error, FileNotFoundError)
     assert not writer.has_failed
+    assert writer.end() is None
