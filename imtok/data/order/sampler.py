@@ -7,7 +7,7 @@ global batch (the "elastic determinism" of mosaicml/streaming). Batches are alwa
 
 from collections.abc import Callable, Iterator
 from functools import lru_cache
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Int64
@@ -21,6 +21,7 @@ PERMUTED, KEYED = "permuted", "keyed"  # kinds of order; a run says which it has
 LISTED = 2**22  # samples up to which every epoch is a permutation in memory, of both kinds
 
 
+@runtime_checkable
 class Order(Protocol):
     """What is at each place of an epoch."""
 
