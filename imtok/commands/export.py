@@ -34,6 +34,7 @@ class Keys(WholeKeys, SpendingKeys, ImagesKeys):
     """A tokenizer, a data set and where its tokens go. configs/export.yaml explains each."""
 
     shard_size: int = 10_000
+    input_shards: int = 1
     augment: str = "centre"
 
     def check(self) -> list[str]:
@@ -43,6 +44,8 @@ class Keys(WholeKeys, SpendingKeys, ImagesKeys):
             problems.append(f"crop=none has one view of each image; leave augment={self.augment} out")
         if self.shard_size < 1:
             problems.append(f"shard_size must be at least 1 image, got {self.shard_size}")
+        if self.input_shards < 1:
+            problems.append(f"input_shards must be at least 1 shard, got {self.input_shards}")
         if self.augment not in AUGMENTS:
             problems.append(f"augment must be one of {', '.join(AUGMENTS)}, got {self.augment}")
         if self.out is None and int(os.environ.get("WORLD_SIZE", 1)) > 1:
@@ -68,7 +71,7 @@ def run(config: DictConfig) -> None:
     if whole:
         images.transform = WholeImage(size)
     batch_size = 1 if whole else max(1, config.batch_size // len(views))
-    feed = make_feed(images, config.shard_size, batch_size, config.workers)
+    feed = make_feed(images, config.shard_size, batch_size, config.workers, config.input_shards)
     if whole:
         feed.side = None
     about = Origin(plain["data"], config.split or data.default_split).about_data() | {"image_size": images.image_size}

@@ -170,19 +170,20 @@ class ImageStream(Images):
     def whole_loader(self, batch_size: int, workers: int, own: Callable[[int], bool]) -> Loader:
         return self.loader(StreamBatches(self, batch_size), min(1, workers))  # several would change the order
 
-    def once(self, reader: int, readers: int) -> Iterator[Sample]:
+    def once(self, reader: int, readers: int, shards: Sequence[int] | None = None) -> Iterator[Sample]:
         """Every image of every ``readers``-th shard once, in order; bad ones as samples without an image.
 
         Args:
             reader: Index of this reader, of all workers of all processes.
             readers: Their number.
+            shards: Read these instead.
         """
         found = False
-        for image in self._read(self._own(reader, readers)):
+        for image in self._read(self._own(reader, readers) if shards is None else shards):
             found = True
             if self.part.holds(self._key(image)):
                 yield self._sample(image)
-        if not found and readers == 1:  # another reader's shards may have some
+        if not found and readers == 1 and shards is None:  # other shards may have some
             raise InputError(self.nothing)
 
     def endless(self, reader: int, readers: int, position: StreamPosition) -> Iterator[Sample]:
@@ -304,6 +305,7 @@ class StreamBatches(IterableDataset[Batch | InputError]):
         world: Number of processes.
         number: How many batches a training run takes; ignored in evaluation, which ends with the last image.
         position: Where training starts.
+        shards: Which shards are read in evaluation, whole and in this order; None = those of this process.
     """
 
     count = None  # of the images, which a stream does not know
@@ -316,8 +318,10 @@ class StreamBatches(IterableDataset[Batch | InputError]):
         world: int = 1,
         number: int = 0,
         position: StreamPosition | None = None,
+        shards: Sequence[int] | None = None,
     ) -> None:
         self.images, self.batch_size, self.rank, self.world = images, batch_size, rank, world
+        self.shards = shards
         # The run's own goes on while this one reads, and with it who would read what.
         self.number, self.position = number, deepcopy(position) or images.position()
 
@@ -331,7 +335,7 @@ class StreamBatches(IterableDataset[Batch | InputError]):
                 own = len(range(worker, self.number, workers))  # the loader asks its workers in turn
                 samples = islice(self.images.endless(reader, readers, self.position), own * self.batch_size)
             else:
-                samples = self.images.once(reader, readers)
+                samples = self.images.once(reader, readers, self.shards)
             while some := list(islice(samples, self.batch_size)):
                 yield collate(some, self.images.image_size, self.images.channels)
         except InputError as error:

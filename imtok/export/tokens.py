@@ -1,9 +1,7 @@
 """A data set as tokens, for generators to train on."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
-from itertools import groupby
-from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -87,7 +85,7 @@ def export_tokens(
         "data": feed.about,
         "image_size": size,
         "augment": views.augment,
-        "shard_size": feed.shard_size,
+        **feed.cut,
         "batch_size": feed.batch_size,
         **given,
         **said,
@@ -111,7 +109,7 @@ def export_tokens(
         head = {
             "augment": views.augment,
             "views": views.about,
-            "shard_size": feed.shard_size,
+            **feed.cut,
             "ids": {"shape": axes, "dtype": id_type(quantizer.vocab_sizes).name},
             "token_order": NO_ORDER if tokenizer.decoder.unordered else ORDER,
             **layout(quantizer),
@@ -151,7 +149,7 @@ def _bytes_left(building: Building, feed: Feed, coder: "_Coder", views: int, siz
     sizes = coder.tokenizer.quantizer.vocab_sizes
     each = views * tokens * len(sizes) * id_type(sizes).itemsize + _ROW
     left = sum(not building.has(number) for number in range(feed.shards))
-    return each * min(left * feed.shard_size, feed.images or 0)
+    return each * min(left * feed.cut["shard_size"], feed.images or 0)
 
 
 class _Coder:
@@ -227,48 +225,60 @@ class _Coder:
 
 def _write_shards(building: Building, feed: Feed, coder: _Coder, wait: bool) -> None:
     """Encode and write what can be claimed."""
-    batches = feed.batches(partial(building.claim, wait=wait))
-    for number, group in groupby(batches, key=itemgetter(0)):
-        building.write(number, *_gather(coder, (batch for _, batch in group)))
+    begun = dict[int, _Rows]()
+    for number, batch in feed.batches(partial(building.claim, wait=wait)):
+        rows = begun.setdefault(number, _Rows(coder))
+        if batch is None:
+            building.write(number, *begun.pop(number).shard())
+        else:
+            rows.add(batch)
 
 
-def _gather(coder: _Coder, batches: Iterator[Batch]) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-    """Arrays of one shard, and what its record says of them."""
-    # Rows of all batches of the shard.
-    parts: dict[str, list[np.ndarray]] = {}
-    keys, captions, bad, largest = list[str](), list[str](), list[str](), 0
-    texts, sizes, lengths = list[tuple[str, ...]](), list[list[int]](), list[int]()
-    for batch in batches:
-        bad.extend(batch.bad)
-        if len(batch.image):
-            keys.extend(batch.key)
-            captions.extend(batch.caption or [""] * len(batch.key))
-            texts.extend(batch.texts or [()] * len(batch.key))
-            largest = max(largest, len(batch.image))
-            found = coder(batch)
-            sizes.append(list(batch.image.shape[-2:]))
-            lengths.append(found["ids"].shape[-2])
-            for name, rows in {**found, "labels": batch.label.numpy()}.items():
-                parts.setdefault(name, []).append(rows)
-    # One array each; images of different sizes are filled up to the longest.
-    most = max(lengths, default=0) if coder.whole else None
-    arrays = {name: np.concatenate([_filled(one, name, most) for one in rows]) for name, rows in parts.items()}
-    about = {
-        "image_size": list(coder.image_size or (0, 0)),
-        "tokens": arrays["ids"].shape[-2] if keys else 0,
-        "batch_size": largest,
-        "variable_length": "keep" in arrays,
-        "keys": keys,
-        "bad": bad,
-    }
-    if coder.whole:
-        about |= {"image_size": [0, 0], "sizes": sizes, "lengths": lengths}
-    if any(captions):
-        about["captions"] = captions
-    if any(texts):
-        pairs = zip(captions, texts, strict=True)
-        about["texts"] = [list(several) or ([caption] if caption else []) for caption, several in pairs]
-    return arrays, about
+class _Rows:
+    """What becomes one shard: the rows of its batches."""
+
+    def __init__(self, coder: _Coder) -> None:
+        self.coder, self.parts = coder, dict[str, list[np.ndarray]]()
+        self.keys, self.captions, self.bad, self.largest = list[str](), list[str](), list[str](), 0
+        self.texts, self.sizes, self.lengths = list[tuple[str, ...]](), list[list[int]](), list[int]()
+
+    def add(self, batch: Batch) -> None:
+        """Encode a batch."""
+        self.bad.extend(batch.bad)
+        if not len(batch.image):
+            return
+        self.keys.extend(batch.key)
+        self.captions.extend(batch.caption or [""] * len(batch.key))
+        self.texts.extend(batch.texts or [()] * len(batch.key))
+        self.largest = max(self.largest, len(batch.image))
+        found = self.coder(batch)
+        self.sizes.append(list(batch.image.shape[-2:]))
+        self.lengths.append(found["ids"].shape[-2])
+        for name, rows in {**found, "labels": batch.label.numpy()}.items():
+            self.parts.setdefault(name, []).append(rows)
+
+    def shard(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+        """Arrays of the shard, and what its record says of them."""
+        coder, keys = self.coder, self.keys
+        # Images of different sizes are filled up to the longest.
+        most = max(self.lengths, default=0) if coder.whole else None
+        arrays = {name: np.concatenate([_filled(one, name, most) for one in rows]) for name, rows in self.parts.items()}
+        about = {
+            "image_size": list((coder.image_size if keys else None) or (0, 0)),
+            "tokens": arrays["ids"].shape[-2] if keys else 0,
+            "batch_size": self.largest,
+            "variable_length": "keep" in arrays,
+            "keys": keys,
+            "bad": self.bad,
+        }
+        if coder.whole:
+            about |= {"image_size": [0, 0], "sizes": self.sizes, "lengths": self.lengths}
+        if any(self.captions):
+            about["captions"] = self.captions
+        if any(self.texts):
+            pairs = zip(self.captions, self.texts, strict=True)
+            about["texts"] = [list(several) or ([caption] if caption else []) for caption, several in pairs]
+        return arrays, about
 
 
 def _filled(rows: np.ndarray, name: str, tokens: int | None) -> np.ndarray:

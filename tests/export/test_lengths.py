@@ -113,7 +113,7 @@ def varying(tmp_path_factory):
 
 
 def _images(feed):
-    return torch.cat([to_float(batch.image) for batch in feed.batches(lambda _: True) for batch in batch[1:]])
+    return torch.cat([to_float(batch.image) for _, batch in feed.batches(lambda _: True) if batch is not None])
 
 
 def _full(tokenizer, feed):
