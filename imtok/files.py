@@ -10,12 +10,14 @@ import shutil
 import socket
 import stat
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
 from typing import Any
+
+from typing_extensions import Buffer
 
 from imtok.errors import InputError
 from imtok.system import on_windows, require_posix
@@ -58,10 +60,16 @@ def _digest(values: dict[str, Any]) -> str:
 
 def write_bytes(path: Path, data: bytes) -> None:
     """Write a file aside, flush it to the disk and rename it into place."""
+    write_parts(path, [data])
+
+
+def write_parts(path: Path, parts: Iterable[Buffer]) -> None:
+    """The same for a file in parts, which need not be in memory together."""
     aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with aside.open("wb") as file:
-            file.write(data)
+            for part in parts:
+                file.write(part)
             file.flush()
             os.fsync(file.fileno())
         aside.replace(path)

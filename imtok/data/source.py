@@ -87,6 +87,10 @@ class Source(ABC):
         """Device and number of the file that each image lies in, and its place there; None where that is not known."""
         return None
 
+    def archives(self) -> Origins | None:
+        """Device and number of the archives that images lie in, and place 0; None where there are none."""
+        return None
+
     def ask_channels(self, channels: int) -> None:
         """Let all images have 1, 3 or 4 channels."""
         self.channels = channels

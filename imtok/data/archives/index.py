@@ -1,9 +1,12 @@
 """A stored index: every image's name, place, size and content hash in one file, made once and read ever after."""
 
-import json
+import contextlib
 import logging
+import os
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from copy import copy
 from pathlib import Path
 from typing import cast
@@ -11,13 +14,15 @@ from typing import cast
 import numpy as np
 import xxhash
 from jaxtyping import UInt8
-from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save
+from safetensors import SafetensorError
 
+from imtok.data.archives.mapped import map_tensors, tensor_parts
 from imtok.data.archives.names import Names, fold_array, printable
 from imtok.data.images import Columns, Indexable, content_hash
+from imtok.distributed import launched_rank
 from imtok.errors import InputError
-from imtok.files import canonical_json, write_bytes
+from imtok.files import write_parts
+from imtok.system import on_windows
 
 log = logging.getLogger(__name__)
 
@@ -28,7 +33,7 @@ PATIENCE = 10.0  # seconds between lines that tell how far it is
 
 
 def find_index(path: Path, kind: str) -> Columns | None:
-    """The columns of a stored index; None if there is none yet.
+    """The columns of a stored index, mapped and not read; None if there is none yet.
 
     Args:
         path: Its file.
@@ -40,19 +45,38 @@ def find_index(path: Path, kind: str) -> Columns | None:
     if not path.exists():
         return None
     try:
-        with safe_open(str(path), "numpy") as file:
-            about = file.metadata() or {}
-            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118, it is no dictionary
+        about, arrays = map_tensors(path)
     except (SafetensorError, OSError, ValueError) as error:
         raise InputError(f"data.index={path} cannot be read ({_line(error)}); {_AGAIN}") from None
     if about.get("format") != FORMAT:
         raise InputError(f"data.index={path} is not an index of imtok; give another file")
-    if about.get("checksum") != _checksum(arrays):
+    if launched_rank() == 0 and about.get("checksum") != _checksum(arrays):  # once for all processes
         raise InputError(f"data.index={path} is damaged (its checksum is wrong); {_AGAIN}")
     if about.get("kind") != kind:
         raise InputError(f"data.index={path} is of {about.get('kind')}, not of {kind}; give another file")
     ends = {name.removesuffix(".ends"): arrays.pop(name) for name in list(arrays) if name.endswith(".ends")}
-    return {name: Names.of(array.tobytes(), ends[name]) if name in ends else array for name, array in arrays.items()}
+    return {name: Names.of(array, ends[name]) if name in ends else array for name, array in arrays.items()}
+
+
+@contextmanager
+def one_writer(path: Path) -> Iterator[None]:
+    """Let one process at a time make an index. Others wait, and find it made.
+
+    Where there can be no lock, all of them make it, to the same bytes.
+    """
+    lock, descriptor = path.with_name(f".{path.name}.lock"), -1
+    if not on_windows():
+        import fcntl
+
+        with contextlib.suppress(OSError):
+            descriptor = os.open(lock, os.O_RDWR | os.O_CREAT, 0o666)
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+    try:
+        yield
+    finally:
+        if descriptor >= 0:
+            lock.unlink(missing_ok=True)
+            os.close(descriptor)
 
 
 def write_index(source: Indexable, path: Path) -> UInt8[np.ndarray, "images 16"]:
@@ -85,15 +109,7 @@ def store_index(source: Indexable, hashes: UInt8[np.ndarray, "images 16"], path:
         else:
             arrays[name] = np.ascontiguousarray(column)
     about = {"format": FORMAT, "kind": source.kind, "checksum": _checksum(arrays)}
-    write_bytes(path, _in_order(save(arrays, about)))
-
-
-def _in_order(data: bytes) -> bytes:
-    """A safetensors file with its header's keys in order; the library shuffles those of the metadata."""
-    size = int.from_bytes(data[:8], "little")
-    header = canonical_json(json.loads(data[8 : 8 + size])).encode().ljust(size)
-    assert len(header) == size  # no key is left out or written otherwise, so the offsets stay right
-    return data[:8] + header + data[8 + size :]
+    write_parts(path, tensor_parts(arrays, about))
 
 
 def require_same(stored: Columns, found: Columns, names: str, sizes: str, what: str) -> None:

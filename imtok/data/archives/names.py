@@ -4,10 +4,11 @@ A list of strings would be copied page by page into every worker, since reading 
 """
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import xxhash
-from jaxtyping import Int64
+from jaxtyping import Int64, UInt8
 
 
 class Names:
@@ -27,15 +28,23 @@ class Names:
     """
 
     def __init__(self, names: Sequence[bytes]) -> None:
-        self.block = b"".join(names)
-        self.ends = np.cumsum([0, *map(len, names)], dtype=np.int64)
+        self._put(b"".join(names), np.cumsum([0, *map(len, names)], dtype=np.int64))
 
     @classmethod
-    def of(cls, block: bytes, ends: Int64[np.ndarray, " ends"]) -> "Names":
-        """Names as they were stored: end to end, and where each one ends, from 0."""
+    def of(cls, block: UInt8[np.ndarray, " bytes"], ends: Int64[np.ndarray, " ends"]) -> "Names":
+        """Names as they were stored: end to end, and where each one ends, from 0. They may lie in a mapped file."""
         names = cls([])
-        names.block, names.ends = block, ends
+        names._put(block, ends)
         return names
+
+    def _put(self, block: bytes | np.ndarray, ends: np.ndarray) -> None:
+        self.block, self.ends, self._view = block, ends, memoryview(block)  # pyright: ignore[reportArgumentType]
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"block": self.block, "ends": self.ends}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self._put(**state)
 
     def __len__(self) -> int:
         return len(self.ends) - 1
@@ -44,7 +53,7 @@ class Names:
         return (self.raw(index) for index in range(len(self)))
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Names) and self.block == other.block and np.array_equal(self.ends, other.ends)
+        return isinstance(other, Names) and self._view == other._view and np.array_equal(self.ends, other.ends)
 
     __hash__ = None  # type: ignore[assignment]
 
@@ -55,12 +64,16 @@ class Names:
 
     def raw(self, index: int) -> bytes:
         """The name as it is."""
-        return self.block[self.ends[index] : self.ends[index + 1]]
+        return bytes(self._view[self.ends[index] : self.ends[index + 1]])
+
+    def hold(self, part: bytes) -> bool:
+        """Whether a byte is in any of the names."""
+        return any(part in bytes(self._view[at : at + 2**24]) for at in range(0, len(self._view), 2**24))
 
     def texts(self, indices: Int64[np.ndarray, " n"]) -> list[str]:
         """Some names in printable characters."""
         places = zip(self.ends[indices].tolist(), self.ends[indices + 1].tolist(), strict=True)
-        return [printable(self.block[start:end]) for start, end in places]
+        return [printable(bytes(self._view[start:end])) for start, end in places]
 
     def text(self, index: int) -> str:
         """The name in printable characters, for logs and keys."""

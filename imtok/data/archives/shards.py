@@ -78,10 +78,11 @@ class ShardSource(Indexable):
         self.paths, self.fields, self.shards = paths, fields, named(paths)
         self.notes: Notes | None = None
         self._columns = self._scan(indexes or self._look()) if stored is None else self._checked(stored)
-        self.captions = np.asarray(self._columns.get("captions", np.zeros((0, 2), np.int64)))  # older indexes have none
+        none = np.zeros((0, 2), np.int64)
+        self.captions = cast(np.ndarray, self._columns.get("captions", none))  # older indexes have none
         self.stems: Any = self._columns["names"]
         self.offsets, self.sizes, self.labels, self.shard_bytes, counts = (
-            np.asarray(self._columns[name]) for name in ("offsets", "sizes", "labels", "shard_bytes", "counts")
+            cast(np.ndarray, self._columns[name]) for name in ("offsets", "sizes", "labels", "shard_bytes", "counts")
         )
         self.remarks = tuple(_texts(self._columns.get("remarks")))
         self.ends = np.cumsum(counts)
@@ -143,7 +144,7 @@ class ShardSource(Indexable):
                 "file and it is made again"
             )
         names = cast(Names, stored["names"])
-        if not self.fields.plain and b"." in names.block and any(b"." in name.rpartition(b"/")[2] for name in names):
+        if not self.fields.plain and names.hold(b".") and any(b"." in name.rpartition(b"/")[2] for name in names):
             raise InputError(
                 "data.index was made when the names of samples ended at the last dot, and now they end at the first; "
                 "delete the index file and it is made again"
@@ -232,6 +233,10 @@ class ShardSource(Indexable):
             return texts_of(self.stems.raw(index), self.fields.caption, lambda _: data)
         except LongCaptionError as error:
             raise InputError(f"shard {self.paths[shard]} cannot be used: it {error}") from None
+
+    @override
+    def archives(self) -> Origins:
+        return file_origins(self.paths)
 
     @override
     def origins(self) -> Origins:

@@ -51,6 +51,9 @@ def without(source: Source, held_out: Source, path: str, val_path: str) -> Sourc
 
 def shared(source: Source, other: Source) -> Bool[np.ndarray, " images"]:
     """Which images of a source are in another one too; none where their files are not known."""
+    mine, yours = source.archives(), other.archives()
+    if mine is not None and yours is not None and not np.isin(_rows(mine), _rows(yours)).any():
+        return np.zeros(len(source), dtype=np.bool_)
     ours, theirs = source.origins(), other.origins()
     if ours is None or theirs is None:
         return np.zeros(len(source), dtype=np.bool_)

@@ -3,12 +3,12 @@
 from abc import abstractmethod
 from functools import cached_property
 from pathlib import Path
-from typing import Unpack
+from typing import Unpack, cast
 
 import numpy as np
 from typing_extensions import override
 
-from imtok.data.archives.index import find_index, write_index
+from imtok.data.archives.index import find_index, one_writer, write_index
 from imtok.data.archives.names import hash_fraction
 from imtok.data.base import Data, Images, check_split
 from imtok.data.images import Columns, ImageSet, Indexable, Source, Subset
@@ -150,9 +150,15 @@ class Collection(Data):
     def opened(self, path: str, classes: list[str] | None, index: Path | None) -> Source:
         """The images under ``path`` with this collection's settings, checked by an index if there is one."""
         stored = find_index(index, self.kind) if index else None
+        if index is None or stored is not None:
+            return self._with_index(path, classes, index, stored)
+        with one_writer(index):
+            return self._with_index(path, classes, index, find_index(index, self.kind))
+
+    def _with_index(self, path: str, classes: list[str] | None, index: Path | None, stored: Columns | None) -> Source:
         source = self.open(path, classes, stored)
         if stored is not None:
-            source.content_hashes = np.asarray(stored["hashes"])
+            source.content_hashes = cast(np.ndarray, stored["hashes"])
         elif index is not None:
             if not isinstance(source, Indexable):
                 raise InputError(f"data.index={index} cannot be made of this kind of data; leave it out")
