@@ -102,7 +102,7 @@ def test_a_page_is_for_readers(page):
 
 def test_what_a_run_says_of_its_health_stands_in_troubleshooting_with_its_section():
     page = (DOCS / "troubleshooting.md").read_text()
-    quoted = [without_numbers(line.strip()) for line in page.splitlines() if line.startswith("    imtok: step")]
+    quoted = [without_numbers(line.strip()) for line in page.splitlines() if line.startswith("imtok: step")]
     codes = [{"perplexity": value, "usage": value / 1024, "tokens": 1e6} for value in (300, 300, 3, 3)]
     critic = [{"score_real": 2.0, "score_fake": -2.0, "critic": 0.1, "adversarial": value} for value in (1.0, 2.0, 3.0)]
     jump = [{"l1": value} for value in (0.04,) * 6 + (0.4,)]

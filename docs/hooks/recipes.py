@@ -57,7 +57,8 @@ def _page(family: str, names: list[str]) -> str:
         cells = [cell.strip() for cell in re.split(r" \| ", row[0].strip("| "))] if row else []
         facts = dict(zip(columns, cells, strict=False))
         lines += [f"## {name}", "", *_comment(text), ""]
-        lines += ["| | |", "|---|---|", *(f"| {key} | {value} |" for key, value in list(facts.items())[1:]), ""]
+        rows = [f"| {key} | {value} |" for key, value in facts.items() if key != "recipe"]
+        lines += ["| fact | value |", "|---|---|", *rows, ""]
         lines += ["```sh", f"imtok train experiment={name} data.path=DIR", "```", ""]
         lines += [f'??? note "configs/experiment/{name}.yaml"', "", "    ```yaml"]
         lines += [*(f"    {line}" for line in text.splitlines()), "    ```", ""]

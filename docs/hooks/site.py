@@ -11,6 +11,7 @@ from recipes import families, page_of, recipe_pages
 from rooms import room_pages
 
 _ROOT_PAGES = {"CONTRIBUTING.md": "contributing.md", "CHANGELOG.md": "changelog.md"}  # files that are pages of the site
+_HIDDEN = {"index.md": ["navigation", "toc"], "recipes.md": ["toc"], "parity.md": ["toc"], "generation.md": ["toc"]}
 _LINK = re.compile(r"(!?)\[([^\]]*)\]\(([^()\s]+)\)")
 _ROLE = re.compile(r":(?:class|func|meth|mod|attr|data|obj):<code>~?([\w.]+)</code>")
 
@@ -40,8 +41,8 @@ def on_files(files: Files, config: Any) -> Files:
 def on_page_markdown(markdown: str, page: Any, config: Any, files: Files) -> str:
     """Links to files of the repository that are no pages become plain text."""
     source = page.file.src_uri
-    if source == "index.md":
-        page.meta["hide"] = ["navigation", "toc"]
+    if source in _HIDDEN:  # tables that need the room
+        page.meta["hide"] = _HIDDEN[source]
     folder = "" if source in _ROOT_PAGES.values() else posixpath.join("docs", posixpath.dirname(source))
 
     def mended(link: re.Match[str]) -> str:
