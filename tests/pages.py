@@ -58,3 +58,13 @@ def anchors(page: Path) -> set[str]:
     """Names of the headings, as GitHub makes them."""
     headings = re.findall(r"^#+ +(.*?) *$", page.read_text(), flags=re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def sentences(page: Path) -> list[str]:
+    """Sentences of a page's prose; code in them is one word."""
+    text = re.sub(r"<!--.*?-->|^```.*?^```", "", page.read_text(), flags=re.MULTILINE | re.DOTALL)
+    lines = ["" if re.match(r"    |\||#|!\[", line) else line for line in text.splitlines()]
+    text = re.sub(r"^\s*(?:[*-]|\d+\.) ", "\n", "\n".join(lines), flags=re.MULTILINE)
+    text = re.sub(r"`[^`]*`", "X", re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", text)).replace("*", "")
+    parts = [part for paragraph in text.split("\n\n") for part in re.split(r"(?<=[.!?])\s+(?=[A-Z0-9(\"])", paragraph)]
+    return [" ".join(part.split()) for part in parts if len(part.split()) >= 3]

@@ -2,10 +2,11 @@
 
 import re
 import sys
+from statistics import median
 
 import pytest
 import yaml
-from pages import ROOT
+from pages import ROOT, sentences
 
 from imtok.cli import COMMANDS
 from imtok.folders import config_folder
@@ -98,6 +99,12 @@ def test_a_page_is_for_readers(page):
     text = page.read_text()
     assert max(map(len, text.splitlines())) < 2000, "machine data belong into a file beside the page"
     assert not re.search(r"<!--[^>]*[\[{]\"", text)
+
+
+def test_sentences_are_short():
+    words = [len(sentence.split()) for page in (ROOT / "README.md", *PAGES) for sentence in sentences(page)]
+    assert median(words) <= 13
+    assert sum(count > 25 for count in words) / len(words) < 0.06
 
 
 def test_what_a_run_says_of_its_health_stands_in_troubleshooting_with_its_section():
