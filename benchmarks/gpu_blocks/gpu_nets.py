@@ -11,8 +11,6 @@ from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils.flop_counter import flop_registry
 
 if TYPE_CHECKING:
     from gpu import Bench
@@ -100,12 +98,12 @@ class Loop:
 
     def __call__(self) -> Tensor:
         """One step; returns the tokenizer's loss."""
-        from imtok.training.task import _fixed
+        from imtok.training.task import fixed
 
         torch.manual_seed(self.step)
         generator = torch.Generator().manual_seed(self.step)
         lowered = torch.autocast(self.bench.device.type, torch.bfloat16)
-        with _fixed(self.nets.values()):
+        with fixed(self.nets.values()):
             with lowered:
                 losses = self.objective(self.tokenizer, self.batch, self.step, generator)
             losses.total.backward()
@@ -124,22 +122,10 @@ class Loop:
         return losses.total.detach()
 
 
-class Flops(TorchDispatchMode):
-    """Counts floating-point operations, those of backward passes as well; torch's own counter hooks modules besides."""
-
-    total = 0
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """One operation of torch."""
-        found = func(*args, **(kwargs or {}))
-        if func._overloadpacket in flop_registry:
-            self.total += flop_registry[func._overloadpacket](*args, **(kwargs or {}), out_val=found)
-        return found
-
-
 def speed(bench: "Bench") -> None:
     """Five recipes at their published size: images a second, share of the GPU's peak, memory; eager and compiled."""
     from imtok.training.compiling import compiled
+    from imtok.training.flops import Flops
 
     for name, images in BATCHES.items():
         flops, eager = 0, 0.0

@@ -50,6 +50,7 @@ class Watched:
         resume: Where it goes on; None = it begins.
         callbacks: Those of the config, by name.
         left_out: Judges that this process is without.
+        peak_images: Images per second at which all devices would compute at their peak; None = not known.
     """
 
     folder: Path
@@ -58,6 +59,7 @@ class Watched:
     resume: Checkpoint | None
     callbacks: Mapping[str, Callback] = field(default_factory=dict)
     left_out: Sequence[str] = ()
+    peak_images: float | None = None
 
 
 @dataclass(frozen=True)
@@ -122,7 +124,7 @@ def assemble(
     beside = on_gpu if settings.save_async == "auto" else bool(settings.save_async)
     saving = Saving(*places, events, resume, position, mirror, guests, beside)
     bar = Bar(settings.batch_size)
-    logged = Log(folder, settings.log_every, bar, health, events, mirror)
+    logged = Log(folder, settings.log_every, bar, health, events, mirror, watched.peak_images)
     estimate = Estimate(device_name(trainer.strategy.root_device, trainer.world_size))
     alike = Alike(list(watched.left_out), settings.precision)
     callbacks = [guests, alike, ema, bar, *before_log, logged, estimate]

@@ -11,7 +11,7 @@ import torch
 from lightning import Callback, LightningModule, Trainer
 from typing_extensions import override
 
-from imtok.distributed import from_main
+from imtok.distributed import from_main, gather_values
 from imtok.errors import InputError
 from imtok.files import read_json, write_json
 from imtok.grid import draw_grid
@@ -21,7 +21,8 @@ from imtok.training.callbacks import Guests, tell
 from imtok.training.ema import EMA
 from imtok.training.health import Health
 from imtok.training.loggers import Loggers
-from imtok.training.progress import Bar, codes_in_use, memory_gb
+from imtok.training.pace import Pace
+from imtok.training.progress import Bar, codes_in_use, memory_gb, reserved_gb
 from imtok.training.records import Events, MetricsFile
 from imtok.training.steps import Task
 from imtok.types import Batch
@@ -39,10 +40,18 @@ class Log(Callback):
         health: Says what goes wrong.
         events: Where it is noted, too.
         mirror: Where it goes as well; None = nowhere.
+        peak_images: Images per second at which all devices would compute at their peak; None = not known.
     """
 
     def __init__(
-        self, folder: Path, every: int, bar: Bar, health: Health, events: Events, mirror: Loggers | None
+        self,
+        folder: Path,
+        every: int,
+        bar: Bar,
+        health: Health,
+        events: Events,
+        mirror: Loggers | None,
+        peak_images: float | None = None,
     ) -> None:
         self.path = folder / "metrics.csv"
         self.every = every
@@ -51,6 +60,8 @@ class Log(Callback):
         self.events = events
         self.mirror = mirror
         self.file: MetricsFile | None = None
+        self.peak_images = peak_images
+        self.pace = Pace()
 
     @override
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -72,18 +83,26 @@ class Log(Callback):
             return
         terms = sorted(pl_module.meters.terms)
         row = pl_module.meters.read()
+        windows = gather_values(pl_module.clock.read())
         tell(trainer, row)
         if not row or not trainer.is_global_zero or self.file is None:
             return
         for said in self.health.read(row, terms):
             log.warning("step %d: %s", step, said)
             self.events.write("health", step=step, said=said)
+        for said in self.pace.read(windows):
+            log.warning("step %d: %s", step, said)
+            self.events.write("pace", step=step, said=said)
         row |= {
             "skipped": pl_module.skipped[0],
-            "images_per_second": self.bar.images_per_second(step),
+            "images_per_second": self.bar.images_per_step / max(1e-9, windows[0].step),
+            "data_wait": windows[0].waited / max(1e-9, windows[0].step),
             "seconds_left": self.bar.seconds_left(step, pl_module.last_step),
             "memory_gb": memory_gb(),
+            **reserved_gb(),
         }
+        if self.peak_images is not None:
+            row["mfu"] = row["images_per_second"] / self.peak_images
         self.bar.latest = row
         try:
             self.file.write(step, row)

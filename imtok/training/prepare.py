@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
 from lightning import Callback
 from torch import nn
 from torchvision.transforms.v2 import Transform
@@ -30,6 +31,7 @@ from imtok.tokenizer import Tokenizer
 from imtok.training.best import find_best
 from imtok.training.callbacks import build_callbacks, check_monitors
 from imtok.training.checkpoints import Checkpoint
+from imtok.training.flops import peak_tflops
 from imtok.training.init_from import take_weights
 from imtok.training.maps import check_maps
 from imtok.training.nets import check_nets
@@ -216,12 +218,26 @@ def check_resume(run: Run, resume: Checkpoint, images: Images) -> None:
 
 def _rehearse(run: Run, processes: int) -> None:
     """Try the last step, which has every term that ramps up or starts late."""
+    for bucket in (None, *run.buckets):
+        _last_step(run, processes, bucket)(run.tokenizer, run.objective)
+
+
+def peak_images(run: Run, processes: int, device: torch.device) -> float | None:
+    """Images per second at which all GPUs would compute at their peak; None if their peak or the step is not known.
+
+    It is that of the last step, with all losses and nets. Earlier steps may have less to do.
+    """
+    peak = peak_tflops(device)
+    if peak is None or run.trainer.precision != "bf16" or launched_rank() != 0:
+        return None
+    flops = _last_step(run, processes, None).flops(run.tokenizer, run.objective)
+    return peak * 1e12 * processes / flops if flops else None
+
+
+def _last_step(run: Run, processes: int, bucket: tuple[int, int] | None) -> Rehearsal:
     settings = run.trainer
     images = settings.batch_size // (processes * settings.accumulate)
-    last = settings.max_steps - 1
-    for bucket in (None, *run.buckets):
-        rehearsal = Rehearsal(images, run.image_size, last, settings.precision == "bf16", run.config, bucket)
-        rehearsal(run.tokenizer, run.objective)
+    return Rehearsal(images, run.image_size, settings.max_steps - 1, settings.precision == "bf16", run.config, bucket)
 
 
 def _try_optimizers(run: Run) -> None:

@@ -49,6 +49,7 @@ class Bar(Callback):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         assert isinstance(pl_module, Task)
+        pl_module.clock.aside()  # the callbacks that follow are no part of a step
         if self._progress is not None and pl_module.stepped:
             self._progress.update(self._task_id, completed=pl_module.step, numbers=self._numbers(pl_module))
 
@@ -58,13 +59,10 @@ class Bar(Callback):
             self._progress.stop()
             self._progress = None
 
-    def images_per_second(self, step: int) -> float:
-        """Mean since the start of this process."""
-        return self.images_per_step * (step - self._start[1]) / max(1e-9, time.monotonic() - self._start[0])
-
     def seconds_left(self, step: int, last_step: int) -> float:
-        """Estimate from the speed so far."""
-        return (last_step - step) * self.images_per_step / max(1e-9, self.images_per_second(step))
+        """Estimate from the mean since the start of this process, with pictures, evaluations and checkpoints."""
+        done = max(1, step - self._start[1])
+        return (last_step - step) * (time.monotonic() - self._start[0]) / done
 
     def left(self, step: int, last_step: int) -> str:
         """The same for a reader: ``2:05`` (minutes), ``1:02:05`` or ``3d 1:02:05``."""
@@ -76,7 +74,8 @@ class Bar(Callback):
         return f"{f'{days}d ' if days else ''}{hours}:{minutes:02d}:{seconds:02d}"
 
     def _numbers(self, task: Task) -> str:
-        shown = [f"{self.images_per_second(task.step):.0f} images/s"]
+        speed = self.latest.get("images_per_second")
+        shown = [] if speed is None else [f"{speed:.0f} images/s"]
         shown += [f"loss {self.latest['loss']:.3g}"] if "loss" in self.latest else []
         return "  ".join([*shown, codes_in_use(self.latest)]).rstrip()
 
@@ -91,6 +90,12 @@ def codes_in_use(row: Mapping[str, float]) -> str:
     ceiling = row.get("usage_ceiling", 1.0)
     digits = 2 if ceiling >= 0.1 else 4
     return f"usage {row['usage']:.{digits}f} of {ceiling:.{digits}f}  perplexity {row['perplexity']:.1f}"
+
+
+def reserved_gb() -> dict[str, float]:
+    """What torch holds of the memory of a GPU at most, as a column; none on a CPU."""
+    most = torch.cuda.max_memory_reserved() if torch.cuda.is_available() else 0
+    return {"reserved_gb": most / 1e9} if most else {}
 
 
 def memory_gb() -> float:

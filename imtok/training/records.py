@@ -13,7 +13,8 @@ from imtok.files import write_bytes
 
 log = logging.getLogger(__name__)
 
-SPEED = ("images_per_second", "seconds_left", "memory_gb")  # columns of metrics.csv that differ from run to run
+# Columns of metrics.csv that differ from run to run.
+SPEED = ("images_per_second", "data_wait", "seconds_left", "memory_gb", "reserved_gb", "mfu")
 
 
 class MetricsFile:

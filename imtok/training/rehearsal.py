@@ -22,6 +22,8 @@ from imtok.decoders.base import GenerativeDecoder
 from imtok.errors import InputError
 from imtok.objectives.base import Objective
 from imtok.tokenizer import Tokenizer
+from imtok.training.flops import Flops
+from imtok.training.task import fixed
 from imtok.types import Batch
 
 log = logging.getLogger(__name__)
@@ -92,11 +94,39 @@ class Rehearsal:
                 self._refuse(error, *parts, kind=RuntimeError)
                 raise
 
+    def flops(self, tokenizer: Tokenizer, objective: Objective) -> float | None:
+        """Floating-point operations of a training step for each image, with backward passes and recomputation.
+
+        They are counted on shapes, as ``__call__`` tries a step. None = torch cannot follow the parts by shapes.
+        """
+        count = min(self.images, _IMAGES)
+        with torch.random.fork_rng(devices=[]):
+            mode = FakeTensorMode(allow_non_fake_inputs=True)
+            try:
+                with FakeCopyMode(mode):
+                    parts = copy.deepcopy((tokenizer, objective))
+                with mode, RealDraws(), Flops() as counted:
+                    self._step(*parts, count, learn=True)
+            except Exception as error:
+                log.debug("not counted by shapes: %s", error)
+                return None
+        return counted.total / count
+
     @property
     def _size(self) -> tuple[int, int]:
         return self.bucket or (self.image_size, self.image_size)
 
     def _try(self, tokenizer: Tokenizer, objective: Objective, count: int) -> None:
+        batch = self._step(tokenizer, objective, count)
+        if not isinstance(tokenizer.decoder, GenerativeDecoder):  # one that draws takes many steps
+            with self._precision(), torch.no_grad():
+                exact = next((parameter.dtype for parameter in tokenizer.parameters()), torch.float32)
+                condition = tokenizer.condition_for(1, batch.caption[:1], batch.label[:1])
+                image = torch.zeros(1, tokenizer.channels, *self._size, dtype=exact)
+                tokenizer.eval()(image, condition=condition)
+
+    def _step(self, tokenizer: Tokenizer, objective: Objective, count: int, learn: bool = False) -> Batch:
+        """The losses of a step, and with ``learn`` their gradients; returns the images that it took."""
         channels = tokenizer.channels
         image = torch.zeros(count, channels, *self._size, dtype=torch.float32 if channels == 1 else torch.uint8)
         keys = [str(number) for number in range(count)]
@@ -109,16 +139,19 @@ class Rehearsal:
         objective.train()
         if tokenizer.space is not None:
             tokenizer.space.cache = None  # of pictures, of which there is none here
-        with self._precision():
-            losses = objective(tokenizer, batch, self.step, torch.Generator().manual_seed(0))
-            for name in objective.nets():
-                first = objective.net_start(name)  # the step in which a critic starts has all of its terms
-                objective.net_losses(name, losses.shown, self.step if first is None else min(first, self.step))
-        if not isinstance(tokenizer.decoder, GenerativeDecoder):  # one that draws takes many steps
-            with torch.no_grad():
-                exact = next((parameter.dtype for parameter in tokenizer.parameters()), torch.float32)
-                condition = tokenizer.condition_for(1, captions[:1], labels[:1])
-                tokenizer.eval()(torch.zeros(1, channels, *self._size, dtype=exact), condition=condition)
+        nets = objective.nets()
+        with fixed(nets.values()):
+            with self._precision():
+                losses = objective(tokenizer, batch, self.step, torch.Generator().manual_seed(0))
+            if learn:
+                losses.total.backward()
+        for name in nets:
+            first = objective.net_start(name)  # the step in which a critic starts has all of its terms
+            with fixed(net for other, net in nets.items() if other != name), self._precision():
+                own = objective.net_losses(name, losses.shown, self.step if first is None else min(first, self.step))
+            if learn and own is not None:
+                own.total.backward()
+        return batch
 
     def _precision(self) -> AbstractContextManager[Any]:
         return torch.autocast("cpu", torch.bfloat16) if self.bf16 else nullcontext()

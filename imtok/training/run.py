@@ -44,7 +44,7 @@ from imtok.training.loggers import Loggers
 from imtok.training.logging import Evaluation, Measured, PictureLog
 from imtok.training.maps import check_maps
 from imtok.training.outlook import unlikely
-from imtok.training.prepare import Plan, Run, check_resume, held_out, prepare
+from imtok.training.prepare import Plan, Run, check_resume, held_out, peak_images, prepare
 from imtok.training.resume import kind_of_order
 from imtok.training.signals import spare_workers
 from imtok.training.statement import statement, too_few
@@ -147,7 +147,9 @@ def _assemble(run: Run, trainer: Trainer, plan: Plan, mirror: Loggers) -> tuple[
     )
     ema = EMA(run.tokenizer, run.ema.decay)
     # Who watches.
-    watched = Watched(run.folder, run.trainer, plan.about, plan.resume, plan.callbacks, list(run.left_out))
+    peak = peak_images(run, trainer.world_size, trainer.strategy.root_device)
+    left_out = list(run.left_out)
+    watched = Watched(run.folder, run.trainer, plan.about, plan.resume, plan.callbacks, left_out, peak)
     health, damage = Health(run.tokenizer.quantizer), BadSampleCount(run.folder)
     crew = assemble(trainer, watched, task, ema, mirror, health, position, [damage])
     if plan.resume is not None:

@@ -21,6 +21,7 @@ from imtok.schedules import Schedule
 from imtok.training.hardware import Whole
 from imtok.training.meters import Meters
 from imtok.training.optimizers import set_rate
+from imtok.training.pace import Clock
 from imtok.training.settings import OptimizerSettings, TrainerSettings
 from imtok.training.sharding import average_gradients, clip_gradients, shard
 
@@ -49,6 +50,7 @@ class Task(LightningModule, ABC):
         stepped: True after the last micro-batch of a step.
         skipped: Steps whose update was left out because of NaN or infinity, in all and in a row.
         meters: Means since they were last read.
+        clock: Where the time of steps goes.
     """
 
     name: str
@@ -73,6 +75,7 @@ class Task(LightningModule, ABC):
         self.stepped = False
         self.skipped = [0, 0]
         self.meters = meters
+        self.clock = Clock(torch.device("cpu"))
         self._micro = 0
         self._keys: list[str] = []
         self._loss_is_finite = torch.ones(())
@@ -129,6 +132,18 @@ class Task(LightningModule, ABC):
         return loader
 
     @override
+    def on_train_start(self) -> None:
+        self.clock = Clock(self.device)
+
+    @override
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        self.clock.begin()
+
+    @override
+    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
+        self.clock.back()  # Lightning calls the callbacks before
+
+    @override
     def training_step(self, batch: Any, batch_idx: int) -> None:
         last = self.is_last_micro_batch
         self.stepped = False
@@ -174,6 +189,7 @@ class Task(LightningModule, ABC):
         self._loss_is_finite = torch.ones(())
         self.step += 1
         self.stepped = True
+        self.clock.settle()
 
     def _require_gradients(self) -> None:
         """Refuse weights that the losses do not reach: DDP waits for their gradients, and its error names none.
@@ -235,6 +251,7 @@ class Task(LightningModule, ABC):
             loss: Of the net that learns.
             besides: It is that of one of the other nets, which a strategy may not know of.
         """
+        self.clock.half()
         self._loss_is_finite *= torch.isfinite(loss.detach())
         share = loss / self.trainer_settings.accumulate
         with self._without_autocast():

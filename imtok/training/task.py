@@ -106,7 +106,7 @@ class TokenizerTask(Task):
 
     @override
     def learn(self, batch: Batch, generator: torch.Generator) -> None:
-        with _fixed(self.objective.nets().values()):
+        with fixed(self.objective.nets().values()):
             with refusals_for_users():
                 losses = self.objective(self.tokenizer, batch, self.step, generator)
             self.backward_of(losses.total)
@@ -119,7 +119,7 @@ class TokenizerTask(Task):
         """Let each net of the objective that learns in this step learn from what it has shown."""
         nets, found = self.objective.nets(), list[NetLosses]()
         for name in nets:
-            with _fixed(net for other, net in nets.items() if other != name):
+            with fixed(net for other, net in nets.items() if other != name):
                 with refusals_for_users():
                     losses = self.objective.net_losses(name, shown, self.step)
                 if losses is None:
@@ -164,7 +164,7 @@ class TokenizerTask(Task):
 
 
 @contextmanager
-def _fixed(modules: Iterable[nn.Module]) -> Iterator[None]:
+def fixed(modules: Iterable[nn.Module]) -> Iterator[None]:
     """While something else learns, gradients pass through these nets but leave nothing in them."""
     learning = [parameter for module in modules for parameter in module.parameters() if parameter.requires_grad]
     for parameter in learning:
