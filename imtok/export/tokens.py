@@ -20,7 +20,7 @@ from imtok.export.feed import Feed
 from imtok.export.formats.counts import NO_ORDER
 from imtok.export.store import FORMAT
 from imtok.export.views import Views
-from imtok.measures.inference import evaluating, name_size, require_finite
+from imtok.measures.inference import are_finite, evaluating, name_size, refuse_infinite
 from imtok.measures.spending import Spender, Spending
 from imtok.pixels import to_float
 from imtok.quantizers.continuous import GIVE_IDS
@@ -178,10 +178,11 @@ class _Coder:
             self._spender = Spender(self.tokenizer, size, self.spending)
         return self._spender
 
-    def __call__(self, batch: Batch) -> dict[str, np.ndarray]:
-        """Ids ``images views tokens slots``, and ``keep`` where lengths vary."""
+    def __call__(self, batch: Batch) -> "_Coded":
+        """The batch on its way through the tokenizer: of a GPU nothing is waited for."""
+        pixels = batch.image.pin_memory() if self.device.type == "cuda" else batch.image
         # to numbers first: ten crops have eight times the pixels of the square that they are cut from
-        square = to_float(batch.image.to(self.device)).to(self.tokenizer.decoder.last_layer.dtype)
+        square = to_float(pixels.to(self.device, non_blocking=True)).to(self.tokenizer.decoder.last_layer.dtype)
         image = self._cut(square)
         size = (image.shape[-2], image.shape[-1])
         if self.whole:
@@ -206,13 +207,10 @@ class _Coder:
             rearrange(image, "b a c h w -> (b a) c h w"), condition
         )
         keys = [key for key in batch.key for _ in self.views.all]
-        require_finite(quantized.latents, keys, "latents")
-        arrays = {"ids": quantized.ids.cpu().numpy().astype(self.dtype)}
+        found = {"ids": quantized.ids, "finite": are_finite(quantized.latents)}
         if quantized.keep is not None:
-            arrays["keep"] = quantized.keep.cpu().numpy()
-        if len(self.views) == 1:
-            return arrays
-        return {name: rows.reshape(len(batch.image), len(self.views), *rows.shape[1:]) for name, rows in arrays.items()}
+            found["keep"] = quantized.keep
+        return _Coded(found, keys, len(batch.image), self.dtype)
 
     def _cut(self, square: Float[Tensor, "b c square_h square_w"]) -> Float[Tensor, "b a c h w"]:
         """All views, in the same memory for every batch: new pages cost a processor more than the crops themselves."""
@@ -221,6 +219,41 @@ class _Coder:
             self.room = image if len(self.views) > 1 else None
             return image
         return self.views(square, self.size, self.room[: len(square)])
+
+
+class _Coded:
+    """What a tokenizer says of a batch, on its way from the device.
+
+    Args:
+        found: Ids, ``finite`` and maybe ``keep``, a row for each view of each image.
+        keys: Names of the images, by row.
+        images: Their number.
+        dtype: Ids are stored in it.
+    """
+
+    def __init__(self, found: dict[str, Tensor], keys: list[str], images: int, dtype: np.dtype) -> None:
+        self.keys, self.images, self.dtype = keys, images, dtype
+        # of a GPU, the copies lie in pinned memory and are there once the event is
+        self._found = {name: rows.to("cpu", non_blocking=rows.is_cuda) for name, rows in found.items()}
+        self._there = torch.cuda.Event() if found["ids"].is_cuda else None
+        if self._there is not None:
+            self._there.record()
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """Ids ``images views tokens slots``, and ``keep`` where lengths vary, without an axis of one view.
+
+        Raises:
+            InputError: If an image has latents that are not finite.
+        """
+        if self._there is not None:
+            self._there.synchronize()
+        refuse_infinite(self._found.pop("finite"), self.keys, "latents")
+        arrays = {name: rows.numpy() for name, rows in self._found.items()}
+        arrays["ids"] = arrays["ids"].astype(self.dtype)
+        views = len(self.keys) // self.images
+        if views == 1:
+            return arrays
+        return {name: rows.reshape(self.images, views, *rows.shape[1:]) for name, rows in arrays.items()}
 
 
 def _write_shards(building: Building, feed: Feed, coder: _Coder, wait: bool) -> None:
@@ -241,9 +274,10 @@ class _Rows:
         self.coder, self.parts = coder, dict[str, list[np.ndarray]]()
         self.keys, self.captions, self.bad, self.largest = list[str](), list[str](), list[str](), 0
         self.texts, self.sizes, self.lengths = list[tuple[str, ...]](), list[list[int]](), list[int]()
+        self._late: tuple[_Coded, np.ndarray] | None = None  # a batch that may still be computed, and its labels
 
     def add(self, batch: Batch) -> None:
-        """Encode a batch."""
+        """Encode a batch, and then take the results of the one before it."""
         self.bad.extend(batch.bad)
         if not len(batch.image):
             return
@@ -251,14 +285,22 @@ class _Rows:
         self.captions.extend(batch.caption or [""] * len(batch.key))
         self.texts.extend(batch.texts or [()] * len(batch.key))
         self.largest = max(self.largest, len(batch.image))
-        found = self.coder(batch)
         self.sizes.append(list(batch.image.shape[-2:]))
+        late, self._late = self._late, (self.coder(batch), batch.label.numpy())
+        self._take(late)
+
+    def _take(self, late: tuple[_Coded, np.ndarray] | None) -> None:
+        if late is None:
+            return
+        found = late[0].arrays()
         self.lengths.append(found["ids"].shape[-2])
-        for name, rows in {**found, "labels": batch.label.numpy()}.items():
+        for name, rows in {**found, "labels": late[1]}.items():
             self.parts.setdefault(name, []).append(rows)
 
     def shard(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         """Arrays of the shard, and what its record says of them."""
+        self._take(self._late)
+        self._late = None
         coder, keys = self.coder, self.keys
         # Images of different sizes are filled up to the longest.
         most = max(self.lengths, default=0) if coder.whole else None

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from imtok.distributed import gather_values
@@ -95,7 +95,16 @@ def require_images(count: int, bad: Sequence[str]) -> None:
 
 def require_finite(values: Float[Tensor, "b ..."], keys: Sequence[str], what: str) -> None:
     """Raise InputError that names the first image whose ``values`` hold NaN or infinity."""
-    finite = torch.isfinite(values).flatten(1).all(1)
+    refuse_infinite(are_finite(values), keys, what)
+
+
+def are_finite(values: Float[Tensor, "b ..."]) -> Bool[Tensor, " b"]:
+    """Which images' values hold neither NaN nor infinity; nothing waits for a device that still computes them."""
+    return torch.isfinite(values).flatten(1).all(1)
+
+
+def refuse_infinite(finite: Bool[Tensor, " b"], keys: Sequence[str], what: str) -> None:
+    """Raise InputError that names the first image whose values are not finite."""
     if not finite.all():
         key = keys[int(finite.int().argmin())]
         raise InputError(f"{key}: its {what} must be finite, got NaN or infinity; the tokenizer's weights are damaged")

@@ -12,7 +12,8 @@ from imtok.export.feed import BatchFeed
 from imtok.export.pictures import decode_ids
 from imtok.export.restore import makes_tokens_of
 from imtok.export.store import TokenStore
-from imtok.export.tokens import export_tokens
+from imtok.export.tokens import _Coded, export_tokens
+from imtok.measures.spending import Spender
 from imtok.pixels import to_float
 from imtok.tokenizer import Tokenizer
 from imtok.types import Batch
@@ -189,3 +190,27 @@ def test_a_file_that_is_no_array_is_refused(tokenizer, tmp_path):
     np.save(tmp_path / "objects.npy", np.array([{}], dtype=object), allow_pickle=True)
     with pytest.raises(InputError, match=r"is not an \.npy file of numbers"):
         decode_ids(tokenizer, tmp_path / "objects.npy", tmp_path / "pictures", (24, 16))
+
+
+def test_a_batch_is_encoded_before_the_results_of_the_one_before_it_are_taken(tokenizer, images, tmp_path, monkeypatch):
+    """So a GPU has the next batch while this process waits for the last one's ids."""
+    seen: list[str] = []
+    encode, arrays = Spender.encode, _Coded.arrays
+    monkeypatch.setattr(Spender, "encode", lambda *given: _noted(seen, "encode", encode, *given))
+    monkeypatch.setattr(_Coded, "arrays", lambda *given: _noted(seen, "take", arrays, *given))
+    export_tokens(tokenizer, BatchFeed(batches(images), 7), tmp_path / "tokens")
+    assert seen == ["encode", "encode", "take", "encode", "take", "take"]
+
+
+@pytest.mark.cuda
+def test_on_a_gpu_the_store_has_the_ids_of_encoding_batch_by_batch(tokenizer, images, tmp_path):
+    export_tokens(tokenizer, BatchFeed(batches(images), 4), tmp_path / "tokens", device="cuda")
+    with torch.inference_mode():
+        expected = [tokenizer.cuda().encode(to_float(batch.image.cuda())).ids.cpu() for batch in batches(images)]
+    found = np.concatenate([shard.ids for shard in TokenStore(tmp_path / "tokens").shards()])
+    assert np.array_equal(found, torch.cat(expected)[:, None].numpy())
+
+
+def _noted(seen, name, action, *given):
+    seen.append(name)
+    return action(*given)
