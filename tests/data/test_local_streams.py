@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -73,3 +73,14 @@ def test_a_local_stream_reads_names_of_classes_and_names_what_it_cannot_use(
     for setting, value in (("index", tmp_path / "index"), ("shuffle_shards", 3)):
         with pytest.raises(ValueError, match=f"{setting} must be null with access=stream"):
             local_stream(served, **{setting: value})
+
+
+@pytest.mark.parametrize("access", ["random", "stream"])
+def test_a_file_url_is_the_path_that_it_names(served: Path, access: Literal["random", "stream"]):
+    def found(path: str) -> list[str]:
+        held = path.replace("{0..4}", "5")
+        data = WebDataset(path, val_path=held, access=access)
+        return keys([*evaluation_loader(data.evaluation(8, "train"), 4), *evaluation_loader(data.validation(8), 4)])
+
+    assert found(f"file://{served}/shard-{{0..4}}.tar") == found(f"{served}/shard-{{0..4}}.tar")
+    assert len(found(f"file://{served}/shard-{{0..4}}.tar")) == SHARDS * EACH

@@ -25,6 +25,16 @@ def shard_place(url: str) -> str:
     return url if is_remote(url) else os.path.realpath(url)
 
 
+def local_path(path: str | Path) -> str:
+    """The path that a ``file://`` URL names; any other path as it is.
+
+    Example:
+        >>> local_path("file:///data/{00..09}.tar"), local_path("s3://set/{00..09}.tar")
+        ('/data/{00..09}.tar', 's3://set/{00..09}.tar')
+    """
+    return str(path)[7:] if str(path).lower().startswith("file:///") else str(path)
+
+
 def find_streamed(path: str) -> list[RemoteShard]:
     """The shards that a path, a pattern or URLs name, to be read from front to back.
 

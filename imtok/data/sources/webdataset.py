@@ -15,7 +15,7 @@ from typing_extensions import override
 from imtok.data.archives.members import Fields
 from imtok.data.archives.names import printable
 from imtok.data.archives.remote import is_remote
-from imtok.data.archives.shard_paths import find_shards, find_streamed, open_local, passed_over, shard_place
+from imtok.data.archives.shard_paths import find_shards, find_streamed, local_path, open_local, passed_over, shard_place
 from imtok.data.archives.shards import ShardSource, find_classes, read_classes
 from imtok.data.archives.transport import Opener, RemoteShard
 from imtok.data.base import Images, check_split
@@ -37,7 +37,8 @@ class WebDataset(Collection):
 
     Args:
         path: A folder of ``.tar`` files, one file, or a pattern: ``DIR/shard-{000..009}.tar``, ``DIR/*.tar``; or URLs
-            that fsspec opens: ``https://host/shard-{000..009}.tar``, ``s3://...``.
+            that fsspec opens: ``https://host/shard-{000..009}.tar``, ``s3://...``. ``file:///DIR`` is the path
+            ``/DIR``.
         val_path: Another such path, held out of training; None = a part of ``path`` is.
         val_fraction: See :class:`Collection`.
         access: How shards on a local disk are read: "random", by byte range, in any order; or "stream", from front to
@@ -80,7 +81,7 @@ class WebDataset(Collection):
         classes: Sequence[str] | str | Path | None = None,
         **reading: Unpack[ReadingSettings],
     ) -> None:
-        super().__init__(path, val_path, val_fraction, index, **reading)
+        super().__init__(local_path(path), val_path and local_path(val_path), val_fraction, index, **reading)
         if shuffle_shards is not None and shuffle_shards < 1:
             raise ValueError(f"shuffle_shards must be at least 1, got {shuffle_shards}")
         if shuffle_buffer < 1:
@@ -217,7 +218,7 @@ class Tars(Collection):
         index: str | Path | None = None,
         **reading: Unpack[ReadingSettings],
     ) -> None:
-        super().__init__(path, val_path, val_fraction, index, **reading)
+        super().__init__(local_path(path), val_path and local_path(val_path), val_fraction, index, **reading)
         if labels not in ("folder", "archive", "member"):
             raise ValueError(f"labels must be folder, archive or member, got {labels}")
         self.labels = labels
