@@ -9,6 +9,7 @@ from training.runs import run_tiny, write_images
 
 from imtok.data import source
 from imtok.data.order import sampler
+from imtok.errors import InputError
 from imtok.files import sealed
 
 
@@ -70,3 +71,9 @@ def test_a_run_whose_checkpoint_says_nothing_goes_on_in_the_permutation(tmp_path
     after = json.loads((tmp_path / "run/checkpoints/step_6/manifest.json").read_text())
     assert after["order"] == "permuted"
     assert set(after["data"]) == {"images", "xxh3"}
+
+
+def test_processes_that_read_other_images_end_the_run_in_one_line(tmp_path, monkeypatch):
+    monkeypatch.setattr("imtok.training.run.gather_values", lambda value: [value, "12 images of another machine"])
+    with pytest.raises(InputError, match=r"do not see the same training images; give all machines the same data\.path"):
+        run_tiny(tmp_path / "run")
