@@ -5,7 +5,7 @@ from typing import Any
 
 import griffe
 
-_TABLE = re.compile(r"(?:^ *=+(?: +=+)+ *\n(?:.*\n)*?){2}^ *=+(?: +=+)+ *$", re.MULTILINE)
+_TABLE = re.compile(r"^ *=+(?: +=+)+ *\n(?:.+\n)+ *=+(?: +=+)+ *$", re.MULTILINE)
 
 
 class Plainer(griffe.Extension):
