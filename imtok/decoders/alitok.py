@@ -5,11 +5,11 @@ from typing import Literal, cast, get_args
 
 import torch
 from einops import repeat
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor, nn
 from typing_extensions import override
 
-from imtok.decoders.base import Decoder
+from imtok.decoders.base import WholeDecoder
 from imtok.nn.exact import exact
 from imtok.nn.grid import grid_size
 from imtok.nn.initialization import Start, start_weights
@@ -17,7 +17,6 @@ from imtok.nn.patches import from_patches
 from imtok.nn.transformer import Transformer
 from imtok.nn.visibility import visibility
 from imtok.pixels import from_range
-from imtok.types import Condition
 
 Order = Literal["causal", "full"]
 
@@ -46,7 +45,7 @@ class PatchPixels(nn.Module):
         return from_range(exact(image).sigmoid(), self.value_range)  # bfloat16 has few levels of grey
 
 
-class AliTokDecoder(Decoder):
+class AliTokDecoder(WholeDecoder):
     """Class tokens and latents in one transformer; the last latents become the patches, row by row.
 
     Where ``order`` is "causal", each patch is made of the class tokens, the latents before its own and its own. The
@@ -125,14 +124,7 @@ class AliTokDecoder(Decoder):
         return cast(nn.Parameter, self.patches.conv_out.weight)
 
     @override
-    def forward(
-        self,
-        latents: Float[Tensor, "b n d"],
-        size: tuple[int, int],
-        keep: Bool[Tensor, "b n"] | None = None,
-        condition: Condition | None = None,
-    ) -> Float[Tensor, "b c h w"]:
-        self.require_all(keep)
+    def decode(self, latents: Float[Tensor, "b n d"], size: tuple[int, int]) -> Float[Tensor, "b c h w"]:
         side = self.image_size
         if size != (side, side):
             raise ValueError(f"image size must be {side} x {side} for this decoder, got {size[0]} x {size[1]}")

@@ -5,6 +5,7 @@ from abc import ABC, abstractmethod
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
+from typing_extensions import override
 
 from imtok.types import Condition, Loss
 
@@ -62,6 +63,25 @@ class Decoder(nn.Module, ABC):
                 "every latent is needed here, and a regularizer (or an encoder with a budget) leaves some out; give "
                 "regularizer=none, or a decoder that can do without them"
             )
+
+
+class WholeDecoder(Decoder):
+    """A decoder that reads all latents of an image, and nothing else."""
+
+    @override
+    def forward(
+        self,
+        latents: Float[Tensor, "b n d"],
+        size: tuple[int, int],
+        keep: Bool[Tensor, "b n"] | None = None,
+        condition: Condition | None = None,
+    ) -> Float[Tensor, "b c h w"]:
+        self.require_all(keep)
+        return self.decode(latents, size)
+
+    @abstractmethod
+    def decode(self, latents: Float[Tensor, "b n d"], size: tuple[int, int]) -> Float[Tensor, "b c h w"]:
+        """The images of latents of which none is left out; arguments and errors as ``forward``."""
 
 
 class ProxyDecoder(Decoder):

@@ -3,21 +3,20 @@
 from collections.abc import Sequence
 from typing import Literal, cast, get_args
 
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor, nn
 from typing_extensions import override
 
-from imtok.decoders.base import Decoder
+from imtok.decoders.base import WholeDecoder
 from imtok.nn.convolution import Attention, ConvolutionStack, Layer, activated_norm, latent_convolution, level_layers
 from imtok.nn.grid import to_map
 from imtok.nn.norms import AdaptiveGroupNorm, set_groups
 from imtok.nn.resampling import Upsampling, upsampler
-from imtok.types import Condition
 
 AdaptiveNorm = Literal["levels", "none"]
 
 
-class CNNDecoder(Decoder):
+class CNNDecoder(WholeDecoder):
     """Residual blocks at the resolution of the latents, at twice, four times, ..., and at last full resolution.
 
     Args:
@@ -92,14 +91,7 @@ class CNNDecoder(Decoder):
         return cast(nn.Parameter, self.conv_out.weight)
 
     @override
-    def forward(
-        self,
-        latents: Float[Tensor, "b n d"],
-        size: tuple[int, int],
-        keep: Bool[Tensor, "b n"] | None = None,
-        condition: Condition | None = None,
-    ) -> Float[Tensor, "b c h w"]:
-        self.require_all(keep)
+    def decode(self, latents: Float[Tensor, "b n d"], size: tuple[int, int]) -> Float[Tensor, "b c h w"]:
         condition = self.project(to_map(latents, size, self.factor))
         features = self.middle(self.conv_in(condition))
         for index, level in enumerate(self.levels):

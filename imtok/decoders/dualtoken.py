@@ -4,20 +4,19 @@ from collections.abc import Sequence
 from math import isqrt
 
 from einops import rearrange
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 from typing_extensions import override
 
-from imtok.decoders.base import Decoder
+from imtok.decoders.base import WholeDecoder
 from imtok.decoders.cnn import CNNDecoder
 from imtok.nn.attention_projection import AttentionProjection
 from imtok.nn.convolution import activated_norm
 from imtok.nn.grid import grid_size, to_sequence
-from imtok.types import Condition
 
 
-class ResizedCNNDecoder(Decoder):
+class ResizedCNNDecoder(WholeDecoder):
     """Draws an image from the last half of each latent's channels: the first half has the meaning.
 
     A causal layer of attention widens the latents. Their square map is resized to the grid of a CNN, which has another
@@ -76,14 +75,7 @@ class ResizedCNNDecoder(Decoder):
         return self.cnn.last_layer
 
     @override
-    def forward(
-        self,
-        latents: Float[Tensor, "b n d"],
-        size: tuple[int, int],
-        keep: Bool[Tensor, "b n"] | None = None,
-        condition: Condition | None = None,
-    ) -> Float[Tensor, "b 3 h w"]:
-        self.require_all(keep)
+    def decode(self, latents: Float[Tensor, "b n d"], size: tuple[int, int]) -> Float[Tensor, "b 3 h w"]:
         if latents.shape[1] != self.num_latents:
             raise ValueError(f"latents must be {self.num_latents} for this decoder, got {latents.shape[1]}")
         grid = grid_size(size, self.cnn.factor)

@@ -4,20 +4,19 @@ from collections.abc import Sequence
 from typing import Literal
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor, nn
 from typing_extensions import override
 
-from imtok.decoders.base import Decoder
+from imtok.decoders.base import WholeDecoder
 from imtok.decoders.cnn import CNNDecoder
 from imtok.nn.grid import grid_size
 from imtok.nn.positions import GridPositions
 from imtok.nn.transformer import BlockStyle, Transformer
 from imtok.nn.visibility import visibility
-from imtok.types import Condition
 
 
-class HitaDecoder(Decoder):
+class HitaDecoder(WholeDecoder):
     """A causal trunk over holistic latents and patches, read a few positions early, then a CNN.
 
     The map at a patch is what the trunk makes ``shift`` positions before it. So it cannot see the patch's own code,
@@ -95,14 +94,7 @@ class HitaDecoder(Decoder):
         return self.cnn.last_layer
 
     @override
-    def forward(
-        self,
-        latents: Float[Tensor, "b n d"],
-        size: tuple[int, int],
-        keep: Bool[Tensor, "b n"] | None = None,
-        condition: Condition | None = None,
-    ) -> Float[Tensor, "b 3 h w"]:
-        self.require_all(keep)
+    def decode(self, latents: Float[Tensor, "b n d"], size: tuple[int, int]) -> Float[Tensor, "b 3 h w"]:
         positions = self.positions(grid_size(size, self.cnn.factor))
         number = self.holistic + len(positions)
         if latents.shape[1] != number:

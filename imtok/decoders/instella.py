@@ -3,19 +3,18 @@
 from typing import cast
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor, nn
 from typing_extensions import override
 
-from imtok.decoders.base import Decoder
+from imtok.decoders.base import WholeDecoder
 from imtok.nn.grid import grid_size, to_sequence
 from imtok.nn.patches import from_patches
 from imtok.nn.residual_resampling import ResidualDoubling
 from imtok.nn.segment_rotations import ExactRMSNorm, GridScale, Rotary, check_scale, rotary_trunk, segment_rotation
-from imtok.types import Condition
 
 
-class InstellaDecoder(Decoder):
+class InstellaDecoder(WholeDecoder):
     """Blocks over latents and a grid of mask tokens, at half resolution at first, with rotary positions.
 
     Nothing that it learns belongs to a position, so it writes images of any size. The public code divides the grid by
@@ -86,18 +85,11 @@ class InstellaDecoder(Decoder):
         return cast(nn.Parameter, self.to_pixels.weight)
 
     @override
-    def forward(
-        self,
-        latents: Float[Tensor, "b n d"],
-        size: tuple[int, int],
-        keep: Bool[Tensor, "b n"] | None = None,
-        condition: Condition | None = None,
-    ) -> Float[Tensor, "b c h w"]:
+    def decode(self, latents: Float[Tensor, "b n d"], size: tuple[int, int]) -> Float[Tensor, "b c h w"]:
         number = self.num_latents
         rows, columns = grid_size(size, 2 * self.patch_size)
         if latents.shape[1] != number:
             raise ValueError(f"latents must be {number} for this decoder, got {latents.shape[1]}")
-        self.require_all(keep)
         masks = self.mask.expand(latents.shape[0], rows * columns, -1)
         tokens = torch.cat([self.widen(self.norm_in(self.embed(latents))), masks], 1)
         tokens = self.coarse_trunk(tokens, rotation=self._rotation((rows, columns), 1))

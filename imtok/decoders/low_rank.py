@@ -4,18 +4,17 @@ from typing import cast
 
 import torch
 from einops import einsum
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor, nn
 from torch.func import functional_call
 from typing_extensions import override
 
-from imtok.decoders.base import Decoder
+from imtok.decoders.base import WholeDecoder
 from imtok.nn.grid import to_map
 from imtok.spaces.base import Space, hold_patches
-from imtok.types import Condition
 
 
-class LowRankDecoder(Decoder):
+class LowRankDecoder(WholeDecoder):
     """A space decodes the latents as its map, with changes of low rank in its convolutions (LoRA, arXiv 2106.09685).
 
     The frozen weights stay as they are and are stored once. A change is a convolution to ``rank`` channels, followed
@@ -74,14 +73,7 @@ class LowRankDecoder(Decoder):
         return {name: self.space.get_parameter(name) + change for name, change in found.items()}
 
     @override
-    def forward(
-        self,
-        latents: Float[Tensor, "b n d"],
-        size: tuple[int, int],
-        keep: Bool[Tensor, "b n"] | None = None,
-        condition: Condition | None = None,
-    ) -> Float[Tensor, "b 3 h w"]:
-        self.require_all(keep)
+    def decode(self, latents: Float[Tensor, "b n d"], size: tuple[int, int]) -> Float[Tensor, "b 3 h w"]:
         maps = to_map(self.project(latents), size, self.space.factor)
         weights = {f"space.{name}": weight for name, weight in self.changed().items()}
         return functional_call(self.decoding, weights, (maps,))

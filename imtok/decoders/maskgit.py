@@ -2,20 +2,19 @@
 
 from collections.abc import Sequence
 
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor, nn
 from typing_extensions import override
 
-from imtok.decoders.base import Decoder
+from imtok.decoders.base import WholeDecoder
 from imtok.nn.grid import to_map
 from imtok.nn.maskgit import MaskGITDecoder
 from imtok.nn.norms import set_groups
 from imtok.pixels import from_range
 from imtok.spaces.maskgit import PIXELS
-from imtok.types import Condition
 
 
-class MaskGITVQGANDecoder(Decoder):
+class MaskGITVQGANDecoder(WholeDecoder):
     """The net of :mod:`imtok.nn.maskgit`, which writes pixels in [0, 1].
 
     Args:
@@ -56,12 +55,5 @@ class MaskGITVQGANDecoder(Decoder):
         return self.net.last_layer
 
     @override
-    def forward(
-        self,
-        latents: Float[Tensor, "b n d"],
-        size: tuple[int, int],
-        keep: Bool[Tensor, "b n"] | None = None,
-        condition: Condition | None = None,
-    ) -> Float[Tensor, "b c h w"]:
-        self.require_all(keep)
+    def decode(self, latents: Float[Tensor, "b n d"], size: tuple[int, int]) -> Float[Tensor, "b c h w"]:
         return from_range(self.net(to_map(latents, size, self.factor)), PIXELS)

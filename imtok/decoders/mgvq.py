@@ -5,20 +5,19 @@ from collections.abc import Sequence
 from itertools import pairwise
 from typing import cast
 
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 from typing_extensions import override
 
-from imtok.decoders.base import Decoder
+from imtok.decoders.base import WholeDecoder
 from imtok.nn.dc_ae import check_groups, check_levels, level
 from imtok.nn.grid import to_map
 from imtok.nn.norms import ChannelRMSNorm
 from imtok.nn.shuffled_resampling import ShuffledDoubling, check_share, repeated
-from imtok.types import Condition
 
 
-class MGVQDecoder(Decoder):
+class MGVQDecoder(WholeDecoder):
     """Linear attention at the lowest resolutions and convolutions with batch norm above, up to half resolution.
 
     The last convolution writes four pixels for each position.
@@ -79,14 +78,7 @@ class MGVQDecoder(Decoder):
         return cast(nn.Parameter, self.conv_out.weight)
 
     @override
-    def forward(
-        self,
-        latents: Float[Tensor, "b n d"],
-        size: tuple[int, int],
-        keep: Bool[Tensor, "b n"] | None = None,
-        condition: Condition | None = None,
-    ) -> Float[Tensor, "b c h w"]:
-        self.require_all(keep)
+    def decode(self, latents: Float[Tensor, "b n d"], size: tuple[int, int]) -> Float[Tensor, "b c h w"]:
         mapped = self.project(to_map(latents, size, self.factor))
         features = self.levels[0](self.conv_in(mapped) + repeated(mapped, self.conv_in.out_channels))
         for double, blocks in zip(self.upsamplers, self.levels[1:], strict=True):

@@ -4,18 +4,17 @@ from collections.abc import Iterator, Sequence
 from typing import cast
 
 from einops import rearrange
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 from typing_extensions import override
 
-from imtok.decoders.base import Decoder
+from imtok.decoders.base import WholeDecoder
 from imtok.nn.convolution import ResidualBlock, activated_norm
 from imtok.nn.grid import to_map
-from imtok.types import Condition
 
 
-class PatchDecoder(Decoder):
+class PatchDecoder(WholeDecoder):
     """The mirror image of ``PatchEncoder``: lets neighbouring latents talk, and maps each to a square patch.
 
     Args:
@@ -84,14 +83,7 @@ class PatchDecoder(Decoder):
         return cast(nn.Parameter, self.patches.weight)
 
     @override
-    def forward(
-        self,
-        latents: Float[Tensor, "b n d"],
-        size: tuple[int, int],
-        keep: Bool[Tensor, "b n"] | None = None,
-        condition: Condition | None = None,
-    ) -> Float[Tensor, "b c h w"]:
-        self.require_all(keep)
+    def decode(self, latents: Float[Tensor, "b n d"], size: tuple[int, int]) -> Float[Tensor, "b c h w"]:
         grid = to_map(latents, size, self.patch_size)  # b d h w
         features = self.up(self.blocks(self.conv_in(grid)))  # b c (2^k h) (2^k w) for k up_channels
         image = self.patches(self.norm_out(features))

@@ -4,11 +4,11 @@ from collections.abc import Sequence
 from typing import Literal, cast, get_args
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor, nn
 from typing_extensions import override
 
-from imtok.decoders.base import Decoder
+from imtok.decoders.base import WholeDecoder
 from imtok.nn.grid import grid_size
 from imtok.nn.grid_rotations import Rotary
 from imtok.nn.initialization import Start, start_weights
@@ -20,12 +20,11 @@ from imtok.nn.vit_part import PretrainedViT
 from imtok.nn.vit_resize import resize_positions, squarest
 from imtok.pixels import from_range
 from imtok.pretrained import RANDOM
-from imtok.types import Condition
 
 Writes = Literal["latents", "mask_tokens"]
 
 
-class PretrainedViTDecoder(PretrainedViT, Decoder):
+class PretrainedViTDecoder(PretrainedViT, WholeDecoder):
     """Latents behind a class token and registers, the blocks of a published net, and a linear map to patches of pixels.
 
     With ``writes="mask_tokens"`` it is ImageFolder's (arXiv 2410.01756): a mask token for each patch stands before the
@@ -139,14 +138,7 @@ class PretrainedViTDecoder(PretrainedViT, Decoder):
         return cast(nn.Parameter, self.pixels.weight)
 
     @override
-    def forward(
-        self,
-        latents: Float[Tensor, "b n d"],
-        size: tuple[int, int],
-        keep: Bool[Tensor, "b n"] | None = None,
-        condition: Condition | None = None,
-    ) -> Float[Tensor, "b 3 h w"]:
-        self.require_all(keep)
+    def decode(self, latents: Float[Tensor, "b n d"], size: tuple[int, int]) -> Float[Tensor, "b 3 h w"]:
         grid = grid_size(size, self.patch_size)
         wanted = grid[0] * grid[1] if self.mask_token is None else self.num_latents
         if latents.shape[1] != wanted:

@@ -10,14 +10,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from typing_extensions import override
 
-from imtok.decoders.base import GenerativeDecoder
+from imtok.decoders.base import GenerativeDecoder, WholeDecoder
 from imtok.nn.convolution import ConvolutionStack, Layer, activated_norm
 from imtok.nn.grid import to_map
 from imtok.spaces.base import Space, hold_patches
 from imtok.types import Condition, Loss
 
 
-class Rectifier(GenerativeDecoder):
+class Rectifier(WholeDecoder, GenerativeDecoder):
     """Adds to the map that the codes stand for what layers make of it, and lets the space decode the sum.
 
     Its own loss is the mean squared error of that map, for which no image is decoded (``objective=flow``). With image
@@ -79,14 +79,7 @@ class Rectifier(GenerativeDecoder):
         return plain + self.conv_out(self.norm_out(self.layers(self.conv_in(plain))))
 
     @override
-    def forward(
-        self,
-        latents: Float[Tensor, "b n d"],
-        size: tuple[int, int],
-        keep: Bool[Tensor, "b n"] | None = None,
-        condition: Condition | None = None,
-    ) -> Float[Tensor, "b 3 h w"]:
-        self.require_all(keep)
+    def decode(self, latents: Float[Tensor, "b n d"], size: tuple[int, int]) -> Float[Tensor, "b 3 h w"]:
         return self.space.decode(self.rectified(latents, size))
 
     @override

@@ -4,18 +4,17 @@ from collections.abc import Sequence
 from itertools import pairwise
 from typing import cast
 
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor, nn
 from typing_extensions import override
 
-from imtok.decoders.base import Decoder
+from imtok.decoders.base import WholeDecoder
 from imtok.nn.convolution import ReLUBlock
 from imtok.nn.grid import to_map
 from imtok.pixels import from_range
-from imtok.types import Condition
 
 
-class StridedDecoder(Decoder):
+class StridedDecoder(WholeDecoder):
     """A linear map, residual blocks at the resolution of the latents, 4 x 4 transposed convolutions, and the pixels.
 
     Args:
@@ -68,13 +67,6 @@ class StridedDecoder(Decoder):
         return cast(nn.Parameter, self.conv_out.weight)
 
     @override
-    def forward(
-        self,
-        latents: Float[Tensor, "b n d"],
-        size: tuple[int, int],
-        keep: Bool[Tensor, "b n"] | None = None,
-        condition: Condition | None = None,
-    ) -> Float[Tensor, "b c h w"]:
-        self.require_all(keep)
+    def decode(self, latents: Float[Tensor, "b n d"], size: tuple[int, int]) -> Float[Tensor, "b c h w"]:
         features = self.blocks(self.conv_in(to_map(latents, size, self.factor)))
         return from_range(self.conv_out(self.doublings(features)), self.value_range)

@@ -4,21 +4,20 @@ from collections.abc import Sequence
 
 import torch
 from einops import repeat
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor, nn
 from typing_extensions import override
 
-from imtok.decoders.base import Decoder
+from imtok.decoders.base import WholeDecoder
 from imtok.decoders.cnn import CNNDecoder
 from imtok.nn.grid import grid_size
 from imtok.nn.initialization import Start, start_weights
 from imtok.nn.positions import Grid, GridPositions
 from imtok.nn.transformer import BlockStyle, Transformer
 from imtok.nn.visibility import visibility
-from imtok.types import Condition
 
 
-class FeatureDecoder(Decoder):
+class FeatureDecoder(WholeDecoder):
     """Mask tokens behind the latents become a map, which a CNN makes an image of; others become features.
 
     Features are made in training alone, for an alignment whose ``source`` is ``decoder.features``. Both kinds of mask
@@ -109,14 +108,7 @@ class FeatureDecoder(Decoder):
         return self.cnn.last_layer
 
     @override
-    def forward(
-        self,
-        latents: Float[Tensor, "b n d"],
-        size: tuple[int, int],
-        keep: Bool[Tensor, "b n"] | None = None,
-        condition: Condition | None = None,
-    ) -> Float[Tensor, "b 3 h w"]:
-        self.require_all(keep)
+    def decode(self, latents: Float[Tensor, "b n d"], size: tuple[int, int]) -> Float[Tensor, "b 3 h w"]:
         if latents.shape[1] != self.num_latents:
             raise ValueError(f"latents must be {self.num_latents} for this decoder, got {latents.shape[1]}")
         memory = self.norm_in(self.embed(latents) + self.latent_positions)

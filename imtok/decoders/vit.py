@@ -3,11 +3,11 @@
 from collections.abc import Sequence
 from typing import Literal, cast, get_args
 
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor, nn
 from typing_extensions import override
 
-from imtok.decoders.base import Decoder
+from imtok.decoders.base import WholeDecoder
 from imtok.nn.grid import grid_size
 from imtok.nn.initialization import Start, start_weights
 from imtok.nn.norms import TokenNorm, token_norm
@@ -15,13 +15,12 @@ from imtok.nn.patches import from_patches
 from imtok.nn.positions import GridPositions
 from imtok.nn.transformer import Transformer
 from imtok.pixels import from_range
-from imtok.types import Condition
 
 Positions = Literal["fixed", "interpolated"]
 Reads = Literal["all", "last_half"]
 
 
-class ViTDecoder(Decoder):
+class ViTDecoder(WholeDecoder):
     """Latents with learned positions, transformer blocks, and two linear maps with a tanh between them.
 
     With ``reads="last_half"`` the first half of each latent's channels does not matter to the image: DualToken (arXiv
@@ -94,14 +93,7 @@ class ViTDecoder(Decoder):
         return cast(nn.Parameter, self.pixels.weight)
 
     @override
-    def forward(
-        self,
-        latents: Float[Tensor, "b n d"],
-        size: tuple[int, int],
-        keep: Bool[Tensor, "b n"] | None = None,
-        condition: Condition | None = None,
-    ) -> Float[Tensor, "b c h w"]:
-        self.require_all(keep)
+    def decode(self, latents: Float[Tensor, "b n d"], size: tuple[int, int]) -> Float[Tensor, "b c h w"]:
         grid = grid_size(size, self.patch_size)
         positions = self.positions(grid)
         if latents.shape[1] != len(positions):

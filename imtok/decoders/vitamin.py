@@ -3,11 +3,11 @@
 from collections.abc import Sequence
 from typing import cast
 
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor, nn
 from typing_extensions import override
 
-from imtok.decoders.base import Decoder
+from imtok.decoders.base import WholeDecoder
 from imtok.encoders.vitamin import STYLE
 from imtok.nn.attention_projection import AttentionProjection
 from imtok.nn.grid import to_map
@@ -16,10 +16,9 @@ from imtok.nn.inverted_bottleneck import BottleneckLevels
 from imtok.nn.norms import ChannelLayerNorm
 from imtok.nn.resampling import NearestUpsample
 from imtok.nn.transformer import Transformer
-from imtok.types import Condition
 
 
-class ViTaminDecoder(Decoder):
+class ViTaminDecoder(WholeDecoder):
     """The blocks of a transformer without positions see all latents, and convolutions make an image of their map.
 
     The map is doubled before the levels, by each of them, and behind them.
@@ -81,14 +80,7 @@ class ViTaminDecoder(Decoder):
         return cast(nn.Parameter, self.conv_out.weight)
 
     @override
-    def forward(
-        self,
-        latents: Float[Tensor, "b n d"],
-        size: tuple[int, int],
-        keep: Bool[Tensor, "b n"] | None = None,
-        condition: Condition | None = None,
-    ) -> Float[Tensor, "b c h w"]:
-        self.require_all(keep)
+    def decode(self, latents: Float[Tensor, "b n d"], size: tuple[int, int]) -> Float[Tensor, "b c h w"]:
         to_map(latents, size, self.factor)  # refuses latents that do not fill the image
         tokens = self.norm_out(self.trunk(self.embed(latents)))
         features = self.levels(self.upsample(to_map(tokens, size, self.factor)))

@@ -16,7 +16,6 @@ from imtok.nn.norms import set_groups
 from imtok.nn.positions import GridPositions
 from imtok.nn.resampling import Downsampling
 from imtok.nn.transformer import Transformer
-from imtok.types import Condition, Latents
 
 
 class AdapterEncoder(ConvolutionTrunk):
@@ -97,12 +96,9 @@ class AdapterEncoder(ConvolutionTrunk):
         set_groups(self, groups)
 
     @override
-    def forward(
-        self, image: Float[Tensor, "b c h w"], length: int | None = None, condition: Condition | None = None
-    ) -> Latents:
-        self.num_latents((image.shape[-2], image.shape[-1]))
+    def encode(self, image: Float[Tensor, "b c h w"]) -> Float[Tensor, "b n d"]:
         features = self.features(image)
-        return Latents(torch.cat([to_sequence(adapter(features)) for adapter in self.adapters], -1))
+        return torch.cat([to_sequence(adapter(features)) for adapter in self.adapters], -1)
 
     @override
     def num_latents(self, size: tuple[int, int]) -> int:

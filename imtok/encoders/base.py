@@ -4,7 +4,9 @@ from abc import ABC, abstractmethod
 
 from jaxtyping import Float
 from torch import Tensor, nn
+from typing_extensions import override
 
+from imtok.nn.grid import grid_size
 from imtok.types import Condition, Latents
 
 
@@ -42,6 +44,36 @@ class Encoder(nn.Module, ABC):
     @abstractmethod
     def num_latents(self, size: tuple[int, int]) -> int:
         """Latents for an image of height and width ``size``, in pixels; ValueError for a size it cannot read."""
+
+
+class ImageEncoder(Encoder):
+    """An encoder that reads the image and nothing else."""
+
+    @override
+    def forward(
+        self, image: Float[Tensor, "b c h w"], length: int | None = None, condition: Condition | None = None
+    ) -> Latents:
+        self.num_latents((image.shape[-2], image.shape[-1]))  # refuses sizes that it cannot read
+        return Latents(self.encode(image))
+
+    @abstractmethod
+    def encode(self, image: Float[Tensor, "b c h w"]) -> Float[Tensor, "b n d"]:
+        """The latents of images of a size that it can read."""
+
+
+class GridEncoder(ImageEncoder):
+    """An image encoder with a latent for each square of the image, row by row.
+
+    Attributes:
+        factor: Side of the square, in pixels.
+    """
+
+    factor: int
+
+    @override
+    def num_latents(self, size: tuple[int, int]) -> int:
+        rows, columns = grid_size(size, self.factor)
+        return rows * columns
 
 
 def encoded(

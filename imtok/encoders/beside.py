@@ -8,13 +8,12 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from typing_extensions import override
 
-from imtok.encoders.base import Encoder
+from imtok.encoders.base import Encoder, ImageEncoder
 from imtok.encoders.pretrained_vit import PretrainedViTEncoder
 from imtok.nn.initialization import start_weights
-from imtok.types import Condition, Latents
 
 
-class SemanticPixelEncoder(Encoder):
+class SemanticPixelEncoder(ImageEncoder):
     """Two nets read the image; their latents stand side by side in channels, those of the meaning first.
 
     Two linear maps with tanh between them make the first channels of the features of the net for meaning.
@@ -64,11 +63,8 @@ class SemanticPixelEncoder(Encoder):
         return {"semantic": {**provided, "out_dim": None}, "pixels": {**provided, "out_dim": width}}
 
     @override
-    def forward(
-        self, image: Float[Tensor, "b 3 h w"], length: int | None = None, condition: Condition | None = None
-    ) -> Latents:
-        self.num_latents((image.shape[-2], image.shape[-1]))
-        return Latents(torch.cat([self.project(self.semantic(image).values), self.pixels(image).values], -1))
+    def encode(self, image: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b n d"]:
+        return torch.cat([self.project(self.semantic(image).values), self.pixels(image).values], -1)
 
     @override
     def num_latents(self, size: tuple[int, int]) -> int:

@@ -7,15 +7,14 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from typing_extensions import override
 
-from imtok.encoders.base import Encoder
+from imtok.encoders.base import GridEncoder
 from imtok.nn.convolution import Attention, ConvolutionStack, Layer, activated_norm, latent_convolution, level_layers
-from imtok.nn.grid import grid_size, to_sequence
+from imtok.nn.grid import to_sequence
 from imtok.nn.norms import set_groups
 from imtok.nn.resampling import Downsampling, downsampler
-from imtok.types import Condition, Latents
 
 
-class ConvolutionTrunk(Encoder):
+class ConvolutionTrunk(GridEncoder):
     """What convolutional encoders share: a map of the lowest resolution, after the layers at its end.
 
     Args:
@@ -54,17 +53,11 @@ class ConvolutionTrunk(Encoder):
         self.middle = ConvolutionStack(middle, widths[-1], widths[-1], bias)
 
     def features(self, image: Float[Tensor, "b c h w"]) -> Float[Tensor, "b d h2 w2"]:
-        """The map behind the middle; ValueError if the image is no multiple of the pixels per latent."""
-        grid_size((image.shape[-2], image.shape[-1]), self.factor)
+        """The map behind the middle."""
         features = self.levels[0](self.conv_in(image))
         for halve, level in zip(self.downsamplers, self.levels[1:], strict=True):
             features = level(halve(features))
         return self.middle(features)
-
-    @override
-    def num_latents(self, size: tuple[int, int]) -> int:
-        rows, columns = grid_size(size, self.factor)
-        return rows * columns
 
 
 class CNNEncoder(ConvolutionTrunk):
@@ -124,7 +117,5 @@ class CNNEncoder(ConvolutionTrunk):
         set_groups(self, groups)
 
     @override
-    def forward(
-        self, image: Float[Tensor, "b c h w"], length: int | None = None, condition: Condition | None = None
-    ) -> Latents:
-        return Latents(to_sequence(self.project(self.conv_out(self.norm_out(self.features(image))))))
+    def encode(self, image: Float[Tensor, "b c h w"]) -> Float[Tensor, "b n d"]:
+        return to_sequence(self.project(self.conv_out(self.norm_out(self.features(image)))))

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from typing_extensions import override
 
-from imtok.encoders.base import Encoder
+from imtok.encoders.base import ImageEncoder
 from imtok.encoders.cnn import CNNEncoder
 from imtok.nn.attention import SelfAttention
 from imtok.nn.grid import grid_size, to_sequence
@@ -19,10 +19,9 @@ from imtok.nn.transformer import BlockStyle, Transformer
 from imtok.nn.visibility import visibility
 from imtok.spaces.base import Space, hold
 from imtok.spaces.dino import DINOv2
-from imtok.types import Condition, Latents
 
 
-class HitaEncoder(Encoder):
+class HitaEncoder(ImageEncoder):
     """Learned queries, features of a frozen net and the patches of a CNN talk; queries and patches become latents.
 
     In a first trunk all tokens see all others. Then the frozen features are left behind, and a second trunk is causal
@@ -107,9 +106,7 @@ class HitaEncoder(Encoder):
         self.project_patches = nn.Linear(width, patch_dim or out_dim)
 
     @override
-    def forward(
-        self, image: Float[Tensor, "b 3 h w"], length: int | None = None, condition: Condition | None = None
-    ) -> Latents:
+    def encode(self, image: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b n d"]:
         positions = self.positions(grid_size((image.shape[-2], image.shape[-1]), self.cnn.factor))
         patches = self.cnn(image).values + positions
         queries = repeat(self.queries, "n d -> b n d", b=image.shape[0])
@@ -119,7 +116,7 @@ class HitaEncoder(Encoder):
         tokens = self.trunk_causal(self.norm_causal(tokens), causal)
         latents = self.project_patches(tokens[:, self.latents :])
         latents = F.pad(latents, (0, self.out_dim - latents.shape[-1]))
-        return Latents(torch.cat([self.project_queries(tokens[:, : self.latents]), latents], 1))
+        return torch.cat([self.project_queries(tokens[:, : self.latents]), latents], 1)
 
     def _features(self, image: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b n d"]:
         if isinstance(self.space, DINOv2):

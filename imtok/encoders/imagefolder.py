@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from typing_extensions import override
 
-from imtok.encoders.base import Encoder
+from imtok.encoders.base import ImageEncoder
 from imtok.nn.grid import grid_size, to_sequence
 from imtok.nn.initialization import Start, start_weights
 from imtok.nn.learning import Train
@@ -19,10 +19,9 @@ from imtok.nn.vit_part import PretrainedViT
 from imtok.nn.vit_resize import resize_positions, squarest
 from imtok.pixels import to_range
 from imtok.pretrained import RANDOM
-from imtok.types import Condition, Latents
 
 
-class ImageFolderEncoder(PretrainedViT, Encoder):
+class ImageFolderEncoder(PretrainedViT, ImageEncoder):
     """Latent tokens behind the patches of a published vision transformer, whose blocks let them read the image.
 
     A sequence of latent tokens for each branch of a product quantizer has the positions of the patches, resized to the
@@ -96,9 +95,7 @@ class ImageFolderEncoder(PretrainedViT, Encoder):
         start_weights(self.project, start)
 
     @override
-    def forward(
-        self, image: Float[Tensor, "b 3 h w"], length: int | None = None, condition: Condition | None = None
-    ) -> Latents:
+    def encode(self, image: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b n d"]:
         grid = grid_size((image.shape[-2], image.shape[-1]), self.patch_size)
         positions = self.net.positions
         assert isinstance(positions, GridPositions)
@@ -108,7 +105,7 @@ class ImageFolderEncoder(PretrainedViT, Encoder):
         places = resize_positions(positions.table, squarest(count)).repeat(self.branches, 1)
         latents = self.latents + places + repeat(self.levels[1:], "k d -> (k n) d", n=count)
         read = self.net.blocks([seen, latents.to(seen.dtype).expand(image.shape[0], -1, -1)], grid)
-        return Latents(rearrange(self.project(read[:, -len(latents) :]), "b (k n) d -> b n (k d)", k=self.branches))
+        return rearrange(self.project(read[:, -len(latents) :]), "b (k n) d -> b n (k d)", k=self.branches)
 
     @override
     def num_latents(self, size: tuple[int, int]) -> int:

@@ -5,14 +5,13 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from typing_extensions import override
 
-from imtok.encoders.base import Encoder
+from imtok.encoders.base import ImageEncoder
 from imtok.nn.grid import grid_size, to_sequence
 from imtok.nn.residual_resampling import ResidualHalving
 from imtok.nn.segment_rotations import ExactRMSNorm, GridScale, Rotary, check_scale, rotary_trunk, segment_rotation
-from imtok.types import Condition, Latents
 
 
-class InstellaEncoder(Encoder):
+class InstellaEncoder(ImageEncoder):
     """Blocks over latents and patches, at half resolution after ``depth`` of them, with rotary positions.
 
     Nothing that it learns belongs to a position, so images of any size are read into the same number of latents. The
@@ -73,10 +72,8 @@ class InstellaEncoder(Encoder):
         self.project = nn.Sequential(nn.Linear(width, width), nn.Linear(width, out_dim))
 
     @override
-    def forward(
-        self, image: Float[Tensor, "b c h w"], length: int | None = None, condition: Condition | None = None
-    ) -> Latents:
-        number = self.num_latents((image.shape[-2], image.shape[-1]))
+    def encode(self, image: Float[Tensor, "b c h w"]) -> Float[Tensor, "b n d"]:
+        number = len(self.queries)
         features = self.patches(image)
         rows, columns = features.shape[-2:]
         tokens = torch.cat([self.queries.expand(image.shape[0], -1, -1), to_sequence(features)], 1)
@@ -85,7 +82,7 @@ class InstellaEncoder(Encoder):
         halved = self.halving(patches.transpose(1, 2).unflatten(2, (rows, columns)))
         tokens = torch.cat([latents, to_sequence(halved)], 1)
         tokens = self.coarse_trunk(tokens, rotation=self._rotation((rows // 2, columns // 2), 1))
-        return Latents(self.project(self.norm_out(tokens[:, :number])))
+        return self.project(self.norm_out(tokens[:, :number]))
 
     @override
     def num_latents(self, size: tuple[int, int]) -> int:

@@ -5,11 +5,10 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from typing_extensions import override
 
-from imtok.encoders.base import Encoder
-from imtok.types import Condition, Latents
+from imtok.encoders.base import ImageEncoder
 
 
-class LinearEncoder(Encoder):
+class LinearEncoder(ImageEncoder):
     """Each channel of each latent is a weighted sum of all pixels.
 
     It is for small images. With nested dropout the first latents explain the most, as principal components do.
@@ -37,11 +36,8 @@ class LinearEncoder(Encoder):
         self.project = nn.Linear(image_channels * image_size**2, latents * out_dim)
 
     @override
-    def forward(
-        self, image: Float[Tensor, "b c h w"], length: int | None = None, condition: Condition | None = None
-    ) -> Latents:
-        self.num_latents((image.shape[-2], image.shape[-1]))
-        return Latents(rearrange(self.project(image.flatten(1)), "b (n d) -> b n d", n=self.count))
+    def encode(self, image: Float[Tensor, "b c h w"]) -> Float[Tensor, "b n d"]:
+        return rearrange(self.project(image.flatten(1)), "b (n d) -> b n d", n=self.count)
 
     @override
     def num_latents(self, size: tuple[int, int]) -> int:

@@ -6,17 +6,16 @@ from jaxtyping import Float
 from torch import Tensor
 from typing_extensions import override
 
-from imtok.encoders.base import Encoder
-from imtok.nn.grid import grid_size, to_sequence
+from imtok.encoders.base import GridEncoder
+from imtok.nn.grid import to_sequence
 from imtok.nn.maskgit import MaskGITEncoder
 from imtok.nn.norms import set_groups
 from imtok.nn.resampling import Downsampling
 from imtok.pixels import to_range
 from imtok.spaces.maskgit import PIXELS
-from imtok.types import Condition, Latents
 
 
-class MaskGITVQGANEncoder(Encoder):
+class MaskGITVQGANEncoder(GridEncoder):
     """The net of :mod:`imtok.nn.maskgit` on pixels in [0, 1]; latents are read off its map row by row.
 
     The frozen net whose codes TiTok predicts (:class:`imtok.spaces.maskgit.MaskGIT`) has the same encoder.
@@ -59,13 +58,5 @@ class MaskGITVQGANEncoder(Encoder):
         set_groups(self.net, groups)
 
     @override
-    def forward(
-        self, image: Float[Tensor, "b c h w"], length: int | None = None, condition: Condition | None = None
-    ) -> Latents:
-        grid_size((image.shape[-2], image.shape[-1]), self.factor)
-        return Latents(to_sequence(self.net(to_range(image, PIXELS))))
-
-    @override
-    def num_latents(self, size: tuple[int, int]) -> int:
-        rows, columns = grid_size(size, self.factor)
-        return rows * columns
+    def encode(self, image: Float[Tensor, "b c h w"]) -> Float[Tensor, "b n d"]:
+        return to_sequence(self.net(to_range(image, PIXELS)))

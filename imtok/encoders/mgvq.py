@@ -8,14 +8,13 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from typing_extensions import override
 
-from imtok.encoders.base import Encoder
+from imtok.encoders.base import GridEncoder
 from imtok.nn.dc_ae import check_groups, check_levels, level
-from imtok.nn.grid import grid_size, to_sequence
+from imtok.nn.grid import to_sequence
 from imtok.nn.shuffled_resampling import ShuffledHalving, averaged, check_share
-from imtok.types import Condition, Latents
 
 
-class MGVQEncoder(Encoder):
+class MGVQEncoder(GridEncoder):
     """Convolutions at high resolution and linear attention at the lowest, between shortcuts without parameters.
 
     The image is halved at once; there are no blocks at full resolution. At the end a 1 x 1 convolution maps each group
@@ -77,17 +76,9 @@ class MGVQEncoder(Encoder):
         self.project = nn.Conv2d(latent_width, out_dim, 1, groups=kept)
 
     @override
-    def forward(
-        self, image: Float[Tensor, "b c h w"], length: int | None = None, condition: Condition | None = None
-    ) -> Latents:
-        grid_size((image.shape[-2], image.shape[-1]), self.factor)
+    def encode(self, image: Float[Tensor, "b c h w"]) -> Float[Tensor, "b n d"]:
         features = self.levels[0](self.halve(self.conv_in(image)))
         for halve, blocks in zip(self.downsamplers, self.levels[1:], strict=True):
             features = blocks(halve(features))
         mapped = self.conv_out(features) + averaged(features, self.latent_width)
-        return Latents(to_sequence(self.project(mapped)))
-
-    @override
-    def num_latents(self, size: tuple[int, int]) -> int:
-        rows, columns = grid_size(size, self.factor)
-        return rows * columns
+        return to_sequence(self.project(mapped))

@@ -4,13 +4,12 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from typing_extensions import override
 
-from imtok.encoders.base import Encoder
+from imtok.encoders.base import GridEncoder
 from imtok.nn.convolution import ResidualBlock, activated_norm
-from imtok.nn.grid import grid_size, to_sequence
-from imtok.types import Condition, Latents
+from imtok.nn.grid import to_sequence
 
 
-class PatchEncoder(Encoder):
+class PatchEncoder(GridEncoder):
     """Maps each square patch to a vector, and lets neighbouring patches talk.
 
     All convolutions but the first run at latent resolution, so it trains within minutes on a CPU. With ``depth=0``
@@ -37,20 +36,12 @@ class PatchEncoder(Encoder):
         self, out_dim: int, patch_size: int = 8, width: int = 96, depth: int = 2, image_channels: int = 3
     ) -> None:
         super().__init__()
-        self.patch_size = patch_size
+        self.factor = patch_size
         self.patches = nn.Conv2d(image_channels, width, patch_size, stride=patch_size)
         self.blocks = nn.Sequential(*(ResidualBlock(width, width) for _ in range(depth)))
         self.norm_out = activated_norm(width) if depth else nn.Identity()
         self.conv_out = nn.Conv2d(width, out_dim, 1)
 
     @override
-    def forward(
-        self, image: Float[Tensor, "b c h w"], length: int | None = None, condition: Condition | None = None
-    ) -> Latents:
-        grid_size((image.shape[-2], image.shape[-1]), self.patch_size)
-        return Latents(to_sequence(self.conv_out(self.norm_out(self.blocks(self.patches(image))))))
-
-    @override
-    def num_latents(self, size: tuple[int, int]) -> int:
-        rows, columns = grid_size(size, self.patch_size)
-        return rows * columns
+    def encode(self, image: Float[Tensor, "b c h w"]) -> Float[Tensor, "b n d"]:
+        return to_sequence(self.conv_out(self.norm_out(self.blocks(self.patches(image)))))

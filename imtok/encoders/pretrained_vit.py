@@ -8,20 +8,18 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from typing_extensions import override
 
-from imtok.encoders.base import Encoder
+from imtok.encoders.base import GridEncoder
 from imtok.nn.grid import grid_size
 from imtok.nn.grid_rotations import Rotary
 from imtok.nn.initialization import Start
 from imtok.nn.learning import Train
-from imtok.nn.positions import Grid
 from imtok.nn.transformer import BlockStyle
 from imtok.nn.vit import Table, ViT
 from imtok.nn.vit_part import PretrainedViT
 from imtok.pretrained import RANDOM
-from imtok.types import Condition, Latents
 
 
-class PretrainedViTEncoder(PretrainedViT, Encoder):
+class PretrainedViTEncoder(PretrainedViT, GridEncoder):
     """A published vision transformer, and a linear map from its features to latents.
 
     The net is saved with the tokenizer, and what it began with is not: a stored tokenizer needs no other file.
@@ -131,25 +129,15 @@ class PretrainedViTEncoder(PretrainedViT, Encoder):
             self.register_buffer(name, torch.tensor(list(values)).view(3, 1, 1), persistent=False)
 
     @override
-    def forward(
-        self, image: Float[Tensor, "b 3 h w"], length: int | None = None, condition: Condition | None = None
-    ) -> Latents:
+    def encode(self, image: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b n d"]:
         tokens = self.net((self._resized(image) / 2 + 0.5 - self.mean) / self.deviation, self.layers, self.norm_last)
-        return Latents(self.project(tokens[:, self.net.prefix :]))
+        return self.project(tokens[:, self.net.prefix :])
 
     def _resized(self, image: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b 3 h2 w2"]:
         """Images with as many pixels as the net has patches for; the filter's overshoot is cut off."""
-        rows, columns = self._grid((image.shape[-2], image.shape[-1]))
+        rows, columns = grid_size((image.shape[-2], image.shape[-1]), self.factor)
         side = self.net.patch_size
         if side == self.factor:
             return image
         size = (rows * side, columns * side)
         return F.interpolate(image, size, mode="bicubic", align_corners=False, antialias=True).clamp(-1, 1)
-
-    def _grid(self, size: tuple[int, int]) -> Grid:
-        return grid_size(size, self.factor)
-
-    @override
-    def num_latents(self, size: tuple[int, int]) -> int:
-        rows, columns = self._grid(size)
-        return rows * columns

@@ -9,15 +9,14 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from typing_extensions import override
 
-from imtok.encoders.base import Encoder
+from imtok.encoders.base import ImageEncoder
 from imtok.encoders.cnn import CNNEncoder
 from imtok.nn.grid import grid_size
 from imtok.nn.positions import GridPositions
 from imtok.nn.qformer import QFormer, draw_weights, pooled_queries
-from imtok.types import Condition, Latents
 
 
-class QFormerEncoder(Encoder):
+class QFormerEncoder(ImageEncoder):
     """Queries gather from the map of a CNN. They start as means of the map over ever finer grids, coarse to fine.
 
     Queries see one another in both directions: the first few latents of an image are not those that fewer queries
@@ -101,9 +100,7 @@ class QFormerEncoder(Encoder):
         self.project = nn.Linear(latent_channels, out_dim)
 
     @override
-    def forward(
-        self, image: Float[Tensor, "b 3 h w"], length: int | None = None, condition: Condition | None = None
-    ) -> Latents:
+    def encode(self, image: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b n d"]:
         grid = grid_size((image.shape[-2], image.shape[-1]), self.cnn.factor)
         map_positions = self.map_positions(grid)
         memory = self.embed(self.norm_in(self.cnn(image).values))
@@ -112,7 +109,7 @@ class QFormerEncoder(Encoder):
         gathered = self.qformer(queries, memory, self.latent_positions, map_positions)
         if not self.training:
             gathered = gathered[:, : self.latents]
-        return Latents(self.project(self.out(self.norm_out(gathered))))
+        return self.project(self.out(self.norm_out(gathered)))
 
     @override
     def num_latents(self, size: tuple[int, int]) -> int:

@@ -7,15 +7,13 @@ from jaxtyping import Float
 from torch import nn
 from typing_extensions import override
 
-from imtok.encoders.base import Encoder
+from imtok.encoders.base import GridEncoder
 from imtok.nn.convolution import ConvolutionStack, Layer, activated_norm
-from imtok.nn.grid import grid_size
 from imtok.nn.patches import to_patches
 from imtok.spaces.base import Space, hold_patches
-from imtok.types import Condition, Latents
 
 
-class SpaceEncoder(Encoder):
+class SpaceEncoder(GridEncoder):
     """A latent per patch of the map that a frozen space makes of an image, as it is or behind some layers.
 
     Args:
@@ -66,14 +64,6 @@ class SpaceEncoder(Encoder):
             )
 
     @override
-    def forward(
-        self, image: Float[torch.Tensor, "b 3 h w"], length: int | None = None, condition: Condition | None = None
-    ) -> Latents:
-        grid_size((image.shape[-2], image.shape[-1]), self.factor)
+    def encode(self, image: Float[torch.Tensor, "b 3 h w"]) -> Float[torch.Tensor, "b n d"]:
         maps = self.space.maps(image)
-        return Latents(to_patches(maps, self.patch_size) if self.layers is None else to_patches(self.layers(maps), 1))
-
-    @override
-    def num_latents(self, size: tuple[int, int]) -> int:
-        rows, columns = grid_size(size, self.factor)
-        return rows * columns
+        return to_patches(maps, self.patch_size) if self.layers is None else to_patches(self.layers(maps), 1)

@@ -7,14 +7,13 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from typing_extensions import override
 
-from imtok.encoders.base import Encoder
+from imtok.encoders.base import GridEncoder
 from imtok.nn.convolution import ReLUBlock
-from imtok.nn.grid import grid_size, to_sequence
+from imtok.nn.grid import to_sequence
 from imtok.pixels import to_range
-from imtok.types import Condition, Latents
 
 
-class StridedEncoder(Encoder):
+class StridedEncoder(GridEncoder):
     """4 x 4 convolutions of stride 2 with ReLU, residual blocks at the lowest resolution, and a linear map.
 
     There are no norms: what the latents are scales with the pixels, so ``value_range`` matters.
@@ -62,14 +61,6 @@ class StridedEncoder(Encoder):
         self.conv_out = nn.Conv2d(widths[-1], out_dim, 1)
 
     @override
-    def forward(
-        self, image: Float[Tensor, "b c h w"], length: int | None = None, condition: Condition | None = None
-    ) -> Latents:
-        grid_size((image.shape[-2], image.shape[-1]), self.factor)
+    def encode(self, image: Float[Tensor, "b c h w"]) -> Float[Tensor, "b n d"]:
         features = self.blocks(self.halvings(to_range(image, self.value_range)))
-        return Latents(to_sequence(self.conv_out(features)))
-
-    @override
-    def num_latents(self, size: tuple[int, int]) -> int:
-        rows, columns = grid_size(size, self.factor)
-        return rows * columns
+        return to_sequence(self.conv_out(features))

@@ -9,18 +9,17 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from typing_extensions import override
 
-from imtok.encoders.base import Encoder
+from imtok.encoders.base import ImageEncoder
 from imtok.nn.grid import grid_size, to_sequence
 from imtok.nn.initialization import Start, start_weights
 from imtok.nn.positions import GridPositions
 from imtok.nn.transformer import Transformer
 from imtok.pixels import to_range
-from imtok.types import Condition, Latents
 
 LatentLayout = Literal["tokens", "legacy_view"]
 
 
-class TiTokEncoder(Encoder):
+class TiTokEncoder(ImageEncoder):
     """A class token, patches and latent tokens see each other in every block; the latent tokens become the latents.
 
     Also the encoder of TA-TiTok (arXiv 2501.07730), One-D-Piece (arXiv 2501.10064) and TokenSet (arXiv 2503.16425), and
@@ -108,13 +107,11 @@ class TiTokEncoder(Encoder):
         start_weights(self, start)
 
     @override
-    def forward(
-        self, image: Float[Tensor, "b c h w"], length: int | None = None, condition: Condition | None = None
-    ) -> Latents:
+    def encode(self, image: Float[Tensor, "b c h w"]) -> Float[Tensor, "b n d"]:
         read = self.norm_out(self.sequence(image)[:, -len(self.latents) :])
         if self.latent_layout == "legacy_view":
             read = rearrange(rearrange(read, "b n d -> b (n d)"), "b (d n) -> b n d", n=len(self.latents))
-        return Latents(rearrange(self.project(read), "b (k n) d -> b n (k d)", k=self.branches))
+        return rearrange(self.project(read), "b (k n) d -> b n (k d)", k=self.branches)
 
     def sequence(
         self, image: Float[Tensor, "b c h w"], visible: Bool[Tensor, "m m"] | None = None

@@ -9,17 +9,16 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from typing_extensions import override
 
-from imtok.encoders.base import Encoder
+from imtok.encoders.base import ImageEncoder
 from imtok.encoders.pretrained_vit import PretrainedViTEncoder
 from imtok.nn.attention_projection import AttentionProjection
 from imtok.nn.initialization import start_weights
 from imtok.nn.norms import token_norm
-from imtok.types import Condition, Latents
 
 Maps = Literal["linear", "attention"]
 
 
-class TwoDepthEncoder(Encoder):
+class TwoDepthEncoder(ImageEncoder):
     """A vision transformer is read after three of its blocks: the last for the meaning, the two others for the pixels.
 
     Each is mapped to a half of the latents' channels: first the meaning, then the pixels.
@@ -80,21 +79,18 @@ class TwoDepthEncoder(Encoder):
         return {"net": {**provided, **side, "out_dim": None}}
 
     @override
-    def forward(
-        self, image: Float[Tensor, "b 3 h w"], length: int | None = None, condition: Condition | None = None
-    ) -> Latents:
-        self.num_latents((image.shape[-2], image.shape[-1]))
+    def encode(self, image: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b n d"]:
         if self.side is not None and image.shape[-1] != self.side:
             size = (self.side, self.side)
             image = F.interpolate(image, size, mode="bicubic", align_corners=False, antialias=True).clamp(-1, 1)
         depths = self.net(image).values.chunk(3, -1)
         if self.maps:
             early, middle, late = (read(tokens) for read, tokens in zip(self.maps, depths, strict=True))
-            return Latents(torch.cat([late, middle + self.shortcut * early], -1))
+            return torch.cat([late, middle + self.shortcut * early], -1)
         early, middle, late = depths
         semantic = self.project_semantic(self.norm_semantic(late))
         pixels = self.project_pixels(self.norm_pixels(middle + self.shortcut * early))
-        return Latents(torch.cat([semantic, pixels], -1))
+        return torch.cat([semantic, pixels], -1)
 
     @override
     def num_latents(self, size: tuple[int, int]) -> int:

@@ -7,15 +7,14 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from typing_extensions import override
 
-from imtok.encoders.base import Encoder
+from imtok.encoders.base import GridEncoder
 from imtok.nn.convolution import ResidualBlock
-from imtok.nn.grid import grid_size, to_sequence
+from imtok.nn.grid import to_sequence
 from imtok.nn.map_transformer import MapTransformer
 from imtok.nn.norms import group_norm, set_groups
-from imtok.types import Condition, Latents
 
 
-class UniWeTokEncoder(Encoder):
+class UniWeTokEncoder(GridEncoder):
     """Residual blocks at full, half, quarter, ... resolution and transformer blocks at the lowest.
 
     As in the public net (``autoencoder_uni`` of BitDance), convolutions of stride 2 also change the number of channels,
@@ -70,16 +69,8 @@ class UniWeTokEncoder(Encoder):
         set_groups(self, groups)
 
     @override
-    def forward(
-        self, image: Float[Tensor, "b c h w"], length: int | None = None, condition: Condition | None = None
-    ) -> Latents:
-        grid_size((image.shape[-2], image.shape[-1]), self.factor)
+    def encode(self, image: Float[Tensor, "b c h w"]) -> Float[Tensor, "b n d"]:
         features = self.levels[0](self.conv_in(image))
         for halve, level in zip(self.downsamplers, self.levels[1:], strict=True):
             features = level(halve(features))
-        return Latents(to_sequence(self.conv_out(self.norm_out(self.middle(features)))))
-
-    @override
-    def num_latents(self, size: tuple[int, int]) -> int:
-        rows, columns = grid_size(size, self.factor)
-        return rows * columns
+        return to_sequence(self.conv_out(self.norm_out(self.middle(features))))

@@ -9,14 +9,13 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from typing_extensions import override
 
-from imtok.encoders.base import Encoder
+from imtok.encoders.base import ImageEncoder
 from imtok.encoders.pretrained_vit import PretrainedViTEncoder
 from imtok.nn.attention import SelfAttention
 from imtok.nn.deformable import DeformableAttention
 from imtok.nn.grid import grid_size
 from imtok.nn.positions import grid_coordinates
 from imtok.nn.visibility import visibility
-from imtok.types import Condition, Latents
 
 
 class RegionBlock(nn.Module):
@@ -53,7 +52,7 @@ class RegionBlock(nn.Module):
         return self.norm3(queries + self.mlp(queries))
 
 
-class RegionEncoder(Encoder):
+class RegionEncoder(ImageEncoder):
     """Learned queries stand on a grid, and read of each depth of a net the points around them that they choose.
 
     A query sees itself and those before it, row by row, and no other, since a generator is to learn the tokens in this
@@ -129,9 +128,7 @@ class RegionEncoder(Encoder):
         return {"net": {**provided, "out_dim": None}}
 
     @override
-    def forward(
-        self, image: Float[Tensor, "b 3 h w"], length: int | None = None, condition: Condition | None = None
-    ) -> Latents:
+    def encode(self, image: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b n d"]:
         rows, _ = grid_size((image.shape[-2], image.shape[-1]), self.net.factor)
         depths = self.net(image).values.chunk(len(self.levels), -1)
         maps = [
@@ -141,7 +138,7 @@ class RegionEncoder(Encoder):
         queries = repeat(self.norm_in(self.queries), "n d -> b n d", b=image.shape[0])
         for block in self.blocks:
             queries = block(queries, self.positions, self.places, maps, self.visible)
-        return Latents(self.project(queries))
+        return self.project(queries)
 
     @override
     def num_latents(self, size: tuple[int, int]) -> int:

@@ -7,19 +7,18 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from typing_extensions import override
 
-from imtok.encoders.base import Encoder
+from imtok.encoders.base import ImageEncoder
 from imtok.nn.grid import grid_size, to_sequence
 from imtok.nn.initialization import Start, start_weights
 from imtok.nn.norms import TokenNorm, token_norm
 from imtok.nn.positions import GridPositions
 from imtok.nn.transformer import Transformer
 from imtok.pixels import to_range
-from imtok.types import Condition, Latents
 
 Positions = Literal["fixed", "interpolated"]
 
 
-class ViTEncoder(Encoder):
+class ViTEncoder(ImageEncoder):
     """Patches with learned positions, transformer blocks, a norm and a linear map.
 
     Args:
@@ -75,12 +74,10 @@ class ViTEncoder(Encoder):
         start_weights(self, start)
 
     @override
-    def forward(
-        self, image: Float[Tensor, "b c h w"], length: int | None = None, condition: Condition | None = None
-    ) -> Latents:
+    def encode(self, image: Float[Tensor, "b c h w"]) -> Float[Tensor, "b n d"]:
         positions = self.positions(grid_size((image.shape[-2], image.shape[-1]), self.patch_size))
         tokens = to_sequence(self.patches(to_range(image, self.value_range))) + positions
-        return Latents(self.project(self.norm_out(self.trunk(self.norm_in(tokens)))))
+        return self.project(self.norm_out(self.trunk(self.norm_in(tokens))))
 
     @override
     def num_latents(self, size: tuple[int, int]) -> int:

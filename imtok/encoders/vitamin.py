@@ -6,19 +6,18 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from typing_extensions import override
 
-from imtok.encoders.base import Encoder
+from imtok.encoders.base import GridEncoder
 from imtok.nn.attention_projection import AttentionProjection
-from imtok.nn.grid import grid_size, to_sequence
+from imtok.nn.grid import to_sequence
 from imtok.nn.initialization import Start, start_convolutions, start_weights
 from imtok.nn.inverted_bottleneck import BottleneckLevels
 from imtok.nn.norms import ChannelLayerNorm
 from imtok.nn.transformer import BlockStyle, Transformer
-from imtok.types import Condition, Latents
 
 STYLE = BlockStyle(eps=1e-6, mlp="norm_geglu", mlp_ratio=2.0)
 
 
-class ViTaminEncoder(Encoder):
+class ViTaminEncoder(GridEncoder):
     """Convolutions make a small map of an image, and the blocks of a transformer without positions see all of it.
 
     The first convolution halves the image, each level halves it again, and so does the convolution before the blocks.
@@ -82,14 +81,6 @@ class ViTaminEncoder(Encoder):
             start_weights(part, start)
 
     @override
-    def forward(
-        self, image: Float[Tensor, "b c h w"], length: int | None = None, condition: Condition | None = None
-    ) -> Latents:
-        grid_size((image.shape[-2], image.shape[-1]), self.factor)
+    def encode(self, image: Float[Tensor, "b c h w"]) -> Float[Tensor, "b n d"]:
         tokens = to_sequence(self.embed(self.levels(self.stem(image))))
-        return Latents(self.project(self.norm_out(self.trunk(tokens))))
-
-    @override
-    def num_latents(self, size: tuple[int, int]) -> int:
-        rows, columns = grid_size(size, self.factor)
-        return rows * columns
+        return self.project(self.norm_out(self.trunk(tokens)))
