@@ -1,11 +1,6 @@
 """The decoder of ALIT (arXiv 2411.02393): that of TiTok and One-D-Piece, around MAGE's codes."""
 
-from pathlib import Path
-
-from typing_extensions import override
-
 from imtok.decoders.titok_codes import TiTokCodeDecoder
-from imtok.spaces.maskgit import load_codebook, load_exactly
 from imtok.spaces.vqgan import read_mage
 
 
@@ -24,9 +19,4 @@ class ALITDecoder(TiTokCodeDecoder):
     """
 
     files = ("vqgan_jax_strongaug.ckpt",)
-
-    @override
-    def read_weights(self, path: Path) -> None:
-        tensors = read_mage(path)
-        load_exactly(self.pixels, tensors, path, "decoder.")
-        load_codebook(self.codebook.weight, tensors, path)
+    read = staticmethod(read_mage)

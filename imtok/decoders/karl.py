@@ -1,7 +1,6 @@
 """The decoder of KARL (arXiv 2507.07995): mask tokens read the latents that were kept, and score MAGE's codes."""
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Literal
 
 import torch
@@ -11,21 +10,18 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from typing_extensions import override
 
-from imtok.decoders.base import ProxyDecoder
-from imtok.nn.grid import grid_size, to_map
+from imtok.decoders.codes import CodeDecoder
+from imtok.nn.grid import grid_size
 from imtok.nn.initialization import Start, start_weights
-from imtok.nn.maskgit import MaskGITDecoder
 from imtok.nn.sampled_positions import SampledPositions
 from imtok.nn.transformer import Transformer
 from imtok.nn.visibility import hide_keys
-from imtok.pixels import from_range
-from imtok.pretrained import RANDOM, Pretrained
-from imtok.spaces.maskgit import PIXELS, load_codebook, load_exactly
+from imtok.pretrained import RANDOM
 from imtok.spaces.vqgan import read_mage
 from imtok.types import Condition
 
 
-class KARLDecoder(ProxyDecoder, Pretrained):
+class KARLDecoder(CodeDecoder):
     """Each mask token scores the codes at its position; the mean code that these scores expect becomes pixels.
 
     Latents that were not kept are seen by nobody. The public code lays the masks of a batch out in another order than
@@ -62,6 +58,7 @@ class KARLDecoder(ProxyDecoder, Pretrained):
 
     flexible = True
     files = ("vqgan_jax_strongaug.ckpt",)
+    read = staticmethod(read_mage)
 
     def __init__(
         self,
@@ -84,24 +81,18 @@ class KARLDecoder(ProxyDecoder, Pretrained):
         super().__init__()
         std = width**-0.5
         self.weights = weights
-        self.factor = 2 ** (len(multipliers) - 1)
-        grid = grid_size((image_size, image_size), self.factor)
+        self.patch_size = 2 ** (len(multipliers) - 1)
+        grid = grid_size((image_size, image_size), self.patch_size)
         self.embed = nn.Linear(in_dim, width)
         self.latent_positions = nn.Parameter(torch.randn(num_latents, width) * std)
         self.mask_token = nn.Parameter(torch.randn(1, width) * std)
-        self.positions = SampledPositions(grid, width, self.factor, positions == "interpolated", std=std)
+        self.positions = SampledPositions(grid, width, self.patch_size, positions == "interpolated", std=std)
         self.norm_in = nn.LayerNorm(width)
         self.trunk = Transformer(width, depth, heads, checkpoint=checkpoint)
         self.norm_out = nn.LayerNorm(width)
         self.head = nn.Sequential(nn.Linear(width, 2 * width), nn.Tanh(), nn.Linear(2 * width, codes))
         start_weights(self, start)
-        self.codebook = nn.Embedding(codes, code_dim)
-        self.pixels = MaskGITDecoder(code_dim, channels, multipliers, blocks)
-
-    @property
-    @override
-    def last_layer(self) -> nn.Parameter:
-        return self.pixels.last_layer
+        self.add_codes(codes, code_dim, channels, multipliers, blocks)
 
     @override
     def logits(
@@ -114,7 +105,7 @@ class KARLDecoder(ProxyDecoder, Pretrained):
         count, most = latents.shape[1], len(self.latent_positions)
         if not 1 <= count <= most:
             raise ValueError(f"latents must be between 1 and {most} for this decoder, got {count}")
-        patches = self.mask_token + self.positions(grid_size(size, self.factor))
+        patches = self.mask_token + self.positions(grid_size(size, self.patch_size))
         embedded = self.embed(latents) + self.latent_positions[:count]
         masks = repeat(patches, "n d -> b n d", b=latents.shape[0]).to(embedded.dtype)
         tokens = torch.cat([masks, embedded], 1)
@@ -123,20 +114,3 @@ class KARLDecoder(ProxyDecoder, Pretrained):
             visible = hide_keys(None, F.pad(keep, (len(patches), 0), value=True)).expand(-1, tokens.shape[1], -1)
         tokens = self.trunk(self.norm_in(tokens), visible)
         return self.head(self.norm_out(tokens[:, : len(patches)]))
-
-    @override
-    def forward(
-        self,
-        latents: Float[Tensor, "b n d"],
-        size: tuple[int, int],
-        keep: Bool[Tensor, "b n"] | None = None,
-        condition: Condition | None = None,
-    ) -> Float[Tensor, "b 3 h w"]:
-        mixture = self.logits(latents, size, keep).softmax(-1) @ self.codebook.weight
-        return from_range(self.pixels(to_map(mixture, size, self.factor)), PIXELS)
-
-    @override
-    def read_weights(self, path: Path) -> None:
-        tensors = read_mage(path)
-        load_exactly(self.pixels, tensors, path, "decoder.")
-        load_codebook(self.codebook.weight, tensors, path)

@@ -1,26 +1,22 @@
 """TiTok's two-stage decoder (arXiv 2406.07550): codes of MaskGIT's VQGAN first, then pixels from their mixture."""
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Literal
 
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from typing_extensions import override
 
-from imtok.decoders.base import ProxyDecoder
+from imtok.decoders.codes import CodeDecoder
 from imtok.decoders.mask_tokens import MaskTokenDecoder
-from imtok.nn.grid import to_map
 from imtok.nn.initialization import Start, start_weights
-from imtok.nn.maskgit import MaskGITDecoder
 from imtok.nn.norms import set_groups
-from imtok.pixels import from_range
-from imtok.pretrained import RANDOM, Pretrained, read_tensors
-from imtok.spaces.maskgit import PIXELS, load_codebook, load_exactly
+from imtok.pretrained import RANDOM
+from imtok.spaces.maskgit import PIXELS
 from imtok.types import Condition
 
 
-class TiTokCodeDecoder(MaskTokenDecoder, ProxyDecoder, Pretrained):
+class TiTokCodeDecoder(MaskTokenDecoder, CodeDecoder):
     """Each mask token scores the codes at its position; MaskGIT's decoder draws the mean code that these scores expect.
 
     Stage 1 trains the scores alone, against the codes of the frozen net (:mod:`imtok.objectives.proxy`): freeze
@@ -99,14 +95,8 @@ class TiTokCodeDecoder(MaskTokenDecoder, ProxyDecoder, Pretrained):
         self.weights = weights
         self.head = nn.Sequential(nn.Linear(width, 2 * width), nn.Tanh(), nn.Linear(2 * width, codes))
         start_weights(self.head, start)
-        self.codebook = nn.Embedding(codes, code_dim)
-        self.pixels = MaskGITDecoder(code_dim, channels, multipliers, blocks)
+        self.add_codes(codes, code_dim, channels, multipliers, blocks)
         set_groups(self.pixels, groups)
-
-    @property
-    @override
-    def last_layer(self) -> nn.Parameter:
-        return self.pixels.last_layer
 
     @override
     def logits(
@@ -117,20 +107,3 @@ class TiTokCodeDecoder(MaskTokenDecoder, ProxyDecoder, Pretrained):
         condition: Condition | None = None,
     ) -> Float[Tensor, "b m v"]:
         return self.head(self.features(latents, size, keep))
-
-    @override
-    def forward(
-        self,
-        latents: Float[Tensor, "b n d"],
-        size: tuple[int, int],
-        keep: Bool[Tensor, "b n"] | None = None,
-        condition: Condition | None = None,
-    ) -> Float[Tensor, "b 3 h w"]:
-        mixture = self.logits(latents, size, keep).softmax(-1) @ self.codebook.weight
-        return from_range(self.pixels(to_map(mixture, size, self.patch_size)), self.value_range)
-
-    @override
-    def read_weights(self, path: Path) -> None:
-        tensors = read_tensors(path)
-        load_exactly(self.pixels, tensors, path, "decoder.")
-        load_codebook(self.codebook.weight, tensors, path)

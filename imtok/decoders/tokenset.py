@@ -7,16 +7,15 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from typing_extensions import override
 
+from imtok.decoders.codes import MaskGITPixels
 from imtok.decoders.mask_tokens import MaskTokenDecoder
-from imtok.nn.grid import to_map
 from imtok.nn.initialization import Start, start_weights
 from imtok.nn.maskgit import MaskGITDecoder
 from imtok.nn.norms import set_groups
-from imtok.pixels import from_range
 from imtok.types import Condition
 
 
-class TokenSetDecoder(MaskTokenDecoder):
+class TokenSetDecoder(MaskTokenDecoder, MaskGITPixels):
     """Mask tokens read latents without positions, and write features that MaskGIT's decoder draws.
 
     The official code also shuffles the latents whenever it decodes. Attention without positions makes the same of every
@@ -89,11 +88,6 @@ class TokenSetDecoder(MaskTokenDecoder):
         self.pixels = MaskGITDecoder(feature_dim, channels, multipliers, blocks)
         set_groups(self.pixels, groups)
 
-    @property
-    @override
-    def last_layer(self) -> nn.Parameter:
-        return self.pixels.last_layer
-
     @override
     def forward(
         self,
@@ -102,5 +96,4 @@ class TokenSetDecoder(MaskTokenDecoder):
         keep: Bool[Tensor, "b n"] | None = None,
         condition: Condition | None = None,
     ) -> Float[Tensor, "b 3 h w"]:
-        features = self.head(self.features(latents, size, keep))
-        return from_range(self.pixels(to_map(features, size, self.patch_size)), self.value_range)
+        return self.drawn(self.head(self.features(latents, size, keep)), size)
