@@ -1,6 +1,7 @@
 """The encoder of ImageFolder (arXiv 2410.01756), XQ-GAN (2412.01762) and RobustTok (2503.08354), from DINOv2 on."""
 
 from collections.abc import Sequence
+from typing import Unpack
 
 import torch
 from einops import rearrange, repeat
@@ -10,12 +11,9 @@ from typing_extensions import override
 
 from imtok.encoders.base import ImageEncoder
 from imtok.nn.grid import grid_size, to_sequence
-from imtok.nn.initialization import Start, start_weights
-from imtok.nn.learning import Train
+from imtok.nn.initialization import start_weights
 from imtok.nn.positions import GridPositions
-from imtok.nn.transformer import BlockStyle
-from imtok.nn.vit import ViT
-from imtok.nn.vit_part import PretrainedViT
+from imtok.nn.vit_part import LearningSettings, PretrainedViT
 from imtok.nn.vit_resize import resize_positions, squarest
 from imtok.pixels import to_range
 from imtok.pretrained import RANDOM
@@ -30,21 +28,14 @@ class ImageFolderEncoder(PretrainedViT, ImageEncoder):
     Args:
         out_dim: Width of the latents; the builder sets it to the quantizer's.
         image_size: Side of the images that the positions are for, in pixels; the builder sets it.
-        weights: As for :class:`imtok.encoders.pretrained_vit.PretrainedViTEncoder`.
+        weights: What the net begins with (:meth:`imtok.nn.vit_part.PretrainedViT.take_net`).
         latents: Number of latent tokens, in each branch.
         branches: Sequences of latent tokens; each fills as many channels of ``out_dim``, the first the first.
         patch_size: Side of a patch, in pixels. A file's patches of another side are resized.
         width: Width of the tokens.
         depth: Number of blocks.
-        heads: Attention heads of each.
-        style: Of the blocks.
-        train: What of the net learns: "all", "none", the "last" blocks, or adapters ("lora").
-        last_blocks: How many the last blocks are.
-        lora_rank: Rank of the adapters.
-        drop_path: Probability that a sample passes a half of the last block by, in training, growing from 0.
         value_range: Of the pixels that the net computes with.
-        start: How weights start that no file gives (``imtok.nn.initialization``).
-        checkpoint: Compute blocks again in the backward pass instead of keeping their activations.
+        **net: What of the net learns, and its blocks (there).
 
     Raises:
         ValueError: If ``out_dim`` is no multiple of ``branches``, another argument is out of range, or the image size
@@ -66,33 +57,21 @@ class ImageFolderEncoder(PretrainedViT, ImageEncoder):
         patch_size: int = 16,
         width: int = 768,
         depth: int = 12,
-        heads: int = 12,
-        style: BlockStyle | None = None,
-        train: Train = "all",
-        last_blocks: int = 4,
-        lora_rank: int = 16,
-        drop_path: float = 0.0,
         value_range: Sequence[float] = (-1.0, 1.0),
-        start: Start = "normal",
-        checkpoint: bool = False,
+        **net: Unpack[LearningSettings],
     ) -> None:
         super().__init__()
         if branches < 1 or out_dim % branches:
             raise ValueError(f"branches must be a divisor of the latents' width {out_dim}, got {branches}")
         if latents < 1:
             raise ValueError(f"latents must be at least 1, got {latents}")
-        self.weights, self.layers = weights, []
         self.patch_size, self.branches = patch_size, branches
         self.value_range = (value_range[0], value_range[1])
         self.latents = nn.Parameter(torch.randn(branches * latents, width) * 1e-6)
         self.levels = nn.Parameter(torch.randn(1 + branches, width) * 0.02)
-        grid = grid_size((image_size, image_size), patch_size)
-        self.net = ViT(
-            grid, patch_size, width, depth, heads, style=style, drop_path=drop_path, start=start, checkpoint=checkpoint
-        )
-        self.let_learn(train, last_blocks, lora_rank)
+        self.take_net(weights, grid_size((image_size, image_size), patch_size), patch_size, width, depth, **net)
         self.project = nn.Linear(width, out_dim // branches)
-        start_weights(self.project, start)
+        start_weights(self.project, self.net.start)
 
     @override
     def encode(self, image: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b n d"]:

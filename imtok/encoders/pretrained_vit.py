@@ -1,6 +1,7 @@
 """An encoder that begins as DINOv2, DINOv3, CLIP, SigLIP2, MAE or EVA-02: a latent per patch of their features."""
 
 from collections.abc import Sequence
+from typing import Unpack
 
 import torch
 from jaxtyping import Float
@@ -10,12 +11,7 @@ from typing_extensions import override
 
 from imtok.encoders.base import GridEncoder
 from imtok.nn.grid import grid_size
-from imtok.nn.grid_rotations import Rotary
-from imtok.nn.initialization import Start
-from imtok.nn.learning import Train
-from imtok.nn.transformer import BlockStyle
-from imtok.nn.vit import Table, ViT
-from imtok.nn.vit_part import PretrainedViT
+from imtok.nn.vit_part import PretrainedViT, PretrainedViTSettings
 from imtok.pretrained import RANDOM
 
 
@@ -28,33 +24,17 @@ class PretrainedViTEncoder(PretrainedViT, GridEncoder):
         out_dim: Width of the latents; the builder sets it to the quantizer's. The linear map is left out where it is
             the width of the features. None = the features as they are.
         image_size: Side of the images that the positions are for, in pixels; the builder sets it.
-        weights: Path of a file as timm, transformers or the authors write it, or a name of timm or of the Hugging Face
-            hub, whose file is taken from the hub's cache; "random" = as they are drawn; None = those of the stored
-            tokenizer.
+        weights: What the net begins with (:meth:`imtok.nn.vit_part.PretrainedViT.take_net`).
         patch_size: Side of a patch, in pixels that the net sees. A file's patches of another side are resized.
         factor: Pixels of the image per latent, along each side. Images are resized so that a patch has so many.
         width: Width of the tokens.
         depth: Number of blocks.
-        heads: Attention heads of each.
-        class_tokens: 1, or 0 for nets that have none.
-        registers: Register tokens.
-        table: Added positions: "learned", resized for other images than ``image_size``, or "none".
-        rotary: Turned positions: "none", "dinov3" or "eva".
-        rotary_grid: Patches along each side that "eva" counts, whatever the image.
-        norm_in: Norm the tokens before the first block, as CLIP does.
-        style: Of the blocks.
         layers: Blocks whose outputs the latents are made of, side by side in channels, from 0, or from -1 backwards;
             () = the last one, normed. What lies behind the deepest one is left out.
         mean: Of each channel of the pixels that the net was trained on, where black is 0 and white is 1.
         deviation: Standard deviation of the same.
-        train: What of the net learns: "all", "none", the "last" blocks, or adapters beside the maps of attention
-            ("lora").
-        last_blocks: How many the last blocks are.
-        lora_rank: Rank of the adapters.
-        drop_path: Probability that a sample passes a half of the last block by, in training, growing from 0.
-        start: How weights start that no file gives (``imtok.nn.initialization``).
-        checkpoint: Compute blocks again in the backward pass instead of keeping their activations.
         norm_last: Norm the deepest of ``layers`` by the norm at the net's end, whichever block that is (VFMTok, DiGIT).
+        **net: What of the net learns, and what it is made of (there).
 
     Raises:
         ValueError: If an argument has no such choice or is out of range, or the image size is no multiple of
@@ -78,51 +58,20 @@ class PretrainedViTEncoder(PretrainedViT, GridEncoder):
         factor: int = 16,
         width: int = 768,
         depth: int = 12,
-        heads: int = 12,
-        class_tokens: int = 1,
-        registers: int = 0,
-        table: Table = "learned",
-        rotary: Rotary = "none",
-        rotary_grid: int = 16,
-        norm_in: bool = False,
-        style: BlockStyle | None = None,
         layers: Sequence[int] = (),
         mean: Sequence[float] = (0.485, 0.456, 0.406),
         deviation: Sequence[float] = (0.229, 0.224, 0.225),
-        train: Train = "all",
-        last_blocks: int = 4,
-        lora_rank: int = 16,
-        drop_path: float = 0.0,
-        start: Start = "normal",
-        checkpoint: bool = False,
         norm_last: bool = False,
+        **net: Unpack[PretrainedViTSettings],
     ) -> None:
         super().__init__()
         if wrong := [layer for layer in layers if not -depth <= layer < depth]:
             raise ValueError(f"layers must lie in [{-depth}, {depth - 1}], the blocks of the net, got {wrong[0]}")
-        self.weights = weights
-        self.factor = factor
-        self.layers = [layer % depth for layer in layers]
-        self.norm_last = norm_last
-        self.net = ViT(
-            grid_size((image_size, image_size), factor),
-            patch_size,
-            width,
-            max(self.layers, default=depth - 1) + 1,
-            heads,
-            class_tokens,
-            registers,
-            table,
-            rotary,
-            rotary_grid,
-            norm_in,
-            norm_out=norm_last or not layers,
-            style=style,
-            drop_path=drop_path,
-            start=start,
-            checkpoint=checkpoint,
-        )
-        self.let_learn(train, last_blocks, lora_rank)
+        read = [layer % depth for layer in layers]
+        self.factor, self.norm_last = factor, norm_last
+        grid = grid_size((image_size, image_size), factor)
+        deepest = max(read, default=depth - 1) + 1
+        self.take_net(weights, grid, patch_size, width, deepest, read, norm_out=norm_last or not layers, **net)
         dim = width * max(len(layers), 1)
         self.project = nn.Identity() if out_dim in (None, dim) else nn.Linear(dim, out_dim)
         for name, values in (("mean", mean), ("deviation", deviation)):

@@ -1,7 +1,7 @@
 """The vision transformers of DINOv2, DINOv3, CLIP, SigLIP2, MAE and EVA-02, as one net."""
 
 from collections.abc import Sequence
-from typing import Literal, get_args
+from typing import Literal, TypedDict, get_args
 
 import torch
 from jaxtyping import Float
@@ -16,6 +16,27 @@ from imtok.nn.positions import Grid, GridPositions
 from imtok.nn.transformer import BlockStyle, Transformer
 
 Table = Literal["learned", "none"]
+
+
+class BlockSettings(TypedDict, total=False):
+    """The arguments of :class:`ViT` that are about its blocks, for signatures that take them by ``**net``."""
+
+    heads: int
+    style: BlockStyle | None
+    drop_path: float
+    start: Start
+    checkpoint: bool
+
+
+class ViTSettings(BlockSettings, total=False):
+    """These and the arguments that are about its tokens."""
+
+    class_tokens: int
+    registers: int
+    table: Table
+    rotary: Rotary
+    rotary_grid: int
+    norm_in: bool
 
 
 class ViT(nn.Module):
@@ -55,7 +76,7 @@ class ViT(nn.Module):
         patch_size: int,
         width: int,
         depth: int,
-        heads: int,
+        heads: int = 12,
         class_tokens: int = 1,
         registers: int = 0,
         table: Table = "learned",
@@ -78,7 +99,9 @@ class ViT(nn.Module):
                 raise ValueError(f"{name} must be {'0 or 1' if most else 'at least 0'}, got {count}")
         self.style = style = style or BlockStyle(eps=1e-6)
         self.grid, self.patch_size = grid, patch_size
+        self.table: Table = table
         self.rotary: Rotary = rotary
+        self.start: Start = start
         self.rotary_grid = (rotary_grid, rotary_grid)
         self.class_token = nn.Parameter(torch.randn(1, width) * 0.02) if class_tokens else None
         learned = table == "learned"
