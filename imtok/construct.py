@@ -236,7 +236,7 @@ def arguments(factory: Callable[..., Any]) -> tuple[dict[str, inspect.Parameter]
     """
     try:
         hints = get_type_hints(factory.__init__ if inspect.isclass(factory) else factory)
-    except (NameError, TypeError):  # libraries name some for type checkers alone
+    except (NameError, TypeError, AttributeError):  # libraries name some for type checkers alone
         hints = {}
     found = dict(inspect.signature(factory).parameters)
     for name, parameter in list(found.items()):
@@ -307,7 +307,7 @@ def _build(config: Any, find: Callable[[Any], type], provided: Mapping[str, Any]
     if "_target_" not in config:
         return {name: _build(value, find, None, key and f"{key}.{name}") for name, value in config.items()}
     factory: Any = find(config["_target_"])
-    taken = inspect.signature(factory).parameters
+    taken = arguments(factory)[0]
     own = {name: value for name, value in (provided or {}).items() if name in taken}
     given = {name: value for name, value in config.items() if name != "_target_"}
     with _naming(config, key):

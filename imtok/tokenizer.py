@@ -1,6 +1,5 @@
 """image -> encoder -> latents -> quantizer -> latents -> decoder -> image."""
 
-import inspect
 from collections.abc import Iterator, Sequence
 from typing import Any, cast
 
@@ -12,7 +11,7 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from imtok.conditions.base import NO_LABEL, Conditioner, pinned
-from imtok.construct import Config, check_stored, construct, import_class
+from imtok.construct import Config, arguments, check_stored, construct, import_class
 from imtok.decoders.base import Decoder
 from imtok.decoders.inside import DecoderInSpace
 from imtok.encoders.base import Encoder, encoded
@@ -359,7 +358,7 @@ def _check_channels(config: Config, channels: Any) -> None:
         if not config.get(name) or name in config.get("in_space", ()):
             continue
         kind = import_class(config[name]["_target_"])
-        if "image_channels" not in inspect.signature(kind).parameters:
+        if "image_channels" not in arguments(kind)[0]:
             cure = "space=none" if name == "space" else f"another {name}, such as {name}=cnn or {name}=vit"
             raise ValueError(
                 f"channels={channels}: {name} ({kind.__name__}) is made for RGB images; give channels=3, or {cure}"

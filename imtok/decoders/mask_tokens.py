@@ -1,7 +1,7 @@
 """The trunk of TiTok's decoders (arXiv 2406.07550): mask tokens read the latents in one transformer."""
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Literal, TypedDict
 
 import torch
 from einops import repeat
@@ -19,15 +19,38 @@ from imtok.nn.visibility import hide_keys
 from imtok.types import Condition
 
 
+class TrunkSettings(TypedDict, total=False):
+    """The arguments of :class:`MaskTokenDecoder` that decoders take by ``**trunk`` and hand on."""
+
+    width: int
+    depth: int
+    heads: int
+    flexible: bool
+    positions: Literal["fixed", "interpolated"]
+    start: Start
+    checkpoint: bool
+
+
+class TextTrunkSettings(TrunkSettings, total=False):
+    """These and the arguments of a trunk that can read text and whose patches are its own."""
+
+    patch_size: int
+    context_dim: int
+    context_length: int
+    text_dim: int | None
+    text_length: int | None
+    value_range: Sequence[float]
+
+
 class MaskTokenDecoder(Decoder):
     """The trunk: a class token, a mask token per patch, latents and, last, text see each other in every block.
 
     Latents that were not kept are absent: a shorter sequence, or tokens that nobody sees, which is the same.
 
     Args:
-        in_dim: Width of the latents.
-        image_size: Side of the images that the positions are for, in pixels.
-        num_latents: The most latents that it decodes.
+        in_dim: Width of the latents; the builder sets it to the quantizer's.
+        image_size: Side of the images that the positions are for, in pixels; the builder sets it.
+        num_latents: The most latents that it decodes; the builder sets it.
         patch_size: Side of the patch that a mask token stands for, in pixels.
         width: Width of the tokens.
         depth: Number of blocks.
@@ -36,8 +59,8 @@ class MaskTokenDecoder(Decoder):
         latent_positions: "learned", or "none" = the order of the latents means nothing (TokenSet).
         context_dim: Width of the text features that it reads; 0 = it reads none.
         context_length: The most text tokens.
-        text_dim: Width of those that the condition gives; None = it gives none.
-        text_length: How many of them it gives; None = it gives none.
+        text_dim: Width of those that the condition gives; the builder sets it. None = it gives none.
+        text_length: How many of them it gives; the builder sets it. None = it gives none.
         positions: Of the mask tokens: "fixed" = other image sizes are refused; "interpolated" = resized for them.
         value_range: Of the pixels that the net writes.
         start: How weights start (``imtok.nn.initialization``); the published "normal" is small for narrow nets.
@@ -53,10 +76,10 @@ class MaskTokenDecoder(Decoder):
         in_dim: int,
         image_size: int,
         num_latents: int,
-        patch_size: int,
-        width: int,
-        depth: int,
-        heads: int,
+        patch_size: int = 16,
+        width: int = 1024,
+        depth: int = 24,
+        heads: int = 16,
         flexible: bool = False,
         latent_positions: Literal["learned", "none"] = "learned",
         context_dim: int = 0,
@@ -73,7 +96,8 @@ class MaskTokenDecoder(Decoder):
         grid = grid_size((image_size, image_size), patch_size)
         self.flexible = flexible
         self.num_latents = num_latents
-        self.patch_size = patch_size
+        self.patch_size, self.width = patch_size, width
+        self.start: Start = start
         self.value_range = (value_range[0], value_range[1])
         self.embed = nn.Linear(in_dim, width)
         # Nothing is read from the class token, but published weights hold it, and its position beside it.

@@ -1,15 +1,14 @@
 """TiTok's one-stage decoder (arXiv 2406.07550), with text as in TA-TiTok (arXiv 2501.07730): patches of pixels."""
 
-from collections.abc import Sequence
-from typing import Literal, cast
+from typing import Unpack, cast
 
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from typing_extensions import override
 
-from imtok.decoders.mask_tokens import MaskTokenDecoder
+from imtok.decoders.mask_tokens import MaskTokenDecoder, TextTrunkSettings
 from imtok.nn.grid import grid_size
-from imtok.nn.initialization import Start, start_weights
+from imtok.nn.initialization import start_weights
 from imtok.nn.patches import from_patches
 from imtok.pixels import from_range
 from imtok.types import Condition
@@ -28,21 +27,9 @@ class TiTokPixelDecoder(MaskTokenDecoder):
         in_dim: Width of the latents; the builder sets it to the quantizer's.
         image_size: Side of the images that the positions are for, in pixels; the builder sets it.
         num_latents: The most latents that it decodes; the builder sets it.
-        patch_size: Side of a patch, in pixels.
-        width: Width of the tokens.
-        depth: Number of blocks.
-        heads: Attention heads of each.
-        flexible: Whether it also decodes fewer latents; they are learned only if a regulariser drops some.
         kernel_out: Side of the convolution's kernel, odd; None = the patches are the image.
-        context_dim: Width of the text features that it reads; 0 = it reads none.
-        context_length: The most text tokens.
-        text_dim: Width of those that the condition gives; the builder sets it. None = it gives none.
-        text_length: How many of them it gives; the builder sets it. None = it gives none.
-        positions: "fixed" = other image sizes are refused; "interpolated" = the positions are resized for them.
-        value_range: Of the pixels that the net writes.
-        start: How weights start (``imtok.nn.initialization``); the published "normal" is small for narrow nets.
-        checkpoint: Compute blocks again in the backward pass instead of keeping their activations.
         image_channels: Channels of the images: 1, 3 or 4; the builder sets it.
+        **trunk: As of :class:`~imtok.decoders.mask_tokens.MaskTokenDecoder`.
 
     Raises:
         ValueError: If the image size is no multiple of ``patch_size`` or ``kernel_out`` is even; in ``forward``, if
@@ -60,48 +47,19 @@ class TiTokPixelDecoder(MaskTokenDecoder):
         in_dim: int,
         image_size: int,
         num_latents: int,
-        patch_size: int = 16,
-        width: int = 1024,
-        depth: int = 24,
-        heads: int = 16,
-        flexible: bool = False,
         kernel_out: int | None = 3,
-        context_dim: int = 0,
-        context_length: int = 77,
-        text_dim: int | None = None,
-        text_length: int | None = None,
-        positions: Literal["fixed", "interpolated"] = "fixed",
-        value_range: Sequence[float] = (0.0, 1.0),
-        start: Start = "normal",
-        checkpoint: bool = False,
         image_channels: int = 3,
+        **trunk: Unpack[TextTrunkSettings],
     ) -> None:
         if kernel_out is not None and kernel_out % 2 == 0:
             raise ValueError(f"kernel_out must be odd, got {kernel_out}")
-        super().__init__(
-            in_dim,
-            image_size,
-            num_latents,
-            patch_size,
-            width,
-            depth,
-            heads,
-            flexible=flexible,
-            context_dim=context_dim,
-            context_length=context_length,
-            text_dim=text_dim,
-            text_length=text_length,
-            positions=positions,
-            value_range=value_range,
-            start=start,
-            checkpoint=checkpoint,
-        )
-        self.pixels = nn.Linear(width, image_channels * patch_size**2)
+        super().__init__(in_dim, image_size, num_latents, **trunk)
+        self.pixels = nn.Linear(self.width, image_channels * self.patch_size**2)
         self.conv_out: nn.Module = nn.Identity()
         if kernel_out:
             self.conv_out = nn.Conv2d(image_channels, image_channels, kernel_out, padding=kernel_out // 2)
-        start_weights(self.pixels, start)
-        start_weights(self.conv_out, start)
+        start_weights(self.pixels, self.start)
+        start_weights(self.conv_out, self.start)
 
     @property
     @override

@@ -1,15 +1,15 @@
 """TiTok's two-stage decoder (arXiv 2406.07550): codes of MaskGIT's VQGAN first, then pixels from their mixture."""
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Unpack
 
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from typing_extensions import override
 
 from imtok.decoders.codes import CodeDecoder
-from imtok.decoders.mask_tokens import MaskTokenDecoder
-from imtok.nn.initialization import Start, start_weights
+from imtok.decoders.mask_tokens import MaskTokenDecoder, TrunkSettings
+from imtok.nn.initialization import start_weights
 from imtok.nn.norms import set_groups
 from imtok.pretrained import RANDOM
 from imtok.spaces.maskgit import PIXELS
@@ -27,11 +27,6 @@ class TiTokCodeDecoder(MaskTokenDecoder, CodeDecoder):
         in_dim: Width of the latents; the builder sets it to the quantizer's.
         image_size: Side of the images that the positions are for, in pixels; the builder sets it.
         num_latents: The most latents that it decodes; the builder sets it.
-        width: Width of the tokens.
-        depth: Number of blocks.
-        heads: Attention heads of each.
-        flexible: Whether it also decodes fewer latents; they are learned only if a regulariser drops some.
-        positions: "fixed" = other image sizes are refused; "interpolated" = the positions are resized for them.
         weights: Path of ``maskgit-vqgan-imagenet-f16-256.bin``, for codebook and convolutions, or "random".
         channels: Channels of the convolutions at full resolution.
         multipliers: Channels of each level as a multiple of ``channels``, full resolution first. One level more doubles
@@ -39,9 +34,8 @@ class TiTokCodeDecoder(MaskTokenDecoder, CodeDecoder):
         blocks: Residual blocks per level.
         codes: Number of codes.
         code_dim: Width of the codes.
-        start: How weights start (``imtok.nn.initialization``); the published "normal" is small for narrow nets.
-        checkpoint: Compute transformer blocks again in the backward pass instead of keeping their activations.
         groups: Number of groups in each norm of maps; None = 32, and fewer if there are fewer than 128 channels.
+        **trunk: As of :class:`~imtok.decoders.mask_tokens.MaskTokenDecoder`.
 
     Raises:
         ValueError: If the image size is no multiple of the pixels per code; in ``forward`` and ``logits``, if latents
@@ -62,39 +56,20 @@ class TiTokCodeDecoder(MaskTokenDecoder, CodeDecoder):
         in_dim: int,
         image_size: int,
         num_latents: int,
-        width: int = 1024,
-        depth: int = 24,
-        heads: int = 16,
-        flexible: bool = False,
-        positions: Literal["fixed", "interpolated"] = "fixed",
         weights: str | None = RANDOM,
         channels: int = 128,
         multipliers: Sequence[int] = (1, 1, 2, 2, 4),
         blocks: int = 2,
         codes: int = 1024,
         code_dim: int = 256,
-        start: Start = "normal",
-        checkpoint: bool = False,
         groups: int | None = None,
+        **trunk: Unpack[TrunkSettings],
     ) -> None:
         patch_size = 2 ** (len(multipliers) - 1)
-        super().__init__(
-            in_dim,
-            image_size,
-            num_latents,
-            patch_size,
-            width,
-            depth,
-            heads,
-            flexible=flexible,
-            positions=positions,
-            value_range=PIXELS,
-            start=start,
-            checkpoint=checkpoint,
-        )
+        super().__init__(in_dim, image_size, num_latents, patch_size, value_range=PIXELS, **trunk)
         self.weights = weights
-        self.head = nn.Sequential(nn.Linear(width, 2 * width), nn.Tanh(), nn.Linear(2 * width, codes))
-        start_weights(self.head, start)
+        self.head = nn.Sequential(nn.Linear(self.width, 2 * self.width), nn.Tanh(), nn.Linear(2 * self.width, codes))
+        start_weights(self.head, self.start)
         self.add_codes(codes, code_dim, channels, multipliers, blocks)
         set_groups(self.pixels, groups)
 

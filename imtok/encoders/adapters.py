@@ -1,20 +1,18 @@
 """The encoder of FQGAN (arXiv 2411.16681): a convolutional net, and a transformer of its own for each kind of code."""
 
-from collections.abc import Sequence
-from typing import Literal, cast
+from typing import Literal, Unpack, cast
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from typing_extensions import override
 
-from imtok.encoders.cnn import ConvolutionTrunk
-from imtok.nn.convolution import Attention, Layer, activated_norm, latent_convolution
+from imtok.encoders.cnn import ConvolutionSettings, ConvolutionTrunk
+from imtok.nn.convolution import activated_norm, latent_convolution
 from imtok.nn.grid import grid_size, to_map, to_sequence
 from imtok.nn.initialization import Start, start_weights
 from imtok.nn.norms import set_groups
 from imtok.nn.positions import GridPositions
-from imtok.nn.resampling import Downsampling
 from imtok.nn.transformer import Transformer
 
 
@@ -31,19 +29,12 @@ class AdapterEncoder(ConvolutionTrunk):
         branches: Number of adapters.
         depth: Transformer blocks of each adapter.
         heads: Attention heads of each block.
-        channels: Channels of the CNN at full resolution; this and what follows as in ``CNNEncoder``.
-        multipliers: Channels of each level as a multiple of ``channels``, full resolution first.
-        blocks: Residual blocks per level.
-        attention: Where the CNN attends: "lowest" resolution or "none".
-        middle: Layers at the lowest resolution, after its level.
-        downsample: How the resolution is halved.
-        bias: Whether the CNN's convolutions have a bias.
         latent_channels: Channels between the last two convolutions.
         positions: "fixed" = other image sizes are refused; "interpolated" = the positions are resized for them.
         start: How the weights of the adapters' blocks start (``imtok.nn.initialization``).
         checkpoint: Compute the adapters' blocks again in the backward pass instead of keeping their activations.
         groups: Number of groups in each norm of maps; None = 32, and fewer if there are fewer than 128 channels.
-        image_channels: Channels of the images: 1, 3 or 4; the builder sets it.
+        **cnn: The CNN, as in :class:`~imtok.encoders.cnn.CNNEncoder`.
 
     Raises:
         ValueError: If an argument has no such choice or ``out_dim`` is no multiple of ``branches``; in ``forward`` and
@@ -62,30 +53,22 @@ class AdapterEncoder(ConvolutionTrunk):
         branches: int = 2,
         depth: int = 6,
         heads: int = 8,
-        channels: int = 128,
-        multipliers: Sequence[int] = (1, 1, 2, 2, 4),
-        blocks: int = 2,
-        attention: Attention = "lowest",
-        middle: Sequence[Layer] = ("residual", "attention", "residual"),
-        downsample: Downsampling = "padded_end",
-        bias: bool = True,
         latent_channels: int = 256,
         positions: Literal["fixed", "interpolated"] = "fixed",
         start: Start = "xavier",
         checkpoint: bool = False,
         groups: int | None = None,
-        image_channels: int = 3,
+        **cnn: Unpack[ConvolutionSettings],
     ) -> None:
-        super().__init__(channels, multipliers, blocks, attention, middle, downsample, bias, image_channels)
+        super().__init__(**cnn)
         if branches < 1 or out_dim % branches:
             raise ValueError(f"branches must be a divisor of the latents' width {out_dim}, got {branches}")
-        width = channels * multipliers[-1]
         grid = grid_size((image_size, image_size), self.factor)
         adapters = (
             _Adapter(
-                GridPositions(grid, width, self.factor, positions == "interpolated"),
-                Transformer(width, depth, heads, checkpoint=checkpoint),
-                nn.Conv2d(width, latent_channels, 3, padding=1),
+                GridPositions(grid, self.width, self.factor, positions == "interpolated"),
+                Transformer(self.width, depth, heads, checkpoint=checkpoint),
+                nn.Conv2d(self.width, latent_channels, 3, padding=1),
                 latent_convolution(latent_channels, out_dim // branches, 1),
             )
             for _ in range(branches)

@@ -1,15 +1,13 @@
 """The encoder of ALTo (arXiv 2505.16495): causal latents, of which each image gets as many as it needs."""
 
-from collections.abc import Sequence
-from typing import Literal, NamedTuple
+from typing import NamedTuple, Unpack
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 from typing_extensions import override
 
-from imtok.encoders.titok import TiTokEncoder
-from imtok.nn.initialization import Start
+from imtok.encoders.titok import TiTokEncoder, TiTokSettings
 from imtok.nn.length import Chunk, LengthPredictor
 from imtok.nn.visibility import visibility
 from imtok.types import Condition, Latents
@@ -32,15 +30,7 @@ class ALToEncoder(TiTokEncoder):
         out_dim: Width of the latents; the builder sets it to the quantizer's.
         image_size: Side of the images that the positions are for, in pixels; the builder sets it.
         latents: Number of latents at most.
-        patch_size: Side of a patch, in pixels.
-        width: Width of the tokens.
-        depth: Number of blocks.
-        heads: Attention heads of each.
-        positions: Of the patches: "fixed" = other image sizes are refused; "interpolated" = resized for them.
-        value_range: Of the pixels that the net computes with.
-        start: How weights start (``imtok.nn.initialization``); the published "normal" is small for narrow nets.
-        checkpoint: Compute blocks again in the backward pass instead of keeping their activations.
-        image_channels: Channels of the images: 1, 3 or 4; the builder sets it.
+        **titok: As of :class:`~imtok.encoders.titok.TiTokEncoder`.
 
     Raises:
         ValueError: As :class:`~imtok.encoders.titok.TiTokEncoder` does; in ``forward``, for a length out of range.
@@ -54,36 +44,9 @@ class ALToEncoder(TiTokEncoder):
 
     visible: Bool[Tensor, "m m"]
 
-    def __init__(
-        self,
-        out_dim: int,
-        image_size: int,
-        latents: int = 32,
-        patch_size: int = 16,
-        width: int = 1024,
-        depth: int = 24,
-        heads: int = 16,
-        positions: Literal["fixed", "interpolated"] = "fixed",
-        value_range: Sequence[float] = (0.0, 1.0),
-        start: Start = "normal",
-        checkpoint: bool = False,
-        image_channels: int = 3,
-    ) -> None:
-        super().__init__(
-            out_dim,
-            image_size,
-            latents,
-            patch_size,
-            width,
-            depth,
-            heads,
-            positions=positions,
-            value_range=value_range,
-            start=start,
-            checkpoint=checkpoint,
-            image_channels=image_channels,
-        )
-        self.predictor = LengthPredictor(width)
+    def __init__(self, out_dim: int, image_size: int, latents: int = 32, **titok: Unpack[TiTokSettings]) -> None:
+        super().__init__(out_dim, image_size, latents, **titok)
+        self.predictor = LengthPredictor(self.project.in_features)
 
     def predicted(self, image: Float[Tensor, "b c h w"]) -> Predicted:
         """All latents, and how many of them each image needs."""

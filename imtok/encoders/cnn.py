@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from itertools import pairwise
+from typing import TypedDict
 
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -12,6 +13,19 @@ from imtok.nn.convolution import Attention, ConvolutionStack, Layer, activated_n
 from imtok.nn.grid import to_sequence
 from imtok.nn.norms import set_groups
 from imtok.nn.resampling import Downsampling, downsampler
+
+
+class ConvolutionSettings(TypedDict, total=False):
+    """The arguments of :class:`ConvolutionTrunk` that encoders take by ``**cnn`` and hand on."""
+
+    channels: int
+    multipliers: Sequence[int]
+    blocks: int
+    attention: Attention
+    middle: Sequence[Layer]
+    downsample: Downsampling
+    bias: bool
+    image_channels: int
 
 
 class ConvolutionTrunk(GridEncoder):
@@ -30,18 +44,19 @@ class ConvolutionTrunk(GridEncoder):
 
     def __init__(
         self,
-        channels: int,
-        multipliers: Sequence[int],
-        blocks: int,
-        attention: Attention,
-        middle: Sequence[Layer],
-        downsample: Downsampling,
-        bias: bool,
+        channels: int = 128,
+        multipliers: Sequence[int] = (1, 1, 2, 2, 4),
+        blocks: int = 2,
+        attention: Attention = "lowest",
+        middle: Sequence[Layer] = ("residual", "attention", "residual"),
+        downsample: Downsampling = "padded_end",
+        bias: bool = True,
         image_channels: int = 3,
     ) -> None:
         super().__init__()
         self.factor = 2 ** (len(multipliers) - 1)
         widths = [channels * multiplier for multiplier in multipliers]
+        self.width = widths[-1]
         self.conv_in = nn.Conv2d(image_channels, channels, 3, padding=1, bias=bias)
         self.levels = nn.ModuleList(
             ConvolutionStack(layers, before, after, bias)
@@ -110,9 +125,8 @@ class CNNEncoder(ConvolutionTrunk):
         super().__init__(channels, multipliers, blocks, attention, middle, downsample, bias, image_channels)
         if kernel_out % 2 == 0:
             raise ValueError(f"kernel_out must be odd, got {kernel_out}")
-        width = channels * multipliers[-1]
-        self.norm_out = activated_norm(width)
-        self.conv_out = nn.Conv2d(width, latent_channels or out_dim, kernel_out, padding=kernel_out // 2)
+        self.norm_out = activated_norm(self.width)
+        self.conv_out = nn.Conv2d(self.width, latent_channels or out_dim, kernel_out, padding=kernel_out // 2)
         self.project = latent_convolution(latent_channels, out_dim, latent_kernel) if latent_channels else nn.Identity()
         set_groups(self, groups)
 

@@ -1,7 +1,7 @@
 """The encoder of TiTok (arXiv 2406.07550): learned latent tokens read an image's patches in one transformer."""
 
 from collections.abc import Sequence
-from typing import Literal, get_args
+from typing import Literal, TypedDict, get_args
 
 import torch
 from einops import rearrange, repeat
@@ -17,6 +17,20 @@ from imtok.nn.transformer import Transformer
 from imtok.pixels import to_range
 
 LatentLayout = Literal["tokens", "legacy_view"]
+
+
+class TiTokSettings(TypedDict, total=False):
+    """The arguments of :class:`TiTokEncoder` that encoders take by ``**titok`` and hand on."""
+
+    patch_size: int
+    width: int
+    depth: int
+    heads: int
+    positions: Literal["fixed", "interpolated"]
+    value_range: Sequence[float]
+    start: Start
+    checkpoint: bool
+    image_channels: int
 
 
 class TiTokEncoder(ImageEncoder):

@@ -1,11 +1,10 @@
 """Check which parts can work on the maps of a frozen space in place of pixels, and give them the maps' sizes."""
 
-import inspect
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from imtok.construct import Config, import_class
+from imtok.construct import Config, arguments, import_class
 from imtok.errors import InputError
 from imtok.spaces.base import Space
 
@@ -34,7 +33,7 @@ def check_inside(config: Config, names: Sequence[str], space: Space | None) -> N
         )
     for name in names:
         kind = import_class(config[name]["_target_"])
-        takes = inspect.signature(kind).parameters
+        takes = arguments(kind)[0]
         if "space" in takes:
             raise ValueError(
                 f"{given}: {name} ({kind.__name__}) deals with the space by itself; leave it out of in_space"

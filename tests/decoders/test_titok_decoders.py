@@ -112,6 +112,13 @@ def test_text_of_another_size_than_the_decoder_reads_is_refused_when_it_is_built
         TiTokPixelDecoder(**TRUNK, context_dim=8, text_dim=8, text_length=78)
 
 
+def test_the_builder_also_tells_what_a_decoder_hands_on_to_its_trunk():
+    config = {"_target_": "imtok.decoders.titok.TiTokPixelDecoder", **TRUNK, "context_dim": 8}
+    assert construct(config, provided={"text_dim": 8, "text_length": 3}).takes == ("text",)
+    with pytest.raises(ValueError, match="context_dim must be 9, the width of the condition's text, got 8"):
+        construct(config, provided={"text_dim": 9, "text_length": 3})
+
+
 def test_text_stays_in_sight_when_latents_are_dropped(latents):
     decoder = TiTokPixelDecoder(**TRUNK, flexible=True, context_dim=8, context_length=3).double()
     text = torch.randn(2, 3, 8, dtype=torch.float64)

@@ -1,14 +1,12 @@
 """Encoders and decoders of images that work on the maps of a frozen space: what all of them that can promise."""
 
-import inspect
-
 import pytest
 import torch
 from encoders.presets import DIM, SIDE, encoder_of, names, preset, small
 from safetensors.torch import save_file
 from training.runs import run_tiny, tiny_run
 
-from imtok.construct import import_class
+from imtok.construct import arguments, import_class
 from imtok.decoders.inside import DecoderInSpace
 from imtok.encoders.inside import EncoderInSpace
 from imtok.errors import InputError
@@ -28,7 +26,7 @@ CNN = {"channels": 32, "multipliers": [1, 1], "blocks": 1}
 
 def can(group: str) -> list[str]:
     """Presets of parts that read or write images of any number of channels, and leave a space alone."""
-    takes = {name: inspect.signature(import_class(preset(group, name)["_target_"])).parameters for name in names(group)}
+    takes = {name: arguments(import_class(preset(group, name)["_target_"]))[0] for name in names(group)}
     return [name for name, known in takes.items() if "image_channels" in known and "space" not in known]
 
 
