@@ -1,7 +1,6 @@
 """From holistic tokens and patches to an image, holistic tokens first (Hita, arXiv 2507.02358)."""
 
-from collections.abc import Sequence
-from typing import Literal
+from typing import Literal, Unpack
 
 import torch
 from jaxtyping import Float
@@ -10,6 +9,7 @@ from typing_extensions import override
 
 from imtok.decoders.base import WholeDecoder
 from imtok.decoders.cnn import CNNDecoder
+from imtok.nn.convolution import CNNSize
 from imtok.nn.grid import grid_size
 from imtok.nn.positions import GridPositions
 from imtok.nn.transformer import BlockStyle, Transformer
@@ -32,12 +32,9 @@ class HitaDecoder(WholeDecoder):
         depth: Blocks of the trunk.
         heads: Attention heads.
         mlp_ratio: Hidden width of the blocks' gated MLP over ``width``.
-        channels: Channels of the CNN at full resolution.
-        multipliers: Channels of each level as a multiple of ``channels``, full resolution first.
-        blocks: Residual blocks per level.
         positions: "fixed" = images of ``image_size`` only; "interpolated" = positions of the patches are resized.
         checkpoint: Compute blocks again in the backward pass instead of keeping their activations.
-        groups: Number of groups in each norm of maps; None = 32, and fewer if there are fewer than 128 channels.
+        **cnn: Size of the CNN, as in :class:`~imtok.decoders.cnn.CNNDecoder`.
 
     Raises:
         ValueError: If ``shift`` or ``patch_dim`` is out of range; in ``forward``, if the latents do not fill an image
@@ -60,15 +57,12 @@ class HitaDecoder(WholeDecoder):
         depth: int = 3,
         heads: int = 8,
         mlp_ratio: float = 1368 / 512,
-        channels: int = 128,
-        multipliers: Sequence[int] = (1, 1, 2, 2, 4),
-        blocks: int = 3,
         positions: Literal["fixed", "interpolated"] = "fixed",
         checkpoint: bool = False,
-        groups: int | None = None,
+        **cnn: Unpack[CNNSize],
     ) -> None:
         super().__init__()
-        self.cnn = CNNDecoder(width, channels, multipliers, blocks, latent_channels=None, groups=groups)
+        self.cnn = CNNDecoder(width, latent_channels=None, **cnn)
         grid = grid_size((image_size, image_size), self.cnn.factor)
         self.holistic = num_latents - grid[0] * grid[1]
         if not 0 <= shift <= self.holistic:

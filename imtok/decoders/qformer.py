@@ -1,7 +1,6 @@
 """Q-Former and CNN: a 1D sequence back to a feature map and an image (GigaTok, arXiv 2504.08736; ReTok, 2601.01535)."""
 
-from collections.abc import Sequence
-from typing import Literal
+from typing import Literal, Unpack
 
 import torch
 from einops import repeat
@@ -11,6 +10,7 @@ from typing_extensions import override
 
 from imtok.decoders.base import Decoder
 from imtok.decoders.cnn import CNNDecoder
+from imtok.nn.convolution import CNNSize
 from imtok.nn.grid import grid_size, to_map, to_sequence
 from imtok.nn.positions import GridPositions
 from imtok.nn.qformer import QFormer, draw_weights
@@ -32,13 +32,10 @@ class QFormerDecoder(Decoder):
         width: Width of the Q-Former.
         depth: Its blocks.
         heads: Its attention heads.
-        channels: Channels of the CNN at full resolution.
-        multipliers: Channels of each level as a multiple of ``channels``, full resolution first.
-        blocks: Residual blocks per level.
         latent_channels: Channels of the map between Q-Former and CNN.
         positions: "fixed" = images of ``image_size`` only; "interpolated" = positions of the map are resized.
         checkpoint: Compute Q-Former blocks again in the backward pass instead of keeping their activations.
-        groups: Number of groups in each norm of maps; None = 32, and fewer if there are fewer than 128 channels.
+        **cnn: Size of the CNN, as in :class:`~imtok.decoders.cnn.CNNDecoder`.
 
     Raises:
         ValueError: If an argument is out of range; in ``forward``, for too many latents, too few or a mask where it is
@@ -62,13 +59,10 @@ class QFormerDecoder(Decoder):
         width: int = 512,
         depth: int = 6,
         heads: int = 8,
-        channels: int = 128,
-        multipliers: Sequence[int] = (1, 1, 2, 2, 4),
-        blocks: int = 3,
         latent_channels: int = 256,
         positions: Literal["fixed", "interpolated"] = "fixed",
         checkpoint: bool = False,
-        groups: int | None = None,
+        **cnn: Unpack[CNNSize],
     ) -> None:
         super().__init__()
         if redundant < 0:
@@ -78,15 +72,12 @@ class QFormerDecoder(Decoder):
         self.redundant = redundant
         self.cnn = CNNDecoder(
             latent_channels,
-            channels,
-            multipliers,
-            blocks,
             attention="none",
             middle=("residual", "residual"),
             upsample="depth_to_space",
             adaptive_norm="levels",
             latent_channels=None,
-            groups=groups,
+            **cnn,
         )
         self.norm_in = nn.LayerNorm(latent_channels)
         self.embed = nn.Linear(latent_channels, width)

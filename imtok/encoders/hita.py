@@ -1,7 +1,6 @@
 """Holistic tokens beside the patches of a CNN, informed by frozen features (Hita, arXiv 2507.02358)."""
 
-from collections.abc import Sequence
-from typing import Literal
+from typing import Literal, Unpack
 
 import torch
 from einops import repeat
@@ -13,6 +12,7 @@ from typing_extensions import override
 from imtok.encoders.base import ImageEncoder
 from imtok.encoders.cnn import CNNEncoder
 from imtok.nn.attention import SelfAttention
+from imtok.nn.convolution import CNNSize
 from imtok.nn.grid import grid_size, to_sequence
 from imtok.nn.positions import GridPositions
 from imtok.nn.transformer import BlockStyle, Transformer
@@ -37,12 +37,9 @@ class HitaEncoder(ImageEncoder):
         depth: Blocks of each trunk.
         heads: Attention heads.
         mlp_ratio: Hidden width of the blocks' gated MLP over ``width``.
-        channels: Channels of the CNN at full resolution.
-        multipliers: Channels of each level as a multiple of ``channels``, full resolution first.
-        blocks: Residual blocks per level.
         positions: "fixed" = images of ``image_size`` only; "interpolated" = positions of the patches are resized.
         checkpoint: Compute blocks again in the backward pass instead of keeping their activations.
-        groups: Number of groups in each norm of maps; None = 32, and fewer if there are fewer than 128 channels.
+        **cnn: Size of the CNN, as in :class:`~imtok.encoders.cnn.CNNEncoder`.
 
     Raises:
         ValueError: If ``patch_dim`` exceeds ``out_dim``; in ``forward`` and ``num_latents``, for images of a size that
@@ -68,12 +65,9 @@ class HitaEncoder(ImageEncoder):
         depth: int = 3,
         heads: int = 8,
         mlp_ratio: float = 1368 / 512,
-        channels: int = 128,
-        multipliers: Sequence[int] = (1, 1, 2, 2, 4),
-        blocks: int = 2,
         positions: Literal["fixed", "interpolated"] = "fixed",
         checkpoint: bool = False,
-        groups: int | None = None,
+        **cnn: Unpack[CNNSize],
     ) -> None:
         super().__init__()
         if patch_dim is not None and not 1 <= patch_dim <= out_dim:
@@ -81,7 +75,7 @@ class HitaEncoder(ImageEncoder):
         hold(self, space)
         self.latents = latents
         self.out_dim = out_dim
-        self.cnn = CNNEncoder(width, channels, multipliers, blocks, latent_channels=None, groups=groups)
+        self.cnn = CNNEncoder(width, latent_channels=None, **cnn)
         self.embed = nn.Sequential(
             nn.Linear(space.dim, width, bias=False),
             nn.LayerNorm(width),

@@ -1,7 +1,6 @@
 """CNN and Q-Former: a feature map to a 1D sequence (GigaTok, arXiv 2504.08736; ReTok, arXiv 2601.01535)."""
 
-from collections.abc import Sequence
-from typing import Literal
+from typing import Literal, Unpack
 
 import torch
 from einops import rearrange
@@ -11,6 +10,7 @@ from typing_extensions import override
 
 from imtok.encoders.base import ImageEncoder
 from imtok.encoders.cnn import CNNEncoder
+from imtok.nn.convolution import CNNSize
 from imtok.nn.grid import grid_size
 from imtok.nn.positions import GridPositions
 from imtok.nn.qformer import QFormer, draw_weights, pooled_queries
@@ -32,14 +32,10 @@ class QFormerEncoder(ImageEncoder):
         width: Width of the Q-Former.
         depth: Its blocks.
         heads: Its attention heads.
-        channels: Channels of the CNN at full resolution.
-        multipliers: Channels of each level as a multiple of ``channels``, full resolution first; one level more doubles
-            the pixels per position.
-        blocks: Residual blocks per level.
         latent_channels: Channels of the map between CNN and Q-Former.
         positions: "fixed" = images of ``image_size`` only; "interpolated" = positions of the map are resized.
         checkpoint: Compute Q-Former blocks again in the backward pass instead of keeping their activations.
-        groups: Number of groups in each norm of maps; None = 32, and fewer if there are fewer than 128 channels.
+        **cnn: Size of the CNN, as in :class:`~imtok.encoders.cnn.CNNEncoder`.
 
     Raises:
         ValueError: If an argument is out of range; in ``forward`` and ``num_latents``, for images of a size that it
@@ -60,13 +56,10 @@ class QFormerEncoder(ImageEncoder):
         width: int = 512,
         depth: int = 6,
         heads: int = 8,
-        channels: int = 128,
-        multipliers: Sequence[int] = (1, 1, 2, 2, 4),
-        blocks: int = 2,
         latent_channels: int = 256,
         positions: Literal["fixed", "interpolated"] = "fixed",
         checkpoint: bool = False,
-        groups: int | None = None,
+        **cnn: Unpack[CNNSize],
     ) -> None:
         super().__init__()
         if latents < 1 or not 0 <= redundant <= latents:
@@ -77,13 +70,10 @@ class QFormerEncoder(ImageEncoder):
         self.redundant = redundant
         self.cnn = CNNEncoder(
             latent_channels,
-            channels,
-            multipliers,
-            blocks,
             attention="none",
             middle=("residual", "residual"),
             latent_channels=None,
-            groups=groups,
+            **cnn,
         )
         self.norm_in = nn.LayerNorm(latent_channels)
         self.embed = nn.Linear(latent_channels, width)

@@ -1,7 +1,7 @@
 """Residual blocks, spatial attention and stacks of them, as VQGAN has them (arXiv 2012.09841)."""
 
 from collections.abc import Sequence
-from typing import Literal, get_args
+from typing import Literal, TypedDict, get_args
 
 from einops import rearrange
 from jaxtyping import Float
@@ -14,6 +14,15 @@ from imtok.nn.norms import group_norm
 Layer = Literal["residual", "attention"]
 Shortcut = Literal["input", "output"]
 Attention = Literal["lowest", "none"] | Sequence[int]
+
+
+class CNNSize(TypedDict, total=False):
+    """The size of a CNN, for signatures of nets around one that take it by ``**cnn`` and hand it on."""
+
+    channels: int
+    multipliers: Sequence[int]
+    blocks: int
+    groups: int | None
 
 
 class ResidualBlock(nn.Module):
