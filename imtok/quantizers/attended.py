@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from typing_extensions import override
 
-from imtok.quantizers.entropy import BLOCK, entropy
+from imtok.quantizers.entropy import block_rows, entropy
 from imtok.quantizers.ranks import kept_per_rank, mean_over_ranks
 
 NOTHING = -87.0  # the exponential of less is no normal number in float32, for which processors take far longer
@@ -130,9 +130,5 @@ def _through_softmax(shares: Float[Tensor, "m v"], upstream: Float[Tensor, "m v"
     return upstream.sub_(mean).mul_(shares)
 
 
-def _rows(codes: int) -> int:
-    return max(1, BLOCK // codes)
-
-
 def _blocks(codes: int, *tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
-    return zip(*(tensor.split(_rows(codes)) for tensor in tensors), strict=True)
+    return zip(*(tensor.split(block_rows(codes, tensor.device)) for tensor in tensors), strict=True)

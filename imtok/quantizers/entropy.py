@@ -14,7 +14,8 @@ from torch.utils.checkpoint import checkpoint
 from imtok.quantizers.ranks import kept_per_rank, mean_over_ranks
 from imtok.types import Loss
 
-BLOCK = 1 << 22  # logits held at a time: 16 MiB in float32
+BLOCK = 1 << 22  # logits held at a time: 16 MiB in float32, which stay in a processor's cache
+DEVICE_BLOCK = 1 << 26  # an accelerator wants few large blocks: 256 MiB
 JOINT_BITS = 20  # the joint distribution of so many bits is computed exactly: 4 MiB in float32
 GROUP_BITS = 12  # more bits than that go in groups of at most so many
 
@@ -46,6 +47,11 @@ class EntropyWeights(NamedTuple):
     def losses(self, per_token: Float[Tensor, ""], of_mean: Float[Tensor, ""]) -> dict[str, Loss]:
         """Both entropies as losses."""
         return {"entropy_token": Loss(per_token, self.token), "entropy_codebook": Loss(of_mean, -self.codebook)}
+
+
+def block_rows(codes: int, device: torch.device) -> int:
+    """How many tokens are compared with so many codes at a time."""
+    return max(1, (BLOCK if device.type == "cpu" else DEVICE_BLOCK) // codes)
 
 
 def entropy(probabilities: Float[Tensor, "*shape v"]) -> Float[Tensor, "*shape"]:
@@ -143,7 +149,7 @@ def _means(
     """
     tokens = latents.flatten(0, 1)
     weights = tokens.new_ones(tokens.shape[0]) if keep is None else keep.flatten().to(tokens.dtype)
-    size = max(1, BLOCK // width)
+    size = block_rows(width, latents.device)
     run = block_sums if len(tokens) <= size else partial(checkpoint, block_sums, use_reentrant=False)
     blocks = zip(tokens.split(size), weights.split(size), strict=True)
     sums = [run(block, weight) for block, weight in blocks]

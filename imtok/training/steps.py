@@ -170,13 +170,15 @@ class Task(LightningModule, ABC):
         }
         norms = [self._clip(optimizer, name) for name, optimizer in learnt.items()]
         finite = self._loss_is_finite * torch.isfinite(torch.stack(norms)).all()
-        if sum_over_ranks(finite).item() == world_size():
+        # One reading, since each waits for the device.
+        all_finite, *read = torch.stack([sum_over_ranks(finite).to(norms[0].dtype), *norms]).tolist()
+        if all_finite == world_size():
             rates = self.rates()
             for name, optimizer in learnt.items():
                 set_rate(optimizer, rates[name])
                 optimizer.step()
             self.after_update()
-            shown = dict(zip(learnt, torch.stack(norms).tolist(), strict=True))
+            shown = dict(zip(learnt, read, strict=True))
             row = {f"lr{self._column(name)}": rates[name] for name in learnt}
             self.meters.commit(row | {f"gradient_norm{self._column(name)}": norm for name, norm in shown.items()})
             self.skipped[1] = 0

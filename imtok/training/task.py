@@ -23,6 +23,8 @@ from imtok.training.settings import OptimizerSettings, TrainerSettings, net_key
 from imtok.training.steps import MakeLoader, Task, refusals_for_users
 from imtok.types import Batch, NetLosses, StepOutput
 
+START_TOKENS = 1 << 16  # latents that a codebook begins with at most
+
 
 class TokenizerTask(Task):
     """Trains a tokenizer on an objective.
@@ -151,16 +153,24 @@ class TokenizerTask(Task):
 
     @torch.no_grad()
     def _start_codebook(self) -> None:
-        """Fit the codebook to the latents of the first global batch, the same on every rank and for any split."""
-        latents = []
-        with _nothing_dropped(self.tokenizer.condition):
+        """Fit the codebook to the latents of the first global batch, the same on every rank and for any split.
+
+        The encoder computes as it does in training. More than ``START_TOKENS`` latents say no more, so the first whole
+        images that have so many are enough.
+        """
+        latents, images = [], 0
+        with _nothing_dropped(self.tokenizer.condition), self.trainer.strategy.precision_plugin.forward_context():
             for batch in self.make_loader(0, 1):
                 image, condition = to_float(batch.image.to(self.device)), self.tokenizer.condition_of(batch)
-                rows = encoded(self.tokenizer.encoder, image, None, condition).values
+                rows = encoded(self.tokenizer.encoder, image, None, condition).values  # b n d
                 latents.append(exact(rows))
+                images += len(rows)
+                if images * world_size() * rows.shape[1] >= START_TOKENS:
+                    break
         everywhere = gather_rows(torch.cat(latents))
-        in_order = rearrange(everywhere, "(rank image) n d -> (image rank n) d", rank=world_size())
-        self.tokenizer.quantizer.start(in_order)
+        in_order = rearrange(everywhere, "(rank image) n d -> image rank n d", rank=world_size()).flatten(0, 1)
+        enough = max(1, START_TOKENS // in_order.shape[1])
+        self.tokenizer.quantizer.start(in_order[:enough].flatten(0, 1))
 
 
 @contextmanager

@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from imtok.quantizers import attended
+from imtok.quantizers import entropy
 from imtok.quantizers.ibq import IBQ
 
 
@@ -46,7 +46,7 @@ def test_blocks_change_neither_losses_nor_gradients(pair, masked, monkeypatch):
         return [quantized.latents, *values, *gradients]
 
     whole = results()
-    monkeypatch.setattr(attended, "BLOCK", 7 * 40)
+    monkeypatch.setattr(entropy, "BLOCK", 7 * 40)
     torch.testing.assert_close(results(), whole, rtol=1e-10, atol=1e-12)
 
 
