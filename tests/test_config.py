@@ -72,6 +72,7 @@ from imtok.plain import PATH_OF
         (["quantizer=fsq", "quantizer.levels=8"], "quantizer.levels: must be a list of whole numbers, got 8"),
         (["++data.flip=yes"], "data.flip: must be true or false, got 'yes'"),
         (["trainer.compile=maybe"], "trainer.compile must be auto, true or false, got maybe"),
+        (["trainer.fsdp_replicas=2"], "trainer.fsdp_replicas=2 is for trainer=fsdp"),
         (["trainer.save_async=2"], "trainer.save_async must be auto, true or false, got 2"),
         (["~trainer.max_steps"], "trainer.max_steps: must not be taken out, since the command reads it"),
         (["optimizer.drop_at=4"], "optimizer.drop_at: a list takes brackets; write optimizer.drop_at=[4]"),

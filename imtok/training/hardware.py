@@ -13,6 +13,7 @@ from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.nn.parallel import DistributedDataParallel
 from typing_extensions import override
 
@@ -23,7 +24,7 @@ from imtok.training.launching import Launcher
 from imtok.training.settings import TrainerSettings
 
 _MOST_WORKERS = 16  # per device: some 6,000 crops a second, more than any recipe takes
-PATIENCE = timedelta(minutes=10)  # a rank that waits longer for another gives up; Lightning's own is 30
+START = timedelta(minutes=30)  # until the first step is done: data are indexed and nets compiled before
 
 
 class Whole(DDPStrategy):
@@ -39,7 +40,7 @@ class Whole(DDPStrategy):
     """
 
     def __init__(self, command: Sequence[str]) -> None:
-        super().__init__(broadcast_buffers=False, gradient_as_bucket_view=True, timeout=PATIENCE)
+        super().__init__(broadcast_buffers=False, gradient_as_bucket_view=True, timeout=START)
         self.command = command
 
     @override
@@ -61,11 +62,18 @@ class Sharded(ModelParallelStrategy):
 
     Args:
         command: What further processes run, where nobody else starts them.
+        replicas: Whole sets of shards (HSDP); the devices of a set are neighbours.
+
+    Attributes:
+        mesh: The devices: in one dimension, or sets x devices of a set.
     """
 
-    def __init__(self, command: Sequence[str]) -> None:
-        super().__init__(tensor_parallel_size=1, save_distributed_checkpoint=False, timeout=PATIENCE)
+    mesh: DeviceMesh
+
+    def __init__(self, command: Sequence[str], replicas: int = 1) -> None:
+        super().__init__(tensor_parallel_size=1, save_distributed_checkpoint=False, timeout=START)
         self.command = command
+        self.replicas = replicas
 
     @override
     def _configure_launcher(self) -> None:
@@ -74,8 +82,12 @@ class Sharded(ModelParallelStrategy):
 
     @override
     def setup_environment(self) -> None:
-        self._data_parallel_size = self.num_nodes * self.num_processes
+        devices = self._data_parallel_size = self.num_nodes * self.num_processes
         super().setup_environment()
+        self.mesh = self.device_mesh["data_parallel"]
+        if self.replicas > 1:
+            shape = (self.replicas, devices // self.replicas)
+            self.mesh = init_device_mesh(self.root_device.type, shape, mesh_dim_names=("replicate", "shard"))
 
 
 def _own(launcher: Any, command: Sequence[str]) -> Any:
@@ -103,12 +115,17 @@ def make_trainer(settings: TrainerSettings, command: Sequence[str] = ()) -> Trai
     if strategy == "ddp":
         strategy = Whole(command)
     elif strategy == "fsdp":
-        strategy = Sharded(command)
+        strategy = Sharded(command, settings.fsdp_replicas)
     try:
         trainer = _trainer(settings, strategy)
         if strategy == "auto" and trainer.world_size > 1:
             trainer = _trainer(settings, Whole(command))
         _require_processes(by, settings, trainer.num_devices, trainer.num_nodes)
+        if trainer.world_size % settings.fsdp_replicas:
+            raise InputError(
+                f"trainer.fsdp_replicas={settings.fsdp_replicas} must divide the number of devices, which is "
+                f"{trainer.world_size}; give trainer.fsdp_replicas=1, or the number of machines"
+            )
         environment = getattr(trainer.strategy, "cluster_environment", None)
         if environment is not None:  # Lightning looks at this later, when the run folder is there
             environment.validate_settings(trainer.num_devices, trainer.num_nodes)

@@ -15,7 +15,8 @@ _FREE = {
     "store", "val",  # of a prior, whose tokens are told by their hash
     "trainer.stop_at", "trainer.accelerator",
     "trainer.compile", "trainer.tf32", "trainer.deterministic",
-    "trainer.devices", "trainer.num_nodes", "trainer.strategy", "trainer.workers", "trainer.threads",
+    "trainer.devices", "trainer.num_nodes", "trainer.strategy", "trainer.fsdp_replicas",
+    "trainer.workers", "trainer.threads",
     "trainer.log_every", "trainer.save_every", "trainer.save_async", "trainer.keep", "trainer.pictures_every",
     "trainer.skip_nonfinite",
     "trainer.accumulate", "trainer.micro_batch", "data.index", "condition.weights", "condition.cache",

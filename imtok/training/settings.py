@@ -31,6 +31,8 @@ class TrainerSettings:
         num_nodes: Machines.
         strategy: ``auto`` (one process), ``ddp`` (weights whole on every device), ``fsdp`` (in shards), or any other
             of Lightning's that leaves the weights whole.
+        fsdp_replicas: Whole sets of shards under ``fsdp``: 1 = weights are spread over all devices; the number of
+            machines = each machine holds a set, and only gradients travel between machines (HSDP).
         threads: CPU threads for torch; None = torch's choice.
         compile: Compile encoder, quantizer, decoder, critics and losses; ``auto`` = on a GPU. Where there is no
             compiler the run says so, and nothing is compiled.
@@ -62,6 +64,7 @@ class TrainerSettings:
     devices: Any = "auto"
     num_nodes: int = 1
     strategy: str = "auto"
+    fsdp_replicas: int = 1
     threads: int | None = None
     compile: Any = "auto"
     workers: Any = 0
@@ -80,7 +83,7 @@ class TrainerSettings:
         """What is out of range, one line each."""
         problems = []
         least_one = ("max_steps", "stop_at", "batch_size", "accumulate", "micro_batch", "num_nodes", "threads")
-        for name in (*least_one, "log_every", "save_every", "keep", "evaluate_images"):
+        for name in (*least_one, "fsdp_replicas", "log_every", "save_every", "keep", "evaluate_images"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 problems.append(f"trainer.{name} must be at least 1, got {value}")
@@ -109,6 +112,8 @@ class TrainerSettings:
             problems.append(f"trainer.compile must be auto, true or false, got {self.compile}")
         if self.save_async not in ("auto", True, False):
             problems.append(f"trainer.save_async must be auto, true or false, got {self.save_async}")
+        if self.fsdp_replicas > 1 and self.strategy != "fsdp":
+            problems.append(f"trainer.fsdp_replicas={self.fsdp_replicas} is for trainer=fsdp; leave it out")
         problems += check_flags(self.lightning)
         if self.best is not None and not self.evaluate_every:
             problems.append(f"trainer.evaluate_every must be positive for trainer.best={self.best}, got 0")

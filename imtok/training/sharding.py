@@ -6,14 +6,15 @@ heads) stays whole on every device, so that objectives may look at it at any tim
 step.
 """
 
+import math
 from collections.abc import Iterable, Iterator
 from functools import cache
 
 import torch
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
-from torch.distributed.fsdp import fully_shard
-from torch.distributed.tensor import DTensor, distribute_tensor
+from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+from torch.distributed.tensor import DTensor, Replicate, distribute_tensor
 
 from imtok.distributed import sum_over_ranks, world_size
 from imtok.nn.convolution import ConvolutionStack
@@ -27,15 +28,19 @@ _TRUNKS = (Transformer, QFormer)  # they let one unit be gathered while the one 
 _BUCKET = 32 * 2**20  # elements that are averaged at a time
 
 
-def shard(module: nn.Module, mesh: DeviceMesh) -> None:
+def shard(module: nn.Module, mesh: DeviceMesh, bf16: bool = False) -> None:
     """Leave each device its part of the weights of every block and stage in ``module``, in place.
 
     Args:
         module: With the same weights on every device.
-        mesh: The devices, in one dimension.
+        mesh: The devices, in one dimension; in two, the first one counts whole sets of shards.
+        bf16: Whether blocks are gathered, and compute, in bf16; gradients are summed in fp32 in any case.
     """
+    policy = MixedPrecisionPolicy()
+    if bf16:
+        policy = MixedPrecisionPolicy(torch.bfloat16, torch.float32, torch.float32)
     for part in units(module):
-        fully_shard(part, mesh=mesh, reshard_after_forward=True)
+        fully_shard(part, mesh=mesh, reshard_after_forward=True, mp_policy=policy)
     for part in _outermost(module, _TRUNKS):
         fully_shard(part, mesh=mesh, reshard_after_forward=True)
 
@@ -118,8 +123,9 @@ def clip_gradients(parameters: Iterable[nn.Parameter], limit: float) -> Tensor:
         return nn.utils.clip_grad_norm_(learning, limit)
     gradients = [parameter.grad for parameter in learning if parameter.grad is not None]
     parts = [own(gradient) for gradient in gradients if isinstance(gradient, DTensor)]
+    sets = next(_sets(gradient) for gradient in gradients if isinstance(gradient, DTensor))
     shared = [gradient for gradient in gradients if not isinstance(gradient, DTensor)]
-    square = sum_over_ranks(_square(parts)) + (_square(shared) if shared else 0)
+    square = sum_over_ranks(_square(parts)) / sets + (_square(shared) if shared else 0)
     norm = square.sqrt()
     scale = (limit / (norm + 1e-6)).clamp(max=1)
     for kind in (parts, shared):
@@ -131,6 +137,12 @@ def clip_gradients(parameters: Iterable[nn.Parameter], limit: float) -> Tensor:
 def units(module: nn.Module) -> list[nn.Module]:
     """The blocks and stages in ``module``, each once, in the order of their depth."""
     return _outermost(module, _UNITS)
+
+
+def _sets(value: DTensor) -> int:
+    """How many whole sets of its shards there are."""
+    mesh = value.device_mesh
+    return math.prod(mesh.size(i) for i, placement in enumerate(value.placements) if isinstance(placement, Replicate))
 
 
 def _square(values: list[Tensor]) -> Tensor:

@@ -4,7 +4,6 @@ import logging
 from typing import Any
 
 import torch
-from lightning.pytorch.strategies import ModelParallelStrategy
 from torch import Tensor
 from torch.utils._pytree import keystr, tree_map, tree_map_with_path
 
@@ -12,6 +11,7 @@ from imtok.distributed import gather_values, rank
 from imtok.errors import InputError
 from imtok.training.checkpoints import Checkpoint
 from imtok.training.ema import EMA
+from imtok.training.hardware import Sharded
 from imtok.training.optimizer_state import optimizer_state, restore_optimizer, with_room
 from imtok.training.resume import changes
 from imtok.training.sharding import aside, whole
@@ -28,7 +28,7 @@ _SAME_STATE = (
 
 def in_shards(strategy: Any) -> bool:
     """Whether a run's ranks write and read their own parts of a checkpoint."""
-    return isinstance(strategy, ModelParallelStrategy)
+    return isinstance(strategy, Sharded)
 
 
 def take(task: Task, ema: EMA[Any], about: dict[str, Any]) -> Checkpoint:

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 from lightning import LightningModule
-from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy
+from lightning.pytorch.strategies import DDPStrategy
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from typing_extensions import override
@@ -18,7 +18,7 @@ from typing_extensions import override
 from imtok.distributed import rank, sum_over_ranks, world_size
 from imtok.errors import InputError
 from imtok.schedules import Schedule
-from imtok.training.hardware import Whole
+from imtok.training.hardware import Sharded, Whole
 from imtok.training.meters import Meters
 from imtok.training.optimizers import set_rate
 from imtok.training.pace import Clock
@@ -122,8 +122,8 @@ class Task(LightningModule, ABC):
     @override
     def configure_model(self) -> None:
         strategy = self.trainer.strategy
-        if isinstance(strategy, ModelParallelStrategy):
-            shard(self.learner, strategy.device_mesh["data_parallel"])
+        if isinstance(strategy, Sharded):
+            shard(self.learner, strategy.mesh, self.trainer_settings.precision == "bf16")
 
     @override
     def train_dataloader(self) -> DataLoader[Any]:
@@ -239,7 +239,7 @@ class Task(LightningModule, ABC):
 
     def _clip(self, optimizer: Any, name: str) -> Tensor:
         parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-        if self._averages_besides and (name != self.name or isinstance(self.trainer.strategy, ModelParallelStrategy)):
+        if self._averages_besides and (name != self.name or isinstance(self.trainer.strategy, Sharded)):
             average_gradients(parameters)
         if all(parameter.grad is None for parameter in parameters):
             return torch.zeros((), device=self.device)
@@ -265,7 +265,7 @@ class Task(LightningModule, ABC):
     @property
     def _averages_besides(self) -> bool:
         """Whether the task averages over ranks what the other nets learn: the strategy does not."""
-        return isinstance(self.trainer.strategy, ModelParallelStrategy | Whole)
+        return isinstance(self.trainer.strategy, Sharded | Whole)
 
     def _without_autocast(self) -> torch.autocast:
         """Lightning has autocast on for the whole of a step; gradients and updates are no part of what it is for.
