@@ -37,6 +37,7 @@ def test_collectives_over_two_ranks(tmp_path):
         assert facts["values"] == [{"rank": 0}, {"rank": 1}]
         assert facts["from_main"] == "rank 0"
         assert facts["said"] == "the disk is full"
+        assert facts["gave_up"]
 
 
 def test_in_one_process_collectives_change_nothing():

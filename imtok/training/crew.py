@@ -27,6 +27,7 @@ from imtok.training.health import Health
 from imtok.training.launching import Launcher
 from imtok.training.loggers import Loggers
 from imtok.training.logging import Log
+from imtok.training.patience import Patience
 from imtok.training.progress import Bar
 from imtok.training.records import Events
 from imtok.training.saving import Saving
@@ -127,7 +128,7 @@ def assemble(
     logged = Log(folder, settings.log_every, bar, health, events, mirror, watched.peak_images)
     estimate = Estimate(device_name(trainer.strategy.root_device, trainer.world_size))
     alike = Alike(list(watched.left_out), settings.precision)
-    callbacks = [guests, alike, ema, bar, *before_log, logged, estimate]
+    callbacks = [guests, alike, Patience(), ema, bar, *before_log, logged, estimate]
     callbacks += [*watched.callbacks.values(), saving]  # saved after a step are the states after that step
     add_callbacks(trainer, *callbacks)
     return Crew(task, ema, events, mirror, guests, saving, Signals(saving))

@@ -2,6 +2,8 @@
 
 import json
 import os
+import time
+from datetime import timedelta
 from pathlib import Path
 
 import torch
@@ -22,6 +24,7 @@ from imtok.distributed import (
 )
 from imtok.errors import InputError
 from imtok.measures.evaluate import evaluate
+from imtok.training.patience import limit_exchange
 from imtok.training.run import train
 
 _DDP = ("trainer=ddp", "trainer.strategy=ddp")
@@ -62,8 +65,22 @@ def collectives(out: str) -> None:
         "values": gather_values({"rank": launched_rank()}),
         "from_main": from_main(lambda: f"rank {rank()}"),
         "said": said,
+        "gave_up": _gives_up(),
     }
     (Path(out) / f"{rank()}.json").write_text(json.dumps(facts))
+
+
+def _gives_up() -> bool:
+    """Whether rank 0 gives up on rank 1, which comes late, when exchange within steps may take one second."""
+    limit_exchange(timedelta(seconds=1), [torch.distributed.group.WORLD])
+    if rank() == 1:
+        time.sleep(3)
+        return True
+    try:
+        sum_over_ranks(torch.ones(1))
+    except RuntimeError:
+        return True
+    return False
 
 
 def evaluate_many(root: str, numbers: list[int]) -> None:
