@@ -5,8 +5,12 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
+from jaxtyping import Int64
+
 from imtok.data.archives.links import follow_links, require_file
 from imtok.data.archives.members import CAPTION, Fields
+from imtok.data.archives.names import Names
 from imtok.data.archives.samples import Group, Notes, gather, label_in, texts_in, together
 from imtok.data.archives.tar import Member, tar_members
 from imtok.data.archives.texts import most_bytes
@@ -33,6 +37,33 @@ class ShardIndex(NamedTuple):
     captions: list[tuple[int, int]]
     bytes: int
     notes: Notes
+
+
+class ShardRows(NamedTuple):
+    """What :class:`ShardIndex` says of the images of a shard, in arrays.
+
+    Attributes:
+        stems: Their keys.
+        places: Offset and size of each, and of its caption.
+        labels: Their classes; a list where some are names.
+        bytes: Size of the shard.
+        notes: What else is in it.
+    """
+
+    stems: Names
+    places: Int64[np.ndarray, "images 4"]
+    labels: Int64[np.ndarray, " images"] | list[int | str]
+    bytes: int
+    notes: Notes
+
+    @classmethod
+    def of(cls, index: ShardIndex) -> "ShardRows":
+        """The same as the lists of an index."""
+        captions = np.array(index.captions, dtype=np.int64).reshape(-1, 2)
+        places = np.column_stack([np.array(index.offsets, np.int64), np.array(index.sizes, np.int64), captions])
+        plain = all(isinstance(label, int) and abs(label) < 2**63 for label in index.labels)
+        labels = np.array(index.labels, dtype=np.int64) if plain else index.labels
+        return cls(Names(index.stems), places, labels, index.bytes, index.notes)
 
 
 def index_shard(path: Path, fields: Fields) -> ShardIndex:

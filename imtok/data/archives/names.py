@@ -37,6 +37,12 @@ class Names:
         names._put(block, ends)
         return names
 
+    @classmethod
+    def joined(cls, parts: Sequence["Names"]) -> "Names":
+        """All names of several lists."""
+        lengths = np.concatenate([np.zeros(1, np.int64), *(np.diff(part.ends) for part in parts)])
+        return cls.of(np.concatenate([np.frombuffer(part.block, np.uint8) for part in parts]), np.cumsum(lengths))
+
     def _put(self, block: bytes | np.ndarray, ends: np.ndarray) -> None:
         self.block, self.ends, self._view = block, ends, memoryview(block)  # pyright: ignore[reportArgumentType]
 
