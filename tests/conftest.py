@@ -102,9 +102,14 @@ def rehearsed():
 def _same_conditions(request, monkeypatch):
     """The same random numbers and one thread for every test, and no rehearsal but where ``rehearsed`` asks for it.
 
+    A package ``mine``, which the docs let their reader write, is gone afterwards.
+
     The rehearsal of a tiny run takes as long as its steps. The command's own process has it always.
     """
     torch.manual_seed(0)
     torch.set_num_threads(1)
     if "rehearsed" not in request.fixturenames and (prepare := sys.modules.get("imtok.training.prepare")):
         monkeypatch.setattr(prepare, "_rehearse", lambda run, processes: None)
+    yield
+    for name in [name for name in sys.modules if name.partition(".")[0] == "mine"]:
+        del sys.modules[name]

@@ -29,7 +29,9 @@ def write_all(root, out):
     convert(TokenStore(out / "tokens"), LlamaGen(), out / "codes")
     decode_ids(tokenizer, out / "tokens", out / "pictures", (16, 16))
     publish(out / "run", out / "hub", programs=False)
-    write_report(evaluate(tokenizer, (batch for _, batch in feed.batches(lambda _: True))), out / "report")
+    write_report(
+        evaluate(tokenizer, (batch for _, batch in feed.batches(lambda _: True) if batch is not None)), out / "report"
+    )
     pack(FileSource(images), out / "packed")
 
 

@@ -23,14 +23,12 @@ PAGES = sorted(DOCS.rglob("*.md"))
 def hooks():
     """The modules that generate pages; they import neither mkdocs nor torch."""
     sys.path.insert(0, str(DOCS / "hooks"))
-    import commands
-    import recipes
-    import rooms
+    import command_pages
+    import recipe_pages
+    import room_pages
 
-    yield {"commands": commands, "recipes": recipes, "rooms": rooms}
+    yield {"commands": command_pages, "recipes": recipe_pages, "rooms": room_pages}
     sys.path.remove(str(DOCS / "hooks"))
-    for name in ("commands", "recipes", "rooms"):
-        sys.modules.pop(name)
 
 
 def in_nav(part):

@@ -110,11 +110,7 @@ def reader(mine: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: 
     shutil.copytree(mine, tmp_path / "here")
     monkeypatch.chdir(tmp_path / "here")
     monkeypatch.syspath_prepend(tmp_path / "here")
-    before = set(sys.modules)
-    yield tmp_path / "here"
-    for name in set(sys.modules) - before:
-        if name.partition(".")[0] == "mine":
-            del sys.modules[name]
+    return tmp_path / "here"
 
 
 @pytest.mark.parametrize("page", FAST)

@@ -4,11 +4,11 @@ import posixpath
 import re
 from typing import Any
 
-from commands import ROOT, command_pages, option_pages
+from command_pages import ROOT, command_pages, option_pages
 from mkdocs.structure.files import File, Files
 from pymdownx.slugs import slugify
-from recipes import families, page_of, recipe_pages
-from rooms import room_pages
+from recipe_pages import families, page_of, recipe_pages
+from room_pages import room_pages
 
 _ROOT_PAGES = {"CONTRIBUTING.md": "contributing.md", "CHANGELOG.md": "changelog.md"}  # files that are pages of the site
 _HIDDEN = {"index.md": ["navigation", "toc"], "recipes.md": ["toc"], "parity.md": ["toc"], "generation.md": ["toc"]}

@@ -55,11 +55,13 @@ def compiled(parts: Iterable[nn.Module]) -> Iterator[None]:
     """Compile parts when they are first called; for the length of a ``with`` torch is set as that needs it.
 
     Gradients are computed without autocast, as a task calls them, and the compiler plans them in the forward pass.
-    Taps are hooks for the length of a step: a part that was compiled while there was none must notice them.
+    Taps are hooks for the length of a step: a part that was compiled while there was none must notice them. What they
+    note of a block whose activations are computed again is that of the forward pass, and stays within the graph.
     """
     for part in parts:
         part.compile()
-    with functorch.patch(backward_pass_autocast="off"), dynamo.patch(skip_nnmodule_hook_guards=False):
+    taps = {"skip_nnmodule_hook_guards": False, "skip_fwd_side_effects_in_bwd_under_checkpoint": True}
+    with functorch.patch(backward_pass_autocast="off"), dynamo.patch(taps):
         yield
 
 

@@ -8,11 +8,17 @@ import pytest
 import torch
 import torch._dynamo.config as dynamo
 import torch._functorch.config as functorch
+from encoders.presets import unchecked
 from recipes import composed
+from torch import nn
+from torch._dynamo.utils import counters
 from training.compiled import STEPS
 from training.launch import Launched
 
 from imtok.commands.train import build_run
+from imtok.nn.qformer import QFormer
+from imtok.nn.taps import tapped
+from imtok.nn.transformer import Transformer
 from imtok.training import compiling
 from imtok.training.compiling import compiled, compiles, parts_of
 from imtok.training.records import SPEED
@@ -62,6 +68,31 @@ def test_encoder_quantizer_decoder_critics_and_losses_are_compiled(tmp_path):
     assert names == ["CNNEncoder", "VQ", "CNNDecoder", "PatchGAN", "L2Loss", "LPIPSLoss"]
     with_tf32 = [type(part).__name__ for part in parts_of(run.tokenizer, run.objective, tf32=True)]
     assert with_tf32 == ["CNNEncoder", "CNNDecoder", "PatchGAN"]
+
+
+@pytest.mark.parametrize("block", [Transformer, QFormer])
+def test_a_tap_in_blocks_that_are_computed_again_breaks_no_graph(block):
+    """GigaTok's largest nets align a block of theirs and keep no activations (arXiv 2504.08736)."""
+    net = nn.ModuleDict({"trunk": block(width=16, depth=3, heads=2, checkpoint=True)}).train()
+    inputs = [torch.randn(2, 5, 16)]
+    if block is QFormer:
+        inputs += [torch.randn(2, 7, 16), torch.randn(5, 16), torch.randn(7, 16)]
+
+    def gradients():
+        net.zero_grad()
+        with tapped(net, ["trunk.blocks.1"]) as outputs:
+            made = net["trunk"](*inputs)
+        (made.square().mean() + outputs["trunk.blocks.1"].pow(3).mean()).backward()
+        return [parameter.grad.clone() for parameter in net.parameters()]
+
+    eager = gradients()
+    counters.clear()
+    with compiled([]):
+        net["trunk"].compile(backend="aot_eager")
+        with unchecked():
+            torch.testing.assert_close(gradients(), eager)
+    assert not counters["graph_break"]
+    assert counters["stats"]["unique_graphs"] == 1
 
 
 def rows_of(folder):

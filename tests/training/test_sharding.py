@@ -26,6 +26,7 @@ from imtok.training.checkpoints import load
 from imtok.training.hardware import make_trainer
 from imtok.training.optimizer_state import optimizer_state, restore_optimizer
 from imtok.training.optimizers import make_optimizer
+from imtok.training.records import SPEED
 from imtok.training.settings import OptimizerSettings, TrainerSettings
 from imtok.training.sharding import average_gradients, clip_gradients, own, own_part, shard, units, whole
 from imtok.types import Batch
@@ -124,7 +125,7 @@ def test_what_is_measured_along_the_way_is_the_same(runs):
             [line.split(",") for line in (runs / world / "vit" / file).read_text().splitlines()] for world in "21"
         )
         assert found[0] == expected[0]
-        kept = [i for i, name in enumerate(found[0]) if name not in ("images_per_second", "seconds_left", "memory_gb")]
+        kept = [i for i, name in enumerate(found[0]) if name not in SPEED]
         for row, other in zip(found[1:], expected[1:], strict=True):
             assert [float(row[i]) for i in kept] == pytest.approx([float(other[i]) for i in kept], rel=1e-6)
     assert (runs / "2/vit/images/step_4.png").exists()
