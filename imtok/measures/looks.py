@@ -1,6 +1,5 @@
 """What codes look like: their most typical patches where tokens lie on a grid, what they change where they do not."""
 
-import inspect
 import io
 import math
 
@@ -11,6 +10,7 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 from typing_extensions import override
 
+from imtok.construct import arguments
 from imtok.distributed import gather_values
 from imtok.encoders.inside import EncoderInSpace
 from imtok.measures.base import EvaluationBatch, Measure, MeasureResult
@@ -63,7 +63,7 @@ class PatchMeasure(Measure):
     @override
     def start(self, tokenizer: Tokenizer, size: Size) -> None:
         encoder = tokenizer.encoder.net if isinstance(tokenizer.encoder, EncoderInSpace) else tokenizer.encoder
-        if "latents" in inspect.signature(type(encoder)).parameters:
+        if "latents" in arguments(type(encoder))[0]:
             return  # an encoder that is told how many latents to make lays them on no grid, were it a square number
         tokens = tokenizer.num_tokens(size)
         per_side = math.sqrt(size[0] * size[1] / tokens)  # side of the patch of a token, if they lie on a grid
