@@ -18,6 +18,7 @@ import multiprocessing
 import os
 import shutil
 import sys
+import tempfile
 import threading
 import time
 import warnings
@@ -172,7 +173,7 @@ def main() -> None:
     """Measure what the command line names."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=["plan", "whole", "beside", "shards"])
-    parser.add_argument("--out", type=Path, default=Path("/tmp/imtok_checkpoints"))
+    parser.add_argument("--out", type=Path, default=Path(tempfile.gettempdir()) / "imtok_checkpoints")
     asked = parser.parse_args()
     warnings.filterwarnings("ignore")
     logging.disable(logging.INFO)

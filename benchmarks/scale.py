@@ -78,10 +78,20 @@ class Rows(Indexable):
         return len(self._columns["names"])
 
     def read(self, index: int) -> bytes:
-        """There is none."""
-        raise NotImplementedError
+        """Nothing here reads an image."""
+        raise OSError(f"row {index} has no image behind it")
 
-    key = label = record = read  # type: ignore[assignment]
+    def key(self, index: int) -> str:
+        """The name."""
+        return cast(Names, self._columns["names"]).text(index)
+
+    def label(self, index: int) -> int:
+        """The class."""
+        return int(cast(np.ndarray, self._columns["labels"])[index])
+
+    def record(self, index: int) -> str:
+        """The name alone."""
+        return self.key(index)
 
 
 def write(count: int, path: Path) -> None:

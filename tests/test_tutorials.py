@@ -1,7 +1,6 @@
 """Every block of code of Start and of the tutorials runs, in the order of its page, at its smallest."""
 
 import logging
-import os
 import re
 import shutil
 import sys
@@ -124,7 +123,7 @@ def test_the_blocks_of_a_page_run_in_their_order(page, reader, monkeypatch):
 @pytest.mark.parametrize("page", SLOW)
 def test_the_blocks_of_a_long_page_run_in_their_order(page, reader, monkeypatch):
     for file, source in CHECKPOINTS.items() if page == "tutorials/compare" else ():
-        os.replace(fabricate(source, reader)[2], reader / file)  # noqa: PTH105
+        Path(fabricate(source, reader)[2]).replace(reader / file)
     if page == "start/own_folder":
         shutil.rmtree(reader / "runs")
     assert follow(page, monkeypatch)["sh"] > 0

@@ -1,5 +1,6 @@
 """Floating-point operations of a training step, and how much of a GPU's peak a run reaches."""
 
+import re
 from typing import Any
 
 import torch
@@ -54,7 +55,7 @@ def peak_tflops(device: torch.device) -> float | None:
     if device.type != "cuda":
         return None
     name = torch.cuda.get_device_name(device)
-    return next((peak for part, peak in PEAKS.items() if part in name), None)
+    return next((peak for part, peak in PEAKS.items() if re.search(rf"\b{part}\b", name)), None)
 
 
 _aten = torch.ops.aten

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-_SLOW = 1.5  # times the median of all processes
+_SLOW = 1.5  # times the median of the other processes
 _WAITS = 0.4  # share of a step that may go to waiting for data
 _LEAST = 0.02  # seconds of a step; less is not worth a word
 _ROWS = 2  # in a row before it is said
@@ -122,18 +122,19 @@ class Pace:
         """
         own = [window.waited + window.forward for window in windows]
         last = max(range(len(own)), key=own.__getitem__)
+        usual = median([*own[:last], *own[last + 1 :]] or own)  # of the others, where there are any
         share = windows[last].waited / max(1e-9, windows[last].step)
         host = f" ({windows[last].host})" if windows[last].host else ""
         straggler = (
             f"all processes wait for rank {last}{host}, which takes {own[last]:.2f} s of a step "
-            f"({windows[last].waited:.2f} s of it for data) where others take {median(own):.2f} s"
+            f"({windows[last].waited:.2f} s of it for data) where others take {usual:.2f} s"
         )
         hungry = (
             f"steps wait for data {share:.0%} of their time; raise trainer.workers (or say auto), or make the images "
             "smaller once (imtok pack resize=)"
         )
         found = [
-            self._once(straggler, "straggler", own[last] > _SLOW * median(own) and own[last] - median(own) > _LEAST),
+            self._once(straggler, "straggler", own[last] > _SLOW * usual and own[last] - usual > _LEAST),
             self._once(hungry, "data", share > _WAITS and windows[last].waited > _LEAST),
         ]
         return [said for said in found if said]

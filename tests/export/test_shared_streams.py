@@ -61,7 +61,7 @@ def whole(shards, tmp_path_factory):
 
 
 def test_the_store_has_the_images_of_random_access_in_the_order_of_the_shards(shards, whole, tmp_path):
-    listed = ListFeed(WebDataset(shards).evaluation(16), 4, 2)  # type: ignore[arg-type]
+    listed = ListFeed(WebDataset(shards).evaluation(16), 4, 2)
     export_tokens(tokenizer_of("one slot"), listed, tmp_path / "listed")
     ours, theirs = TokenStore(whole), TokenStore(tmp_path / "listed")
     ours.verify()

@@ -15,6 +15,7 @@ from imtok.overrides import in_full
 from imtok.training.checkpoints import load
 from imtok.training.records import SPEED
 from imtok.training.run import Outcome, Run, train
+from imtok.training.steps import Task
 
 # What only the patch encoder and decoder have, and what a tiny run is quicker without.
 PLAIN = ("decoder.shortcut=false", "decoder.deblock=0.0", "decoder.up_channels=[]")
@@ -123,3 +124,16 @@ def write_shards(folder: Path, images: Path, shards: int = 3) -> Path:
             for path in paths[shard::shards]:
                 archive.add(path, f"{path.stem}.png")
     return folder
+
+
+def note_keys(monkeypatch) -> list[str]:
+    """The names of the images that are trained on from now on, in order."""
+    seen: list[str] = []
+    original = Task.training_step
+
+    def noted(task, batch, batch_idx):
+        seen.extend(batch.key)
+        original(task, batch, batch_idx)
+
+    monkeypatch.setattr(Task, "training_step", noted)
+    return seen

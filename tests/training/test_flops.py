@@ -75,7 +75,8 @@ def test_a_run_with_a_known_peak_writes_its_share(tmp_path, monkeypatch):
 
 
 def test_a_gpu_is_known_by_its_name(monkeypatch):
-    for name, peak in {"NVIDIA H100 80GB HBM3": 989.0, "NVIDIA H100 PCIe": 756.0, "Some GPU": None}.items():
+    known = {"NVIDIA H100 80GB HBM3": 989.0, "NVIDIA H100 PCIe": 756.0, "NVIDIA A100-SXM4-80GB": 312.0}
+    for name, peak in (known | {"NVIDIA RTX A4000": None, "Some GPU": None}).items():
         monkeypatch.setattr(torch.cuda, "get_device_name", lambda device, name=name: name)
         assert peak_tflops(torch.device("cuda")) == peak
     assert peak_tflops(torch.device("cpu")) is None

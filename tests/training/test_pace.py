@@ -80,6 +80,14 @@ def test_it_is_said_once_per_incident_after_two_rows(late, said):
     assert found[1][0].startswith(said)
 
 
+def test_the_slower_of_two_is_found():
+    """A median of both would lie half way to it."""
+    pace = Pace()
+    found = [pace.read([STEADY, Window(1.0, 0.05, 0.8)]) for _ in range(2)]
+    assert found[1][0].startswith("all processes wait for rank 1, which takes 0.85 s of a step")
+    assert "where others take 0.45 s" in found[1][0]
+
+
 def test_one_process_is_no_straggler_and_equal_ones_are_none():
     pace = Pace()
     assert not any(pace.read([Window(2.0, 0.0, 1.9)]) for _ in range(3))

@@ -4,8 +4,7 @@ import collections
 
 import pytest
 from omegaconf import OmegaConf
-from training.faults import TokenizerTask
-from training.runs import run_tiny, same_but_for_losses, tiny_run, weights_of, write_images, write_shards
+from training.runs import note_keys, run_tiny, same_but_for_losses, tiny_run, weights_of, write_images, write_shards
 
 from imtok.errors import InputError
 from imtok.run_data import take_data
@@ -28,15 +27,7 @@ def sources(tmp_path_factory):
 @pytest.fixture
 def keys(monkeypatch):
     """The names of the images that were trained on, in order."""
-    seen: list[str] = []
-    original = TokenizerTask.training_step
-
-    def noted(task, batch, batch_idx):
-        seen.extend(batch.key)
-        original(task, batch, batch_idx)
-
-    monkeypatch.setattr(TokenizerTask, "training_step", noted)
-    return seen
+    return note_keys(monkeypatch)
 
 
 @pytest.mark.parametrize(

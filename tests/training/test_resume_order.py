@@ -4,8 +4,7 @@ import collections
 import json
 
 import pytest
-from training.faults import TokenizerTask
-from training.runs import run_tiny, write_images
+from training.runs import note_keys, run_tiny, write_images
 
 from imtok.data import source
 from imtok.data.order import sampler
@@ -16,15 +15,7 @@ from imtok.files import sealed
 @pytest.fixture
 def keys(monkeypatch):
     """The names of the images that were trained on, in order."""
-    seen: list[str] = []
-    original = TokenizerTask.training_step
-
-    def noted(task, batch, batch_idx):
-        seen.extend(batch.key)
-        original(task, batch, batch_idx)
-
-    monkeypatch.setattr(TokenizerTask, "training_step", noted)
-    return seen
+    return note_keys(monkeypatch)
 
 
 @pytest.fixture

@@ -1,10 +1,10 @@
 """Checkpoints that are written beside the steps: the same files, nothing lost by kills, and no failure unsaid."""
 
-import os
 import random
 import signal
 import threading
 import time
+from pathlib import Path
 
 import pytest
 from training.launch import launch_ddp, launch_train
@@ -133,7 +133,7 @@ def test_one_thing_is_done_at_a_time_beside_its_caller():
 @pytest.mark.parametrize("beside", [True, False])
 def test_an_error_comes_up_once_where_somebody_waits(beside):
     writer = Writer(beside)
-    writer.start(lambda: os.stat("/nowhere"))  # noqa: PTH116
+    writer.start(lambda: Path("/nowhere").stat())
     error = writer.end()
     assert isinstance(error, FileNotFoundError)
     assert not writer.has_failed
